@@ -1,0 +1,152 @@
+package bundle
+
+// FormatVersion is the manifest format that this code writes and the newest
+// that it reads.
+const FormatVersion = 1
+
+// Manifest describes one release. Its canonical JSON (MarshalManifest) is what
+// the publisher's TUF targets metadata names by hash and length.
+type Manifest struct {
+	// Format is FormatVersion at the time of building.
+	Format int `json:"format"`
+	// Version is what the system is at after this release.
+	Version Version `json:"version"`
+	// Previous is the digest of the manifest of Version-1; zero for the first
+	// release that the publisher ever made for this cluster.
+	Previous Digest `json:"previous"`
+	// Classes holds one class upgrade per class that changes. A class that is
+	// absent keeps its software and becomes Version as it is.
+	Classes map[Class]ClassUpgrade `json:"classes"`
+}
+
+// ClassUpgrade takes the nodes of one class from version From to the
+// manifest's version.
+type ClassUpgrade struct {
+	// From is the manifest's version - 1, or 0 where the class is installed
+	// for the first time.
+	From Version `json:"from"`
+	// Artifacts holds one artifact per platform, sorted by platform.
+	Artifacts []Artifact `json:"artifacts"`
+	// Command starts the software: argv, run in the unpacked artifact's
+	// folder. ${state} and ${service.NAME} are replaced by the slot's folder
+	// and the address to listen on.
+	Command   []string           `json:"command"`
+	Services  map[string]Service `json:"services"`
+	Health    Health             `json:"health"`
+	Transform Transform          `json:"transform"`
+	// Past answers callers of From on nodes that run the new version; Future
+	// answers callers of the new version on nodes that still run From.
+	Past     Simulation   `json:"past"`
+	Future   Simulation   `json:"future"`
+	Schedule ScheduleSpec `json:"schedule"`
+}
+
+// Artifact is a tar of the software for one platform, cut into chunks. The
+// chunks in order are exactly the tar.
+type Artifact struct {
+	Platform
+	Digest Digest  `json:"digest"`
+	Length int64   `json:"length"`
+	Chunks []Chunk `json:"chunks"`
+}
+
+// Chunk names some bytes by content.
+type Chunk struct {
+	Digest Digest `json:"digest"`
+	Length int64  `json:"length"`
+}
+
+// Protocols of a service.
+const (
+	ProtocolHTTP = "http" // HTTP/1.1: held and simulated call by call
+	ProtocolTCP  = "tcp"  // any stream: held and relayed by connection
+)
+
+// Service is one thing that the software listens for.
+type Service struct {
+	Protocol string `json:"protocol"`
+}
+
+// Health says when the software counts as ready and as healthy. Exactly one of
+// HTTP, TCP, Exec and Notify is set.
+type Health struct {
+	// HTTP is a path that must answer 2xx on Service.
+	HTTP string `json:"http,omitempty"`
+	// TCP is true where accepting a connection on Service is enough.
+	TCP bool `json:"tcp,omitempty"`
+	// Exec is argv that must exit 0, run as Command is.
+	Exec []string `json:"exec,omitempty"`
+	// Notify is true where the software reports READY=1 in the manner of sd_notify.
+	Notify bool `json:"notify,omitempty"`
+	// Service is the name of the service that HTTP and TCP ask.
+	Service string `json:"service,omitempty"`
+	// Interval is the time between two checks.
+	Interval Duration `json:"interval"`
+	// MinHealthyTime is how long it must stay healthy, calls admitted, to settle.
+	MinHealthyTime Duration `json:"min_healthy_time"`
+	// HealthyDeadline is how long it may take from start to the first healthy check.
+	HealthyDeadline Duration `json:"healthy_deadline"`
+	// DrainTimeout is how long the software has to end by itself after SIGTERM.
+	DrainTimeout Duration `json:"drain_timeout"`
+}
+
+// Transform makes the new state from the old. Without Exec the old slot is
+// copied as it is.
+type Transform struct {
+	// Exec is argv, run in the unpacked new artifact's folder with MOULT_OLD,
+	// MOULT_NEW, MOULT_FROM and MOULT_TO in its environment. Exit 0 is done,
+	// 21 is "try later", anything else is failure.
+	Exec []string `json:"exec,omitempty"`
+	// Timeout ends the whole process group.
+	Timeout Duration `json:"timeout"`
+	// MemoryMax and DiskMax bound the transform, in bytes; 0 is no bound of
+	// the release's own.
+	MemoryMax int64 `json:"memory_max,omitempty"`
+	DiskMax   int64 `json:"disk_max,omitempty"`
+}
+
+// Kinds of Simulation.
+const (
+	SimulateRules      = "rules"      // Rules is a rules file
+	SimulateCompatible = "compatible" // calls pass unchanged
+	SimulateRefuse     = "refuse"     // calls are refused with Reason
+)
+
+// Simulation says how the callers of a neighbouring version are answered.
+type Simulation struct {
+	Kind   string `json:"kind"`
+	Rules  Chunk  `json:"rules"` // the file's blob, for SimulateRules
+	Reason string `json:"reason,omitempty"`
+}
+
+// Strategies of a schedule.
+const (
+	StrategyRolling = "rolling" // ranked roster, at most MaxUnavailable down
+	StrategyAtOnce  = "at-once" // every node as soon as it is staged; bounds nothing
+	StrategyManual  = "manual"  // a node goes when the order names it as allowed
+)
+
+// ScheduleSpec is the schedule as the release's author wrote it. The rollout
+// order instantiates it for a roster.
+type ScheduleSpec struct {
+	Strategy string `json:"strategy"`
+	// MaxUnavailable is "3" or "10%" (of the roster, rounded down, at least 1).
+	MaxUnavailable string `json:"max_unavailable"`
+	// Canary nodes go first, and the others wait Soak after the last of them settled.
+	Canary int      `json:"canary,omitempty"`
+	Soak   Duration `json:"soak,omitempty"`
+	// FailureMax held nodes stop the rollout of the class.
+	FailureMax int `json:"failure_max"`
+	// HoldTimeout is how long a call may wait while a node is down.
+	HoldTimeout Duration `json:"hold_timeout"`
+}
+
+// Artifact returns the artifact for a platform.
+func (c ClassUpgrade) Artifact(p Platform) (Artifact, bool) {
+	for _, a := range c.Artifacts {
+		if a.Platform == p {
+			return a, true
+		}
+	}
+	return Artifact{}, false
+}

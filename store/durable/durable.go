@@ -1,0 +1,106 @@
+// Package durable writes files so that a crash at any instant leaves either
+// the old content or the new, never a mixture: temporary file, write, fsync,
+// close, rename, fsync of the folder.
+//
+// The order follows Pillai et al., "All File Systems Are Not Created Equal"
+// (OSDI 2014): without the fsync of the folder a rename may be lost, and
+// without the fsync of the file it may publish an empty one.
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// WriteFile replaces path by data. When it returns nil, the new content
+// survives a power loss. A temporary file beside path is removed on error.
+func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close(), ignoreMissing(os.Remove(f.Name())))
+		}
+	}()
+	if err := f.Chmod(perm); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if _, err := f.Write(data); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return Rename(f.Name(), path)
+}
+
+// Rename moves from over to, and makes the move durable. Both must be on one
+// file system; what from names must itself be synced already.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(to))
+}
+
+// SyncDir makes the entries of a folder durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync folder: %w", err)
+	}
+	if err := d.Sync(); err != nil {
+		return errors.Join(fmt.Errorf("sync folder %s: %w", dir, err), d.Close())
+	}
+	return d.Close()
+}
+
+// SyncTree makes every regular file and folder below root durable, the
+// folders after their content. Links are not followed.
+func SyncTree(root string) error {
+	var dirs []string
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() {
+			dirs = append(dirs, path)
+			return nil
+		}
+		if !e.Type().IsRegular() {
+			return nil
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return errors.Join(err, f.Close())
+		}
+		return f.Close()
+	})
+	if err != nil {
+		return fmt.Errorf("sync tree %s: %w", root, err)
+	}
+	for i := len(dirs) - 1; i >= 0; i-- {
+		if err := SyncDir(dirs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
