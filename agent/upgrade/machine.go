@@ -1,0 +1,343 @@
+package upgrade
+
+import (
+	"fmt"
+	"slices"
+
+	"moult/store/bundle"
+)
+
+// Machine is the per-node machine. It is not safe for concurrent use: one
+// goroutine owns it.
+type Machine struct {
+	state   State
+	save    bool
+	actions []Action
+}
+
+// Todo is what the driver must do next, in this order: make Save durable (nil:
+// nothing changed), start Actions, call Advance.
+type Todo struct {
+	Save    *State
+	Actions []Action
+}
+
+// Empty reports whether there is nothing to do.
+func (t Todo) Empty() bool { return t.Save == nil && len(t.Actions) == 0 }
+
+// New returns a machine that goes on from a saved state: the first Todo has
+// the actions that the state waits for, whether or not they were started, or
+// done, before. The zero State is a node without software.
+func New(s State) (*Machine, error) {
+	if s.Phase == "" {
+		s.Phase = Current
+	}
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	m := &Machine{state: s}
+	m.resume()
+	return m, nil
+}
+
+// State returns the present state; it is durable once the Todo that carries it
+// has been saved.
+func (m *Machine) State() State {
+	s := m.state
+	s.Path = slices.Clone(s.Path)
+	return s
+}
+
+// Todo returns what is to be done. It is the same until Advance or Step.
+func (m *Machine) Todo() Todo {
+	t := Todo{Actions: m.actions}
+	if m.save {
+		s := m.State()
+		t.Save = &s
+	}
+	return t
+}
+
+// Advance says that the last Todo has been saved and its actions started.
+func (m *Machine) Advance() {
+	m.save = false
+	m.actions = nil
+}
+
+// resume lists the actions that the state waits for.
+func (m *Machine) resume() {
+	s := m.state
+	if m.serving() {
+		m.do(Run{s.Running})
+	}
+	switch s.Phase {
+	case Fetching:
+		m.do(Fetch{s.Step, slices.Clone(s.Path)})
+	case Draining:
+		m.do(Drain{s.Step, s.Running})
+	case Transforming:
+		m.do(m.nextTransform())
+	case Starting:
+		m.do(Launch{s.Step, s.Software()})
+	case Probing:
+		m.do(Admit{s.Step, s.Running})
+	case Settled:
+		m.do(Settle{s.Step, s.Version})
+	case RollingBack:
+		m.do(Rollback{s.Step, s.Software(), s.Running})
+	}
+}
+
+// serving reports whether the software of Running is to be kept up.
+func (m *Machine) serving() bool {
+	if !m.state.Served || m.state.Running == 0 {
+		return false
+	}
+	switch m.state.Phase {
+	case Current, Fetching, Waiting, Held, Settled:
+		return true
+	}
+	return false
+}
+
+// Step tells the machine what happened. Events that do not fit the present
+// phase are ignored: they are late, or repeated.
+func (m *Machine) Step(e Event) {
+	switch e := e.(type) {
+	case Begin:
+		if m.state.Phase == Current && m.state.Running != 0 && !m.state.Served {
+			m.state.Served = true
+			m.enter(Current)
+		}
+	case Target:
+		m.target(e)
+	case Withdrawn:
+		m.withdrawn(e)
+	case Retry:
+		if m.state.Phase == Held && m.state.EndedRelease == e.Release {
+			m.retry()
+		}
+	case Go:
+		if m.state.Phase == Waiting && m.state.Goal == e.Goal {
+			m.enter(Draining)
+		}
+	default:
+		m.answer(e)
+	}
+}
+
+// answer takes the events that end an action.
+func (m *Machine) answer(e Event) {
+	s := &m.state
+	switch e := e.(type) {
+	case Staged:
+		if m.awaits(Fetching, e.Step) {
+			m.staged()
+		}
+	case Drained:
+		if m.awaits(Draining, e.Step) {
+			m.enter(Transforming)
+		}
+	case Transformed:
+		if m.awaits(Transforming, e.Step) && e.To == s.Path[s.Done] {
+			m.transformed()
+		}
+	case Ready:
+		if m.awaits(Starting, e.Step) {
+			// Saved before the first call is let in: from here on the new slot
+			// may hold writes that callers were promised.
+			s.Running, s.Served = s.Software(), true
+			m.enter(Probing)
+		}
+	case Admitted:
+		if m.awaits(Probing, e.Step) {
+			m.do(Probe{s.Step, s.Running})
+		}
+	case Healthy:
+		if m.awaits(Probing, e.Step) {
+			s.Version = s.Goal
+			m.enter(Settled)
+		}
+	case Recorded:
+		if m.awaits(Settled, e.Step) {
+			m.finish()
+		}
+	case RolledBack:
+		if m.awaits(RollingBack, e.Step) {
+			m.rolledBack(e.Reason)
+		}
+	case Failed:
+		if e.Step == s.Step {
+			m.failed(e)
+		}
+	}
+}
+
+// target takes a new goal. A node that is down or admitting finishes its
+// attempt first: the driver repeats Target after every change.
+func (m *Machine) target(e Target) {
+	s := &m.state
+	switch s.Phase {
+	case Current, Fetching, Waiting, Held:
+	default:
+		return
+	}
+	if len(e.Path) == 0 && s.Running == 0 {
+		return // nothing of this class was ever released
+	}
+	if e.Goal <= s.Version || (e.Goal == s.Goal && slices.Equal(e.Path, s.Path)) {
+		return
+	}
+	if e.Goal < s.Obeys {
+		return // it has promised not to go down under so old an order
+	}
+	if s.Phase == Held && e.Goal <= s.EndedRelease {
+		return // quarantined here until Retry or a newer release
+	}
+	s.Obeys = max(s.Obeys, e.Goal)
+	s.Goal, s.Path, s.Done = e.Goal, slices.Clone(e.Path), 0
+	s.Reason = ""
+	if len(e.Path) == 0 {
+		// The release does not change this class: the software as it runs is
+		// the software of the goal.
+		s.Version = e.Goal
+		m.enter(Settled)
+		return
+	}
+	m.enter(Fetching)
+}
+
+func (m *Machine) withdrawn(e Withdrawn) {
+	s := &m.state
+	if s.Phase != Fetching && s.Phase != Waiting {
+		return
+	}
+	s.Goal, s.Path, s.Done, s.Reason = 0, nil, 0, clip(e.Reason)
+	m.enter(Current)
+}
+
+func (m *Machine) retry() {
+	s := &m.state
+	s.Reason = ""
+	if s.admitted() {
+		// It is held on the new software; the attempt goes on where it stopped.
+		m.enter(Probing)
+		return
+	}
+	s.Done = 0
+	m.enter(Fetching)
+}
+
+// staged goes on to the schedule, or straight on where no caller can miss the
+// node: it has never served.
+func (m *Machine) staged() {
+	switch s := &m.state; {
+	case s.Served:
+		m.enter(Waiting)
+	case s.Running == 0:
+		m.enter(Transforming)
+	default:
+		m.enter(Draining)
+	}
+}
+
+func (m *Machine) transformed() {
+	s := &m.state
+	s.Done++
+	if s.Done == len(s.Path) {
+		m.enter(Starting)
+		return
+	}
+	m.enter(Transforming)
+}
+
+// nextTransform is the transform of Path[Done].
+func (m *Machine) nextTransform() Transform {
+	s := m.state
+	from := s.Running
+	if s.Done > 0 {
+		from = s.Path[s.Done-1]
+	}
+	return Transform{Step: s.Step, From: from, To: s.Path[s.Done]}
+}
+
+// failed decides what a failure leads to.
+func (m *Machine) failed(e Failed) {
+	s := &m.state
+	reason := clip(e.Reason)
+	switch s.Phase {
+	case Fetching:
+		m.hold(reason)
+	case Transforming, Starting:
+		s.Reason, s.Back = reason, Held
+		if e.Later && s.Running != 0 {
+			s.Back = Waiting
+		}
+		m.enter(RollingBack)
+	case Probing:
+		m.hold(fmt.Sprintf("%s; calls had been admitted to version %d, so going back would lose acknowledged writes", reason, s.Running))
+	}
+}
+
+func (m *Machine) rolledBack(reason string) {
+	s := &m.state
+	if reason != "" {
+		s.Reason = clip(s.Reason + "; after rolling back: " + reason)
+	}
+	back := s.Back
+	s.Back, s.Done = "", 0
+	if back == Waiting {
+		m.enter(Waiting)
+		return
+	}
+	m.hold(s.Reason)
+}
+
+// hold ends the attempt without settling. Only here is an attempt counted as
+// ended: the node is up again, or never went down.
+func (m *Machine) hold(reason string) {
+	s := &m.state
+	if s.EndedRelease != s.Goal {
+		s.EndedRelease, s.EndedCount = s.Goal, 0
+	}
+	s.EndedCount++
+	s.Reason = reason
+	s.Served = s.Served || s.Running != 0
+	m.enter(Held)
+}
+
+func (m *Machine) finish() {
+	s := &m.state
+	s.Goal, s.Path, s.Done, s.Reason = 0, nil, 0, ""
+	m.enter(Current)
+}
+
+// enter begins a phase: a new step, saved before its action.
+func (m *Machine) enter(p Phase) {
+	m.state.Phase = p
+	m.state.Step++
+	m.save = true
+	m.actions = nil // what was to be done under the old step is not started any more
+	m.resume()
+}
+
+func (m *Machine) do(a ...Action) { m.actions = append(m.actions, a...) }
+
+// awaits reports whether the machine waits, in phase p, for the answer to the
+// action of this step.
+func (m *Machine) awaits(p Phase, step uint64) bool {
+	return m.state.Phase == p && m.state.Step == step
+}
+
+// Adopted returns the state of a node whose software of version v ran before
+// moult looked after it, with its state already in slot v.
+func Adopted(v bundle.Version) State {
+	return State{Phase: Current, Version: v, Running: v}
+}
+
+func clip(s string) string {
+	if len(s) <= maxReason {
+		return s
+	}
+	return s[:maxReason] + "…"
+}

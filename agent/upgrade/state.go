@@ -1,0 +1,180 @@
+package upgrade
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"moult/store/bundle"
+)
+
+// Phase is where a node is on its way to a release. The words are those that
+// status records and people see.
+type Phase string
+
+// The phases, in the order of a successful upgrade; the last two are the way back.
+const (
+	Current      Phase = "current"
+	Fetching     Phase = "fetching"
+	Waiting      Phase = "waiting"
+	Draining     Phase = "draining"
+	Transforming Phase = "transforming"
+	Starting     Phase = "starting"
+	Probing      Phase = "probing"
+	Settled      Phase = "settled"
+	RollingBack  Phase = "rolling back"
+	Held         Phase = "held"
+)
+
+// Phases lists every phase.
+func Phases() []Phase {
+	return []Phase{Current, Fetching, Waiting, Draining, Transforming, Starting, Probing, Settled, RollingBack, Held}
+}
+
+// Down reports whether a node in this phase is voluntarily out of service:
+// its callers are held.
+func (p Phase) Down() bool {
+	switch p {
+	case Draining, Transforming, Starting, RollingBack:
+		return true
+	}
+	return false
+}
+
+// State is all that the machine must remember. It is a value: the driver saves
+// it whole, as JSON, and gives it back to New.
+type State struct {
+	// Step counts the saves that began a new action. Actions and the events
+	// that answer them carry it, so that a late answer is known as such.
+	Step  uint64 `json:"step"`
+	Phase Phase  `json:"phase"`
+	// Version is the settled system version; it never goes down.
+	Version bundle.Version `json:"version"`
+	// Running is the release whose software and slot are live; at most
+	// Version, except from just before admission to settling (and in a hold
+	// that began there), when it is the new one. 0: nothing is installed.
+	Running bundle.Version `json:"running"`
+	// Served is false until this node has once been up for callers. Until then
+	// nobody can miss it, so it asks no schedule.
+	Served bool `json:"served"`
+
+	// Goal is the release that the attempt under way leads to; 0 for none.
+	Goal bundle.Version `json:"goal,omitempty"`
+	// Path lists the releases after Running, up to Goal, that change this
+	// node's class, in order. Its last is the software that will run.
+	Path []bundle.Version `json:"path,omitempty"`
+	// Done counts the elements of Path whose slots are made.
+	Done int `json:"done,omitempty"`
+	// Back is the phase that a roll-back ends in: Held, or Waiting when the
+	// transform asked to be tried later.
+	Back Phase `json:"back,omitempty"`
+
+	// Obeys is a promise: never again to go down under an order of an earlier
+	// release. It is made only while the node is up.
+	Obeys bundle.Version `json:"obeys,omitempty"`
+	// EndedRelease and EndedCount: so many attempts at that release ended
+	// without settling. They only grow (in that order of significance).
+	EndedRelease bundle.Version `json:"ended_release,omitempty"`
+	EndedCount   int            `json:"ended_count,omitempty"`
+	// Reason says why the node is held, rolled back or retrying, for people.
+	Reason string `json:"reason,omitempty"`
+}
+
+// admitted reports whether the software of Goal may have been open to callers
+// in this attempt, so that its slot may hold acknowledged writes.
+func (s State) admitted() bool {
+	return len(s.Path) > 0 && s.Running == s.Path[len(s.Path)-1]
+}
+
+// Software returns the release whose software the attempt will start.
+func (s State) Software() bundle.Version {
+	if len(s.Path) == 0 {
+		return s.Running
+	}
+	return s.Path[len(s.Path)-1]
+}
+
+// Validate reports a state that no machine could have saved.
+func (s State) Validate() error {
+	if !slices.Contains(Phases(), s.Phase) {
+		return fmt.Errorf("upgrade state: unknown phase %q", s.Phase)
+	}
+	if s.Done < 0 || s.Done > len(s.Path) {
+		return fmt.Errorf("upgrade state: %d of %d transforms done", s.Done, len(s.Path))
+	}
+	if !slices.IsSorted(s.Path) {
+		return fmt.Errorf("upgrade state: path %v does not rise", s.Path)
+	}
+	switch s.Phase {
+	case Draining, Transforming, Starting, Probing, RollingBack:
+		if s.Goal == 0 || len(s.Path) == 0 {
+			return fmt.Errorf("upgrade state: phase %q without a goal and a path", s.Phase)
+		}
+	case Settled:
+		if s.Goal != s.Version {
+			return fmt.Errorf("upgrade state: settled at %d with goal %d", s.Version, s.Goal)
+		}
+	}
+	return nil
+}
+
+// Marshal returns the form that the journal keeps.
+func (s State) Marshal() ([]byte, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	return json.Marshal(s)
+}
+
+// ParseState reads what Marshal wrote.
+func ParseState(data []byte) (State, error) {
+	if len(data) > maxState {
+		return State{}, fmt.Errorf("upgrade state: %d bytes, limit %d", len(data), maxState)
+	}
+	var s State
+	if err := json.Unmarshal(data, &s); err != nil {
+		return State{}, fmt.Errorf("upgrade state: %w", err)
+	}
+	return s, s.Validate()
+}
+
+// Release is what the machine needs to know of one verified release.
+type Release struct {
+	Version bundle.Version
+	// Changes is true where the release has a class upgrade for this node's class.
+	Changes bool
+}
+
+// ErrGap is returned by PathTo where a release between is not known.
+var ErrGap = errors.New("a release on the way is not known here")
+
+// PathTo returns the releases that a node whose live software is of release
+// running must take to reach goal: those of (running, goal] that change its
+// class. For a node without software it is the last such release alone, since
+// there is no state to transform.
+func PathTo(releases []Release, running, goal bundle.Version) ([]bundle.Version, error) {
+	byVersion := make(map[bundle.Version]Release, len(releases))
+	for _, r := range releases {
+		byVersion[r.Version] = r
+	}
+	var path []bundle.Version
+	if running == 0 {
+		for _, r := range releases {
+			if r.Changes && r.Version <= goal && (len(path) == 0 || r.Version > path[0]) {
+				path = []bundle.Version{r.Version}
+			}
+		}
+		return path, nil
+	}
+	for v := running + 1; v <= goal; v++ {
+		r, ok := byVersion[v]
+		if !ok {
+			return nil, fmt.Errorf("from version %d to %d: release %d: %w", running, goal, v, ErrGap)
+		}
+		if r.Changes {
+			path = append(path, v)
+		}
+	}
+	return path, nil
+}
