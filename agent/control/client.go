@@ -1,0 +1,161 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Client calls an agent. It is safe for concurrent use.
+type Client struct {
+	http  *http.Client
+	base  string
+	where string
+}
+
+// NewClient returns a client for an agent at where: its data folder, its
+// socket, or an http:// address. Nothing is dialled yet.
+func NewClient(where string) *Client {
+	if strings.HasPrefix(where, "http://") {
+		return &Client{http: &http.Client{}, base: strings.TrimSuffix(where, "/"), where: where}
+	}
+	path := where
+	if fi, err := os.Stat(where); err == nil && fi.IsDir() {
+		path = filepath.Join(where, SocketName)
+	}
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}
+	return &Client{http: &http.Client{Transport: transport}, base: "http://agent", where: path}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status asks for the cluster as the agent sees it; live asks the peers now.
+func (c *Client) Status(ctx context.Context, live bool) (s Status, err error) {
+	path := "/v1/status"
+	if live {
+		path += "?live"
+	}
+	return s, c.get(ctx, path, &s)
+}
+
+// Members asks for the ring.
+func (c *Client) Members(ctx context.Context) (m []Member, err error) {
+	return m, c.get(ctx, "/v1/members", &m)
+}
+
+// Why asks what a node, named or by a unique prefix of its ID, waits for.
+func (c *Client) Why(ctx context.Context, node string) (w Why, err error) {
+	return w, c.get(ctx, "/v1/why?node="+url.QueryEscape(node), &w)
+}
+
+// Trust asks for the signed metadata and documents in force.
+func (c *Client) Trust(ctx context.Context) (t Trust, err error) {
+	return t, c.get(ctx, "/v1/trust", &t)
+}
+
+// Info asks about the agent itself.
+func (c *Client) Info(ctx context.Context) (i Info, err error) {
+	return i, c.get(ctx, "/v1/info", &i)
+}
+
+// Inject hands over a bundle, with what the operator signed for it (or nil).
+func (c *Client) Inject(ctx context.Context, bundle io.Reader, signed *Signed) (a Accepted, err error) {
+	pr, pw := io.Pipe()
+	mw := multipart.NewWriter(pw)
+	go func() { pw.CloseWithError(writeInjection(mw, bundle, signed)) }()
+	defer pr.Close()
+	return a, c.call(ctx, http.MethodPost, "/v1/inject", mw.FormDataContentType(), pr, &a)
+}
+
+// Accept hands over what an operator signed.
+func (c *Client) Accept(ctx context.Context, signed Signed) (a Accepted, err error) {
+	return a, c.post(ctx, "/v1/trust", signed, &a)
+}
+
+// Join asks the agent to join peers; it returns how many it reached.
+func (c *Client) Join(ctx context.Context, addrs []string) (n int, err error) {
+	return n, c.post(ctx, "/v1/join", addrs, &n)
+}
+
+// Leave asks the agent to leave the ring and to end.
+func (c *Client) Leave(ctx context.Context) error {
+	return c.post(ctx, "/v1/leave", struct{}{}, &struct{}{})
+}
+
+func (c *Client) get(ctx context.Context, path string, v any) error {
+	return c.call(ctx, http.MethodGet, path, "", nil, v)
+}
+
+func (c *Client) post(ctx context.Context, path string, body, v any) error {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodPost, path, "application/json", bytes.NewReader(data), v)
+}
+
+func (c *Client) call(ctx context.Context, method, path, contentType string, body io.Reader, v any) error {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return err
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	if err != nil {
+		return fmt.Errorf("read answer of the agent at %s: %w", c.where, err)
+	}
+	if len(data) > maxDocument {
+		return fmt.Errorf("read answer of the agent at %s: more than %d bytes", c.where, maxDocument)
+	}
+	if resp.StatusCode != http.StatusOK {
+		e := new(Error)
+		if json.Unmarshal(data, e) != nil || e.Message == "" {
+			return fmt.Errorf("the agent at %s answered %s to %s", c.where, resp.Status, path)
+		}
+		return e
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("read answer of the agent at %s: %w", c.where, err)
+	}
+	return nil
+}
+
+// explain turns a failure to reach the agent into what a person can act on.
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return &Error{Kind: KindFailed,
+			Message: fmt.Sprintf("no agent answers at %s", c.where),
+			Hint:    "start one with `moult agent`, or name its data folder with --agent"}
+	case errors.Is(err, fs.ErrPermission):
+		return &Error{Kind: KindFailed,
+			Message: fmt.Sprintf("not allowed to use the agent's socket %s", c.where),
+			Hint:    "run the command as the user that runs the agent"}
+	}
+	return fmt.Errorf("call the agent at %s: %w", c.where, err)
+}

@@ -1,0 +1,16 @@
+package control
+
+import "time"
+
+const (
+	// maxDocument bounds every JSON body in either direction, in bytes: a
+	// status of 20,000 nodes is below it.
+	maxDocument = 64 << 20
+	// maxOrders bounds the part of an injection that carries signed metadata.
+	maxOrders = 32 << 20
+	// maxSocketPath is what the kernel takes for a unix socket's path, in bytes.
+	maxSocketPath = 104
+
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = time.Minute
+)

@@ -1,0 +1,194 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// SocketName is the socket's file name in an agent's data folder.
+const SocketName = "moult.sock"
+
+// Names of the parts of an injection, in this order.
+const (
+	partSigned = "signed"
+	partBundle = "bundle"
+)
+
+// Server serves a Backend.
+type Server struct {
+	http *http.Server
+	done chan struct{}
+}
+
+// Serve answers on l, which it owns from now on, until Close.
+func Serve(l net.Listener, b Backend, log *slog.Logger) *Server {
+	s := &Server{
+		http: &http.Server{
+			Handler:           Handler(b),
+			ReadHeaderTimeout: readHeaderTimeout,
+			IdleTimeout:       idleTimeout,
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		},
+		done: make(chan struct{}),
+	}
+	go func() {
+		defer close(s.done)
+		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("control API ended", "err", err)
+		}
+	}()
+	return s
+}
+
+// Close lets the calls in flight end for up to a second, then ends them. It
+// may be called more than once.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = s.http.Close()
+	}
+	<-s.done
+	return err
+}
+
+// ListenUnix listens on a unix socket that only the owner may use. A socket
+// file that a dead agent left is replaced: the caller holds the data folder's
+// lock, so no living agent can be behind it.
+func ListenUnix(path string) (net.Listener, error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("control socket %s: path of %d bytes, the system takes %d: choose a shorter data folder", path, len(path), maxSocketPath)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// Handler returns the API as an http.Handler.
+func Handler(b Backend) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", reply(func(r *http.Request) (any, error) {
+		return b.Status(r.Context(), r.URL.Query().Has("live"))
+	}))
+	mux.HandleFunc("GET /v1/members", reply(func(r *http.Request) (any, error) {
+		return b.Members(r.Context())
+	}))
+	mux.HandleFunc("GET /v1/why", reply(func(r *http.Request) (any, error) {
+		return b.Why(r.Context(), r.URL.Query().Get("node"))
+	}))
+	mux.HandleFunc("GET /v1/trust", reply(func(r *http.Request) (any, error) {
+		return b.Trust(r.Context())
+	}))
+	mux.HandleFunc("GET /v1/info", reply(func(r *http.Request) (any, error) {
+		return b.Info(r.Context())
+	}))
+	mux.HandleFunc("POST /v1/inject", reply(func(r *http.Request) (any, error) {
+		return inject(b, r)
+	}))
+	mux.HandleFunc("POST /v1/trust", reply(func(r *http.Request) (any, error) {
+		var s Signed
+		if err := readJSON(r.Body, maxOrders, &s); err != nil {
+			return nil, err
+		}
+		return b.Accept(r.Context(), s)
+	}))
+	mux.HandleFunc("POST /v1/join", reply(func(r *http.Request) (any, error) {
+		var addrs []string
+		if err := readJSON(r.Body, maxDocument, &addrs); err != nil {
+			return nil, err
+		}
+		return b.Join(r.Context(), addrs)
+	}))
+	mux.HandleFunc("POST /v1/leave", reply(func(r *http.Request) (any, error) {
+		return struct{}{}, b.Leave(r.Context())
+	}))
+	return mux
+}
+
+// inject reads the two parts of an injection and hands them on.
+func inject(b Backend, r *http.Request) (any, error) {
+	mr, err := r.MultipartReader()
+	if err != nil {
+		return nil, Misuse(fmt.Errorf("read injection: %w", err), "")
+	}
+	var signed *Signed
+	part, err := mr.NextPart()
+	if err == nil && part.FormName() == partSigned {
+		signed = new(Signed)
+		if err := readJSON(part, maxOrders, signed); err != nil {
+			return nil, err
+		}
+		part, err = mr.NextPart()
+	}
+	if err != nil || part.FormName() != partBundle {
+		return nil, Misuse(errors.New("read injection: it has no bundle"), "")
+	}
+	return b.Inject(r.Context(), part, signed)
+}
+
+func writeInjection(w *multipart.Writer, bundle io.Reader, signed *Signed) error {
+	if signed != nil {
+		part, err := w.CreateFormField(partSigned)
+		if err != nil {
+			return err
+		}
+		if err := json.NewEncoder(part).Encode(signed); err != nil {
+			return err
+		}
+	}
+	part, err := w.CreateFormField(partBundle)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(part, bundle); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+func reply(f func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := f(r)
+		w.Header().Set("Content-Type", "application/json")
+		if err != nil {
+			e := asError(err)
+			w.WriteHeader(e.status())
+			v = e
+		}
+		// A failing write means that the caller has gone: nobody is left to tell.
+		_ = json.NewEncoder(w).Encode(v)
+	}
+}
+
+func readJSON(r io.Reader, limit int64, v any) error {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return Misuse(fmt.Errorf("read request: %w", err), "")
+	}
+	if int64(len(data)) > limit {
+		return Misuse(fmt.Errorf("read request: more than %d bytes", limit), "")
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return Misuse(fmt.Errorf("read request: %w", err), "")
+	}
+	return nil
+}
