@@ -1,0 +1,238 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+var (
+	namePattern        = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+	platformPattern    = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
+	unavailablePattern = regexp.MustCompile(`^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$`)
+	placeholderPattern = regexp.MustCompile(`\$\{service\.([^}]*)\}`)
+)
+
+// ValidName reports whether s may name a class or a service: a lower-case
+// letter, then at most 31 lower-case letters, digits and hyphens. Names appear
+// in file names, host names and signed documents.
+func ValidName(s string) bool { return namePattern.MatchString(s) }
+
+// Validate reports every problem of m, up to a bound, each with the path of
+// its field as in the JSON ("classes.kv.health.interval"). The error is
+// ErrInvalid for errors.Is.
+func (m *Manifest) Validate() error {
+	v := &validator{lengths: map[Digest]int64{}}
+	v.manifest(m)
+	if len(v.problems) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w of release %d: %w", ErrInvalid, m.Version, errors.Join(v.problems...))
+}
+
+// validator collects problems. lengths remembers the length of every blob
+// named so far: fetching goes by digest, so one digest must have one length.
+type validator struct {
+	problems []error
+	lengths  map[Digest]int64
+}
+
+// fail adds a problem of the field at path, if bad.
+func (v *validator) fail(bad bool, path, format string, args ...any) {
+	if bad && len(v.problems) < maxProblems {
+		v.problems = append(v.problems, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
+	}
+}
+
+func (v *validator) manifest(m *Manifest) {
+	v.fail(m.Format != FormatVersion, "format", "%d, want %d", m.Format, FormatVersion)
+	v.fail(m.Version < 1 || m.Version > MaxVersion, "version", "%d, want 1 to %d", m.Version, MaxVersion)
+	v.fail(m.Version == 1 && !m.Previous.IsZero(), "previous", "%s, but nothing comes before release 1", m.Previous)
+	v.fail(len(m.Classes) == 0, "classes", "none: a release changes at least one class")
+	v.fail(len(m.Classes) > MaxClasses, "classes", "%d of them, the most is %d", len(m.Classes), MaxClasses)
+	for _, name := range slices.Sorted(maps.Keys(m.Classes)) {
+		path := fmt.Sprintf("classes.%.40s", name)
+		v.fail(!ValidName(string(name)), path, "%.80q is no name for a class: want %s", name, namePattern)
+		c := m.Classes[name]
+		v.class(path, m.Version, &c)
+	}
+}
+
+func (v *validator) class(path string, version Version, c *ClassUpgrade) {
+	v.fail(c.From != 0 && c.From+1 != version, path+".from", "%d, want %d, or 0 to install the class for the first time", c.From, version-1)
+	v.artifacts(path+".artifacts", c.Artifacts)
+	v.services(path+".services", c.Services)
+	v.fail(len(c.Command) == 0, path+".command", "empty: it must start the software")
+	v.argv(path+".command", c.Command, c.Services)
+	v.health(path+".health", &c.Health, c.Services)
+	v.transform(path+".transform", c)
+	v.simulation(path+".past", c.From, &c.Past)
+	v.simulation(path+".future", c.From, &c.Future)
+	v.schedule(path+".schedule", &c.Schedule)
+}
+
+func (v *validator) artifacts(path string, as []Artifact) {
+	v.fail(len(as) == 0, path, "none: want one for each platform")
+	v.fail(len(as) > MaxArtifacts, path, "%d of them, the most is %d", len(as), MaxArtifacts)
+	for i := range as {
+		a, path := &as[i], fmt.Sprintf("%s[%d]", path, i)
+		v.fail(!platformPattern.MatchString(a.OS), path+".os", "%.40q, want Go's name of an operating system, such as linux", a.OS)
+		v.fail(!platformPattern.MatchString(a.Arch), path+".arch", "%.40q, want Go's name of an architecture, such as amd64", a.Arch)
+		if i > 0 {
+			v.fail(as[i-1].Platform == a.Platform, path, "a second artifact for %s", a.Platform)
+			v.fail(a.before(as[i-1].Platform), path, "%s comes after %s: want them sorted by os, then arch", a.Platform, as[i-1].Platform)
+		}
+		v.artifact(path, a)
+	}
+}
+
+// before orders platforms in a manifest.
+func (p Platform) before(q Platform) bool {
+	return p.OS < q.OS || p.OS == q.OS && p.Arch < q.Arch
+}
+
+func (v *validator) artifact(path string, a *Artifact) {
+	v.fail(a.Digest.IsZero(), path+".digest", "empty")
+	v.fail(a.Length < 1 || a.Length > MaxArtifactBytes, path+".length", "%d bytes, want 1 to %d", a.Length, int64(MaxArtifactBytes))
+	v.fail(len(a.Chunks) == 0, path+".chunks", "none")
+	v.fail(len(a.Chunks) > MaxChunks, path+".chunks", "%d of them, the most is %d", len(a.Chunks), MaxChunks)
+	var sum int64
+	for i, c := range a.Chunks {
+		// The sum cannot overflow: each term that counts is bounded.
+		if v.blob(fmt.Sprintf("%s.chunks[%d]", path, i), c, MaxChunkBytes) {
+			sum += c.Length
+		}
+		if len(v.problems) >= maxProblems {
+			return
+		}
+	}
+	v.fail(sum != a.Length, path+".chunks", "%d bytes together, but the artifact has %d", sum, a.Length)
+	v.fail(len(a.Chunks) == 1 && a.Chunks[0].Digest != a.Digest, path+".chunks[0].digest", "it is the only chunk, so it must be the artifact's own digest %s", a.Digest)
+}
+
+// blob checks a reference to some bytes and reports whether its length may be used.
+func (v *validator) blob(path string, c Chunk, most int64) bool {
+	v.fail(c.Digest.IsZero(), path+".digest", "empty")
+	if c.Length < 1 || c.Length > most {
+		v.fail(true, path+".length", "%d bytes, want 1 to %d", c.Length, most)
+		return false
+	}
+	known, seen := v.lengths[c.Digest]
+	v.fail(seen && known != c.Length, path+".length", "%d bytes, but %s has %d bytes elsewhere in the manifest", c.Length, c.Digest, known)
+	v.lengths[c.Digest] = c.Length
+	return true
+}
+
+func (v *validator) services(path string, services map[string]Service) {
+	v.fail(len(services) > MaxServices, path, "%d of them, the most is %d", len(services), MaxServices)
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		path := fmt.Sprintf("%s.%.40s", path, name)
+		v.fail(!ValidName(name), path, "%.80q is no name for a service: want %s", name, namePattern)
+		p := services[name].Protocol
+		v.fail(p != ProtocolHTTP && p != ProtocolTCP, path+".protocol", "%.40q, want %q or %q", p, ProtocolHTTP, ProtocolTCP)
+	}
+}
+
+// argv checks a command line. ${service.NAME} must name a declared service; any
+// other ${…} but ${state} is the program's own and is handed on as it is.
+func (v *validator) argv(path string, argv []string, services map[string]Service) {
+	v.fail(len(argv) > MaxArgs, path, "%d arguments, the most is %d", len(argv), MaxArgs)
+	v.fail(len(argv) > 0 && argv[0] == "", path+"[0]", "empty: want the program to run")
+	for i, arg := range argv[:min(len(argv), MaxArgs)] {
+		path := fmt.Sprintf("%s[%d]", path, i)
+		v.fail(len(arg) > MaxArgBytes, path, "%d bytes, the most is %d", len(arg), MaxArgBytes)
+		v.fail(!utf8.ValidString(arg) || strings.ContainsRune(arg, 0), path, "not UTF-8 without zero bytes")
+		for _, m := range placeholderPattern.FindAllStringSubmatch(arg, -1) {
+			_, ok := services[m[1]]
+			v.fail(!ok, path, "%.80s, but the class has no service %.40q", m[0], m[1])
+		}
+	}
+}
+
+func (v *validator) health(path string, h *Health, services map[string]Service) {
+	kinds := 0
+	for _, set := range []bool{h.HTTP != "", h.TCP, len(h.Exec) > 0, h.Notify} {
+		if set {
+			kinds++
+		}
+	}
+	v.fail(kinds != 1, path, "%d kinds of check, want exactly one of http, tcp, exec and notify", kinds)
+	if h.HTTP != "" {
+		v.fail(!strings.HasPrefix(h.HTTP, "/") || len(h.HTTP) > MaxHTTPPathBytes || !printable(h.HTTP) || strings.Contains(h.HTTP, " "),
+			path+".http", "%.80q, want a path such as /healthz of at most %d bytes", h.HTTP, MaxHTTPPathBytes)
+	}
+	v.argv(path+".exec", h.Exec, services)
+	if h.HTTP != "" || h.TCP {
+		s, ok := services[h.Service]
+		v.fail(!ok, path+".service", "%.40q is not a service of the class", h.Service)
+		v.fail(ok && h.HTTP != "" && s.Protocol != ProtocolHTTP, path+".service", "%q does not speak http: use tcp = true", h.Service)
+	} else {
+		v.fail(h.Service != "", path+".service", "%.40q, but only checks by http and tcp ask a service", h.Service)
+	}
+	v.duration(path+".interval", h.Interval, MinHealthInterval, MaxHealthInterval)
+	v.duration(path+".min_healthy_time", h.MinHealthyTime, 0, MaxHealthTime)
+	v.duration(path+".healthy_deadline", h.HealthyDeadline, 1, MaxHealthTime)
+	v.duration(path+".drain_timeout", h.DrainTimeout, 0, MaxDrainTimeout)
+}
+
+func (v *validator) duration(path string, d, least, most Duration) {
+	v.fail(d < least || d > most, path, "%s, want %s to %s", d, least, most)
+}
+
+func (v *validator) transform(path string, c *ClassUpgrade) {
+	t := &c.Transform
+	v.argv(path+".exec", t.Exec, c.Services)
+	v.fail(len(t.Exec) > 0 && c.From == 0, path+".exec", "a first installation (from = 0) has no old state to transform")
+	var least Duration
+	if len(t.Exec) > 0 {
+		least = 1
+	}
+	v.duration(path+".timeout", t.Timeout, least, MaxTransformTime)
+	v.fail(t.MemoryMax < 0 || t.MemoryMax > MaxTransformBytes, path+".memory_max", "%d bytes, want 0 to %d", t.MemoryMax, int64(MaxTransformBytes))
+	v.fail(t.DiskMax < 0 || t.DiskMax > MaxTransformBytes, path+".disk_max", "%d bytes, want 0 to %d", t.DiskMax, int64(MaxTransformBytes))
+}
+
+// simulation checks past or future. A first installation has no neighbouring
+// version, so it may leave them out.
+func (v *validator) simulation(path string, from Version, s *Simulation) {
+	v.fail(s.Kind != SimulateRules && s.Rules != Chunk{}, path+".rules", "set, but the kind is %.40q", s.Kind)
+	v.fail(s.Kind != SimulateRefuse && s.Reason != "", path+".reason", "set, but the kind is %.40q", s.Kind)
+	switch s.Kind {
+	case SimulateRules:
+		v.blob(path+".rules", s.Rules, MaxRulesBytes)
+	case SimulateCompatible:
+	case SimulateRefuse:
+		v.fail(s.Reason == "" || len(s.Reason) > MaxReasonBytes || !printable(s.Reason),
+			path+".reason", "%d bytes, want 1 to %d without control characters: callers are shown it", len(s.Reason), MaxReasonBytes)
+	case "":
+		v.fail(from != 0, path+".kind", "empty, want %q, %q or %q", SimulateRules, SimulateCompatible, SimulateRefuse)
+	default:
+		v.fail(true, path+".kind", "%.40q, want %q, %q or %q", s.Kind, SimulateRules, SimulateCompatible, SimulateRefuse)
+	}
+}
+
+func (v *validator) schedule(path string, s *ScheduleSpec) {
+	switch s.Strategy {
+	case StrategyRolling, StrategyManual:
+		v.fail(!unavailablePattern.MatchString(s.MaxUnavailable), path+".max_unavailable", `%.40q, want a count such as "2" or a share such as "10%%"`, s.MaxUnavailable)
+	case StrategyAtOnce:
+		v.fail(s.MaxUnavailable != "" && !unavailablePattern.MatchString(s.MaxUnavailable), path+".max_unavailable", `%.40q, want nothing: %s bounds nothing`, s.MaxUnavailable, s.Strategy)
+	default:
+		v.fail(true, path+".strategy", "%.40q, want %q, %q or %q", s.Strategy, StrategyRolling, StrategyAtOnce, StrategyManual)
+	}
+	v.fail(s.Canary < 0 || s.Canary > MaxCanary, path+".canary", "%d, want 0 to %d", s.Canary, MaxCanary)
+	v.duration(path+".soak", s.Soak, 0, MaxSoak)
+	v.fail(s.Soak > 0 && s.Canary == 0, path+".soak", "%s, but there is no canary to wait for", s.Soak)
+	v.fail(s.FailureMax < 0 || s.FailureMax > MaxFailures, path+".failure_max", "%d, want 0 to %d", s.FailureMax, MaxFailures)
+	v.duration(path+".hold_timeout", s.HoldTimeout, 0, MaxHoldTimeout)
+}
+
+// printable reports whether s is UTF-8 text on one line.
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}
