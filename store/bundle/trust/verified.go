@@ -1,0 +1,106 @@
+package trust
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"moult/store/bundle"
+)
+
+// Set returns a copy of the metadata files.
+func (v *Verified) Set() Set { return v.set.clone() }
+
+// Cluster identifies the cluster: the digest of its first root.
+func (v *Verified) Cluster() bundle.Digest { return v.cluster }
+
+// Versions returns the versions of the files.
+func (v *Verified) Versions() Versions { return v.versions }
+
+// Digest is the digest of the set's encoding (Set.Marshal).
+func (v *Verified) Digest() bundle.Digest { return v.digest }
+
+// Head is the newest release, 0 before the first.
+func (v *Verified) Head() bundle.Version { return v.head }
+
+// Release returns the manifest of release n.
+func (v *Verified) Release(n bundle.Version) (Ref, bool) {
+	r, ok := v.releases[n]
+	return r, ok
+}
+
+// Releases returns every release, oldest first: an unbroken run that ends at Head.
+func (v *Verified) Releases() []bundle.Version { return sortedVersions(v.releases) }
+
+// Order returns the rollout order in force for release n.
+func (v *Verified) Order(n bundle.Version) (Ref, bool) {
+	r, ok := v.orders[n]
+	return r, ok
+}
+
+// Orders returns every release that has a rollout order, oldest first.
+func (v *Verified) Orders() []bundle.Version { return sortedVersions(v.orders) }
+
+// Expires is when the first of the files in force expires: from then on nothing
+// new starts until somebody signs again.
+func (v *Verified) Expires() time.Time { return v.expires }
+
+// Expired reports whether now lies after Expires.
+func (v *Verified) Expired(now time.Time) bool { return now.After(v.expires) }
+
+// CheckFloor reports ErrRollback when v lies below versions that the peer has
+// seen before, as its durable floor remembers them.
+func (v *Verified) CheckFloor(floor Versions) error { return v.versions.check(floor) }
+
+// succeeds reports why next must not replace prev, as ErrRollback or, where the
+// two chains of roots part, as ErrUntrusted. It is the rollback rule of the TUF
+// specification (5.4.3, 5.5.5), and that documents are never taken back.
+func succeeds(prev, next *Verified) error {
+	if err := next.versions.check(prev.versions); err != nil {
+		return err
+	}
+	for i, r := range prev.set.Roots {
+		if !bytes.Equal(r, next.set.Roots[i]) {
+			return fmt.Errorf("%w: %s differs from the one that is known: its chain of roots parts from ours", ErrUntrusted, rootName(i+1))
+		}
+	}
+	for _, n := range prev.Releases() {
+		if _, ok := next.releases[n]; !ok {
+			return fmt.Errorf("%w: release %d is known, but the newer %s lacks it", ErrRollback, n, targetsFile)
+		}
+	}
+	for _, n := range prev.Orders() {
+		if _, ok := next.orders[n]; !ok {
+			return fmt.Errorf("%w: a rollout order for release %d is known, but the newer %s lacks it", ErrRollback, n, operatorFile)
+		}
+	}
+	return nil
+}
+
+// Conflict finds the lowest release number for which a and b, both validly
+// signed, have different manifests (P3): the publisher's key signed twice. The
+// two sets are the evidence. Either may be nil.
+func Conflict(a, b *Verified) (n bundle.Version, found bool) {
+	if a == nil || b == nil {
+		return 0, false
+	}
+	for _, n := range a.Releases() {
+		if other, ok := b.releases[n]; ok && other != a.releases[n] {
+			return n, true
+		}
+	}
+	return 0, false
+}
+
+// Newer reports whether b should replace a: it has a greater timestamp version.
+// Equal versions with different digests are a fork: somebody signed twice from
+// the same state. Then it is false both ways, and the caller should raise an
+// alarm; the next set that is signed above both ends it. Either may be nil.
+//
+// Newer does not verify: b must have come from Verify with a as prev.
+func Newer(a, b *Verified) bool {
+	if a == nil || b == nil {
+		return b != nil
+	}
+	return b.versions.Timestamp > a.versions.Timestamp
+}
