@@ -1,0 +1,136 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestEscapeKey(t *testing.T) {
+	seen := map[string]string{}
+	for _, key := range []string{"a", "A", "a.b", "a/b", "%41", "-_", "ä", " ", "\x00", strings.Repeat("/", MaxKey)} {
+		name := EscapeKey(key)
+		if other, ok := seen[strings.ToLower(name)]; ok {
+			t.Errorf("%q and %q share a file name", key, other)
+		}
+		seen[strings.ToLower(name)] = key
+		if got, err := UnescapeKey(name); err != nil || got != key {
+			t.Errorf("UnescapeKey(%q) = %q, %v; want %q", name, got, err, key)
+		}
+	}
+	for _, name := range []string{"", "A", "%", "%4", "%zz", "%61", "%2e%2E", "%FF", "a.json"} {
+		if key, err := UnescapeKey(name); err == nil {
+			t.Errorf("UnescapeKey(%q) = %q", name, key)
+		}
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	env := func(m map[string]string) func(string) string { return func(k string) string { return m[k] } }
+	ok := []string{"--listen", "127.0.0.1:0", "--state", "s"}
+	c, err := ParseConfig("kv", ok, env(map[string]string{"KV_PEERS": "a:1, b:2", "HTTP_PROXY": "127.0.0.1:3128"}), io.Discard)
+	if err != nil || len(c.Peers) != 2 || c.Peers[1] != "b:2" || c.Proxy.String() != "http://127.0.0.1:3128" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for name, args := range map[string][]string{
+		"nothing":   nil,
+		"no state":  {"--listen", "a:1"},
+		"no port":   {"--listen", "a", "--state", "s"},
+		"bad peer":  append(ok[:4:4], "--peers", "a:1,b"),
+		"surplus":   append(ok[:4:4], "serve"),
+		"bad flag":  append(ok[:4:4], "--fast"),
+		"bad drain": append(ok[:4:4], "--drain-timeout", "soon"),
+	} {
+		var out bytes.Buffer
+		if _, err := ParseConfig("kv", args, env(nil), &out); err == nil || out.Len() == 0 {
+			t.Errorf("%s: error %v, said %q", name, err, out.String())
+		}
+	}
+	if _, err := ParseConfig("kv", ok, env(map[string]string{"HTTP_PROXY": "http://"}), io.Discard); err == nil {
+		t.Error("a proxy without a host was taken")
+	}
+}
+
+// A call that is under way when the end begins is answered.
+func TestServeFinishesCalls(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	inside, release := make(chan struct{}), make(chan struct{})
+	h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(inside)
+		<-release
+		Answer(w, http.StatusOK, "done")
+	})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, ln, h, DefaultDrain) }()
+	got := make(chan error, 1)
+	go func() {
+		resp, err := http.Get("http://" + ln.Addr().String())
+		if err == nil {
+			_, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+		got <- err
+	}()
+	<-inside
+	stop()
+	// The listener closes first: only then is the call let go.
+	for {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			break
+		}
+		c.Close()
+	}
+	close(release)
+	if err := <-got; err != nil {
+		t.Errorf("the call that was under way: %v", err)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+func TestRunExitCodes(t *testing.T) {
+	p := Program{
+		Name: "kv",
+		Open: func(Config, *slog.Logger) (http.Handler, error) { return http.NotFoundHandler(), nil },
+		Migrate: func(_ context.Context, from, to string) (int, error) {
+			return 7, nil
+		},
+	}
+	old, fresh := t.TempDir(), t.TempDir()
+	env := map[string]string{"MOULT_OLD": old, "MOULT_NEW": fresh}
+	same := map[string]string{"MOULT_OLD": old, "MOULT_NEW": old}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		args []string
+		env  map[string]string
+		code int
+		out  string
+	}{
+		"help":                {[]string{"-h"}, nil, ExitOK, ""},
+		"misuse":              {nil, nil, ExitMisuse, ""},
+		"serve":               {[]string{"--listen", "127.0.0.1:0", "--state", old}, nil, ExitOK, "kv: listening on 127.0.0.1:"},
+		"port in use or bad":  {[]string{"--listen", "127.0.0.1:99999", "--state", old}, nil, ExitFailed, ""},
+		"migrate":             {[]string{"migrate"}, env, ExitOK, "kv: migrated 7 objects\n"},
+		"migrate in place":    {[]string{"migrate"}, same, ExitFailed, ""},
+		"migrate unset":       {[]string{"migrate"}, nil, ExitMisuse, ""},
+		"migrate with a flag": {[]string{"migrate", "-x"}, env, ExitMisuse, ""},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := p.Run(ended, c.args, func(k string) string { return c.env[k] }, &stdout, &stderr)
+		if code != c.code || !strings.HasPrefix(stdout.String(), c.out) || (code != ExitOK && stderr.Len() == 0) {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", name, code, stdout.String(), stderr.String())
+		}
+	}
+}
