@@ -1,0 +1,254 @@
+package trust
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"moult/store/bundle"
+)
+
+// pendingSuffix marks a rollout order whose signature is not in force yet.
+const pendingSuffix = ".pending"
+
+// AddRelease signs manifest as release n, which must follow the newest release
+// (any n where there is none). It needs the publisher key. The same bytes again
+// change nothing; other bytes for a number are refused for ever (ErrConflict),
+// for two contents of one number freeze the cluster.
+func (f *Folder) AddRelease(n bundle.Version, manifest []byte) (*Verified, error) {
+	purpose := fmt.Sprintf("sign release %d", n)
+	if known, ok := f.current.Release(n); ok {
+		if known != refOf(manifest) {
+			return nil, fmt.Errorf("%s: %w: it was signed before with manifest %s, and this is %s: give the new content the next number",
+				purpose, ErrConflict, known.Digest.Short(), bundle.Sum(manifest).Short())
+		}
+		return f.current, f.KeepRelease(n, manifest)
+	}
+	if err := f.checkRelease(n, manifest); err != nil {
+		return nil, fmt.Errorf("%s: %w", purpose, err)
+	}
+	root, err := f.root()
+	if err != nil {
+		return nil, err
+	}
+	key, err := f.key(publisherKey, purpose, rootSigners(root, metadata.TARGETS))
+	if err != nil {
+		return nil, err
+	}
+	t, err := f.targets()
+	if err != nil {
+		return nil, err
+	}
+	t.Signed.Targets[documentPath(releasePrefix, n)] = target(refOf(manifest))
+	targets, err := signFile(t, key)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.disk.write(f.releasePath(n), manifest, 0o600); err != nil {
+		return nil, fmt.Errorf("%s: %w", purpose, err)
+	}
+	err = f.publish(draft{purpose: purpose, roots: f.current.set.Roots, targets: targets, operator: f.current.set.Operator, online: key})
+	if err != nil {
+		return nil, err
+	}
+	return f.current, nil
+}
+
+// checkRelease checks that peers would take the manifest as release n.
+func (f *Folder) checkRelease(n bundle.Version, manifest []byte) error {
+	head := f.current.Head()
+	if head != 0 && n != head+1 {
+		return fmt.Errorf("the newest release is %d, so the next is %d: set that as the version, or take over what is newer first", head, head+1)
+	}
+	if len(f.current.releases) >= MaxReleases {
+		return fmt.Errorf("a cluster has at most %d releases", MaxReleases)
+	}
+	m, err := bundle.ParseManifest(manifest)
+	if err != nil {
+		return err
+	}
+	if m.Version != n {
+		return fmt.Errorf("its manifest is of version %d", m.Version)
+	}
+	if previous := f.current.releases[head].Digest; m.Previous != previous {
+		return fmt.Errorf("its manifest follows manifest %q and the newest release here is %q: build it again in this folder", m.Previous, previous)
+	}
+	return nil
+}
+
+func (f *Folder) releasePath(n bundle.Version) string {
+	return filepath.Join(f.dir, releasesDir, fmt.Sprintf("%d.json", n))
+}
+
+// KeepRelease stores the manifest of a release that was signed elsewhere and
+// taken over by Absorb. Other bytes than those signed are ErrUntrusted.
+func (f *Folder) KeepRelease(n bundle.Version, manifest []byte) error {
+	if known, ok := f.current.Release(n); !ok || known != refOf(manifest) {
+		return fmt.Errorf("keep the manifest of release %d: %w: the metadata in force does not name it", n, ErrUntrusted)
+	}
+	if _, ok := f.SignedRelease(n); ok {
+		return nil
+	}
+	return f.disk.write(f.releasePath(n), manifest, 0o600)
+}
+
+// SignedRelease returns the manifest of release n, if it is in force and this
+// folder has it.
+func (f *Folder) SignedRelease(n bundle.Version) ([]byte, bool) {
+	known, ok := f.current.Release(n)
+	if !ok {
+		return nil, false
+	}
+	data, err := readFile(f.releasePath(n), maxReleaseBytes)
+	return data, err == nil && refOf(data) == known
+}
+
+// AddOrder signs a rollout order for release n, which must be signed already.
+// It needs the operator key. serial must be higher than any that this folder
+// signed for n before. The order in force again changes nothing; other bytes
+// for a serial are refused (ErrConflict), and an order that is no longer in
+// force too (ErrRollback).
+func (f *Folder) AddOrder(n bundle.Version, serial uint64, order []byte) (*Verified, error) {
+	purpose := fmt.Sprintf("sign rollout order %d for release %d", serial, n)
+	done, err := f.checkOrder(n, serial, order)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", purpose, err)
+	}
+	if done {
+		return f.current, nil
+	}
+	t, err := f.targets()
+	if err != nil {
+		return nil, err
+	}
+	key, err := f.key(operatorKey, purpose, delegatedSigners(t))
+	if err != nil {
+		return nil, err
+	}
+	m, err := f.operator()
+	if err != nil {
+		return nil, err
+	}
+	m.Signed.Targets[documentPath(orderPrefix, n)] = target(refOf(order))
+	signed, err := signFile(m, key)
+	if err != nil {
+		return nil, err
+	}
+	path := f.orderPath(n, serial)
+	if err := f.disk.write(path+pendingSuffix, order, 0o600); err != nil {
+		return nil, fmt.Errorf("%s: %w", purpose, err)
+	}
+	err = f.publish(draft{purpose: purpose, roots: f.current.set.Roots, targets: f.current.set.Targets, operator: signed, online: key})
+	if err != nil {
+		return nil, err
+	}
+	return f.current, f.disk.rename(path+pendingSuffix, path)
+}
+
+// checkOrder reports whether exactly this order is in force already.
+func (f *Folder) checkOrder(n bundle.Version, serial uint64, order []byte) (done bool, err error) {
+	if _, ok := f.current.Release(n); !ok {
+		return false, fmt.Errorf("release %d is not signed: take over its bundle first", n)
+	}
+	if len(order) < 1 || len(order) > MaxOrderBytes {
+		return false, fmt.Errorf("%d bytes, want 1 to %d", len(order), MaxOrderBytes)
+	}
+	if signed, ok := f.SignedOrder(n, serial); ok {
+		switch {
+		case !bytes.Equal(signed, order):
+			return false, fmt.Errorf("%w: that serial was signed before with other content: use the next serial", ErrConflict)
+		case f.current.orders[n] != refOf(order):
+			return false, fmt.Errorf("%w: it was signed before and a later one is in force: sign the successor of that one", ErrRollback)
+		}
+		return true, nil
+	}
+	if last, _, ok := f.LastOrder(n); ok && serial <= last {
+		return false, fmt.Errorf("%w: serial %d was signed before: use serial %d", ErrRollback, last, last+1)
+	}
+	return false, nil
+}
+
+func (f *Folder) orderPath(n bundle.Version, serial uint64) string {
+	return filepath.Join(f.dir, ordersDir, fmt.Sprintf("%d.%d.json", n, serial))
+}
+
+// SignedOrder returns the rollout order that this folder signed for release n
+// with that serial. It need not be in force any more.
+func (f *Folder) SignedOrder(n bundle.Version, serial uint64) ([]byte, bool) {
+	data, err := readFile(f.orderPath(n, serial), MaxOrderBytes)
+	return data, err == nil
+}
+
+// LastOrder returns the rollout order of the highest serial that this folder
+// signed for release n.
+func (f *Folder) LastOrder(n bundle.Version) (serial uint64, order []byte, ok bool) {
+	entries, err := os.ReadDir(filepath.Join(f.dir, ordersDir))
+	if err != nil {
+		return 0, nil, false
+	}
+	for _, e := range entries {
+		if m, s, good := parseOrderName(e.Name()); good && m == n && (!ok || s > serial) {
+			serial, ok = s, true
+		}
+	}
+	if !ok {
+		return 0, nil, false
+	}
+	order, ok = f.SignedOrder(n, serial)
+	return serial, order, ok
+}
+
+// parseOrderName reads "2.7.json".
+func parseOrderName(name string) (n bundle.Version, serial uint64, ok bool) {
+	s, ok := strings.CutSuffix(name, ".json")
+	if !ok {
+		return 0, 0, false
+	}
+	a, b, ok := strings.Cut(s, ".")
+	if !ok {
+		return 0, 0, false
+	}
+	v, err1 := strconv.ParseUint(a, 10, 64)
+	serial, err2 := strconv.ParseUint(b, 10, 64)
+	return bundle.Version(v), serial, err1 == nil && err2 == nil
+}
+
+// endOrders ends what a crash has cut: a pending order that is in force was
+// signed, any other was not.
+func (f *Folder) endOrders() error {
+	dir := filepath.Join(f.dir, ordersDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), pendingSuffix)
+		if !ok {
+			continue
+		}
+		pending := filepath.Join(dir, e.Name())
+		data, err := readFile(pending, MaxOrderBytes)
+		if err != nil {
+			return err
+		}
+		if n, _, ok := parseOrderName(name); ok && f.current.orders[n] == refOf(data) {
+			err = f.disk.rename(pending, filepath.Join(dir, name))
+		} else {
+			err = os.Remove(pending)
+		}
+		if err != nil {
+			return fmt.Errorf("end the signing of rollout order %s: %w", name, err)
+		}
+	}
+	return nil
+}
