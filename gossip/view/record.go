@@ -1,0 +1,229 @@
+package view
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"moult/store/bundle"
+)
+
+// Record is what one node says of itself. Its maps and slices may be shared
+// with a View: do not change them.
+//
+// What others decide by (Version, Obeys, Ended) a node makes durable before it
+// signs it, and never takes back: none of them ever goes down.
+type Record struct {
+	// Node is the digest of Key.
+	Node bundle.NodeID     `json:"node"`
+	Key  ed25519.PublicKey `json:"key"`
+	Name string            `json:"name"`
+	// Class is the node's one class.
+	Class bundle.Class `json:"class"`
+	// Seq rises by at least one with every record that the node signs.
+	Seq uint64 `json:"seq"`
+	// Addr is where the node's agent gossips, host:port.
+	Addr string `json:"addr,omitempty"`
+
+	// Version is the settled version, 0 before the first. Target is what the
+	// node works towards, 0 for nothing.
+	Version bundle.Version `json:"version,omitempty"`
+	Target  bundle.Version `json:"target,omitempty"`
+	// Phase is a word of package upgrade. Unknown words are not errors.
+	Phase string `json:"phase"`
+	// Progress is how much of the phase is done, 0 to 1.
+	Progress float64 `json:"progress,omitempty"`
+	// Reason says why the node waits or is held, for people.
+	Reason string `json:"reason,omitempty"`
+	// Since is when the phase began, by the node's own clock, in UTC.
+	Since time.Time `json:"since,omitzero"`
+
+	// Obeys is a promise: the node never again goes down under the rollout
+	// order of an earlier release. It is made only while the node is up.
+	Obeys bundle.Version `json:"obeys,omitempty"`
+	// Ended counts attempts that are over and did not settle.
+	Ended Ended `json:"ended,omitzero"`
+	// Held is true while the node is held.
+	Held bool `json:"held,omitempty"`
+
+	Services map[string]ServiceAddr `json:"services,omitempty"`
+	Labels   map[string]string      `json:"labels,omitempty"`
+	Platform bundle.Platform        `json:"platform,omitzero"`
+	Trust    Heads                  `json:"trust,omitzero"`
+	// Alarms are what an operator should look at, for people.
+	Alarms []string `json:"alarms,omitempty"`
+	// Left is true when the node has left the ring on purpose.
+	Left bool `json:"left,omitempty"`
+}
+
+// Ended says that Count attempts at Release have ended without settling: the
+// node is up again, and the next attempt is the one after them. Release rises;
+// Count rises as long as Release is the same.
+type Ended struct {
+	Release bundle.Version `json:"release"`
+	Count   int            `json:"count"`
+}
+
+// ServiceAddr says where one service of a node is reached.
+type ServiceAddr struct {
+	// Public is the one address that people configure.
+	Public string `json:"public"`
+	// Versions holds an address for each version that can be answered; that of
+	// Native is the node's own socket.
+	Versions map[bundle.Version]string `json:"versions,omitempty"`
+	Native   bundle.Version            `json:"native,omitempty"`
+	// Attach and Egress name the ways in use; Protocol is the service's.
+	Attach   string `json:"attach,omitempty"`
+	Egress   string `json:"egress,omitempty"`
+	Protocol string `json:"protocol,omitempty"`
+}
+
+// Heads says how new the trust metadata is that a node holds.
+type Heads struct {
+	Root      int64          `json:"root"`
+	Timestamp int64          `json:"timestamp"`
+	Head      bundle.Version `json:"head"`
+}
+
+// Down reports whether the node says that it is voluntarily out of service:
+// its callers are held. The words are those of package upgrade.
+func (r Record) Down() bool {
+	switch r.Phase {
+	case "draining", "transforming", "starting", "rolling back":
+		return true
+	}
+	return false
+}
+
+var (
+	namePattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*$`)
+	wordPattern     = regexp.MustCompile(`^[a-z][a-z0-9 -]*$`)
+	platformPattern = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
+)
+
+// Validate reports what is wrong with r, up to a bound. The error is
+// ErrInvalid for errors.Is.
+func (r Record) Validate() error {
+	var c checker
+	c.fail(len(r.Key) != ed25519.PublicKeySize, "key", "%d bytes, want %d", len(r.Key), ed25519.PublicKeySize)
+	c.fail(r.Node != bundle.NodeIDOf(r.Key), "node", "%s, which is not the digest of the key", r.Node.Short())
+	c.fail(len(r.Name) > MaxNameBytes || !namePattern.MatchString(r.Name), "name", "%.40q, want 1 to %d letters, digits, dots and dashes", r.Name, MaxNameBytes)
+	c.fail(!bundle.ValidName(string(r.Class)), "class", "%.40q is no name for a class", r.Class)
+	c.fail(r.Seq == 0, "seq", "0: numbers begin at 1")
+	c.addr("addr", r.Addr)
+	c.version("version", r.Version)
+	c.version("target", r.Target)
+	c.version("obeys", r.Obeys)
+	c.version("ended.release", r.Ended.Release)
+	c.fail(r.Ended.Count < 0 || r.Ended.Count > MaxAttempts, "ended.count", "%d, want 0 to %d", r.Ended.Count, MaxAttempts)
+	c.fail((r.Ended.Count == 0) != (r.Ended.Release == 0), "ended", "%d attempts at release %d", r.Ended.Count, r.Ended.Release)
+	c.word("phase", r.Phase)
+	c.fail(!(r.Progress >= 0 && r.Progress <= 1), "progress", "%v, want 0 to 1", r.Progress)
+	c.text("reason", r.Reason, MaxReasonBytes)
+	c.fail(r.Since.Location() != time.UTC || r.Since.Year() > 9999, "since", "%v, want a time in UTC before the year 10000", r.Since)
+	c.services(r.Services)
+	c.labels(r.Labels)
+	if r.Platform != (bundle.Platform{}) {
+		c.fail(!platformPattern.MatchString(r.Platform.OS) || !platformPattern.MatchString(r.Platform.Arch), "platform", "%.40q", r.Platform)
+	}
+	c.fail(r.Trust.Root < 0 || r.Trust.Timestamp < 0, "trust", "root %d, timestamp %d: want no negative numbers", r.Trust.Root, r.Trust.Timestamp)
+	c.version("trust.head", r.Trust.Head)
+	c.fail(len(r.Alarms) > MaxAlarms, "alarms", "%d of them, the most is %d", len(r.Alarms), MaxAlarms)
+	for _, a := range r.Alarms[:min(len(r.Alarms), MaxAlarms)] {
+		c.text("alarms", a, MaxAlarmBytes)
+	}
+	return c.error()
+}
+
+// checker collects problems, each with its field as in the JSON.
+type checker struct{ problems []error }
+
+func (c *checker) error() error {
+	if len(c.problems) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrInvalid, errors.Join(c.problems...))
+}
+
+func (c *checker) fail(bad bool, field, format string, args ...any) {
+	if bad && len(c.problems) < maxProblems {
+		c.problems = append(c.problems, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
+	}
+}
+
+func (c *checker) version(field string, v bundle.Version) {
+	c.fail(v > bundle.MaxVersion, field, "%d, want at most %d", v, bundle.MaxVersion)
+}
+
+// word checks a word that has a meaning, which this code need not know.
+func (c *checker) word(field, s string) {
+	c.fail(len(s) > MaxPhaseBytes || !wordPattern.MatchString(s), field, "%.40q, want 1 to %d lower-case letters, digits, spaces and dashes", s, MaxPhaseBytes)
+}
+
+// addr checks an address or none. It is only ever dialled or shown, so what
+// matters is that it is short and cannot disturb a terminal.
+func (c *checker) addr(field, s string) {
+	c.fail(len(s) > MaxAddrBytes || strings.ContainsFunc(s, notInAddr), field, "%.80q, want host:port of at most %d bytes", s, MaxAddrBytes)
+}
+
+func notInAddr(r rune) bool { return r <= ' ' || r > '~' }
+
+func (c *checker) text(field, s string, most int) {
+	c.fail(len(s) > most || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl), field, "%d bytes, want at most %d without control characters", len(s), most)
+}
+
+func (c *checker) services(services map[string]ServiceAddr) {
+	c.fail(len(services) > MaxServices, "services", "%d of them, the most is %d", len(services), MaxServices)
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		s, field := services[name], fmt.Sprintf("services.%.40s", name)
+		c.fail(!bundle.ValidName(name), field, "%.40q is no name for a service", name)
+		c.addr(field+".public", s.Public)
+		c.fail(len(s.Versions) > MaxVersions, field+".versions", "%d of them, the most is %d", len(s.Versions), MaxVersions)
+		for v, addr := range s.Versions {
+			c.version(field+".versions", v)
+			c.addr(field+".versions", addr)
+		}
+		c.version(field+".native", s.Native)
+		for _, word := range []string{s.Attach, s.Egress, s.Protocol} {
+			if word != "" {
+				c.word(field, word)
+			}
+		}
+	}
+}
+
+func (c *checker) labels(labels map[string]string) {
+	c.fail(len(labels) > MaxLabels, "labels", "%d of them, the most is %d", len(labels), MaxLabels)
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		c.fail(k == "", "labels", "a label without a name")
+		c.text("labels", k, MaxLabelBytes)
+		c.text("labels", labels[k], MaxLabelBytes)
+	}
+}
+
+// tidy returns text for people as one line of at most most bytes. A node must
+// be able to publish its record whatever its software printed last.
+func tidy(s string, most int) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) <= most {
+		return s
+	}
+	const more = "…"
+	cut := most - len(more)
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + more
+}

@@ -1,0 +1,145 @@
+package view
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"moult/store/bundle"
+)
+
+// ErrFull is a record of one node more than a view holds.
+var ErrFull = errors.New("the view is full")
+
+// ErrEquivocation is two different records that a node signed with one number.
+var ErrEquivocation = errors.New("a node signed two different records with one number")
+
+// Equivocation is evidence that a node broke its promise to number each of its
+// records: both are validly signed. It may run twice (a copied data folder) or
+// lie.
+type Equivocation struct {
+	Node        bundle.NodeID
+	Seq         uint64
+	Kept, Other Signed
+}
+
+// View is the CRDT of status records. It is not safe for concurrent use: one
+// goroutine owns it, and gives others a Snapshot.
+type View struct {
+	now           Snapshot
+	equivocations map[bundle.NodeID]Equivocation
+}
+
+// New returns an empty view.
+func New() *View {
+	return &View{equivocations: map[bundle.NodeID]Equivocation{}}
+}
+
+// Merge verifies records and keeps those that are newer than what the view
+// has. It returns the nodes whose record has changed, sorted. The error joins
+// what was wrong with single records: a refusal as by Open, ErrFull, or
+// ErrEquivocation; the others have been merged all the same.
+func (v *View) Merge(records ...Signed) (changed []bundle.NodeID, err error) {
+	var problems []error
+	touched := map[int]bool{}
+	for _, s := range records {
+		e, err := v.news(s)
+		if err != nil && len(problems) < maxProblems {
+			problems = append(problems, err)
+		}
+		if e != nil {
+			v.now.put(e)
+			changed = append(changed, e.stamp.Node)
+			touched[bucketOf(e.stamp.Node)] = true
+		}
+	}
+	for i := range touched {
+		v.now.buckets[i].rehash()
+	}
+	slices.SortFunc(changed, compareID)
+	return slices.Compact(changed), errors.Join(problems...)
+}
+
+// news returns the entry to be put into the view for s, or nil. Records that
+// could change nothing are not verified: that is where the time goes.
+func (v *View) news(s Signed) (*entry, error) {
+	r, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	stamp := Stamp{Node: r.Node, Seq: r.Seq, Sum: s.Sum()}
+	have, known := v.now.find(r.Node)
+	if known && (have.stamp == stamp || stamp.Seq < have.stamp.Seq) {
+		return nil, nil
+	}
+	if err := s.verify(r); err != nil {
+		return nil, err
+	}
+	if !known && v.now.n >= MaxNodes {
+		return nil, fmt.Errorf("%w: it has %d nodes: node %s (%s) is left out", ErrFull, v.now.n, r.Node.Short(), r.Name)
+	}
+	e := &entry{stamp: stamp, signed: s, record: r}
+	if !known || !have.stamp.sameNumber(stamp) {
+		return e, nil
+	}
+	kept, other := e, have
+	if have.stamp.newerThan(stamp) {
+		kept, other = have, e
+	}
+	err = v.equivocated(kept, other)
+	if kept == have {
+		return nil, err
+	}
+	return e, err
+}
+
+// equivocated keeps the evidence: the newest pair of each node.
+func (v *View) equivocated(kept, other *entry) error {
+	q := Equivocation{Node: kept.stamp.Node, Seq: kept.stamp.Seq, Kept: kept.signed, Other: other.signed}
+	if _, ok := v.equivocations[q.Node]; ok || len(v.equivocations) < MaxEquivocations {
+		v.equivocations[q.Node] = q
+	}
+	return fmt.Errorf("%w: node %s (%s), number %d: is it running twice, from a copied data folder?", ErrEquivocation, q.Node.Short(), kept.record.Name, q.Seq)
+}
+
+// Equivocations returns the evidence that this view has met, sorted by node.
+// What a view has met depends on what it was given and in which order; it is
+// not part of what converges.
+func (v *View) Equivocations() []Equivocation {
+	return slices.SortedFunc(maps.Values(v.equivocations), func(a, b Equivocation) int { return compareID(a.Node, b.Node) })
+}
+
+// Snapshot returns the view as it is now. It costs 4 KiB, whatever the number
+// of nodes, and never changes.
+func (v *View) Snapshot() *Snapshot {
+	s := v.now
+	return &s
+}
+
+// Get returns the record of a node.
+func (v *View) Get(id bundle.NodeID) (Record, bool) { return v.now.Get(id) }
+
+// Signed returns the record of a node as it was signed.
+func (v *View) Signed(id bundle.NodeID) (Signed, bool) { return v.now.Signed(id) }
+
+// Len returns the number of nodes.
+func (v *View) Len() int { return v.now.Len() }
+
+// A Stamp says which record of a node a view holds.
+type Stamp struct {
+	Node bundle.NodeID `json:"node"`
+	Seq  uint64        `json:"seq"`
+	Sum  bundle.Digest `json:"sum"`
+}
+
+// newerThan is the total order of the records of one node.
+func (s Stamp) newerThan(o Stamp) bool {
+	return cmp.Or(cmp.Compare(s.Seq, o.Seq), bytes.Compare(s.Sum[:], o.Sum[:])) > 0
+}
+
+func (s Stamp) sameNumber(o Stamp) bool { return s.Seq == o.Seq }
+
+func compareID(a, b bundle.NodeID) int { return bytes.Compare(a[:], b[:]) }
