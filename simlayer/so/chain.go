@@ -1,0 +1,114 @@
+package so
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync/atomic"
+
+	"moult/store/bundle"
+)
+
+// Chain is an Object made of objects: it answers the callers of one version at
+// a node that is any number of versions away, one step a version.
+type Chain struct {
+	caller, native bundle.Version
+	steps          []Object // the caller's first
+}
+
+// NewChain returns the chain that answers callers of version caller at a node of
+// version native. objects[w] answers the callers of w by calls of the version
+// next to it, on native's side: w+1 below native, w-1 above. A version between
+// without an object is an error that names it.
+func NewChain(caller, native bundle.Version, objects map[bundle.Version]Object) (*Chain, error) {
+	c := &Chain{caller: caller, native: native}
+	for v := caller; v != native; v = towards(v, native) {
+		o := objects[v]
+		if o == nil {
+			return nil, fmt.Errorf("callers of version %d at a node of version %d: no simulation object answers version %d", caller, native, v)
+		}
+		if len(c.steps) == MaxChain {
+			return nil, fmt.Errorf("callers of version %d at a node of version %d: more than %d objects between them", caller, native, MaxChain)
+		}
+		c.steps = append(c.steps, o)
+	}
+	return c, nil
+}
+
+func towards(v, native bundle.Version) bundle.Version {
+	if v < native {
+		return v + 1
+	}
+	return v - 1
+}
+
+// Chains returns the chain of every version that objects can answer at a node of
+// version native, native itself among them. Objects beyond a gap are left out.
+func Chains(native bundle.Version, objects map[bundle.Version]Object) map[bundle.Version]*Chain {
+	chains := map[bundle.Version]*Chain{}
+	for v := range objects {
+		if v == native {
+			continue
+		}
+		if c, err := NewChain(v, native, objects); err == nil {
+			chains[v] = c
+		}
+	}
+	chains[native] = &Chain{caller: native, native: native}
+	return chains
+}
+
+// Caller is the version that c answers; Native is the node's.
+func (c *Chain) Caller() bundle.Version { return c.caller }
+
+// Native is the version of the node that c calls.
+func (c *Chain) Native() bundle.Version { return c.native }
+
+// Steps returns c's objects, the caller's first.
+func (c *Chain) Steps() []Object { return slices.Clone(c.steps) }
+
+// Answer implements Object. Refusals say from which version to which.
+func (c *Chain) Answer(r *http.Request, next http.RoundTripper) (*http.Response, error) {
+	if len(c.steps) == 0 {
+		return next.RoundTrip(r)
+	}
+	left := &budget{}
+	left.n.Store(MaxNextCalls)
+	resp, err := link{steps: c.steps, end: next, left: left}.RoundTrip(r)
+	if err != nil {
+		return nil, c.sign(err)
+	}
+	return resp, nil
+}
+
+// sign fills in the versions of a refusal.
+func (c *Chain) sign(err error) error {
+	var ref *Refusal
+	if !errors.As(err, &ref) {
+		return err
+	}
+	signed := *ref
+	signed.From, signed.To = c.caller, c.native
+	return &signed
+}
+
+// budget bounds the calls that one call may become.
+type budget struct{ n atomic.Int64 }
+
+// link is what a step of a chain sees as next.
+type link struct {
+	steps []Object
+	end   http.RoundTripper
+	left  *budget
+}
+
+func (l link) RoundTrip(r *http.Request) (*http.Response, error) {
+	if l.left.n.Add(-1) < 0 {
+		return nil, Fail(http.StatusLoopDetected, nil, "the simulation objects made more than %d calls to answer one", MaxNextCalls)
+	}
+	if len(l.steps) == 0 {
+		return l.end.RoundTrip(r)
+	}
+	return l.steps[0].Answer(r, link{steps: l.steps[1:], end: l.end, left: l.left})
+}

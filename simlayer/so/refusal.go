@@ -1,0 +1,136 @@
+package so
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"moult/store/bundle"
+)
+
+// RefusalHeader tells refusals from the answers of node software. Its value is
+// RefusalDenied where an author decided that the call cannot be simulated, and
+// RefusalError where it failed.
+const (
+	RefusalHeader = "Moult-Refusal"
+	RefusalDenied = "denied"
+	RefusalError  = "error"
+)
+
+// Refusal says why a call is not answered. It travels as an error and becomes a
+// response where the caller is.
+type Refusal struct {
+	Status int    // of HTTP
+	Denied bool   // by an author's word, as opposed to failed
+	Reason string // for the caller
+	// From is the caller's version and To the node's; 0 where not known.
+	From, To bundle.Version
+	// RetryAfter is when to try again; 0 where it would not help.
+	RetryAfter time.Duration
+	// Err is what made the call fail, for logs; nil where Reason says it all.
+	Err error
+}
+
+// Deny returns a refusal by an author's word. Status 0 is 501.
+func Deny(status int, reason string) *Refusal {
+	if status == 0 {
+		status = http.StatusNotImplemented
+	}
+	return &Refusal{Status: status, Denied: true, Reason: reason}
+}
+
+// Fail returns a refusal of a call that failed because of err, which may be nil.
+func Fail(status int, err error, format string, args ...any) *Refusal {
+	return &Refusal{Status: status, Reason: fmt.Sprintf(format, args...), Err: err}
+}
+
+func (r *Refusal) Error() string {
+	word := RefusalError
+	if r.Denied {
+		word = RefusalDenied
+	}
+	if r.Err != nil {
+		return fmt.Sprintf("%s (%d): %s: %v", word, r.Status, r.Reason, r.Err)
+	}
+	return fmt.Sprintf("%s (%d): %s", word, r.Status, r.Reason)
+}
+
+func (r *Refusal) Unwrap() error { return r.Err }
+
+// AsRefusal returns the refusal in err. Any other error becomes one of status
+// 502.
+func AsRefusal(err error) *Refusal {
+	var r *Refusal
+	if errors.As(err, &r) {
+		return r
+	}
+	return Fail(http.StatusBadGateway, err, "the call to the node failed: %v", err)
+}
+
+// refusalBody is the JSON that a refused caller gets.
+type refusalBody struct {
+	Error string        `json:"error"`
+	Moult refusalDetail `json:"moult"`
+}
+
+type refusalDetail struct {
+	Denied bool           `json:"denied"`
+	From   bundle.Version `json:"from"`
+	To     bundle.Version `json:"to"`
+}
+
+func (r *Refusal) header() http.Header {
+	h := http.Header{}
+	h.Set("Content-Type", "application/json")
+	h.Set(RefusalHeader, RefusalError)
+	if r.Denied {
+		h.Set(RefusalHeader, RefusalDenied)
+	}
+	if r.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(r.RetryAfter.Seconds()))))
+	}
+	return h
+}
+
+func (r *Refusal) body() []byte {
+	// Marshalling two fixed structs cannot fail.
+	data, _ := json.Marshal(refusalBody{
+		Error: r.Reason,
+		Moult: refusalDetail{Denied: r.Denied, From: r.From, To: r.To},
+	})
+	return append(data, '\n')
+}
+
+// Write answers a call with the refusal.
+func (r *Refusal) Write(w http.ResponseWriter) {
+	for name, values := range r.header() {
+		w.Header()[name] = values
+	}
+	body := r.body()
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(r.Status)
+	// A caller that has gone away needs no answer.
+	_, _ = w.Write(body)
+}
+
+// Response returns the refusal as the response to a request.
+func (r *Refusal) Response(req *http.Request) *http.Response {
+	body := string(r.body())
+	return &http.Response{
+		Status:        fmt.Sprintf("%d %s", r.Status, http.StatusText(r.Status)),
+		StatusCode:    r.Status,
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+		Header:        r.header(),
+		Body:          io.NopCloser(strings.NewReader(body)),
+		ContentLength: int64(len(body)),
+		Request:       req,
+	}
+}
