@@ -1,0 +1,352 @@
+package build
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"moult/store/bundle"
+	"moult/store/bundle/archive"
+	"moult/store/bundle/trust"
+	"moult/store/durable"
+)
+
+// Options are what Build can be told beyond the spec.
+type Options struct {
+	// Log hears of each artifact that is packed; nil is silence.
+	Log *slog.Logger
+	// CheckRules judges a rules file before it is signed; nil takes any. This
+	// package does not know the language of rules.
+	CheckRules func(path string, data []byte) error
+}
+
+// Result says what Build made.
+type Result struct {
+	Version   bundle.Version
+	Manifest  bundle.Digest // its digest: the identity of the release
+	Path      string        // the bundle
+	Bytes     int64         // of the bundle
+	Blobs     int           // chunks and rules files in it
+	Artifacts []ArtifactResult
+}
+
+// ArtifactResult says what became of one artifact.
+type ArtifactResult struct {
+	Class bundle.Class
+	bundle.Platform
+	Digest  bundle.Digest
+	Bytes   int64 // of its tar
+	Chunks  int
+	Files   int
+	Folders int
+}
+
+// Build packs what spec names, signs the release by f's publisher key and
+// writes the bundle to out, replacing what was there. It is built beside out,
+// which needs room for the artifacts twice, verified as a peer would verify it,
+// and then renamed, so out is never a half-written bundle.
+//
+// The version must follow the newest release in f, or be that release again:
+// then the sources must be unchanged, and the bundle comes out as before. All
+// that can fail because of the spec or its files fails before anything is
+// signed, as a *SpecError.
+func Build(ctx context.Context, spec *Spec, f *trust.Folder, out string, o Options) (_ *Result, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(out), ".moult-build-*")
+	if err != nil {
+		return nil, fmt.Errorf("build release %d: cannot write beside %s: %w", spec.Version, out, err)
+	}
+	b := builder{spec: spec, folder: f, dir: dir, out: out, Options: o}
+	defer func() { err = errors.Join(err, b.close(), os.RemoveAll(dir)) }()
+	result, err := b.build(ctx)
+	if err != nil {
+		var problems *SpecError
+		if errors.As(err, &problems) {
+			return nil, problems
+		}
+		return nil, fmt.Errorf("build release %d: %w", spec.Version, err)
+	}
+	return result, nil
+}
+
+// builder is one run of Build.
+type builder struct {
+	Options
+	spec   *Spec
+	folder *trust.Folder
+	dir    string // temporary
+	out    string
+
+	problems hcl.Diagnostics
+	packed   []*packed
+	blobs    []archive.Blob
+	result   Result
+}
+
+func (b *builder) build(ctx context.Context) (*Result, error) {
+	m := &bundle.Manifest{
+		Format:   bundle.FormatVersion,
+		Version:  b.spec.Version,
+		Previous: b.previous(),
+		Classes:  map[bundle.Class]bundle.ClassUpgrade{},
+	}
+	b.checkSources()
+	if b.problems.HasErrors() {
+		return nil, specError(b.problems, b.spec.files)
+	}
+	for i := range b.spec.Classes {
+		c := &b.spec.Classes[i]
+		u, err := b.class(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		m.Classes[c.Name] = u
+	}
+	if b.problems.HasErrors() {
+		return nil, specError(b.problems, b.spec.files)
+	}
+	data, err := bundle.MarshalManifest(m)
+	if err != nil {
+		return nil, err
+	}
+	v, err := b.folder.AddRelease(m.Version, data)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.write(v, data); err != nil {
+		return nil, err
+	}
+	b.result.Version, b.result.Manifest, b.result.Path = m.Version, bundle.Sum(data), b.out
+	return &b.result, nil
+}
+
+func (b *builder) fail(at hcl.Range, summary, format string, args ...any) {
+	b.problems = append(b.problems, problem(at, summary, format, args...))
+}
+
+// previous returns the digest of the manifest that this release continues.
+func (b *builder) previous() bundle.Digest {
+	v, n := b.folder.Current(), b.spec.Version
+	if head := v.Head(); head != 0 && n != head && n != head+1 {
+		b.fail(b.spec.at, "Wrong version", "The newest release in the trust folder is %d: the next is %d (or %d, to build that one again).", head, head+1, head)
+	}
+	ref, _ := v.Release(n - 1) // none before the first release
+	return ref.Digest
+}
+
+// checkSources looks at every file that the spec names, so that one run tells
+// all that is missing, and before the long work begins.
+func (b *builder) checkSources() {
+	if info, err := os.Stat(b.out); err == nil && info.IsDir() {
+		b.fail(b.spec.at, "Nowhere to write", "%s is a folder: give the bundle a file name.", b.out)
+	}
+	for i := range b.spec.Classes {
+		c := &b.spec.Classes[i]
+		for _, a := range c.Artifacts {
+			b.checkArtifact(c, a)
+		}
+		for _, r := range []RulesSpec{c.Past, c.Future} {
+			if r.Path == "" {
+				continue
+			}
+			if _, err := b.rules(r); err != nil {
+				b.fail(r.at, "Bad rules file", "%s.", err)
+			}
+		}
+	}
+}
+
+func (b *builder) checkArtifact(c *ClassSpec, a ArtifactSpec) {
+	path := b.path(a.Path)
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		b.fail(a.at, "Missing artifact", "There is nothing at %s: build the software for %s first.", path, a.Platform)
+		return
+	case err != nil:
+		b.fail(a.at, "Unreadable artifact", "%s.", err)
+		return
+	}
+	for _, p := range c.programs {
+		if problem := checkProgram(path, info, a, p.name); problem != "" {
+			b.fail(p.at, "Missing program", "%q is not a program in the artifact for %s: %s. Commands run in the artifact's folder.", p.name, a.Platform, problem)
+		}
+	}
+}
+
+// checkProgram reports why a node could not start the program name from the
+// artifact at path. Names without a slash are looked up on the node.
+func checkProgram(path string, info fs.FileInfo, a ArtifactSpec, name string) string {
+	if !strings.Contains(name, "/") || filepath.IsAbs(name) || strings.Contains(name, "${") {
+		return ""
+	}
+	local := filepath.Clean(filepath.FromSlash(name))
+	if !filepath.IsLocal(local) {
+		return "it lies outside"
+	}
+	if info.IsDir() {
+		program, err := os.Stat(filepath.Join(path, local))
+		if err != nil {
+			return fmt.Sprintf("%s has no such file", path)
+		}
+		info = program
+	} else if file := cmp.Or(a.Name, filepath.Base(path)); file != local {
+		return fmt.Sprintf("the only file is %q (an artifact of one file can say what it is called: name = %q)", file, local)
+	}
+	switch {
+	case !info.Mode().IsRegular():
+		return "it is no plain file"
+	case info.Mode()&0o111 == 0 && a.OS != "windows":
+		return "it may not be executed; set its mode with chmod +x"
+	}
+	return ""
+}
+
+func (b *builder) path(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(b.spec.dir, p)
+}
+
+// class packs the artifacts and rules of a class.
+func (b *builder) class(ctx context.Context, c *ClassSpec) (bundle.ClassUpgrade, error) {
+	u := c.Upgrade
+	for _, a := range c.Artifacts {
+		path := b.path(a.Path)
+		p, err := pack(ctx, b.dir, path, a)
+		if errors.Is(err, archive.ErrUnfit) {
+			b.fail(a.at, "Unfit artifact", "%s.", err)
+			continue
+		}
+		if err != nil {
+			return u, err
+		}
+		b.Log.Info("artifact packed", "class", c.Name, "platform", a.Platform.String(), "bytes", p.Length, "files", p.Files, "chunks", len(p.Chunks))
+		b.packed = append(b.packed, p)
+		b.blobs = append(b.blobs, p.blobs()...)
+		u.Artifacts = append(u.Artifacts, p.Artifact)
+		b.result.Artifacts = append(b.result.Artifacts, ArtifactResult{
+			Class: c.Name, Platform: a.Platform, Digest: p.Digest,
+			Bytes: p.Length, Chunks: len(p.Chunks), Files: p.Files, Folders: p.Folders,
+		})
+	}
+	for _, r := range []struct {
+		spec RulesSpec
+		to   *bundle.Simulation
+	}{{c.Past, &u.Past}, {c.Future, &u.Future}} {
+		if r.spec.Path == "" {
+			continue
+		}
+		data, err := b.rules(r.spec)
+		if err != nil {
+			return u, err
+		}
+		r.to.Rules = bundle.Chunk{Digest: bundle.Sum(data), Length: int64(len(data))}
+		b.blobs = append(b.blobs, archive.Blob{Chunk: r.to.Rules, Content: bytes.NewReader(data)})
+	}
+	return u, nil
+}
+
+// rules reads and judges a rules file.
+func (b *builder) rules(r RulesSpec) ([]byte, error) {
+	path := b.path(r.Path)
+	data, err := readBounded(path, bundle.MaxRulesBytes)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) == 0 {
+		return nil, fmt.Errorf("%s is empty: a file without rules would refuse every call; say refuse = \"why\" instead", path)
+	}
+	if b.CheckRules != nil {
+		return data, b.CheckRules(path, data)
+	}
+	return data, nil
+}
+
+// write writes the bundle beside its place, opens it as a peer would, and
+// publishes it.
+func (b *builder) write(v *trust.Verified, head []byte) (err error) {
+	f, err := os.OpenFile(filepath.Join(b.dir, "bundle"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ignoreClosed(f.Close()))
+		}
+	}()
+	if err := archive.Write(f, v, b.docs(v, head), b.blobs); err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	opened, err := archive.Open(f, info.Size(), b.folder.FirstRoot(), nil)
+	if err != nil {
+		return fmt.Errorf("the new bundle does not verify, so it is not kept: %w", err)
+	}
+	b.result.Bytes, b.result.Blobs = info.Size(), len(opened.Blobs())
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return durable.Rename(f.Name(), b.out)
+}
+
+// docs returns what the folder has of documents in force, manifests and rollout
+// orders, from the newest release back as far as there is room.
+func (b *builder) docs(v *trust.Verified, head []byte) archive.Docs {
+	docs := archive.Docs{
+		Manifests: map[bundle.Version][]byte{v.Head(): head},
+		Orders:    map[bundle.Version][]byte{},
+	}
+	total := len(head)
+	add := func(to map[bundle.Version][]byte, n bundle.Version, data []byte) {
+		if total+len(data) <= archive.MaxDocumentBytes {
+			total += len(data)
+			to[n] = data
+		}
+	}
+	for _, n := range slices.Backward(v.Releases()) {
+		if data, ok := b.folder.SignedRelease(n); ok && n != v.Head() {
+			add(docs.Manifests, n, data)
+		}
+		_, order, ok := b.folder.LastOrder(n)
+		if ref, inForce := v.Order(n); ok && inForce && ref.Digest == bundle.Sum(order) {
+			add(docs.Orders, n, order)
+		}
+	}
+	return docs
+}
+
+// close closes the temporary files.
+func (b *builder) close() error {
+	var errs []error
+	for _, p := range b.packed {
+		errs = append(errs, p.file.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, fs.ErrClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,359 @@
+package build
+
+import (
+	"cmp"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+
+	"moult/store/bundle"
+)
+
+var (
+	platformPattern    = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
+	unavailablePattern = regexp.MustCompile(`^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$`)
+)
+
+const nameRule = "want a lower-case letter, then at most 31 lower-case letters, digits and hyphens"
+
+func (d *decoder) release(r *releaseSchema, spec *Spec) {
+	spec.at = r.At
+	if d.required(r.Version, r.At, "version", "version = 2") {
+		spec.at = r.Version.Expr.Range()
+		spec.Version = bundle.Version(d.number(r.Version, 1, int64(bundle.MaxVersion)))
+	}
+	if len(r.Classes) == 0 || len(r.Classes) > bundle.MaxClasses {
+		d.fail(r.At, "Missing class block", "A release changes 1 to %d classes: class \"kv\" { … }, one block for each.", bundle.MaxClasses)
+		return
+	}
+	seen := map[string]hcl.Range{}
+	for i := range r.Classes {
+		c := &r.Classes[i]
+		d.label("class", c.Name, c.NameAt, seen)
+		spec.Classes = append(spec.Classes, d.class(c, spec.Version))
+	}
+	slices.SortFunc(spec.Classes, func(a, b ClassSpec) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// label checks a name that must be unique among its kind.
+func (d *decoder) label(kind, name string, at hcl.Range, seen map[string]hcl.Range) {
+	if !bundle.ValidName(name) {
+		d.fail(at, "Bad name", "%.80q cannot name a %s: %s.", name, kind, nameRule)
+	}
+	if first, ok := seen[name]; ok {
+		d.fail(at, "Duplicate "+kind, "There is a %s %q already, on line %d.", kind, name, first.Start.Line)
+	}
+	seen[name] = at
+}
+
+func (d *decoder) class(s *classSchema, version bundle.Version) ClassSpec {
+	c := ClassSpec{Name: bundle.Class(s.Name)}
+	u := &c.Upgrade
+	if s.From != nil {
+		u.From = bundle.Version(d.number(s.From, 1, int64(bundle.MaxVersion)))
+		if u.From != 0 && version != 0 && u.From+1 != version {
+			d.fail(s.From.Expr.Range(), "Wrong from", "Release %d upgrades from version %d; without from it installs the class.", version, version-1)
+		}
+	}
+	upgrade := s.From != nil
+	c.Artifacts = d.artifacts(s)
+	u.Services = d.services(s)
+	p := placeholders{state: true, services: u.Services}
+	if d.required(s.Command, s.At, "command", `command = ["./kv", "--state", "${state}"]`) {
+		u.Command = d.argv(s.Command, p)
+		c.program(s.Command, u.Command)
+	}
+	d.health(s, &c, p)
+	d.transform(s.Transform, upgrade, &c)
+	u.Past, c.Past = d.simulation(s, s.Past, "past", "callers of the version before", upgrade)
+	u.Future, c.Future = d.simulation(s, s.Future, "future", "callers of this version, on nodes that are not upgraded yet,", upgrade)
+	u.Schedule = d.schedule(s.Schedule)
+	return c
+}
+
+func (d *decoder) artifacts(s *classSchema) []ArtifactSpec {
+	var all []ArtifactSpec
+	seen := map[bundle.Platform]hcl.Range{}
+	for i := range s.Artifacts {
+		b := &s.Artifacts[i]
+		a := ArtifactSpec{at: b.At}
+		if d.required(b.OS, b.At, "os", `os = "linux"`) {
+			a.OS = d.platform(b.OS)
+		}
+		if d.required(b.Arch, b.At, "arch", `arch = "amd64"`) {
+			a.Arch = d.platform(b.Arch)
+		}
+		if d.required(b.Path, b.At, "path", `path = "build/kv"`) {
+			a.Path, a.at = d.name(b.Path), b.Path.Expr.Range()
+		}
+		a.Name = d.name(b.Name)
+		if first, ok := seen[a.Platform]; ok && a.OS != "" && a.Arch != "" {
+			d.fail(b.At, "Duplicate artifact", "There is an artifact for %s already, on line %d.", a.Platform, first.Start.Line)
+		}
+		seen[a.Platform] = b.At
+		all = append(all, a)
+	}
+	if len(all) == 0 || len(all) > bundle.MaxArtifacts {
+		d.fail(s.At, "Missing artifact block", "A class has 1 to %d artifacts, one for each platform: artifact { … } with os, arch and path.", bundle.MaxArtifacts)
+	}
+	slices.SortFunc(all, func(a, b ArtifactSpec) int {
+		return cmp.Or(cmp.Compare(a.OS, b.OS), cmp.Compare(a.Arch, b.Arch))
+	})
+	return all
+}
+
+func (d *decoder) platform(a *hcl.Attribute) string {
+	s := d.name(a)
+	if s != "" && !platformPattern.MatchString(s) {
+		d.fail(a.Expr.Range(), "Bad platform", "Here %s wants Go's name, such as linux or amd64.", a.Name)
+		return ""
+	}
+	return s
+}
+
+func (d *decoder) services(s *classSchema) map[string]bundle.Service {
+	if len(s.Services) > bundle.MaxServices {
+		d.fail(s.At, "Too many services", "A class has at most %d services.", bundle.MaxServices)
+	}
+	all := map[string]bundle.Service{}
+	seen := map[string]hcl.Range{}
+	for i := range s.Services {
+		b := &s.Services[i]
+		d.label("service", b.Name, b.NameAt, seen)
+		all[b.Name] = bundle.Service{} // even where it is wrong: it is declared
+		if !d.required(b.Protocol, b.At, "protocol", `protocol = "http"`) {
+			continue
+		}
+		p := d.text(b.Protocol)
+		if p != bundle.ProtocolHTTP && p != bundle.ProtocolTCP {
+			d.fail(b.Protocol.Expr.Range(), "Unknown protocol", "Here protocol wants %q (calls can be simulated one by one) or %q (any stream).", bundle.ProtocolHTTP, bundle.ProtocolTCP)
+		}
+		all[b.Name] = bundle.Service{Protocol: p}
+	}
+	return all
+}
+
+func (d *decoder) health(s *classSchema, c *ClassSpec, p placeholders) {
+	h := s.Health
+	if h == nil {
+		d.fail(s.At, "Missing health block", "A rollout rests on knowing whether a node is well: health { … } with one of http = \"/healthz\", tcp = true, exec = […], notify = true.")
+		return
+	}
+	out := &c.Upgrade.Health
+	out.Interval = d.duration(h.Interval, defaultInterval, bundle.MinHealthInterval, bundle.MaxHealthInterval)
+	out.MinHealthyTime = d.duration(h.MinHealthyTime, defaultMinHealthyTime, 0, bundle.MaxHealthTime)
+	out.HealthyDeadline = d.duration(h.HealthyDeadline, defaultHealthyDeadline, 1, bundle.MaxHealthTime)
+	out.DrainTimeout = d.duration(h.DrainTimeout, defaultDrainTimeout, 0, bundle.MaxDrainTimeout)
+	before := len(d.diags)
+	out.HTTP, out.TCP, out.Notify = d.name(h.HTTP), d.flag(h.TCP), d.flag(h.Notify)
+	out.Exec = d.argv(h.Exec, p)
+	c.program(h.Exec, out.Exec)
+	if len(d.diags) > before {
+		return
+	}
+	kinds := 0
+	for _, set := range []bool{out.HTTP != "", out.TCP, out.Exec != nil, out.Notify} {
+		if set {
+			kinds++
+		}
+	}
+	switch {
+	case kinds != 1:
+		d.fail(h.At, "Bad health block", "It wants exactly one of http, tcp, exec and notify, and has %d.", kinds)
+	case out.HTTP != "" && (!strings.HasPrefix(out.HTTP, "/") || len(out.HTTP) > bundle.MaxHTTPPathBytes || !oneLine(out.HTTP) || strings.Contains(out.HTTP, " ")):
+		d.fail(h.HTTP.Expr.Range(), "Bad path", "Here http wants a path such as \"/healthz\", of at most %d bytes without spaces.", bundle.MaxHTTPPathBytes)
+	case out.HTTP != "" || out.TCP:
+		out.Service = d.healthService(h, c.Upgrade.Services, out.HTTP != "")
+	case h.Service != nil:
+		d.fail(h.Service.NameRange, "Needless service", "Only checks by http and tcp ask a service.")
+	}
+}
+
+// oneLine reports whether s is text without control characters; HCL has seen
+// to it that it is UTF-8.
+func oneLine(s string) bool { return !strings.ContainsFunc(s, unicode.IsControl) }
+
+// healthService returns the service that a check asks.
+func (d *decoder) healthService(h *healthSchema, services map[string]bundle.Service, http bool) string {
+	name, at := d.name(h.Service), h.At
+	switch {
+	case h.Service != nil:
+		at = h.Service.Expr.Range()
+	case len(services) == 1:
+		for only := range services {
+			name = only
+		}
+	default:
+		d.fail(at, "Missing service", "The class has %d services: say which one is asked, such as: service = \"api\"", len(services))
+		return ""
+	}
+	if name == "" {
+		return ""
+	}
+	s, ok := services[name]
+	if !ok {
+		d.fail(at, "Unknown service", "The class has no service %q.", name)
+	} else if http && s.Protocol == bundle.ProtocolTCP {
+		d.fail(at, "Wrong check", "The service %q does not speak http: use tcp = true, or exec.", name)
+	}
+	return name
+}
+
+func (d *decoder) transform(t *transformSchema, upgrade bool, c *ClassSpec) {
+	if t == nil {
+		if upgrade {
+			c.Upgrade.Transform.Timeout = defaultTransformTimeout
+		}
+		return
+	}
+	if !upgrade {
+		d.fail(t.At, "Needless transform", "Without from the class is installed: there is no old state to transform.")
+		return
+	}
+	const whole = "Write a program for the whole state: exec = [\"./kv\", \"migrate\"]"
+	d.laterBlocks(t.Object, "object", whole)
+	d.laterBlocks(t.Reverse, "reverse", "A node goes back by itself only as long as it has admitted no calls.")
+	out := &c.Upgrade.Transform
+	if len(t.Object) == 0 && d.required(t.Exec, t.At, "exec", `exec = ["./kv", "migrate"]; leave the block out to copy the state as it is`) {
+		out.Exec = d.argv(t.Exec, placeholders{})
+		c.program(t.Exec, out.Exec)
+	}
+	out.Timeout = d.duration(t.Timeout, defaultTransformTimeout, 1, bundle.MaxTransformTime)
+	out.MemoryMax = d.size(t.MemoryMax, bundle.MaxTransformBytes)
+	out.DiskMax = d.size(t.DiskMax, bundle.MaxTransformBytes)
+}
+
+// simulation decodes a past or future block.
+func (d *decoder) simulation(c *classSchema, s *simulationSchema, block, who string, upgrade bool) (bundle.Simulation, RulesSpec) {
+	const kinds = `rules = "file.hcl", compatible = true or refuse = "why"`
+	switch {
+	case s == nil && upgrade:
+		d.fail(c.At, "Missing "+block+" block", "Say how %s are answered: %s { … } with one of %s.", who, block, kinds)
+		fallthrough
+	case s == nil:
+		return bundle.Simulation{}, RulesSpec{}
+	case !upgrade:
+		d.fail(s.At, "Needless "+block, "Without from the class is installed: it has no neighbouring version.")
+		return bundle.Simulation{}, RulesSpec{}
+	}
+	d.laterAttribute(s.Wasm, "Use "+kinds+".")
+	d.laterAttribute(s.Exec, "Use "+kinds+".")
+	before := len(d.diags)
+	rules, refuse := d.name(s.Rules), d.name(s.Refuse)
+	compatible := d.flag(s.Compatible)
+	var sim bundle.Simulation
+	set := 0
+	if rules != "" {
+		set, sim.Kind = set+1, bundle.SimulateRules
+	}
+	if compatible {
+		set, sim.Kind = set+1, bundle.SimulateCompatible
+	}
+	if refuse != "" {
+		set, sim.Kind, sim.Reason = set+1, bundle.SimulateRefuse, refuse
+	}
+	switch {
+	case len(d.diags) > before || s.Wasm != nil || s.Exec != nil:
+	case set != 1:
+		d.fail(s.At, "Bad "+block+" block", "It wants exactly one of %s, and has %d.", kinds, set)
+	case refuse != "" && (len(refuse) > bundle.MaxReasonBytes || !oneLine(refuse)):
+		d.fail(s.Refuse.Expr.Range(), "Bad reason", "Callers are shown it: want one line of at most %d bytes.", bundle.MaxReasonBytes)
+	case rules != "":
+		return sim, RulesSpec{Path: rules, at: s.Rules.Expr.Range()}
+	}
+	return sim, RulesSpec{}
+}
+
+func (d *decoder) schedule(s *scheduleSchema) bundle.ScheduleSpec {
+	out := bundle.ScheduleSpec{
+		Strategy:       bundle.StrategyRolling,
+		MaxUnavailable: defaultMaxUnavailable,
+		FailureMax:     defaultFailureMax,
+		HoldTimeout:    defaultHoldTimeout,
+	}
+	if s == nil {
+		return out
+	}
+	d.laterBlocks(s.Window, "window", "Leave it out, and start the rollout when its time has come.")
+	d.laterAttribute(s.When, "Leave it out, and pause or resume the rollout by hand.")
+	d.laterAttribute(s.After, "Leave it out, and give the classes releases of their own.")
+	out.Strategy = d.strategy(s.Strategy)
+	if s.MaxUnavailable != nil {
+		out.MaxUnavailable = d.maxUnavailable(s.MaxUnavailable)
+	}
+	if out.Strategy == bundle.StrategyAtOnce {
+		out.MaxUnavailable = ""
+		if s.MaxUnavailable != nil {
+			d.fail(s.MaxUnavailable.NameRange, "Needless max_unavailable", "The strategy at-once bounds nothing: every node goes as soon as it can.")
+		}
+	}
+	d.waves(s.Waves, &out)
+	if f := s.OnFailure; f != nil {
+		if f.Max != nil {
+			out.FailureMax = int(d.number(f.Max, 0, bundle.MaxFailures))
+		}
+		if then := d.text(f.Then); then != "" && then != "hold" {
+			d.later(f.Then.Expr.Range(), "what else to do", `Write: then = "hold"`)
+		}
+	}
+	out.HoldTimeout = d.duration(s.HoldTimeout, defaultHoldTimeout, 0, bundle.MaxHoldTimeout)
+	return out
+}
+
+func (d *decoder) strategy(a *hcl.Attribute) string {
+	if a == nil {
+		return bundle.StrategyRolling
+	}
+	switch s := d.text(a); s {
+	case bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual:
+		return s
+	case "random":
+		d.later(a.Expr.Range(), "the strategy random", `Use "rolling", which ranks the nodes by a hash.`)
+	default:
+		d.fail(a.Expr.Range(), "Unknown strategy", "Here strategy wants %q, %q or %q.", bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual)
+	}
+	return bundle.StrategyRolling
+}
+
+func (d *decoder) maxUnavailable(a *hcl.Attribute) string {
+	const want = `a number of nodes such as 2, or a share of them such as "10%"`
+	v, ok := d.value(a, want, cty.String, cty.Number)
+	if !ok {
+		return defaultMaxUnavailable
+	}
+	if v.Type() == cty.Number {
+		return strconv.FormatInt(max(1, d.number(a, 1, bundle.MaxFailures)), 10)
+	}
+	s := v.AsString()
+	if !unavailablePattern.MatchString(s) {
+		d.fail(a.Expr.Range(), "Out of range", "Here max_unavailable wants %s, at least 1.", want)
+		return defaultMaxUnavailable
+	}
+	return s
+}
+
+// waves decodes at most one canary and then the rest.
+func (d *decoder) waves(waves []waveSchema, out *bundle.ScheduleSpec) {
+	const known = "This moult knows one wave of count = N (the canary), and then one of percent = 100 (the rest)."
+	for i := range waves {
+		w := &waves[i]
+		isRest := w.Percent != nil && w.Count == nil && w.Soak == nil
+		switch {
+		case w.Percent != nil && !isRest:
+			d.fail(w.At, "Bad wave", "A wave has count, perhaps with soak, or percent. %s", known)
+		case isRest && (i != len(waves)-1 || d.number(w.Percent, 1, 100) != 100), !isRest && i > 0:
+			d.later(w.At, "such a wave", known)
+		case isRest:
+		case out.Strategy != bundle.StrategyRolling:
+			d.fail(w.At, "Needless wave", "Only the strategy rolling ranks the nodes, and so has a canary.")
+		case d.required(w.Count, w.At, "count", "count = 1"):
+			out.Canary = int(d.number(w.Count, 1, bundle.MaxCanary))
+			out.Soak = d.duration(w.Soak, 0, 0, bundle.MaxSoak)
+		}
+	}
+}

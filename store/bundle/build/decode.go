@@ -1,0 +1,257 @@
+package build
+
+import (
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+
+	"moult/store/bundle"
+)
+
+// decoder turns attributes into values and collects what is wrong with them.
+// Its methods return the zero value, or the default, where they report a
+// problem, so that one run finds them all.
+type decoder struct {
+	diags hcl.Diagnostics
+}
+
+func (d *decoder) fail(at hcl.Range, summary, format string, args ...any) {
+	d.diags = append(d.diags, problem(at, summary, format, args...))
+}
+
+func problem(at hcl.Range, summary, format string, args ...any) *hcl.Diagnostic {
+	return &hcl.Diagnostic{
+		Severity: hcl.DiagError,
+		Summary:  summary,
+		Detail:   fmt.Sprintf(format, args...),
+		Subject:  &at,
+	}
+}
+
+// required reports whether a is there.
+func (d *decoder) required(a *hcl.Attribute, in hcl.Range, name, example string) bool {
+	if a == nil {
+		d.fail(in, "Missing "+name, "Here %s is required, such as: %s", name, example)
+	}
+	return a != nil
+}
+
+// later refuses what only a later moult will know.
+func (d *decoder) later(at hcl.Range, what, instead string) {
+	d.fail(at, "Not supported yet by this moult", "It does not know %s yet, and will not ignore it. %s", what, instead)
+}
+
+func (d *decoder) laterAttribute(a *hcl.Attribute, instead string) {
+	if a != nil {
+		d.later(a.NameRange, "the attribute "+a.Name, instead)
+	}
+}
+
+func (d *decoder) laterBlocks(blocks []laterSchema, name, instead string) {
+	for _, b := range blocks {
+		d.later(b.At, "the block "+name, instead)
+	}
+}
+
+// value evaluates a constant of one of the given types.
+func (d *decoder) value(a *hcl.Attribute, want string, types ...cty.Type) (cty.Value, bool) {
+	v, diags := a.Expr.Value(nil)
+	if diags.HasErrors() {
+		d.diags = append(d.diags, diags...)
+		return v, false
+	}
+	if v.IsNull() || !v.IsWhollyKnown() || !slices.ContainsFunc(types, v.Type().Equals) {
+		d.fail(a.Expr.Range(), "Wrong type", "Here %s wants %s.", a.Name, want)
+		return v, false
+	}
+	return v, true
+}
+
+func (d *decoder) text(a *hcl.Attribute) string {
+	if a == nil {
+		return ""
+	}
+	v, ok := d.value(a, "a text in quotes", cty.String)
+	if !ok {
+		return ""
+	}
+	return v.AsString()
+}
+
+// name decodes a text that must not be empty.
+func (d *decoder) name(a *hcl.Attribute) string {
+	before := len(d.diags)
+	s := d.text(a)
+	if a != nil && s == "" && len(d.diags) == before {
+		d.fail(a.Expr.Range(), "Empty "+a.Name, "Here %s must not be empty.", a.Name)
+	}
+	return s
+}
+
+func (d *decoder) flag(a *hcl.Attribute) bool {
+	if a == nil {
+		return false
+	}
+	v, ok := d.value(a, "true or false", cty.Bool)
+	return ok && v.True()
+}
+
+func (d *decoder) number(a *hcl.Attribute, least, most int64) int64 {
+	want := fmt.Sprintf("a whole number from %d to %d", least, most)
+	v, ok := d.value(a, want, cty.Number)
+	if !ok {
+		return 0
+	}
+	n, accuracy := v.AsBigFloat().Int64()
+	if accuracy != big.Exact || n < least || n > most {
+		d.fail(a.Expr.Range(), "Out of range", "Here %s wants %s.", a.Name, want)
+		return 0
+	}
+	return n
+}
+
+func (d *decoder) duration(a *hcl.Attribute, otherwise, least, most bundle.Duration) bundle.Duration {
+	if a == nil {
+		return otherwise
+	}
+	want := fmt.Sprintf(`a time from %s to %s, such as "30s", "10m" or "1h30m"`, least, most)
+	v, ok := d.value(a, want, cty.String)
+	if !ok {
+		return otherwise
+	}
+	t, err := time.ParseDuration(v.AsString())
+	if err != nil || bundle.Duration(t) < least || bundle.Duration(t) > most {
+		d.fail(a.Expr.Range(), "Bad time", "Here %s wants %s.", a.Name, want)
+		return otherwise
+	}
+	return bundle.Duration(t)
+}
+
+// Units of sizes.
+const byteUnits = "KMGT"
+
+// size decodes a number of bytes: a number, or a text with a unit.
+func (d *decoder) size(a *hcl.Attribute, most int64) int64 {
+	if a == nil {
+		return 0
+	}
+	const want = `a number of bytes, such as 1048576, "512MiB" or "10GiB"`
+	v, ok := d.value(a, want, cty.String, cty.Number)
+	if !ok {
+		return 0
+	}
+	if v.Type() == cty.Number {
+		return d.number(a, 1, most)
+	}
+	digits, unit := v.AsString(), int64(1)
+	if s, ok := strings.CutSuffix(digits, "iB"); ok && s != "" {
+		if i := strings.IndexByte(byteUnits, s[len(s)-1]); i >= 0 {
+			digits, unit = strings.TrimRight(s[:len(s)-1], " "), 1<<(10*(i+1))
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || n < 1 || int64(n) > most/unit {
+		d.fail(a.Expr.Range(), "Bad size", "Here %s wants %s, at most %d bytes.", a.Name, want, most)
+		return 0
+	}
+	return int64(n) * unit
+}
+
+// placeholders are what an argv may refer to. Each evaluates to itself: only
+// the agent of a node knows its value.
+type placeholders struct {
+	state    bool
+	services map[string]bundle.Service
+}
+
+func (p placeholders) context() *hcl.EvalContext {
+	vars := map[string]cty.Value{}
+	if p.state {
+		vars["state"] = cty.StringVal("${state}")
+	}
+	services := map[string]cty.Value{}
+	for name := range p.services {
+		services[name] = cty.StringVal("${service." + name + "}")
+	}
+	vars["service"] = cty.ObjectVal(services)
+	return &hcl.EvalContext{Variables: vars}
+}
+
+// check reports references that a has and p has not, and whether there were none.
+func (p placeholders) check(d *decoder, a *hcl.Attribute) bool {
+	good := true
+	for _, ref := range a.Expr.Variables() {
+		if problem := p.problem(ref); problem != "" {
+			d.fail(ref.SourceRange(), "Unknown reference", "%s", problem)
+			good = false
+		}
+	}
+	return good
+}
+
+func (p placeholders) problem(ref hcl.Traversal) string {
+	switch root := ref.RootName(); {
+	case !p.state && (root == "state" || root == "service"):
+		return "A transform finds its folders in its environment, MOULT_OLD and MOULT_NEW, and no service runs meanwhile."
+	case root == "state" && len(ref) == 1:
+		return ""
+	case root == "service" && len(ref) == 2:
+		name := ""
+		if attr, ok := ref[1].(hcl.TraverseAttr); ok {
+			name = attr.Name
+		}
+		if _, ok := p.services[name]; ok {
+			return ""
+		}
+		declared := "it declares none"
+		if len(p.services) > 0 {
+			declared = "it declares " + strings.Join(slices.Sorted(maps.Keys(p.services)), ", ")
+		}
+		return fmt.Sprintf("The class has no service %q; %s.", name, declared)
+	}
+	return "Here ${state} and ${service.NAME} can stand; write $${…} for a text that the software should see as ${…}."
+}
+
+// argv decodes a command line.
+func (d *decoder) argv(a *hcl.Attribute, p placeholders) []string {
+	if a == nil || !p.check(d, a) {
+		return nil
+	}
+	v, diags := a.Expr.Value(p.context())
+	if diags.HasErrors() {
+		d.diags = append(d.diags, diags...)
+		return nil
+	}
+	const want = `a list of texts: the program and its arguments, such as ["./kv", "serve"]`
+	if v.IsNull() || !v.IsWhollyKnown() || !v.Type().IsTupleType() {
+		d.fail(a.Expr.Range(), "Wrong type", "Here %s wants %s.", a.Name, want)
+		return nil
+	}
+	var argv []string
+	for _, arg := range v.AsValueSlice() {
+		if arg.IsNull() || arg.Type() != cty.String || strings.ContainsRune(arg.AsString(), 0) || len(arg.AsString()) > bundle.MaxArgBytes {
+			d.fail(a.Expr.Range(), "Wrong type", "Here %s wants %s, each of at most %d bytes.", a.Name, want, bundle.MaxArgBytes)
+			return nil
+		}
+		argv = append(argv, arg.AsString())
+	}
+	if len(argv) == 0 || argv[0] == "" || len(argv) > bundle.MaxArgs {
+		d.fail(a.Expr.Range(), "Bad command", "Here %s wants %s, at most %d of them.", a.Name, want, bundle.MaxArgs)
+		return nil
+	}
+	return argv
+}
+
+// program notes the program of an argv for Build.
+func (c *ClassSpec) program(a *hcl.Attribute, argv []string) {
+	if len(argv) > 0 {
+		c.programs = append(c.programs, programSpec{name: argv[0], at: a.Expr.Range()})
+	}
+}

@@ -1,0 +1,35 @@
+package build
+
+import (
+	"time"
+
+	"moult/store/bundle"
+)
+
+const (
+	// maxSpecBytes bounds upgrade.hcl. HCL's parser recurses, so its input must
+	// not be of any size.
+	maxSpecBytes = 256 << 10
+	// maxShown bounds the problems that a SpecError prints.
+	maxShown = 20
+)
+
+// Chunk sizes of an artifact. Smaller chunks would save a little more between
+// two versions, and make the manifest and the number of requests bigger.
+const (
+	minChunkBytes    = 64 << 10
+	normalChunkBytes = 256 << 10
+	maxChunkBytes    = 1 << 20
+)
+
+// Defaults of the spec.
+const (
+	defaultInterval         = bundle.Duration(time.Second)
+	defaultMinHealthyTime   = bundle.Duration(10 * time.Second)
+	defaultHealthyDeadline  = bundle.Duration(5 * time.Minute)
+	defaultDrainTimeout     = bundle.Duration(30 * time.Second)
+	defaultTransformTimeout = bundle.Duration(time.Hour)
+	defaultHoldTimeout      = bundle.Duration(30 * time.Second)
+	defaultMaxUnavailable   = "1"
+	defaultFailureMax       = 1
+)

@@ -1,0 +1,146 @@
+package build
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+
+	"moult/store/bundle"
+)
+
+// Spec is a release as its author described it, checked as far as that goes
+// without looking at the files that it names.
+type Spec struct {
+	Version bundle.Version
+	Classes []ClassSpec // sorted by name
+
+	dir   string // paths are relative to it
+	files map[string]*hcl.File
+	at    hcl.Range // of the version
+}
+
+// ClassSpec is one class upgrade.
+type ClassSpec struct {
+	Name bundle.Class
+	// Upgrade is as it will stand in the manifest, but without Artifacts and
+	// without the blobs of rules: Build fills them in.
+	Upgrade      bundle.ClassUpgrade
+	Artifacts    []ArtifactSpec // sorted by platform
+	Past, Future RulesSpec
+
+	programs []programSpec
+}
+
+// ArtifactSpec says where the software for a platform lies.
+type ArtifactSpec struct {
+	bundle.Platform
+	Path string // relative to the spec's folder, or absolute
+	Name string // of a single file in the artifact; empty: its own
+
+	at hcl.Range
+}
+
+// RulesSpec names a rules file, or nothing where Path is empty.
+type RulesSpec struct {
+	Path string
+
+	at hcl.Range
+}
+
+// programSpec is the first argument of an argv, which must be in the artifacts
+// where it is a path.
+type programSpec struct {
+	name string
+	at   hcl.Range
+}
+
+// SpecError is what is wrong with a spec, or with the files that it names: all
+// that was found, each with its place in the spec.
+type SpecError struct {
+	Problems hcl.Diagnostics
+	files    map[string]*hcl.File
+}
+
+// Error prints every problem, up to a bound, with the line that it is about.
+func (e *SpecError) Error() string {
+	var buf bytes.Buffer
+	w := hcl.NewDiagnosticTextWriter(&buf, e.files, 0, false)
+	shown := e.Problems[:min(len(e.Problems), maxShown)]
+	if err := w.WriteDiagnostics(shown); err != nil {
+		return e.Problems.Error()
+	}
+	if more := len(e.Problems) - len(shown); more > 0 {
+		fmt.Fprintf(&buf, "and %d more\n", more)
+	}
+	return string(bytes.TrimSpace(buf.Bytes()))
+}
+
+// Load reads a spec. An error in its text is a *SpecError.
+func Load(path string) (*Spec, error) {
+	src, err := readBounded(path, maxSpecBytes)
+	if err != nil {
+		return nil, fmt.Errorf("read release spec: %w", err)
+	}
+	return parse(src, path)
+}
+
+func parse(src []byte, path string) (*Spec, error) {
+	parser := hclparse.NewParser()
+	file, diags := parser.ParseHCL(src, path)
+	if diags.HasErrors() {
+		return nil, specError(diags, parser.Files())
+	}
+	var top fileSchema
+	d := decoder{diags: gohcl.DecodeBody(file.Body, nil, &top)}
+	spec := &Spec{dir: filepath.Dir(path), files: parser.Files()}
+	if top.Release != nil {
+		d.release(top.Release, spec)
+	} else if !d.diags.HasErrors() {
+		d.fail(file.Body.MissingItemRange(), "Missing release block", `A spec says what to do in one block: release { … }.`)
+	}
+	if d.diags.HasErrors() {
+		return nil, specError(d.diags, spec.files)
+	}
+	return spec, nil
+}
+
+// specError sorts the problems by place: gohcl finds them in any order.
+func specError(diags hcl.Diagnostics, files map[string]*hcl.File) *SpecError {
+	start := func(d *hcl.Diagnostic) hcl.Pos {
+		if d.Subject == nil {
+			return hcl.Pos{}
+		}
+		return d.Subject.Start
+	}
+	slices.SortStableFunc(diags, func(a, b *hcl.Diagnostic) int {
+		if a, b := start(a), start(b); a.Byte != b.Byte {
+			return a.Byte - b.Byte
+		}
+		return bytes.Compare([]byte(a.Summary+a.Detail), []byte(b.Summary+b.Detail))
+	})
+	return &SpecError{Problems: diags, files: files}
+}
+
+// readBounded reads a whole file that is meant to be small.
+func readBounded(path string, most int64) (data []byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if data, err = io.ReadAll(io.LimitReader(f, most+1)); err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > most {
+		return nil, fmt.Errorf("%s: more than %d bytes", path, most)
+	}
+	return data, nil
+}
