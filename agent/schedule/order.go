@@ -1,0 +1,327 @@
+package schedule
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"moult/store/bundle"
+)
+
+// Classes of refusal, for errors.Is.
+var (
+	// ErrTooNew is an order of a format that this moult does not know yet.
+	ErrTooNew = errors.New("rollout order needs a newer moult")
+	// ErrMalformed is bytes that are not an order in canonical JSON.
+	ErrMalformed = errors.New("malformed rollout order")
+	// ErrInvalid is an order whose fields contradict each other or exceed a bound.
+	ErrInvalid = errors.New("invalid rollout order")
+	// ErrNotSuccessor is an order that may not follow the one it was compared with.
+	ErrNotSuccessor = errors.New("not a successor of the rollout order")
+	// ErrRefused is a change that the order does not allow, or that changes nothing.
+	ErrRefused = errors.New("refused")
+)
+
+// FormatVersion is the format of orders that this code writes and the newest
+// that it reads.
+const FormatVersion = 1
+
+// States of an order.
+const (
+	StateRunning = "running"
+	StatePaused  = "paused"  // nobody goes down until it is resumed
+	StateAborted = "aborted" // nobody goes down under it any more
+)
+
+// Order is a rollout order: the operator's signed word on how one release is
+// rolled out. It is a value that nobody changes: the operator's changes
+// (Pause, Skip, …) return a successor with the next serial.
+type Order struct {
+	Format int `json:"format"`
+	// Release is the release that is rolled out, Manifest its manifest.
+	Release  bundle.Version `json:"release"`
+	Manifest bundle.Digest  `json:"manifest"`
+	// Serial is 1 for the first order of a release, one more for each change.
+	Serial uint64 `json:"serial"`
+	// Previous is the release of the newest earlier order; 0 where this
+	// cluster's operator never signed one.
+	Previous bundle.Version `json:"previous,omitempty"`
+	State    string         `json:"state"`
+	// Classes holds every class with nodes, also those that the release does
+	// not change: their nodes may still be on the way from an earlier one.
+	Classes map[bundle.Class]ClassOrder `json:"classes"`
+}
+
+// ClassOrder is the part of an order for one class.
+type ClassOrder struct {
+	// Strategy is one of bundle.StrategyRolling, StrategyAtOnce, StrategyManual.
+	Strategy string `json:"strategy"`
+	// MaxUnavailable is the budget k: so many nodes may be down at once.
+	MaxUnavailable int `json:"max_unavailable"`
+	// Canary is how many of the first places go before the others, which wait
+	// until these have been settled for Soak.
+	Canary int             `json:"canary,omitempty"`
+	Soak   bundle.Duration `json:"soak,omitempty"`
+	// FailureMax failed nodes stop the rollout of the class; 0: it never stops
+	// by itself.
+	FailureMax int `json:"failure_max,omitempty"`
+	// Roster lists the nodes in the order in which they may go down. The j-th
+	// place of a node is for its j-th attempt, not counting skipped places.
+	Roster []bundle.NodeID `json:"roster,omitempty"`
+	// Skipped lists indexes into Roster, sorted: the operator's word that the
+	// node is gone. Of each node, the skipped places come before the others.
+	Skipped []int `json:"skipped,omitempty"`
+	// Started lists indexes into Roster, for StrategyManual: the places that
+	// the operator has allowed to go, in that order, which is also their rank.
+	Started []int `json:"started,omitempty"`
+}
+
+// MarshalOrder validates o and returns its canonical JSON, which the
+// operator's TUF metadata names by hash.
+func MarshalOrder(o *Order) ([]byte, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	data, err := encode(o)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > MaxOrderBytes {
+		return nil, fmt.Errorf("%w of release %d: %d bytes, the most is %d", ErrInvalid, o.Release, len(data), MaxOrderBytes)
+	}
+	return data, nil
+}
+
+// ParseOrder reads canonical JSON from an untrusted source. What it returns is
+// valid, and MarshalOrder would write the same bytes again. Errors are
+// ErrTooNew, ErrMalformed or ErrInvalid.
+func ParseOrder(data []byte) (*Order, error) {
+	if len(data) > MaxOrderBytes {
+		return nil, fmt.Errorf("%w: %d bytes, the most is %d", ErrMalformed, len(data), MaxOrderBytes)
+	}
+	// The format comes first, alone: of a newer one nothing else can be said.
+	var head struct {
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if head.Format > FormatVersion {
+		return nil, fmt.Errorf("%w: it needs format %d and this one reads up to format %d: upgrade moult on this node first", ErrTooNew, head.Format, FormatVersion)
+	}
+	var o Order
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&o); err != nil {
+		return nil, fmt.Errorf("%w of format %d: %w", ErrMalformed, head.Format, err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: more data after its end", ErrMalformed)
+	}
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	again, err := encode(&o)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(again, data) {
+		return nil, fmt.Errorf("%w: it is not in canonical form: only moult writes orders", ErrMalformed)
+	}
+	return &o, nil
+}
+
+func encode(o *Order) ([]byte, error) {
+	norm := *o
+	if norm.Classes == nil {
+		norm.Classes = map[bundle.Class]ClassOrder{}
+	}
+	data, err := json.Marshal(norm)
+	if err != nil {
+		return nil, fmt.Errorf("encode the rollout order of release %d: %w", o.Release, err)
+	}
+	return data, nil
+}
+
+// Validate reports every problem of o, up to a bound. The error is ErrInvalid
+// for errors.Is.
+func (o *Order) Validate() error {
+	var problems []error
+	fail := func(bad bool, field, format string, args ...any) {
+		if bad && len(problems) < maxProblems {
+			problems = append(problems, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
+		}
+	}
+	fail(o.Format != FormatVersion, "format", "%d, want %d", o.Format, FormatVersion)
+	fail(o.Release < 1 || o.Release > bundle.MaxVersion, "release", "%d, want 1 to %d", o.Release, bundle.MaxVersion)
+	fail(o.Serial < 1 || o.Serial > MaxSerial, "serial", "%d, want 1 to %d", o.Serial, uint64(MaxSerial))
+	fail(o.Manifest.IsZero(), "manifest", "none: it must name the release's manifest by digest")
+	fail(o.Previous >= o.Release, "previous", "%d, want a release before %d, or 0", o.Previous, o.Release)
+	fail(!slices.Contains([]string{StateRunning, StatePaused, StateAborted}, o.State), "state", "%.40q, want %s, %s or %s", o.State, StateRunning, StatePaused, StateAborted)
+	fail(len(o.Classes) > MaxClasses, "classes", "%d of them, the most is %d", len(o.Classes), MaxClasses)
+	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
+		field := fmt.Sprintf("classes.%.40s", name)
+		fail(!bundle.ValidName(string(name)), field, "%.40q is no name for a class", name)
+		c := o.Classes[name]
+		c.validate(func(bad bool, f, format string, args ...any) { fail(bad, field+"."+f, format, args...) })
+	}
+	if len(problems) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w of release %d, serial %d: %w", ErrInvalid, o.Release, o.Serial, errors.Join(problems...))
+}
+
+func (c *ClassOrder) validate(fail func(bad bool, field, format string, args ...any)) {
+	switch c.Strategy {
+	case bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual:
+	default:
+		fail(true, "strategy", "%.40q, want %s, %s or %s", c.Strategy, bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual)
+	}
+	fail(c.MaxUnavailable < 1 || c.MaxUnavailable > MaxRoster, "max_unavailable", "%d, want 1 to %d", c.MaxUnavailable, MaxRoster)
+	fail(c.Canary < 0 || c.Canary > bundle.MaxCanary, "canary", "%d, want 0 to %d", c.Canary, bundle.MaxCanary)
+	fail(c.Soak < 0 || c.Soak > bundle.MaxSoak, "soak", "%s, want 0 to %s", c.Soak, bundle.MaxSoak)
+	fail(c.FailureMax < 0 || c.FailureMax > bundle.MaxFailures, "failure_max", "%d, want 0 to %d", c.FailureMax, bundle.MaxFailures)
+	fail(len(c.Roster) > MaxRoster, "roster", "%d places, the most is %d", len(c.Roster), MaxRoster)
+	c.validateSkipped(fail)
+	c.validateStarted(fail)
+}
+
+// validateSkipped checks that of each node the skipped places come first, on
+// which the numbering of attempts rests (see the package doc).
+func (c *ClassOrder) validateSkipped(fail func(bad bool, field, format string, args ...any)) {
+	if !risingIndexes(c.Skipped, len(c.Roster)) {
+		fail(true, "skipped", "want rising indexes into the roster's %d places", len(c.Roster))
+		return
+	}
+	skipped := c.isSkipped()
+	open := map[bundle.NodeID]bool{}
+	for i, id := range c.Roster {
+		if skipped[i] {
+			fail(open[id], "skipped", "place %d of node %s, but not its earlier one", i, id.Short())
+			continue
+		}
+		open[id] = true
+	}
+}
+
+func (c *ClassOrder) validateStarted(fail func(bad bool, field, format string, args ...any)) {
+	fail(len(c.Started) > 0 && c.Strategy != bundle.StrategyManual, "started", "set, but the strategy is %s", c.Strategy)
+	last := map[bundle.NodeID]int{}
+	for _, i := range c.Started {
+		if i < 0 || i >= len(c.Roster) {
+			fail(true, "started", "%d, which is no index into the roster's %d places", i, len(c.Roster))
+			return
+		}
+		id := c.Roster[i]
+		before, again := last[id]
+		fail(again && before >= i, "started", "place %d of node %s after its place %d", i, id.Short(), before)
+		last[id] = i
+	}
+}
+
+func risingIndexes(list []int, n int) bool {
+	for j, i := range list {
+		if i < 0 || i >= n || (j > 0 && list[j-1] >= i) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *ClassOrder) isSkipped() []bool {
+	skipped := make([]bool, len(c.Roster))
+	for _, i := range c.Skipped {
+		skipped[i] = true
+	}
+	return skipped
+}
+
+// Successor reports why next may not take the place of old, an order of the
+// same release; nil if it may. Rosters only grow, a skip stays, and a node
+// that is skipped is skipped at every place that it had. The relation is
+// transitive, so serials may be missing between the two. The error is
+// ErrNotSuccessor for errors.Is.
+func Successor(old, next *Order) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: serial %d after serial %d of release %d: %s", ErrNotSuccessor, next.Serial, old.Serial, old.Release, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case next.Release != old.Release || next.Manifest != old.Manifest || next.Previous != old.Previous:
+		return bad("it is for release %d (%s) after %d, want %d (%s) after %d", next.Release, next.Manifest.Short(), next.Previous, old.Release, old.Manifest.Short(), old.Previous)
+	case next.Serial <= old.Serial:
+		return bad("serials must rise")
+	case old.State == StateAborted && next.State != StateAborted:
+		return bad("it is %s, but the rollout was aborted for good", next.State)
+	}
+	for _, name := range slices.Sorted(maps.Keys(old.Classes)) {
+		was, is := old.Classes[name], next.Classes[name]
+		if len(is.Roster) < len(was.Roster) || !slices.Equal(is.Roster[:len(was.Roster)], was.Roster) {
+			return bad("class %s: a roster only grows at its end", name)
+		}
+		if len(is.Started) < len(was.Started) || !slices.Equal(is.Started[:len(was.Started)], was.Started) {
+			return bad("class %s: the list of started places only grows at its end", name)
+		}
+		if (is.Strategy == bundle.StrategyManual) != (was.Strategy == bundle.StrategyManual) {
+			return bad("class %s: strategy %s after %s: they rank differently", name, is.Strategy, was.Strategy)
+		}
+		if id, ok := badSkip(was, is); !ok {
+			return bad("class %s: node %s: a skip covers every place that the node has, for good", name, id.Short())
+		}
+	}
+	return nil
+}
+
+// badSkip finds a node of which is has skipped some of the places that it had
+// in was, beyond those skipped there, but not all; or one whose skip was taken
+// back.
+func badSkip(was, is ClassOrder) (bundle.NodeID, bool) {
+	before, after := was.isSkipped(), is.isSkipped()
+	newly := map[bundle.NodeID]bool{}
+	for i, id := range was.Roster {
+		if before[i] && !after[i] {
+			return id, false
+		}
+		if after[i] && !before[i] {
+			newly[id] = true
+		}
+	}
+	for i, id := range was.Roster {
+		if newly[id] && !after[i] {
+			return id, false
+		}
+	}
+	return bundle.NodeID{}, true
+}
+
+// Follows reports why next may not be the first order after previous, an order
+// of an earlier release; nil if it may. previous may be nil. Every node that
+// may still be down under previous must be in next's rosters, where next's
+// nodes wait for it. The error is ErrNotSuccessor for errors.Is.
+func Follows(previous, next *Order) error {
+	if previous == nil {
+		if next.Previous != 0 {
+			return fmt.Errorf("%w: that of release %d says that it comes after that of release %d, which is not known here", ErrNotSuccessor, next.Release, next.Previous)
+		}
+		return nil
+	}
+	if next.Previous != previous.Release {
+		return fmt.Errorf("%w: that of release %d says that it comes after that of release %d, want %d", ErrNotSuccessor, next.Release, next.Previous, previous.Release)
+	}
+	for _, name := range slices.Sorted(maps.Keys(previous.Classes)) {
+		was, is := previous.Classes[name], next.Classes[name]
+		skipped, in := was.isSkipped(), map[bundle.NodeID]bool{}
+		for _, id := range is.Roster {
+			in[id] = true
+		}
+		for i, id := range was.Roster {
+			if !skipped[i] && !in[id] {
+				return fmt.Errorf("%w: that of release %d leaves out node %s of class %s, which may be down under that of release %d", ErrNotSuccessor, next.Release, id.Short(), name, previous.Release)
+			}
+		}
+	}
+	return nil
+}
