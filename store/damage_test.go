@@ -1,0 +1,377 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fill writes n journal entries and documents, in turn, and some of the floor.
+func fill(t testing.TB, s *Store, n int) {
+	t.Helper()
+	for i := range n {
+		mustAppend(t, s, "phase", fmt.Sprintf("entry %d %s", i, strings.Repeat("e", i%50)))
+		must(t, s.Put("docs", fmt.Sprintf("key-%03d", i%40), fmt.Appendf(nil, "value %d", i)))
+	}
+	must(t, s.Raise(func(f *Floor) { f.Release = 7 }))
+}
+
+// density thins out what the race detector makes slow.
+func density(n int) int {
+	if raceEnabled {
+		return n / 6
+	}
+	return n
+}
+
+// outcome of opening a data folder that something was done to.
+type outcome int
+
+const (
+	harmless outcome = iota
+	reported         // damage reported, the floor kept
+	refused
+	silent // something is missing, and nobody says so
+)
+
+func (o outcome) String() string {
+	return [...]string{"harmless", "reported", "refused", "silent"}[o]
+}
+
+func openDamaged(t testing.TB, dir, want string, wantFloor Floor, o Options) outcome {
+	t.Helper()
+	s, err := Open(dir, o)
+	if err != nil {
+		return refused
+	}
+	defer func() { must(t, s.Close()) }()
+	got, err := content(s)
+	if err != nil {
+		return refused
+	}
+	if s.Damage() != nil {
+		if err := wantFloor.lowered(s.Floor()); err != nil {
+			t.Errorf("the floor went down: %v", err)
+		}
+		return reported
+	}
+	if got != want || s.Floor() != wantFloor {
+		return silent
+	}
+	return harmless
+}
+
+// prepare returns two data folders with the same content: one whose database
+// was closed in order (all in tables), one that was left as a crash would (all in
+// the write-ahead log).
+func prepare(t testing.TB, n int) (dirs map[string]string, want string, floor Floor) {
+	base := memDir(t)
+	dirs = map[string]string{"closed": filepath.Join(base, "closed"), "crashed": filepath.Join(base, "crashed")}
+	s := mustOpen(t, dirs["closed"], Options{})
+	fill(t, s, n)
+	want, floor = mustContent(t, s), s.Floor()
+	copyTree(t, dirs["closed"], dirs["crashed"])
+	mustClose(t, s)
+	return dirs, want, floor
+}
+
+// TestBitFlips flips bits all over the database's files: each is reported or
+// harmless. With the planted bug (the database is believed) some are silent, which
+// shows that the comparison with the floor is what catches them.
+func TestBitFlips(t *testing.T) {
+	dirs, want, floor := prepare(t, 60)
+	counts := map[outcome]int{}
+	planted := map[outcome]int{}
+	try := memDir(t)
+	n := 0
+	for _, dir := range dirs {
+		files, err := filepath.Glob(filepath.Join(dir, "db", "*"))
+		must(t, err)
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			must(t, err)
+			size := min(len(bytes.TrimRight(b, "\x00"))+16, len(b))
+			step := max(size/density(60), 1)
+			for at := n % step; at < size; at += step {
+				n++
+				for _, trust := range []bool{false, true} {
+					if trust && n%3 != 0 {
+						continue
+					}
+					target := filepath.Join(try, "data")
+					copyTree(t, dir, target)
+					flip(t, filepath.Join(target, "db", filepath.Base(file)), int64(at), 1<<(n%8))
+					got := openDamaged(t, target, want, floor, Options{outside: outside{trustDatabase: trust}})
+					if trust {
+						planted[got]++
+					} else {
+						counts[got]++
+						if got == silent || got == refused {
+							t.Errorf("%s: bit %d of byte %d: %v", file, n%8, at, got)
+						}
+					}
+					must(t, os.RemoveAll(target))
+				}
+			}
+		}
+	}
+	t.Logf("%d flips: %v; with the planted bug: %v", n, counts, planted)
+	if counts[reported] == 0 || planted[silent] == 0 {
+		t.Errorf("the test proves nothing: %v, planted %v", counts, planted)
+	}
+}
+
+// TestTruncation cuts the write-ahead log and each table at many places.
+func TestTruncation(t *testing.T) {
+	dirs, want, floor := prepare(t, 40)
+	plantedSilent := false
+	try := memDir(t)
+	for kind, pattern := range map[string]string{"crashed": "*.mem", "closed": "*.sst"} {
+		files, err := filepath.Glob(filepath.Join(dirs[kind], "db", pattern))
+		must(t, err)
+		if len(files) == 0 {
+			t.Fatalf("no %s in the %s database", pattern, kind)
+		}
+		b, err := os.ReadFile(files[0])
+		must(t, err)
+		size := len(bytes.TrimRight(b, "\x00"))
+		for at := size - 5; at > 0; at -= size/density(40) + 1 {
+			for _, trust := range []bool{false, true} {
+				target := filepath.Join(try, "data")
+				copyTree(t, dirs[kind], target)
+				must(t, os.Truncate(filepath.Join(target, "db", filepath.Base(files[0])), int64(at)))
+				got := openDamaged(t, target, want, floor, Options{outside: outside{trustDatabase: trust}})
+				if !trust && got != reported {
+					t.Errorf("%s cut at %d: %v", pattern, at, got)
+				}
+				plantedSilent = plantedSilent || trust && got == silent
+				must(t, os.RemoveAll(target))
+			}
+		}
+	}
+	if !plantedSilent {
+		t.Error("the planted bug was not seen: the test proves nothing")
+	}
+}
+
+func TestMissingFilesAreFound(t *testing.T) {
+	dirs, want, floor := prepare(t, 20)
+	try := memDir(t)
+	for kind, pattern := range map[string]string{"crashed": "*.mem", "closed": "*.sst", "closed ": "MANIFEST", "crashed ": ""} {
+		target := filepath.Join(try, "data")
+		copyTree(t, dirs[strings.TrimSpace(kind)], target)
+		files, err := filepath.Glob(filepath.Join(target, "db", pattern))
+		must(t, err)
+		for _, f := range files {
+			must(t, os.RemoveAll(f))
+		}
+		if got := openDamaged(t, target, want, floor, Options{}); got != reported {
+			t.Errorf("%s lost: %v", pattern, got)
+		}
+		must(t, os.RemoveAll(target))
+	}
+}
+
+func TestDamageIsReportedUntilHealed(t *testing.T) {
+	dirs, _, floor := prepare(t, 10)
+	dir := dirs["crashed"]
+	mems, err := filepath.Glob(filepath.Join(dir, "db", "*.mem"))
+	must(t, err)
+	flip(t, mems[0], 2500, 1)
+
+	s := mustOpen(t, dir, Options{})
+	d := s.Damage()
+	if d == nil || !strings.Contains(d.What, "was shortened") || d.Where == "" {
+		t.Fatalf("damage %+v", d)
+	}
+	if fi, err := os.Stat(filepath.Join(d.Where, "MANIFEST")); err != nil || fi.IsDir() {
+		t.Fatalf("nothing in quarantine: %v", err)
+	}
+	if s.Floor() != floor || mustContent(t, s) != "" {
+		t.Fatalf("after damage: %+v\n%s", s.Floor(), mustContent(t, s))
+	}
+	// The chain goes on where the floor says that it ended.
+	if e := mustAppend(t, s, "k", "after"); e.Seq != floor.JournalSeq+1 || e.Prev != floor.JournalHash {
+		t.Fatalf("entry %+v after floor %+v", e, floor)
+	}
+	mustClose(t, s)
+	s = mustOpen(t, dir, Options{})
+	if got := s.Damage(); got == nil || *got != *d {
+		t.Fatalf("reopened: %+v, want %+v", got, d)
+	}
+	must(t, s.Healed())
+	if s.Damage() != nil {
+		t.Fatal("damage after healing")
+	}
+	mustClose(t, s)
+	s = mustOpen(t, dir, Options{})
+	if s.Damage() != nil {
+		t.Fatal("damage after healing and reopening")
+	}
+	if got := mustContent(t, s); got != fmt.Sprintf("entry %d k \"after\"\n", floor.JournalSeq+1) {
+		t.Fatalf("content %s", got)
+	}
+}
+
+func TestQuarantineKeepsTwo(t *testing.T) {
+	dir := memDir(t)
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	o := Options{outside: outside{now: func() time.Time { return now }}}
+	for i := range 5 {
+		s := mustOpen(t, dir, o)
+		mustAppend(t, s, "k", fmt.Sprint(i))
+		mustClose(t, s)
+		must(t, os.Remove(filepath.Join(dir, "db", "MANIFEST")))
+		if i == 2 {
+			now = now.Add(time.Hour)
+		}
+	}
+	mustOpen(t, dir, o)
+	kept, err := filepath.Glob(filepath.Join(dir, "quarantine", "*"))
+	must(t, err)
+	if len(kept) != 2 || filepath.Base(kept[0]) < "20260101T01" {
+		t.Fatalf("kept %v", kept)
+	}
+}
+
+func TestFloorFileDamaged(t *testing.T) {
+	dirs, want, floor := prepare(t, 10)
+	try := memDir(t)
+	b, err := os.ReadFile(filepath.Join(dirs["closed"], "floor.json"))
+	must(t, err)
+	for at := 0; at < len(b); at += 60 / density(60) {
+		target := filepath.Join(try, "data")
+		copyTree(t, dirs["closed"], target)
+		flip(t, filepath.Join(target, "floor.json"), int64(at), 1<<(at%8))
+		if got := openDamaged(t, target, want, floor, Options{}); got != harmless {
+			t.Errorf("byte %d of the floor: %v", at, got)
+		}
+		if at%20 == 0 { // and now the database has gone, too
+			must(t, os.RemoveAll(filepath.Join(target, "db")))
+			flip(t, filepath.Join(target, "floor.json"), int64(at), 1)
+			_, err := Open(target, Options{})
+			wantErr(t, err, "restore floor.json from a backup")
+			if !errors.Is(err, ErrDamaged) {
+				t.Errorf("got %v", err)
+			}
+			if _, err := os.Stat(filepath.Join(target, "db")); err == nil {
+				t.Error("a refused open has made a database")
+			}
+		}
+		must(t, os.RemoveAll(target))
+	}
+}
+
+func TestNewerFormatIsRefusedNotDamaged(t *testing.T) {
+	dir := memDir(t)
+	mustClose(t, mustOpen(t, dir, Options{}))
+	body := []byte(`{"commits":1,"later":true}`)
+	text := fmt.Sprintf(`{"format":2,"mark":%s,"sum":%q}`, body, markSum(2, body))
+	must(t, os.WriteFile(filepath.Join(dir, "floor.json"), []byte(text), 0o600))
+	_, err := Open(dir, Options{})
+	wantErr(t, err, "written by a newer moult")
+	if got, err := os.ReadFile(filepath.Join(dir, "floor.json")); err != nil || string(got) != text {
+		t.Fatalf("changed to %s (%v)", got, err)
+	}
+}
+
+func TestOlderFloorFileIsLifted(t *testing.T) {
+	dir := memDir(t)
+	s := mustOpen(t, dir, Options{})
+	old, err := os.ReadFile(s.floorPath())
+	must(t, err)
+	fill(t, s, 5)
+	want, floor := mustContent(t, s), s.Floor()
+	mustClose(t, s)
+	must(t, os.WriteFile(s.floorPath(), old, 0o600))
+	if got := openDamaged(t, dir, want, floor, Options{}); got != harmless {
+		t.Fatal(got)
+	}
+	if m, err := readMark(s.floorPath()); err != nil || m.Floor != floor {
+		t.Fatalf("floor file %+v %v", m, err)
+	}
+}
+
+// TestRecoverFrom has every meeting of the two marks.
+func TestRecoverFrom(t *testing.T) {
+	at := func(commits uint64, release int) mark {
+		m := mark{Commits: commits}
+		m.Floor.Root = int64(release)
+		return m
+	}
+	bad := errors.New("bad")
+	for _, c := range []struct {
+		name                   string
+		f                      found
+		refuse, fresh, damaged bool
+		mark                   mark
+	}{
+		{"new folder", found{}, false, true, false, mark{}},
+		{"crash before the first floor file", found{DB: dbGood, DBMark: at(1, 0)}, false, false, false, at(1, 0)},
+		{"equal", found{File: fileGood, FileMark: at(4, 2), DB: dbGood, DBMark: at(4, 2)}, false, false, false, at(4, 2)},
+		{"one ahead", found{File: fileGood, FileMark: at(4, 2), DB: dbGood, DBMark: at(5, 3)}, false, false, false, at(5, 3)},
+		{"far ahead", found{File: fileGood, FileMark: at(4, 2), DB: dbGood, DBMark: at(9, 3)}, false, false, false, at(9, 3)},
+		{"behind", found{File: fileGood, FileMark: at(4, 2), DB: dbGood, DBMark: at(3, 2)}, false, true, true, at(4, 2)},
+		{"another", found{File: fileGood, FileMark: at(4, 2), DB: dbGood, DBMark: at(4, 3)}, false, true, true, at(4, 3)},
+		{"ahead with a lower floor", found{File: fileGood, FileMark: at(4, 2), DB: dbGood, DBMark: at(5, 1)}, false, true, true, at(5, 2)},
+		{"database missing", found{File: fileGood, FileMark: at(4, 2)}, false, true, true, at(4, 2)},
+		{"database damaged", found{File: fileGood, FileMark: at(4, 2), DB: dbDamaged, DBErr: bad}, false, true, true, at(4, 2)},
+		{"floor missing", found{DB: dbGood, DBMark: at(5, 3)}, false, false, false, at(5, 3)},
+		{"floor damaged", found{File: fileDamaged, FileErr: bad, DB: dbGood, DBMark: at(5, 3)}, false, false, false, at(5, 3)},
+		{"floor damaged, database missing", found{File: fileDamaged, FileErr: bad}, true, false, false, mark{}},
+		{"both damaged", found{File: fileDamaged, FileErr: bad, DB: dbDamaged, DBErr: bad}, true, false, false, mark{}},
+		{"floor missing, database damaged", found{DB: dbDamaged, DBErr: bad}, true, false, false, mark{}},
+	} {
+		p := recoverFrom(c.f, false)
+		if (p.Refuse != nil) != c.refuse || p.Fresh != c.fresh || (p.Damage != "") != c.damaged || p.Mark != c.mark {
+			t.Errorf("%s: %+v", c.name, p)
+		}
+	}
+}
+
+// TestTableGoneBadUnderAnOpenStore shows what Check is for.
+func TestTableGoneBadUnderAnOpenStore(t *testing.T) {
+	dirs, _, _ := prepare(t, 30)
+	dir := dirs["closed"]
+	s := mustOpen(t, dir, Options{})
+	must(t, s.Check())
+	tables, err := filepath.Glob(filepath.Join(dir, "db", "*.sst"))
+	must(t, err)
+	flip(t, tables[0], 200, 1)
+	if err := s.Check(); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("got %v", err)
+	}
+	_, err = s.Append("k", nil)
+	wantErr(t, err, "open the store again")
+	mustClose(t, s)
+	if s = mustOpen(t, dir, Options{}); s.Damage() == nil {
+		t.Fatal("no damage after reopening")
+	}
+}
+
+func FuzzDecodeMark(f *testing.F) {
+	b, err := encodeMark(mark{Commits: 3, Floor: Floor{Release: 2}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte(`{"format":1,"mark":{},"sum":""}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := decodeMark(b)
+		if err != nil {
+			return
+		}
+		again, err := encodeMark(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := decodeMark(again); err != nil || n != m {
+			t.Fatalf("%+v became %+v: %v", m, n, err)
+		}
+	})
+}

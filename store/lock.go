@@ -1,0 +1,75 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/gofrs/flock"
+)
+
+// prepareDir makes the data folder if it is missing. Its parent must exist:
+// a mistyped path should not grow a tree.
+func prepareDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("data folder %s: its parent folder %s does not exist; create it first", dir, filepath.Dir(dir))
+	case errors.Is(err, fs.ErrPermission):
+		return notWritable(dir, err)
+	case !errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("data folder %s: %w", dir, err)
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("data folder %s: %w", dir, err)
+	}
+	if !fi.IsDir() {
+		return fmt.Errorf("data folder %s is a file; name a folder", dir)
+	}
+	return nil
+}
+
+// lockDir takes the data folder for this process.
+func lockDir(dir string) (*flock.Flock, error) {
+	path := filepath.Join(dir, "lock")
+	l := flock.New(path, flock.SetPermissions(0o600))
+	ok, err := l.TryLock()
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, notWritable(dir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data folder %s: lock it: %w", dir, err)
+	}
+	if !ok {
+		return nil, fmt.Errorf("data folder %s is in use by another moult agent%s; stop that agent or name another folder", dir, holder(path))
+	}
+	// The same file again: a lock belongs to the file, not to its content.
+	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("data folder %s: write the lock: %w", dir, err), l.Unlock())
+	}
+	return l, nil
+}
+
+// holder returns " (pid N)" where the lock file says it.
+func holder(path string) string {
+	b, err := readBounded(path, maxLockFile)
+	if err != nil {
+		return ""
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(" (pid %d)", pid)
+}
+
+func notWritable(dir string, err error) error {
+	return fmt.Errorf("data folder %s is not writable by user %d: %w; change its owner or name another folder", dir, os.Geteuid(), err)
+}

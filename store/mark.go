@@ -1,0 +1,142 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"moult/store/bundle"
+	"moult/store/durable"
+)
+
+// mark is what floor.json and the database both hold: the floor, and enough to
+// tell which of the two has lost something.
+type mark struct {
+	// Commits counts the write transactions of this data folder since it was
+	// made, across fresh databases.
+	Commits uint64 `json:"commits"`
+	// Start is the last journal entry that is no longer kept: the first that
+	// is kept follows it.
+	Start anchor `json:"start"`
+	Floor Floor  `json:"floor"`
+}
+
+// anchor names a journal entry.
+type anchor struct {
+	Seq  uint64        `json:"seq"`
+	Hash bundle.Digest `json:"hash"`
+}
+
+// joinMarks returns the mark to go on with: the newer one, with no field of the
+// floor lower than in either.
+func joinMarks(a, b mark) mark {
+	if b.Commits > a.Commits {
+		a, b = b, a
+	}
+	a.Floor = a.Floor.join(b.Floor)
+	return a
+}
+
+const markFormat = 1
+
+// markFile is floor.json: one line. Sum covers Format and the bytes of Mark.
+type markFile struct {
+	Format int             `json:"format"`
+	Mark   json.RawMessage `json:"mark"`
+	Sum    bundle.Digest   `json:"sum"`
+}
+
+func markSum(format int, body []byte) bundle.Digest {
+	return bundle.Sum(fmt.Appendf(nil, "moult floor %d\n%s", format, body))
+}
+
+func encodeMark(m mark) ([]byte, error) {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(markFile{Format: markFormat, Mark: body, Sum: markSum(markFormat, body)})
+	if err != nil {
+		return nil, err
+	}
+	return append(b, '\n'), nil
+}
+
+// errNewerFormat is not damage: an older program must not touch what a newer
+// one has written.
+var errNewerFormat = errors.New("written by a newer moult")
+
+func decodeMark(b []byte) (mark, error) {
+	var f markFile
+	if err := strictJSON(b, &f); err != nil {
+		return mark{}, fmt.Errorf("not a floor: %w", err)
+	}
+	if f.Sum != markSum(f.Format, f.Mark) {
+		return mark{}, errors.New("its checksum does not match its content")
+	}
+	if f.Format > markFormat {
+		return mark{}, fmt.Errorf("format %d, this moult reads up to %d: %w", f.Format, markFormat, errNewerFormat)
+	}
+	var m mark
+	if err := strictJSON(f.Mark, &m); err != nil {
+		return mark{}, fmt.Errorf("not a floor: %w", err)
+	}
+	return m, nil
+}
+
+func strictJSON(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("something follows the value")
+	}
+	return nil
+}
+
+func writeMark(path string, m mark) error {
+	b, err := encodeMark(m)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, b, 0o600)
+}
+
+// readMark returns fs.ErrNotExist where there is no file.
+func readMark(path string) (mark, error) {
+	b, err := readBounded(path, maxMarkFile)
+	if err != nil {
+		return mark{}, err
+	}
+	return decodeMark(b)
+}
+
+// readBounded reads a small file; a larger one is an error.
+func readBounded(path string, limit int64) (_ []byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s: larger than %d bytes", path, limit)
+	}
+	return b, nil
+}
+
+// isDamage tells an unreadable mark from a disk or a permission that stands in
+// the way.
+func isDamage(err error) bool {
+	var pe *fs.PathError
+	return err != nil && !errors.Is(err, errNewerFormat) && !errors.As(err, &pe)
+}
