@@ -157,19 +157,19 @@ func (s Signed) Sum() bundle.Digest {
 // Size is the length of the binary form, in bytes.
 func (s Signed) Size() int { return len(s.signature) + len(s.record) }
 
-// MarshalBinary implements encoding.BinaryMarshaler: the signature's 64 bytes,
-// then the record's.
-func (s Signed) MarshalBinary() ([]byte, error) {
+// Marshal returns the binary form: the signature's 64 bytes, then the record.
+func (s Signed) Marshal() ([]byte, error) {
 	return append(append(make([]byte, 0, s.Size()), s.signature[:]...), s.record...), nil
 }
 
-// UnmarshalBinary implements encoding.BinaryUnmarshaler. It verifies nothing
-// but the bounds; Open does.
-func (s *Signed) UnmarshalBinary(data []byte) error {
+// ParseSigned reads what Marshal wrote. It verifies nothing but the bounds;
+// Open does. It keeps no reference to data.
+func ParseSigned(data []byte) (Signed, error) {
+	var s Signed
 	if len(data) < len(s.signature) {
-		return fmt.Errorf("%w: %d bytes, shorter than its signature", ErrMalformed, len(data))
+		return Signed{}, fmt.Errorf("%w: %d bytes, shorter than its signature", ErrMalformed, len(data))
 	}
-	return s.set(data[:len(s.signature)], string(data[len(s.signature):]))
+	return s, s.set(data[:len(s.signature)], string(data[len(s.signature):]))
 }
 
 // signedJSON is the JSON form. The record is a string in it, not an object, so

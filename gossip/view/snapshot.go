@@ -124,10 +124,10 @@ func (s *Snapshot) All() iter.Seq[Record] {
 	}
 }
 
-// Buckets returns the hash of each bucket. Views with equal hashes hold the
-// same records. The hash of an empty bucket is 0.
-func (s *Snapshot) Buckets() [NumBuckets]uint64 {
-	var hashes [NumBuckets]uint64
+// Buckets returns the hashes of the NumBuckets buckets. Views with equal
+// hashes hold the same records. The hash of an empty bucket is 0.
+func (s *Snapshot) Buckets() []uint64 {
+	hashes := make([]uint64, NumBuckets)
 	for i, b := range s.buckets {
 		if b != nil {
 			hashes[i] = b.hash
@@ -138,7 +138,7 @@ func (s *Snapshot) Buckets() [NumBuckets]uint64 {
 
 // DifferentBuckets returns the numbers of the buckets whose hashes differ, in
 // order. theirs comes from a peer: where it lacks a bucket, that differs.
-func DifferentBuckets(ours [NumBuckets]uint64, theirs []uint64) []int {
+func DifferentBuckets(ours, theirs []uint64) []int {
 	var differ []int
 	for i, hash := range ours {
 		if i >= len(theirs) || theirs[i] != hash {

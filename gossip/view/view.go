@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 
@@ -127,6 +128,16 @@ func (v *View) Signed(id bundle.NodeID) (Signed, bool) { return v.now.Signed(id)
 
 // Len returns the number of nodes.
 func (v *View) Len() int { return v.now.Len() }
+
+// All yields every record, sorted by node. The view may be changed meanwhile:
+// what is yielded is the view as it was when All was called.
+func (v *View) All() iter.Seq[Record] { return v.Snapshot().All() }
+
+// Buckets returns the hashes of the view's buckets (see Snapshot.Buckets).
+func (v *View) Buckets() []uint64 { return v.now.Buckets() }
+
+// Stamps returns what is known of each node of a bucket (see Snapshot.Stamps).
+func (v *View) Stamps(bucket int) []Stamp { return v.now.Stamps(bucket) }
 
 // A Stamp says which record of a node a view holds.
 type Stamp struct {
