@@ -1,0 +1,131 @@
+package schedule
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"moult/store/bundle"
+)
+
+// Pause returns the successor under which nobody goes down.
+func (o *Order) Pause() (*Order, error) { return o.inState(StatePaused) }
+
+// Resume returns the successor under which a paused rollout goes on.
+func (o *Order) Resume() (*Order, error) { return o.inState(StateRunning) }
+
+// Abort returns the successor that ends the rollout for good. Nodes that have
+// settled stay where they are.
+func (o *Order) Abort() (*Order, error) { return o.inState(StateAborted) }
+
+func (o *Order) inState(state string) (*Order, error) {
+	return o.change(func(next *Order) error {
+		if o.State == state {
+			return fmt.Errorf("the rollout of release %d is %s already", o.Release, state)
+		}
+		next.State = state
+		return nil
+	})
+}
+
+// Skip returns the successor in which the operator gives their word that a
+// node is gone: nobody waits for it, and it does not go down itself until
+// Retry gives it another place.
+func (o *Order) Skip(class bundle.Class, id bundle.NodeID) (*Order, error) {
+	return o.changeClass(class, func(c *ClassOrder) error {
+		skipped, found := c.isSkipped(), false
+		for i, node := range c.Roster {
+			if node == id && !skipped[i] {
+				c.Skipped = append(c.Skipped, i)
+				found = true
+			}
+		}
+		if !found {
+			return fmt.Errorf("node %s has no place in the rollout that could be skipped", id.Short())
+		}
+		slices.Sort(c.Skipped)
+		return nil
+	})
+}
+
+// Retry returns the successor in which a node that is held, was skipped, or
+// came later has one more place, behind all others. Under StrategyManual it is
+// started too.
+func (o *Order) Retry(class bundle.Class, id bundle.NodeID) (*Order, error) {
+	return o.changeClass(class, func(c *ClassOrder) error {
+		c.Roster = append(c.Roster, id)
+		if c.Strategy == bundle.StrategyManual {
+			c.Started = append(c.Started, len(c.Roster)-1)
+		}
+		return nil
+	})
+}
+
+// Start returns the successor in which a node may go down under
+// StrategyManual.
+func (o *Order) Start(class bundle.Class, id bundle.NodeID) (*Order, error) {
+	return o.changeClass(class, func(c *ClassOrder) error {
+		if c.Strategy != bundle.StrategyManual {
+			return fmt.Errorf("the strategy of class %s is %s: its nodes start by themselves", class, c.Strategy)
+		}
+		skipped := c.isSkipped()
+		for i, node := range c.Roster {
+			if node == id && !skipped[i] && !slices.Contains(c.Started, i) {
+				c.Started = append(c.Started, i)
+				return nil
+			}
+		}
+		return fmt.Errorf("node %s has no place in the rollout that is not started yet: to give it one, retry it", id.Short())
+	})
+}
+
+// SetBudget returns the successor with another MaxUnavailable. A lower one
+// binds each node from when it sees it.
+func (o *Order) SetBudget(class bundle.Class, k int) (*Order, error) {
+	return o.changeClass(class, func(c *ClassOrder) error {
+		if c.MaxUnavailable == k {
+			return fmt.Errorf("the budget of class %s is %d already", class, k)
+		}
+		c.MaxUnavailable = k
+		return nil
+	})
+}
+
+func (o *Order) changeClass(class bundle.Class, f func(*ClassOrder) error) (*Order, error) {
+	return o.change(func(next *Order) error {
+		c, ok := next.Classes[class]
+		if !ok {
+			return fmt.Errorf("the rollout of release %d has no class %q", o.Release, class)
+		}
+		if err := f(&c); err != nil {
+			return err
+		}
+		next.Classes[class] = c
+		return nil
+	})
+}
+
+// change returns a copy of o with the next serial, changed by f. It shares
+// nothing with o.
+func (o *Order) change(f func(*Order) error) (*Order, error) {
+	if o.State == StateAborted {
+		return nil, fmt.Errorf("%w: the rollout of release %d was aborted for good: inject a newer release", ErrRefused, o.Release)
+	}
+	next := *o
+	next.Serial++
+	next.Classes = maps.Clone(o.Classes)
+	for name, c := range next.Classes {
+		c.Roster, c.Skipped, c.Started = slices.Clone(c.Roster), slices.Clone(c.Skipped), slices.Clone(c.Started)
+		next.Classes[name] = c
+	}
+	if err := f(&next); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if err := next.Validate(); err != nil {
+		return nil, err
+	}
+	if err := Successor(o, &next); err != nil {
+		return nil, err
+	}
+	return &next, nil
+}

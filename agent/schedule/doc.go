@@ -1,0 +1,95 @@
+// Package schedule decides whether a node may go down now, and if not, why not.
+//
+// An [Order] is the operator's signed word on how one release is rolled out: a
+// ranked roster for each class, and a budget k. [Decide] compares it with what
+// the nodes have said of themselves. The package is pure: no clock, no lock,
+// no network.
+//
+// # The rule
+//
+// Each place in a roster is for one attempt of one node: the j-th place of a
+// node that is not skipped is for its j-th attempt at the release. A place is
+// over when its node has said that it is at the release or past it
+// (Version >= N), that at least j of its attempts have ended (Ended), or that
+// it obeys only later orders (Obeys > N); or when the operator has skipped it.
+//
+// A node may go down for its place in the order of release N iff fewer than k
+// other nodes are in
+//
+//	the nodes with a place of lower rank that is not over, and,
+//	if there was an earlier order, of release P (Previous),
+//	the nodes of the roster, whatever their rank, that are not skipped and
+//	have neither settled at P or later (Version >= P)
+//	nor promised to obey only later orders (Obeys > P).
+//
+// A node of which nothing is known is in both sets: absence is never evidence
+// (promise P9). All other questions (paused, canaries, failures, expiry, …)
+// come before the rule and only ever add reasons to wait.
+//
+// Under StrategyManual the started places, in the order in which the operator
+// started them, are the ranked list; the rest of the roster counts for the
+// second set only. StrategyAtOnce asks no such question and bounds nothing.
+//
+// # The proof (promise P4)
+//
+// The claim: of one class, at most k nodes are voluntarily down at once, not
+// counting nodes that the operator has skipped; k is the greatest budget that
+// any serial of the newest order in use has had.
+//
+// What the nodes do (packages upgrade and agent):
+//
+//	(a) A node goes down only when Decide said so, by an order that its
+//	    operator signed and by its own durable record. Until it is up again
+//	    it stays in that one attempt.
+//	(b) Version, Obeys and Ended are durable before they are signed, true, and
+//	    never taken back. Version rises to N when the node is up at N, and a
+//	    node at N never goes down under an order of release <= N. Ended counts
+//	    an attempt when the node is up again, and that attempt never resumes.
+//	    Obeys = N is said only while the node is up, and from then on it goes
+//	    down under no order of a release before N.
+//
+// What the operator's documents do (Successor and Follows check it):
+//
+//	(c) The serials of an order form one line. A later serial keeps every
+//	    place, adds places at the end of the ranked list only, and keeps every
+//	    skip. A skip takes all the places that the node then has.
+//	(d) The first order of a release names its predecessor in Previous, and
+//	    its rosters hold every node that the predecessor's did and did not
+//	    skip. Nobody adds a node to an order once a later one is signed that
+//	    does not have it.
+//
+// Attempts are numbered alike everywhere. Let a node y act under a place p
+// that its serial of the order numbers j. In another serial that has p, either
+// p is skipped, or no place of y before p has a different standing: a skip
+// made in one serial and not yet in the other, of any place of y, would by (c)
+// have taken p too, since p was there already or else y would not have it. So
+// p has the number j there, or is skipped.
+//
+// One order. Suppose that k+1 nodes, none skipped, are down at one moment, all
+// under the order of release N. Let x be the one of them whose place has the
+// highest rank. By (c) the ranked list that x saw when it decided holds the
+// places of the k others, all of lower rank. x went, so it took one of them
+// for over, that of y, say. By (b) y's attempt for that place had then ended
+// for good, and with it the time that y was down for it; or y was at N or past
+// it, or had promised to go down under later orders only. None of these can be
+// true of a node that is down for that place at a later moment. Nor was the
+// place skipped. Contradiction.
+//
+// Several orders. Suppose that they are down under orders of several releases.
+// Let N be the greatest, and x the node of the highest rank among those down
+// under the order of N; let k be the budget that x saw. Of the others, those
+// down under N's order are counted by x as before. Let y be one that is down
+// under an order of release M < N. By (d), from one order to the next, y is in
+// N's roster, and x counted it unless it had y's word that Version >= P or
+// Obeys > P, where M <= P, N's predecessor. With the former, y goes down under
+// no order up to P ever again. The latter was said while y was up, so before
+// it went down for the attempt that it is in now, and forbids that attempt. So
+// x counted all others, and there are at most k-1 of them.
+//
+// Nothing here mentions time, messages or failure detectors: a view may be
+// arbitrarily old, and one that is old makes its owner wait longer. A crash
+// changes nothing that is durable. A node that the operator skipped although
+// it lives adds itself to the bound, at most. A node that lost its data folder
+// but kept its key could break (b): package agent lets it decide nothing
+// before it has its own latest record back.
+package schedule

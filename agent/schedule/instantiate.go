@@ -1,0 +1,172 @@
+package schedule
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"moult/store/bundle"
+)
+
+// Candidate is a node that the operator's peer knows. Reachable steers the
+// ranks only: nodes that could be dead go last, where nobody waits for them.
+type Candidate struct {
+	ID        bundle.NodeID
+	Class     bundle.Class
+	Reachable bool
+}
+
+// defaultClassOrder is the most careful schedule: for a class with nodes that
+// neither the release nor an earlier order says anything of.
+var defaultClassOrder = ClassOrder{Strategy: bundle.StrategyRolling, MaxUnavailable: 1, FailureMax: 1}
+
+// Instantiate returns the first order of a release: m's schedules for the
+// nodes at hand. digest is the manifest's. previous is the newest order that
+// the operator has ever signed, nil for none; all its nodes are kept, except
+// those that it skips and that are not reachable. A class that the release
+// does not change keeps its earlier schedule.
+//
+// The order is a function of the arguments: the candidates' sequence does not
+// matter.
+func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, nodes []Candidate) (*Order, error) {
+	o := &Order{
+		Format: FormatVersion, Release: m.Version, Manifest: digest, Serial: 1,
+		State: StateRunning, Classes: map[bundle.Class]ClassOrder{},
+	}
+	if previous != nil {
+		if previous.Release >= m.Version {
+			return nil, fmt.Errorf("%w: an order for release %d after that of release %d", ErrRefused, m.Version, previous.Release)
+		}
+		o.Previous = previous.Release
+	}
+	for class, reachable := range gather(previous, nodes) {
+		c, err := classOrder(m, previous, class, len(reachable))
+		if err != nil {
+			return nil, fmt.Errorf("rollout order of release %d: class %s: %w", m.Version, class, err)
+		}
+		c.Roster = rank(digest, reachable)
+		o.Classes[class] = c
+	}
+	for class := range m.Classes {
+		if _, ok := o.Classes[class]; ok {
+			continue
+		}
+		c, err := classOrder(m, previous, class, 0) // its first nodes may come later
+		if err != nil {
+			return nil, fmt.Errorf("rollout order of release %d: class %s: %w", m.Version, class, err)
+		}
+		o.Classes[class] = c
+	}
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	return o, Follows(previous, o)
+}
+
+// gather returns the nodes of each class, with whether they are reachable.
+func gather(previous *Order, nodes []Candidate) map[bundle.Class]map[bundle.NodeID]bool {
+	all := map[bundle.Class]map[bundle.NodeID]bool{}
+	add := func(class bundle.Class, id bundle.NodeID, reachable bool) {
+		if all[class] == nil {
+			all[class] = map[bundle.NodeID]bool{}
+		}
+		all[class][id] = all[class][id] || reachable
+	}
+	gone := map[bundle.Class]map[bundle.NodeID]bool{}
+	if previous != nil {
+		for class, c := range previous.Classes {
+			gone[class] = map[bundle.NodeID]bool{}
+			skipped := c.isSkipped()
+			for i, id := range c.Roster {
+				gone[class][id] = skipped[i] // its last place decides: skipped ones come first
+			}
+			for id, g := range gone[class] {
+				if !g {
+					add(class, id, false)
+				}
+			}
+		}
+	}
+	for _, n := range nodes {
+		if n.Reachable || !gone[n.Class][n.ID] {
+			add(n.Class, n.ID, n.Reachable)
+		}
+	}
+	return all
+}
+
+// rank returns the nodes in the order in which they may go down: reachable
+// ones first, and within that by a hash of the release and the node, so that
+// no node is first in every release.
+func rank(digest bundle.Digest, reachable map[bundle.NodeID]bool) []bundle.NodeID {
+	type ranked struct {
+		id   bundle.NodeID
+		last int
+		hash [sha256.Size]byte
+	}
+	list := make([]ranked, 0, len(reachable))
+	for id, ok := range reachable {
+		r := ranked{id: id, hash: sha256.Sum256(append(digest[:], id[:]...))}
+		if !ok {
+			r.last = 1
+		}
+		list = append(list, r)
+	}
+	slices.SortFunc(list, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(a.last, b.last), bytes.Compare(a.hash[:], b.hash[:]))
+	})
+	roster := make([]bundle.NodeID, 0, len(list))
+	for _, r := range list {
+		roster = append(roster, r.id)
+	}
+	return roster
+}
+
+// classOrder returns the schedule of a class for so many nodes, without roster.
+func classOrder(m *bundle.Manifest, previous *Order, class bundle.Class, nodes int) (ClassOrder, error) {
+	if u, ok := m.Classes[class]; ok {
+		return fromSpec(u.Schedule, nodes)
+	}
+	c := defaultClassOrder
+	if previous != nil {
+		if before, ok := previous.Classes[class]; ok {
+			c = before
+			c.Roster, c.Skipped, c.Started = nil, nil, nil
+		}
+	}
+	if c.Strategy == bundle.StrategyAtOnce {
+		c.MaxUnavailable = max(1, nodes)
+	}
+	return c, nil
+}
+
+func fromSpec(s bundle.ScheduleSpec, nodes int) (ClassOrder, error) {
+	c := ClassOrder{
+		Strategy: s.Strategy, Canary: s.Canary, Soak: s.Soak,
+		FailureMax: cmp.Or(s.FailureMax, 1), // a rollout that nothing stops must be asked for by a number
+	}
+	if s.Strategy == bundle.StrategyAtOnce {
+		c.MaxUnavailable = max(1, nodes)
+		return c, nil
+	}
+	k, err := budget(s.MaxUnavailable, nodes)
+	c.MaxUnavailable = k
+	return c, err
+}
+
+// budget reads "3" or "10%" (of the nodes, rounded down, at least 1).
+func budget(s string, nodes int) (int, error) {
+	share, percent := strings.CutSuffix(s, "%")
+	n, err := strconv.Atoi(share)
+	if err != nil || n < 1 || (percent && n > 100) {
+		return 0, fmt.Errorf("max_unavailable %.40q: want a count such as \"2\" or a share such as \"10%%\"", s)
+	}
+	if percent {
+		n = nodes * n / 100
+	}
+	return min(max(1, n), MaxRoster), nil
+}

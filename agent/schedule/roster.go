@@ -1,0 +1,106 @@
+package schedule
+
+import (
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// place is one place in the ranked list of a class.
+type place struct {
+	node    bundle.NodeID
+	rank    int
+	attempt int // which attempt of the node it is for, from 1; 0 when skipped
+	skipped bool
+}
+
+// ranked returns the places of a class in the order in which their nodes may
+// go down: the roster, or under StrategyManual the started places. The list of
+// a later serial begins with that of an earlier one, but for skips.
+func (c *ClassOrder) ranked() []place {
+	all := make([]place, len(c.Roster))
+	skipped, seen := c.isSkipped(), map[bundle.NodeID]int{}
+	for i, id := range c.Roster {
+		all[i] = place{node: id, rank: i, skipped: skipped[i]}
+		if !skipped[i] {
+			seen[id]++
+			all[i].attempt = seen[id]
+		}
+	}
+	if c.Strategy != bundle.StrategyManual {
+		return all
+	}
+	started := make([]place, len(c.Started))
+	for rank, i := range c.Started {
+		started[rank] = all[i]
+		started[rank].rank = rank
+	}
+	return started
+}
+
+// names reports whether the roster names a node, skipped or not.
+func (c *ClassOrder) names(id bundle.NodeID) bool {
+	for _, node := range c.Roster {
+		if node == id {
+			return true
+		}
+	}
+	return false
+}
+
+// attempts counts the places of a node that are not skipped.
+func (c *ClassOrder) attempts(id bundle.NodeID) int {
+	skipped, n := c.isSkipped(), 0
+	for i, node := range c.Roster {
+		if node == id && !skipped[i] {
+			n++
+		}
+	}
+	return n
+}
+
+// Attempts returns how many attempts at the release the order allows a node: a
+// held node whose record counts fewer as ended may try again.
+func (o *Order) Attempts(class bundle.Class, id bundle.NodeID) int {
+	c := o.Classes[class]
+	return c.attempts(id)
+}
+
+// failed returns the nodes whose every attempt has ended without settling, in
+// the order of their first places.
+func (c *ClassOrder) failed(release bundle.Version, lookup func(bundle.NodeID) (view.Record, bool)) []bundle.NodeID {
+	var nodes []bundle.NodeID
+	for _, m := range c.members() {
+		if rec, ok := lookup(m.id); ok && m.attempts > 0 && hasFailed(release, m.attempts, rec) {
+			nodes = append(nodes, m.id)
+		}
+	}
+	return nodes
+}
+
+func hasFailed(release bundle.Version, attempts int, rec view.Record) bool {
+	return rec.Version < release && rec.Ended.Release == release && rec.Ended.Count >= attempts
+}
+
+// member is one node of a roster, with the attempts that it has; 0: skipped.
+type member struct {
+	id       bundle.NodeID
+	attempts int
+}
+
+// members returns each node of the roster once, in the order of first places.
+func (c *ClassOrder) members() []member {
+	var list []member
+	at, skipped := map[bundle.NodeID]int{}, c.isSkipped()
+	for i, id := range c.Roster {
+		j, ok := at[id]
+		if !ok {
+			j = len(list)
+			at[id] = j
+			list = append(list, member{id: id})
+		}
+		if !skipped[i] {
+			list[j].attempts++
+		}
+	}
+	return list
+}

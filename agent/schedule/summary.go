@@ -1,0 +1,90 @@
+package schedule
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// States of a rollout, as status shows them.
+const (
+	RolloutSpreading = "spreading" // there is no order yet
+	RolloutRolling   = "rolling"
+	RolloutPaused    = "paused"
+	RolloutHeld      = "held" // too many nodes of a class have failed
+	RolloutAborted   = "aborted"
+	RolloutComplete  = "complete" // every node that is not skipped has settled
+)
+
+// Rollout sums up how far an order has come, as this agent sees it.
+type Rollout struct {
+	State   string
+	Reason  string // why it does not go on; empty where it does
+	Classes map[bundle.Class]Progress
+}
+
+// Progress counts the nodes of one class. Settled, Down, Held, Waiting and
+// Skipped add up to Total.
+type Progress struct {
+	Total, Settled, Down, Held, Waiting, Skipped int
+	// Budget is how many may be down at once.
+	Budget int
+}
+
+// Summary sums up an order; nil for none. It is for people: it takes a node's
+// word for whether it is down, however old that is.
+func Summary(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) Rollout {
+	if o == nil {
+		return Rollout{State: RolloutSpreading, Reason: "there is no rollout order for the release yet", Classes: map[bundle.Class]Progress{}}
+	}
+	r := Rollout{State: RolloutRolling, Classes: map[bundle.Class]Progress{}}
+	complete := true
+	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
+		c := o.Classes[name]
+		p := progress(o.Release, &c, lookup)
+		r.Classes[name] = p
+		complete = complete && p.Settled+p.Skipped == p.Total
+		if failed := c.failed(o.Release, lookup); c.FailureMax > 0 && len(failed) >= c.FailureMax && r.State == RolloutRolling {
+			d := decision{Input: Input{Lookup: lookup}, order: o}
+			r.State = RolloutHeld
+			r.Reason = fmt.Sprintf("class %s: release %d has failed on %s", name, o.Release, d.names(failed))
+		}
+	}
+	switch {
+	case complete:
+		r.State, r.Reason = RolloutComplete, ""
+	case o.State == StateAborted:
+		r.State, r.Reason = RolloutAborted, "the operator has aborted the rollout"
+	case o.State == StatePaused:
+		r.State, r.Reason = RolloutPaused, "the operator has paused the rollout"
+	}
+	return r
+}
+
+func progress(release bundle.Version, c *ClassOrder, lookup func(bundle.NodeID) (view.Record, bool)) Progress {
+	p := Progress{Budget: c.MaxUnavailable}
+	members := c.members()
+	if c.Strategy == bundle.StrategyAtOnce {
+		p.Budget = len(members)
+	}
+	for _, m := range members {
+		p.Total++
+		rec, _ := lookup(m.id)
+		switch {
+		case rec.Version >= release:
+			p.Settled++
+		case m.attempts == 0:
+			p.Skipped++
+		case rec.Down():
+			p.Down++
+		case hasFailed(release, m.attempts, rec) || (rec.Held && rec.Target == release):
+			p.Held++
+		default:
+			p.Waiting++
+		}
+	}
+	return p
+}
