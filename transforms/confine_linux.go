@@ -1,0 +1,225 @@
+package transforms
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// errNoMount is returned where the old slot cannot be mounted read-only here.
+// The program was not started.
+var errNoMount = errors.New("no read-only mount of the old slot")
+
+// confinement is what a program is held to.
+type confinement struct {
+	// readOnly is a folder that the program may not change; empty: none.
+	readOnly  string
+	memoryMax int64 // bytes of RLIMIT_DATA; 0: no limit
+	newSlot   string
+}
+
+// mayMount guesses whether the old slot can be mounted read-only.
+func mayMount() bool {
+	var hdr = unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false
+	}
+	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+// runConfined starts cmd and waits for it. When it returns, no process of
+// cmd's group is left, nor any other that has the new slot in its environment.
+//
+// It does so on an operating system thread of its own, for two reasons: a
+// mount namespace belongs to a thread, which is thrown away afterwards; and
+// the signal that ends the child with its parent (Pdeathsig) is sent when the
+// *thread* that started the child ends.
+func runConfined(cmd *exec.Cmd, c confinement) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			// Never unlocked: the thread ends with this goroutine.
+			done <- confined(cmd, c)
+			return
+		}
+		// This is the main thread, which stands for the whole process in
+		// /proc. It stays as it is; while it is occupied here, another thread
+		// is found.
+		defer runtime.UnlockOSThread()
+		done <- runConfined(cmd, c)
+	}()
+	return <-done
+}
+
+func confined(cmd *exec.Cmd, c confinement) error {
+	if c.readOnly != "" {
+		if err := mountReadOnly(c.readOnly); err != nil {
+			return fmt.Errorf("%w: %w", errNoMount, err)
+		}
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	pid := cmd.Process.Pid
+	var limitErr error
+	if c.memoryMax > 0 {
+		// Go has no way to set the limit between fork and exec; the program
+		// runs without it for some microseconds.
+		limit := unix.Rlimit{Cur: uint64(c.memoryMax), Max: uint64(c.memoryMax)}
+		if err := unix.Prlimit(pid, unix.RLIMIT_DATA, &limit, nil); err != nil && !errors.Is(err, unix.ESRCH) {
+			limitErr = fmt.Errorf("set its memory limit: %w", err)
+			unix.Kill(-pid, unix.SIGKILL)
+		}
+	}
+	// As long as the leader is a zombie, its number cannot have become another
+	// group's: the group is killed before the leader is reaped.
+	awaitZombie(pid)
+	unix.Kill(-pid, unix.SIGKILL)
+	strayErr := stopStrays(c.newSlot)
+	return errors.Join(limitErr, cmd.Wait(), strayErr)
+}
+
+func awaitZombie(pid int) {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// mountReadOnly gives the calling thread a mount namespace of its own in which
+// dir, and what is mounted below it, is read-only.
+func mountReadOnly(dir string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return os.NewSyscallError("unshare mount namespace", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return os.NewSyscallError("make mounts private", err)
+	}
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return os.NewSyscallError("bind "+dir, err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, dir, unix.AT_RECURSIVE, &attr); err != nil {
+		return os.NewSyscallError("make read-only "+dir, err)
+	}
+	return nil
+}
+
+// stopStrays kills every process that has MOULT_NEW=newSlot in its environment:
+// children of a transform that left its process group, or outlived the agent
+// that ran it. It returns when they have ended.
+func stopStrays(newSlot string) error {
+	mark := []byte("MOULT_NEW=" + newSlot)
+	for range strayRounds {
+		strays, err := findMarked(mark)
+		if err != nil || len(strays) == 0 {
+			return err
+		}
+		for _, fd := range strays {
+			unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			awaitEnd(fd, strayWait)
+			unix.Close(fd)
+		}
+	}
+	return fmt.Errorf("processes that write to %s do not end although killed", newSlot)
+}
+
+// awaitEnd waits until the process of a pidfd has ended, at most for wait.
+func awaitEnd(pidfd int, wait time.Duration) {
+	for end := time.Now().Add(wait); ; {
+		left := max(time.Until(end), 0)
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// findMarked returns a pidfd of each live process that was started with mark
+// in its environment.
+func findMarked(mark []byte) (fds []int, err error) {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		// The pidfd comes first, so that it is of the process whose
+		// environment is read, or of one that has ended.
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		env, err := os.ReadFile(filepath.Join("/proc", name, "environ"))
+		if err != nil || !hasEntry(env, mark) {
+			unix.Close(fd)
+			continue
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
+func hasEntry(env, mark []byte) bool {
+	for e := range bytes.SplitSeq(env, []byte{0}) {
+		if bytes.Equal(e, mark) {
+			return true
+		}
+	}
+	return false
+}
+
+// syncFileSystem makes everything on dir's file system durable, in one call.
+// It reports whether it did.
+func syncFileSystem(dir string) (bool, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return false, os.NewSyscallError("syncfs "+dir, err)
+	}
+	return true, nil
+}
+
+// nextData returns the first part of a file at or after off that holds data.
+func nextData(f *os.File, off, size int64) (start, end int64, err error) {
+	start, err = f.Seek(off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO): // only a hole is left
+		return size, size, nil
+	case err != nil: // the file system does not know: all is data
+		return off, size, nil
+	}
+	end, err = f.Seek(start, unix.SEEK_HOLE)
+	if err != nil {
+		return 0, 0, err
+	}
+	return min(start, size), min(end, size), nil
+}
+
+func changeTime(st *syscall.Stat_t) int64 { return st.Ctim.Nano() }

@@ -1,0 +1,209 @@
+package transforms
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+)
+
+// A copier copies a tree: files, folders, links inside it, with permissions,
+// owners where it may, and modification times. A file of several names becomes
+// several files; extended attributes are not kept. Holes stay holes.
+type copier struct {
+	from, to *os.Root
+	// mask is cleared from every permission.
+	mask fs.FileMode
+	// owned is true where owners can be kept.
+	owned bool
+}
+
+// copyTree copies what is in the folder from into the empty folder to.
+func copyTree(ctx context.Context, from, to string, mask fs.FileMode) error {
+	src, err := os.OpenRoot(from)
+	if err != nil {
+		return fmt.Errorf("copy: %w", err)
+	}
+	defer src.Close()
+	dst, err := os.OpenRoot(to)
+	if err != nil {
+		return fmt.Errorf("copy: %w", err)
+	}
+	defer dst.Close()
+	c := &copier{from: src, to: dst, mask: mask, owned: os.Geteuid() == 0}
+	if err := c.run(ctx); err != nil {
+		return fmt.Errorf("copy %s to %s: %w", from, to, err)
+	}
+	return nil
+}
+
+// adoptTree copies a state folder that moult did not make.
+func adoptTree(from, to string) error {
+	u, err := inspect(from)
+	if err != nil {
+		return err
+	}
+	if err := CheckSpace(to, u.disk+diskReserve); err != nil {
+		return err
+	}
+	return copyTree(context.Background(), from, to, 0)
+}
+
+type copyItem struct {
+	name string
+	info fs.FileInfo
+}
+
+func (c *copier) run(parent context.Context) error {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	files := make(chan copyItem, copyWorkers)
+	var workers sync.WaitGroup
+	for range copyWorkers {
+		workers.Go(func() {
+			for f := range files {
+				if err := c.file(ctx, f); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	dirs, err := c.walk(ctx, files)
+	close(files)
+	workers.Wait()
+	if err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	// Folders last and deepest first: their files change their times, and
+	// their permissions may forbid writing.
+	for i := len(dirs) - 1; i >= 0; i-- {
+		if err := c.dress(dirs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// walk makes folders and links, and hands on the files. It returns the folders
+// in the order in which they were made.
+func (c *copier) walk(ctx context.Context, files chan<- copyItem) (dirs []copyItem, err error) {
+	err = walk(c.from, func(name string, info fs.FileInfo) error {
+		link, err := checkEntry(c.from, name, info)
+		if err != nil {
+			return err
+		}
+		switch {
+		case info.IsDir():
+			dirs = append(dirs, copyItem{name, info})
+			if name == "." {
+				return nil
+			}
+			return c.to.Mkdir(name, 0o700)
+		case link != "":
+			return c.link(name, link, info)
+		}
+		select {
+		case files <- copyItem{name, info}:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	return dirs, err
+}
+
+func (c *copier) link(name, text string, info fs.FileInfo) error {
+	if err := c.to.Symlink(text, name); err != nil {
+		return err
+	}
+	return c.chown(name, info)
+}
+
+func (c *copier) file(ctx context.Context, f copyItem) error {
+	in, err := openRegular(c.from, f.name, f.info)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := c.to.OpenFile(f.name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := copyData(ctx, out, in, f.info.Size()); err != nil {
+		out.Close()
+		return err
+	}
+	if err := out.Close(); err != nil {
+		return err
+	}
+	return c.dress(f)
+}
+
+// dress gives a copy its owner, permissions and time.
+func (c *copier) dress(f copyItem) error {
+	if err := c.chown(f.name, f.info); err != nil {
+		return err
+	}
+	keep := fs.ModePerm
+	if f.info.IsDir() {
+		keep |= fs.ModeSetgid | fs.ModeSticky
+	}
+	if err := c.to.Chmod(f.name, f.info.Mode()&keep&^c.mask); err != nil {
+		return err
+	}
+	return c.to.Chtimes(f.name, f.info.ModTime(), f.info.ModTime())
+}
+
+func (c *copier) chown(name string, info fs.FileInfo) error {
+	uid, gid, ok := owner(info)
+	if !ok || !c.owned {
+		return nil
+	}
+	return c.to.Lchown(name, uid, gid)
+}
+
+// copyData copies the parts of a file that hold data.
+func copyData(ctx context.Context, out, in *os.File, size int64) error {
+	for off := int64(0); off < size; {
+		start, end, err := nextData(in, off, size)
+		if err != nil {
+			return err
+		}
+		if err := copyPart(ctx, out, in, start, end); err != nil {
+			return err
+		}
+		off = end
+	}
+	return out.Truncate(size)
+}
+
+// copyPart copies [start,end) in steps, so that a cancelled copy ends soon.
+// Between two files io.CopyN is the kernel's copy_file_range, which shares the
+// blocks where the file system can.
+func copyPart(ctx context.Context, out, in *os.File, start, end int64) error {
+	if start >= end {
+		return nil
+	}
+	if _, err := in.Seek(start, io.SeekStart); err != nil {
+		return err
+	}
+	if _, err := out.Seek(start, io.SeekStart); err != nil {
+		return err
+	}
+	for start < end {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		n, err := io.CopyN(out, in, min(copyStep, end-start))
+		if err != nil {
+			return fmt.Errorf("%s: %w", in.Name(), err)
+		}
+		start += n
+	}
+	return nil
+}

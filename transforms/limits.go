@@ -1,0 +1,40 @@
+package transforms
+
+import "time"
+
+const (
+	// maxTail bounds the output of a program that is kept for its error, in bytes.
+	maxTail = 64 << 10
+	// maxErrorTail bounds how much of that an error's text shows, in bytes.
+	maxErrorTail = 1 << 10
+	// maxLogLine and maxLogLines bound what a program can put into the log, in
+	// bytes and lines. Runner.Output gets everything.
+	maxLogLine  = 1 << 10
+	maxLogLines = 500
+	// maxLinkTarget bounds a symbolic link's text, in bytes.
+	maxLinkTarget = 4096
+
+	// copyWorkers is how many files are copied at once.
+	copyWorkers = 4
+	// copyStep is how many bytes are copied between two looks at the context.
+	copyStep = 32 << 20
+
+	// diskReserve is how many bytes must stay free for everything else on the
+	// disk, the agent's own database first of all.
+	diskReserve = 64 << 20
+	// diskPoll is the time between two measurements of the new slot; for a
+	// large one it is diskPollShare times what a measurement takes.
+	diskPoll      = 100 * time.Millisecond
+	diskPollShare = 20
+
+	// syncFilesMax is how many files are synced one by one; above it the whole
+	// file system is synced at once, where the system can.
+	syncFilesMax = 256
+
+	// pipeGrace is how long a program's output may stay open after its end.
+	pipeGrace = 2 * time.Second
+	// strayRounds bounds the scans for processes that left the group.
+	strayRounds = 20
+	// strayWait is how long a killed stray may take to end, per round.
+	strayWait = 200 * time.Millisecond
+)

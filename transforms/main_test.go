@@ -1,0 +1,196 @@
+package transforms
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"moult/store/bundle"
+)
+
+// quickExit is for children built with -race, which else take a second to end.
+const quickExit = "GORACE=atexit_sleep_ms=0"
+
+// The test binary is also the program that the tests run: TEST_PROGRAM says
+// which part it plays.
+func TestMain(m *testing.M) {
+	if part := os.Getenv("TEST_PROGRAM"); part != "" {
+		os.Exit(playPart(part))
+	}
+	os.Exit(m.Run())
+}
+
+func playPart(part string) int {
+	switch part {
+	case "upper":
+		return upperCase()
+	case "later":
+		fmt.Println("compaction is running")
+		return 21
+	case "fail":
+		fmt.Fprintln(os.Stderr, "record 17 has no name")
+		return 3
+	case "chatty":
+		for i := range 100_000 {
+			fmt.Println("line", i)
+		}
+		fmt.Println("the end")
+		return 1
+	case "hang":
+		fmt.Println("hanging")
+		select {}
+	case "family":
+		return family()
+	case "leave-child":
+		start("hang", nil)
+		return 0
+	case "memory":
+		return eatMemory()
+	case "disk":
+		return eatDisk()
+	case "write-old":
+		return writeTo(os.Getenv("MOULT_OLD"))
+	case "write-path":
+		return writeTo(os.Getenv("TEST_PATH"))
+	case "link-out":
+		os.Symlink("/etc/passwd", filepath.Join(os.Getenv("MOULT_NEW"), "link"))
+		return 0
+	case "environment":
+		fmt.Println(strings.Join(os.Environ(), "\n"))
+		wd, _ := os.Getwd()
+		fmt.Println("wd=" + wd)
+		return 1
+	case "agent":
+		return runAgent()
+	case "slots":
+		return runSlots()
+	}
+	fmt.Fprintln(os.Stderr, "unknown part", part)
+	return 99
+}
+
+// upperCase is a transform: every file's content in capitals.
+func upperCase() int {
+	old, new := os.Getenv("MOULT_OLD"), os.Getenv("MOULT_NEW")
+	entries, err := os.ReadDir(old)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(old, e.Name()))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(new, e.Name()), []byte(strings.ToUpper(string(data))), 0o600)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return 0
+}
+
+// start runs another part as a child and returns when it has begun.
+func start(part string, attr *syscall.SysProcAttr) int {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "TEST_PROGRAM="+part)
+	cmd.SysProcAttr = attr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		panic(err)
+	}
+	if err := cmd.Start(); err != nil {
+		panic(err)
+	}
+	bufio.NewReader(out).ReadString('\n')
+	return cmd.Process.Pid
+}
+
+// family has a child in its process group and one that left it, and hangs.
+func family() int {
+	child := start("hang", nil)
+	stray := start("hang", &syscall.SysProcAttr{Setsid: true})
+	fmt.Printf("family %d %d %d\n", os.Getpid(), child, stray)
+	select {}
+}
+
+func eatMemory() int {
+	var hold [][]byte
+	for range 4096 {
+		b := make([]byte, 1<<20)
+		for i := range b {
+			b[i] = 1
+		}
+		hold = append(hold, b)
+	}
+	return len(hold) & 1 // 0: it got 4 GiB
+}
+
+func eatDisk() int {
+	f, err := os.Create(filepath.Join(os.Getenv("MOULT_NEW"), "big"))
+	if err != nil {
+		return 1
+	}
+	b := make([]byte, 64<<10)
+	for range 1 << 14 { // 1 GiB
+		if _, err := f.Write(b); err != nil {
+			return 1
+		}
+	}
+	return 0
+}
+
+func writeTo(dir string) int {
+	f, err := os.OpenFile(filepath.Join(dir, "a"), os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		fmt.Println(err)
+		return 5
+	}
+	defer f.Close()
+	if _, err := f.WriteString("spoilt"); err != nil {
+		fmt.Println(err)
+		return 5
+	}
+	return 0
+}
+
+// runAgent stands for an agent that runs a transform until it is killed.
+func runAgent() int {
+	_, err := Runner{Output: os.Stdout}.Run(context.Background(), Job{
+		Spec: bundle.Transform{Exec: []string{os.Args[0]}},
+		Dir:  os.Getenv("TEST_PATH"),
+		Old:  filepath.Join(os.Getenv("TEST_PATH"), "1"), New: filepath.Join(os.Getenv("TEST_PATH"), ".new-2"),
+		From: 1, To: 2,
+		Env: []string{"TEST_PROGRAM=family"},
+	})
+	fmt.Println(err)
+	return 1
+}
+
+// runSlots does an upgrade's work on slots and is killed at step TEST_STEP.
+func runSlots() int {
+	at, err := strconv.Atoi(os.Getenv("TEST_STEP"))
+	if err != nil {
+		return 98
+	}
+	count := 0
+	err = upgradeSlots(os.Getenv("TEST_PATH"), func(string) error {
+		if count++; count == at {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+		return nil
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,69 @@
+package transforms
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// NeedBytes returns how many free bytes a transform from the slot old needs:
+// room for a new slot of the same size, for a throw-away copy where the old
+// slot cannot be mounted read-only, and the reserve. A transform whose state
+// grows needs more; the caller adds what it knows.
+func NeedBytes(old string) (int64, error) {
+	u, err := measure(old)
+	if err != nil {
+		return 0, fmt.Errorf("measure %s: %w", old, err)
+	}
+	need := u.disk
+	if !mayMount() {
+		need += u.disk
+	}
+	return need + diskReserve, nil
+}
+
+// CheckSpace returns an error unless the disk of dir has need free bytes.
+func CheckSpace(dir string, need int64) error {
+	free, err := freeBytes(dir)
+	if err != nil {
+		return err
+	}
+	if free < need {
+		return fmt.Errorf("the disk of %s has %s free, %s are needed: free some, or move the data folder", dir, size(free), size(need))
+	}
+	return nil
+}
+
+// freeBytes returns what unprivileged users may still write to dir's disk.
+func freeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+// owner returns a file's user and group.
+func owner(info os.FileInfo) (uid, gid int, ok bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, 0, false
+	}
+	return int(st.Uid), int(st.Gid), true
+}
+
+// size is a number of bytes for people.
+func size(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f /= 1024
+		i++
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", f, units[i])
+}
