@@ -78,6 +78,8 @@
 // The label of a call is a method, or * for any, and a path pattern, with one
 // space between them. {name} matches one segment that is not empty, and
 // {name...}, which must come last, matches all that is left, if it is not empty.
+// The value of {name} is decoded; that of {name...} stays percent-encoded, so that
+// a %2F in it is not taken for a slash.
 // Methods are compared exactly: GET does not match HEAD. Segments are compared
 // after percent-decoding each, so a key with %2F in it is one segment.
 //
@@ -99,7 +101,7 @@
 //	response "…"     any number, only beside next: see below
 //
 // default says in the same words what becomes of calls that match nothing: it has
-// exactly one of pass, answer and deny. It must be there.
+// deny, and one of pass, answer and deny without when. It must be there.
 //
 // # Expressions
 //
@@ -131,7 +133,8 @@
 //
 // when denies on every value but false, null and none at all. It must yield at
 // most one value, and so must body: a body that yields none is empty. A param must
-// yield exactly one.
+// yield exactly one; it is computed before deny is asked, so write .body.key? where
+// a caller may send another shape, and .key? // null where nothing may come of it.
 //
 // # deny
 //
@@ -148,8 +151,8 @@
 //
 // The label is a method, or * for the caller's, and a path template, which may
 // have a query: "GET /v2/keys/{key}?limit={n}". {name} stands for a parameter,
-// percent-encoded so that it stays one segment or one value; {name...} keeps its
-// slashes. A query parameter that is exactly one {name} which is null is left
+// percent-encoded so that it stays one segment or one value; {name...} stands for
+// one that is encoded already, and may be several segments. A query parameter that is exactly one {name} which is null is left
 // out; everywhere else a parameter must be a string that is not empty, a number
 // or a boolean, or the call is refused with 400. A path segment that would become
 // "." or ".." is refused too.

@@ -1,0 +1,134 @@
+package so
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/itchyny/gojq"
+)
+
+// unusable refuses a call whose parameter does not fit its place in a template.
+func unusable(name, format string, args ...any) error {
+	return Fail(http.StatusBadRequest, nil, "the call cannot be translated: parameter %q %s", name, fmt.Sprintf(format, args...))
+}
+
+// text returns the parameter's value as it is put into templates.
+func text(params map[string]any, name string) (string, error) {
+	s := ""
+	switch v := params[name].(type) {
+	case nil:
+		return "", unusable(name, "is missing")
+	case string:
+		s = v
+	case bool, int, float64, *big.Int, json.Number:
+		data, err := gojq.Marshal(v)
+		if err != nil {
+			return "", unusable(name, "is not a number that can be written")
+		}
+		s = string(data)
+	default:
+		return "", unusable(name, "is neither text, a number nor a boolean")
+	}
+	if s == "" {
+		return "", unusable(name, "is empty")
+	}
+	if len(s) > maxValueBytes {
+		return "", unusable(name, "has %d bytes, at most %d", len(s), maxValueBytes)
+	}
+	return s, nil
+}
+
+// expand makes the template's text; encode is applied to every parameter.
+func (t template) expand(params map[string]any, encode func(string) string) (string, error) {
+	if len(t) == 1 && t[0].name == "" {
+		return t[0].literal, nil
+	}
+	var b strings.Builder
+	for _, one := range t {
+		if one.name == "" {
+			b.WriteString(one.literal)
+			continue
+		}
+		s, err := text(params, one.name)
+		if err != nil {
+			return "", err
+		}
+		if one.rest {
+			if _, err := url.PathUnescape(s); err != nil || strings.ContainsAny(s, "?#") {
+				return "", unusable(one.name, "is not a percent-encoded path")
+			}
+			b.WriteString(s)
+			continue
+		}
+		b.WriteString(encode(s))
+	}
+	return b.String(), nil
+}
+
+// expand makes the URL of a call. Only its path and query are set.
+func (u urlTemplate) expand(params map[string]any) (*url.URL, error) {
+	var path strings.Builder
+	for _, segment := range u.segments {
+		s, err := segment.expand(params, url.PathEscape)
+		if err != nil {
+			return nil, err
+		}
+		for piece := range strings.SplitSeq(s, "/") {
+			// They would be taken for a walk through the tree of paths.
+			if plain, err := url.PathUnescape(piece); err != nil || plain == "." || plain == ".." {
+				return nil, Fail(http.StatusBadRequest, err, "the call cannot be translated: its path would have a segment %q", piece)
+			}
+		}
+		path.WriteByte('/')
+		path.WriteString(s)
+	}
+	out := &url.URL{RawPath: path.String()}
+	var err error
+	if out.Path, err = url.PathUnescape(out.RawPath); err != nil {
+		return nil, Fail(http.StatusBadRequest, err, "the call cannot be translated: its path would be %q", out.RawPath)
+	}
+	var query []string
+	for _, q := range u.query {
+		if len(q.value) == 1 && q.value[0].name != "" && params[q.value[0].name] == nil {
+			continue
+		}
+		value, err := q.value.expand(params, url.QueryEscape)
+		if err != nil {
+			return nil, err
+		}
+		query = append(query, q.name+"="+value)
+	}
+	out.RawQuery = strings.Join(query, "&")
+	return out, nil
+}
+
+// edit sets a header, or removes it.
+type edit struct {
+	name  string // canonical
+	value template
+}
+
+func applyEdits(h http.Header, edits []edit, params map[string]any) error {
+	for _, e := range edits {
+		if len(e.value) == 0 {
+			h.Del(e.name)
+			continue
+		}
+		value, err := e.value.expand(params, func(s string) string { return s })
+		if err != nil {
+			return err
+		}
+		if strings.ContainsFunc(value, control) {
+			return Fail(http.StatusBadRequest, nil, "the call cannot be translated: header %s would have a control character", e.name)
+		}
+		h.Set(e.name, value)
+	}
+	return nil
+}
+
+// control reports whether r must not stand in a header.
+func control(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
