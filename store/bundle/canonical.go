@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 )
 
@@ -48,7 +47,8 @@ func ParseManifest(data []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("%w: %d bytes, the most is %d", ErrMalformed, len(data), MaxManifestBytes)
 	}
 	// The format comes first, alone: of a newer format nothing else can be
-	// said, least of all that its fields are unknown.
+	// said, least of all that its fields are unknown. Unmarshal also refuses
+	// data after the end, which a Decoder would leave.
 	var head struct {
 		Format int `json:"format"`
 	}
@@ -64,9 +64,6 @@ func ParseManifest(data []byte) (*Manifest, error) {
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&m); err != nil {
 		return nil, fmt.Errorf("%w of format %d: %w", ErrMalformed, head.Format, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: more data after its end", ErrMalformed)
 	}
 	if err := m.Validate(); err != nil {
 		return nil, err

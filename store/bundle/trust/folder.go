@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -352,8 +354,9 @@ func files(v *Verified) map[string][]byte {
 // timestamp that names them last.
 func (f *Folder) commit(v *Verified) error {
 	dir := filepath.Join(f.dir, metadataDir)
-	for name, data := range files(v) {
-		path := filepath.Join(dir, name)
+	all := files(v)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		path, data := filepath.Join(dir, name), all[name]
 		if old, err := readFile(path, int64(len(data))); err == nil && bytes.Equal(old, data) {
 			continue
 		}

@@ -2,7 +2,6 @@ package trust
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -208,7 +207,7 @@ func (f *Folder) signUnion(name string, base []byte, prefix string, docs map[bun
 	m.Signed.Version = version
 	m.Signed.Expires = f.expiry()
 	clear(m.Signed.Targets)
-	for n, ref := range maps.All(docs) {
+	for n, ref := range docs {
 		m.Signed.Targets[documentPath(prefix, n)] = target(ref)
 	}
 	return signFile(m, key)

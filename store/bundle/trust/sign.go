@@ -164,6 +164,9 @@ func (f *Folder) operator() (*metadata.Metadata[metadata.TargetsType], error) {
 // Refresh signs again, to expire after expires (0: as long as the folder was
 // made for), each file whose key is here. What it could not sign keeps its
 // expiry; see Verified.Expires. It needs the publisher's or the operator's key.
+//
+// The root is left alone while it is good for at least half of that time, since
+// every peer keeps every root for ever (MaxRoots).
 func (f *Folder) Refresh(expires time.Duration) error {
 	if expires < 0 {
 		return fmt.Errorf("refresh the trust metadata: it cannot expire after %s", expires)
@@ -179,7 +182,9 @@ func (f *Folder) Refresh(expires time.Duration) error {
 		return err
 	}
 	d := draft{purpose: purpose, roots: f.current.set.Roots, targets: f.current.set.Targets, operator: f.current.set.Operator}
-	if k, err := f.key(rootKey, purpose, rootSigners(root, metadata.ROOT)); err == nil {
+	if half := f.now.Add(time.Duration(f.settings.Expires) / 2); root.Signed.Expires.After(half) {
+		// Nothing to do for the root.
+	} else if k, err := f.key(rootKey, purpose, rootSigners(root, metadata.ROOT)); err == nil {
 		next, err := f.nextRoot(root, k)
 		if err != nil {
 			return err
