@@ -60,6 +60,7 @@ type extractor struct {
 	end     int64  // where the content of the last entry ended
 	last    string // name of the last entry
 	entries int
+	files   int
 	bytes   int64
 }
 
@@ -81,6 +82,7 @@ func (x *extractor) entry(hdr *tar.Header) error {
 		// The process's umask must not decide who may run the software.
 		return x.root.Chmod(name, 0o755)
 	}
+	x.files++
 	return x.file(name, hdr)
 }
 
@@ -150,8 +152,8 @@ func (x *extractor) checkEnd() error {
 	case !errors.Is(err, io.EOF):
 		return err
 	}
-	if x.entries == 0 {
-		return fmt.Errorf("%w: it is empty", ErrCorrupt)
+	if x.files == 0 {
+		return fmt.Errorf("%w: it holds no file", ErrCorrupt)
 	}
 	return nil
 }

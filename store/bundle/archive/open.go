@@ -91,7 +91,7 @@ func Open(r io.ReaderAt, size int64, firstRoot []byte, prev *trust.Verified) (*B
 
 func open(r io.ReaderAt, size int64, verify func(trust.Set) (*trust.Verified, error)) (*Bundle, error) {
 	o := opener{
-		in:   bufio.NewReaderSize(io.NewSectionReader(r, 0, size), 256<<10),
+		in:   bufio.NewReaderSize(io.NewSectionReader(r, 0, size), int(min(size, bufferBytes))),
 		size: size,
 		b: &Bundle{
 			r:         r,

@@ -46,7 +46,7 @@ func write(w io.Writer, v *trust.Verified, docs Docs, blobs []Blob) error {
 	if err != nil {
 		return err
 	}
-	bw := bufio.NewWriterSize(w, 256<<10)
+	bw := bufio.NewWriterSize(w, bufferBytes)
 	for _, d := range documents(v.Set(), docs) {
 		if err := writeEntry(bw, d.name, int64(len(d.data)), func(w io.Writer) error {
 			_, err := w.Write(d.data)
