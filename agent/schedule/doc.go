@@ -58,12 +58,11 @@
 //	    skip. Nobody adds a node to an order once a later one is signed that
 //	    does not have it.
 //
-// Attempts are numbered alike everywhere. Let a node y act under a place p
-// that its serial of the order numbers j. In another serial that has p, either
-// p is skipped, or no place of y before p has a different standing: a skip
-// made in one serial and not yet in the other, of any place of y, would by (c)
-// have taken p too, since p was there already or else y would not have it. So
-// p has the number j there, or is skipped.
+// Attempts are numbered alike everywhere: a place p of a node y that is in two
+// serials and skipped in neither has the same number in both. For the numbers
+// differ only if a place of y before p is skipped in the later serial and not
+// in the earlier one. When that skip was made, y had p already, since the
+// earlier serial has it; so by (c) the skip took p too.
 //
 // One order. Suppose that k+1 nodes, none skipped, are down at one moment, all
 // under the order of release N. Let x be the one of them whose place has the
@@ -89,7 +88,7 @@
 // Nothing here mentions time, messages or failure detectors: a view may be
 // arbitrarily old, and one that is old makes its owner wait longer. A crash
 // changes nothing that is durable. A node that the operator skipped although
-// it lives adds itself to the bound, at most. A node that lost its data folder
-// but kept its key could break (b): package agent lets it decide nothing
-// before it has its own latest record back.
+// it lives adds itself to the bound, at most. Damage to the data folder of a
+// node could break (b); not to let it is the business of packages store and
+// agent.
 package schedule

@@ -1,0 +1,537 @@
+package schedule
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// This file checks promise P4 by brute force: a small world of nodes that act
+// by Decide, with views that are as old as chance has it, orders and records
+// that arrive late, out of order or never, crashes that lose views, and an
+// operator who pauses, skips, retries and releases anew in the middle of it
+// all. TestPlantedBugs breaks each part of the rule, of the nodes and of the
+// operator's documents, and shows that the same world finds it.
+
+// choice is where chance comes from: rapid, or a seed.
+type choice func(n int) int
+
+// world is the whole of it. Every order and record ever made stays, and may
+// reach any node at any time.
+type world struct {
+	choose choice
+	bugs   bugs
+	class  bundle.Class
+	ids    []bundle.NodeID
+	nodes  map[bundle.NodeID]*node
+	orders []*Order // as signed
+	log    []view.Record
+	// gone are the nodes that the operator has ever skipped: not in the bound.
+	gone map[bundle.NodeID]bool
+	// went counts how often a node went down, mixed how often one was down
+	// under another order than another.
+	went, mixed int
+}
+
+// bugs are planted. The zero value is the truth.
+type bugs struct {
+	rule             func(*rule)
+	promiseWhileDown bool // the node promises to obey a newer order while it is down
+	forgetsEnded     bool // a crash loses the count of ended attempts
+	halfSkip         bool // a skip takes only the first place that a node has
+	order            func(w *world, o *Order)
+}
+
+// node is one node as its machine and its agent have it.
+type node struct {
+	rec    view.Record                             // its durable word
+	known  map[bundle.Version]*Order               // newest serial of each release
+	seen   map[bundle.NodeID]view.Record           // its view, without itself
+	goal   bundle.Version                          // 0: none
+	down   bundle.Version                          // the order that it is down under; 0: up
+	lookup func(bundle.NodeID) (view.Record, bool) // over seen and rec
+}
+
+func newWorld(choose choice, b bugs) *world {
+	w := &world{choose: choose, bugs: b, class: "kv", nodes: map[bundle.NodeID]*node{}, gone: map[bundle.NodeID]bool{}}
+	for i := range 3 + choose(4) {
+		id := bundle.NodeID{byte(i + 1)}
+		n := &node{
+			rec:   view.Record{Node: id, Class: w.class, Seq: 1, Version: 1, Phase: "current"},
+			known: map[bundle.Version]*Order{}, seen: map[bundle.NodeID]view.Record{},
+		}
+		n.lookup = func(other bundle.NodeID) (view.Record, bool) {
+			if other == id {
+				return n.rec, true
+			}
+			rec, ok := n.seen[other]
+			return rec, ok
+		}
+		w.ids = append(w.ids, id)
+		w.nodes[id] = n
+		w.log = append(w.log, n.rec)
+	}
+	w.release()
+	return w
+}
+
+func (w *world) newest() *Order { return w.orders[len(w.orders)-1] }
+
+// release signs the first order of the next release.
+func (w *world) release() {
+	var previous *Order
+	version := bundle.Version(2)
+	if len(w.orders) > 0 {
+		previous = w.newest()
+		version = previous.Release + 1
+	}
+	strategy := bundle.StrategyRolling
+	if w.choose(4) == 0 {
+		strategy = bundle.StrategyManual
+	}
+	m := &bundle.Manifest{Version: version, Classes: map[bundle.Class]bundle.ClassUpgrade{w.class: {Schedule: bundle.ScheduleSpec{
+		Strategy: strategy, MaxUnavailable: fmt.Sprint(1 + w.choose(2)), Canary: w.choose(2), FailureMax: 1 + w.choose(6),
+	}}}}
+	var nodes []Candidate
+	for _, id := range w.ids {
+		if w.choose(5) > 0 { // the operator's peer may not know all
+			nodes = append(nodes, Candidate{ID: id, Class: w.class, Reachable: w.choose(4) > 0})
+		}
+	}
+	o, err := Instantiate(m, bundle.Sum([]byte{byte(version)}), previous, nodes)
+	if err != nil {
+		panic(err)
+	}
+	if w.bugs.order != nil {
+		w.bugs.order(w, o)
+	} else if err := Follows(previous, o); err != nil {
+		panic(err)
+	}
+	w.orders = append(w.orders, o)
+}
+
+// change lets the operator change the newest order.
+func (w *world) change() {
+	o, id := w.newest(), w.ids[w.choose(len(w.ids))]
+	var next *Order
+	var err error
+	if o.State == StatePaused && w.choose(2) == 0 {
+		if next, err = o.Resume(); err != nil {
+			panic(err)
+		}
+		w.orders = append(w.orders, next)
+		return
+	}
+	switch w.choose(12) {
+	case 0:
+		next, err = o.Pause()
+	case 1, 2:
+		next, err = o.Start(w.class, id)
+	case 3:
+		if w.choose(6) > 0 {
+			return
+		}
+		next, err = o.Abort()
+	case 4:
+		if w.choose(3) > 0 {
+			return
+		}
+		if w.bugs.halfSkip {
+			next, err = w.skipHalf(o, id)
+		} else if next, err = o.Skip(w.class, id); err == nil {
+			w.gone[id] = true
+		}
+	case 5:
+		next, err = o.SetBudget(w.class, 1+w.choose(3))
+	case 6, 7, 8:
+		next, err = o.Start(w.class, id)
+	default:
+		next, err = o.Retry(w.class, id)
+	}
+	if err != nil {
+		return
+	}
+	if w.bugs.order != nil {
+		w.bugs.order(w, next)
+	} else if err := Successor(o, next); err != nil && !w.bugs.halfSkip {
+		panic(err)
+	}
+	w.orders = append(w.orders, next)
+}
+
+// skipHalf skips the first place of a node that has another one.
+func (w *world) skipHalf(o *Order, id bundle.NodeID) (*Order, error) {
+	next, err := o.SetBudget(w.class, o.Classes[w.class].MaxUnavailable+1)
+	if err != nil {
+		return nil, err
+	}
+	c := next.Classes[w.class]
+	c.MaxUnavailable--
+	if at := slices.Index(c.Roster, id); c.attempts(id) > 1 && !slices.Contains(c.Skipped, at) {
+		c.Skipped = append(c.Skipped, at)
+		slices.Sort(c.Skipped)
+	}
+	next.Classes[w.class] = c
+	return next, nil
+}
+
+// say makes a node's word durable; it may reach others from now on.
+func (w *world) say(n *node, f func(*view.Record)) {
+	f(&n.rec)
+	n.rec.Seq++
+	w.log = append(w.log, n.rec)
+}
+
+// aim does as agent.aim and the machine do: the node works towards the newest
+// release that is ordered and not aborted, as far as it knows, and promises to
+// obey no earlier order, all while it is up.
+func (w *world) aim(n *node) {
+	if n.down != 0 && !w.bugs.promiseWhileDown {
+		return
+	}
+	var goal bundle.Version
+	for v, o := range n.known {
+		if o.State != StateAborted && v > n.rec.Version {
+			goal = max(goal, v)
+		}
+	}
+	if goal < n.rec.Obeys || goal == n.goal {
+		if goal < n.goal && n.down == 0 {
+			n.goal = 0
+		}
+		return
+	}
+	if n.down == 0 {
+		n.goal = goal
+	}
+	w.say(n, func(r *view.Record) { r.Obeys = max(r.Obeys, goal) })
+}
+
+// try lets a node ask, and go if it may.
+func (w *world) try(n *node) {
+	if n.down != 0 || n.goal == 0 {
+		return
+	}
+	o := n.known[n.goal]
+	held := n.rec.Held && n.rec.Ended.Release == n.goal
+	if held && o.Attempts(w.class, n.rec.Node) <= n.rec.Ended.Count {
+		return
+	}
+	ru := theRule()
+	if w.bugs.rule != nil {
+		w.bugs.rule(&ru)
+	}
+	in := Input{Self: n.rec.Node, Class: w.class, Order: o, Lookup: n.lookup, Synced: true}
+	if ru.decide(in).Go {
+		n.down = n.goal
+		w.went++
+		w.say(n, func(r *view.Record) { r.Held, r.Phase = false, "transforming" })
+	}
+}
+
+// finish ends an attempt.
+func (w *world) finish(n *node) {
+	if n.down == 0 {
+		return
+	}
+	release := n.down
+	n.down = 0
+	switch w.choose(5) {
+	case 0: // the transform asked for another time: the attempt goes on later
+		w.say(n, func(r *view.Record) { r.Phase = "waiting" })
+	case 1, 2:
+		w.say(n, func(r *view.Record) {
+			if r.Ended.Release != release {
+				r.Ended = view.Ended{Release: release}
+			}
+			r.Ended.Count++
+			r.Held, r.Phase = true, "held"
+		})
+	default:
+		n.goal = 0
+		w.say(n, func(r *view.Record) { r.Version, r.Phase = release, "current" })
+	}
+}
+
+// step does one thing.
+func (w *world) step() {
+	n := w.nodes[w.ids[w.choose(len(w.ids))]]
+	switch c := w.choose(32); {
+	case c == 0:
+		w.change()
+	case c == 1:
+		if w.choose(6) == 0 && len(w.orders) < 200 {
+			w.release()
+		}
+	case c < 7: // an order arrives, maybe an old one
+		o := w.orders[len(w.orders)-1-w.choose(min(len(w.orders), 3))]
+		if have := n.known[o.Release]; have == nil || have.Serial < o.Serial {
+			n.known[o.Release] = o
+		}
+	case c < 17: // a record arrives, maybe an old one
+		rec := w.log[w.choose(len(w.log))]
+		if w.choose(2) == 0 {
+			rec = w.nodes[rec.Node].rec
+		}
+		if have, ok := n.seen[rec.Node]; rec.Node != n.rec.Node && (!ok || have.Seq < rec.Seq) {
+			n.seen[rec.Node] = rec
+		}
+	case c < 20:
+		w.aim(n)
+	case c < 27:
+		w.try(n)
+	case c < 31:
+		w.finish(n)
+	default: // a crash: what was not durable is lost
+		if w.choose(8) == 0 {
+			clear(n.seen)
+			if w.bugs.forgetsEnded {
+				n.rec.Ended = view.Ended{}
+			}
+		}
+
+	}
+}
+
+// check returns what is wrong with promise P4 now.
+func (w *world) check() error {
+	var down []bundle.NodeID
+	var newest bundle.Version
+	mixed := false
+	for _, id := range w.ids {
+		if n := w.nodes[id]; n.down != 0 && !w.gone[id] {
+			down = append(down, id)
+			mixed = mixed || (newest != 0 && newest != n.down)
+			newest = max(newest, n.down)
+		}
+	}
+	if mixed {
+		w.mixed++
+	}
+	k := 0
+	for _, o := range w.orders {
+		if o.Release == newest {
+			k = max(k, o.Classes[w.class].MaxUnavailable)
+		}
+	}
+	if len(down) > k && len(down) > 0 {
+		return fmt.Errorf("%d nodes are down at once, and the budget of release %d is %d", len(down), newest, k)
+	}
+	return nil
+}
+
+func (w *world) run(steps int) error {
+	for range steps {
+		w.step()
+		if err := w.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestAtMostBudgetDown(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		choose := func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "choice") }
+		if err := newWorld(choose, bugs{}).run(rapid.IntRange(1, 250).Draw(t, "steps")); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// seeds runs worlds by seed until one breaks the promise.
+func seeds(n int, b bugs) (seed, went, mixed int, err error) {
+	for seed := range n {
+		r := rand.New(rand.NewPCG(uint64(seed), 1))
+		w := newWorld(r.IntN, b)
+		err := w.run(600)
+		went += w.went
+		mixed += w.mixed
+		if err != nil {
+			return seed, went, mixed, err
+		}
+	}
+	return n, went, mixed, nil
+}
+
+// TestManySeeds runs many more worlds than rapid does, without its shrinking.
+func TestManySeeds(t *testing.T) {
+	n := 3000
+	if testing.Short() {
+		n = 300
+	}
+	seed, went, mixed, err := seeds(n, bugs{})
+	if err != nil {
+		t.Fatalf("seed %d: %v", seed, err)
+	}
+	if went < 3*n || mixed < n/10 {
+		t.Errorf("in %d worlds nodes went down %d times, and %d times under different orders at once: too careful to show anything", n, went, mixed)
+	}
+	t.Logf("%d worlds; nodes went down %d times, and %d times under different orders at once", n, went, mixed)
+}
+
+func TestPlantedBugs(t *testing.T) {
+	editClass := func(f func(w *world, c *ClassOrder)) func(*world, *Order) {
+		return func(w *world, o *Order) {
+			c := o.Classes[w.class]
+			f(w, &c)
+			o.Classes[w.class] = c
+		}
+	}
+	for name, b := range map[string]bugs{
+		"one too many": {rule: func(r *rule) {
+			r.within = func(others, k int) bool { return others <= k }
+		}},
+		"the last place before one's own does not count": {rule: func(r *rule) {
+			r.before = func(other, own int) bool { return other < own-1 }
+		}},
+		"ranks are ignored": {rule: func(r *rule) {
+			r.before = func(_, _ int) bool { return false }
+		}},
+		"a missing record counts as done": {rule: func(r *rule) {
+			done := r.done
+			r.done = func(v bundle.Version, j int, rec view.Record, known bool) bool {
+				return !known || done(v, j, rec, known)
+			}
+		}},
+		"a missing record counts as past earlier orders": {rule: func(r *rule) {
+			past := r.past
+			r.past = func(p, v bundle.Version, rec view.Record, known bool) bool { return !known || past(p, v, rec, known) }
+		}},
+		"one ended attempt counts for every attempt": {rule: func(r *rule) {
+			done := r.done
+			r.done = func(v bundle.Version, j int, rec view.Record, known bool) bool {
+				return done(v, j, rec, known) || (known && rec.Ended.Release == v && rec.Ended.Count > 0)
+			}
+		}},
+		"attempts ended at another release count": {rule: func(r *rule) {
+			r.done = func(v bundle.Version, j int, rec view.Record, known bool) bool {
+				return known && (rec.Version >= v || rec.Ended.Count >= j)
+			}
+		}},
+		"a retry takes the first place again": {rule: func(r *rule) {
+			r.attempt = func(bundle.Version, view.Record) int { return 1 }
+		}},
+		"a promise to obey counts as done": {rule: func(r *rule) {
+			done := r.done
+			r.done = func(v bundle.Version, j int, rec view.Record, known bool) bool {
+				return done(v, j, rec, known) || (known && rec.Obeys >= v)
+			}
+		}},
+		"down is taken for done": {rule: func(r *rule) {
+			done := r.done
+			r.done = func(v bundle.Version, j int, rec view.Record, known bool) bool {
+				return done(v, j, rec, known) || rec.Down()
+			}
+		}},
+		"earlier orders are forgotten": {rule: func(r *rule) {
+			r.past = func(_, _ bundle.Version, _ view.Record, _ bool) bool { return true }
+		}},
+		"nearly settled at the earlier release suffices": {rule: func(r *rule) {
+			r.past = func(p, _ bundle.Version, rec view.Record, known bool) bool { return known && rec.Version+1 >= p }
+		}},
+		"a promise to obey the earlier order suffices": {rule: func(r *rule) {
+			r.past = func(p, _ bundle.Version, rec view.Record, known bool) bool { return known && rec.Obeys >= p }
+		}},
+		"a node promises while it is down": {promiseWhileDown: true},
+		"a crash forgets ended attempts":   {forgetsEnded: true},
+		"a skip takes only one place":      {halfSkip: true},
+		"retried nodes come first": {order: editClass(func(_ *world, c *ClassOrder) {
+			if n := len(c.Roster); n > 0 && len(c.Skipped)+len(c.Started) == 0 {
+				c.Roster = slices.Insert(slices.Clone(c.Roster[:n-1]), 0, c.Roster[n-1])
+			}
+		})},
+		"a new order ranks and knows only some nodes": {order: func(w *world, o *Order) {
+			if c := o.Classes[w.class]; o.Previous > 0 && o.Serial == 1 && len(c.Roster) > 1 {
+				c.Roster = c.Roster[:len(c.Roster)-1]
+				o.Classes[w.class] = c
+			}
+		}},
+		"a new order names no earlier one": {order: func(_ *world, o *Order) { o.Previous = 0 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			seed, _, _, err := seeds(20000, b)
+			if err == nil {
+				t.Fatal("20000 worlds did not find it")
+			}
+			t.Logf("seed %d: %v", seed, err)
+		})
+	}
+}
+
+// TestEndsWhenAllIsWell shows that the rule does not wait for ever: when
+// everything arrives and nothing fails, every round lets k nodes go (fewer only
+// while the canary is at work, or at the end), also under a second order.
+func TestEndsWhenAllIsWell(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		choose := func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "choice") }
+		w := newWorld(choose, bugs{})
+		w.orders = nil
+		for version := bundle.Version(2); version < 5; version++ {
+			k, canary := 1+choose(3), choose(2)
+			w.signPlain(version, k, canary)
+			rounds := w.settleAll()
+			if most := (len(w.ids)-canary+k-1)/k + canary; rounds > most {
+				t.Fatalf("release %d: %d nodes with budget %d and %d canaries took %d rounds, want at most %d", version, len(w.ids), k, canary, rounds, most)
+			}
+		}
+	})
+}
+
+// signPlain signs the first order of a release for all nodes.
+func (w *world) signPlain(version bundle.Version, k, canary int) {
+	m := &bundle.Manifest{Version: version, Classes: map[bundle.Class]bundle.ClassUpgrade{w.class: {Schedule: bundle.ScheduleSpec{
+		Strategy: bundle.StrategyRolling, MaxUnavailable: fmt.Sprint(k), Canary: canary,
+	}}}}
+	var previous *Order
+	if len(w.orders) > 0 {
+		previous = w.newest()
+	}
+	var nodes []Candidate
+	for _, id := range w.ids {
+		nodes = append(nodes, Candidate{ID: id, Class: w.class, Reachable: true})
+	}
+	o, err := Instantiate(m, bundle.Sum([]byte{byte(version)}), previous, nodes)
+	if err != nil {
+		panic(err)
+	}
+	w.orders = append(w.orders, o)
+}
+
+// settleAll lets everything arrive until nobody can go any more, and returns
+// the number of rounds.
+func (w *world) settleAll() (rounds int) {
+	for {
+		went := w.went
+		for _, n := range w.nodes {
+			n.known[w.newest().Release] = w.newest()
+			w.aim(n)
+		}
+		for _, n := range w.nodes {
+			for _, other := range w.nodes {
+				n.seen[other.rec.Node] = other.rec
+			}
+		}
+		for _, id := range w.ids {
+			w.try(w.nodes[id])
+		}
+		if w.went == went {
+			return rounds
+		}
+		for _, n := range w.nodes {
+			if n.down != 0 {
+				release := n.down
+				n.down, n.goal = 0, 0
+				w.say(n, func(r *view.Record) { r.Version = release })
+			}
+		}
+		rounds++
+	}
+}
