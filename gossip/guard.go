@@ -1,0 +1,175 @@
+package gossip
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/serf/serf"
+
+	"moult/store/bundle"
+)
+
+// A Conflict is a claim that the guard did not let in: a name or an identity
+// that a live member holds already.
+type Conflict struct {
+	Name         string        // the claimed name; this agent's own when it is the one not let in
+	Holder       bundle.NodeID // who holds the name
+	HolderAddr   string
+	Claimant     bundle.NodeID // who else claims it
+	ClaimantAddr string
+}
+
+func (c Conflict) Error() string {
+	if c.Holder == c.Claimant {
+		return fmt.Sprintf("node ID %s is in use by node %q at %s and also at %s: a copied data folder? remove one",
+			c.Holder.Short(), c.Name, c.HolderAddr, c.ClaimantAddr)
+	}
+	return fmt.Sprintf("node name %q is in use by node %s at %s, so node %s at %s is not let in: give it another name, or stop the other one",
+		c.Name, c.Holder.Short(), c.HolderAddr, c.Claimant.Short(), c.ClaimantAddr)
+}
+
+// A guard knows who holds which name. A name belongs to whom it was first
+// seen with, for as long as that member lives; it also goes when the member's
+// address proves another key, by TLS.
+type guard struct {
+	self     bundle.NodeID
+	selfName string
+	selfAddr string
+
+	mu       sync.Mutex // protects what follows
+	holders  map[string]holder
+	reported map[conflictKey]time.Time
+}
+
+type holder struct {
+	id   bundle.NodeID
+	addr string
+	live bool
+}
+
+type conflictKey struct {
+	name     string
+	claimant bundle.NodeID
+}
+
+const (
+	reportAgainAfter = 5 * time.Minute
+	maxReported      = 1024
+)
+
+func newGuard(self bundle.NodeID, name, addr string) *guard {
+	return &guard{self: self, selfName: name, selfAddr: addr,
+		holders:  map[string]holder{name: {id: self, addr: addr, live: true}},
+		reported: map[conflictKey]time.Time{}}
+}
+
+// check returns the conflict that a claim makes, or nil.
+func (g *guard) check(name string, id bundle.NodeID, addr string) *Conflict {
+	if name == g.selfName && id != g.self && addr == g.selfAddr {
+		// An echo of an earlier identity of this very agent: memberlist must
+		// see it, to refute it.
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if h, ok := g.holders[name]; ok && h.live && h.id != id {
+		return &Conflict{Name: name, Holder: h.id, HolderAddr: h.addr, Claimant: id, ClaimantAddr: addr}
+	}
+	return nil
+}
+
+// checkIdentity returns the conflict of one identity living under two names
+// at two addresses, or nil.
+func (g *guard) checkIdentity(name string, id bundle.NodeID, addr string) *Conflict {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for n, h := range g.holders {
+		if h.live && h.id == id && n != name && h.addr != addr {
+			return &Conflict{Name: n, Holder: id, HolderAddr: h.addr, Claimant: id, ClaimantAddr: addr}
+		}
+	}
+	return nil
+}
+
+// holds tells the guard of a member's state, as Serf reports it.
+func (g *guard) holds(m Member) {
+	if m.Name == g.selfName {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.holders[m.Name] = holder{id: m.ID, addr: m.Addr, live: m.Status == StatusAlive || m.Status == StatusLeaving}
+}
+
+// forget drops a member that Serf has reaped.
+func (g *guard) forget(name string) {
+	if name == g.selfName {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.holders, name)
+}
+
+// release takes a name from its holder, whose address has proved to be
+// another node's.
+func (g *guard) release(name string, id bundle.NodeID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if h, ok := g.holders[name]; ok && h.id == id && name != g.selfName {
+		h.live = false
+		g.holders[name] = h
+	}
+}
+
+// expect returns the identity of the live holder of a name.
+func (g *guard) expect(name string) (bundle.NodeID, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	h, ok := g.holders[name]
+	return h.id, ok && h.live
+}
+
+// news reports whether a conflict should be reported now: gossip repeats
+// itself, people should not hear it each time.
+func (g *guard) news(c Conflict, now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	key := conflictKey{c.Name, c.Claimant}
+	if at, ok := g.reported[key]; ok && now.Sub(at) < reportAgainAfter {
+		return false
+	}
+	if len(g.reported) >= maxReported {
+		clear(g.reported)
+	}
+	g.reported[key] = now
+	return true
+}
+
+// mergeGuard is Serf's hook for claims of membership. Serf calls it for each
+// alive message, with one member, and for a join, with all that the peer
+// knows, dead ones too. The latter are left to the alive messages that follow.
+// It runs under memberlist's lock: it only looks up and enqueues.
+type mergeGuard struct {
+	guard *guard
+	found func(Conflict)
+}
+
+func (m mergeGuard) NotifyMerge(members []*serf.Member) error {
+	if len(members) != 1 {
+		return nil
+	}
+	claim, err := memberOf(*members[0])
+	if err != nil {
+		return err
+	}
+	if members[0].Status == serf.StatusLeft {
+		return nil
+	}
+	if c := m.guard.check(claim.Name, claim.ID, claim.Addr); c != nil {
+		m.found(*c)
+		return c
+	}
+	return nil
+}

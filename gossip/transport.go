@@ -1,0 +1,421 @@
+package gossip
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"moult/store/bundle"
+)
+
+// A transport is the one port: memberlist's packets on UDP, and on TCP both
+// memberlist's streams and HTTP between peers, told apart by ALPN. Every
+// stream has passed the gate.
+//
+// It implements memberlist.NodeAwareTransport and, for inbound HTTP,
+// net.Listener (by peerListener).
+type transport struct {
+	gate      *gate
+	network   Network
+	ln        net.Listener
+	packets   net.PacketConn
+	advertise *net.TCPAddr
+	log       *slog.Logger
+	// expect returns the identity that a member's streams must have; false
+	// when the name is not known.
+	expect func(name string) (bundle.NodeID, bool)
+	// impostor is told of a member whose address answers with another identity.
+	impostor func(name string, err *IdentityError)
+	// attach runs at memberlist's first call of FinalAdvertiseAddr: see ring.go.
+	attach     func()
+	attachOnce sync.Once
+
+	packetCh chan *memberlist.Packet
+	ringCh   chan net.Conn
+	peerCh   chan net.Conn
+	slots    chan struct{} // handshakes in progress
+	refusals *quiet
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex // protects what follows
+	raw     map[net.Conn]struct{}
+	inbound map[bundle.NodeID]int
+	closed  bool
+}
+
+var _ memberlist.NodeAwareTransport = (*transport)(nil)
+
+// A stream is a connection that has passed the gate.
+type stream struct {
+	*tls.Conn
+	id      bundle.NodeID
+	release func() // idempotent
+}
+
+func (s *stream) Close() error {
+	err := s.Conn.Close()
+	s.release()
+	return err
+}
+
+func newTransport(ctx context.Context, cfg Config, g *gate) (*transport, error) {
+	network := cfg.Network
+	if network == nil {
+		network = sockets{}
+	}
+	ln, packets, err := network.Listen(ctx, cfg.Bind)
+	if err != nil {
+		return nil, err
+	}
+	bound, ok := ln.Addr().(*net.TCPAddr)
+	if !ok {
+		err = fmt.Errorf("listener at %s has no TCP address", ln.Addr())
+	}
+	var adv *net.TCPAddr
+	if err == nil {
+		adv, err = advertised(ctx, bound, cfg.Advertise)
+	}
+	if err != nil {
+		return nil, errors.Join(err, ln.Close(), packets.Close())
+	}
+	t := &transport{
+		gate: g, network: network, ln: ln, packets: packets, advertise: adv, log: cfg.Log,
+		packetCh: make(chan *memberlist.Packet), ringCh: make(chan net.Conn), peerCh: make(chan net.Conn),
+		slots: make(chan struct{}, maxHandshakes), refusals: &quiet{every: 10 * time.Second},
+		raw: map[net.Conn]struct{}{}, inbound: map[bundle.NodeID]int{},
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	return t, nil
+}
+
+// start begins to listen, once the hooks are in place.
+func (t *transport) start() {
+	t.wg.Add(2)
+	go t.acceptLoop()
+	go t.packetLoop()
+}
+
+// Shutdown closes every socket and every stream, and returns when the
+// transport's goroutines have ended. It may be called twice.
+func (t *transport) Shutdown() error {
+	t.mu.Lock()
+	first := !t.closed
+	t.closed = true
+	var conns []net.Conn
+	for c := range t.raw {
+		conns = append(conns, c)
+	}
+	t.mu.Unlock()
+	if first {
+		t.cancel()
+		_ = t.ln.Close()
+		_ = t.packets.Close()
+		for _, c := range conns {
+			_ = c.Close() // not through TLS, whose farewell waits for slow peers
+		}
+	}
+	t.wg.Wait()
+	return nil
+}
+
+// track registers a raw connection, so that Shutdown can end it.
+func (t *transport) track(c net.Conn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.raw[c] = struct{}{}
+	return true
+}
+
+func (t *transport) untrack(c net.Conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.raw, c)
+}
+
+// admitInbound counts one more stream of a peer, unless it has too many.
+func (t *transport) admitInbound(id bundle.NodeID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.inbound[id] >= maxStreamsPerPeer {
+		return false
+	}
+	t.inbound[id]++
+	return true
+}
+
+func (t *transport) dropInbound(id bundle.NodeID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.inbound[id]--; t.inbound[id] <= 0 {
+		delete(t.inbound, id)
+	}
+}
+
+// pauseAfterError keeps a loop over a failing socket (too many open files,
+// say) from spinning.
+func (t *transport) pauseAfterError() {
+	select {
+	case <-time.After(100 * time.Millisecond):
+	case <-t.ctx.Done():
+	}
+}
+
+func (t *transport) acceptLoop() {
+	defer t.wg.Done()
+	for {
+		select {
+		case t.slots <- struct{}{}:
+		case <-t.ctx.Done():
+			return
+		}
+		c, err := t.ln.Accept()
+		if err != nil {
+			<-t.slots
+			if t.ctx.Err() != nil {
+				return
+			}
+			t.log.Warn("cannot accept a connection", "error", err)
+			t.pauseAfterError()
+			continue
+		}
+		if !t.track(c) {
+			_ = c.Close()
+			<-t.slots
+			return
+		}
+		t.wg.Add(1)
+		go func() {
+			defer t.wg.Done()
+			t.admit(c)
+		}()
+	}
+}
+
+// admit takes one inbound connection through the gate and hands it to its
+// protocol.
+func (t *transport) admit(raw net.Conn) {
+	_ = raw.SetDeadline(time.Now().Add(handshakeTimeout))
+	c, id, err := t.gate.accept(raw)
+	<-t.slots
+	if err == nil && !t.admitInbound(id) {
+		err = fmt.Errorf("it has %d streams open already", maxStreamsPerPeer)
+	}
+	if err != nil {
+		t.untrack(raw)
+		_ = raw.Close()
+		if t.ctx.Err() == nil {
+			t.refused(raw.RemoteAddr(), id, err)
+		}
+		return
+	}
+	_ = raw.SetDeadline(time.Time{})
+	s := &stream{Conn: c, id: id, release: sync.OnceFunc(func() {
+		t.untrack(raw)
+		t.dropInbound(id)
+	})}
+	to := t.ringCh
+	if c.ConnectionState().NegotiatedProtocol == alpnPeer {
+		to = t.peerCh
+	}
+	select {
+	case to <- s:
+	case <-t.ctx.Done():
+		_ = raw.Close()
+		s.release()
+	}
+}
+
+// refused reports a refusal, but not each one of a flood.
+func (t *transport) refused(from net.Addr, id bundle.NodeID, err error) {
+	suppressed, ok := t.refusals.now(time.Now())
+	if !ok {
+		return
+	}
+	log := t.log.With("from", from.String(), "error", err, "alsoRefused", suppressed)
+	if !id.IsZero() {
+		log = log.With("node", id.Short())
+	}
+	log.Warn("refused a connection")
+}
+
+// open dials a peer and takes the stream through the gate. A zero want lets
+// any member of the cluster answer.
+func (t *transport) open(ctx context.Context, addr, protocol string, want bundle.NodeID) (*stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	defer context.AfterFunc(t.ctx, cancel)()
+	raw, err := t.network.Dial(ctx, addr)
+	if err != nil {
+		return nil, fmt.Errorf("peer at %s: %w", addr, err)
+	}
+	if !t.track(raw) {
+		_ = raw.Close()
+		return nil, fmt.Errorf("peer at %s: %w", addr, net.ErrClosed)
+	}
+	_ = raw.SetDeadline(time.Now().Add(handshakeTimeout))
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
+	c, id, err := t.gate.dial(raw, protocol)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil && !want.IsZero() && id != want {
+		err = &IdentityError{Addr: addr, Want: want, Got: id}
+	}
+	if err != nil {
+		t.untrack(raw)
+		_ = raw.Close()
+		return nil, openError(addr, id, err)
+	}
+	_ = raw.SetDeadline(time.Time{})
+	return &stream{Conn: c, id: id, release: sync.OnceFunc(func() { t.untrack(raw) })}, nil
+}
+
+func openError(addr string, id bundle.NodeID, err error) error {
+	var other *IdentityError
+	switch {
+	case errors.As(err, &other):
+		return err
+	case errors.Is(err, ErrForeign):
+		return fmt.Errorf("peer %s at %s refused: %w: compare the root file and the gossip key on both", id.Short(), addr, err)
+	default:
+		return fmt.Errorf("peer at %s: %w", addr, err)
+	}
+}
+
+// What follows is memberlist's interface.
+
+func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	t.attachOnce.Do(t.attach)
+	ip := t.advertise.IP
+	if ip4 := ip.To4(); ip4 != nil {
+		ip = ip4
+	}
+	return ip, t.advertise.Port, nil
+}
+
+func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("packet to %q: %w", addr, err)
+	}
+	_, err = t.packets.WriteTo(b, net.UDPAddrFromAddrPort(ap))
+	return time.Now(), err
+}
+
+func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	return t.WriteTo(b, a.Addr)
+}
+
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packetCh }
+func (t *transport) StreamCh() <-chan net.Conn           { return t.ringCh }
+
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
+}
+
+func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(t.ctx, timeout)
+	defer cancel()
+	var want bundle.NodeID
+	if a.Name != "" {
+		want, _ = t.expect(a.Name)
+	}
+	s, err := t.open(ctx, a.Addr, alpnRing, want)
+	if err != nil {
+		var other *IdentityError
+		if errors.As(err, &other) {
+			t.impostor(a.Name, other)
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+func (t *transport) packetLoop() {
+	defer t.wg.Done()
+	buf := make([]byte, maxUDPPacket)
+	for {
+		n, from, err := t.packets.ReadFrom(buf)
+		now := time.Now()
+		if err != nil {
+			if t.ctx.Err() != nil {
+				return
+			}
+			t.log.Warn("cannot read a packet", "error", err)
+			t.pauseAfterError()
+			continue
+		}
+		if n == 0 {
+			continue
+		}
+		p := &memberlist.Packet{Buf: append([]byte(nil), buf[:n]...), From: from, Timestamp: now}
+		select {
+		case t.packetCh <- p:
+		case <-t.ctx.Done():
+			return
+		}
+	}
+}
+
+// peerListener gives inbound HTTP streams to an http.Server, which closes it.
+type peerListener struct {
+	t    *transport
+	done chan struct{}
+	once sync.Once
+}
+
+func newPeerListener(t *transport) *peerListener {
+	return &peerListener{t: t, done: make(chan struct{})}
+}
+
+func (l *peerListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.t.peerCh:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *peerListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+func (l *peerListener) Addr() net.Addr { return l.t.ln.Addr() }
+
+// quiet lets one message through in each interval and counts the others.
+type quiet struct {
+	every time.Duration
+
+	mu         sync.Mutex // protects what follows
+	last       time.Time
+	suppressed int
+}
+
+// now reports whether a message may be given at this time, and how many were
+// not given before it.
+func (q *quiet) now(at time.Time) (suppressed int, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.last.IsZero() && at.Sub(q.last) < q.every {
+		q.suppressed++
+		return 0, false
+	}
+	suppressed, q.suppressed, q.last = q.suppressed, 0, at
+	return suppressed, true
+}
