@@ -1,0 +1,270 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"moult/store/bundle"
+)
+
+// HealthError says why software did not become ready or stay healthy.
+type HealthError struct {
+	// Ready is true where it had to become ready, else to stay healthy.
+	Ready bool
+	// After is how long it was waited for or watched.
+	After time.Duration
+	// Exit is how it ended; nil where it still runs.
+	Exit *Exit
+	// Last is the last check's failure; nil where there was none.
+	Last error
+}
+
+func (e *HealthError) Error() string {
+	var b strings.Builder
+	after := e.After.Round(time.Millisecond)
+	switch {
+	case e.Exit != nil && e.Ready:
+		fmt.Fprintf(&b, "it ended before it was ready: %s", e.Exit)
+	case e.Exit != nil:
+		fmt.Fprintf(&b, "it ended %s into its healthy time: %s", after, e.Exit)
+	case e.Ready:
+		fmt.Fprintf(&b, "it was not ready after %s", after)
+	default:
+		fmt.Fprintf(&b, "it became unhealthy %s into its healthy time: %d checks in a row failed", after, failuresMax)
+	}
+	if e.Last != nil && e.Exit == nil {
+		fmt.Fprintf(&b, "; the last check: %v", e.Last)
+	}
+	return b.String()
+}
+
+// Unwrap returns Last.
+func (e *HealthError) Unwrap() error { return e.Last }
+
+// AwaitReady waits for the first successful check. It returns a *HealthError
+// when the software ends first, or is not ready after Health.HealthyDeadline.
+// It may be called again, of an adopted process too.
+func (p *Process) AwaitReady(ctx context.Context) error {
+	began := time.Now()
+	deadline := time.NewTimer(or(p.spec.Health.HealthyDeadline, defaultDeadline))
+	defer deadline.Stop()
+	var last error
+	for pause := readyPoll; ; pause = min(pause*3/2, p.interval()) {
+		if last = p.checkOnce(ctx); last == nil && p.running() {
+			return nil
+		}
+		failed := &HealthError{Ready: true, After: time.Since(began), Last: last}
+		wait := time.NewTimer(pause)
+		select {
+		case <-wait.C:
+			continue
+		case <-p.notify.ready():
+			wait.Stop()
+			continue
+		case <-p.done:
+			wait.Stop()
+			return p.ended(failed)
+		case <-deadline.C:
+			failed.After = time.Since(began)
+		case <-p.closed:
+			wait.Stop()
+			return ErrClosed
+		case <-ctx.Done():
+			wait.Stop()
+			return context.Cause(ctx)
+		}
+		wait.Stop()
+		return failed
+	}
+}
+
+// AwaitHealthy watches software that is ready for the time d. It returns nil
+// if the software runs at the end and its last check succeeded; a *HealthError
+// as soon as it ends or failuresMax checks in a row fail.
+func (p *Process) AwaitHealthy(ctx context.Context, d time.Duration) error {
+	began := time.Now()
+	failures := 0
+	for {
+		last := p.checkOnce(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if failures++; last == nil {
+			failures = 0
+		}
+		after := time.Since(began)
+		switch {
+		case !p.running():
+			return p.ended(&HealthError{After: after})
+		case failures == failuresMax:
+			return &HealthError{After: after, Last: last}
+		case failures == 0 && after >= d:
+			return nil
+		}
+		pause := p.interval()
+		if failures == 0 && after < d {
+			pause = min(pause, d-after)
+		}
+		wait := time.NewTimer(pause)
+		select {
+		case <-wait.C:
+			continue
+		case <-p.done:
+			wait.Stop()
+			return p.ended(&HealthError{After: time.Since(began)})
+		case <-p.closed:
+			wait.Stop()
+			return ErrClosed
+		case <-ctx.Done():
+			wait.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (p *Process) running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// ended adds to an error that the software has ended.
+func (p *Process) ended(e *HealthError) *HealthError {
+	exit := p.Exit()
+	e.Exit = &exit
+	return e
+}
+
+func (p *Process) interval() time.Duration { return or(p.spec.Health.Interval, defaultInterval) }
+
+func or(d bundle.Duration, instead time.Duration) time.Duration {
+	if d > 0 {
+		return time.Duration(d)
+	}
+	return instead
+}
+
+// checkOnce asks once, within a time that follows from the interval. The end of
+// the process ends it too.
+func (p *Process) checkOnce(parent context.Context) error {
+	limit := min(max(p.interval(), minCheck), maxCheck)
+	ctx, cancel := context.WithTimeoutCause(parent, limit, fmt.Errorf("no answer within %s", limit))
+	defer cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-p.done:
+			cancel()
+		case <-stop:
+		}
+	}()
+	err := p.check(ctx)
+	if err != nil && ctx.Err() != nil && parent.Err() == nil && p.running() {
+		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return err
+}
+
+// newCheck returns what asks once whether software is ready.
+func newCheck(spec Spec, n *notifier) func(context.Context) error {
+	h := spec.Health
+	switch {
+	case h.HTTP != "":
+		return func(ctx context.Context) error { return checkHTTP(ctx, "http://"+spec.HealthAddr+h.HTTP) }
+	case h.TCP:
+		return func(ctx context.Context) error { return checkTCP(ctx, spec.HealthAddr) }
+	case len(h.Exec) > 0:
+		return func(ctx context.Context) error { return checkExec(ctx, spec) }
+	case n != nil:
+		return func(context.Context) error { return n.check() }
+	}
+	return func(context.Context) error { return errors.New("no health check is configured") }
+}
+
+// checkHTTP wants 2xx. It follows no redirect and uses no proxy: it asks this
+// software and no other.
+func checkHTTP(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxCheckOutput))
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("GET %s: %s: %s", url, resp.Status, oneLine(body))
+	}
+	return err
+}
+
+func checkTCP(ctx context.Context, addr string) error {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// checkExec runs the program as the software is run. It is killed with its
+// process group at the end of ctx.
+func checkExec(ctx context.Context, spec Spec) error {
+	if err := checkProgram(spec.Dir, spec.Health.Exec[0]); err != nil {
+		return err
+	}
+	// The signal that ends the check with the agent is tied to the thread that
+	// starts it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, spec.Health.Exec[0], spec.Health.Exec[1:]...)
+	cmd.Dir, cmd.Env = spec.Dir, spec.Env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	endWithParent(cmd.SysProcAttr)
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = minCheck
+	out := &head{}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(spec.Health.Exec, " "), err, oneLine(out.b))
+	}
+	return nil
+}
+
+// head keeps the first maxCheckOutput bytes that were written to it.
+type head struct{ b []byte }
+
+func (h *head) Write(p []byte) (int, error) {
+	h.b = append(h.b, p[:min(len(p), maxCheckOutput-len(h.b))]...)
+	return len(p), nil
+}
+
+func oneLine(b []byte) string {
+	line := strings.Join(strings.Fields(string(bytes.ToValidUTF8(b, []byte("?")))), " ")
+	if len(line) > 200 {
+		line = line[:200] + "…"
+	}
+	return line
+}

@@ -1,0 +1,282 @@
+package process
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ref is a process held by pidfd: it cannot come to mean another one.
+type ref struct{ f *os.File }
+
+func openRef(pid int) (*ref, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	return &ref{os.NewFile(uintptr(fd), fmt.Sprintf("pidfd of %d", pid))}, nil
+}
+
+// openChild opens a child that has not been reaped yet.
+func openChild(pid int) (Handle, *ref, error) {
+	r, err := openRef(pid)
+	if err != nil {
+		return Handle{}, nil, err
+	}
+	h, _, err := handleOf(pid)
+	if err != nil {
+		r.close()
+		return Handle{}, nil, err
+	}
+	return h, r, nil
+}
+
+// openHandle opens the process that h names, or returns ErrGone.
+func openHandle(h Handle) (*ref, error) {
+	r, err := openRef(h.PID)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) { // EINVAL: not above 0, or a thread's number
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, err
+	}
+	// What /proc says after the pidfd was opened is of the pidfd's process, or
+	// that one has ended.
+	now, stat, err := handleOf(h.PID)
+	if isGone(err) || err == nil && (now != h || stat.ended()) {
+		r.close()
+		return nil, ErrGone
+	}
+	if err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// await waits until the process has ended; false where closed came first. A
+// child is reaped, after beforeReap: as long as it is a zombie, its number
+// cannot have become another session's.
+func (r *ref) await(_ <-chan struct{}, child *os.Process, beforeReap func()) (*os.ProcessState, bool) {
+	defer r.close()
+	conn, err := r.f.SyscallConn()
+	if err == nil {
+		err = conn.Read(func(fd uintptr) bool {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			return n > 0 && err == nil
+		})
+	}
+	if err != nil { // closed
+		return nil, false
+	}
+	beforeReap()
+	if child == nil {
+		return nil, true
+	}
+	state, err := child.Wait()
+	if err != nil {
+		return nil, true
+	}
+	return state, true
+}
+
+func (r *ref) signal(sig unix.Signal) error {
+	conn, err := r.f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	if err := conn.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
+		return err
+	}
+	return sent
+}
+
+func (r *ref) close() { r.f.Close() }
+
+// procStat is what is used of /proc/PID/stat; see proc_pid_stat(5).
+type procStat struct {
+	state      byte
+	session    int
+	startTicks uint64
+}
+
+func (s procStat) ended() bool { return s.state == 'Z' || s.state == 'X' }
+
+func readStat(pid int) (procStat, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return procStat{}, err
+	}
+	// The second field is the program's name in parentheses, and may itself
+	// hold blanks and parentheses. The third follows the last one.
+	_, rest, ok := bytes.Cut(data[max(bytes.LastIndexByte(data, ')'), 0):], []byte(" "))
+	fields := strings.Fields(string(rest))
+	if !ok || len(fields) < 20 {
+		return procStat{}, fmt.Errorf("/proc/%d/stat: %.100q is not understood", pid, data)
+	}
+	session, err1 := strconv.Atoi(fields[6-3])
+	ticks, err2 := strconv.ParseUint(fields[22-3], 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
+		return procStat{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+	}
+	return procStat{fields[0][0], session, ticks}, nil
+}
+
+func handleOf(pid int) (Handle, procStat, error) {
+	stat, err := readStat(pid)
+	if err != nil {
+		return Handle{}, stat, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return Handle{}, stat, err
+	}
+	return Handle{PID: pid, StartTicks: stat.startTicks, BootID: strings.TrimSpace(string(boot))}, stat, nil
+}
+
+// isGone reports whether reading below /proc/PID failed because it ended.
+func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
+
+// killSession kills every process of the session that h began, and returns
+// when they have ended. The leader, if it is a zombie, is left to its parent.
+func killSession(h Handle) error {
+	member := func(pid int) bool {
+		stat, err := readStat(pid)
+		return err == nil && stat.session == h.PID && !stat.ended()
+	}
+	for range sessionRounds {
+		if stat, err := readStat(h.PID); err == nil && stat.startTicks != h.StartTicks {
+			// The number is another process's: it was free, so no process of
+			// the session was left.
+			return nil
+		}
+		left, err := signalAll(member, unix.SIGKILL, sessionWait)
+		if err != nil || left == 0 {
+			return err
+		}
+	}
+	return fmt.Errorf("session %d still has processes after %d rounds of SIGKILL", h.PID, sessionRounds)
+}
+
+// stopMarked stops every process that carries the marker: SIGTERM to all, and
+// SIGKILL to those that do not end.
+func stopMarked(marker string) error {
+	if marker == "" {
+		return nil
+	}
+	marked := func(pid int) bool { return pid != os.Getpid() && hasMarker(pid, marker) }
+	if n, err := signalAll(marked, unix.SIGTERM, orphanGrace); err != nil || n == 0 {
+		return err
+	}
+	for range sessionRounds {
+		left, err := signalAll(marked, unix.SIGKILL, sessionWait)
+		if err != nil || left == 0 {
+			return err
+		}
+	}
+	return fmt.Errorf("processes with %s in their environment do not end after %d rounds of SIGKILL", markerEntry(marker), sessionRounds)
+}
+
+// signalAll sends sig to every process that is one of them, waits until they
+// have ended, at most for wait in all, and returns how many they were.
+func signalAll(isOne func(pid int) bool, sig unix.Signal, wait time.Duration) (n int, err error) {
+	var fds []int
+	err = eachProcess(func(pid int) {
+		if !isOne(pid) {
+			return
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			return
+		}
+		// Asked once more now that the number cannot change hands.
+		if !isOne(pid) {
+			unix.Close(fd)
+			return
+		}
+		fds = append(fds, fd)
+	})
+	for _, fd := range fds {
+		// It fails only for one that has ended, or that is not ours to signal;
+		// the latter is still there in the next round.
+		unix.PidfdSendSignal(fd, sig, nil, 0)
+	}
+	end := time.Now().Add(wait)
+	for _, fd := range fds {
+		awaitPidfd(fd, time.Until(end))
+		unix.Close(fd)
+	}
+	return len(fds), err
+}
+
+func awaitPidfd(fd int, wait time.Duration) {
+	for end := time.Now().Add(wait); ; {
+		left := max(time.Until(end), 0)
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+func eachProcess(visit func(pid int)) error {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return err
+	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			visit(pid)
+		}
+	}
+	return nil
+}
+
+// FindOrphans returns the software that was started with marker and still
+// runs. It is for an agent that has no Handle, or one of a process that is
+// gone: its predecessor may have been killed before it could keep the Handle.
+// More than one is a fault.
+func FindOrphans(marker string) ([]Handle, error) {
+	var found []Handle
+	err := eachProcess(func(pid int) {
+		h, stat, err := handleOf(pid)
+		if err != nil || stat.session != pid || stat.ended() {
+			return // only the first process leads the session
+		}
+		if hasMarker(pid, marker) {
+			found = append(found, h)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for node software that still runs: %w", err)
+	}
+	return found, nil
+}
+
+// hasMarker reports whether a live process was started with the marker.
+func hasMarker(pid int, marker string) bool {
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return false
+	}
+	entry := []byte(markerEntry(marker))
+	for e := range bytes.SplitSeq(env, []byte{0}) {
+		if bytes.Equal(e, entry) {
+			return true
+		}
+	}
+	return false
+}
