@@ -279,7 +279,7 @@ func (d *decision) withinBudget() Decision {
 	others := d.mayBeDown()
 	if d.rule.within(len(others), k) {
 		return Decision{Go: true, Reason: Reason{Code: CodeGo, Nodes: others,
-			Text: fmt.Sprintf("%d of the %d nodes of class %s that may be down at once may be down", len(others), k, d.Class)}}
+			Text: fmt.Sprintf("%d other nodes of class %s may be down now, and %d may be down at once", len(others), d.Class, k)}}
 	}
 	text := fmt.Sprintf("it waits for %s: at most %d of class %s may be down at once", d.names(others), k, d.Class)
 	return Decision{Reason: Reason{Code: CodeBudget, Text: text, Nodes: others, Command: d.skip(others)}}

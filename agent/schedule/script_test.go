@@ -1,0 +1,272 @@
+package schedule
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// script is the state of one file in testdata.
+type script struct {
+	names   map[bundle.NodeID]string
+	records map[bundle.NodeID]view.Record
+	order   *Order
+}
+
+func idOf(name string) bundle.NodeID { return sha256.Sum256([]byte(name)) }
+
+func (s *script) id(name string) bundle.NodeID {
+	id := idOf(name)
+	s.names[id] = name
+	return id
+}
+
+func (s *script) lookup(id bundle.NodeID) (view.Record, bool) {
+	rec, ok := s.records[id]
+	return rec, ok
+}
+
+// TestScripts runs testdata/*: rollouts as an operator sees them. Rewrite the
+// expected output with `go test ./agent/schedule -rewrite`, and read the diff.
+//
+//	order release=N [previous=true] [class=…] [strategy=…] [k=…] [canary=…] [soak=…] [failures=…] nodes=(…) [unreachable=(…)]
+//	place roster=(…): sets the roster of class kv, so that a script can say who is first
+//	record NODE [version=…] [phase=…] [obeys=…] [ended=RELEASE/COUNT] [held]; many lines in the input
+//	pause, resume, abort; skip, retry, start NODE; budget k=…
+//	decide NODE [not-synced] [expired] [conflict] [settled=…] [unreachable=(…)]
+//	summary
+func TestScripts(t *testing.T) {
+	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
+		s := &script{names: map[bundle.NodeID]string{}, records: map[bundle.NodeID]view.Record{}}
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string { return s.run(t, d) })
+	})
+}
+
+func (s *script) run(t *testing.T, d *datadriven.TestData) string {
+	switch d.Cmd {
+	case "order":
+		return s.instantiate(t, d)
+	case "place":
+		c := s.order.Classes["kv"]
+		c.Roster = nil
+		for _, name := range names(d, "roster") {
+			c.Roster = append(c.Roster, s.id(name))
+		}
+		s.order.Classes["kv"] = c
+		return s.show()
+	case "record":
+		for line := range strings.Lines(d.Input) {
+			s.record(t, d, strings.Fields(line))
+		}
+		return ""
+	case "decide":
+		return s.decide(d)
+	case "summary":
+		return s.summary()
+	}
+	return s.change(t, d)
+}
+
+func names(d *datadriven.TestData, key string) []string {
+	for _, arg := range d.CmdArgs {
+		if arg.Key == key {
+			return arg.Vals
+		}
+	}
+	return nil
+}
+
+func (s *script) instantiate(t *testing.T, d *datadriven.TestData) string {
+	var release, canary, failures int
+	strategy, soak, class := bundle.StrategyRolling, "0s", "kv"
+	budget := "1"
+	d.ScanArgs(t, "release", &release)
+	d.MaybeScanArgs(t, "k", &budget)
+	d.MaybeScanArgs(t, "canary", &canary)
+	d.MaybeScanArgs(t, "failures", &failures)
+	d.MaybeScanArgs(t, "strategy", &strategy)
+	d.MaybeScanArgs(t, "soak", &soak)
+	d.MaybeScanArgs(t, "class", &class)
+	wait, err := time.ParseDuration(soak)
+	if err != nil {
+		d.Fatalf(t, "%v", err)
+	}
+	m := &bundle.Manifest{Version: bundle.Version(release), Classes: map[bundle.Class]bundle.ClassUpgrade{bundle.Class(class): {
+		Schedule: bundle.ScheduleSpec{Strategy: strategy, MaxUnavailable: budget, Canary: canary, Soak: bundle.Duration(wait), FailureMax: failures},
+	}}}
+	var nodes []Candidate
+	for _, name := range names(d, "nodes") {
+		nodes = append(nodes, Candidate{ID: s.id(name), Class: "kv", Reachable: true})
+	}
+	for _, name := range names(d, "unreachable") {
+		nodes = append(nodes, Candidate{ID: s.id(name), Class: "kv"})
+	}
+	if !d.HasArg("previous") {
+		s.order = nil
+	}
+	o, err := Instantiate(m, bundle.Sum([]byte{byte(release)}), s.order, nodes)
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	s.order = o
+	return s.show()
+}
+
+// show prints the order as names, and checks that its bytes carry it.
+func (s *script) show() string {
+	data, err := MarshalOrder(s.order)
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	back, err := ParseOrder(data)
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	if again, err := MarshalOrder(back); err != nil || !bytes.Equal(again, data) {
+		return fmt.Sprintf("error: the order does not survive its own bytes: %v", err)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "release %d after %d, serial %d, %s\n", s.order.Release, s.order.Previous, s.order.Serial, s.order.State)
+	for _, class := range slices.Sorted(maps.Keys(s.order.Classes)) {
+		c := s.order.Classes[class]
+		fmt.Fprintf(&b, "%s: %s, at most %d down, canaries %d for %s, stops at %d failures\n", class, c.Strategy, c.MaxUnavailable, c.Canary, c.Soak, c.FailureMax)
+		skipped := c.isSkipped()
+		for i, id := range c.Roster {
+			fmt.Fprintf(&b, "  %s", s.names[id])
+			if skipped[i] {
+				b.WriteString(" skipped")
+			}
+			if at := slices.Index(c.Started, i); at >= 0 {
+				fmt.Fprintf(&b, " started %d", at)
+			}
+			b.WriteString("\n")
+		}
+	}
+	return b.String()
+}
+
+func (s *script) record(t *testing.T, d *datadriven.TestData, words []string) {
+	if len(words) == 0 {
+		return
+	}
+	id := s.id(words[0])
+	rec := view.Record{Node: id, Name: words[0], Class: "kv", Phase: "current"}
+	for _, word := range words[1:] {
+		key, value, _ := strings.Cut(word, "=")
+		n, _ := strconv.Atoi(value)
+		switch key {
+		case "version":
+			rec.Version = bundle.Version(n)
+		case "target":
+			rec.Target = bundle.Version(n)
+		case "phase":
+			rec.Phase = strings.ReplaceAll(value, "_", " ")
+		case "obeys":
+			rec.Obeys = bundle.Version(n)
+		case "held":
+			rec.Held, rec.Phase = true, "held"
+		case "ended":
+			if _, err := fmt.Sscanf(value, "%d/%d", &rec.Ended.Release, &rec.Ended.Count); err != nil {
+				d.Fatalf(t, "%s: %v", word, err)
+			}
+		case "unknown":
+			delete(s.records, id)
+			return
+		default:
+			d.Fatalf(t, "%s?", word)
+		}
+	}
+	s.records[id] = rec
+}
+
+func (s *script) decide(d *datadriven.TestData) string {
+	in := Input{
+		Self: s.id(d.CmdArgs[0].Key), Class: "kv", Order: s.order, Lookup: s.lookup,
+		Synced: !d.HasArg("not-synced"), Expired: d.HasArg("expired"), Conflict: d.HasArg("conflict"),
+	}
+	if settled := names(d, "settled"); settled != nil {
+		in.SettledFor = func(bundle.NodeID) time.Duration {
+			since, _ := time.ParseDuration(settled[0])
+			return since
+		}
+	}
+	if gone := names(d, "unreachable"); gone != nil {
+		in.Reachable = func(id bundle.NodeID) bool { return !slices.Contains(gone, s.names[id]) }
+	}
+	dec := Decide(in)
+	var b strings.Builder
+	fmt.Fprintf(&b, "go=%t %s: %s\n", dec.Go, dec.Reason.Code, dec.Reason.Text)
+	if dec.Reason.Command != "" {
+		fmt.Fprintf(&b, "command: %s\n", dec.Reason.Command)
+	}
+	if dec.Reason.Retry != 0 {
+		fmt.Fprintf(&b, "ask again after %s\n", dec.Reason.Retry)
+	}
+	return b.String()
+}
+
+func (s *script) summary() string {
+	r := Summary(s.order, s.lookup)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s", r.State)
+	if r.Reason != "" {
+		fmt.Fprintf(&b, ": %s", r.Reason)
+	}
+	b.WriteString("\n")
+	for _, class := range slices.Sorted(maps.Keys(r.Classes)) {
+		p := r.Classes[class]
+		if p.Settled+p.Down+p.Held+p.Waiting+p.Skipped != p.Total {
+			b.WriteString("the counts do not add up\n")
+		}
+		fmt.Fprintf(&b, "%s: %+v\n", class, p)
+	}
+	return b.String()
+}
+
+func (s *script) change(t *testing.T, d *datadriven.TestData) string {
+	var next *Order
+	var err error
+	var id bundle.NodeID
+	if len(d.CmdArgs) > 0 && len(d.CmdArgs[0].Vals) == 0 {
+		id = s.id(d.CmdArgs[0].Key)
+	}
+	switch d.Cmd {
+	case "pause":
+		next, err = s.order.Pause()
+	case "resume":
+		next, err = s.order.Resume()
+	case "abort":
+		next, err = s.order.Abort()
+	case "skip":
+		next, err = s.order.Skip("kv", id)
+	case "retry":
+		next, err = s.order.Retry("kv", id)
+	case "start":
+		next, err = s.order.Start("kv", id)
+	case "budget":
+		var k int
+		d.ScanArgs(t, "k", &k)
+		next, err = s.order.SetBudget("kv", k)
+	default:
+		d.Fatalf(t, "unknown command %s", d.Cmd)
+	}
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	if err := Successor(s.order, next); err != nil {
+		return "error: " + err.Error()
+	}
+	s.order = next
+	return s.show()
+}
