@@ -32,18 +32,17 @@ func testKey(t testing.TB, name string) *signingKey {
 // cluster makes sets by hand, step by step, so that a test can break any step.
 // Each hook changes a file before it is signed; each list of keys is who signs.
 type cluster struct {
-	t                                     testing.TB
-	root, publisher, operator             *signingKey
-	rootBytes                             []byte
-	signTimestamp, signSnapshot           []*signingKey
-	signTargets, signOperator             []*signingKey
-	onTargets, onOperator                 func(*metadata.TargetsType)
-	onSnapshot                            func(*metadata.SnapshotType)
-	onTimestamp                           func(*metadata.TimestampType)
-	versions                              Versions
-	releases, orders                      int
-	noOperator, operatorUnnamed, noPinned bool
-	roots                                 [][]byte
+	t                           testing.TB
+	root, publisher, operator   *signingKey
+	signTimestamp, signSnapshot []*signingKey
+	signTargets, signOperator   []*signingKey
+	onTargets, onOperator       func(*metadata.TargetsType)
+	onSnapshot                  func(*metadata.SnapshotType)
+	onTimestamp                 func(*metadata.TimestampType)
+	versions                    Versions
+	releases, orders            int
+	noOperator, operatorUnnamed bool
+	roots                       [][]byte
 }
 
 func newCluster(t testing.TB) *cluster {

@@ -22,9 +22,9 @@ const (
 	MaxTargetsBytes = 2 << 20
 	// MaxSetBytes bounds an encoded Set: base64 makes 4 bytes of 3.
 	MaxSetBytes = (MaxRoots*MaxRootBytes+2*MaxPinBytes+2*MaxTargetsBytes)/3*4 + 4<<10
-	// MaxOrderBytes bounds a rollout order: a roster of 20,000 nodes, some of
-	// them several times.
-	MaxOrderBytes = 4 << 20
+	// MaxOrderBytes bounds a rollout order: rosters of 50,000 nodes together,
+	// with retries.
+	MaxOrderBytes = 8 << 20
 	// MaxMetadataVersion bounds the version of a metadata file.
 	MaxMetadataVersion = 1 << 40
 	// maxDepth bounds the nesting of JSON in a metadata file; TUF needs 6.

@@ -128,6 +128,7 @@ func parts(s *Set) map[string]*[]byte {
 
 // TestTamperedBytes flips bits in, cuts and lengthens every file.
 func TestTamperedBytes(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.roots = append(c.roots, c.makeRoot(2, nil, c.root))
 	good := c.set()
@@ -209,6 +210,7 @@ func surplusSignature(t *testing.T, b []byte) []byte {
 // TestRefused is the table of sets that are well formed as JSON, and mostly
 // well signed, and wrong.
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	sha512 := func(f *metadata.TargetFiles) { f.Hashes["sha512"] = make([]byte, 64) }
 	release := func(c *cluster, change func(*metadata.TargetsType)) { c.onTargets = change }
 	order := func(c *cluster, change func(*metadata.TargetsType)) { c.onOperator = change }
@@ -524,8 +526,9 @@ func TestConflict(t *testing.T) {
 
 // TestLargestSet is within MaxSetBytes, and reports what it costs.
 func TestLargestSet(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
-	c.releases, c.orders = MaxReleases, MaxReleases
+	c.releases = MaxReleases
 	s := c.set()
 	if testing.Verbose() {
 		t.Logf("targets %d bytes, operator %d bytes", len(s.Targets), len(s.Operator))
