@@ -97,14 +97,7 @@ func (a *api) repair(ctx context.Context, key string) (string, error) {
 }
 
 func (a *api) set(w http.ResponseWriter, r *http.Request) {
-	var p pair
-	err := node.ReadJSON(w, r, &p)
-	if err == nil {
-		err = node.CheckKey(p.Key)
-	}
-	if err == nil && len(p.Value) > node.MaxValue {
-		err = fmt.Errorf("the value has %d bytes, at most %d", len(p.Value), node.MaxValue)
-	}
+	p, err := readSet(w, r)
 	if err != nil {
 		node.Fail(w, http.StatusBadRequest, err)
 		return
@@ -114,6 +107,27 @@ func (a *api) set(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	node.Answer(w, http.StatusOK, keyOnly{Key: p.Key})
+}
+
+// readSet returns the checked body of a set.
+func readSet(w http.ResponseWriter, r *http.Request) (pair, error) {
+	var body struct {
+		Key   string  `json:"key"`
+		Value *string `json:"value"`
+	}
+	if err := node.ReadJSON(w, r, &body); err != nil {
+		return pair{}, err
+	}
+	if err := node.CheckKey(body.Key); err != nil {
+		return pair{}, err
+	}
+	switch {
+	case body.Value == nil:
+		return pair{}, errors.New(`the body has no "value"`)
+	case len(*body.Value) > node.MaxValue:
+		return pair{}, fmt.Errorf("the value has %d bytes, at most %d", len(*body.Value), node.MaxValue)
+	}
+	return pair{Key: body.Key, Value: *body.Value}, nil
 }
 
 func (a *api) list(w http.ResponseWriter, r *http.Request) {

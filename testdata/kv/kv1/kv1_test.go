@@ -77,6 +77,7 @@ func TestRefusals(t *testing.T) {
 		"long key":       {"GET", "/get?k=" + strings.Repeat("k", node.MaxKey+1), ""},
 		"dots":           {"GET", "/get?k=..", ""},
 		"key not UTF-8":  {"GET", "/get?k=%ff", ""},
+		"no value":       {"PUT", "/set", `{"key":"a"}`},
 		"body not JSON":  {"PUT", "/set", "key=a"},
 		"body not UTF-8": {"PUT", "/set", "{\"key\":\"a\",\"value\":\"\xff\"}"},
 		"unknown field":  {"PUT", "/set", `{"key":"a","value":"b","revision":1}`},

@@ -19,8 +19,8 @@
 // values of a key at one node. A put with if_revision is carried out only if
 // the key exists at just that revision; otherwise the answer is 409 {"error",
 // "revision"} with the revision that it has, 0 if it does not exist. So
-// if_revision 0 never holds. A revision 0 in an answer to a get says that the
-// revision is not known.
+// if_revision 0 never holds. A revision 0 in an answer to a get or a put says that
+// the revision is not known.
 //
 // Other answers are as in version 1: 400, 404, 500, and 503 with Retry-After
 // for a miss that is not certain. So is read repair, with "Kv-Repair: 1"; what a

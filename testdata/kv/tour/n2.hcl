@@ -1,0 +1,24 @@
+# Node n2 of the tour: three agents on one machine. The paths are from this
+# file's folder.
+
+agent {
+  name       = "n2"
+  class      = "kv"
+  data       = "../../../build/tour/n2"
+  root       = "../../../build/tour/trust/root.json"
+  gossip_key = "../../../build/tour/trust/gossip.key"
+
+  # One port for the ring, UDP and TCP, and whom to ask for the others.
+  bind = "127.0.0.1:7200"
+  join = ["127.0.0.1:7100", "127.0.0.1:7300"]
+
+  # The public address, which is all that clients and peers are told; and the
+  # ports on which each version that this node can answer has its own.
+  service "api" {
+    address  = "127.0.0.1:7210"
+    versions = "7211-7219"
+  }
+
+  # For the node's software: the public addresses of the other nodes.
+  env = { KV_PEERS = "127.0.0.1:7110,127.0.0.1:7310" }
+}

@@ -1,0 +1,24 @@
+# Node n3 of the tour: three agents on one machine. The paths are from this
+# file's folder.
+
+agent {
+  name       = "n3"
+  class      = "kv"
+  data       = "../../../build/tour/n3"
+  root       = "../../../build/tour/trust/root.json"
+  gossip_key = "../../../build/tour/trust/gossip.key"
+
+  # One port for the ring, UDP and TCP, and whom to ask for the others.
+  bind = "127.0.0.1:7300"
+  join = ["127.0.0.1:7100", "127.0.0.1:7200"]
+
+  # The public address, which is all that clients and peers are told; and the
+  # ports on which each version that this node can answer has its own.
+  service "api" {
+    address  = "127.0.0.1:7310"
+    versions = "7311-7319"
+  }
+
+  # For the node's software: the public addresses of the other nodes.
+  env = { KV_PEERS = "127.0.0.1:7110,127.0.0.1:7210" }
+}
