@@ -7,9 +7,13 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"moult/testdata/kv/internal/node"
 )
+
+// root is the path before a key.
+const root = "/v3/entries/"
 
 // putBody is the body of a put.
 type putBody struct {
@@ -50,9 +54,9 @@ func Open(c node.Config, log *slog.Logger) (http.Handler, error) {
 	}
 	a := &api{store: store, peers: node.NewPeers(c, log), log: log}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v3/entries/{key}", a.get)
-	mux.HandleFunc("PUT /v3/entries/{key}", a.put)
-	mux.HandleFunc("DELETE /v3/entries/{key}", a.remove)
+	mux.HandleFunc("GET "+root+"{key...}", a.get)
+	mux.HandleFunc("PUT "+root+"{key...}", a.put)
+	mux.HandleFunc("DELETE "+root+"{key...}", a.remove)
 	mux.HandleFunc("GET /v3/entries", func(w http.ResponseWriter, _ *http.Request) {
 		node.Answer(w, http.StatusOK, keyList{Keys: a.store.Keys()})
 	})
@@ -62,9 +66,23 @@ func Open(c node.Config, log *slog.Logger) (http.Handler, error) {
 	return mux, nil
 }
 
+// keyOf returns the checked key of a call. It reads the path by itself, because
+// http.ServeMux takes the key "/", which comes as %2F, for the end of a folder.
+func keyOf(r *http.Request) (string, error) {
+	escaped := strings.TrimPrefix(r.URL.EscapedPath(), root)
+	if strings.Contains(escaped, "/") {
+		return "", fmt.Errorf("%w %q: a slash goes as %%2F", node.ErrKey, escaped)
+	}
+	key, err := url.PathUnescape(escaped)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", node.ErrKey, err)
+	}
+	return key, node.CheckKey(key)
+}
+
 func (a *api) get(w http.ResponseWriter, r *http.Request) {
-	key := r.PathValue("key")
-	if err := node.CheckKey(key); err != nil {
+	key, err := keyOf(r)
+	if err != nil {
 		node.Fail(w, http.StatusBadRequest, err)
 		return
 	}
@@ -82,7 +100,7 @@ func (a *api) get(w http.ResponseWriter, r *http.Request) {
 // repair asks the peers for a key that this node misses and keeps what they
 // have. It returns errMissing where none of them has it.
 func (a *api) repair(ctx context.Context, key string) (Object, error) {
-	found, err := node.Ask(ctx, a.peers, "/v3/entries/"+url.PathEscape(key), func(body []byte) (Object, error) {
+	found, err := node.Ask(ctx, a.peers, root+url.PathEscape(key), func(body []byte) (Object, error) {
 		var o Object
 		if err := node.DecodeJSON(body, &o); err != nil {
 			return Object{}, err
@@ -118,8 +136,7 @@ func (a *api) put(w http.ResponseWriter, r *http.Request) {
 // readPut returns a checked body: Data is not nil, and ContentType in its
 // normal form.
 func readPut(w http.ResponseWriter, r *http.Request) (key string, b putBody, err error) {
-	key = r.PathValue("key")
-	if err := node.CheckKey(key); err != nil {
+	if key, err = keyOf(r); err != nil {
 		return "", b, err
 	}
 	if err := node.ReadJSON(w, r, &b); err != nil {
@@ -135,8 +152,8 @@ func readPut(w http.ResponseWriter, r *http.Request) (key string, b putBody, err
 }
 
 func (a *api) remove(w http.ResponseWriter, r *http.Request) {
-	key := r.PathValue("key")
-	if err := node.CheckKey(key); err != nil {
+	key, err := keyOf(r)
+	if err != nil {
 		node.Fail(w, http.StatusBadRequest, err)
 		return
 	}
