@@ -129,8 +129,8 @@ func (d *decoder) services(s *classSchema) map[string]bundle.Service {
 		if !d.required(b.Protocol, b.At, "protocol", `protocol = "http"`) {
 			continue
 		}
-		p := d.text(b.Protocol)
-		if p != bundle.ProtocolHTTP && p != bundle.ProtocolTCP {
+		p, ok := d.text(b.Protocol)
+		if ok && p != bundle.ProtocolHTTP && p != bundle.ProtocolTCP {
 			d.fail(b.Protocol.Expr.Range(), "Unknown protocol", "Here protocol wants %q (calls can be simulated one by one) or %q (any stream).", bundle.ProtocolHTTP, bundle.ProtocolTCP)
 		}
 		all[b.Name] = bundle.Service{Protocol: p}
@@ -147,7 +147,7 @@ func (d *decoder) health(s *classSchema, c *ClassSpec, p placeholders) {
 	out := &c.Upgrade.Health
 	out.Interval = d.duration(h.Interval, defaultInterval, bundle.MinHealthInterval, bundle.MaxHealthInterval)
 	out.MinHealthyTime = d.duration(h.MinHealthyTime, defaultMinHealthyTime, 0, bundle.MaxHealthTime)
-	out.HealthyDeadline = d.duration(h.HealthyDeadline, defaultHealthyDeadline, 1, bundle.MaxHealthTime)
+	out.HealthyDeadline = d.duration(h.HealthyDeadline, defaultHealthyDeadline, minHealthyDeadline, bundle.MaxHealthTime)
 	out.DrainTimeout = d.duration(h.DrainTimeout, defaultDrainTimeout, 0, bundle.MaxDrainTimeout)
 	before := len(d.diags)
 	out.HTTP, out.TCP, out.Notify = d.name(h.HTTP), d.flag(h.TCP), d.flag(h.Notify)
@@ -223,7 +223,7 @@ func (d *decoder) transform(t *transformSchema, upgrade bool, c *ClassSpec) {
 		out.Exec = d.argv(t.Exec, placeholders{})
 		c.program(t.Exec, out.Exec)
 	}
-	out.Timeout = d.duration(t.Timeout, defaultTransformTimeout, 1, bundle.MaxTransformTime)
+	out.Timeout = d.duration(t.Timeout, defaultTransformTimeout, minTransformTimeout, bundle.MaxTransformTime)
 	out.MemoryMax = d.size(t.MemoryMax, bundle.MaxTransformBytes)
 	out.DiskMax = d.size(t.DiskMax, bundle.MaxTransformBytes)
 }
@@ -297,8 +297,8 @@ func (d *decoder) schedule(s *scheduleSchema) bundle.ScheduleSpec {
 		if f.Max != nil {
 			out.FailureMax = int(d.number(f.Max, 0, bundle.MaxFailures))
 		}
-		if then := d.text(f.Then); then != "" && then != "hold" {
-			d.later(f.Then.Expr.Range(), "what else to do", `Write: then = "hold"`)
+		if then, ok := d.text(f.Then); ok && then != "hold" {
+			d.later(f.Then.Expr.Range(), "any other then", `Write: then = "hold"`)
 		}
 	}
 	out.HoldTimeout = d.duration(s.HoldTimeout, defaultHoldTimeout, 0, bundle.MaxHoldTimeout)
@@ -306,14 +306,15 @@ func (d *decoder) schedule(s *scheduleSchema) bundle.ScheduleSpec {
 }
 
 func (d *decoder) strategy(a *hcl.Attribute) string {
-	if a == nil {
+	s, ok := d.text(a)
+	if !ok {
 		return bundle.StrategyRolling
 	}
-	switch s := d.text(a); s {
+	switch s {
 	case bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual:
 		return s
 	case "random":
-		d.later(a.Expr.Range(), "the strategy random", `Use "rolling", which ranks the nodes by a hash.`)
+		d.later(a.Expr.Range(), `the strategy "random"`, `Use "rolling", which ranks the nodes by a hash.`)
 	default:
 		d.fail(a.Expr.Range(), "Unknown strategy", "Here strategy wants %q, %q or %q.", bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual)
 	}

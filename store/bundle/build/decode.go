@@ -50,13 +50,13 @@ func (d *decoder) later(at hcl.Range, what, instead string) {
 
 func (d *decoder) laterAttribute(a *hcl.Attribute, instead string) {
 	if a != nil {
-		d.later(a.NameRange, "the attribute "+a.Name, instead)
+		d.later(a.NameRange, strconv.Quote(a.Name), instead)
 	}
 }
 
 func (d *decoder) laterBlocks(blocks []laterSchema, name, instead string) {
 	for _, b := range blocks {
-		d.later(b.At, "the block "+name, instead)
+		d.later(b.At, strconv.Quote(name), instead)
 	}
 }
 
@@ -74,22 +74,22 @@ func (d *decoder) value(a *hcl.Attribute, want string, types ...cty.Type) (cty.V
 	return v, true
 }
 
-func (d *decoder) text(a *hcl.Attribute) string {
+// text decodes a text; ok is false where there is none or a wrong one.
+func (d *decoder) text(a *hcl.Attribute) (s string, ok bool) {
 	if a == nil {
-		return ""
+		return "", false
 	}
 	v, ok := d.value(a, "a text in quotes", cty.String)
 	if !ok {
-		return ""
+		return "", false
 	}
-	return v.AsString()
+	return v.AsString(), true
 }
 
-// name decodes a text that must not be empty.
+// name decodes a text that must not be empty, if there is one.
 func (d *decoder) name(a *hcl.Attribute) string {
-	before := len(d.diags)
-	s := d.text(a)
-	if a != nil && s == "" && len(d.diags) == before {
+	s, ok := d.text(a)
+	if ok && s == "" {
 		d.fail(a.Expr.Range(), "Empty "+a.Name, "Here %s must not be empty.", a.Name)
 	}
 	return s
@@ -204,8 +204,13 @@ func (p placeholders) problem(ref hcl.Traversal) string {
 		return ""
 	case root == "service" && len(ref) == 2:
 		name := ""
-		if attr, ok := ref[1].(hcl.TraverseAttr); ok {
-			name = attr.Name
+		switch step := ref[1].(type) {
+		case hcl.TraverseAttr:
+			name = step.Name
+		case hcl.TraverseIndex:
+			if step.Key.Type() == cty.String {
+				name = step.Key.AsString()
+			}
 		}
 		if _, ok := p.services[name]; ok {
 			return ""

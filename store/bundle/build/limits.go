@@ -7,11 +7,18 @@ import (
 )
 
 const (
-	// maxSpecBytes bounds upgrade.hcl. HCL's parser recurses, so its input must
-	// not be of any size.
-	maxSpecBytes = 256 << 10
-	// maxShown bounds the problems that a SpecError prints.
-	maxShown = 20
+	// maxSpecBytes bounds upgrade.hcl.
+	maxSpecBytes = 128 << 10
+	// maxNesting bounds blocks, lists and texts inside each other, and
+	// maxOperators everything else that expressions are made of. HCL's parser
+	// recurses by both, and Go ends the process when the stack is full. A spec
+	// nests six deep and needs no operators.
+	maxNesting   = 32
+	maxOperators = 256
+	// maxShown bounds the problems that a SpecError prints, and maxShownLine
+	// each of its lines.
+	maxShown     = 20
+	maxShownLine = 400
 )
 
 // Chunk sizes of an artifact. Smaller chunks would save a little more between
@@ -20,6 +27,13 @@ const (
 	minChunkBytes    = 64 << 10
 	normalChunkBytes = 256 << 10
 	maxChunkBytes    = 1 << 20
+)
+
+// Bounds of times that are stricter than the manifest's: shorter ones are
+// mistakes.
+const (
+	minHealthyDeadline  = bundle.Duration(100 * time.Millisecond)
+	minTransformTimeout = bundle.Duration(time.Second)
 )
 
 // Defaults of the spec.

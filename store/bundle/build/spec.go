@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"moult/store/bundle"
 )
@@ -80,7 +82,14 @@ func (e *SpecError) Error() string {
 	if more := len(e.Problems) - len(shown); more > 0 {
 		fmt.Fprintf(&buf, "and %d more\n", more)
 	}
-	return string(bytes.TrimSpace(buf.Bytes()))
+	var out strings.Builder
+	for line := range strings.Lines(strings.TrimSpace(buf.String())) {
+		if len(line) > maxShownLine {
+			line = strings.ToValidUTF8(line[:maxShownLine], "") + "…\n"
+		}
+		out.WriteString(line)
+	}
+	return out.String()
 }
 
 // Load reads a spec. An error in its text is a *SpecError.
@@ -93,23 +102,57 @@ func Load(path string) (*Spec, error) {
 }
 
 func parse(src []byte, path string) (*Spec, error) {
+	if diags := checkNesting(src, path); diags.HasErrors() {
+		return nil, specError(diags, map[string]*hcl.File{path: {Bytes: src}})
+	}
 	parser := hclparse.NewParser()
 	file, diags := parser.ParseHCL(src, path)
 	if diags.HasErrors() {
 		return nil, specError(diags, parser.Files())
 	}
+	spec := &Spec{dir: filepath.Dir(path), files: parser.Files()}
 	var top fileSchema
 	d := decoder{diags: gohcl.DecodeBody(file.Body, nil, &top)}
-	spec := &Spec{dir: filepath.Dir(path), files: parser.Files()}
-	if top.Release != nil {
-		d.release(top.Release, spec)
-	} else if !d.diags.HasErrors() {
+	switch {
+	case d.diags.HasErrors():
+		// The shape is wrong: values would only add errors that follow from it,
+		// such as a missing command where there is a "comand".
+	case top.Release == nil:
 		d.fail(file.Body.MissingItemRange(), "Missing release block", `A spec says what to do in one block: release { … }.`)
+	default:
+		d.release(top.Release, spec)
 	}
 	if d.diags.HasErrors() {
 		return nil, specError(d.diags, spec.files)
 	}
 	return spec, nil
+}
+
+// checkNesting refuses text that HCL's parser cannot take. The lexer, which is
+// all that is used here, does not recurse.
+func checkNesting(src []byte, path string) hcl.Diagnostics {
+	// Its problems are the parser's too, which tells more about them.
+	tokens, _ := hclsyntax.LexConfig(src, path, hcl.InitialPos)
+	depth, operators := 0, 0
+	for _, tok := range tokens {
+		switch tok.Type {
+		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack, hclsyntax.TokenOParen, hclsyntax.TokenOQuote,
+			hclsyntax.TokenOHeredoc, hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
+			depth++
+		case hclsyntax.TokenCBrace, hclsyntax.TokenCBrack, hclsyntax.TokenCParen, hclsyntax.TokenCQuote,
+			hclsyntax.TokenCHeredoc, hclsyntax.TokenTemplateSeqEnd:
+			depth--
+		case hclsyntax.TokenIdent, hclsyntax.TokenStringLit, hclsyntax.TokenQuotedLit, hclsyntax.TokenNumberLit,
+			hclsyntax.TokenComma, hclsyntax.TokenDot, hclsyntax.TokenEqual, hclsyntax.TokenNewline,
+			hclsyntax.TokenComment, hclsyntax.TokenEOF:
+		default:
+			operators++
+		}
+		if depth > maxNesting || operators > maxOperators {
+			return hcl.Diagnostics{problem(tok.Range, "Too complicated", "A spec nests at most %d deep and has at most %d operators.", maxNesting, maxOperators)}
+		}
+	}
+	return nil
 }
 
 // specError sorts the problems by place: gohcl finds them in any order.

@@ -1,0 +1,3 @@
+release {
+  version = 1
+}

@@ -1,0 +1,6 @@
+release {
+  version = 1
+  class "kv" {
+    command = ["./kv"
+  }
+}
