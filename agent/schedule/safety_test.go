@@ -362,10 +362,7 @@ func seeds(n int, b bugs) (seed, went, mixed int, err error) {
 
 // TestManySeeds runs many more worlds than rapid does, without its shrinking.
 func TestManySeeds(t *testing.T) {
-	n := 3000
-	if testing.Short() {
-		n = 300
-	}
+	n := 1000
 	seed, went, mixed, err := seeds(n, bugs{})
 	if err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
