@@ -63,9 +63,11 @@
 //	root.json                           the first root, which agents are given
 //	settings.json                       how long signatures last
 //	metadata/timestamp.json             the commit point: names all below
-//	metadata/<V>.<role>.json            root, snapshot, targets, operator
+//	metadata/<V>.root.json              the chain of roots
+//	metadata/<V>-<digest>.<role>.json   snapshot, targets and operator in force
 //	releases/<N>.json                   manifests as signed
 //	rollouts/<N>.<serial>.json          rollout orders as signed
+//	lock                                held while a command has it open
 //
 // A change writes new files under new names and replaces timestamp.json last, so
 // a crash leaves the old metadata in force or the new, and unused files that the
