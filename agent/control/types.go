@@ -132,6 +132,8 @@ type Info struct {
 	Class   bundle.Class  `json:"class"`
 	PID     int           `json:"pid"`
 	Bind    string        `json:"bind"`
+	// NodePID is the process ID of the node's software; 0 while it is down.
+	NodePID int `json:"node_pid"`
 	// Objects is the number of objects of the last transform here, and
 	// LongestHold the longest time that a call was held here.
 	Objects     int             `json:"objects"`

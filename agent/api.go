@@ -1,0 +1,343 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"moult/agent/control"
+	"moult/agent/schedule"
+	"moult/agent/upgrade"
+	"moult/gossip"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// errStopped answers calls that arrive while the agent ends.
+var errStopped = errors.New("the agent is ending")
+
+// api is the agent as its control API sees it.
+type api struct{ a *Agent }
+
+var _ control.Backend = api{}
+
+// queryStatus is the Serf query that asks a node for its newest record.
+const queryStatus = "status"
+
+func (b api) Status(ctx context.Context, live bool) (s control.Status, err error) {
+	var heard map[bundle.NodeID]bool
+	if live {
+		if heard, err = b.a.askPeers(ctx); err != nil {
+			return s, err
+		}
+	}
+	if !b.a.ask(func() { s = b.a.status(heard) }) {
+		err = errStopped
+	}
+	return s, err
+}
+
+// askPeers has every live peer answer with its own newest record number, and
+// exchanges with those from whom something newer is to be had. It returns who
+// answered.
+func (a *Agent) askPeers(ctx context.Context) (map[bundle.NodeID]bool, error) {
+	answers, err := a.ring.Query(ctx, queryStatus, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask the peers: %w", err)
+	}
+	heard := map[bundle.NodeID]bool{a.id: true}
+	for r := range answers {
+		var said liveAnswer
+		if err := json.Unmarshal(r.Payload, &said); err != nil {
+			continue
+		}
+		heard[said.Node] = true
+		known := uint64(0)
+		a.ask(func() {
+			if rec, ok := a.view.Get(said.Node); ok {
+				known = rec.Seq
+			}
+		})
+		if said.Seq <= known {
+			continue
+		}
+		if err := a.ring.SyncNow(ctx, gossip.Peer{ID: said.Node}); err != nil {
+			a.log.Warn("live status of a peer not fetched", "peer", said.Node.Short(), "err", err)
+		}
+	}
+	return heard, nil
+}
+
+// liveAnswer is what a node answers to queryStatus.
+type liveAnswer struct {
+	Node bundle.NodeID `json:"node"`
+	Seq  uint64        `json:"seq"`
+}
+
+func (a *Agent) answerQuery(name string, _ []byte) (answer []byte) {
+	if name != queryStatus {
+		return nil
+	}
+	a.ask(func() {
+		data, err := json.Marshal(liveAnswer{Node: a.id, Seq: a.seq})
+		if err == nil {
+			answer = data
+		}
+	})
+	return answer
+}
+
+// status is the cluster as this peer sees it. heard is who answered just now;
+// nil: go by the ring.
+func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
+	s := control.Status{
+		Cluster: a.cluster.Short(), Head: a.trust.Head(), Alarms: slices.Clone(a.alarms),
+		Classes: map[bundle.Class]control.ClassStatus{}, Nodes: []control.NodeStatus{},
+	}
+	if s.Alarms == nil {
+		s.Alarms = []string{}
+	}
+	if a.trust.Expired(time.Now()) {
+		s.Alarms = append(s.Alarms, fmt.Sprintf("the signed metadata expired on %s: nothing new starts; `moult trust refresh`, then `moult trust push`", a.trust.Expires().Format(time.DateOnly)))
+	}
+	alive := heard
+	if alive == nil {
+		alive = a.alive
+	}
+	for r := range a.view.Snapshot().All() {
+		if r.Left {
+			continue
+		}
+		n := control.NodeStatus{
+			Name: r.Name, ID: r.Node, Class: r.Class, Version: r.Version, Phase: r.Phase, Target: r.Target,
+			Progress: r.Progress, Reachable: alive[r.Node], Reason: r.Reason, Since: r.Since, Address: r.Addr, Platform: r.Platform,
+			Services: map[string]control.ServiceStatus{},
+		}
+		for name, sv := range r.Services {
+			n.Services[name] = control.ServiceStatus{Public: sv.Public, Versions: sv.Versions, Attach: sv.Attach, Egress: sv.Egress}
+		}
+		if n.Phase == string(upgrade.Current) || n.Phase == string(upgrade.Settled) {
+			n.Progress = 1
+		}
+		s.Nodes = append(s.Nodes, n)
+	}
+	slices.SortFunc(s.Nodes, func(x, y control.NodeStatus) int {
+		return strings.Compare(x.Name+x.ID.String(), y.Name+y.ID.String())
+	})
+	a.releaseStatus(&s)
+	return s
+}
+
+// releaseStatus fills in how far the newest release is.
+func (a *Agent) releaseStatus(s *control.Status) {
+	head := a.trust.Head()
+	count(s, head)
+	if head == 0 {
+		s.Release = control.ReleaseStatus{State: control.StateNone}
+		return
+	}
+	ref, _ := a.trust.Release(head)
+	s.Release = control.ReleaseStatus{Version: head, Digest: ref.Digest, State: control.StateSpreading}
+	if a.conflicted(head) {
+		s.Release.State, s.Release.Reason = control.StateHeld, "two releases with this number are signed: both are frozen"
+		return
+	}
+	o := a.docs.orders[head]
+	if o == nil {
+		s.Release.Reason = "it has no rollout order here yet"
+	} else {
+		sum := schedule.Summary(o, a.view.Get)
+		for class, c := range sum.Classes {
+			cs := s.Classes[class]
+			cs.Budget = c.Budget
+			s.Classes[class] = cs
+		}
+		s.Release.State, s.Release.Reason = sum.State, sum.Reason
+	}
+	var behind, outside int
+	for _, n := range s.Nodes {
+		if n.Version >= head {
+			continue
+		}
+		behind++
+		if o == nil || !slices.Contains(o.Classes[n.Class].Roster, n.ID) {
+			outside++
+		}
+	}
+	switch {
+	case behind == 0 && len(s.Nodes) > 0:
+		s.Release.State, s.Release.Reason = control.StateComplete, ""
+	case outside > 0 && s.Release.State == control.StateComplete:
+		s.Release.State, s.Release.Reason = control.StateRolling, fmt.Sprintf("%d nodes that are not in the rollout order are below release %d", outside, head)
+	}
+}
+
+// count fills in the counts of each class.
+func count(s *control.Status, head bundle.Version) {
+	for _, n := range s.Nodes {
+		c := s.Classes[n.Class]
+		c.Total++
+		switch {
+		case n.Version >= head:
+			c.Settled++
+		case upgrade.Phase(n.Phase).Down():
+			c.Down++
+		case n.Phase == string(upgrade.Held):
+			c.Held++
+		default:
+			c.Waiting++
+		}
+		s.Classes[n.Class] = c
+	}
+}
+
+func (b api) Members(context.Context) (ms []control.Member, err error) {
+	ms = []control.Member{}
+	if !b.a.ask(func() {
+		for _, m := range b.a.ring.Members() {
+			c := control.Member{Name: m.Name, ID: m.ID, Address: m.Addr, State: string(m.Status)}
+			if r, ok := b.a.view.Get(m.ID); ok {
+				c.Class, c.Platform = r.Class, r.Platform
+			}
+			ms = append(ms, c)
+		}
+	}) {
+		return nil, errStopped
+	}
+	slices.SortFunc(ms, func(x, y control.Member) int { return strings.Compare(x.Name, y.Name) })
+	return ms, nil
+}
+
+// Why answers for any node: what it says of itself, and for a waiting one what
+// the schedule says of it here.
+func (b api) Why(_ context.Context, node string) (w control.Why, err error) {
+	if !b.a.ask(func() { w, err = b.a.why(node) }) {
+		err = errStopped
+	}
+	return w, err
+}
+
+func (a *Agent) why(node string) (control.Why, error) {
+	r, err := a.find(node)
+	if err != nil {
+		return control.Why{}, err
+	}
+	w := control.Why{Node: r.Name, ID: r.Node, Phase: r.Phase, Version: r.Version, Target: r.Target, Reason: r.Reason}
+	head := a.trust.Head()
+	switch {
+	case r.Held:
+		w.Code, w.Command = "held", "moult retry "+r.Name
+	case r.Version >= head && r.Target == 0:
+		w.Code, w.Reason = "current", "it waits for nothing: it is at the newest release"
+	case r.Phase == string(upgrade.Waiting), r.Phase == string(upgrade.Current):
+		in := a.input(max(r.Target, head))
+		in.Self, in.Class = r.Node, r.Class
+		if r.Node != a.id {
+			in.Synced = true
+		}
+		d := schedule.Decide(in)
+		w.Code, w.Command = d.Reason.Code, d.Reason.Command
+		if d.Reason.Text != "" {
+			w.Reason = d.Reason.Text
+		}
+		if d.Go && w.Reason == "" {
+			w.Code, w.Reason = "go", "nothing holds it back, as far as this peer knows"
+		}
+	default:
+		w.Code = "under way"
+		if w.Reason == "" {
+			w.Reason = fmt.Sprintf("it has been %s since %s", r.Phase, r.Since.Format(time.RFC3339))
+		}
+	}
+	return w, nil
+}
+
+// find returns the record of a node by its name or a unique prefix of its ID.
+func (a *Agent) find(node string) (view.Record, error) {
+	var found []view.Record
+	for r := range a.view.Snapshot().All() {
+		if !r.Left && node != "" && (r.Name == node || strings.HasPrefix(r.Node.String(), strings.ToLower(node))) {
+			found = append(found, r)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return view.Record{}, control.Misuse(fmt.Errorf("no node is called %q", node), "see `moult status`")
+	}
+	return view.Record{}, control.Misuse(fmt.Errorf("%q fits %d nodes", node, len(found)), "give more digits of its ID, see `moult status`")
+}
+
+func (b api) Trust(context.Context) (t control.Trust, err error) {
+	if !b.a.ask(func() {
+		t = control.Trust{Head: b.a.trust.Head(), Orders: map[bundle.Version][]byte{}}
+		if t.Set, err = b.a.trust.Set().Marshal(); err != nil {
+			return
+		}
+		for n, o := range b.a.docs.orders {
+			if t.Orders[n], err = schedule.MarshalOrder(o); err != nil {
+				return
+			}
+		}
+	}) {
+		err = errStopped
+	}
+	return t, err
+}
+
+func (b api) Info(context.Context) (i control.Info, err error) {
+	stats := b.a.layer.Stats()
+	if !b.a.ask(func() {
+		a := b.a
+		i = control.Info{
+			Name: a.cfg.Name, ID: a.id, Cluster: a.cluster.Short(), Class: a.cfg.Class, PID: os.Getpid(), Bind: a.ring.Addr(),
+			Objects: a.objects, LongestHold: bundle.Duration(stats.LongestHold),
+			Traffic: control.Traffic{Fetched: maps.Clone(a.fetch.Stats())},
+		}
+	}) {
+		err = errStopped
+	}
+	return i, err
+}
+
+func (b api) Accept(_ context.Context, signed control.Signed) (acc control.Accepted, err error) {
+	if !b.a.ask(func() {
+		if err = b.a.accept(signed); err != nil {
+			return
+		}
+		acc = control.Accepted{Version: b.a.trust.Head(), Digest: b.a.trust.Digest(), Message: "signed and handed over; it spreads"}
+	}) {
+		err = errStopped
+	}
+	return acc, err
+}
+
+func (b api) Join(ctx context.Context, addrs []string) (int, error) {
+	n, err := b.a.ring.Join(ctx, addrs)
+	if err != nil {
+		return n, fmt.Errorf("join %s: %w", strings.Join(addrs, ", "), err)
+	}
+	return n, nil
+}
+
+// Leave tells the ring, and ends the agent. The node's software goes on.
+func (b api) Leave(ctx context.Context) error {
+	if !b.a.ask(func() {
+		b.a.left = true
+		b.a.publish()
+	}) {
+		return errStopped
+	}
+	if err := b.a.ring.Leave(ctx); err != nil {
+		return err
+	}
+	b.a.quit()
+	return nil
+}

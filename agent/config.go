@@ -1,0 +1,351 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+
+	"moult/store/bundle"
+)
+
+// Config is all that an agent is told. It is a value; an Agent keeps its own copy.
+type Config struct {
+	Name      string
+	Class     bundle.Class
+	Data      string // the data folder
+	Root      string // the file of the cluster's first root
+	GossipKey string // the file of the ring's shared secret; empty: derived from the root, so not secret
+	Bind      string // host:port, one port for UDP and TCP
+	Advertise string // host:port that peers use; empty: Bind
+	Join      []string
+	Labels    map[string]string
+	Env       map[string]string
+	Services  map[string]ServiceConfig
+	Adopt     *Adopt
+	// API is a TCP host:port for the control API beside the socket; empty: none.
+	API string
+
+	// SyncInterval is the time between two anti-entropy exchanges.
+	SyncInterval time.Duration
+	// FirstSync is how long a node that has never served waits for the ring
+	// before it starts without news from it.
+	FirstSync time.Duration
+}
+
+// ServiceConfig says where one of the node's services is reached.
+type ServiceConfig struct {
+	Address     string // public host:port
+	First, Last int    // ports of the versioned addresses: version v has First + (v-1) mod (Last-First+1)
+	Attach      string // auto or relay
+	Egress      string // auto or proxy
+	External    bundle.Version
+}
+
+// Adopt describes software that ran before moult looked after it.
+type Adopt struct {
+	Version  bundle.Version
+	Command  []string
+	State    string
+	Services map[string]bundle.Service
+	Health   bundle.Health
+}
+
+// DefaultConfig returns the values that a config file need not give.
+func DefaultConfig() Config {
+	name, err := os.Hostname()
+	if err != nil {
+		name = ""
+	}
+	return Config{
+		Name:         name,
+		Data:         "/var/lib/moult",
+		Bind:         "0.0.0.0:7946",
+		SyncInterval: 10 * time.Second,
+		FirstSync:    15 * time.Second,
+	}
+}
+
+// The HCL form. Pointers tell "not given" from the zero value.
+type (
+	fileHCL struct {
+		Agent agentHCL `hcl:"agent,block"`
+	}
+	agentHCL struct {
+		Name         *string           `hcl:"name"`
+		Class        string            `hcl:"class"`
+		Data         *string           `hcl:"data"`
+		Root         string            `hcl:"root"`
+		GossipKey    *string           `hcl:"gossip_key"`
+		Bind         *string           `hcl:"bind"`
+		Advertise    *string           `hcl:"advertise"`
+		Join         []string          `hcl:"join,optional"`
+		Labels       map[string]string `hcl:"labels,optional"`
+		Env          map[string]string `hcl:"env,optional"`
+		API          *string           `hcl:"api"`
+		SyncInterval *string           `hcl:"sync_interval"`
+		FirstSync    *string           `hcl:"first_sync"`
+		Services     []serviceHCL      `hcl:"service,block"`
+		Adopt        *adoptHCL         `hcl:"adopt,block"`
+	}
+	serviceHCL struct {
+		Name     string  `hcl:"name,label"`
+		Address  string  `hcl:"address"`
+		Versions string  `hcl:"versions"`
+		Attach   *string `hcl:"attach"`
+		Egress   *string `hcl:"egress"`
+		External *uint64 `hcl:"external_version"`
+		Protocol *string `hcl:"protocol"`
+	}
+	adoptHCL struct {
+		Version uint64     `hcl:"version"`
+		Command []string   `hcl:"command"`
+		State   string     `hcl:"state"`
+		Health  *healthHCL `hcl:"health,block"`
+	}
+	healthHCL struct {
+		HTTP            *string  `hcl:"http"`
+		TCP             *bool    `hcl:"tcp"`
+		Exec            []string `hcl:"exec,optional"`
+		Notify          *bool    `hcl:"notify"`
+		Service         *string  `hcl:"service"`
+		Interval        *string  `hcl:"interval"`
+		MinHealthyTime  *string  `hcl:"min_healthy_time"`
+		HealthyDeadline *string  `hcl:"healthy_deadline"`
+		DrainTimeout    *string  `hcl:"drain_timeout"`
+	}
+)
+
+// LoadConfig reads agent.hcl on top of DefaultConfig. Paths in the file are
+// taken from the file's folder. Errors show file, line and text.
+func LoadConfig(path string) (Config, error) {
+	parser := hclparse.NewParser()
+	f, diags := parser.ParseHCLFile(path)
+	if diags.HasErrors() {
+		return Config{}, hclError(parser, diags)
+	}
+	var file fileHCL
+	if diags := gohcl.DecodeBody(f.Body, configContext(f), &file); diags.HasErrors() {
+		return Config{}, hclError(parser, diags)
+	}
+	c, err := file.Agent.config(filepath.Dir(path))
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// configContext keeps ${state} and ${service.NAME} as they are, for the
+// services that the file declares: they are replaced when the software starts.
+func configContext(f *hcl.File) *hcl.EvalContext {
+	services := map[string]cty.Value{}
+	if body, ok := f.Body.(*hclsyntax.Body); ok {
+		for _, agent := range body.Blocks {
+			for _, b := range agent.Body.Blocks {
+				if b.Type == "service" && len(b.Labels) == 1 {
+					services[b.Labels[0]] = cty.StringVal("${service." + b.Labels[0] + "}")
+				}
+			}
+		}
+	}
+	return &hcl.EvalContext{Variables: map[string]cty.Value{
+		"state":   cty.StringVal("${state}"),
+		"service": cty.ObjectVal(services),
+	}}
+}
+
+func hclError(parser *hclparse.Parser, diags hcl.Diagnostics) error {
+	var b strings.Builder
+	w := hcl.NewDiagnosticTextWriter(&b, parser.Files(), 100, false)
+	if err := w.WriteDiagnostics(diags); err != nil {
+		return diags
+	}
+	return errors.New(strings.TrimSpace(b.String()))
+}
+
+func (h agentHCL) config(dir string) (Config, error) {
+	c := DefaultConfig()
+	set(&c.Name, h.Name)
+	set(&c.Data, h.Data)
+	set(&c.GossipKey, h.GossipKey)
+	set(&c.Bind, h.Bind)
+	set(&c.Advertise, h.Advertise)
+	set(&c.API, h.API)
+	c.Class, c.Root = bundle.Class(h.Class), h.Root
+	c.Join, c.Labels, c.Env = h.Join, h.Labels, h.Env
+	for _, p := range []*string{&c.Data, &c.Root, &c.GossipKey} {
+		*p = from(dir, *p)
+	}
+	err := errors.Join(
+		setDuration(&c.SyncInterval, h.SyncInterval, "sync_interval"),
+		setDuration(&c.FirstSync, h.FirstSync, "first_sync"))
+	c.Services = map[string]ServiceConfig{}
+	protocols := map[string]bundle.Service{}
+	for _, s := range h.Services {
+		sc, e := s.config()
+		err = errors.Join(err, e)
+		c.Services[s.Name] = sc
+		protocols[s.Name] = bundle.Service{Protocol: orElse(s.Protocol, bundle.ProtocolHTTP)}
+	}
+	if h.Adopt != nil {
+		health, e := h.Adopt.Health.health()
+		err = errors.Join(err, e)
+		c.Adopt = &Adopt{
+			Version: bundle.Version(h.Adopt.Version), Command: h.Adopt.Command,
+			State: from(dir, h.Adopt.State), Services: protocols, Health: health,
+		}
+	}
+	return c, err
+}
+
+func (h serviceHCL) config() (ServiceConfig, error) {
+	s := ServiceConfig{Address: h.Address, Attach: orElse(h.Attach, "auto"), Egress: orElse(h.Egress, "auto")}
+	if h.External != nil {
+		s.External = bundle.Version(*h.External)
+	}
+	first, last, ok := strings.Cut(h.Versions, "-")
+	var err1, err2 error
+	s.First, err1 = strconv.Atoi(first)
+	s.Last, err2 = strconv.Atoi(last)
+	if !ok || err1 != nil || err2 != nil {
+		return s, fmt.Errorf("service %q: versions = %q: want a range of ports such as \"7001-7009\"", h.Name, h.Versions)
+	}
+	return s, nil
+}
+
+func (h *healthHCL) health() (bundle.Health, error) {
+	d := DefaultHealth()
+	if h == nil {
+		return d, errors.New("adopt: it needs a health block: how moult sees that the software is ready")
+	}
+	set(&d.HTTP, h.HTTP)
+	set(&d.TCP, h.TCP)
+	set(&d.Notify, h.Notify)
+	set(&d.Service, h.Service)
+	d.Exec = h.Exec
+	return d, errors.Join(
+		setDuration((*time.Duration)(&d.Interval), h.Interval, "health.interval"),
+		setDuration((*time.Duration)(&d.MinHealthyTime), h.MinHealthyTime, "health.min_healthy_time"),
+		setDuration((*time.Duration)(&d.HealthyDeadline), h.HealthyDeadline, "health.healthy_deadline"),
+		setDuration((*time.Duration)(&d.DrainTimeout), h.DrainTimeout, "health.drain_timeout"))
+}
+
+// DefaultHealth returns the times of a health block that gives none.
+func DefaultHealth() bundle.Health {
+	return bundle.Health{
+		Interval:        bundle.Duration(time.Second),
+		MinHealthyTime:  bundle.Duration(10 * time.Second),
+		HealthyDeadline: bundle.Duration(5 * time.Minute),
+		DrainTimeout:    bundle.Duration(30 * time.Second),
+	}
+}
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,62}$`)
+
+// Validate reports everything in c that an agent could not work with. It
+// touches neither files nor network.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !namePattern.MatchString(c.Name) {
+		bad("name = %q: want letters, digits, dots and dashes, at most 63", c.Name)
+	}
+	if c.Class == "" {
+		bad("class: it must say which kind of software this node runs")
+	}
+	if c.Data == "" {
+		bad("data: it must name a folder")
+	}
+	if c.Root == "" {
+		bad("root: it must name the cluster's first root file (see `moult trust init`)")
+	}
+	checkAddr := func(field, addr string) {
+		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
+			bad("%s = %q: want host:port", field, addr)
+		}
+	}
+	checkAddr("bind", c.Bind)
+	if c.Advertise != "" {
+		checkAddr("advertise", c.Advertise)
+	}
+	for _, j := range c.Join {
+		checkAddr("join", j)
+	}
+	if c.API != "" {
+		checkAddr("api", c.API)
+	}
+	if c.SyncInterval < 50*time.Millisecond {
+		bad("sync_interval = %v: at least 50ms", c.SyncInterval)
+	}
+	for name, s := range c.Services {
+		checkAddr(fmt.Sprintf("service %q: address", name), s.Address)
+		if s.First < 1 || s.Last > 65535 || s.Last-s.First < 1 {
+			bad("service %q: versions = \"%d-%d\": want at least two ports between 1 and 65535", name, s.First, s.Last)
+		}
+		if s.Attach != "auto" && s.Attach != "relay" {
+			bad("service %q: attach = %q: this moult has auto and relay", name, s.Attach)
+		}
+		if s.Egress != "auto" && s.Egress != "proxy" {
+			bad("service %q: egress = %q: this moult has auto and proxy", name, s.Egress)
+		}
+	}
+	if a := c.Adopt; a != nil {
+		if a.Version == 0 {
+			bad("adopt: version: it must say which version runs, 1 or more")
+		}
+		if len(a.Command) == 0 {
+			bad("adopt: command: it must say how the software is started")
+		}
+		if a.State == "" {
+			bad("adopt: state: it must name the folder with the software's state")
+		}
+		if h := a.Health; (h.HTTP != "" || h.TCP) && c.Services[h.Service].Address == "" {
+			bad("adopt: health: service = %q: there is no such service block", h.Service)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func set[T any](to *T, v *T) {
+	if v != nil {
+		*to = *v
+	}
+}
+
+func orElse[T any](v *T, def T) T {
+	if v != nil {
+		return *v
+	}
+	return def
+}
+
+func setDuration(to *time.Duration, v *string, field string) error {
+	if v == nil {
+		return nil
+	}
+	d, err := time.ParseDuration(*v)
+	if err != nil || d < 0 {
+		return fmt.Errorf("%s = %q: want a time such as \"10s\"", field, *v)
+	}
+	*to = d
+	return nil
+}
+
+// from takes a path of a config file in dir.
+func from(dir, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}

@@ -1,0 +1,44 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"moult/agent/upgrade"
+)
+
+// failpointVar names the environment variable that makes the agent kill
+// itself, as a crash would, when it reaches a point of the upgrade:
+// "PHASE.saved" (the phase is durable, its action has not begun) or
+// "PHASE.done" (the action is done, nothing about it is durable). Spaces in a
+// phase's name are written as dashes. It is for tests of recovery.
+const failpointVar = "MOULT_FAILPOINT"
+
+type failpoints string
+
+func loadFailpoints() failpoints { return failpoints(os.Getenv(failpointVar)) }
+
+// reach kills this process if the environment asks for it here.
+func (f failpoints) reach(phase upgrade.Phase, place string) {
+	if f == "" {
+		return
+	}
+	name := phaseName(phase) + "." + place
+	if string(f) != name {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "moult: failpoint %s\n", name)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+		panic(err)
+	}
+	select {} // the signal ends the process at any moment
+}
+
+// phaseName is a phase as one word.
+func phaseName(p upgrade.Phase) string {
+	if p == upgrade.RollingBack {
+		return "rolling-back"
+	}
+	return string(p)
+}

@@ -1,0 +1,28 @@
+package agent
+
+import "time"
+
+const (
+	// maxKeyFile bounds identity and secret files, in bytes.
+	maxKeyFile = 16 << 10
+	// maxRootFile bounds the first root, in bytes.
+	maxRootFile = 1 << 20
+	// maxProcessFile bounds the record of the running software, in bytes.
+	maxProcessFile = 64 << 10
+	// maxBundle bounds an injected bundle, in bytes.
+	maxBundle = 16 << 30
+	// maxAlarms bounds the alarms kept; the oldest go first.
+	maxAlarms = 16
+	// inboxSize bounds the closures that wait for the loop; senders wait.
+	inboxSize = 256
+	// seqBlock is how many record numbers are reserved by one durable write.
+	seqBlock = 1024
+	// spareDisk is kept free beside what a transform needs, in bytes.
+	spareDisk = 64 << 20
+
+	tickInterval    = 500 * time.Millisecond
+	persistInterval = 5 * time.Second
+	retryLater      = 15 * time.Second // after a transform's "try later" or a full disk
+	retryInstall    = 30 * time.Second // after an installation that failed
+	holdTimeout     = 30 * time.Second // where no release says otherwise
+)

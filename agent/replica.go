@@ -1,0 +1,266 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"moult/gossip"
+	"moult/gossip/swarm"
+	"moult/gossip/view"
+	"moult/store"
+	"moult/store/bundle"
+)
+
+// replica is the agent as anti-entropy sees it.
+type replica struct{ a *Agent }
+
+func (r replica) Buckets() (b []uint64) {
+	r.a.ask(func() { b = r.a.view.Buckets() })
+	return b
+}
+
+func (r replica) Stamps(buckets []int) (s []view.Stamp) {
+	r.a.ask(func() {
+		for _, b := range buckets {
+			s = append(s, r.a.view.Stamps(b)...)
+		}
+	})
+	return s
+}
+
+func (r replica) Records(ids []bundle.NodeID) (s []view.Signed) {
+	r.a.ask(func() {
+		for _, id := range ids {
+			if rec, ok := r.a.view.Signed(id); ok {
+				s = append(s, rec)
+			}
+		}
+	})
+	return s
+}
+
+func (r replica) Merge(from bundle.NodeID, records []view.Signed) (news []view.Signed) {
+	r.a.ask(func() { news = r.a.merge(from, records) })
+	return news
+}
+
+func (r replica) TrustDigest() (timestamp int64, digest, evidence bundle.Digest) {
+	r.a.ask(func() {
+		timestamp, digest, evidence = r.a.trust.Versions().Timestamp, r.a.trust.Digest(), r.a.evidence.digest
+	})
+	return timestamp, digest, evidence
+}
+
+func (r replica) TrustSet(d bundle.Digest) (raw []byte, ok bool) {
+	r.a.ask(func() {
+		switch d {
+		case r.a.trust.Digest():
+			var err error
+			raw, err = r.a.trust.Set().Marshal()
+			ok = err == nil
+		case r.a.evidence.digest:
+			raw, ok = r.a.evidence.set, true
+		}
+	})
+	return raw, ok
+}
+
+func (r replica) OfferTrust(from bundle.NodeID, set []byte) {
+	r.a.ask(func() {
+		if err := r.a.acceptSet(set); err != nil {
+			r.a.log.Info("trust metadata of a peer not taken", "peer", from.Short(), "err", err)
+		}
+	})
+}
+
+// merge takes over the records that are news, and returns them.
+func (a *Agent) merge(from bundle.NodeID, records []view.Signed) []view.Signed {
+	changed, err := a.view.Merge(records...)
+	if err != nil {
+		a.log.Warn("records of a peer not taken", "peer", from.Short(), "err", err)
+	}
+	var news []view.Signed
+	now := time.Now()
+	for _, id := range changed {
+		a.dirty[id] = true
+		if id == a.id {
+			a.outdone()
+			continue
+		}
+		if s, ok := a.view.Signed(id); ok {
+			news = append(news, s)
+		}
+		a.noteDone(id, now)
+	}
+	return news
+}
+
+// outdone answers a record that this node's key signed, newer than this
+// agent's own: the data folder is older than what peers have seen of it.
+func (a *Agent) outdone() {
+	rec, ok := a.view.Get(a.id)
+	if !ok || rec.Seq < a.seq {
+		return
+	}
+	a.log.Warn("peers have a newer record of this node than it has: numbering goes on above it", "theirs", rec.Seq, "ours", a.seq)
+	a.seq = rec.Seq
+	a.own = view.Record{} // publish again
+}
+
+// persistView writes the records that have changed to the store. They are a
+// cache: what is lost comes back from peers.
+func (a *Agent) persistView() {
+	if len(a.dirty) == 0 {
+		return
+	}
+	dirty := a.dirty
+	a.dirty = map[bundle.NodeID]bool{}
+	err := a.store.Update(func(tx *store.Tx) error {
+		for id := range dirty {
+			s, ok := a.view.Signed(id)
+			if !ok {
+				continue
+			}
+			raw, err := s.Marshal()
+			if err != nil {
+				return err
+			}
+			if err := tx.Put(bucketView, id.String(), raw); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		a.log.Warn("view not written to the store", "err", err)
+	}
+}
+
+// restoreView reads the records that earlier runs had seen.
+func (a *Agent) restoreView() error {
+	return a.store.Each(bucketView, func(key string, raw []byte) error {
+		s, err := view.ParseSigned(raw)
+		if err == nil {
+			_, err = a.view.Merge(s)
+		}
+		if err != nil {
+			a.log.Warn("stored record not taken", "node", key, "err", err)
+		}
+		return nil
+	})
+}
+
+// noteDone remembers when this agent first saw a node at a release: soak
+// times count from there, so a wrong clock elsewhere cannot shorten them.
+func (a *Agent) noteDone(id bundle.NodeID, now time.Time) {
+	rec, ok := a.view.Get(id)
+	if !ok {
+		return
+	}
+	for release := range a.docs.orders {
+		k := doneKey{id, release}
+		if _, seen := a.doneAt[k]; !seen && rec.Version >= release {
+			a.doneAt[k] = now
+		}
+	}
+}
+
+func (a *Agent) openRing(c *closers) error {
+	key, secret, err := loadGossipKey(a.cfg.GossipKey, a.cluster)
+	if err != nil {
+		return err
+	}
+	if !secret {
+		a.log.Warn("no gossip_key is set: whoever has the cluster's root can join its ring")
+	}
+	remembered, err := a.remembered()
+	if err != nil {
+		return err
+	}
+	cfg := gossip.DefaultConfig()
+	cfg.Name, cfg.Key, cfg.Cluster, cfg.GossipKey = a.cfg.Name, a.key, a.cluster, key
+	cfg.Bind, cfg.Advertise, cfg.SyncInterval = a.cfg.Bind, a.cfg.Advertise, a.cfg.SyncInterval
+	cfg.Replica, cfg.Log = replica{a}, a.log
+	cfg.Handler = swarm.NewServer(a.depot, swarm.ServerOptions{Log: a.log})
+	cfg.Query = a.answerQuery
+	cfg.Peers = a.seeds
+	cfg.MembersChanged = func() { a.post(func() {}) }
+	cfg.Conflict = func(c gossip.Conflict) { a.post(func() { a.alarm("%v", c) }) }
+	a.fetch = swarm.NewFetcher(ringPeers{a}, swarm.FetcherOptions{Log: a.log})
+	a.alone = len(a.cfg.Join)+len(remembered) == 0
+	if a.ring, err = gossip.Start(cfg); err != nil {
+		return err
+	}
+	c.add(a.ring.Close)
+	return nil
+}
+
+// remembered returns the addresses of peers seen in earlier runs.
+func (a *Agent) remembered() (addrs []string, err error) {
+	err = a.store.Each(bucketPeers, func(addr string, _ []byte) error {
+		addrs = append(addrs, addr)
+		return nil
+	})
+	return addrs, err
+}
+
+// seeds returns the addresses to join by: those configured, those remembered.
+func (a *Agent) seeds() []string {
+	addrs, err := a.remembered()
+	if err != nil {
+		a.log.Warn("remembered peers not read", "err", err)
+	}
+	return append(addrs, a.cfg.Join...)
+}
+
+// rememberPeers notes who is alive, and keeps their addresses, so that a full
+// outage heals without flags.
+func (a *Agent) rememberPeers() {
+	a.alive = map[bundle.NodeID]bool{a.id: true}
+	for _, m := range a.ring.Members() {
+		if m.Status == gossip.StatusAlive {
+			a.alive[m.ID] = true
+		}
+		if m.ID == a.id || m.Status != gossip.StatusAlive || a.known[m.Addr] {
+			continue
+		}
+		if err := a.store.Put(bucketPeers, m.Addr, []byte(m.Name)); err != nil {
+			a.log.Warn("peer not remembered", "addr", m.Addr, "err", err)
+			continue
+		}
+		a.known[m.Addr] = true
+		a.alone = false
+	}
+}
+
+// ringPeers are the peers that chunks are fetched from.
+type ringPeers struct{ a *Agent }
+
+func (p ringPeers) Peers() []bundle.NodeID {
+	var ids []bundle.NodeID
+	for _, m := range p.a.ring.Members() {
+		if m.ID != p.a.id && m.Status == gossip.StatusAlive {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
+}
+
+func (p ringPeers) Get(ctx context.Context, peer bundle.NodeID, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := p.a.ring.Do(ctx, gossip.Peer{ID: peer}, req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		err := fmt.Errorf("%s of peer %s: %s", path, peer.Short(), resp.Status)
+		return nil, closeWith(err, resp.Body)
+	}
+	return resp.Body, nil
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"moult/simlayer/so"
+	"moult/store/bundle"
+	"moult/store/bundle/archive"
+	"moult/store/bundle/build"
+)
+
+func bundleCommand() *cli.Command {
+	root := &cli.StringFlag{Name: "root", Usage: "the `FILE` of the cluster's first root"}
+	return &cli.Command{
+		Name:  "bundle",
+		Usage: "make and look at bundles",
+		Subcommands: []*cli.Command{
+			{
+				Name:  "build",
+				Usage: "pack and sign a release",
+				Flags: []cli.Flag{trustFlag(),
+					&cli.StringFlag{Name: "f", Value: "upgrade.hcl", Usage: "the release spec `FILE`"},
+					&cli.StringFlag{Name: "out", Usage: "the `FILE` to write; default: release-N.moult"}},
+				Action: buildBundle,
+			},
+			{
+				Name:      "inspect",
+				Usage:     "show what a bundle holds, after checking it",
+				ArgsUsage: "BUNDLE",
+				Flags:     []cli.Flag{root, outputFlag()},
+				Action:    inspectBundle,
+			},
+			{
+				Name:      "verify",
+				Usage:     "check every byte of a bundle against a root",
+				ArgsUsage: "BUNDLE",
+				Flags:     []cli.Flag{root},
+				Action: func(c *cli.Context) error {
+					return withBundle(c, func(b *archive.Bundle) error {
+						m := b.Head()
+						fmt.Fprintf(c.App.ErrWriter, "moult: release %d is whole and signed: %s\n", m.Version, bundle.Sum(b.ManifestBytes(m.Version)))
+						return nil
+					})
+				},
+			},
+		},
+	}
+}
+
+func buildBundle(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	spec, err := build.Load(c.String("f"))
+	if err != nil {
+		return err
+	}
+	folder, err := openTrust(c)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	out := c.String("out")
+	if out == "" {
+		out = fmt.Sprintf("release-%d.moult", spec.Version)
+	}
+	r, err := build.Build(c.Context, spec, folder, out, buildOptions())
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.Writer, "%s\n", r.Manifest)
+	fmt.Fprintf(c.App.ErrWriter, "moult: release %d is in %s\n", r.Version, out)
+	return nil
+}
+
+// buildOptions checks rules files by the language that agents read.
+func buildOptions() build.Options {
+	return build.Options{CheckRules: func(path string, data []byte) error {
+		_, err := so.ParseRules(data, path)
+		return err
+	}}
+}
+
+// withBundle opens and checks the bundle that the command line names.
+func withBundle(c *cli.Context, do func(*archive.Bundle) error) error {
+	path, err := oneArg(c, "the bundle's file")
+	if err != nil {
+		return err
+	}
+	if c.String("root") == "" {
+		return misusef("it is the root.json that `moult trust init` made", "moult %s takes the cluster's first root: --root FILE", c.Command.HelpName)
+	}
+	root, err := readBounded(c.String("root"), 1<<20)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open bundle: %w", err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("open bundle: %w", err)
+	}
+	b, err := archive.Open(f, fi.Size(), root, nil)
+	if err != nil {
+		return refusedf("", "open bundle %s: %w", path, err)
+	}
+	return do(b)
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("read %s: more than %d bytes", path, limit)
+	}
+	return data, nil
+}
+
+// inspection is `moult bundle inspect -o json`.
+type inspection struct {
+	Cluster  bundle.Digest    `json:"cluster"`
+	Digest   bundle.Digest    `json:"digest"`
+	Expires  string           `json:"expires"`
+	Manifest *bundle.Manifest `json:"manifest"`
+	Order    bool             `json:"order"`
+}
+
+func inspectBundle(c *cli.Context) error {
+	asJSON, err := wantsJSON(c)
+	if err != nil {
+		return err
+	}
+	return withBundle(c, func(b *archive.Bundle) error {
+		m := b.Head()
+		_, ordered := b.Order(m.Version)
+		in := inspection{
+			Cluster: b.Trust().Cluster(), Digest: bundle.Sum(b.ManifestBytes(m.Version)),
+			Expires: b.Trust().Expires().Format("2006-01-02"), Manifest: m, Order: ordered,
+		}
+		if asJSON {
+			return writeJSON(c.App.Writer, in)
+		}
+		return in.print(c.App.Writer)
+	})
+}
+
+func (in inspection) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	m := in.Manifest
+	fmt.Fprintf(w, "release\t%d\n", m.Version)
+	fmt.Fprintf(w, "digest\t%s\n", in.Digest)
+	fmt.Fprintf(w, "cluster\t%s\n", in.Cluster.Short())
+	fmt.Fprintf(w, "good until\t%s\n", in.Expires)
+	for _, name := range slices.Sorted(maps.Keys(m.Classes)) {
+		cu := m.Classes[name]
+		fmt.Fprintf(w, "class %s\tfrom version %d\n", name, cu.From)
+		for _, a := range cu.Artifacts {
+			fmt.Fprintf(w, "  artifact\t%s, %d bytes in %d chunks\n", a.Platform, a.Length, len(a.Chunks))
+		}
+		fmt.Fprintf(w, "  command\t%s\n", strings.Join(cu.Command, " "))
+		if len(cu.Transform.Exec) > 0 {
+			fmt.Fprintf(w, "  transform\t%s\n", strings.Join(cu.Transform.Exec, " "))
+		} else {
+			fmt.Fprintf(w, "  transform\tcopy\n")
+		}
+		fmt.Fprintf(w, "  past\t%s\n", describeSimulation(cu.Past))
+		fmt.Fprintf(w, "  future\t%s\n", describeSimulation(cu.Future))
+		s := cu.Schedule
+		fmt.Fprintf(w, "  schedule\t%s, at most %s down, canary %d, soak %s\n", s.Strategy, s.MaxUnavailable, s.Canary, s.Soak)
+	}
+	return w.Flush()
+}
+
+func describeSimulation(s bundle.Simulation) string {
+	switch s.Kind {
+	case bundle.SimulateRules:
+		return fmt.Sprintf("rules, %d bytes", s.Rules.Length)
+	case bundle.SimulateRefuse:
+		return "refuse: " + s.Reason
+	}
+	return s.Kind
+}

@@ -1,0 +1,311 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"moult/agent/control"
+	"moult/store/bundle"
+	"moult/store/bundle/archive"
+	"moult/store/bundle/build"
+	"moult/store/bundle/trust"
+	"moult/transforms"
+)
+
+// testCluster is the demo's cluster with what tests need: real agents and real
+// nodes, each a process.
+type testCluster struct {
+	demoCluster
+	t   *testing.T
+	dir string
+	exe string
+}
+
+// newCluster makes a trust folder and the configurations of n agents, and
+// starts those that are named (all where none is).
+func newCluster(t *testing.T, n int) *testCluster {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Not t.TempDir: its long names do not fit a unix socket's path.
+	dir, err := os.MkdirTemp("", "moult-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &testCluster{t: t, dir: dir, exe: exe}
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.dump()
+		}
+		if err := c.stop(); err != nil {
+			t.Errorf("stop the cluster: %v", err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove the cluster's folder: %v", err)
+		}
+	})
+	if err := trust.Init(filepath.Join(dir, "trust"), trust.InitOptions{Now: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.configure(dir, n); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// dump prints what the agents logged.
+func (c *testCluster) dump() {
+	for _, a := range c.agents {
+		for _, name := range []string{"agent.log", "log/node.log"} {
+			data, err := os.ReadFile(filepath.Join(a.data, name))
+			if err != nil {
+				continue
+			}
+			if len(data) > 8000 {
+				data = data[len(data)-8000:]
+			}
+			c.t.Logf("%s of %s:\n%s", name, a.name, data)
+		}
+	}
+}
+
+// up starts agents; env is added to their environment.
+func (c *testCluster) up(agents []*demoAgent, env ...string) {
+	c.t.Helper()
+	for _, a := range agents {
+		if err := a.start(c.exe, env...); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// kill ends an agent as a crash would.
+func (c *testCluster) kill(a *demoAgent) {
+	c.t.Helper()
+	if err := syscall.Kill(a.cmd.Process.Pid, syscall.SIGKILL); err != nil {
+		c.t.Fatal(err)
+	}
+	<-a.ended
+}
+
+// until waits until agent a sees what good asks for.
+func (c *testCluster) until(a *demoAgent, what string, good func(control.Status) bool) control.Status {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	var last control.Status
+	for {
+		if err := a.alive(); err != nil {
+			c.t.Fatalf("wait for %s: %v", what, err)
+		}
+		if s, err := a.api.Status(ctx, false); err == nil {
+			last = s
+			if good(s) {
+				return s
+			}
+		}
+		select {
+		case <-ctx.Done():
+			data, err := json.MarshalIndent(last, "", " ")
+			c.t.Fatalf("wait for %s: not seen in time; last status %s %v", what, data, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// settledAt waits until n nodes have settled at v.
+func (c *testCluster) settledAt(a *demoAgent, v bundle.Version, n int) control.Status {
+	c.t.Helper()
+	return c.until(a, fmt.Sprintf("%d nodes at version %d", n, v), func(s control.Status) bool { return settled(s, v) >= n })
+}
+
+// spec changes a release of the demo for a test.
+type spec struct {
+	health      string // instead of /healthz
+	budget      string // instead of 20%
+	transform   string // the argument instead of migrate
+	command     string // instead of ./kv
+	os          string // instead of this one
+	longHealthy bool   // half a minute instead of half a second
+}
+
+func (c *testCluster) build(v bundle.Version, s spec) string {
+	c.t.Helper()
+	path, err := writeDemoSpec(c.dir, c.exe, v)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	text := string(data)
+	for from, to := range map[string]string{
+		`"/healthz"`: s.health, `"20%"`: s.budget, `"migrate"`: s.transform, `["./kv", "sample-node", "` + fmt.Sprint(v) + `", "--state"`: s.command,
+		fmt.Sprintf("os   = %q", runtime.GOOS): s.os,
+	} {
+		if to != "" {
+			text = strings.ReplaceAll(text, from, to)
+		}
+	}
+	if s.longHealthy {
+		text = strings.ReplaceAll(text, `min_healthy_time = "500ms"`, `min_healthy_time = "30s"`)
+	}
+	text = strings.ReplaceAll(text, `healthy_deadline = "1m"`, `healthy_deadline = "3s"`)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	spec, err := build.Load(path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	folder := c.openTrust()
+	defer folder.Close()
+	out := filepath.Join(c.dir, fmt.Sprintf("release-%d.moult", v))
+	if _, err := build.Build(c.t.Context(), spec, folder, out, buildOptions()); err != nil {
+		c.t.Fatal(err)
+	}
+	return out
+}
+
+func (c *testCluster) openTrust() *trust.Folder {
+	c.t.Helper()
+	folder, err := trust.OpenFolder(filepath.Join(c.dir, "trust"), time.Now())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return folder
+}
+
+// inject signs the first order and hands the bundle to an agent.
+func (c *testCluster) inject(a *demoAgent, path string) error {
+	c.t.Helper()
+	folder := c.openTrust()
+	defer folder.Close()
+	f, err := os.Open(path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	b, err := archive.Open(f, fi.Size(), folder.FirstRoot(), nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	signed, err := signFirstOrder(c.t.Context(), a.api, folder, b)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		c.t.Fatal(err)
+	}
+	_, err = a.api.Inject(c.t.Context(), f, signed)
+	return err
+}
+
+// release builds and injects a release.
+func (c *testCluster) releaseAt(a *demoAgent, v bundle.Version, s spec) {
+	c.t.Helper()
+	if err := c.inject(a, c.build(v, s)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// command runs moult in this process against an agent.
+func (c *testCluster) command(a *demoAgent, args ...string) (code int, stdout, stderr string) {
+	c.t.Helper()
+	var out, errs bytes.Buffer
+	all := append([]string{"moult", args[0], "--agent", a.data}, args[1:]...)
+	code = run(c.t.Context(), all, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// put and get call a node at the address for callers of version 1.
+func (a *demoAgent) put(key, value string) error {
+	body := fmt.Sprintf(`{"key": %q, "value": %q}`, key, value)
+	req, err := http.NewRequest(http.MethodPut, "http://"+a.versioned(1)+"/set", strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	_, err = answer(http.DefaultClient.Do(req))
+	return err
+}
+
+func (a *demoAgent) get(version int, key string) (string, error) {
+	url := map[int]string{1: "/get?k=" + key, 2: "/v2/keys/" + key, 3: "/v3/entries/" + key}[version]
+	data, err := answer(http.Get("http://" + a.versioned(version) + url))
+	if err != nil {
+		return "", err
+	}
+	var v struct {
+		Value string `json:"value"`
+		Data  string `json:"data"`
+	}
+	return v.Value + v.Data, json.Unmarshal(data, &v)
+}
+
+func answer(resp *http.Response, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s %s: %s: %s", resp.Request.Method, resp.Request.URL, resp.Status, data)
+	}
+	return data, err
+}
+
+const fillKeys = 20
+
+// fill writes keys to a node; check reads them back.
+func (c *testCluster) fill(a *demoAgent) {
+	c.t.Helper()
+	for i := range fillKeys {
+		if err := a.put(fmt.Sprintf("key-%d", i), fmt.Sprintf("value-%d", i)); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+func (c *testCluster) check(a *demoAgent, version int) {
+	c.t.Helper()
+	for i := range fillKeys {
+		got, err := a.get(version, fmt.Sprintf("key-%d", i))
+		if err != nil || got != fmt.Sprintf("value-%d", i) {
+			c.t.Errorf("%s, as a caller of version %d: key-%d = %q, %v", a.name, version, i, got, err)
+		}
+	}
+}
+
+// digest is the content of a node's slot for a version.
+func (c *testCluster) digest(a *demoAgent, v bundle.Version) bundle.Digest {
+	c.t.Helper()
+	slots, err := transforms.OpenSlots(filepath.Join(a.data, "state"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	d, _, _, err := slots.Digest(v)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return d
+}

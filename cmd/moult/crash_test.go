@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"moult/agent/control"
+	"moult/store"
+	"moult/transforms"
+)
+
+// Failpoints of an upgrade that succeeds, and of one that fails and rolls
+// back: see docs/operations.md.
+var (
+	goodPoints = []string{
+		"fetching.saved", "fetching.done", "waiting.saved", "draining.saved", "draining.done",
+		"transforming.saved", "transforming.done", "starting.saved", "starting.done",
+		"probing.saved", "probing.done", "settled.saved", "settled.done", "current.saved",
+	}
+	badPoints = []string{"rolling-back.saved", "rolling-back.done", "held.saved"}
+)
+
+// TestCrash kills the agent at every failpoint, twice in a row, and has the
+// next agent finish what it began.
+func TestCrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	for _, point := range goodPoints {
+		t.Run(point, func(t *testing.T) {
+			t.Parallel()
+			testCrash(t, point, spec{}, func(c *testCluster, a *demoAgent) {
+				c.settledAt(a, 2, 1)
+				c.check(a, 1)
+				c.check(a, 2)
+			})
+		})
+	}
+	for _, point := range badPoints {
+		t.Run(point, func(t *testing.T) {
+			t.Parallel()
+			testCrash(t, point, spec{health: `"/no-such-path"`}, func(c *testCluster, a *demoAgent) {
+				c.until(a, "the node to be held", func(s control.Status) bool {
+					return len(s.Nodes) == 1 && s.Nodes[0].Phase == "held" && s.Nodes[0].Version == 1
+				})
+				c.check(a, 1)
+			})
+		})
+	}
+}
+
+func testCrash(t *testing.T, point string, release spec, good func(*testCluster, *demoAgent)) {
+	c := newCluster(t, 1)
+	a := c.agents[0]
+	c.up(c.agents)
+	c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
+	c.releaseAt(a, 1, spec{})
+	c.settledAt(a, 1, 1)
+	c.fill(a)
+	before := c.digest(a, 1)
+
+	path := c.build(2, release)
+	c.kill(a)
+	for attempt := range 2 {
+		c.up(c.agents, "MOULT_FAILPOINT="+point)
+		if attempt == 0 {
+			c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
+			if err := c.inject(a, path); err != nil && a.alive() == nil {
+				t.Fatal(err)
+			}
+		}
+		if !c.dies(a) && attempt == 0 {
+			t.Fatalf("the agent did not reach %s", point)
+		}
+		c.whole(a, before)
+	}
+	if a.alive() == nil {
+		c.kill(a) // the second time the point was behind it
+	}
+	c.up(c.agents)
+	good(c, a)
+	s, err := a.api.Status(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Alarms) > 0 {
+		t.Errorf("alarms after recovery: %q", s.Alarms)
+	}
+	if after := c.digest(a, 1); after != before {
+		t.Errorf("the old slot has changed")
+	}
+	c.chainIntact(a)
+}
+
+// dies waits until the agent has ended, or has got past the failpoint.
+func (c *testCluster) dies(a *demoAgent) bool {
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-a.ended:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+			s, err := a.api.Status(ctx, false)
+			if err == nil && len(s.Nodes) == 1 && (settled(s, 2) == 1 || s.Nodes[0].Phase == "held") {
+				// The node has arrived; the point may still be just ahead.
+				select {
+				case <-a.ended:
+					return true
+				case <-time.After(2 * time.Second):
+					return false
+				}
+			}
+		}
+	}
+}
+
+// whole checks that every slot is a complete one, and that the old one is as
+// it was.
+func (c *testCluster) whole(a *demoAgent, before [32]byte) {
+	c.t.Helper()
+	if got := c.digest(a, 1); got != before {
+		c.t.Errorf("the old slot has changed")
+	}
+	slots, err := transforms.OpenSlots(filepath.Join(a.data, "state"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	v, ok, err := slots.Current()
+	if err != nil || !ok || (v != 1 && v != 2) {
+		c.t.Errorf("current slot: %d, %t, %v", v, ok, err)
+	}
+	if !slots.Exists(2) {
+		return
+	}
+	if _, objects, _, err := slots.Digest(2); err != nil || objects < fillKeys {
+		c.t.Errorf("the new slot has %d objects of at least %d: %v", objects, fillKeys, err)
+	}
+}
+
+// chainIntact ends the agent and reads its journal from end to end.
+func (c *testCluster) chainIntact(a *demoAgent) {
+	c.t.Helper()
+	c.kill(a)
+	s, err := store.Open(a.data, store.Options{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer s.Close()
+	if d := s.Damage(); d != nil {
+		c.t.Errorf("the store is damaged: %+v", d)
+	}
+	entries := 0
+	if err := s.Journal(0, func(store.Entry) error { entries++; return nil }); err != nil || entries == 0 {
+		c.t.Errorf("journal of %d entries: %v", entries, err)
+	}
+}
+
+// TestAgentDeath kills an agent whose node serves: the node goes on, and the
+// next agent takes it over without starting it again.
+func TestAgentDeath(t *testing.T) {
+	c := newCluster(t, 1)
+	a := c.agents[0]
+	c.up(c.agents)
+	c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
+	c.releaseAt(a, 1, spec{})
+	c.settledAt(a, 1, 1)
+	c.fill(a)
+	info, err := a.api.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.kill(a)
+	if _, err := os.Stat(filepath.Join("/proc", "self")); err == nil {
+		if cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(info.NodePID), "cmdline")); err != nil || !strings.Contains(string(cmdline), sampleCommand) {
+			t.Errorf("the node's process is gone with the agent: %q, %v", cmdline, err)
+		}
+	}
+	c.up(c.agents)
+	c.settledAt(a, 1, 1)
+	c.check(a, 1)
+	again, err := a.api.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.NodePID != info.NodePID {
+		t.Errorf("the node was started again: process %d, before %d", again.NodePID, info.NodePID)
+	}
+}

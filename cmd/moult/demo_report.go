@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"moult/agent/control"
+	"moult/store/bundle"
+	"moult/testdata/kv/kvload"
+)
+
+// demoReport has the demo's figures: `moult demo -o json`.
+type demoReport struct {
+	Nodes   int            `json:"nodes"`
+	Version bundle.Version `json:"version"`
+	// Settled counts the nodes at Version at the end.
+	Settled int `json:"settled"`
+	// Seconds is the time from injection until all had settled.
+	Seconds float64 `json:"seconds"`
+	// Calls counts by the version of the caller.
+	Calls map[string]demoCalls `json:"calls"`
+	// MaxDown is the most nodes voluntarily down at one instant.
+	MaxDown int `json:"max_down"`
+	Budget  int `json:"budget"`
+	Objects int `json:"objects_transformed"`
+	// Bytes of both releases that agents fetched from others.
+	BytesFromInjector int64 `json:"bytes_from_injector"`
+	BytesFromPeers    int64 `json:"bytes_from_peers"`
+	LongestHoldMS     int64 `json:"longest_hold_ms"`
+	// Errors quotes some of the failed calls.
+	Errors []string `json:"errors"`
+}
+
+type demoCalls struct {
+	OK     int64 `json:"ok"`
+	Failed int64 `json:"failed"`
+	Denied int64 `json:"denied"`
+	// SlowestMS is the longest call, in milliseconds.
+	SlowestMS int64 `json:"slowest_ms"`
+	// Reasons counts denied calls by the reason that their author gave.
+	Reasons map[string]int64 `json:"reasons,omitempty"`
+}
+
+func newDemoReport(n int, seconds float64, s control.Status) *demoReport {
+	return &demoReport{
+		Nodes: n, Version: s.Release.Version, Settled: settled(s, s.Release.Version), Seconds: seconds,
+		Calls: map[string]demoCalls{}, Budget: s.Classes["kv"].Budget, Errors: []string{},
+	}
+}
+
+func (r *demoReport) addLoad(l *kvload.Result) {
+	r.Calls[fmt.Sprint(l.Version)] = demoCalls{
+		OK: l.OK, Failed: l.Failed, Denied: l.Denied, SlowestMS: l.MaxLatency.Milliseconds(), Reasons: l.Reasons,
+	}
+	r.Errors = append(r.Errors, l.Errors...)
+}
+
+// verdict is nil if all that the demo is to show has held.
+func (r *demoReport) verdict() error {
+	var bad []string
+	for _, v := range slices.Sorted(maps.Keys(r.Calls)) {
+		if c := r.Calls[v]; c.Failed > 0 {
+			bad = append(bad, fmt.Sprintf("%d calls of version %s failed", c.Failed, v))
+		} else if c.OK == 0 {
+			bad = append(bad, fmt.Sprintf("no call of version %s was made", v))
+		}
+	}
+	if r.MaxDown > r.Budget {
+		bad = append(bad, fmt.Sprintf("%d nodes were down at once, with a budget of %d", r.MaxDown, r.Budget))
+	}
+	if r.MaxDown == 0 {
+		bad = append(bad, "no node was seen to go down")
+	}
+	if r.Settled < r.Nodes {
+		bad = append(bad, fmt.Sprintf("%d of %d nodes settled", r.Settled, r.Nodes))
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the demo did not hold: %s", strings.Join(bad, "; "))
+}
+
+func (r *demoReport) print(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nall %d nodes settled at version %d, %.1f s after the injection\n", r.Settled, r.Version, r.Seconds)
+	for _, v := range slices.Sorted(maps.Keys(r.Calls)) {
+		c := r.Calls[v]
+		fmt.Fprintf(&b, "calls of version %s      %d ok, %d failed, %d denied; the slowest took %d ms\n", v, c.OK, c.Failed, c.Denied, c.SlowestMS)
+		for _, reason := range slices.Sorted(maps.Keys(c.Reasons)) {
+			fmt.Fprintf(&b, "  denied %d times: %s\n", c.Reasons[reason], reason)
+		}
+	}
+	fmt.Fprintf(&b, "longest held call       %d ms\n", r.LongestHoldMS)
+	fmt.Fprintf(&b, "most nodes down at once %d (budget %d)\n", r.MaxDown, r.Budget)
+	fmt.Fprintf(&b, "objects transformed     %d\n", r.Objects)
+	fmt.Fprintf(&b, "bytes fetched           %s from the injector, %s from other peers\n", size(r.BytesFromInjector), size(r.BytesFromPeers))
+	for _, e := range r.Errors {
+		fmt.Fprintf(&b, "failed call: %s\n", e)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func size(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+
+// draw shows the cluster: in place on a terminal, else one line now and then.
+func (d *demo) draw(s control.Status) {
+	var b strings.Builder
+	if d.live && d.drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", d.drawn)
+	}
+	lines := 0
+	if d.live {
+		for _, n := range s.Nodes {
+			fmt.Fprintf(&b, "  %-4s version %d  %-14s %s\n", n.Name, n.Version, n.Phase, oneLine(n.Reason))
+			lines++
+		}
+	}
+	c := s.Classes["kv"]
+	line := fmt.Sprintf("  %d of %d settled, %d down", c.Settled, c.Total, c.Down)
+	for _, l := range d.loads {
+		snap := l.Snapshot()
+		line += fmt.Sprintf("; v%d clients: %d ok, %d failed, %d denied, slowest %v",
+			snap.Version, snap.OK, snap.Failed, snap.Denied, snap.MaxLatency.Round(time.Millisecond))
+	}
+	if !d.live && c.Settled == d.drawn-1 {
+		return
+	}
+	fmt.Fprintln(&b, line)
+	lines++
+	if !d.live {
+		lines = c.Settled + 1 // remembered, to print a line only when something has settled
+	}
+	d.drawn = lines
+	fmt.Fprint(d.talk, b.String())
+}

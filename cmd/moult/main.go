@@ -1,0 +1,164 @@
+// Command moult upgrades the software of a distributed system, peer by peer,
+// while the system goes on serving. See the project's README.
+//
+// Rules of its user interface: standard output is data, standard error is
+// talk; messages begin with "moult: ", in lower case, without a final period,
+// and a hint stands on a line of its own. Exit codes: 0 done, 1 failed,
+// 2 misuse, 3 held or refused, 4 timed out.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"moult/agent/control"
+)
+
+// Exit codes.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitMisuse   = 2
+	exitRefused  = 3
+	exitTimedOut = 4
+)
+
+// version is set by the linker for released binaries.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is main without the process around it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if code, ok := sampleNode(args); ok {
+		return code
+	}
+	err := newApp(stdout, stderr).RunContext(ctx, args)
+	if err == nil {
+		return exitDone
+	}
+	code, hint := classify(err)
+	fmt.Fprintf(stderr, "moult: %s\n", strings.TrimSuffix(err.Error(), "."))
+	if hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hint)
+	}
+	return code
+}
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	app := &cli.App{
+		Name:            "moult",
+		Usage:           "upgrade a distributed system, peer by peer, while it serves",
+		Version:         version,
+		Writer:          stdout,
+		ErrWriter:       stderr,
+		HideHelpCommand: true,
+		ExitErrHandler:  func(*cli.Context, error) {},
+		OnUsageError:    usageError,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return misusef("see `moult --help` for the commands", "there is no command %q", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+		Commands: []*cli.Command{
+			demoCommand(), trustCommand(), bundleCommand(), agentCommand(), injectCommand(),
+			statusCommand(), whyCommand(),
+			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), retryCommand(), startCommand(),
+			membersCommand(), joinCommand(), leaveCommand(),
+		},
+	}
+	setUsageErrors(app.Commands)
+	return app
+}
+
+func setUsageErrors(commands []*cli.Command) {
+	for _, c := range commands {
+		c.OnUsageError = usageError
+		c.HideHelpCommand = true
+		setUsageErrors(c.Subcommands)
+		if len(c.Subcommands) > 0 && c.Action == nil {
+			c.Action = func(ctx *cli.Context) error {
+				if ctx.Args().Present() {
+					return misusef("see `moult "+ctx.Command.Name+" --help`", "there is no command \"%s %s\"", ctx.Command.Name, ctx.Args().First())
+				}
+				return cli.ShowSubcommandHelp(ctx)
+			}
+		}
+	}
+}
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	name := "moult"
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "moult" {
+		name = "moult " + c.Command.Name
+	}
+	return misusef("see `"+name+" --help`", "%v", err)
+}
+
+// exitError is an error that chooses its own exit code and hint.
+type exitError struct {
+	code int
+	hint string
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+func misusef(hint, format string, args ...any) error {
+	return &exitError{code: exitMisuse, hint: hint, err: fmt.Errorf(format, args...)}
+}
+
+func refusedf(hint, format string, args ...any) error {
+	return &exitError{code: exitRefused, hint: hint, err: fmt.Errorf(format, args...)}
+}
+
+// classify finds the exit code and the hint that an error asks for.
+func classify(err error) (code int, hint string) {
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e.code, e.hint
+	}
+	if e, ok := errors.AsType[*control.Error](err); ok {
+		switch e.Kind {
+		case control.KindMisuse:
+			return exitMisuse, e.Hint
+		case control.KindRefused:
+			return exitRefused, e.Hint
+		}
+		return exitFailed, e.Hint
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return exitTimedOut, ""
+	}
+	return exitFailed, ""
+}
+
+// noArgs refuses arguments that a command does not take.
+func noArgs(c *cli.Context) error {
+	if c.Args().Present() {
+		return misusef("see `moult "+c.Command.Name+" --help`", "moult %s takes no argument, got %q", c.Command.Name, c.Args().First())
+	}
+	return nil
+}
+
+// oneArg returns the one argument that a command takes.
+func oneArg(c *cli.Context, what string) (string, error) {
+	if c.NArg() != 1 {
+		return "", misusef("see `moult "+c.Command.Name+" --help`", "moult %s takes one argument, %s; got %d (flags come before it)", c.Command.Name, what, c.NArg())
+	}
+	return c.Args().First(), nil
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+)
+
+func membersCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "members",
+		Usage: "list the peers of the ring",
+		Flags: []cli.Flag{agentFlag(), outputFlag()},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			asJSON, err := wantsJSON(c)
+			if err != nil {
+				return err
+			}
+			members, err := client(c).Members(c.Context)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(c.App.Writer, members)
+			}
+			w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "NAME\tID\tCLASS\tADDRESS\tSTATE\tPLATFORM")
+			for _, m := range members {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.ID.Short(), m.Class, m.Address, m.State, m.Platform)
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func joinCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "join",
+		Usage:     "make an agent join peers",
+		ArgsUsage: "HOST:PORT…",
+		Flags:     []cli.Flag{agentFlag()},
+		Action: func(c *cli.Context) error {
+			if !c.Args().Present() {
+				return misusef("see `moult join --help`", "moult join takes the address of at least one peer")
+			}
+			n, err := client(c).Join(c.Context, c.Args().Slice())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.App.ErrWriter, "moult: joined by way of %d of %d peers\n", n, c.NArg())
+			return nil
+		},
+	}
+}
+
+func leaveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "leave",
+		Usage: "make an agent leave the ring and end; its node goes on",
+		Flags: []cli.Flag{agentFlag()},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			if err := client(c).Leave(c.Context); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.App.ErrWriter, "moult: the agent has left the ring; its node goes on")
+			return nil
+		},
+	}
+}

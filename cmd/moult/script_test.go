@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets the test binary be what the demo and the tests start: an agent,
+// or a node of the sample system.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (os.Args[1] == "agent" || os.Args[1] == sampleCommand) {
+		main()
+	}
+	testscript.Main(m, map[string]func(){
+		"moult": main,
+	})
+}
+
+// TestScripts runs the command line as its users do; each script of
+// testdata/script reads like a manual. Besides testscript's own commands:
+//
+//	ports NAME…            sets each variable to a free port of the loopback
+//	ports -range N NAME    sets NAME to the first of N free ports in a row
+//	exits CODE moult …     runs moult and checks its exit code
+//	flip FILE OFFSET       flips the lowest bit of one byte
+//	cut FILE N             keeps the first N bytes of a file
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("GOOS", runtime.GOOS)
+			env.Setenv("GOARCH", runtime.GOARCH)
+			env.Setenv("NO_COLOR", "1")
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"ports": ports, "exits": exits, "flip": flip, "cut": cut,
+		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
+
+func ports(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) == 3 && args[0] == "-range" {
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		base, err := freePorts(n)
+		ts.Check(err)
+		ts.Setenv(args[2], strconv.Itoa(base))
+		return
+	}
+	for _, name := range args {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		ts.Setenv(name, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+		ts.Check(l.Close())
+	}
+}
+
+// exits runs moult in this process, so that its exit code can be checked.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 || args[1] != "moult" {
+		ts.Fatalf("usage: exits CODE moult ARG…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec("moult", args[2:]...)
+	got := 0
+	if err != nil {
+		if _, scan := fmt.Sscanf(err.Error(), "exit status %d", &got); scan != nil {
+			ts.Fatalf("moult did not run: %v", err)
+		}
+	}
+	if got != want {
+		ts.Fatalf("moult %s: exit code %d, want %d", strings.Join(args[2:], " "), got, want)
+	}
+}
+
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: flip FILE OFFSET")
+	}
+	path := ts.MkAbs(args[0])
+	data, err := os.ReadFile(path)
+	ts.Check(err)
+	at, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	data[at] ^= 1
+	ts.Check(os.WriteFile(path, data, 0o600))
+}
+
+func cut(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: cut FILE N")
+	}
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
+}
+
+// TestUsage checks that every command has a line of help and refuses what it
+// does not know.
+func TestUsage(t *testing.T) {
+	for _, c := range newApp(nil, nil).Commands {
+		if c.Usage == "" {
+			t.Errorf("moult %s: no usage", c.Name)
+		}
+		var out, errs strings.Builder
+		if code := run(context.Background(), []string{"moult", c.Name, "--no-such-flag"}, &out, &errs); code != exitMisuse {
+			t.Errorf("moult %s --no-such-flag: exit code %d, want %d", c.Name, code, exitMisuse)
+		}
+		if !strings.HasPrefix(errs.String(), "moult: ") {
+			t.Errorf("moult %s --no-such-flag: message %q", c.Name, errs.String())
+		}
+		if out.Len() > 0 {
+			t.Errorf("moult %s --no-such-flag: wrote to standard output: %q", c.Name, out.String())
+		}
+	}
+}

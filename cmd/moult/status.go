@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"moult/agent/control"
+	"moult/store/bundle"
+)
+
+// pollInterval is the time between two looks at a status that is followed.
+const pollInterval = 300 * time.Millisecond
+
+func statusCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "status",
+		Usage: "show the cluster, one line per node",
+		Flags: []cli.Flag{
+			agentFlag(), outputFlag(), timeoutFlag(time.Hour),
+			&cli.BoolFlag{Name: "w", Aliases: []string{"watch"}, Usage: "show it again and again, until interrupted"},
+			&cli.BoolFlag{Name: "wait", Usage: "wait until the rollout is complete (exit 0), held or aborted (3), or the timeout (4)"},
+			&cli.Uint64Flag{Name: "release", Usage: "with --wait: the `VERSION` to wait for; default: whatever is rolling"},
+			&cli.BoolFlag{Name: "live", Usage: "ask the peers now, instead of showing what gossip brought"},
+			&cli.BoolFlag{Name: "no-color", EnvVars: []string{"NO_COLOR"}, Usage: "no colour"},
+		},
+		Action: showStatus,
+	}
+}
+
+func showStatus(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	asJSON, err := wantsJSON(c)
+	if err != nil {
+		return err
+	}
+	p := statusPrinter{w: c.App.Writer, json: asJSON, color: !c.Bool("no-color") && isTerminal(c.App.Writer)}
+	api := client(c)
+	switch {
+	case c.Bool("w"):
+		return watchStatus(c.Context, api, p, c.Bool("live"))
+	case c.Bool("wait"):
+		s, err := waitStatus(c.Context, api, bundle.Version(c.Uint64("release")), c.Duration("timeout"), nil)
+		if s != nil {
+			if perr := p.print(*s); perr != nil {
+				return perr
+			}
+		}
+		return err
+	}
+	s, err := api.Status(c.Context, c.Bool("live"))
+	if err != nil {
+		return err
+	}
+	return p.print(s)
+}
+
+func watchStatus(ctx context.Context, api *control.Client, p statusPrinter, live bool) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		s, err := api.Status(ctx, live)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		if p.color {
+			fmt.Fprint(p.w, "\x1b[H\x1b[2J")
+		}
+		if err := p.print(s); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// waitStatus polls until the release is complete, held or aborted. The last
+// status seen is returned in any case.
+func waitStatus(ctx context.Context, api *control.Client, release bundle.Version, timeout time.Duration, each func(control.Status)) (*control.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	var last *control.Status
+	for {
+		s, err := api.Status(ctx, false)
+		if err != nil && ctx.Err() == nil {
+			return last, err
+		}
+		if err == nil {
+			last = &s
+			if each != nil {
+				each(s)
+			}
+			if done, err := finished(s, release); done {
+				return last, err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return last, &exitError{code: exitTimedOut, hint: "`moult why NODE` tells what a node waits for",
+				err: fmt.Errorf("wait for the rollout: gave up after %v", timeout)}
+		case <-tick.C:
+		}
+	}
+}
+
+// finished reports whether a wait for release (0: any) is over, and how.
+func finished(s control.Status, release bundle.Version) (bool, error) {
+	if s.Release.Version < release {
+		return false, nil
+	}
+	switch s.Release.State {
+	case control.StateComplete, control.StateNone:
+		return true, nil
+	case control.StateHeld:
+		return true, refusedf("`moult why NODE` tells more; `moult retry NODE` tries again", "release %d is held: %s", s.Release.Version, s.Release.Reason)
+	case control.StateAborted:
+		return true, refusedf("inject a newer release", "release %d was aborted", s.Release.Version)
+	}
+	return false, nil
+}
+
+// statusPrinter writes a Status for people or for programs.
+type statusPrinter struct {
+	w     io.Writer
+	json  bool
+	color bool
+}
+
+func (p statusPrinter) print(s control.Status) error {
+	if p.json {
+		return writeJSON(p.w, s)
+	}
+	r := s.Release
+	if r.State == control.StateNone {
+		fmt.Fprintf(p.w, "cluster %s  no release yet\n", s.Cluster)
+	} else {
+		fmt.Fprintf(p.w, "cluster %s  release %d  %s", s.Cluster, r.Version, p.paint(r.State))
+		if r.Reason != "" {
+			fmt.Fprintf(p.w, ": %s", r.Reason)
+		}
+		fmt.Fprintln(p.w)
+	}
+	for _, class := range slices.Sorted(maps.Keys(s.Classes)) {
+		c := s.Classes[class]
+		fmt.Fprintf(p.w, "class %s  %d of %d settled, %d down (budget %d), %d waiting, %d held\n",
+			class, c.Settled, c.Total, c.Down, c.Budget, c.Waiting, c.Held)
+	}
+	for _, a := range s.Alarms {
+		fmt.Fprintf(p.w, "%s %s\n", p.paint("alarm:"), a)
+	}
+	w := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tID\tCLASS\tVERSION\tPHASE\tSEEN\tREASON")
+	for _, n := range s.Nodes {
+		seen := "yes"
+		if !n.Reachable {
+			seen = "no"
+		}
+		v := fmt.Sprint(n.Version)
+		if n.Target != 0 && n.Target != n.Version {
+			v = fmt.Sprintf("%d→%d", n.Version, n.Target)
+		}
+		phase := n.Phase
+		if n.Progress > 0 && n.Progress < 1 {
+			phase += fmt.Sprintf(" %.0f%%", 100*n.Progress)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.ID.Short(), n.Class, v, phase, seen, oneLine(n.Reason))
+	}
+	return w.Flush()
+}
+
+func (p statusPrinter) paint(word string) string {
+	if !p.color {
+		return word
+	}
+	code := "33" // yellow: under way
+	switch word {
+	case control.StateComplete:
+		code = "32"
+	case control.StateHeld, control.StateAborted, "alarm:":
+		code = "31"
+	}
+	return "\x1b[" + code + "m" + word + "\x1b[0m"
+}
+
+func oneLine(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > 100 {
+		return s[:97] + "..."
+	}
+	return s
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+func whyCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "why",
+		Usage:     "tell what a node waits for, and the command that would change it",
+		ArgsUsage: "NODE",
+		Flags:     []cli.Flag{agentFlag(), outputFlag()},
+		Action: func(c *cli.Context) error {
+			node, err := oneArg(c, "the name of a node or the beginning of its ID")
+			if err != nil {
+				return err
+			}
+			asJSON, err := wantsJSON(c)
+			if err != nil {
+				return err
+			}
+			why, err := client(c).Why(c.Context, node)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(c.App.Writer, why)
+			}
+			fmt.Fprintf(c.App.Writer, "%s (%s) is at version %d, %s\n", why.Node, why.ID.Short(), why.Version, why.Phase)
+			if why.Reason != "" {
+				fmt.Fprintf(c.App.Writer, "because: %s\n", why.Reason)
+			}
+			if why.Command != "" {
+				fmt.Fprintf(c.App.Writer, "to change it: %s\n", why.Command)
+			}
+			return nil
+		},
+	}
+}

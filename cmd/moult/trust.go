@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"moult/agent/control"
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
+)
+
+const defaultExpiry = 365 * 24 * time.Hour
+
+func trustCommand() *cli.Command {
+	expires := &cli.DurationFlag{Name: "expires", Value: defaultExpiry, Usage: "how long the metadata is good, such as 8760h"}
+	return &cli.Command{
+		Name:  "trust",
+		Usage: "make and look after the keys and the signed metadata",
+		Subcommands: []*cli.Command{
+			{
+				Name:      "init",
+				Usage:     "make the keys of root, publisher and operator, the ring's secret, and the first root",
+				ArgsUsage: "FOLDER",
+				Flags:     []cli.Flag{expires},
+				Action: func(c *cli.Context) error {
+					dir, err := oneArg(c, "the folder to make")
+					if err != nil {
+						return err
+					}
+					if err := trust.Init(dir, trust.InitOptions{Now: time.Now(), Expires: c.Duration("expires")}); err != nil {
+						return err
+					}
+					return describeTrust(c, dir)
+				},
+			},
+			{
+				Name:  "rotate",
+				Usage: "replace a role's key by a new one, signed by the root key",
+				Flags: []cli.Flag{trustFlag(), &cli.StringFlag{Name: "role", Usage: "`ROLE` whose key is replaced: publisher, operator or root"}},
+				Action: func(c *cli.Context) error {
+					return withTrust(c, func(f *trust.Folder) error {
+						switch role := c.String("role"); role {
+						case "publisher":
+							return f.RotatePublisher()
+						case "operator":
+							return f.RotateOperator()
+						case "root":
+							return f.RotateRoot()
+						default:
+							return misusef("use --role publisher, operator or root", "there is no role %q to rotate", role)
+						}
+					})
+				},
+			},
+			{
+				Name:  "refresh",
+				Usage: "sign the metadata again with a later expiry",
+				Flags: []cli.Flag{trustFlag(), expires},
+				Action: func(c *cli.Context) error {
+					return withTrust(c, func(f *trust.Folder) error { return f.Refresh(c.Duration("expires")) })
+				},
+			},
+			{
+				Name:  "push",
+				Usage: "hand refreshed or rotated metadata to an agent",
+				Flags: []cli.Flag{agentFlag(), trustFlag()},
+				Action: func(c *cli.Context) error {
+					return withTrust(c, func(f *trust.Folder) error { return pushTrust(c, f) })
+				},
+			},
+		},
+	}
+}
+
+func withTrust(c *cli.Context, do func(*trust.Folder) error) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	f, err := openTrust(c)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return do(f)
+}
+
+func describeTrust(c *cli.Context, dir string) error {
+	f, err := trust.OpenFolder(dir, time.Now())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := c.App.Writer
+	fmt.Fprintf(w, "cluster      %s\n", bundle.Sum(f.FirstRoot()).Short())
+	fmt.Fprintf(w, "first root   %s/root.json   give it to every agent\n", dir)
+	fmt.Fprintf(w, "ring secret  %s/gossip.key  give it to every agent, and to nobody else\n", dir)
+	fmt.Fprintf(w, "keys         %s/keys        keep root.pem offline; publisher.pem and operator.pem with those who use them\n", dir)
+	fmt.Fprintf(w, "good until   %s\n", f.Current().Expires().Format(time.DateOnly))
+	return nil
+}
+
+// pushTrust hands an agent what the folder has, on top of what the agent has.
+func pushTrust(c *cli.Context, f *trust.Folder) error {
+	api := client(c)
+	peer, err := api.Trust(c.Context)
+	if err != nil {
+		return err
+	}
+	if err := absorb(f, peer.Set); err != nil {
+		return err
+	}
+	set, err := f.Current().Set().Marshal()
+	if err != nil {
+		return err
+	}
+	accepted, err := api.Accept(c.Context, control.Signed{Set: set})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.ErrWriter, "moult: %s\n", accepted.Message)
+	return nil
+}
