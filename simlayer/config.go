@@ -1,0 +1,167 @@
+package simlayer
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"moult/simlayer/so"
+	"moult/store/bundle"
+)
+
+// Config says where a Layer listens. It does not change while the Layer lives.
+type Config struct {
+	Services map[string]Service
+	// Egress is the host:port of the HTTP proxy for the node's own calls; "" for
+	// none. Port 0 is any free port.
+	Egress string
+	// Resolve finds a peer's service: dest is the host:port that the node calls.
+	// If that is the public address of a peer's service, isPeer is true and addr
+	// is that peer's address for callers of version v; err says why there is
+	// none, in words for the caller. Needed where Egress is set. Resolve is
+	// called concurrently and must not block.
+	Resolve func(dest string, v bundle.Version) (addr string, isPeer bool, err error)
+	Log     *slog.Logger
+	Limits  Limits // zero: DefaultLimits
+}
+
+// Service is where a service of the node is reached.
+type Service struct {
+	// Public is the host:port that callers configure.
+	Public string
+	// Host is where the versioned addresses are; "" is the host of Public.
+	Host string
+	// First and Last are their ports: version v has First + (v-1) modulo their
+	// number. 0 and 0 are any free ports.
+	First, Last int
+	// Protocol is bundle.ProtocolHTTP or bundle.ProtocolTCP.
+	Protocol string
+	// External is the version of callers of Public; 0 is Routing.External.
+	External bundle.Version
+}
+
+// versionPort returns the port for callers of version v, 0 for any.
+func (s Service) versionPort(v bundle.Version) int {
+	if s.First == 0 {
+		return 0
+	}
+	return s.First + int((uint64(v)-1)%uint64(s.Last-s.First+1))
+}
+
+func (s Service) host() string {
+	if s.Host != "" {
+		return s.Host
+	}
+	host, _, _ := net.SplitHostPort(s.Public) // Validate has seen to it
+	return host
+}
+
+// Validate reports everything that is wrong with c.
+func (c Config) Validate() error {
+	var errs []error
+	if len(c.Services) > maxServices {
+		errs = append(errs, fmt.Errorf("%d services, at most %d", len(c.Services), maxServices))
+	}
+	names := slices.Sorted(maps.Keys(c.Services))
+	for i, name := range names {
+		if err := c.Services[name].validate(); err != nil {
+			errs = append(errs, fmt.Errorf("service %q: %w", name, err))
+			continue
+		}
+		for _, other := range names[:i] {
+			if err := c.Services[name].apart(c.Services[other]); err != nil {
+				errs = append(errs, fmt.Errorf("services %q and %q: %w", other, name, err))
+			}
+		}
+	}
+	if c.Egress != "" {
+		if _, _, err := splitAddr(c.Egress); err != nil {
+			errs = append(errs, fmt.Errorf("egress: %w", err))
+		}
+		if c.Resolve == nil {
+			errs = append(errs, errors.New("egress: there is no Resolve to find peers with"))
+		}
+	}
+	if c.Limits != (Limits{}) {
+		errs = append(errs, c.Limits.validate())
+	}
+	return errors.Join(errs...)
+}
+
+func (s Service) validate() error {
+	_, port, err := splitAddr(s.Public)
+	if err != nil {
+		return fmt.Errorf("public address: %w", err)
+	}
+	if s.Protocol != bundle.ProtocolHTTP && s.Protocol != bundle.ProtocolTCP {
+		return fmt.Errorf("protocol %q, want %q or %q", s.Protocol, bundle.ProtocolHTTP, bundle.ProtocolTCP)
+	}
+	if s.First == 0 && s.Last == 0 {
+		return nil
+	}
+	if s.First < 1 || s.Last < s.First || s.Last > 65535 {
+		return fmt.Errorf("versioned ports %d to %d, want a range within 1 to 65535", s.First, s.Last)
+	}
+	if port >= s.First && port <= s.Last {
+		return fmt.Errorf("versioned ports %d to %d: the public port %d is among them", s.First, s.Last, port)
+	}
+	return nil
+}
+
+// apart reports whether the addresses of two services clash.
+func (s Service) apart(o Service) error {
+	_, a, _ := splitAddr(s.Public)
+	_, b, _ := splitAddr(o.Public)
+	within := func(port int, s Service) bool { return port != 0 && port >= s.First && port <= s.Last }
+	switch {
+	case a != 0 && s.Public == o.Public:
+		return fmt.Errorf("both have the public address %s", s.Public)
+	case s.host() != o.host() && !anyHost(s.host()) && !anyHost(o.host()):
+		return nil
+	case s.First != 0 && o.First != 0 && s.First <= o.Last && o.First <= s.Last:
+		return errors.New("their versioned ports overlap")
+	case within(a, o), within(b, s):
+		return errors.New("the public port of one is among the versioned ports of the other")
+	}
+	return nil
+}
+
+func anyHost(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
+}
+
+func splitAddr(addr string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, fmt.Errorf("%q: want host:port", addr)
+	}
+	port, err = strconv.Atoi(text)
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, fmt.Errorf("%q: want a port from 0 to 65535", addr)
+	}
+	return host, port, nil
+}
+
+// Routing says who answers which callers. A Layer takes a whole one at a time.
+type Routing struct {
+	// Native is the version of the node's software.
+	Native bundle.Version
+	// Backends are the software's private addresses by service: "host:port", or
+	// "unix:" and the path of a socket. All services, unless Down.
+	Backends map[string]string
+	// Down holds all calls.
+	Down bool
+	// HoldTimeout bounds the wait of one call; 0 is DefaultHoldTimeout.
+	HoldTimeout time.Duration
+	// Objects answer callers of other versions: Objects[w] answers w by calls of
+	// the next version towards Native.
+	Objects map[bundle.Version]so.Object
+	// External is the version of callers of the public addresses; 0 is Native.
+	External bundle.Version
+}

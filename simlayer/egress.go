@@ -1,0 +1,308 @@
+package simlayer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"sync/atomic"
+	"time"
+
+	"moult/simlayer/so"
+	"moult/store/bundle"
+)
+
+// egress is the HTTP proxy for the node's own calls.
+type egress struct {
+	layer     *Layer
+	listener  net.Listener
+	server    *http.Server
+	transport *http.Transport
+	proxy     *httputil.ReverseProxy
+	tunnels   connSet
+	held      atomic.Int64
+	count     counters
+}
+
+func (l *Layer) startEgress(addr string) (*egress, error) {
+	ln, err := listenTCP(l.ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	e := &egress{layer: l, listener: ln}
+	e.transport = &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return dial(ctx, network, addr, egressDialTimeout)
+		},
+		DisableCompression:    true,
+		MaxIdleConns:          1024,
+		MaxIdleConnsPerHost:   64,
+		IdleConnTimeout:       idleEgress,
+		ExpectContinueTimeout: time.Second,
+	}
+	e.proxy = &httputil.ReverseProxy{
+		Rewrite:        func(pr *httputil.ProxyRequest) { asCame(pr) },
+		Transport:      e,
+		ModifyResponse: streamLong,
+		ErrorHandler:   e.refuse,
+		BufferPool:     &bufferPool{},
+		ErrorLog:       slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
+	}
+	e.server = l.newServer(e)
+	l.tasks.begin()
+	go func() {
+		defer l.tasks.end()
+		if err := e.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			l.log.Error("egress proxy failed", "address", ln.Addr().String(), "error", err)
+		}
+	}()
+	return e, nil
+}
+
+func (e *egress) close() {
+	e.server.Close()
+	e.tunnels.close()
+	e.transport.CloseIdleConnections()
+}
+
+// outgoing is one call of the node.
+type outgoing struct {
+	dest     string         // host:port
+	version  bundle.Version // that the call is labelled with
+	body     *callerBody
+	patience patience
+	outcome  outcome
+}
+
+type outgoingKey struct{}
+
+// ServeHTTP implements http.Handler.
+func (e *egress) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !e.layer.tasks.begin() {
+		panic(http.ErrAbortHandler)
+	}
+	defer e.layer.tasks.end()
+	o := &outgoing{version: e.layer.gate.current().native, outcome: failed}
+	parent := r.Context()
+	// Connections that were upgraded outlive the server, so they end with ctx.
+	ctx, cancel := context.WithCancel(context.WithValue(parent, outgoingKey{}, o))
+	defer cancel()
+	defer context.AfterFunc(e.layer.ctx, cancel)()
+	r = r.WithContext(ctx)
+	defer func() {
+		if o.outcome == failed && parent.Err() != nil {
+			o.outcome = canceled
+		}
+		e.count.calls.Add(1)
+		e.count.end(o.outcome, o.patience.spent)
+	}()
+	if err := e.forward(w, r, o); err != nil {
+		e.refuse(w, r, err)
+	}
+}
+
+// forward carries out a call, or says why not.
+func (e *egress) forward(w http.ResponseWriter, r *http.Request, o *outgoing) error {
+	if err := e.destination(o, r); err != nil {
+		return err
+	}
+	_, isPeer, err := e.resolve(o)
+	if err != nil {
+		return err
+	}
+	if r.Method == http.MethodConnect {
+		return e.tunnel(w, r, o)
+	}
+	keep := 0
+	if isPeer {
+		keep = egressReplay
+	}
+	if o.body, err = takeBody(r, keep); err != nil {
+		return err
+	}
+	defer o.body.end()
+	e.proxy.ServeHTTP(w, r)
+	return nil
+}
+
+// destination finds out where the node wants to call.
+func (e *egress) destination(o *outgoing, r *http.Request) error {
+	host, port := r.URL.Hostname(), r.URL.Port()
+	switch {
+	case r.Method == http.MethodConnect:
+		host, port, _ = net.SplitHostPort(r.Host)
+	case r.URL.Scheme == "" || host == "":
+		return so.Fail(http.StatusBadRequest, nil, "this is the proxy for calls of a node to its peers; it needs a whole URL, as in GET http://peer:7000/")
+	case r.URL.Scheme != "http":
+		return so.Fail(http.StatusBadRequest, nil, "the proxy takes http:// URLs and CONNECT, not %.20s://", r.URL.Scheme)
+	case port == "":
+		port = "80"
+	}
+	o.dest = net.JoinHostPort(host, port)
+	if host == "" || port == "" {
+		return so.Fail(http.StatusBadRequest, nil, "CONNECT %.200q: want host:port", r.Host)
+	}
+	if sameAddr(e.listener.Addr(), o.dest) {
+		return so.Fail(http.StatusLoopDetected, nil, "%s is this proxy itself", o.dest)
+	}
+	return nil
+}
+
+// resolve finds the address to dial.
+func (e *egress) resolve(o *outgoing) (addr string, isPeer bool, err error) {
+	addr, isPeer, err = e.layer.cfg.Resolve(o.dest, o.version)
+	switch {
+	case !isPeer:
+		return o.dest, false, nil
+	case err != nil:
+		return "", true, so.Fail(http.StatusBadGateway, err, "the peer at %s cannot be called by version %d: %v", o.dest, o.version, err)
+	}
+	return addr, true, nil
+}
+
+// asCame undoes what ReverseProxy changes, like rewrite, but keeps the
+// destination.
+func asCame(pr *httputil.ProxyRequest) {
+	u := *pr.Out.URL
+	rewrite(pr)
+	pr.Out.URL.Scheme, pr.Out.URL.Host = u.Scheme, u.Host
+	pr.Out.URL.Opaque = ""
+}
+
+// RoundTrip sends one call, and again while a peer is briefly away. It implements
+// http.RoundTripper for the ReverseProxy.
+func (e *egress) RoundTrip(r *http.Request) (*http.Response, error) {
+	o := r.Context().Value(outgoingKey{}).(*outgoing)
+	pause := minPause
+	for tries := 1; ; tries++ {
+		addr, isPeer, err := e.resolve(o)
+		if err != nil {
+			return nil, err
+		}
+		out := r.WithContext(r.Context())
+		u := *r.URL
+		u.Host = addr
+		out.URL = &u
+		o.body.renew(out)
+		resp, err := e.transport.RoundTrip(out)
+		if err == nil {
+			o.outcome = answered
+			return resp, nil
+		}
+		again := isDialError(err) || safe(r.Method) && tries < maxTries
+		if !isPeer || !again || !o.body.whole() || r.Context().Err() != nil {
+			return nil, o.unreachable(addr, isPeer, err)
+		}
+		if e.rest(r.Context(), o, pause) != nil {
+			return nil, o.unreachable(addr, isPeer, err)
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// unreachable is the refusal of a call that did not get through.
+func (o *outgoing) unreachable(addr string, isPeer bool, err error) error {
+	if !isPeer {
+		return so.Fail(http.StatusBadGateway, err, "%s: %v", o.dest, err)
+	}
+	waited := ""
+	if o.patience.spent > 0 {
+		waited = fmt.Sprintf(" for %v", o.patience.spent.Round(time.Millisecond))
+	}
+	refusal := so.Fail(http.StatusBadGateway, err, "the peer at %s, at %s for version %d, did not answer%s: %v", o.dest, addr, o.version, waited, err)
+	refusal.RetryAfter = retryAfter
+	return refusal
+}
+
+// rest lets a call wait before it is tried again.
+func (e *egress) rest(ctx context.Context, o *outgoing, pause time.Duration) error {
+	if e.held.Add(1) > int64(e.layer.cfg.Limits.Held) {
+		e.held.Add(-1)
+		return errHeldTooMany
+	}
+	defer e.held.Add(-1)
+	o.patience.start(e.layer.gate.current().hold)
+	if o.patience.spent >= o.patience.limit {
+		return errHeldTooLong
+	}
+	began := time.Now()
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	defer func() { o.patience.spent += time.Since(began) }()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-e.layer.ctx.Done():
+		return ErrClosed
+	}
+}
+
+// refuse answers a call that got no response. It is ReverseProxy's ErrorHandler.
+func (e *egress) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	o := r.Context().Value(outgoingKey{}).(*outgoing)
+	if r.Context().Err() != nil {
+		panic(http.ErrAbortHandler)
+	}
+	refusal := *so.AsRefusal(err)
+	refusal.From = o.version
+	e.layer.log.Debug("call of the node failed", "destination", o.dest, "status", refusal.Status, "error", &refusal)
+	refusal.Write(w)
+}
+
+// tunnel carries out a CONNECT. It returns an error only while the caller can
+// still be answered.
+func (e *egress) tunnel(w http.ResponseWriter, r *http.Request, o *outgoing) error {
+	up, err := e.connect(r.Context(), o)
+	if err != nil {
+		return err
+	}
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		up.Close()
+		return so.Fail(http.StatusInternalServerError, err, "CONNECT: %v", err)
+	}
+	defer conn.Close()
+	defer up.Close()
+	if !e.tunnels.add(conn) || !e.tunnels.add(up) {
+		return nil
+	}
+	defer e.tunnels.remove(conn)
+	defer e.tunnels.remove(up)
+	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
+	if _, err := io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+		return nil
+	}
+	if _, err := io.Copy(up, bytes.NewReader(early)); err != nil {
+		return nil
+	}
+	o.outcome = answered
+	splice(conn, up)
+	return nil
+}
+
+// connect dials the destination of a CONNECT, and again while a peer is briefly
+// away.
+func (e *egress) connect(ctx context.Context, o *outgoing) (net.Conn, error) {
+	pause := minPause
+	for {
+		addr, isPeer, err := e.resolve(o)
+		if err != nil {
+			return nil, err
+		}
+		up, err := dial(ctx, "tcp", addr, egressDialTimeout)
+		if err == nil {
+			return up, nil
+		}
+		if !isPeer || ctx.Err() != nil || e.rest(ctx, o, pause) != nil {
+			return nil, o.unreachable(addr, isPeer, err)
+		}
+		pause = min(2*pause, maxPause)
+	}
+}

@@ -1,0 +1,219 @@
+package simlayer
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// gate lets calls in to the node, or holds them. It owns the routing in force, so
+// that a call is let in under one routing and none is let in between two.
+type gate struct {
+	maxHeld int
+
+	mu      sync.Mutex
+	route   *route
+	open    bool
+	shut    bool               // for good
+	changed chan struct{}      // closed and replaced with every change of the three above
+	inside  map[*ticket]func() // the calls at the node, and what cuts each
+	empty   chan struct{}      // if not nil: closed once nobody is inside
+	held    int                // calls that wait
+	peaks   struct{ in, held int }
+	longest time.Duration
+}
+
+// ticket is a call's stay at the node, under one routing.
+type ticket struct{ route *route }
+
+// patience is how long one call has waited and still may, over all its waits.
+type patience struct {
+	limit time.Duration
+	until time.Time // zero before the first wait
+	spent time.Duration
+}
+
+func (p *patience) start(limit time.Duration) {
+	if p.until.IsZero() {
+		p.limit = limit
+		p.until = time.Now().Add(limit)
+	}
+}
+
+func newGate(maxHeld int) *gate {
+	return &gate{
+		maxHeld: maxHeld,
+		route:   &route{down: true, hold: DefaultHoldTimeout},
+		changed: make(chan struct{}),
+		inside:  map[*ticket]func(){},
+	}
+}
+
+// announce wakes all who wait for a change. Callers hold mu.
+func (g *gate) announce() {
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// set puts a routing in force and returns the one before.
+func (g *gate) set(r *route) (old *route) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	old = g.route
+	g.route, g.open = r, !r.down
+	g.announce()
+	return old
+}
+
+// current returns the routing in force.
+func (g *gate) current() *route {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.route
+}
+
+// enter lets a call in, waiting until the gate is open. cut must make the call
+// end soon; it is called at most once, and only before leave. Errors are
+// errHeldTooLong, errHeldTooMany, ErrClosed and those of ctx.
+func (g *gate) enter(ctx context.Context, p *patience, cut func()) (*ticket, error) {
+	g.mu.Lock()
+	for !g.shut && !g.open {
+		if err := g.wait(ctx, p, 0); err != nil {
+			g.mu.Unlock()
+			return nil, err
+		}
+	}
+	defer g.mu.Unlock()
+	if g.shut {
+		return nil, ErrClosed
+	}
+	t := &ticket{route: g.route}
+	g.inside[t] = cut
+	g.peaks.in = max(g.peaks.in, len(g.inside))
+	g.longest = max(g.longest, p.spent)
+	return t, nil
+}
+
+// leave ends a call's stay. It reports whether the routing is still in force.
+func (g *gate) leave(t *ticket) (inForce bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.inside, t)
+	if len(g.inside) == 0 && g.empty != nil {
+		close(g.empty)
+		g.empty = nil
+	}
+	return g.route == t.route
+}
+
+// rest lets a call that failed under a routing wait for another one, or for a
+// pause to end, before it enters again. Errors are those of enter.
+func (g *gate) rest(ctx context.Context, p *patience, failed *route, pause time.Duration) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p.start(g.route.hold)
+	if g.route != failed {
+		return nil
+	}
+	return g.wait(ctx, p, pause)
+}
+
+// wait waits for a change, or for a pause if there is one. It is called with mu
+// held, which it gives up meanwhile.
+func (g *gate) wait(ctx context.Context, p *patience, pause time.Duration) error {
+	if g.shut {
+		return ErrClosed
+	}
+	if g.held >= g.maxHeld {
+		return errHeldTooMany
+	}
+	p.start(g.route.hold)
+	g.held++
+	g.peaks.held = max(g.peaks.held, g.held)
+	changed := g.changed
+	g.mu.Unlock()
+
+	began := time.Now()
+	left := p.until.Sub(began)
+	last := pause == 0 || left <= pause
+	if !last {
+		left = pause
+	}
+	timer := time.NewTimer(left)
+	var err error
+	select {
+	case <-changed:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-timer.C:
+		if last {
+			err = errHeldTooLong
+		}
+	}
+	timer.Stop()
+	p.spent += time.Since(began)
+
+	g.mu.Lock()
+	g.held--
+	if err != nil {
+		g.longest = max(g.longest, p.spent)
+	}
+	return err
+}
+
+// hold closes the gate for new calls.
+func (g *gate) hold() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open = false
+}
+
+// drained returns a channel that is closed once nobody is inside.
+func (g *gate) drained() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.inside) == 0 {
+		done := make(chan struct{})
+		close(done)
+		return done
+	}
+	if g.empty == nil {
+		g.empty = make(chan struct{})
+	}
+	return g.empty
+}
+
+// cut ends all calls that are inside, and returns how many.
+func (g *gate) cut() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for t, cut := range g.inside {
+		if cut != nil {
+			cut()
+			g.inside[t] = nil
+		}
+	}
+	return len(g.inside)
+}
+
+// close shuts the gate for good: who waits gets ErrClosed, who is inside is cut.
+func (g *gate) close() {
+	g.mu.Lock()
+	g.open, g.shut = false, true
+	g.announce()
+	g.mu.Unlock()
+	g.cut()
+}
+
+// gateStats is what the gate knows of the calls.
+type gateStats struct {
+	in, held         int
+	peakIn, peakHeld int
+	longest          time.Duration
+}
+
+func (g *gate) stats() gateStats {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return gateStats{in: len(g.inside), held: g.held, peakIn: g.peaks.in, peakHeld: g.peaks.held, longest: g.longest}
+}

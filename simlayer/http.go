@@ -1,0 +1,367 @@
+package simlayer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"moult/simlayer/so"
+	"moult/store/bundle"
+)
+
+// callProxy takes calls of HTTP from a listener to the node and back.
+type callProxy struct {
+	layer *Layer
+	proxy *httputil.ReverseProxy
+}
+
+func newCallProxy(l *Layer) *callProxy {
+	p := &callProxy{layer: l}
+	p.proxy = &httputil.ReverseProxy{
+		Rewrite:        rewrite,
+		Transport:      p,
+		ModifyResponse: streamLong,
+		ErrorHandler:   p.refuse,
+		BufferPool:     &bufferPool{},
+		ErrorLog:       slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
+	}
+	return p
+}
+
+// rewrite undoes what ReverseProxy changes and a caller of the node without a
+// layer would not see.
+func rewrite(pr *httputil.ProxyRequest) {
+	in, out := pr.In, pr.Out
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if values := in.Header[name]; values != nil {
+			out.Header[name] = values
+		}
+	}
+	out.URL.RawQuery = in.URL.RawQuery
+	out.Trailer = in.Trailer // filled while the body is read
+	// A path that is not in Go's own form goes on in the caller's.
+	path, _, _ := strings.Cut(in.RequestURI, "?")
+	if strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") && path != out.URL.EscapedPath() {
+		out.URL.Opaque = path
+	}
+	toNode(out)
+}
+
+// toNode addresses a request to the backend that its transport dials.
+func toNode(r *http.Request) { r.URL.Scheme, r.URL.Host = "http", "node" }
+
+// streamLong makes ReverseProxy flush every piece of a long response; it does so
+// for those of unknown length by itself, and what is short goes out in one piece.
+func streamLong(resp *http.Response) error {
+	if resp.ContentLength >= streamFrom {
+		resp.ContentLength = -1
+	}
+	return nil
+}
+
+type bufferPool struct{ pool sync.Pool }
+
+func (p *bufferPool) Get() []byte {
+	if b, ok := p.pool.Get().(*[]byte); ok {
+		return *b
+	}
+	return make([]byte, copyBuffer)
+}
+
+func (p *bufferPool) Put(b []byte) { p.pool.Put(&b) }
+
+// call is one call of HTTP on its way.
+type call struct {
+	listener *listener
+	parent   context.Context // ends with the caller's connection
+	cut      context.CancelCauseFunc
+	patience patience
+	ticket   *ticket // while it is at the node
+	version  bundle.Version
+	native   bundle.Version
+	body     *callerBody
+	// unsafe: a request that must not be sent twice may have reached the node.
+	unsafe  atomic.Bool
+	outcome outcome
+}
+
+type callKey struct{}
+
+func callOf(ctx context.Context) *call { return ctx.Value(callKey{}).(*call) }
+
+// serve answers one call.
+func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
+	if !p.layer.tasks.begin() {
+		panic(http.ErrAbortHandler)
+	}
+	defer p.layer.tasks.end()
+	ctx, cut := context.WithCancelCause(r.Context())
+	defer cut(nil)
+	c := &call{listener: f, parent: r.Context(), cut: cut, version: f.label, outcome: failed}
+	defer p.end(c)
+	r = r.WithContext(context.WithValue(ctx, callKey{}, c))
+	var err error
+	if c.body, err = takeBody(r, p.layer.cfg.Limits.Replay); err == nil && r.Method == http.MethodConnect {
+		err = so.Fail(http.StatusNotImplemented, nil, "CONNECT is for proxies; this is a service of a node")
+	}
+	if err != nil {
+		p.refuse(w, r, err)
+		return
+	}
+	defer c.body.end()
+	c.outcome = answered
+	finished := false
+	defer func() {
+		// ReverseProxy panics where a response ends in the middle.
+		if !finished {
+			c.outcome = failed
+		}
+	}()
+	p.proxy.ServeHTTP(w, r)
+	finished = true
+}
+
+// end lets a call out of the gate and counts it.
+func (p *callProxy) end(c *call) {
+	if c.ticket != nil {
+		p.leave(c)
+	}
+	if c.outcome == failed && c.parent.Err() != nil {
+		c.outcome = canceled
+	}
+	if c.version == 0 {
+		c.version = p.layer.externalVersion(c.listener.service, p.layer.gate.current())
+	}
+	n := c.listener.service.tally.of(c.version)
+	n.calls.Add(1)
+	n.end(c.outcome, c.patience.spent)
+}
+
+// leave takes a call out of the gate. The last connections of a routing that is
+// no longer in force go with its calls.
+func (p *callProxy) leave(c *call) {
+	t := c.ticket
+	c.ticket = nil
+	if !p.layer.gate.leave(t) {
+		t.route.release(p.layer.gate.current())
+	}
+}
+
+// RoundTrip gets a call through the gate to the node. It implements
+// http.RoundTripper for the ReverseProxy.
+func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
+	c := callOf(r.Context())
+	gate := p.layer.gate
+	pause := minPause
+	for tries := 1; ; tries++ {
+		t, err := gate.enter(r.Context(), &c.patience, func() { c.cut(errCut) })
+		if err != nil {
+			return nil, p.held(c, err, nil)
+		}
+		c.ticket = t
+		resp, err := p.attempt(c, t.route, r)
+		if err == nil {
+			return resp, nil
+		}
+		if !c.again(r, err, tries) {
+			return nil, c.explain(err)
+		}
+		p.leave(c)
+		if err := gate.rest(r.Context(), &c.patience, t.route, pause); err != nil {
+			return nil, p.held(c, err, err)
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// attempt makes one try under one routing.
+func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Response, error) {
+	version := c.listener.label
+	if version == 0 {
+		version = p.layer.externalVersion(c.listener.service, route)
+	}
+	c.version, c.native = version, route.native
+	chain, err := route.chain(version)
+	if err != nil {
+		return nil, err
+	}
+	out := r.WithContext(r.Context())
+	c.body.renew(out)
+	return chain.Answer(out, nodeTrip{c, route.backends[c.listener.service.name]})
+}
+
+// externalVersion is the version of callers of a public address.
+func (l *Layer) externalVersion(s *service, r *route) bundle.Version {
+	if s.External != 0 {
+		return s.External
+	}
+	return r.external
+}
+
+// nodeTrip is the end of a chain: it sends requests to the node.
+type nodeTrip struct {
+	call    *call
+	backend *backend
+}
+
+func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "http" || r.URL.Host != "node" {
+		u := *r.URL
+		r = r.WithContext(r.Context())
+		r.URL = &u
+		toNode(r)
+	}
+	resp, err := n.backend.http.RoundTrip(r)
+	if !safe(r.Method) && !isDialError(err) {
+		n.call.unsafe.Store(true)
+	}
+	return resp, err
+}
+
+// safe reports whether a method may be sent again when nobody knows whether it
+// was carried out (RFC 9110, 9.2.1).
+func safe(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+// again reports whether a failed call may be tried again.
+func (c *call) again(r *http.Request, err error, tries int) bool {
+	var refusal *so.Refusal
+	if errors.As(err, &refusal) || r.Context().Err() != nil || c.unsafe.Load() || !c.body.whole() {
+		return false
+	}
+	return isDialError(err) || tries < maxTries
+}
+
+// explain makes the failure of a call at the node a refusal.
+func (c *call) explain(err error) error {
+	var refusal *so.Refusal
+	if errors.As(err, &refusal) {
+		return err
+	}
+	if c.unsafe.Load() {
+		return so.Fail(http.StatusBadGateway, err, "the node went away before it answered; whether it has carried out the call is not known: %v", err)
+	}
+	return so.Fail(http.StatusBadGateway, err, "the call to the node failed: %v", err)
+}
+
+// held makes the end of a wait a refusal. last is why the call did not get
+// through when it was let in, or nil.
+func (p *callProxy) held(c *call, err, last error) error {
+	var refusal *so.Refusal
+	switch {
+	case errors.Is(err, errHeldTooLong) && last != nil:
+		refusal = so.Fail(http.StatusServiceUnavailable, last, "the node did not take calls for %v; try again later: %v", c.patience.limit, last)
+	case errors.Is(err, errHeldTooLong):
+		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the node is down for longer than calls are held, which is %v; try again later", c.patience.limit)
+	case errors.Is(err, errHeldTooMany):
+		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the node is down, and %d calls wait for it already; try again later", p.layer.cfg.Limits.Held)
+	case errors.Is(err, ErrClosed):
+		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the agent of this node ends; try again later")
+	default:
+		return err
+	}
+	refusal.RetryAfter = retryAfter
+	return refusal
+}
+
+// refuse answers a call that got no response. It is ReverseProxy's ErrorHandler.
+func (p *callProxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	c := callOf(r.Context())
+	c.outcome = failed
+	if c.parent.Err() != nil {
+		panic(http.ErrAbortHandler) // nobody is there to be told
+	}
+	refusal := *so.AsRefusal(err)
+	if errors.Is(context.Cause(r.Context()), errCut) {
+		refusal = *so.Fail(http.StatusServiceUnavailable, err, "%v; whether it was carried out is not known", errCut)
+		refusal.RetryAfter = retryAfter
+		w.Header().Set("Connection", "close")
+	}
+	if refusal.Denied {
+		c.outcome = denied
+	}
+	if refusal.From == 0 {
+		refusal.From, refusal.To = c.version, c.native
+	}
+	p.layer.log.Debug("call refused", "service", c.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "error", &refusal)
+	refusal.Write(w)
+}
+
+// callerBody is a caller's body. A short one is read before the call is let in:
+// then a slow caller delays no drain, and the call can be tried again.
+type callerBody struct {
+	data []byte // if short
+	in   io.Reader
+
+	mu     sync.Mutex
+	used   bool // something was read from in
+	closed bool
+}
+
+// takeBody reads a short body of r, up to limit, or takes over a long one.
+func takeBody(r *http.Request, limit int) (*callerBody, error) {
+	b := &callerBody{}
+	switch {
+	case r.ContentLength == 0 || r.Body == nil:
+	case r.ContentLength > 0 && r.ContentLength <= int64(limit):
+		b.data = make([]byte, r.ContentLength)
+		if _, err := io.ReadFull(r.Body, b.data); err != nil {
+			return b, so.Fail(http.StatusBadRequest, err, "the body of the call cannot be read: %v", err)
+		}
+		r.Header.Del("Expect") // it was answered by reading
+	default:
+		b.in = r.Body
+	}
+	return b, nil
+}
+
+// renew gives a try of the call its body.
+func (b *callerBody) renew(r *http.Request) {
+	switch {
+	case b.data != nil:
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.data)), nil }
+		r.Body, _ = r.GetBody()
+	case b.in != nil:
+		r.Body = io.NopCloser(b)
+	}
+}
+
+// whole reports whether the body can be sent from its start.
+func (b *callerBody) whole() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.used
+}
+
+// Read implements io.Reader for a long body. The lock is not held while it waits
+// for the caller: a transport may go on reading for an instant after a call has
+// ended, and must then not hinder end.
+func (b *callerBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	b.used = true
+	closed := b.closed
+	b.mu.Unlock()
+	if closed {
+		return 0, errors.New("the call has ended")
+	}
+	return b.in.Read(p)
+}
+
+// end lets nothing more be read.
+func (b *callerBody) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+}

@@ -1,0 +1,361 @@
+package simlayer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"moult/store/bundle"
+)
+
+// Layer is the simulation layer of one node. It is safe for concurrent use.
+type Layer struct {
+	cfg   Config
+	log   *slog.Logger
+	gate  *gate
+	proxy *callProxy
+	out   *egress // nil without one
+
+	// ctx ends with Close.
+	ctx    context.Context
+	stop   context.CancelFunc
+	closer sync.Once
+	tasks  tasks
+	conns  atomic.Int64 // that are open
+
+	services map[string]*service // fixed
+
+	// apply is held by Apply, and by Close once it has begun.
+	apply  sync.Mutex
+	closed bool
+
+	// mu guards versioned of every service.
+	mu sync.Mutex
+}
+
+// service is one service with its listeners.
+type service struct {
+	Service
+	name      string
+	public    *listener
+	versioned map[bundle.Version]*listener
+	tally     tally
+}
+
+// Addresses are where one service is reached.
+type Addresses struct {
+	Public   string
+	Versions map[bundle.Version]string
+}
+
+// Start listens on the public addresses and the egress address. Until the first
+// Apply all calls are held. An address that cannot be had is an error that names
+// it, and leaves nothing behind.
+func Start(cfg Config) (*Layer, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("simulation layer: %w", err)
+	}
+	cfg.Services = maps.Clone(cfg.Services)
+	if cfg.Limits == (Limits{}) {
+		cfg.Limits = DefaultLimits()
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), services: map[string]*service{}}
+	l.ctx, l.stop = context.WithCancel(context.Background())
+	l.proxy = newCallProxy(l)
+	for _, name := range slices.Sorted(maps.Keys(cfg.Services)) {
+		s := &service{Service: cfg.Services[name], name: name, versioned: map[bundle.Version]*listener{}}
+		l.services[name] = s
+		public, err := l.listen(s, 0, s.Public)
+		if err != nil {
+			l.Close()
+			return nil, fmt.Errorf("service %q: listen on its public address: %w", name, err)
+		}
+		s.public = public
+	}
+	if cfg.Egress != "" {
+		out, err := l.startEgress(cfg.Egress)
+		if err != nil {
+			l.Close()
+			return nil, fmt.Errorf("egress proxy: %w", err)
+		}
+		l.out = out
+	}
+	return l, nil
+}
+
+// Apply puts r in force at once: a call is answered wholly under the routing
+// that it was let in under. It listens on the versioned addresses that r has and
+// the one before had not, and closes those that it has no more; connections there
+// end after the call that they are in. On an error the old routing stays in force.
+func (l *Layer) Apply(r Routing) error {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	if l.closed {
+		return ErrClosed
+	}
+	old := l.gate.current()
+	next, err := newRoute(r, l.cfg.Services, old)
+	if err == nil {
+		err = l.noLoop(next)
+	}
+	if err != nil {
+		return fmt.Errorf("routing for version %d: %w", r.Native, err)
+	}
+	fresh, err := l.bind(next.versions())
+	if err != nil {
+		return fmt.Errorf("routing for version %d: %w", r.Native, err)
+	}
+	l.gate.set(next)
+	old.release(next)
+	l.retire(next)
+	for _, f := range fresh {
+		f.serve()
+	}
+	l.log.Info("routing applied", "native", next.native, "external", next.external, "down", next.down, "versions", next.versions())
+	return nil
+}
+
+// bind makes the listeners that are missing for these versions, all or none.
+// They accept nothing until they serve.
+func (l *Layer) bind(versions []bundle.Version) (fresh []*listener, err error) {
+	defer func() {
+		if err != nil {
+			for _, f := range fresh {
+				l.forget(f)
+			}
+			fresh = nil
+		}
+	}()
+	for _, name := range slices.Sorted(maps.Keys(l.services)) {
+		s := l.services[name]
+		taken := map[int]bundle.Version{}
+		for _, v := range versions {
+			port := s.versionPort(v)
+			if other, ok := taken[port]; ok && port != 0 {
+				return fresh, fmt.Errorf("service %q: versions %d and %d both have port %d; widen the versioned ports %d to %d", name, other, v, port, s.First, s.Last)
+			}
+			taken[port] = v
+			if l.has(s, v) {
+				continue
+			}
+			if port != 0 {
+				l.evict(s, port, versions)
+			}
+			f, err := l.bindListener(s, v, net.JoinHostPort(s.host(), fmt.Sprint(port)))
+			if err != nil {
+				return fresh, fmt.Errorf("service %q: listen for callers of version %d: %w", name, v, err)
+			}
+			fresh = append(fresh, f)
+		}
+	}
+	return fresh, nil
+}
+
+func (l *Layer) has(s *service, v bundle.Version) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.versioned[v] != nil
+}
+
+// evict closes a listener of a version that is going, whose port a coming one
+// needs.
+func (l *Layer) evict(s *service, port int, keep []bundle.Version) {
+	l.mu.Lock()
+	var gone *listener
+	for v, old := range s.versioned {
+		if s.versionPort(v) == port && !slices.Contains(keep, v) {
+			gone = old
+			delete(s.versioned, v)
+		}
+	}
+	l.mu.Unlock()
+	if gone != nil {
+		gone.retire()
+	}
+}
+
+// forget closes a listener that never served.
+func (l *Layer) forget(f *listener) {
+	l.mu.Lock()
+	delete(f.service.versioned, f.label)
+	l.mu.Unlock()
+	f.close()
+}
+
+// retire closes the listeners of versions that the routing no longer answers.
+func (l *Layer) retire(r *route) {
+	var gone []*listener
+	l.mu.Lock()
+	for _, s := range l.services {
+		for v, f := range s.versioned {
+			if r.chains[v] == nil {
+				gone = append(gone, f)
+				delete(s.versioned, v)
+			}
+		}
+	}
+	l.mu.Unlock()
+	for _, f := range gone {
+		f.retire()
+	}
+}
+
+// noLoop refuses a backend that is one of the layer's own addresses: its calls
+// would come back for ever.
+func (l *Layer) noLoop(r *route) error {
+	for name, b := range r.backends {
+		if b.network != "tcp" {
+			continue
+		}
+		for _, addr := range l.own() {
+			if sameAddr(addr, b.addr) {
+				return fmt.Errorf("backend %s of service %q is the layer's own address; give the software another one to listen on", b.addr, name)
+			}
+		}
+	}
+	return nil
+}
+
+// own returns the addresses that the layer listens on.
+func (l *Layer) own() []net.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var addrs []net.Addr
+	for _, s := range l.services {
+		addrs = append(addrs, s.public.Addr())
+		for _, f := range s.versioned {
+			addrs = append(addrs, f.Addr())
+		}
+	}
+	if l.out != nil {
+		addrs = append(addrs, l.out.listener.Addr())
+	}
+	return addrs
+}
+
+// sameAddr reports whether connecting to dest would reach a listener at addr.
+func sameAddr(addr net.Addr, dest string) bool {
+	own, ok := addr.(*net.TCPAddr)
+	host, port, err := splitAddr(dest)
+	if !ok || err != nil || own.Port != port {
+		return false
+	}
+	ip := net.ParseIP(host)
+	if ip == nil {
+		return host == "localhost" && (own.IP.IsLoopback() || own.IP.IsUnspecified())
+	}
+	return own.IP.Equal(ip) || ip.IsUnspecified() || own.IP.IsUnspecified() && ip.IsLoopback()
+}
+
+// Addresses returns where each service is reached now.
+func (l *Layer) Addresses() map[string]Addresses {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make(map[string]Addresses, len(l.services))
+	for name, s := range l.services {
+		a := Addresses{Public: s.public.Addr().String(), Versions: map[bundle.Version]string{}}
+		if _, port, _ := splitAddr(s.Public); port != 0 {
+			a.Public = s.Public
+		}
+		for v, f := range s.versioned {
+			a.Versions[v] = net.JoinHostPort(s.host(), fmt.Sprint(f.Addr().(*net.TCPAddr).Port))
+		}
+		out[name] = a
+	}
+	return out
+}
+
+// EgressURL returns the URL of the HTTP proxy for the node's own calls, or nil
+// without one.
+func (l *Layer) EgressURL() *url.URL {
+	if l.out == nil {
+		return nil
+	}
+	return &url.URL{Scheme: "http", Host: l.out.listener.Addr().String()}
+}
+
+// Drain holds calls from now on and waits until all those at the node have
+// ended, whichever routing let them in. If ctx ends first it cuts the rest: calls
+// of HTTP that have no answer yet get 503 with Connection: close, all others
+// lose their connection. inFlight is how many it cut, and err then says so. Calls
+// are held until an Apply that is not Down.
+func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
+	l.gate.hold()
+	drained := l.gate.drained()
+	select {
+	case <-drained:
+		return 0, nil
+	case <-ctx.Done():
+	}
+	inFlight = l.gate.cut()
+	if inFlight == 0 {
+		return 0, nil
+	}
+	err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", inFlight, context.Cause(ctx))
+	grace, cancel := context.WithTimeout(l.ctx, cutGrace)
+	defer cancel()
+	select {
+	case <-drained:
+	case <-grace.Done():
+		err = errors.Join(err, fmt.Errorf("calls that were cut go on after %v", cutGrace))
+	}
+	return inFlight, err
+}
+
+// Stats returns what the layer has seen.
+func (l *Layer) Stats() Stats {
+	g := l.gate.stats()
+	s := Stats{
+		InFlight: g.in, Held: g.held, PeakInFlight: g.peakIn, PeakHeld: g.peakHeld,
+		LongestHold: g.longest, Services: map[string]map[bundle.Version]Calls{},
+	}
+	for name, one := range l.services {
+		s.Services[name] = one.tally.snapshot()
+	}
+	if l.out != nil {
+		s.Egress = l.out.count.load()
+	}
+	return s
+}
+
+// Close closes all listeners, cuts all calls and returns when everything that
+// the layer started has ended. It may be called again.
+func (l *Layer) Close() error {
+	l.closer.Do(func() {
+		l.apply.Lock()
+		l.closed = true
+		l.apply.Unlock()
+		l.stop()
+		l.gate.close()
+		l.mu.Lock()
+		var all []*listener
+		for _, s := range l.services {
+			if s.public != nil {
+				all = append(all, s.public)
+			}
+			for _, f := range s.versioned {
+				all = append(all, f)
+			}
+		}
+		l.mu.Unlock()
+		for _, f := range all {
+			f.close()
+		}
+		if l.out != nil {
+			l.out.close()
+		}
+	})
+	<-l.tasks.close()
+	l.gate.current().release(nil)
+	return nil
+}

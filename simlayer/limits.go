@@ -1,0 +1,82 @@
+package simlayer
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Limits bounds what callers can make a Layer hold.
+type Limits struct {
+	// Held bounds the calls that wait at once, in and out.
+	Held int
+	// Conns bounds the connections that are open at once.
+	Conns int
+	// Replay bounds, in bytes, a body that is read before its call is let in, so
+	// that a slow caller cannot delay a drain and the call can be tried again.
+	// Longer bodies are streamed.
+	Replay int
+}
+
+// DefaultLimits is what a Layer has where Config.Limits is zero.
+func DefaultLimits() Limits {
+	return Limits{Held: 4096, Conns: 16384, Replay: 16 << 10}
+}
+
+func (l Limits) validate() error {
+	if l.Held < 1 || l.Conns < 1 || l.Replay < 0 || l.Replay > maxReplay {
+		return fmt.Errorf("limits %+v: want at least 1 call held and 1 connection, and 0 to %d bytes kept", l, maxReplay)
+	}
+	return nil
+}
+
+const (
+	// DefaultHoldTimeout is how long calls wait where a Routing does not say,
+	// and before the first Routing.
+	DefaultHoldTimeout = 30 * time.Second
+	// MaxHoldTimeout bounds Routing.HoldTimeout.
+	MaxHoldTimeout = time.Hour
+
+	maxServices = 32
+	// maxReplay bounds Limits.Replay.
+	maxReplay = 16 << 20
+	// egressReplay bounds the body of a call to a peer that is kept to be sent
+	// again, in bytes. A longer one is sent once.
+	egressReplay = 1 << 20
+
+	// Tries of a call that fails at a node that accepts connections.
+	maxTries = 3
+	// The pauses between tries grow from the first to the second.
+	minPause = 10 * time.Millisecond
+	maxPause = 250 * time.Millisecond
+
+	dialTimeout = 5 * time.Second
+	// egressDialTimeout is longer: destinations may be far away.
+	egressDialTimeout = 30 * time.Second
+	// headerTimeout bounds the time that a caller takes to send a head.
+	headerTimeout = time.Minute
+	// idleBackend is how long an unused connection to the software is kept. It
+	// is short, so that the software does not close one in the instant in which
+	// a call is written to it.
+	idleBackend = 2 * time.Second
+	// idleEgress is the same for connections to peers, which never do that.
+	idleEgress = 30 * time.Second
+	// cutGrace is how long calls have to end once they are cut.
+	cutGrace = 5 * time.Second
+	// retryAfter is what held callers are told.
+	retryAfter = time.Second
+
+	copyBuffer = 32 << 10
+	// streamFrom is the length from which a response is passed on in the pieces
+	// in which it comes. What is shorter goes in one piece.
+	streamFrom = 4 << 10
+)
+
+var (
+	// ErrClosed is returned after Close.
+	ErrClosed = errors.New("the simulation layer is closed")
+
+	errHeldTooLong = errors.New("held too long")
+	errHeldTooMany = errors.New("too many calls are held")
+	errCut         = errors.New("the node goes down and the call did not end in time")
+)
