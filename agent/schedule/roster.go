@@ -18,7 +18,7 @@ type place struct {
 // a later serial begins with that of an earlier one, but for skips.
 func (c *ClassOrder) ranked() []place {
 	all := make([]place, len(c.Roster))
-	skipped, seen := c.isSkipped(), map[bundle.NodeID]int{}
+	skipped, seen := c.isSkipped(), make(map[bundle.NodeID]int, len(c.Roster))
 	for i, id := range c.Roster {
 		all[i] = place{node: id, rank: i, skipped: skipped[i]}
 		if !skipped[i] {
@@ -89,8 +89,8 @@ type member struct {
 
 // members returns each node of the roster once, in the order of first places.
 func (c *ClassOrder) members() []member {
-	var list []member
-	at, skipped := map[bundle.NodeID]int{}, c.isSkipped()
+	list := make([]member, 0, len(c.Roster))
+	at, skipped := make(map[bundle.NodeID]int, len(c.Roster)), c.isSkipped()
 	for i, id := range c.Roster {
 		j, ok := at[id]
 		if !ok {
