@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"moult/store/bundle"
 )
@@ -45,7 +46,7 @@ func playPart(part string) int {
 		return 1
 	case "hang":
 		fmt.Println("hanging")
-		select {}
+		return hang()
 	case "family":
 		return family()
 	case "leave-child":
@@ -118,7 +119,7 @@ func family() int {
 	child := start("hang", nil)
 	stray := start("hang", &syscall.SysProcAttr{Setsid: true})
 	fmt.Printf("family %d %d %d\n", os.Getpid(), child, stray)
-	select {}
+	return hang()
 }
 
 func eatMemory() int {
@@ -184,7 +185,7 @@ func runSlots() int {
 	err = upgradeSlots(os.Getenv("TEST_PATH"), func(string) error {
 		if count++; count == at {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
+			hang()
 		}
 		return nil
 	})
@@ -193,4 +194,12 @@ func runSlots() int {
 		return 1
 	}
 	return 0
+}
+
+// hang waits for a signal that kills. An empty select would not do: without cgo
+// the runtime takes it for a deadlock.
+func hang() int {
+	for {
+		time.Sleep(time.Hour)
+	}
 }

@@ -39,7 +39,8 @@
 // Standard output and error are appended to Spec.LogPath. When it outgrows its
 // bound it is copied to LogPath.1 (and that was moved to LogPath.2, and so on)
 // and truncated, since the software holds it open. What the software writes
-// between the last read and the truncation, some microseconds, is lost.
+// between the last read and the truncation, some microseconds, is lost: it may
+// end the old file in the middle of a line.
 //
 // Processes are watched by pidfd on Linux (5.10 or newer). Elsewhere an adopted
 // process is asked for from time to time, and only on Linux and macOS can one

@@ -153,7 +153,7 @@ func killSession(h Handle) error {
 		return err == nil && stat.session == h.PID && !stat.ended()
 	}
 	for range sessionRounds {
-		if stat, err := readStat(h.PID); err == nil && stat.startTicks != h.StartTicks {
+		if now, _, err := handleOf(h.PID); err == nil && now != h {
 			// The number is another process's: it was free, so no process of
 			// the session was left.
 			return nil
