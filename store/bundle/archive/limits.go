@@ -14,8 +14,10 @@ const (
 	// MaxDocumentBytes bounds the manifests and orders of a bundle together.
 	// They are held in memory.
 	MaxDocumentBytes = 64 << 20
-	// bufferBytes is what Open and Write read and write at once.
+	// bufferBytes is what Open and Write read and write at once, and copyBytes
+	// what they hash.
 	bufferBytes = 256 << 10
+	copyBytes   = 32 << 10
 )
 
 // Bounds of an artifact, enforced when it is packed and when it is extracted.

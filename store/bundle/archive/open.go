@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -34,11 +35,7 @@ func (b *Bundle) Head() *bundle.Manifest { return b.manifests[b.trust.Head()] }
 // Manifests returns the manifests that the bundle carries, a new map of shared
 // manifests.
 func (b *Bundle) Manifests() map[bundle.Version]*bundle.Manifest {
-	all := make(map[bundle.Version]*bundle.Manifest, len(b.manifests))
-	for n, m := range b.manifests {
-		all[n] = m
-	}
-	return all
+	return maps.Clone(b.manifests)
 }
 
 // ManifestBytes returns a release's manifest as it was signed, or nil where the
@@ -66,19 +63,21 @@ func (b *Bundle) Blob(d bundle.Digest) (*io.SectionReader, bool) {
 }
 
 // Contents returns what Write takes to make the same bundle again, or, with
-// other metadata and orders for the same releases, one that says more.
+// newer metadata for the same release and an order added, one that says more.
+// The maps are the caller's.
 func (b *Bundle) Contents() (Docs, []Blob) {
 	blobs := make([]Blob, len(b.blobs))
 	for i, c := range b.blobs {
 		blobs[i] = Blob{Chunk: c, Content: io.NewSectionReader(b.r, b.offsets[i], c.Length)}
 	}
-	return b.docs, blobs
+	return Docs{Manifests: maps.Clone(b.docs.Manifests), Orders: maps.Clone(b.docs.Orders)}, blobs
 }
 
 // Open reads and verifies a bundle of size bytes: the metadata as trust.Verify
 // does, with firstRoot and prev as there; every document against the metadata;
 // every blob against the newest manifest. It refuses whatever Write would not
-// have written. See the package documentation.
+// have written. See the package documentation. One thing is left to whoever
+// assembles an artifact: that its chunks in order have its digest.
 //
 // Errors are ErrCorrupt, those of package trust, and, for manifests of a later
 // moult, bundle.ErrTooNew; other errors are r's own. On an error nothing of the
@@ -236,7 +235,7 @@ func (o *opener) orders() error {
 
 // blobs reads the rest: what the newest manifest names, no more and no less.
 func (o *opener) blobs() error {
-	hash := sha256.New()
+	hash, buffer := sha256.New(), make([]byte, copyBytes)
 	for _, want := range requiredBlobs(o.b.Head()) {
 		if o.name != blobName(want.Digest) {
 			return o.unexpected(blobName(want.Digest))
@@ -247,8 +246,11 @@ func (o *opener) blobs() error {
 		o.b.blobs = append(o.b.blobs, want)
 		o.b.offsets = append(o.b.offsets, o.pos)
 		hash.Reset()
-		if _, err := io.CopyN(hash, o.in, o.length); err != nil {
+		switch n, err := io.CopyBuffer(hash, io.LimitReader(o.in, o.length), buffer); {
+		case err != nil:
 			return o.readError(err)
+		case n < o.length:
+			return o.readError(io.ErrUnexpectedEOF)
 		}
 		o.pos += o.length
 		if got := bundle.Digest(hash.Sum(nil)); got != want.Digest {

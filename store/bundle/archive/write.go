@@ -55,8 +55,9 @@ func write(w io.Writer, v *trust.Verified, docs Docs, blobs []Blob) error {
 			return err
 		}
 	}
+	buffer := make([]byte, copyBytes)
 	for _, b := range ordered {
-		if err := writeEntry(bw, blobName(b.Digest), b.Length, func(w io.Writer) error { return copyBlob(w, b) }); err != nil {
+		if err := writeEntry(bw, blobName(b.Digest), b.Length, func(w io.Writer) error { return copyBlob(w, b, buffer) }); err != nil {
 			return err
 		}
 	}
@@ -152,9 +153,9 @@ func writeEntry(w io.Writer, name string, size int64, content func(io.Writer) er
 	return err
 }
 
-func copyBlob(w io.Writer, b Blob) error {
+func copyBlob(w io.Writer, b Blob, buffer []byte) error {
 	hash := sha256.New()
-	n, err := io.Copy(io.MultiWriter(w, hash), io.NewSectionReader(b.Content, 0, b.Length))
+	n, err := io.CopyBuffer(io.MultiWriter(w, hash), io.NewSectionReader(b.Content, 0, b.Length), buffer)
 	if err != nil {
 		return err
 	}

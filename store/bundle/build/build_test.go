@@ -145,11 +145,18 @@ func mustBuild(t testing.TB, dir string, f *trust.Folder) (*Result, *archive.Bun
 func TestBuild(t *testing.T) {
 	f := newFolder(t)
 	first, _ := mustBuild(t, source(t, 1), f)
+	order := []byte(`{"an":"order"}`)
+	if _, err := f.AddOrder(1, 1, order); err != nil {
+		t.Fatal(err)
+	}
 	second, b := mustBuild(t, source(t, 2), f)
 	m := b.Head()
 	kv := m.Classes["kv"]
 	if m.Previous != first.Manifest || kv.From != 1 || len(b.Manifests()) != 2 {
 		t.Errorf("release 2 continues %s from %d, with %d manifests", m.Previous, kv.From, len(b.Manifests()))
+	}
+	if got, ok := b.Order(1); !ok || !bytes.Equal(got, order) {
+		t.Error("the rollout order in force is missing")
 	}
 	if rules, ok := b.Blob(kv.Past.Rules.Digest); !ok || rules.Size() != 7 {
 		t.Error("no rules of the past")
