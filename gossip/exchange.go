@@ -162,9 +162,9 @@ func idPages(ids []bundle.NodeID) [][]bundle.NodeID {
 	return slices.Collect(slices.Chunk(ids, maxRecordsPerPage))
 }
 
-// refusedSets remembers which trust sets have gone over in vain, so that a
-// set that one side does not accept is not sent anew every few seconds. What
-// was in vain under one own head may be welcome under the next.
+// refusedSets remembers which trust sets have gone over, so that a set that
+// one side does not accept is not sent anew every few seconds. What was in vain
+// under one head of the receiver may be welcome under the next.
 type refusedSets struct {
 	mu   sync.Mutex // protects what follows
 	seen map[refusedSet]time.Time
@@ -177,16 +177,20 @@ type refusedSet struct {
 
 func newRefusedSets() *refusedSets { return &refusedSets{seen: map[refusedSet]time.Time{}} }
 
-// fresh reports whether a transfer was not made lately, and notes it.
-func (r *refusedSets) fresh(s refusedSet, now time.Time) bool {
+// has reports whether a transfer was made lately.
+func (r *refusedSets) has(s refusedSet, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if at, ok := r.seen[s]; ok && now.Sub(at) < refusedSetTime {
-		return false
-	}
+	at, ok := r.seen[s]
+	return ok && now.Sub(at) < refusedSetTime
+}
+
+// note remembers a transfer that was made.
+func (r *refusedSets) note(s refusedSet, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if len(r.seen) >= maxRefusedSets {
 		clear(r.seen)
 	}
 	r.seen[s] = now
-	return true
 }

@@ -191,14 +191,12 @@ func TestRefusedSets(t *testing.T) {
 	s := refusedSet{set: bundle.Digest{1}, head: bundle.Digest{2}}
 	next := s
 	next.head = bundle.Digest{3}
-	for i, c := range []struct {
-		set  refusedSet
-		at   time.Duration
-		want bool
-	}{{s, 0, true}, {s, time.Second, false}, {next, time.Second, true}, {s, refusedSetTime, true}, {s, refusedSetTime + 1, false}} {
-		if got := r.fresh(c.set, start.Add(c.at)); got != c.want {
-			t.Errorf("step %d: %v", i, got)
-		}
+	if r.has(s, start) {
+		t.Error("what never went over is remembered")
+	}
+	r.note(s, start)
+	if !r.has(s, start.Add(refusedSetTime-1)) || r.has(s, start.Add(refusedSetTime)) || r.has(next, start) {
+		t.Error("remembered for another time or head")
 	}
 }
 

@@ -6,44 +6,59 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"time"
+
+	"moult/store/bundle"
 )
 
-// enoughJoined is how many answering peers end a Join: the ring tells the
-// others.
-const enoughJoined = 3
+const (
+	// enoughJoined is how many answering peers end a Join: the ring tells the
+	// others.
+	enoughJoined = 3
+	// joinBatch is how many addresses are tried at a time: one that swallows
+	// packets must not hold up the others.
+	joinBatch = 8
+)
 
 // Join contacts peers by address until three have answered, and returns how
 // many did; an exchange with the first follows at once. The error says why
-// none did, peer by peer; it is nil when one did. A Conflict of this agent's
-// name is reported by the peer that knows of it and ends the Join.
+// none did, peer by peer; it is nil when one did.
 func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 	if len(addrs) > maxJoinAddresses {
 		return 0, fmt.Errorf("joining %d addresses: want at most %d", len(addrs), maxJoinAddresses)
 	}
-	joined := 0
+	joined := map[bundle.NodeID]bool{}
 	var failed error
-	for _, addr := range addrs {
-		if joined == enoughJoined || ctx.Err() != nil {
-			break
-		}
-		p, err := g.joinOne(ctx, addr)
-		switch {
-		case err == nil && p.ID == g.self: // its own address among those remembered
-		case err == nil:
-			if joined == 0 {
-				g.syncSoon(p)
+	for batch := range slices.Chunk(addrs, joinBatch) {
+		for _, a := range g.askAll(ctx, batch) {
+			err := a.err
+			if err == nil && (a.peer.ID == g.self || joined[a.peer.ID]) {
+				continue // its own address among those remembered, or one peer twice
 			}
-			joined++
-		case failed == nil:
-			failed = err
-		default:
-			failed = fmt.Errorf("%w; %w", failed, err)
+			if err == nil {
+				err = g.joinPeer(a.peer, len(joined) == 0)
+			}
+			switch {
+			case err == nil:
+				joined[a.peer.ID] = true
+			case failed == nil:
+				failed = err
+			default:
+				failed = fmt.Errorf("%w; %w", failed, err)
+			}
+			if len(joined) == enoughJoined {
+				return enoughJoined, nil
+			}
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
 	switch {
-	case joined > 0:
-		return joined, nil
+	case len(joined) > 0:
+		return len(joined), nil
 	case failed == nil && ctx.Err() != nil:
 		failed = context.Cause(ctx)
 	case failed == nil:
@@ -52,9 +67,25 @@ func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 	return 0, fmt.Errorf("joining the ring: %w", failed)
 }
 
-// joinOne first asks who is there, over our own protocol: that gives a clear
-// refusal, where memberlist would give a broken stream.
-func (g *Gossip) joinOne(ctx context.Context, addr string) (Peer, error) {
+type helloAnswer struct {
+	peer Peer
+	err  error
+}
+
+// askAll first asks who is there, over our own protocol: that gives a clear
+// refusal, where memberlist would give a broken stream. The answers are in the
+// order of the addresses.
+func (g *Gossip) askAll(ctx context.Context, addrs []string) []helloAnswer {
+	answers := make([]helloAnswer, len(addrs))
+	var wg sync.WaitGroup
+	for i, addr := range addrs {
+		wg.Go(func() { answers[i].peer, answers[i].err = g.askOne(ctx, addr) })
+	}
+	wg.Wait()
+	return answers
+}
+
+func (g *Gossip) askOne(ctx context.Context, addr string) (Peer, error) {
 	if addr == g.Addr() {
 		return Peer{ID: g.self}, nil
 	}
@@ -62,17 +93,17 @@ func (g *Gossip) joinOne(ctx context.Context, addr string) (Peer, error) {
 	if err != nil {
 		return Peer{}, fmt.Errorf("peer at %s: %w", addr, err)
 	}
-	p, err := g.hello(ctx, Peer{Addr: resolved.String()})
-	if err != nil {
-		return Peer{}, err
-	}
-	if p.ID == g.self {
-		return p, nil
-	}
+	return g.hello(ctx, Peer{Addr: resolved.String()})
+}
+
+func (g *Gossip) joinPeer(p Peer, first bool) error {
 	if _, err := g.serf.Join([]string{p.Addr}, true); err != nil {
-		return Peer{}, fmt.Errorf("%s: %w", p, err)
+		return fmt.Errorf("%s: %w", p, err)
 	}
-	return p, nil
+	if first {
+		g.syncSoon(p)
+	}
+	return nil
 }
 
 // keepJoined joins Config.Peers whenever this agent knows no live member,

@@ -118,11 +118,15 @@ func (g *Gossip) send(ctx context.Context, lane *http.Client, p Peer, req *http.
 	r.URL.Scheme, r.URL.Host, r.Host, r.RequestURI = "http", hostOf(p), "", ""
 	resp, err := lane.Do(r)
 	if err != nil {
+		var failed *openFailure
+		if errors.As(err, &failed) {
+			return nil, failed
+		}
 		var u *url.Error
 		if errors.As(err, &u) {
 			err = u.Err // its address would be the node ID
 		}
-		return nil, fmt.Errorf("%s %s of %s: %w", req.Method, req.URL.Path, p, err)
+		return nil, fmt.Errorf("%s: %s %s: %w", p, req.Method, req.URL.Path, err)
 	}
 	return resp, nil
 }
@@ -161,7 +165,7 @@ func (g *Gossip) call(ctx context.Context, p Peer, method, path string, body []b
 		err = &refusal{resp.StatusCode, strings.TrimSpace(string(data[:min(len(data), 500)]))}
 	}
 	if err != nil {
-		return nil, bundle.NodeID{}, fmt.Errorf("%s %s of %s: %w", method, path, p, err)
+		return nil, bundle.NodeID{}, fmt.Errorf("%s: %s %s: %w", p, method, path, err)
 	}
 	return data, answered, nil
 }
@@ -170,14 +174,14 @@ func (g *Gossip) call(ctx context.Context, p Peer, method, path string, body []b
 func (g *Gossip) callJSON(ctx context.Context, p Peer, path string, in, out any, limit int64) error {
 	body, err := json.Marshal(in)
 	if err != nil {
-		return fmt.Errorf("%s of %s: %w", path, p, err)
+		return fmt.Errorf("%s: %s: %w", p, path, err)
 	}
 	data, _, err := g.call(ctx, p, http.MethodPost, path, body, limit)
 	if err != nil {
 		return err
 	}
 	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("%s of %s: the answer: %w", path, p, err)
+		return fmt.Errorf("%s: %s: the answer: %w", p, path, err)
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ type testReplica struct {
 	evidence bundle.Digest
 	offers   int
 	refuse   bool // records are not accepted
+	blind    bool // a planted bug: all views look alike
 }
 
 func newTestReplica() *testReplica {
@@ -33,6 +34,9 @@ func newTestReplica() *testReplica {
 func (r *testReplica) Buckets() []uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.blind {
+		return make([]uint64, view.NumBuckets)
+	}
 	return r.view.Buckets()
 }
 

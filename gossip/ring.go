@@ -158,7 +158,7 @@ func (l *ringLog) Write(p []byte) (int, error) {
 		text  string
 		level slog.Level
 	}{
-		{"[ERR] ", slog.LevelWarn}, {"[ERROR] ", slog.LevelWarn}, {"[WARN] ", slog.LevelDebug},
+		{"[ERR] ", slog.LevelInfo}, {"[ERROR] ", slog.LevelInfo}, {"[WARN] ", slog.LevelDebug},
 		{"[INFO] ", slog.LevelDebug}, {"[DEBUG] ", slog.LevelDebug - 4},
 	} {
 		if rest, ok := strings.CutPrefix(text, prefix.text); ok {

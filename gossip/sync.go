@@ -30,7 +30,7 @@ func (g *Gossip) SyncNow(ctx context.Context, p Peer) error {
 	}
 	g.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("exchange with %s: %w", p, err)
+		return fmt.Errorf("anti-entropy: %w", err)
 	}
 	g.syncedOnce.Do(func() { close(g.synced) })
 	return nil
@@ -64,7 +64,7 @@ func (g *Gossip) exchange(ctx context.Context, p Peer) (bundle.NodeID, error) {
 			return answered, err
 		}
 	}
-	return answered, fmt.Errorf("the views still differ after %d rounds", maxRounds)
+	return answered, fmt.Errorf("%s: the views still differ after %d rounds", p, maxRounds)
 }
 
 // untried takes out of a delta what was tried in this exchange, and notes the
@@ -103,11 +103,11 @@ func (g *Gossip) askDigest(ctx context.Context, p Peer, mine heads) (digestReply
 		return reply, id, err
 	}
 	if err := json.Unmarshal(data, &reply); err != nil {
-		return reply, id, fmt.Errorf("%s: the answer: %w", pathDigest, err)
+		return reply, id, fmt.Errorf("%s: %s: the answer: %w", p, pathDigest, err)
 	}
 	for _, b := range reply.Buckets {
 		if b < 0 || b >= view.NumBuckets {
-			return reply, id, fmt.Errorf("%s: the answer names bucket %d of %d", pathDigest, b, view.NumBuckets)
+			return reply, id, fmt.Errorf("%s: %s: the answer names bucket %d of %d", p, pathDigest, b, view.NumBuckets)
 		}
 	}
 	return reply, id, nil
@@ -140,7 +140,7 @@ func (g *Gossip) askRecords(ctx context.Context, p Peer, id bundle.NodeID, req r
 		return nil, err
 	}
 	if len(reply.Records) > len(req.Want) {
-		return nil, fmt.Errorf("%s: %d records for %d that were asked for", pathRecords, len(reply.Records), len(req.Want))
+		return nil, fmt.Errorf("%s: %s: %d records for %d that were asked for", p, pathRecords, len(reply.Records), len(req.Want))
 	}
 	if len(reply.Records) == 0 {
 		return nil, nil
@@ -151,7 +151,8 @@ func (g *Gossip) askRecords(ctx context.Context, p Peer, id bundle.NodeID, req r
 func (g *Gossip) exchangeTrust(ctx context.Context, p Peer, mine, theirs heads) error {
 	pull, push := trustDelta(mine, theirs)
 	for _, d := range pull {
-		if !g.refused.fresh(refusedSet{set: d, head: mine.Digest}, time.Now()) {
+		transfer := refusedSet{set: d, head: mine.Digest}
+		if g.refused.has(transfer, time.Now()) {
 			continue
 		}
 		set, _, err := g.call(ctx, p, http.MethodGet, pathTrust+"/"+d.Hex(), nil, maxTrustSet)
@@ -166,9 +167,11 @@ func (g *Gossip) exchangeTrust(ctx context.Context, p Peer, mine, theirs heads) 
 			return fmt.Errorf("%s sent another trust set than %s", p, d.Short())
 		}
 		g.cfg.Replica.OfferTrust(p.ID, set)
+		g.refused.note(transfer, time.Now())
 	}
 	for _, d := range push {
-		if !g.refused.fresh(refusedSet{peer: p.ID, set: d, head: theirs.Digest}, time.Now()) {
+		transfer := refusedSet{peer: p.ID, set: d, head: theirs.Digest}
+		if g.refused.has(transfer, time.Now()) {
 			continue
 		}
 		set, ok := g.cfg.Replica.TrustSet(d)
@@ -178,6 +181,7 @@ func (g *Gossip) exchangeTrust(ctx context.Context, p Peer, mine, theirs heads) 
 		if _, _, err := g.call(ctx, p, http.MethodPost, pathTrust, set, maxHeaderBytes); err != nil {
 			return err
 		}
+		g.refused.note(transfer, time.Now())
 	}
 	return nil
 }
@@ -238,7 +242,7 @@ func (g *Gossip) withOthers(p Peer, n int) func(yield func(Peer) bool) {
 func (g *Gossip) syncWith(p Peer) bool {
 	err := g.SyncNow(g.ctx, p)
 	if err != nil && g.ctx.Err() == nil {
-		g.cfg.Log.Info("anti-entropy failed", "error", err)
+		g.cfg.Log.Info("an exchange failed", "error", err)
 	}
 	return err == nil
 }

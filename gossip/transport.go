@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -239,8 +241,13 @@ func (t *transport) admit(raw net.Conn) {
 	}
 }
 
-// refused reports a refusal, but not each one of a flood.
+// refused reports a refusal, but not each one of a flood, nor a peer that
+// just hung up.
 func (t *transport) refused(from net.Addr, id bundle.NodeID, err error) {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		t.log.Debug("a connection ended before it was let in", "from", from.String(), "error", err)
+		return
+	}
 	suppressed, ok := t.refusals.now(time.Now())
 	if !ok {
 		return
@@ -255,22 +262,25 @@ func (t *transport) refused(from net.Addr, id bundle.NodeID, err error) {
 // open dials a peer and takes the stream through the gate. A zero want lets
 // any member of the cluster answer.
 func (t *transport) open(ctx context.Context, addr, protocol string, want bundle.NodeID) (*stream, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, fmt.Errorf("no answer within %v", dialTimeout))
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
 	raw, err := t.network.Dial(ctx, addr)
 	if err != nil {
-		return nil, fmt.Errorf("peer at %s: %w", addr, err)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, openError(addr, bundle.NodeID{}, err)
 	}
 	if !t.track(raw) {
 		_ = raw.Close()
-		return nil, fmt.Errorf("peer at %s: %w", addr, net.ErrClosed)
+		return nil, openError(addr, bundle.NodeID{}, net.ErrClosed)
 	}
 	_ = raw.SetDeadline(time.Now().Add(handshakeTimeout))
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
 	c, id, err := t.gate.dial(raw, protocol)
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
+	if !stop() {
+		err = context.Cause(ctx) // the handshake's own error only says that it was cut off
 	}
 	if err == nil && !want.IsZero() && id != want {
 		err = &IdentityError{Addr: addr, Want: want, Got: id}
@@ -284,16 +294,21 @@ func (t *transport) open(ctx context.Context, addr, protocol string, want bundle
 	return &stream{Conn: c, id: id, release: sync.OnceFunc(func() { t.untrack(raw) })}, nil
 }
 
+// An openFailure is a stream that could not be opened. It names the peer.
+type openFailure struct{ error }
+
+func (f *openFailure) Unwrap() error { return f.error }
+
 func openError(addr string, id bundle.NodeID, err error) error {
 	var other *IdentityError
 	switch {
 	case errors.As(err, &other):
-		return err
 	case errors.Is(err, ErrForeign):
-		return fmt.Errorf("peer %s at %s refused: %w: compare the root file and the gossip key on both", id.Short(), addr, err)
+		err = fmt.Errorf("peer %s at %s refused: %w: compare the root file and the gossip key on both", id.Short(), addr, err)
 	default:
-		return fmt.Errorf("peer at %s: %w", addr, err)
+		err = fmt.Errorf("peer at %s: %w", addr, err)
 	}
+	return &openFailure{err}
 }
 
 // What follows is memberlist's interface.
