@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -239,28 +237,20 @@ func (a *Agent) rememberPeers() {
 // ringPeers are the peers that chunks are fetched from.
 type ringPeers struct{ a *Agent }
 
-func (p ringPeers) Peers() []bundle.NodeID {
-	var ids []bundle.NodeID
+func (p ringPeers) Peers() []swarm.Peer {
+	var peers []swarm.Peer
 	for _, m := range p.a.ring.Members() {
 		if m.ID != p.a.id && m.Status == gossip.StatusAlive {
-			ids = append(ids, m.ID)
+			peers = append(peers, swarm.Peer{ID: m.ID})
 		}
 	}
-	return ids
+	return peers
 }
 
-func (p ringPeers) Get(ctx context.Context, peer bundle.NodeID, path string) (io.ReadCloser, error) {
+func (p ringPeers) Get(ctx context.Context, peer bundle.NodeID, path string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := p.a.ring.Do(ctx, gossip.Peer{ID: peer}, req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		err := fmt.Errorf("%s of peer %s: %s", path, peer.Short(), resp.Status)
-		return nil, closeWith(err, resp.Body)
-	}
-	return resp.Body, nil
+	return p.a.ring.Do(ctx, gossip.Peer{ID: peer}, req)
 }

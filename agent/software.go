@@ -321,6 +321,18 @@ func (s *software) observe(v bundle.Version, e process.Event) {
 	})
 }
 
+// pid returns the process ID of the software; 0 where none runs.
+func (s *software) pid() int {
+	if !s.mu.TryLock() {
+		return 0 // it is being started or stopped
+	}
+	defer s.mu.Unlock()
+	if s.proc == nil || ended(s.proc) {
+		return 0
+	}
+	return s.record.Handle.PID
+}
+
 // close lets go of the software, which goes on. It is for an agent that ends.
 func (s *software) close() error {
 	<-s.release()

@@ -126,7 +126,7 @@ func signFirstOrder(ctx context.Context, api *control.Client, folder *trust.Fold
 // injections of one bundle must not rank the nodes differently), else a new one.
 func firstOrder(folder *trust.Folder, b *archive.Bundle, peer control.Trust, status control.Status) (*schedule.Order, error) {
 	m := b.Head()
-	if data, ok := folder.SignedOrder(m.Version, 1); ok {
+	if _, data, ok := folder.LastOrder(m.Version); ok {
 		return schedule.ParseOrder(data)
 	}
 	var previous *schedule.Order

@@ -113,6 +113,11 @@ func signOrder(c *cli.Context, f change) error {
 			release = max(release, v)
 		}
 	}
+	for v := range peer.Orders {
+		if v > release && c.Command.Name == "retry" {
+			return refusedf("leave out --release", "retry under the order of release %d: that of release %d is newer, and no node goes down under an older one", release, v)
+		}
+	}
 	old, err := orderInForce(folder, peer, release)
 	if err != nil {
 		return err
