@@ -134,7 +134,7 @@ func TestOnlyTheSameProcessIsAdopted(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if !p.running() {
+		if !alive(same.PID) {
 			t.Fatalf("%s: the wrong process was killed", name)
 		}
 	}
@@ -192,9 +192,15 @@ func TestReadyIsRemembered(t *testing.T) {
 	if err := q.AwaitReady(context.Background()); !errors.As(err, &he) {
 		t.Errorf("another process's record counted: %v", err)
 	}
-	other := p.notify
-	other.recall(q.Handle())
-	if _, err := os.Stat(other.record()); err == nil {
+	if _, err := os.Stat(q.notify.record()); err == nil {
 		t.Error("the record of an earlier process was kept")
+	}
+	p.notify.handle = h
+	if err := p.notify.write(); err != nil {
+		t.Fatal(err)
+	}
+	q.notify.recall(q.Handle())
+	if q.notify.check() == nil {
+		t.Error("the record of an earlier process counted")
 	}
 }

@@ -40,12 +40,18 @@ func openChild(pid int) (Handle, *ref, error) {
 
 // openHandle opens the process that h names, or returns ErrGone.
 func openHandle(h Handle) (*ref, error) {
-	r, err := openRef(h.PID)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) { // EINVAL: not above 0, or a thread's number
+	if h.PID <= 0 {
 		return nil, ErrGone
 	}
+	r, err := openRef(h.PID)
 	if err != nil {
-		return nil, err
+		// No process, or a thread, has the number. But a kernel that is too
+		// old, or a filter, may also refuse; then what runs must not be taken
+		// for gone, or it would be started a second time.
+		if now, stat, statErr := handleOf(h.PID); statErr == nil && now == h && !stat.ended() {
+			return nil, fmt.Errorf("%w (Linux 5.10 or newer is needed)", err)
+		}
+		return nil, ErrGone
 	}
 	// What /proc says after the pidfd was opened is of the pidfd's process, or
 	// that one has ended.
