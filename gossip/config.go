@@ -16,8 +16,8 @@ import (
 
 // Replica is the state that anti-entropy keeps equal between peers: the view
 // and the trust metadata. The agent implements it. It must be safe for
-// concurrent use, must verify what it is given, and must not call back into
-// Gossip from these methods.
+// concurrent use and must verify what it is given. Its methods may call Rumour
+// and Announce, but nothing of Gossip that waits (Join, SyncNow, Close).
 type Replica interface {
 	// Buckets returns one hash for each bucket of the view. Equal hashes mean
 	// equal records.
