@@ -24,7 +24,7 @@ func fill(t testing.TB, s *Store, n int) {
 // density thins out what the race detector makes slow.
 func density(n int) int {
 	if raceEnabled {
-		return n / 6
+		return n / 12
 	}
 	return n
 }

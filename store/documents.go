@@ -22,7 +22,8 @@ type Tx struct {
 }
 
 // Put writes one document. Buckets are 1 to MaxName bytes without NUL, keys 1
-// to MaxKey bytes, values at most MaxValue bytes. It is durable when it returns nil.
+// to MaxKey bytes, values at most MaxValue bytes. It is durable when it returns
+// nil.
 func (s *Store) Put(bucket, key string, value []byte) error {
 	return s.Update(func(tx *Tx) error { return tx.Put(bucket, key, value) })
 }
@@ -47,7 +48,8 @@ func (s *Store) Get(bucket, key string) (value []byte, ok bool, err error) {
 }
 
 // Each calls fn for every document of a bucket in the order of the keys, as
-// they were when Each was called. The values are fn's. fn may write to the store, and must not close it.
+// they were when Each was called. The values are fn's. fn may write to the
+// store, and must not close it.
 func (s *Store) Each(bucket string, fn func(key string, value []byte) error) error {
 	done, err := s.enter()
 	if err != nil {

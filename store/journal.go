@@ -115,11 +115,11 @@ func (s *Store) Append(kind string, data []byte) (Entry, error) {
 }
 
 // Journal calls fn for each entry from sequence number from on, oldest first,
-// and verifies the chain as it reads, up to the entry that the floor names. Entries that
-// are no longer kept are passed over, so the first may have a greater number than from.
-// The entries are fn's to keep. An error that wraps ErrDamaged means that the
-// journal on disk is not what was written: open the store again.
-// fn must not close the store.
+// and verifies the chain as it reads, up to the entry that the floor names.
+// Entries that are no longer kept are passed over, so the first may have a
+// greater number than from. The entries are fn's to keep. An error that wraps
+// ErrDamaged means that the journal on disk is not what was written: open the
+// store again. fn must not close the store.
 func (s *Store) Journal(from uint64, fn func(Entry) error) error {
 	done, err := s.enter()
 	if err != nil {

@@ -20,9 +20,10 @@ import (
 
 // Open opens the data folder dir, which it makes if only its last element is
 // missing. It reads and checks everything that the database holds, puts a
-// damaged database into quarantine and goes on with a fresh one (see Damage). It returns
-// an error, and has changed nothing, where another agent holds the folder, where it cannot be
-// written, where the disk is nearly full, and where the floor is lost.
+// damaged database into quarantine and goes on with a fresh one (see Damage).
+// It returns an error, and has changed nothing, where another agent holds the
+// folder, where it cannot be written, where the disk is nearly full, and where
+// the floor is lost.
 func Open(dir string, o Options) (*Store, error) {
 	s := newStore(dir, o)
 	if err := prepareDir(dir); err != nil {
@@ -102,7 +103,8 @@ func (s *Store) open() error {
 	})
 }
 
-// look finds out what is there. It leaves the database open in s.db when it is good.
+// look finds out what is there. It leaves the database open in s.db when it is
+// good.
 func (s *Store) look() (found, error) {
 	f := found{File: fileGood}
 	var err error
@@ -130,8 +132,9 @@ func (s *Store) look() (found, error) {
 	return f, errors.Join(err, s.setAttempts(0))
 }
 
-// openDB opens and checks the database, and tells in f what it found. It returns an error
-// only where the outside world stands in the way, and the database may be good.
+// openDB opens and checks the database, and tells in f what it found. It
+// returns an error only where the outside world stands in the way, and the
+// database may be good.
 func (s *Store) openDB(f *found) error {
 	if _, err := os.Stat(filepath.Join(s.dbPath(), badger.ManifestFilename)); errors.Is(err, fs.ErrNotExist) {
 		if entries, err := os.ReadDir(s.dbPath()); err == nil && len(entries) > 0 {
@@ -197,7 +200,8 @@ func checkDB(db *badger.DB, m *mark, ok *bool) (err error) {
 }
 
 // environmental reports whether an error says nothing about the database.
-// Badger flattens the errors of the system into text, so text is all there is to look at.
+// Badger flattens the errors of the system into text, so text is all there is
+// to look at.
 func environmental(err error) bool {
 	for _, e := range []syscall.Errno{syscall.EACCES, syscall.EPERM, syscall.EROFS, syscall.ENOSPC,
 		syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO} {

@@ -107,15 +107,17 @@ func (s *Store) Floor() Floor {
 }
 
 // Raise lets fn change the floor, and makes it durable. It refuses to lower
-// anything, to change the cluster and to move the journal's end, and then changes nothing.
+// anything, to change the cluster and to move the journal's end, and then
+// changes nothing.
 func (s *Store) Raise(fn func(*Floor)) error {
 	return s.Update(func(tx *Tx) error { return tx.Raise(fn) })
 }
 
 // Update runs fn and makes what it wrote durable, wholly or, when fn returns an
 // error, not at all. One Update runs at a time; fn must not write by the
-// Store's own methods. After an error other than fn's own and ErrNoSpace the outcome is
-// unknown until the store is opened again, and every further write is refused.
+// Store's own methods. After an error other than fn's own and ErrNoSpace the
+// outcome is unknown until the store is opened again, and every further write
+// is refused.
 func (s *Store) Update(fn func(*Tx) error) error {
 	done, err := s.enter()
 	if err != nil {
@@ -203,8 +205,9 @@ func checkSpace(free func(string) (int64, error), dir string, need int64) error 
 }
 
 // Check reads all that the database has on the disk and verifies it, as Open
-// does: Badger takes a table that has gone bad under an open database for one without the key.
-// Agents call it now and then. After an error that wraps ErrDamaged every write is refused; open the store again.
+// does: Badger takes a table that has gone bad under an open database for one
+// without the key. Agents call it now and then. After an error that wraps
+// ErrDamaged every write is refused; open the store again.
 func (s *Store) Check() error {
 	done, err := s.enter()
 	if err != nil {
@@ -238,8 +241,8 @@ type Damage struct {
 }
 
 // Damage returns what was found, by this Open or an earlier one, until Healed
-// is called: documents and journal were lost then, and only the floor was kept. It returns nil when
-// all is well.
+// is called: documents and journal were lost then, and only the floor was kept.
+// It returns nil when all is well.
 func (s *Store) Damage() *Damage {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -19,7 +19,8 @@ import (
 //
 // A table is: blocks; index; index length (4 bytes); checksum of the index;
 // checksum length (4 bytes). A block is: data; checksum of the data; checksum
-// length (4 bytes). Lengths are big-endian, checksums protobuf, the index a flatbuffer.
+// length (4 bytes). Lengths are big-endian, checksums protobuf, the index a
+// flatbuffer.
 func checkTables(dir string) error {
 	names, err := filepath.Glob(filepath.Join(dir, "*.sst"))
 	if err != nil {

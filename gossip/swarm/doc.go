@@ -17,10 +17,11 @@
 // A Fetcher asks several peers at once, the rarest chunk first, and believes
 // nobody: each chunk is verified by its digest before it counts. Whom to ask
 // for what is decided by Planner, which is pure; Fetcher does what it says over
-// HTTP. A peer that sends wrong bytes is not asked again in this fetch and is reported;
-// a slow one keeps one request, and another peer is asked for the same chunk;
-// a failing one rests for a while that doubles. A fetch ends when all is there or its context ends,
-// never because peers have gone: they may come back.
+// HTTP. A peer that sends wrong bytes is not asked again in this fetch and is
+// reported; a slow one keeps one request, and another peer is asked for the
+// same chunk; a failing one rests for a while that doubles. A fetch ends when
+// all is there or its context ends, never because peers have gone: they may
+// come back.
 //
 // So that a release spreads through the swarm, and not from the one peer at
 // which it was injected, an origin (Peer.Origin) is asked for what nobody else

@@ -90,8 +90,8 @@ func (f *Fetcher) lied(peer bundle.NodeID, about bundle.Digest, err error) {
 
 // Fetch puts every missing chunk of an artifact into asm. It returns when all
 // are there; or with the error of asm, when that cannot take a chunk (a full
-// disk); or with ctx's. It waits for ever for a chunk that nobody has. What has been put stays, so a later
-// Fetch goes on from there.
+// disk); or with ctx's. It waits for ever for a chunk that nobody has. What has
+// been put stays, so a later Fetch goes on from there.
 func (f *Fetcher) Fetch(ctx context.Context, a bundle.Artifact, asm Assembly) error {
 	// A chunk can get lost again when the disk under asm is bad.
 	for range 3 {
@@ -310,7 +310,8 @@ func (x *fetch) askChunk(ctx context.Context, ask Ask) {
 	}()
 }
 
-// take learns from an answer. It returns an error only where the fetch cannot go on.
+// take learns from an answer. It returns an error only where the fetch cannot
+// go on.
 func (x *fetch) take(a answer, now time.Time) error {
 	n := x.near[a.ask.Peer] // nil when it has left meanwhile
 	if n == nil {

@@ -28,10 +28,11 @@ type Ask struct {
 // give the same asks. It is not safe for concurrent use.
 //
 // Its promises: no peer is asked for what it has not said to have; no chunk is
-// asked of one peer twice at a time, and of a second peer only while
-// every first one is slow; no peer has more asks than its limit, nor all together more than MaxInFlight;
-// a banned or resting peer gets none; and while some peer that is not an origin is free
-// and has a chunk, no origin is asked for it.
+// asked of one peer twice at a time, and of a second peer only while every
+// first one is slow; no peer has more asks than its limit, nor all together
+// more than MaxInFlight; a banned or resting peer gets none; and while some
+// peer that is not an origin is free and has a chunk, no origin is asked for
+// it.
 type Planner struct {
 	total   int
 	missing []int    // sorted; what is still to be had
@@ -105,8 +106,8 @@ func (p *Planner) SetPeers(peers []Peer) {
 	}
 }
 
-// SetHave says what a peer has, in place of what it had; it returns how many missing chunks are
-// news. bits are not changed, and remain the caller's.
+// SetHave says what a peer has, in place of what it had; it returns how many
+// missing chunks are news. bits are not changed, and remain the caller's.
 func (p *Planner) SetHave(id bundle.NodeID, bits []byte) (news int) {
 	q := p.peers[id]
 	if q == nil {

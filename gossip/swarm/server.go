@@ -20,7 +20,8 @@ import (
 const Path = "/moult/v1/swarm/"
 
 // Source is what a Server serves from. Its methods may be called concurrently;
-// what they return has been verified and is the caller's. An error is as good as not having it, and is logged.
+// what they return has been verified and is the caller's. An error is as good
+// as not having it, and is logged.
 type Source interface {
 	// Have tells which of an artifact's chunks are here, as the protocol does.
 	Have(artifact bundle.Digest) (bits []byte, chunks int, ok bool)
@@ -143,9 +144,9 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, text string, get f
 	s.write(r.Context(), w, data)
 }
 
-// write sends data no faster than the limit; a receiver that is too slow
-// is cut off, as it holds one of the slots. After an error the receiver notices that the
-// length is wrong.
+// write sends data no faster than the limit; a receiver that is too slow is cut
+// off, as it holds one of the slots. After an error the receiver notices that
+// the length is wrong.
 func (s *Server) write(ctx context.Context, w http.ResponseWriter, data []byte) {
 	rc := http.NewResponseController(w)
 	// Not every ResponseWriter has deadlines; then its server has to know.

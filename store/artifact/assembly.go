@@ -13,8 +13,9 @@ import (
 	"moult/store/durable"
 )
 
-// Assembly puts one artifact together. Its methods may be called concurrently. It
-// must end with Finish or Close; what it has got stays on the disk for the next Begin.
+// Assembly puts one artifact together. Its methods may be called concurrently.
+// It must end with Finish or Close; what it has got stays on the disk for the
+// next Begin.
 type Assembly struct {
 	depot *Depot
 	art   bundle.Artifact
@@ -32,10 +33,11 @@ type Assembly struct {
 	readers sync.WaitGroup // Add only under mu, while file is set
 }
 
-// Begin starts, or resumes, the assembly of an artifact, which must come from
-// a verified manifest. It hashes what an earlier assembly left, copies the
-// chunks that other artifacts here have, and so may take as long as reading all
-// that from the disk. ErrBusy: it is being assembled already; ErrFull: there is no room.
+// Begin starts, or resumes, the assembly of an artifact, which must come from a
+// verified manifest. It hashes what an earlier assembly left, copies the chunks
+// that other artifacts here have, and so may take as long as reading all that
+// from the disk. ErrBusy: it is being assembled already; ErrFull: there is no
+// room.
 func (d *Depot) Begin(a bundle.Artifact) (*Assembly, error) {
 	if err := checkTable(a); err != nil {
 		return nil, err
@@ -289,8 +291,8 @@ func (as *Assembly) Close() error {
 }
 
 // Finish verifies the whole tar, makes it durable, unpacks it and returns its
-// folder. The assembly is closed unless the error says that chunks are missing, also
-// because the disk has lost some: fetch them and call Finish again.
+// folder. The assembly is closed unless the error says that chunks are missing,
+// also because the disk has lost some: fetch them and call Finish again.
 func (as *Assembly) Finish() (string, error) {
 	d, digest := as.depot, as.art.Digest
 	if err := as.settle(); err != nil {

@@ -39,8 +39,8 @@ func (d *Depot) PutBlob(data []byte) (bundle.Chunk, error) {
 }
 
 // Blob returns a blob's bytes, verified, and whether it is here. A blob whose
-// bytes have changed is removed, so that it is missing from then on; the error wraps
-// ErrDamaged that once.
+// bytes have changed is removed, so that it is missing from then on; the error
+// wraps ErrDamaged that once.
 func (d *Depot) Blob(digest bundle.Digest) (data []byte, ok bool, err error) {
 	data, err = readBounded(d.blobPath(digest), MaxBlob)
 	switch {

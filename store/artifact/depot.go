@@ -194,8 +194,8 @@ func (d *Depot) Damaged() []bundle.Digest {
 }
 
 // Have tells which chunks of an artifact are here: bit i, from the lowest bit
-// of byte 0, is chunk i of its table, and chunks is their number. ok is false for an
-// artifact that is neither here nor being assembled.
+// of byte 0, is chunk i of its table, and chunks is their number. ok is false
+// for an artifact that is neither here nor being assembled.
 func (d *Depot) Have(digest bundle.Digest) (bits []byte, chunks int, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -215,9 +215,10 @@ func (d *Depot) Have(digest bundle.Digest) (bits []byte, chunks int, ok bool) {
 	return bits, chunks, true
 }
 
-// Chunk returns the bytes of a chunk, verified, from a whole artifact or from one that is
-// being assembled, and whether it is here. The error tells of a chunk that is
-// here but cannot be had; one that wraps ErrDamaged, of bytes that have changed.
+// Chunk returns the bytes of a chunk, verified, from a whole artifact or from
+// one that is being assembled, and whether it is here. The error tells of a
+// chunk that is here but cannot be had; one that wraps ErrDamaged, of bytes
+// that have changed.
 func (d *Depot) Chunk(digest bundle.Digest) (data []byte, ok bool, err error) {
 	d.mu.Lock()
 	places := slices.Clone(d.places[digest])

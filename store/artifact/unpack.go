@@ -41,9 +41,9 @@ func (d *Depot) Verify(ctx context.Context, digest bundle.Digest) error {
 }
 
 // Ensure returns the folder of an artifact after Verify has found it good; a
-// folder that is missing or damaged is unpacked again from the tar first. Agents call it
-// before they start the software. When it returns an error that wraps
-// ErrDamaged or ErrUnknown, Begin and Finish bring the artifact back.
+// folder that is missing or damaged is unpacked again from the tar first.
+// Agents call it before they start the software. When it returns an error that
+// wraps ErrDamaged or ErrUnknown, Begin and Finish bring the artifact back.
 func (d *Depot) Ensure(ctx context.Context, digest bundle.Digest) (string, error) {
 	verr := d.Verify(ctx, digest)
 	if verr == nil {
