@@ -315,22 +315,19 @@ func (a *Agent) removeSlots(path []bundle.Version) error {
 // transform makes one slot. A slot that is complete already was made by this
 // same attempt, before a crash: drain cleared away all others.
 func (a *Agent) transform(ctx context.Context, cu bundle.ClassUpgrade, x upgrade.Transform) error {
-	if x.From == 0 {
-		if a.slots.Exists(x.To) {
-			return nil
-		}
-		return a.slots.Create(x.To)
-	}
 	if a.slots.Exists(x.To) {
-		return nil
+		return a.slots.Publish(x.To) // its folder may not have been synced
+	}
+	if x.From == 0 {
+		return a.slots.Create(x.To)
 	}
 	art, ok := cu.Artifact(a.platform)
 	if !ok {
 		return fmt.Errorf("release %d has no software for %s", x.To, a.platform)
 	}
-	dir, ok := a.depot.Dir(art.Digest)
-	if !ok {
-		return fmt.Errorf("the software of release %d is not unpacked here", x.To)
+	dir, err := a.depot.Ensure(ctx, art.Digest)
+	if err != nil {
+		return fmt.Errorf("the software of release %d: %w", x.To, err)
 	}
 	tmp, err := a.slots.Prepare(x.To)
 	if err != nil {

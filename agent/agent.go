@@ -193,7 +193,7 @@ func (a *Agent) openData(c *closers) error {
 		return err
 	}
 	a.id = bundle.NodeIDOf(a.key.Public().(ed25519.PublicKey))
-	if a.depot, err = artifact.Open(filepath.Join(a.cfg.Data, "artifacts"), artifact.Options{}); err != nil {
+	if a.depot, err = artifact.Open(filepath.Join(a.cfg.Data, "artifacts"), artifact.Options{Log: a.log, CheckSpace: transforms.CheckSpace}); err != nil {
 		return err
 	}
 	if a.slots, err = transforms.OpenSlots(filepath.Join(a.cfg.Data, "state")); err != nil {

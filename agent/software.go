@@ -113,9 +113,6 @@ func (s *software) planOf(v bundle.Version, cu bundle.ClassUpgrade) (plan, error
 		return p, fmt.Errorf("release %d has no software for %s", v, s.a.platform)
 	}
 	p.artifact = art.Digest
-	if p.dir, ok = s.a.depot.Dir(art.Digest); !ok {
-		return p, fmt.Errorf("the software of release %d is not unpacked here", v)
-	}
 	return p, nil
 }
 
@@ -173,9 +170,11 @@ func ended(p *process.Process) bool {
 // startLocked starts the software on free ports of the loopback interface.
 func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, error) {
 	if !p.artifact.IsZero() {
-		if err := s.a.depot.Verify(ctx, p.artifact); err != nil {
-			return nil, err
+		dir, err := s.a.depot.Ensure(ctx, p.artifact) // no byte runs that was not hashed
+		if err != nil {
+			return nil, fmt.Errorf("the software of release %d: %w", p.version, err)
 		}
+		p.dir = dir
 	}
 	backends := map[string]string{}
 	for _, name := range p.services {

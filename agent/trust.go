@@ -84,8 +84,12 @@ func (a *Agent) acceptSet(raw []byte) error {
 // saveTrust makes a set, and the floor that it sets, durable.
 func (a *Agent) saveTrust(v *trust.Verified, raw []byte) error {
 	vs := v.Versions()
+	ref, err := a.depot.PutBlob(raw) // it may be too long for a document
+	if err != nil {
+		return err
+	}
 	return a.store.Update(func(tx *store.Tx) error {
-		if err := tx.Put(bucketTrust, keySet, raw); err != nil {
+		if err := tx.Put(bucketTrust, keySet, []byte(ref.Digest.String())); err != nil {
 			return err
 		}
 		if _, err := tx.Append(journalTrust, []byte(v.Digest().String())); err != nil {
@@ -111,7 +115,11 @@ func (a *Agent) keepEvidence(n bundle.Version, raw []byte) {
 		return
 	}
 	a.evidence = evidence{release: n, set: raw, digest: digest}
-	if err := a.store.Put(bucketTrust, keyEvidence, raw); err != nil {
+	_, err := a.depot.PutBlob(raw)
+	if err == nil {
+		err = a.store.Put(bucketTrust, keyEvidence, []byte(digest.String()))
+	}
+	if err != nil {
 		a.log.Error("evidence of a conflict is kept in memory only", "err", err)
 	}
 	a.alarm("release %d was signed twice with different content: it is frozen; publish a newer release, and ask who else holds the publisher's key", n)
@@ -124,7 +132,7 @@ func (a *Agent) conflicted(n bundle.Version) bool {
 
 // restoreTrust brings back what was in force before the restart.
 func (a *Agent) restoreTrust() error {
-	raw, ok, err := a.store.Get(bucketTrust, keySet)
+	raw, ok, err := a.stored(keySet)
 	if err != nil {
 		return err
 	}
@@ -145,13 +153,32 @@ func (a *Agent) restoreTrust() error {
 		// peers bring what is newer.
 		a.log.Warn("trust metadata are behind the floor, waiting for peers", "err", err)
 	}
-	if raw, ok, err := a.store.Get(bucketTrust, keyEvidence); err != nil {
+	if raw, ok, err := a.stored(keyEvidence); err != nil {
 		return err
 	} else if ok {
 		a.restoreEvidence(raw)
 	}
 	a.loadDocuments()
 	return nil
+}
+
+// stored returns the blob whose digest the store keeps under key. A blob that
+// is gone is no error: peers have it.
+func (a *Agent) stored(key string) ([]byte, bool, error) {
+	text, ok, err := a.store.Get(bucketTrust, key)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	digest, err := bundle.ParseDigest(string(text))
+	if err != nil {
+		return nil, false, fmt.Errorf("restore trust metadata: %w", err)
+	}
+	raw, ok, err := a.depot.Blob(digest)
+	if err != nil {
+		a.log.Warn("stored metadata unreadable, peers will bring them", "digest", digest.Short(), "err", err)
+		return nil, false, nil
+	}
+	return raw, ok, nil
 }
 
 func (a *Agent) restoreEvidence(raw []byte) {

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"moult/agent/control"
+	"moult/store/bundle"
+)
+
+// running starts n agents and takes them to version 1 with keys on the first.
+func running(t *testing.T, n int) *testCluster {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	c := newCluster(t, n)
+	c.up(c.agents)
+	c.formed(n)
+	c.releaseAt(c.agents[0], 1, spec{})
+	c.settledAt(c.agents[n-1], 1, n)
+	return c
+}
+
+// formed waits until every agent sees n nodes.
+func (c *testCluster) formed(n int) {
+	c.t.Helper()
+	for _, a := range c.agents[:n] {
+		c.until(a, fmt.Sprintf("%d nodes", n), func(s control.Status) bool { return len(s.Nodes) == n && reachable(s) == n })
+	}
+}
+
+// killNode ends an agent and its node, as a power cut would.
+func (c *testCluster) killNode(a *demoAgent) {
+	c.t.Helper()
+	info, err := a.api.Info(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.kill(a)
+	if err := syscall.Kill(info.NodePID, syscall.SIGKILL); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func node(s control.Status, name string) control.NodeStatus {
+	for _, n := range s.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	return control.NodeStatus{}
+}
+
+// TestDemo plays the demo, small.
+func TestDemo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	var out, talk strings.Builder
+	if code := run(t.Context(), []string{"moult", "demo", "--nodes", "3", "-o", "json"}, &out, &talk); code != exitDone {
+		t.Fatalf("exit code %d\n%s\n%s", code, talk.String(), out.String())
+	}
+}
+
+// TestHeld gives a release whose software never becomes healthy: its first
+// node goes back to its untouched state, and the rollout stops there.
+func TestHeld(t *testing.T) {
+	t.Parallel()
+	c := running(t, 3)
+	digests := map[string]bundle.Digest{}
+	for _, a := range c.agents {
+		c.fill(a)
+		digests[a.name] = c.digest(a, 1)
+	}
+	c.releaseAt(c.agents[1], 2, spec{health: `"/never"`})
+	for _, a := range c.agents {
+		c.until(a, "the release to be held", func(s control.Status) bool { return s.Release.State == control.StateHeld })
+	}
+	code, _, errs := c.command(c.agents[0], "status", "--wait")
+	if code != exitRefused || !strings.Contains(errs, "held") {
+		t.Errorf("status --wait: exit code %d, %q", code, errs)
+	}
+	s := c.until(c.agents[0], "one held node", func(s control.Status) bool { return s.Classes["kv"].Held == 1 })
+	for _, n := range s.Nodes {
+		if n.Version != 1 {
+			t.Errorf("%s is at version %d", n.Name, n.Version)
+		}
+		if n.Phase != "held" {
+			continue
+		}
+		code, out, errs := c.command(c.agents[2], "why", n.Name)
+		if code != exitDone || !strings.Contains(out, "held") || !strings.Contains(out, "moult retry") {
+			t.Errorf("why %s: exit code %d\n%s%s", n.Name, code, out, errs)
+		}
+	}
+	for _, a := range c.agents {
+		c.check(a, 1)
+		if got := c.digest(a, 1); got != digests[a.name] {
+			t.Errorf("%s: the old state has changed", a.name)
+		}
+	}
+	// A mended release goes through without a word from the operator.
+	c.releaseAt(c.agents[2], 3, spec{})
+	c.settledAt(c.agents[0], 3, 3)
+	for _, a := range c.agents {
+		c.check(a, 1)
+		c.check(a, 3)
+	}
+}
+
+// TestLateJoiner has a node with version 1's state join after the rollout.
+func TestLateJoiner(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	c := newCluster(t, 4)
+	c.up(c.agents[:3])
+	c.formed(3)
+	c.releaseAt(c.agents[0], 1, spec{})
+	c.settledAt(c.agents[0], 1, 3)
+	c.fill(c.agents[0])
+	c.releaseAt(c.agents[1], 2, spec{})
+	c.settledAt(c.agents[2], 2, 3)
+
+	late := c.agents[3]
+	old := filepath.Join(c.dir, "old-state")
+	if err := os.CopyFS(old, os.DirFS(filepath.Join(c.agents[0].data, "state", "1"))); err != nil {
+		t.Fatal(err)
+	}
+	c.adopt(late, old)
+	c.up(c.agents[3:])
+	c.settledAt(c.agents[0], 2, 4)
+	c.check(late, 1)
+	c.check(late, 2)
+}
+
+// adopt adds an adopt block for version 1 to an agent's configuration.
+func (c *testCluster) adopt(a *demoAgent, state string) {
+	c.t.Helper()
+	data, err := os.ReadFile(a.configPath())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	text := strings.TrimSuffix(strings.TrimSpace(string(data)), "}") + fmt.Sprintf(`
+  adopt {
+    version = 1
+    command = [%q, %q, "1", "--state", "${state}", "--listen", "${service.api}"]
+    state   = %q
+    health {
+      http    = "/healthz"
+      service = "api"
+    }
+  }
+}
+`, c.exe, sampleCommand, state)
+	if err := os.WriteFile(a.configPath(), []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// TestAwayForTwoReleases has a node miss two rollouts, and catch up in one go.
+func TestAwayForTwoReleases(t *testing.T) {
+	t.Parallel()
+	c := running(t, 3)
+	away := c.agents[2]
+	c.fill(away)
+	c.killNode(away)
+	c.until(c.agents[0], "the dead node to be missed", func(s control.Status) bool { return !node(s, away.name).Reachable })
+	for _, v := range []bundle.Version{2, 3} {
+		// For all that the others know, the dead node may be down under the
+		// first order when the second one comes: it uses one unit of the budget.
+		c.releaseAt(c.agents[1], v, spec{budget: `"2"`})
+		c.settledAt(c.agents[0], v, 2)
+	}
+	c.up(c.agents[2:])
+	c.settledAt(c.agents[0], 3, 3)
+	for v := 1; v <= 3; v++ {
+		c.check(away, v)
+	}
+}
+
+// TestOrders pauses, resumes and skips as an operator does.
+func TestOrders(t *testing.T) {
+	t.Parallel()
+	c := running(t, 3)
+	trustDir := filepath.Join(c.dir, "trust")
+	gone := c.agents[2]
+	c.fill(c.agents[0])
+	// The node dies before the ring knows: it may be ranked first.
+	c.killNode(gone)
+	c.releaseAt(c.agents[0], 2, spec{})
+	if code, _, errs := c.command(c.agents[0], "pause", "--trust", trustDir); code != exitDone {
+		t.Fatalf("pause: exit code %d, %s", code, errs)
+	}
+	s := c.until(c.agents[1], "the pause", func(s control.Status) bool { return s.Release.State == control.StatePaused })
+	if n := s.Classes["kv"].Settled; n == 3 {
+		t.Errorf("all %d settled in spite of the pause", n)
+	}
+	if code, _, errs := c.command(c.agents[1], "resume", "--trust", trustDir); code != exitDone {
+		t.Fatalf("resume: exit code %d, %s", code, errs)
+	}
+	if code, _, errs := c.command(c.agents[1], "skip", "--trust", trustDir, gone.name); code != exitDone {
+		t.Fatalf("skip: exit code %d, %s", code, errs)
+	}
+	c.settledAt(c.agents[0], 2, 2)
+	c.until(c.agents[0], "the rollout to be complete without the skipped node", func(s control.Status) bool {
+		return s.Release.State == control.StateComplete
+	})
+	// It comes back, and waits until an order appends it.
+	c.up(c.agents[2:])
+	c.until(gone, "the skipped node to wait", func(s control.Status) bool {
+		n := node(s, gone.name)
+		return n.Version == 1 && n.Phase == "waiting" && n.Reason != ""
+	})
+	if code, _, errs := c.command(c.agents[1], "retry", "--trust", trustDir, gone.name); code != exitDone {
+		t.Fatalf("retry: exit code %d, %s", code, errs)
+	}
+	c.settledAt(gone, 2, 3)
+}
+
+// TestFullOutage ends all agents; they find each other again without flags.
+func TestFullOutage(t *testing.T) {
+	t.Parallel()
+	c := running(t, 3)
+	c.fill(c.agents[1])
+	for _, a := range c.agents {
+		c.killNode(a)
+		data, err := os.ReadFile(a.configPath())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kept []string
+		for line := range strings.Lines(string(data)) {
+			if !strings.HasPrefix(strings.TrimSpace(line), "join") {
+				kept = append(kept, line)
+			}
+		}
+		if err := os.WriteFile(a.configPath(), []byte(strings.Join(kept, "")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.up(c.agents)
+	c.formed(3)
+	c.check(c.agents[1], 1)
+	c.releaseAt(c.agents[2], 2, spec{})
+	c.settledAt(c.agents[0], 2, 3)
+	c.check(c.agents[1], 2)
+}
