@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"moult/agent/control"
 	"moult/agent/schedule"
@@ -228,6 +229,9 @@ func (a *Agent) loadDocuments() {
 		if a.docs.orders[n] == nil {
 			delete(a.docs.orders, n)
 		}
+	}
+	for r := range a.view.All() {
+		a.noteDone(r.Node, time.Now())
 	}
 	a.fetchDocuments()
 }
