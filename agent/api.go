@@ -184,7 +184,7 @@ func count(s *control.Status, head bundle.Version) {
 		c := s.Classes[n.Class]
 		c.Total++
 		switch {
-		case n.Version >= head:
+		case n.Version >= head && n.Version > 0:
 			c.Settled++
 		case upgrade.Phase(n.Phase).Down():
 			c.Down++
