@@ -1,6 +1,6 @@
 module moult
 
-go 1.26.8
+go 1.26.5
 
 tool honnef.co/go/tools/cmd/staticcheck
 
