@@ -3,10 +3,12 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"moult/store/bundle"
+	"moult/store/bundle/hclguard"
 )
 
 // Config is all that an agent is told. It is a value; an Agent keeps its own copy.
@@ -130,14 +133,25 @@ type (
 // LoadConfig reads agent.hcl on top of DefaultConfig. Paths in the file are
 // taken from the file's folder. Errors show file, line and text.
 func LoadConfig(path string) (Config, error) {
+	src, err := readFile(path, maxConfigFile)
+	if err != nil {
+		return Config{}, err
+	}
+	return parseConfig(src, path)
+}
+
+func parseConfig(src []byte, path string) (Config, error) {
+	if diags := hclguard.Check(src, path); diags.HasErrors() {
+		return Config{}, hclError(map[string]*hcl.File{path: {Bytes: src}}, diags)
+	}
 	parser := hclparse.NewParser()
-	f, diags := parser.ParseHCLFile(path)
+	f, diags := parser.ParseHCL(src, path)
 	if diags.HasErrors() {
-		return Config{}, hclError(parser, diags)
+		return Config{}, hclError(parser.Files(), diags)
 	}
 	var file fileHCL
 	if diags := gohcl.DecodeBody(f.Body, configContext(f), &file); diags.HasErrors() {
-		return Config{}, hclError(parser, diags)
+		return Config{}, hclError(parser.Files(), diags)
 	}
 	c, err := file.Agent.config(filepath.Dir(path))
 	if err != nil {
@@ -165,9 +179,9 @@ func configContext(f *hcl.File) *hcl.EvalContext {
 	}}
 }
 
-func hclError(parser *hclparse.Parser, diags hcl.Diagnostics) error {
+func hclError(files map[string]*hcl.File, diags hcl.Diagnostics) error {
 	var b strings.Builder
-	w := hcl.NewDiagnosticTextWriter(&b, parser.Files(), 100, false)
+	w := hcl.NewDiagnosticTextWriter(&b, files, 100, false)
 	if err := w.WriteDiagnostics(diags); err != nil {
 		return diags
 	}
@@ -251,6 +265,8 @@ func DefaultHealth() bundle.Health {
 	}
 }
 
+const maxPort = 65535
+
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,62}$`)
 
 // Validate reports everything in c that an agent could not work with. It
@@ -261,8 +277,8 @@ func (c Config) Validate() error {
 	if !namePattern.MatchString(c.Name) {
 		bad("name = %q: want letters, digits, dots and dashes, at most 63", c.Name)
 	}
-	if c.Class == "" {
-		bad("class: it must say which kind of software this node runs")
+	if !bundle.ValidName(string(c.Class)) {
+		bad("class = %q: want the kind of software that this node runs, such as \"kv\": small letters, digits and dashes", c.Class)
 	}
 	if c.Data == "" {
 		bad("data: it must name a folder")
@@ -271,7 +287,7 @@ func (c Config) Validate() error {
 		bad("root: it must name the cluster's first root file (see `moult trust init`)")
 	}
 	checkAddr := func(field, addr string) {
-		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
+		if _, _, err := splitAddr(addr); err != nil {
 			bad("%s = %q: want host:port", field, addr)
 		}
 	}
@@ -290,8 +306,8 @@ func (c Config) Validate() error {
 	}
 	for name, s := range c.Services {
 		checkAddr(fmt.Sprintf("service %q: address", name), s.Address)
-		if s.First < 1 || s.Last > 65535 || s.Last-s.First < 1 {
-			bad("service %q: versions = \"%d-%d\": want at least two ports between 1 and 65535", name, s.First, s.Last)
+		if s.First < 1 || s.Last > maxPort || s.Last-s.First < 1 {
+			bad("service %q: versions = \"%d-%d\": want at least two ports between 1 and %d", name, s.First, s.Last, maxPort)
 		}
 		if s.Attach != "auto" && s.Attach != "relay" {
 			bad("service %q: attach = %q: this moult has auto and relay", name, s.Attach)
@@ -314,8 +330,53 @@ func (c Config) Validate() error {
 			bad("adopt: health: service = %q: there is no such service block", h.Service)
 		}
 	}
+	return errors.Join(append(errs, c.checkPorts())...)
+}
+
+// splitAddr takes host:port apart, with a port that is a number.
+func splitAddr(addr string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, err
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	return host, int(n), err
+}
+
+// checkPorts reports a port that the configuration gives to two things. Ports
+// that other programs hold only show when the agent starts.
+func (c Config) checkPorts() error {
+	type use struct{ host, what string }
+	uses := map[int][]use{}
+	var errs []error
+	add := func(host string, port int, what string) {
+		for _, u := range uses[port] {
+			if port != 0 && (u.host == host || anyHost(u.host) || anyHost(host)) {
+				errs = append(errs, fmt.Errorf("port %d is taken twice: by %s and by %s", port, u.what, what))
+				return
+			}
+		}
+		uses[port] = append(uses[port], use{host, what})
+	}
+	addAddr := func(addr, what string) {
+		if host, port, err := splitAddr(addr); err == nil {
+			add(host, port, what)
+		}
+	}
+	addAddr(c.Bind, "bind")
+	addAddr(c.API, "api")
+	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
+		s := c.Services[name]
+		addAddr(s.Address, fmt.Sprintf("the address of service %q", name))
+		found := len(errs)
+		for port := max(s.First, 1); port <= min(s.Last, maxPort) && len(errs) == found; port++ {
+			add(hostOf(s.Address), port, fmt.Sprintf("the versions of service %q", name))
+		}
+	}
 	return errors.Join(errs...)
 }
+
+func anyHost(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }
 
 func set[T any](to *T, v *T) {
 	if v != nil {

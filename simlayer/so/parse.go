@@ -10,6 +10,8 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/gocty"
+
+	"moult/store/bundle/hclguard"
 )
 
 // ParseRules reads and compiles a rules file; filename is for errors only. An
@@ -18,10 +20,10 @@ func ParseRules(data []byte, filename string) (*Rules, error) {
 	if len(data) > MaxFileBytes {
 		return nil, fmt.Errorf("rules file %s: %d bytes, at most %d", filename, len(data), MaxFileBytes)
 	}
-	if line, deep := tooDeep(data); deep {
-		return nil, fmt.Errorf("rules file %s:%d: brackets are more than %d deep", filename, line, maxNesting)
-	}
 	p := &parser{lines: bytes.Split(data, []byte("\n"))}
+	if p.diags = hclguard.Check(data, filename); p.diags.HasErrors() {
+		return nil, p.problems(filename)
+	}
 	file, diags := hclsyntax.ParseConfig(data, filename, hcl.InitialPos)
 	p.diags = diags
 	var rules *Rules
@@ -32,28 +34,6 @@ func ParseRules(data []byte, filename string) (*Rules, error) {
 		return nil, p.problems(filename)
 	}
 	return rules, nil
-}
-
-// maxNesting bounds brackets within brackets: the parser recurses.
-const maxNesting = 1000
-
-func tooDeep(data []byte) (line int, deep bool) {
-	depth := 0
-	line = 1
-	for _, c := range data {
-		switch c {
-		case '\n':
-			line++
-		case '(', '[', '{':
-			depth++
-		case ')', ']', '}':
-			depth = max(0, depth-1)
-		}
-		if depth > maxNesting {
-			return line, true
-		}
-	}
-	return 0, false
 }
 
 // parser turns HCL into rules and collects what is wrong.

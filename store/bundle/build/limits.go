@@ -9,12 +9,6 @@ import (
 const (
 	// maxSpecBytes bounds upgrade.hcl.
 	maxSpecBytes = 128 << 10
-	// maxNesting bounds blocks, lists and texts inside each other, and
-	// maxOperators everything else that expressions are made of. HCL's parser
-	// recurses by both, and Go ends the process when the stack is full. A spec
-	// nests six deep and needs no operators.
-	maxNesting   = 32
-	maxOperators = 256
 	// maxShown bounds the problems that a SpecError prints, and maxShownLine
 	// each of its lines.
 	maxShown     = 20

@@ -13,9 +13,9 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
-	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"moult/store/bundle"
+	"moult/store/bundle/hclguard"
 )
 
 // Spec is a release as its author described it, checked as far as that goes
@@ -102,7 +102,7 @@ func Load(path string) (*Spec, error) {
 }
 
 func parse(src []byte, path string) (*Spec, error) {
-	if diags := checkNesting(src, path); diags.HasErrors() {
+	if diags := hclguard.Check(src, path); diags.HasErrors() {
 		return nil, specError(diags, map[string]*hcl.File{path: {Bytes: src}})
 	}
 	parser := hclparse.NewParser()
@@ -126,33 +126,6 @@ func parse(src []byte, path string) (*Spec, error) {
 		return nil, specError(d.diags, spec.files)
 	}
 	return spec, nil
-}
-
-// checkNesting refuses text that HCL's parser cannot take. The lexer, which is
-// all that is used here, does not recurse.
-func checkNesting(src []byte, path string) hcl.Diagnostics {
-	// Its problems are the parser's too, which tells more about them.
-	tokens, _ := hclsyntax.LexConfig(src, path, hcl.InitialPos)
-	depth, operators := 0, 0
-	for _, tok := range tokens {
-		switch tok.Type {
-		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack, hclsyntax.TokenOParen, hclsyntax.TokenOQuote,
-			hclsyntax.TokenOHeredoc, hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
-			depth++
-		case hclsyntax.TokenCBrace, hclsyntax.TokenCBrack, hclsyntax.TokenCParen, hclsyntax.TokenCQuote,
-			hclsyntax.TokenCHeredoc, hclsyntax.TokenTemplateSeqEnd:
-			depth--
-		case hclsyntax.TokenIdent, hclsyntax.TokenStringLit, hclsyntax.TokenQuotedLit, hclsyntax.TokenNumberLit,
-			hclsyntax.TokenComma, hclsyntax.TokenDot, hclsyntax.TokenEqual, hclsyntax.TokenNewline,
-			hclsyntax.TokenComment, hclsyntax.TokenEOF:
-		default:
-			operators++
-		}
-		if depth > maxNesting || operators > maxOperators {
-			return hcl.Diagnostics{problem(tok.Range, "Too complicated", "A spec nests at most %d deep and has at most %d operators.", maxNesting, maxOperators)}
-		}
-	}
-	return nil
 }
 
 // specError sorts the problems by place: gohcl finds them in any order.

@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const goodConfig = `agent {
+  name  = "n1"
+  class = "kv"
+  data  = "data"
+  root  = "/etc/moult/root.json"
+  bind  = "127.0.0.1:7100"
+  join  = ["127.0.0.1:7200"]
+  sync_interval = "2s"
+  env = { LOG = "info" }
+  service "api" {
+    address  = "127.0.0.1:7110"
+    versions = "7111-7119"
+  }
+  adopt {
+    version = 3
+    command = ["./kv", "--state", "${state}", "--listen", "${service.api}"]
+    state   = "old"
+    health {
+      http    = "/healthz"
+      service = "api"
+    }
+  }
+}
+`
+
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "agent.hcl")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestLoadConfig(t *testing.T) {
+	path := writeConfig(t, goodConfig)
+	c, err := LoadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err != nil {
+		t.Errorf("a good configuration: %v", err)
+	}
+	dir := filepath.Dir(path)
+	if c.Data != filepath.Join(dir, "data") || c.Root != "/etc/moult/root.json" || c.Adopt.State != filepath.Join(dir, "old") {
+		t.Errorf("paths: %q %q %q, want them taken from %s", c.Data, c.Root, c.Adopt.State, dir)
+	}
+	if got := c.Adopt.Command; strings.Join(got, " ") != "./kv --state ${state} --listen ${service.api}" {
+		t.Errorf("adopted command: %q", got)
+	}
+	if c.SyncInterval != 2*time.Second || c.FirstSync != DefaultConfig().FirstSync {
+		t.Errorf("times: %v, %v", c.SyncInterval, c.FirstSync)
+	}
+}
+
+// TestLoadConfigRefuses: each change of the good configuration is refused by
+// name, before anything is touched.
+func TestLoadConfigRefuses(t *testing.T) {
+	for name, c := range map[string]struct{ old, new, want string }{
+		"unknown attribute":  {`class = "kv"`, `class = "kv"` + "\n colour = \"red\"", `argument named "colour" is not expected`},
+		"unknown block":      {`adopt {`, "adoption {\n}\nadopt {", `Blocks of type "adoption" are not expected`},
+		"no class":           {`class = "kv"`, ``, `The argument "class" is required`},
+		"wrong type":         {`class = "kv"`, `class = ["kv"]`, "Unsuitable value type"},
+		"not HCL":            {`agent {`, `{"agent": [`, "agent.hcl line 1"},
+		"deep":               {`["127.0.0.1:7200"]`, strings.Repeat("[", 50000), "Too complicated"},
+		"deep by operators":  {`["127.0.0.1:7200"]`, strings.Repeat("!", 50000) + "true", "Too complicated"},
+		"too long":           {`name  = "n1"`, strings.Repeat("# no end\n", 1<<15), "more than 131072 bytes"},
+		"no port":            {`bind  = "127.0.0.1:7100"`, `bind = "127.0.0.1"`, `bind = "127.0.0.1": want host:port`},
+		"port not a number":  {`bind  = "127.0.0.1:7100"`, `bind = "127.0.0.1:seven"`, `bind = "127.0.0.1:seven": want host:port`},
+		"versions no range":  {`"7111-7119"`, `"7111"`, `versions = "7111": want a range of ports`},
+		"versions backwards": {`"7111-7119"`, `"7119-7111"`, "want at least two ports"},
+		"no time":            {`"2s"`, `"2"`, `sync_interval = "2": want a time such as "10s"`},
+		"time too short":     {`"2s"`, `"1ms"`, "at least 50ms"},
+		"name":               {`"n1"`, `"n 1"`, `name = "n 1": want letters`},
+		"class":              {`class = "kv"`, `class = "K V"`, `class = "K V"`},
+		"adopt no service":   {`service = "api"`, `service = "apis"`, `there is no such service block`},
+		"public is ring":     {`"127.0.0.1:7110"`, `"127.0.0.1:7100"`, "port 7100 is taken twice"},
+		"public is version":  {`"127.0.0.1:7110"`, `"127.0.0.1:7111"`, "port 7111 is taken twice"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !strings.Contains(goodConfig, c.old) {
+				t.Fatalf("the good configuration has no %q", c.old)
+			}
+			cfg, err := LoadConfig(writeConfig(t, strings.Replace(goodConfig, c.old, c.new, 1)))
+			if err == nil {
+				err = cfg.Validate()
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+	if _, err := LoadConfig(filepath.Join(t.TempDir(), "none.hcl")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("missing file: %v", err)
+	}
+	if _, err := LoadConfig(t.TempDir()); err == nil {
+		t.Error("a folder was read as a configuration")
+	}
+}
