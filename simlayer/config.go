@@ -53,6 +53,19 @@ func (s Service) versionPort(v bundle.Version) int {
 	return s.First + int((uint64(v)-1)%uint64(s.Last-s.First+1))
 }
 
+// apartVersions reports whether two of these versions have one port.
+func (s Service) apartVersions(versions []bundle.Version) error {
+	taken := map[int]bundle.Version{}
+	for _, v := range versions {
+		port := s.versionPort(v)
+		if other, ok := taken[port]; ok && port != 0 {
+			return fmt.Errorf("versions %d and %d both have port %d; widen the versioned ports %d to %d", other, v, port, s.First, s.Last)
+		}
+		taken[port] = v
+	}
+	return nil
+}
+
 func (s Service) host() string {
 	if s.Host != "" {
 		return s.Host

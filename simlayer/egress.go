@@ -122,7 +122,7 @@ func (e *egress) forward(w http.ResponseWriter, r *http.Request, o *outgoing) er
 	if isPeer {
 		keep = egressReplay
 	}
-	if o.body, err = takeBody(r, keep); err != nil {
+	if o.body, err = takeBody(w, r, keep); err != nil {
 		return err
 	}
 	defer o.body.end()

@@ -108,7 +108,7 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
 	defer p.end(c)
 	r = r.WithContext(context.WithValue(ctx, callKey{}, c))
 	var err error
-	if c.body, err = takeBody(r, p.layer.cfg.Limits.Replay); err == nil && r.Method == http.MethodConnect {
+	if c.body, err = takeBody(w, r, p.layer.cfg.Limits.Replay); err == nil && r.Method == http.MethodConnect {
 		err = so.Fail(http.StatusNotImplemented, nil, "CONNECT is for proxies; this is a service of a node")
 	}
 	if err != nil {
@@ -174,8 +174,8 @@ func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, c.explain(err)
 		}
 		p.leave(c)
-		if err := gate.rest(r.Context(), &c.patience, t.route, pause); err != nil {
-			return nil, p.held(c, err, err)
+		if over := gate.rest(r.Context(), &c.patience, t.route, pause); over != nil {
+			return nil, p.held(c, over, err)
 		}
 		pause = min(2*pause, maxPause)
 	}
@@ -311,7 +311,7 @@ type callerBody struct {
 }
 
 // takeBody reads a short body of r, up to limit, or takes over a long one.
-func takeBody(r *http.Request, limit int) (*callerBody, error) {
+func takeBody(w http.ResponseWriter, r *http.Request, limit int) (*callerBody, error) {
 	b := &callerBody{}
 	switch {
 	case r.ContentLength == 0 || r.Body == nil:
@@ -323,6 +323,8 @@ func takeBody(r *http.Request, limit int) (*callerBody, error) {
 		r.Header.Del("Expect") // it was answered by reading
 	default:
 		b.in = r.Body
+		// The answer may begin before the body has ended. HTTP/2 needs no asking.
+		_ = http.NewResponseController(w).EnableFullDuplex()
 	}
 	return b, nil
 }

@@ -138,16 +138,17 @@ func (l *Layer) bind(versions []bundle.Version) (fresh []*listener, err error) {
 	}()
 	for _, name := range slices.Sorted(maps.Keys(l.services)) {
 		s := l.services[name]
-		taken := map[int]bundle.Version{}
+		if err := s.apartVersions(versions); err != nil {
+			return nil, fmt.Errorf("service %q: %w", name, err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.services)) {
+		s := l.services[name]
 		for _, v := range versions {
-			port := s.versionPort(v)
-			if other, ok := taken[port]; ok && port != 0 {
-				return fresh, fmt.Errorf("service %q: versions %d and %d both have port %d; widen the versioned ports %d to %d", name, other, v, port, s.First, s.Last)
-			}
-			taken[port] = v
 			if l.has(s, v) {
 				continue
 			}
+			port := s.versionPort(v)
 			if port != 0 {
 				l.evict(s, port, versions)
 			}

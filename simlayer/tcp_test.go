@@ -1,0 +1,203 @@
+package simlayer
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"moult/simlayer/so"
+	"moult/store/bundle"
+)
+
+// tcpNode accepts connections and hands each to serve, which need not close it.
+func tcpNode(t testing.TB, serve func(net.Conn)) net.Listener {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				serve(c)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		wg.Wait()
+	})
+	return ln
+}
+
+// sum answers, once its caller has said all, with how much that was.
+func sum(c net.Conn) {
+	n, err := io.Copy(io.Discard, c)
+	if err == nil {
+		fmt.Fprintf(c, "%d bytes", n)
+	}
+}
+
+func dialLayer(t testing.TB, addr string) *net.TCPConn {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.(*net.TCPConn)
+}
+
+func TestRelayHalfClose(t *testing.T) {
+	l := startLayer(t, bundle.ProtocolTCP, nil)
+	node := tcpNode(t, sum)
+	apply(t, l, Routing{Native: 1, Backends: backends(node.Addr().String()), Objects: map[bundle.Version]so.Object{2: so.Compatible(), 3: so.Refuse("r")}})
+	for _, addr := range []string{l.Addresses()["api"].Public, l.Addresses()["api"].Versions[2]} {
+		c := dialLayer(t, addr)
+		if _, err := c.Write(make([]byte, 1_000_000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if data, err := io.ReadAll(c); string(data) != "1000000 bytes" {
+			t.Errorf("%q, %v", data, err)
+		}
+	}
+	// What is not compatible cannot be simulated by bytes.
+	if _, err := dialLayer(t, l.Addresses()["api"].Versions[3]).Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("a refused connection: %v, want a reset", err)
+	}
+	eventually(t, "the counts", func() bool {
+		s := l.Stats().Services["api"]
+		return s[1].Calls == 1 && s[2].Calls == 1 && s[3].Denied == 1
+	})
+}
+
+// A connection that breaks on one side breaks on the other.
+func TestRelayReset(t *testing.T) {
+	l := startLayer(t, bundle.ProtocolTCP, nil)
+	node := tcpNode(t, func(c net.Conn) {
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		reset(c)
+	})
+	apply(t, l, Routing{Native: 1, Backends: backends(node.Addr().String())})
+	c := dialLayer(t, l.Addresses()["api"].Public)
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("the node's reset came as %v", err)
+	}
+}
+
+// Connections are held while the node is down, and let in when it is up. What
+// they say meanwhile is kept.
+func TestRelayHolds(t *testing.T) {
+	l := startLayer(t, bundle.ProtocolTCP, nil)
+	apply(t, l, Routing{Native: 1, Backends: backends(tcpNode(t, sum).Addr().String())})
+	first := dialLayer(t, l.Addresses()["api"].Public)
+	eventually(t, "the first connection", func() bool { return l.Stats().InFlight == 1 })
+	drained := make(chan error)
+	go func() {
+		_, err := l.Drain(t.Context())
+		drained <- err
+	}()
+	eventually(t, "the gate closed", func() bool {
+		l.gate.mu.Lock()
+		defer l.gate.mu.Unlock()
+		return !l.gate.open
+	})
+	second := dialLayer(t, l.Addresses()["api"].Public)
+	fmt.Fprint(second, "hello")
+	_ = second.CloseWrite()
+	eventually(t, "the second connection held", func() bool { return l.Stats().Held == 1 })
+	_ = first.CloseWrite()
+	if data, _ := io.ReadAll(first); string(data) != "0 bytes" {
+		t.Errorf("drained: %q", data)
+	}
+	first.Close()
+	if err := <-drained; err != nil {
+		t.Fatal(err)
+	}
+	apply(t, l, Routing{Native: 2, Backends: backends(tcpNode(t, sum).Addr().String())})
+	if data, err := io.ReadAll(second); string(data) != "5 bytes" {
+		t.Errorf("held: %q, %v", data, err)
+	}
+
+	// A drain that runs out of time cuts what is left.
+	third := dialLayer(t, l.Addresses()["api"].Public)
+	eventually(t, "the third connection", func() bool { return l.Stats().InFlight == 1 })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if n, err := l.Drain(ctx); n != 1 || err == nil {
+		t.Errorf("%d cut, %v", n, err)
+	}
+	if _, err := third.Read(make([]byte, 1)); err == nil {
+		t.Error("the third connection lives")
+	}
+
+	apply(t, l, Routing{Native: 2, Down: true, HoldTimeout: time.Millisecond})
+	if _, err := dialLayer(t, l.Addresses()["api"].Public).Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("past the hold timeout: %v, want a reset", err)
+	}
+	apply(t, l, Routing{Native: 2, Backends: backends(closedPort(t)), HoldTimeout: time.Millisecond})
+	if _, err := dialLayer(t, l.Addresses()["api"].Public).Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("software that does not listen: %v, want a reset", err)
+	}
+}
+
+// Swaps under connections that come and go: none is lost.
+func TestRelaySwapUnderLoad(t *testing.T) {
+	echo := func(c net.Conn) {
+		for s := bufio.NewScanner(c); s.Scan(); {
+			fmt.Fprintln(c, strings.ToUpper(s.Text()))
+		}
+	}
+	l := startLayer(t, bundle.ProtocolTCP, nil)
+	node := tcpNode(t, echo)
+	apply(t, l, Routing{Native: 1, Backends: backends(node.Addr().String())})
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var count counters
+	for range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				c, err := net.Dial("tcp", l.Addresses()["api"].Public)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				fmt.Fprintln(c, "hello")
+				_ = c.(*net.TCPConn).CloseWrite()
+				if data, err := io.ReadAll(c); string(data) != "HELLO\n" {
+					t.Errorf("%q, %v", data, err)
+				}
+				c.Close()
+				count.calls.Add(1)
+			}
+		})
+	}
+	for n := range 15 {
+		seen := count.calls.Load()
+		eventually(t, "connections", func() bool { return count.calls.Load() > seen+8 || t.Failed() })
+		if _, err := l.Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		node.Close()
+		node = tcpNode(t, echo)
+		apply(t, l, Routing{Native: bundle.Version(n + 2), Backends: backends(node.Addr().String())})
+	}
+	stop()
+	wg.Wait()
+}
