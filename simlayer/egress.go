@@ -126,6 +126,7 @@ func (e *egress) forward(w http.ResponseWriter, r *http.Request, o *outgoing) er
 		return err
 	}
 	defer o.body.end()
+	w.Header()["Content-Type"] = nil // else the server would guess one
 	e.proxy.ServeHTTP(w, r)
 	return nil
 }

@@ -124,6 +124,7 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
 			c.outcome = failed
 		}
 	}()
+	w.Header()["Content-Type"] = nil // else the server would guess one where the node names none
 	p.proxy.ServeHTTP(w, r)
 	finished = true
 }

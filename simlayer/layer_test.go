@@ -101,6 +101,7 @@ func TestPassesUnchanged(t *testing.T) {
 		body, _ = io.ReadAll(r.Body)
 		seen = r
 		w.Header().Set("Trailer", "X-Sum")
+		w.Header()["Content-Type"] = nil
 		w.Header().Add("Set-Cookie", "a=1")
 		w.Header().Add("Set-Cookie", "b=2")
 		w.WriteHeader(http.StatusTeapot)
@@ -133,6 +134,9 @@ func TestPassesUnchanged(t *testing.T) {
 	data, err := io.ReadAll(resp.Body)
 	if err != nil || len(data) != 100_000 || resp.StatusCode != http.StatusTeapot || resp.Trailer.Get("X-Sum") != "7" || len(resp.Header["Set-Cookie"]) != 2 {
 		t.Errorf("got %v %d bytes, %d, %v, trailer %v", err, len(data), resp.StatusCode, resp.Header, resp.Trailer)
+	}
+	if ct, ok := resp.Header["Content-Type"]; ok {
+		t.Errorf("a Content-Type %q that the node did not send", ct)
 	}
 	h := seen.Header
 	if seen.RequestURI != uri || seen.Host != "some.host:99" || string(body) != "abc" || seen.Trailer.Get("X-T") != "5" ||

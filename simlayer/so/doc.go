@@ -199,8 +199,11 @@
 //	415  the caller's body is encoded (Content-Encoding)
 //	500  an expression over the request fails
 //	502  the node's answer is not JSON, over MaxBody bytes or encoded, or an expression over it fails
+//	508  the objects of a chain make more than MaxNextCalls calls to answer one
 //
 // Expressions have MaxEvaluation together for a request, and again for a response.
+// A failure of the call to the node is no refusal of the object: the layer tries
+// again or refuses it.
 //
 // # Refusals
 //

@@ -76,7 +76,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // example returns the rules file of the package's documentation.
-func example(t *testing.T) string {
+func example(t testing.TB) string {
 	doc, err := os.ReadFile("doc.go")
 	if err != nil {
 		t.Fatal(err)
@@ -409,6 +409,7 @@ func TestCovers(t *testing.T) {
 }
 
 func FuzzParseRules(f *testing.F) {
+	f.Add(example(f))
 	f.Add(`call "GET /a/{x}" {{ next "GET /b?x={x}" {} }}` + "\ndefault { pass = true }")
 	f.Add("default {\n deny { reason = \"r\" }\n}")
 	f.Fuzz(func(t *testing.T, text string) {
