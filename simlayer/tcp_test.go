@@ -3,11 +3,13 @@ package simlayer
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,6 +60,19 @@ func dialLayer(t testing.TB, addr string) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
+// wantReset wants a connection to be reset, which may be before Dial knows of it.
+func wantReset(t testing.TB, addr, what string) {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err == nil {
+		defer c.Close()
+		_, err = c.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%s: %v, want a reset", what, err)
+	}
+}
+
 func TestRelayHalfClose(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolTCP, nil)
 	node := tcpNode(t, sum)
@@ -75,9 +90,7 @@ func TestRelayHalfClose(t *testing.T) {
 		}
 	}
 	// What is not compatible cannot be simulated by bytes.
-	if _, err := dialLayer(t, l.Addresses()["api"].Versions[3]).Read(make([]byte, 1)); err == nil || err == io.EOF {
-		t.Errorf("a refused connection: %v, want a reset", err)
-	}
+	wantReset(t, l.Addresses()["api"].Versions[3], "a refused connection")
 	eventually(t, "the counts", func() bool {
 		s := l.Stats().Services["api"]
 		return s[1].Calls == 1 && s[2].Calls == 1 && s[3].Denied == 1
@@ -148,13 +161,9 @@ func TestRelayHolds(t *testing.T) {
 	}
 
 	apply(t, l, Routing{Native: 2, Down: true, HoldTimeout: time.Millisecond})
-	if _, err := dialLayer(t, l.Addresses()["api"].Public).Read(make([]byte, 1)); err == nil || err == io.EOF {
-		t.Errorf("past the hold timeout: %v, want a reset", err)
-	}
+	wantReset(t, l.Addresses()["api"].Public, "past the hold timeout")
 	apply(t, l, Routing{Native: 2, Backends: backends(closedPort(t)), HoldTimeout: time.Millisecond})
-	if _, err := dialLayer(t, l.Addresses()["api"].Public).Read(make([]byte, 1)); err == nil || err == io.EOF {
-		t.Errorf("software that does not listen: %v, want a reset", err)
-	}
+	wantReset(t, l.Addresses()["api"].Public, "software that does not listen")
 }
 
 // Swaps under connections that come and go: none is lost.
