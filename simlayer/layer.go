@@ -293,7 +293,6 @@ func (l *Layer) EgressURL() *url.URL {
 func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	l.gate.hold()
 	drained := l.gate.drained()
-	defer l.leaveBackends()
 	select {
 	case <-drained:
 		return 0, nil
@@ -312,15 +311,6 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 		err = errors.Join(err, fmt.Errorf("calls that were cut go on after %v", cutGrace))
 	}
 	return inFlight, err
-}
-
-// leaveBackends closes the connections to software that has been drained.
-func (l *Layer) leaveBackends() {
-	if r := l.route(); r != nil {
-		for _, b := range r.backends {
-			b.leave()
-		}
-	}
 }
 
 // Stats returns what the layer has seen.
