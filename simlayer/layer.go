@@ -293,6 +293,7 @@ func (l *Layer) EgressURL() *url.URL {
 func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	l.gate.hold()
 	drained := l.gate.drained()
+	defer l.leaveBackends()
 	select {
 	case <-drained:
 		return 0, nil
@@ -311,6 +312,13 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 		err = errors.Join(err, fmt.Errorf("calls that were cut go on after %v", cutGrace))
 	}
 	return inFlight, err
+}
+
+// leaveBackends closes the connections to software that has been drained.
+func (l *Layer) leaveBackends() {
+	for _, b := range l.gate.current().backends {
+		b.leave()
+	}
 }
 
 // Stats returns what the layer has seen.

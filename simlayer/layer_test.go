@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -363,5 +364,27 @@ func TestTooManyConnections(t *testing.T) {
 				t.Errorf("%s: the third connection lives", protocol)
 			}
 		}
+	}
+}
+
+// TestDrainLeavesNoConnection: a connection that the transport dialled and never
+// used would make software that ends politely wait for a first call on it.
+func TestDrainLeavesNoConnection(t *testing.T) {
+	node := software(t, 1, &state{})
+	l := startLayer(t, bundle.ProtocolHTTP, nil)
+	apply(t, l, Routing{Native: 1, Backends: backends(addrOf(node))})
+	b := l.gate.current().backends["api"]
+	unused, err := b.dialKept(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unused.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("an unused connection after Drain: %v, want it closed", err)
+	}
+	if _, err := b.dialKept(t.Context()); !isDialError(err) {
+		t.Errorf("a dial that ends after Drain: %v, want it refused", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"moult/simlayer/so"
@@ -55,7 +56,7 @@ func newRoute(r Routing, services map[string]Service, old *route) (*route, error
 		if err != nil {
 			return nil, fmt.Errorf("backend of service %q: %w", name, err)
 		}
-		if same := old.backends[name]; same != nil && same.network == b.network && same.addr == b.addr && old.native == n.native && !old.down {
+		if same := old.backends[name]; same != nil && same.network == b.network && same.addr == b.addr && old.native == n.native && !old.down && !same.left() {
 			b = same
 		}
 		n.backends[name] = b
@@ -98,10 +99,62 @@ func (r *route) release(keep *route) {
 type backend struct {
 	network, addr string
 	http          *http.Transport
+
+	mu    sync.Mutex
+	conns map[net.Conn]bool // mu; nil once the backend is left
+}
+
+// leave closes every connection to the software: it is called when no call is
+// at the node any more. The transport alone would keep those that it has dialled
+// and not used yet, and for these a server that ends politely waits.
+func (b *backend) leave() {
+	b.mu.Lock()
+	conns := b.conns
+	b.conns = nil
+	b.mu.Unlock()
+	for c := range conns {
+		_ = c.Close() // nobody uses it
+	}
+	b.http.CloseIdleConnections()
+}
+
+// keep remembers a new connection; false: the backend has been left meanwhile.
+func (b *backend) keep(c net.Conn) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.conns == nil {
+		return false
+	}
+	b.conns[c] = true
+	return true
+}
+
+// left reports whether the backend has been left: it is of no more use.
+func (b *backend) left() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.conns == nil
+}
+
+func (b *backend) forget(c net.Conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.conns, c)
+}
+
+// keptConn is a connection that its backend remembers until it is closed.
+type keptConn struct {
+	net.Conn
+	b *backend
+}
+
+func (c *keptConn) Close() error {
+	c.b.forget(c)
+	return c.Conn.Close()
 }
 
 func newBackend(text string) (*backend, error) {
-	b := &backend{network: "tcp", addr: text}
+	b := &backend{network: "tcp", addr: text, conns: map[net.Conn]bool{}}
 	if path, ok := strings.CutPrefix(text, "unix:"); ok {
 		b.network, b.addr = "unix", path
 		if path == "" {
@@ -113,7 +166,7 @@ func newBackend(text string) (*backend, error) {
 		return nil, fmt.Errorf("%q: want a port", text)
 	}
 	b.http = &http.Transport{
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return b.dial(ctx) },
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return b.dialKept(ctx) },
 		DisableCompression:     true,
 		MaxIdleConns:           1024,
 		MaxIdleConnsPerHost:    1024,
@@ -138,6 +191,22 @@ func isDialError(err error) bool {
 func (b *backend) dial(ctx context.Context) (net.Conn, error) {
 	return dial(ctx, b.network, b.addr, dialTimeout)
 }
+
+// dialKept dials for the transport.
+func (b *backend) dialKept(ctx context.Context) (net.Conn, error) {
+	conn, err := b.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	kept := &keptConn{Conn: conn, b: b}
+	if !b.keep(kept) {
+		return nil, &dialError{errors.Join(errLeft, conn.Close())}
+	}
+	return kept, nil
+}
+
+// errLeft ends a dial to software that is about to be stopped.
+var errLeft = errors.New("the node is going down")
 
 func dial(ctx context.Context, network, addr string, timeout time.Duration) (net.Conn, error) {
 	d := net.Dialer{Timeout: timeout}
