@@ -1,0 +1,176 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"moult/store/bundle"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// scripted answers what a test puts into it. The agent itself is tested with
+// real processes in cmd/moult; here it is the wire that is looked at.
+type scripted struct {
+	err    error
+	got    string
+	signed *Signed
+}
+
+func (s *scripted) Status(_ context.Context, live bool) (Status, error) {
+	return Status{Cluster: "c", Head: 3, Classes: map[bundle.Class]ClassStatus{"kv": {Total: 2}}, Alarms: []string{}}, s.err
+}
+func (s *scripted) Members(context.Context) ([]Member, error) { return []Member{{Name: "n1"}}, s.err }
+func (s *scripted) Why(_ context.Context, node string) (Why, error) {
+	s.got = node
+	return Why{Node: node}, s.err
+}
+func (s *scripted) Trust(context.Context) (Trust, error) {
+	return Trust{Set: []byte("set"), Orders: map[bundle.Version][]byte{2: []byte("order")}}, s.err
+}
+func (s *scripted) Info(context.Context) (Info, error) { return Info{PID: 7}, s.err }
+func (s *scripted) Inject(_ context.Context, r io.Reader, signed *Signed) (Accepted, error) {
+	data, err := io.ReadAll(r)
+	s.got, s.signed = string(data), signed
+	return Accepted{Version: 2}, errors.Join(s.err, err)
+}
+func (s *scripted) Accept(_ context.Context, signed Signed) (Accepted, error) {
+	s.signed = &signed
+	return Accepted{Version: 2}, s.err
+}
+func (s *scripted) Join(_ context.Context, addrs []string) (int, error) {
+	s.got = strings.Join(addrs, ",")
+	return len(addrs), s.err
+}
+func (s *scripted) Leave(context.Context) error { return s.err }
+
+func serve(t *testing.T) (*scripted, *Client) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "moult-") // short enough for a socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ListenUnix(filepath.Join(dir, SocketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(filepath.Join(dir, SocketName)); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("socket mode %v, %v, want 0600", fi.Mode(), err)
+	}
+	b := &scripted{}
+	s := Serve(l, b, slog.New(slog.DiscardHandler))
+	c := NewClient(dir)
+	t.Cleanup(func() {
+		c.Close()
+		for range 2 {
+			if err := s.Close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return b, c
+}
+
+func TestRoundTrip(t *testing.T) {
+	b, c := serve(t)
+	ctx := t.Context()
+	if s, err := c.Status(ctx, true); err != nil || s.Head != 3 || s.Classes["kv"].Total != 2 {
+		t.Errorf("status: %+v, %v", s, err)
+	}
+	if w, err := c.Why(ctx, "a b&c"); err != nil || w.Node != "a b&c" {
+		t.Errorf("why: %+v, %v", w, err)
+	}
+	if m, err := c.Members(ctx); err != nil || len(m) != 1 {
+		t.Errorf("members: %+v, %v", m, err)
+	}
+	if tr, err := c.Trust(ctx); err != nil || string(tr.Set) != "set" || string(tr.Orders[2]) != "order" {
+		t.Errorf("trust: %+v, %v", tr, err)
+	}
+	if i, err := c.Info(ctx); err != nil || i.PID != 7 {
+		t.Errorf("info: %+v, %v", i, err)
+	}
+	if n, err := c.Join(ctx, []string{"x:1", "y:2"}); err != nil || n != 2 || b.got != "x:1,y:2" {
+		t.Errorf("join: %d, %q, %v", n, b.got, err)
+	}
+	if _, err := c.Accept(ctx, Signed{Set: []byte("s")}); err != nil || string(b.signed.Set) != "s" {
+		t.Errorf("accept: %+v, %v", b.signed, err)
+	}
+	if err := c.Leave(ctx); err != nil {
+		t.Errorf("leave: %v", err)
+	}
+}
+
+func TestInject(t *testing.T) {
+	b, c := serve(t)
+	body := strings.Repeat("bundle", 100_000)
+	if _, err := c.Inject(t.Context(), strings.NewReader(body), &Signed{Set: []byte("s")}); err != nil || b.got != body || string(b.signed.Set) != "s" {
+		t.Errorf("inject with order: %d bytes, %+v, %v", len(b.got), b.signed, err)
+	}
+	if _, err := c.Inject(t.Context(), strings.NewReader("x"), nil); err != nil || b.got != "x" || b.signed != nil {
+		t.Errorf("inject without order: %q, %+v, %v", b.got, b.signed, err)
+	}
+	if _, err := c.Inject(t.Context(), io.MultiReader(strings.NewReader("x"), failing{}), nil); err == nil {
+		t.Error("a bundle that could not be read was injected")
+	}
+}
+
+type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, errors.New("disk") }
+
+func TestErrorsKeepTheirKind(t *testing.T) {
+	b, c := serve(t)
+	for _, want := range []*Error{
+		{Kind: KindMisuse, Message: "m", Hint: "h"}, {Kind: KindRefused, Message: "r"}, {Kind: KindFailed, Message: "plain"},
+	} {
+		b.err = want
+		if want.Kind == KindFailed {
+			b.err = errors.New("plain")
+		}
+		_, err := c.Members(t.Context())
+		got, ok := errors.AsType[*Error](err)
+		if !ok || *got != *want {
+			t.Errorf("got %+v, want %+v", err, want)
+		}
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	_, c := serve(t)
+	for _, r := range []struct{ path, body, contentType string }{
+		{"/v1/trust", "{", "application/json"},
+		{"/v1/join", `{"a":1}`, "application/json"},
+		{"/v1/inject", "not multipart", "text/plain"},
+		{"/v1/inject", "--b\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b"},
+	} {
+		err := c.call(t.Context(), http.MethodPost, r.path, r.contentType, bytes.NewReader([]byte(r.body)), &struct{}{})
+		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindMisuse {
+			t.Errorf("POST %s %q: %v, want misuse", r.path, r.body, err)
+		}
+	}
+}
+
+func TestNoAgent(t *testing.T) {
+	c := NewClient(filepath.Join(t.TempDir(), "nobody.sock"))
+	defer c.Close()
+	_, err := c.Status(t.Context(), false)
+	if e, ok := errors.AsType[*Error](err); !ok || e.Hint == "" {
+		t.Errorf("got %v, want an error with a hint", err)
+	}
+	if _, err := ListenUnix("/" + strings.Repeat("x", maxSocketPath)); err == nil || !strings.Contains(err.Error(), "shorter") {
+		t.Errorf("a path that is too long: %v", err)
+	}
+}
