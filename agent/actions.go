@@ -204,6 +204,7 @@ func (a *Agent) performer(action upgrade.Action) func(context.Context) upgrade.E
 			return answer(x.Step, a.soft.probe(ctx, x.Version), upgrade.Healthy{Step: x.Step})
 		}
 	case upgrade.Settle:
+		a.sweep(s)
 		return func(context.Context) upgrade.Event {
 			a.removeOldSlots(s)
 			return upgrade.Recorded{Step: x.Step}
@@ -377,6 +378,40 @@ func (a *Agent) rollBack(ctx context.Context, x upgrade.Rollback, path []bundle.
 		return err.Error()
 	}
 	return ""
+}
+
+// sweep gives back the disk of releases long past. The last keptReleases stay,
+// with all their platforms: peers that were away take each on the way.
+func (a *Agent) sweep(s upgrade.State) {
+	if a.injecting > 0 {
+		return // what it brings is named by no metadata yet
+	}
+	keep := []bundle.Digest{a.trust.Digest(), a.evidence.digest}
+	for _, n := range a.trust.Releases() {
+		ref, _ := a.trust.Release(n)
+		keep = append(keep, ref.Digest)
+	}
+	for _, n := range a.trust.Orders() {
+		ref, _ := a.trust.Order(n)
+		keep = append(keep, ref.Digest)
+	}
+	for v, m := range a.docs.manifests {
+		for _, cu := range m.Classes {
+			keep = append(keep, cu.Past.Rules.Digest, cu.Future.Rules.Digest)
+			for _, art := range cu.Artifacts {
+				if v+keptReleases > s.Version {
+					keep = append(keep, art.Digest)
+				}
+			}
+		}
+	}
+	removed, err := a.depot.Sweep(keep)
+	if err != nil {
+		a.log.Warn("old artifacts not removed", "err", err)
+	}
+	if removed > 0 {
+		a.log.Info("removed old artifacts and documents", "count", removed)
+	}
 }
 
 // removeOldSlots keeps the slot before the running one, and gives back the

@@ -72,6 +72,7 @@ type Agent struct {
 	known     map[string]bool // addresses already remembered
 	alive     map[bundle.NodeID]bool
 	left      bool // the agent is leaving the ring
+	injecting int  // injections under way
 	started   time.Time
 	doneAt    map[doneKey]time.Time // when this agent first saw a node done
 	live      liveSoftware
@@ -263,6 +264,8 @@ func (a *Agent) loop(ctx context.Context) {
 		case f := <-a.inbox:
 			f()
 		case <-tick.C:
+			a.rememberPeers()
+			a.fetchDocuments()
 		case <-persist.C:
 			a.persistView()
 		}

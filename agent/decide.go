@@ -20,7 +20,6 @@ func (a *Agent) decide() {
 	a.schedule()
 	a.route()
 	a.publish()
-	a.rememberPeers()
 	if s := a.view.Snapshot(); s != a.listed {
 		a.listed = s
 		a.list(s)
@@ -47,21 +46,51 @@ func (a *Agent) aim() {
 	if !s.Served && !a.mayAimUnserved() {
 		return
 	}
-	goal, path, err := a.goal(s)
-	if err != nil {
-		a.alarm("no way to release %d: %v", goal, err)
-		return
+	if a.belowFloor() {
+		return // peers must first bring back what was known
 	}
+	event, err := upgrade.Aim(s, a.offers())
 	switch {
-	case goal > s.Version:
-		a.step(upgrade.Target{Goal: goal, Path: path})
-		a.retry(goal)
-	case s.Goal != 0 && goal < s.Goal:
-		a.step(upgrade.Withdrawn{Reason: "release withdrawn: its rollout was aborted or it is in conflict"})
+	case errors.Is(err, upgrade.ErrGap) && len(a.docs.missing) > 0:
+		a.log.Debug("the manifest of a release on the way has not arrived", "err", err)
+	case err != nil:
+		a.alarm("no way to the newest release: %v; a peer that has the missing release, or its bundle, would help", err)
+	case event != nil:
+		a.step(event)
 	}
+	a.retry()
 	if s := a.machine.State(); !s.Served && s.Phase == upgrade.Current && s.Running != 0 {
 		a.step(upgrade.Begin{})
 	}
+}
+
+// offers lists what is known of every release whose manifest is here.
+func (a *Agent) offers() []upgrade.Offer {
+	offers := make([]upgrade.Offer, 0, len(a.docs.manifests))
+	for v, m := range a.docs.manifests {
+		cu, changes := m.Classes[a.cfg.Class]
+		offers = append(offers, upgrade.Offer{
+			Release:  upgrade.Release{Version: v, Changes: changes},
+			Installs: changes && cu.From == 0,
+			Order:    a.standing(v),
+			Conflict: a.conflicted(v),
+		})
+	}
+	return offers
+}
+
+func (a *Agent) standing(v bundle.Version) upgrade.Standing {
+	o := a.docs.orders[v]
+	if o == nil {
+		if _, signed := a.trust.Order(v); signed {
+			return upgrade.Unread
+		}
+		return upgrade.Unordered
+	}
+	if o.State == schedule.StateAborted {
+		return upgrade.Aborted
+	}
+	return upgrade.Ordered
 }
 
 // mayAimUnserved reports whether a node that has never served may decide how
@@ -70,41 +99,14 @@ func (a *Agent) mayAimUnserved() bool {
 	return (a.synced && !a.docs.fetching) || time.Since(a.started) > a.cfg.FirstSync
 }
 
-// goal is the newest release that the operator has ordered (and not aborted)
-// and that is not in conflict, with the path to it. A node without software
-// needs no order for a release that installs its class.
-func (a *Agent) goal(s upgrade.State) (bundle.Version, []bundle.Version, error) {
-	if a.belowFloor() {
-		return s.Goal, s.Path, nil // peers must first bring back what was known
-	}
-	var goal bundle.Version
-	for v, m := range a.docs.manifests {
-		o := a.docs.orders[v]
-		ordered := o != nil && o.State != schedule.StateAborted
-		installs := s.Running == 0 && o == nil && m.Classes[a.cfg.Class].From == 0 && len(m.Classes[a.cfg.Class].Command) > 0
-		if (ordered || installs) && !a.conflicted(v) {
-			goal = max(goal, v)
-		}
-	}
-	if goal == 0 || (s.Running != 0 && goal <= s.Version) {
-		return goal, nil, nil
-	}
-	var releases []upgrade.Release
-	for v, m := range a.docs.manifests {
-		_, changes := m.Classes[a.cfg.Class]
-		releases = append(releases, upgrade.Release{Version: v, Changes: changes})
-	}
-	path, err := upgrade.PathTo(releases, s.Running, goal)
-	if errors.Is(err, upgrade.ErrGap) && len(a.docs.missing) > 0 {
-		return s.Goal, s.Path, nil // the manifest is on its way
-	}
-	return goal, path, err
-}
-
 // retry lets a held node try again where the order gives it another attempt.
-func (a *Agent) retry(goal bundle.Version) {
+func (a *Agent) retry() {
 	s := a.machine.State()
-	if s.Phase != upgrade.Held || s.EndedRelease != goal {
+	if s.Phase != upgrade.Held {
+		return
+	}
+	goal := s.EndedRelease
+	if a.standing(goal) == upgrade.Aborted || a.conflicted(goal) {
 		return
 	}
 	if s.Running == 0 { // an installation: nobody waits for its turn

@@ -15,13 +15,18 @@ const (
 	maxBundle = 16 << 30
 	// maxAlarms bounds the alarms kept; the oldest go first.
 	maxAlarms = 16
+	// documentsAtOnce bounds the documents that are fetched at one time.
+	documentsAtOnce = 8
 	// inboxSize bounds the closures that wait for the loop; senders wait.
 	inboxSize = 256
 	// seqBlock is how many record numbers are reserved by one durable write.
 	seqBlock = 1024
+	// keptReleases is of how many releases the artifacts are kept.
+	keptReleases = 4
 	// spareDisk is kept free beside what a transform needs, in bytes.
 	spareDisk = 64 << 20
 
+	documentTimeout = 5 * time.Second // to fetch one document, before others are tried
 	tickInterval    = 500 * time.Millisecond
 	persistInterval = 5 * time.Second
 	retryLater      = 15 * time.Second // after a transform's "try later" or a full disk

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"moult/agent/control"
@@ -290,25 +292,33 @@ func (a *Agent) loadOrder(n bundle.Version, data []byte, old *schedule.Order) {
 	a.docs.orders[n] = o
 }
 
-// fetchDocuments fetches what is missing, in the background, once at a time.
+// fetchDocuments fetches what is missing, in the background, the newest first.
+// A document that nobody has must not hold up the others: each is given some
+// time, and the next tick begins again.
 func (a *Agent) fetchDocuments() {
 	if a.fetch == nil || a.docs.fetching || len(a.docs.missing) == 0 {
 		return
 	}
 	a.docs.fetching = true
-	missing := a.docs.missing
+	missing := slices.Clone(a.docs.missing)
+	slices.Reverse(missing)
 	a.spawn(func() {
-		ctx, cancel := a.untilStopped()
-		defer cancel()
-		for _, c := range missing {
-			if err := a.fetchBlob(ctx, c); err != nil {
-				a.log.Warn("document not fetched yet", "digest", c.Digest.Short(), "err", err)
-			}
+		var wg sync.WaitGroup
+		for _, c := range missing[:min(len(missing), documentsAtOnce)] {
+			wg.Go(func() {
+				ctx, stop := a.untilStopped()
+				defer stop()
+				ctx, cancel := context.WithTimeout(ctx, documentTimeout)
+				defer cancel()
+				if err := a.fetchBlob(ctx, c); err != nil {
+					a.log.Debug("document not fetched yet", "digest", c.Digest.Short(), "err", err)
+					return
+				}
+				a.post(a.loadDocuments)
+			})
 		}
-		a.post(func() {
-			a.docs.fetching = false
-			a.loadDocuments()
-		})
+		wg.Wait()
+		a.post(func() { a.docs.fetching = false })
 	})
 }
 
