@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 
 	"moult/agent/control"
 	"moult/store/bundle"
@@ -31,24 +30,29 @@ func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *contro
 		return control.Accepted{}, fmt.Errorf("inject: receive the bundle: %w", err)
 	}
 	if size > maxBundle {
-		return control.Accepted{}, control.Refused(fmt.Errorf("inject: the bundle has more than %d bytes", int64(maxBundle)), "")
+		return control.Accepted{}, control.Refused(fmt.Errorf("inject: the bundle has more than %d bytes", int64(maxBundle)), "build a smaller one")
 	}
 	opened, err := archive.Open(f, size, b.a.firstRoot, nil)
 	if err != nil {
-		return control.Accepted{}, control.Refused(fmt.Errorf("inject: %w", err), "")
+		return control.Accepted{}, Refusal(fmt.Errorf("inject: %w", err))
 	}
 	if signed == nil {
 		if signed, err = ownSigned(opened); err != nil {
 			return control.Accepted{}, err
 		}
 	}
-	if err := b.judge(opened, signed); err != nil {
-		return control.Accepted{}, err
+	v, err := b.judge(opened, signed)
+	if err != nil {
+		return control.Accepted{}, fmt.Errorf("inject: %w", err)
 	}
 	if err := b.keep(ctx, opened); err != nil {
 		return control.Accepted{}, err
 	}
-	if !b.a.ask(func() { err = b.a.accept(*signed) }) {
+	if !b.a.ask(func() {
+		if a := b.a; a.trust.Digest() != v.Digest() { // a peer may have brought the very same meanwhile
+			err = a.accept(*signed)
+		}
+	}) {
 		err = errStopped
 	}
 	if err != nil {
@@ -77,85 +81,58 @@ func ownSigned(b *archive.Bundle) (*control.Signed, error) {
 }
 
 // judge reports why a bundle, whole and validly signed by itself, must not be
-// taken by this peer.
-func (b api) judge(opened *archive.Bundle, signed *control.Signed) error {
+// taken by this peer. Otherwise it returns the metadata that are to be in force.
+func (b api) judge(opened *archive.Bundle, signed *control.Signed) (*trust.Verified, error) {
 	m := opened.Head()
 	digest := bundle.Sum(opened.ManifestBytes(m.Version))
 	set, err := trust.ParseSet(signed.Set)
 	if err != nil {
-		return control.Refused(err, "")
+		return nil, Refusal(err)
 	}
 	v, err := trust.Verify(b.a.firstRoot, nil, set)
 	if err != nil {
-		return control.Refused(err, "")
+		return nil, Refusal(err)
 	}
 	if ref, ok := v.Release(m.Version); !ok || ref.Digest != digest {
-		return control.Refused(fmt.Errorf("inject: the signed metadata beside the bundle name another release %d", m.Version), "")
+		return nil, control.Refused(fmt.Errorf("the signed metadata beside the bundle name another release %d", m.Version), "run `moult inject` with that very bundle")
 	}
-	if !b.a.ask(func() { err = b.a.judge(m, digest, v) }) {
-		return errStopped
+	if !b.a.ask(func() { err = b.a.judge(m, digest, v, signed.Orders) }) {
+		err = errStopped
 	}
-	return err
+	return v, err
 }
 
-func (a *Agent) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified) error {
+func (a *Agent) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified, orders map[bundle.Version][]byte) error {
 	if n, found := trust.Conflict(a.trust, v); found {
 		if raw, err := v.Set().Marshal(); err == nil {
 			a.keepEvidence(n, raw)
 		}
-		return control.Refused(fmt.Errorf("inject: release %d is known here with other content: both are signed, neither is started", n), "publish a newer release")
+		return control.Refused(fmt.Errorf("release %d is known here with other content: both are signed, neither is started", n), "publish a newer release")
 	}
-	head := a.trust.Head()
-	switch {
-	case m.Version == head:
-		if _, ok := a.trust.Order(m.Version); ok {
-			return control.Refused(fmt.Errorf("inject: release %d is here already", head), "`moult status` shows how far it is")
-		}
-	case m.Version < head:
-		return control.Refused(fmt.Errorf("inject: release %d is older than release %d, which is here", m.Version, head), "build the next release on top of it")
-	case head != 0 && m.Version != head+1:
-		return control.Refused(fmt.Errorf("inject: release %d skips: the newest here is %d", m.Version, head), fmt.Sprintf("inject release %d first", head+1))
+	if err := CheckRelease(a.trust, m, digest); err != nil {
+		return err
 	}
-	if m.Version != head {
-		if ref, ok := a.trust.Release(head); ok && m.Previous != ref.Digest {
-			return control.Refused(fmt.Errorf("inject: release %d follows another release %d than the one here", m.Version, head), "build it on top of the release that was injected")
+	nodes := map[bundle.Class][]bundle.Platform{}
+	for r := range a.view.Snapshot().All() {
+		if !r.Left {
+			nodes[r.Class] = append(nodes[r.Class], r.Platform)
 		}
 	}
-	return a.judgePlatforms(m)
-}
-
-// judgePlatforms refuses a release that no node could run: a mistake in
-// packing, better found before it spreads.
-func (a *Agent) judgePlatforms(m *bundle.Manifest) error {
-	for class, cu := range m.Classes {
-		var offered, needed []bundle.Platform
-		for _, art := range cu.Artifacts {
-			offered = append(offered, art.Platform)
-		}
-		usable := false
-		for r := range a.view.Snapshot().All() {
-			if r.Class != class {
-				continue
-			}
-			needed = append(needed, r.Platform)
-			usable = usable || slices.Contains(offered, r.Platform)
-		}
-		if len(needed) > 0 && !usable {
-			return control.Refused(fmt.Errorf("inject: release %d has class %s for %v only, and the nodes run on %v", m.Version, class, offered, uniq(needed)),
-				"add an artifact block for that platform to the release spec")
+	if err := CheckPlatforms(m, nodes); err != nil {
+		return err
+	}
+	if v.Digest() == a.trust.Digest() {
+		return control.Refused(fmt.Errorf("release %d is here already, without a rollout order", m.Version), "`moult inject` without --no-order hands one over")
+	}
+	if _, err := trust.Verify(a.firstRoot, a.trust, v.Set()); err != nil {
+		return Refusal(err)
+	}
+	for n, data := range orders {
+		if err := a.checkOrder(v, n, data); err != nil {
+			return control.Refused(err, "somebody else has changed the rollout meanwhile: look at `moult status`, and try again")
 		}
 	}
 	return nil
-}
-
-func uniq(ps []bundle.Platform) []bundle.Platform {
-	var out []bundle.Platform
-	for _, p := range ps {
-		if !slices.Contains(out, p) {
-			out = append(out, p)
-		}
-	}
-	return out
 }
 
 // keep stores what the bundle brings: documents, rules and every platform's

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -15,6 +17,7 @@ import (
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/build"
+	"moult/store/bundle/trust"
 )
 
 func bundleCommand() *cli.Command {
@@ -60,6 +63,9 @@ func buildBundle(c *cli.Context) error {
 		return err
 	}
 	spec, err := build.Load(c.String("f"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return failedf("name the release spec with -f", "%w", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -96,25 +102,20 @@ func withBundle(c *cli.Context, do func(*archive.Bundle) error) error {
 		return err
 	}
 	if c.String("root") == "" {
-		return misusef("it is the root.json that `moult trust init` made", "moult %s takes the cluster's first root: --root FILE", c.Command.HelpName)
+		return misusef("it is the root.json that `moult trust init` made", "%s takes the cluster's first root: --root FILE", commandName(c))
 	}
-	root, err := readBounded(c.String("root"), 1<<20)
+	root, err := readBounded(c.String("root"), trust.MaxRootBytes)
+	if err == nil {
+		_, err = trust.Genesis(root)
+	}
+	if err != nil {
+		return failedf("it is the root.json that `moult trust init` made", "read the cluster's first root %s: %w", c.String("root"), err)
+	}
+	b, f, err := openBundle(path, root)
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open bundle: %w", err)
-	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("open bundle: %w", err)
-	}
-	b, err := archive.Open(f, fi.Size(), root, nil)
-	if err != nil {
-		return refusedf("", "open bundle %s: %w", path, err)
-	}
 	return do(b)
 }
 

@@ -2,14 +2,18 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"moult/agent"
 	"moult/agent/control"
+	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
 )
 
@@ -53,11 +57,54 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// positive reads a flag that is a time and must not be 0 or less.
+func positive(c *cli.Context, flag string) (time.Duration, error) {
+	d := c.Duration(flag)
+	if d <= 0 {
+		return 0, misusef(seeHelp(c), "--%s %v: want a time above 0, such as 30s or 24h", flag, d)
+	}
+	return d, nil
+}
+
 // openTrust opens the trust folder that the flags name.
 func openTrust(c *cli.Context) (*trust.Folder, error) {
+	const hint = "name the trust folder with --trust or MOULT_TRUST; `moult trust init FOLDER` makes a new one"
 	dir := c.String("trust")
-	if _, err := os.Stat(dir); err != nil {
-		return nil, fmt.Errorf("open the trust folder: %w", err)
+	f, err := trust.OpenFolder(dir, time.Now())
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, statErr := os.Stat(dir); statErr != nil {
+			return nil, failedf(hint, "open the trust folder: %w", statErr)
+		}
+		return nil, failedf(hint, "%w", err)
 	}
-	return trust.OpenFolder(dir, time.Now())
+	return f, err
+}
+
+// openBundle opens and checks a bundle file. The caller closes it, after the
+// last use of the bundle.
+func openBundle(path string, firstRoot []byte) (*archive.Bundle, *os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, failedf("name the file that `moult bundle build` wrote", "open bundle: %w", err)
+	}
+	b, err := checkBundle(f, firstRoot)
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return b, f, nil
+}
+
+func checkBundle(f *os.File, firstRoot []byte) (*archive.Bundle, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("open bundle: %w", err)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, failedf("name the file that `moult bundle build` wrote", "open bundle: %s is not a file", f.Name())
+	}
+	b, err := archive.Open(f, fi.Size(), firstRoot, nil)
+	if err != nil {
+		return nil, agent.Refusal(fmt.Errorf("%s: %w", f.Name(), err))
+	}
+	return b, nil
 }

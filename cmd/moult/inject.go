@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"moult/agent"
 	"moult/agent/control"
 	"moult/agent/schedule"
 	"moult/store/bundle"
@@ -38,18 +40,24 @@ func inject(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("inject: %w", err)
-	}
-	defer f.Close()
-	api := client(c)
-	signed, version, err := prepareInjection(c, api, f)
+	timeout, err := positive(c, "timeout")
 	if err != nil {
 		return err
 	}
-	if _, err := f.Seek(0, 0); err != nil {
-		return fmt.Errorf("inject %s: %w", path, err)
+	f, err := os.Open(path)
+	if err != nil {
+		return failedf("name the file that `moult bundle build` wrote", "inject: %w", err)
+	}
+	defer f.Close()
+	api := client(c)
+	var signed *control.Signed
+	if !c.Bool("no-order") {
+		if signed, err = prepareInjection(c, api, f); err != nil {
+			return fmt.Errorf("inject: %w", err)
+		}
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("inject: %w", err)
 	}
 	accepted, err := api.Inject(c.Context, f, signed)
 	if err != nil {
@@ -59,7 +67,7 @@ func inject(c *cli.Context) error {
 	if !c.Bool("wait") {
 		return nil
 	}
-	s, err := waitStatus(c.Context, api, version, c.Duration("timeout"), nil)
+	s, err := waitStatus(c.Context, api, accepted.Version, timeout, nil)
 	if s != nil {
 		if perr := (statusPrinter{w: c.App.Writer}).print(*s); perr != nil {
 			return perr
@@ -68,57 +76,70 @@ func inject(c *cli.Context) error {
 	return err
 }
 
-// prepareInjection checks the bundle and makes what the operator must sign
-// for it; nil where no order is wanted.
-func prepareInjection(c *cli.Context, api *control.Client, f *os.File) (*control.Signed, bundle.Version, error) {
-	if c.Bool("no-order") {
-		return nil, 0, nil
-	}
+// prepareInjection checks the bundle and makes what the operator must sign for it.
+func prepareInjection(c *cli.Context, api *control.Client, f *os.File) (*control.Signed, error) {
 	folder, err := openTrust(c)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, misusef("name the trust folder with --trust, or leave the order to the operator with --no-order", "inject: %w", err)
+		return nil, failedf("name the trust folder with --trust, or leave the order to the operator with --no-order", "%w", err)
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer folder.Close()
-	fi, err := f.Stat()
+	b, err := checkBundle(f, folder.FirstRoot())
 	if err != nil {
-		return nil, 0, fmt.Errorf("inject: %w", err)
+		return nil, err
 	}
-	b, err := archive.Open(f, fi.Size(), folder.FirstRoot(), nil)
-	if err != nil {
-		return nil, 0, refusedf("", "inject %s: %w", f.Name(), err)
-	}
-	signed, err := signFirstOrder(c.Context, api, folder, b)
-	if err != nil {
-		return nil, 0, fmt.Errorf("inject %s: %w", f.Name(), err)
-	}
-	return signed, b.Head().Version, nil
+	return signFirstOrder(c.Context, api, folder, b)
 }
 
 // signFirstOrder makes and signs the order that begins the rollout of a
-// bundle's release, on top of what the peer and the bundle hold.
+// bundle's release, on top of what the peer and the bundle hold. Nothing is
+// signed for a release that the peer would refuse: an order, once signed, binds.
 func signFirstOrder(ctx context.Context, api *control.Client, folder *trust.Folder, b *archive.Bundle) (*control.Signed, error) {
 	peer, err := api.Trust(ctx)
 	if err != nil {
+		return nil, err
+	}
+	status, err := api.Status(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := fits(folder, b, peer, status); err != nil {
 		return nil, err
 	}
 	if err := absorb(folder, peer.Set); err != nil {
 		return nil, err
 	}
 	if _, err := folder.Absorb(b.Trust().Set()); err != nil {
-		return nil, refusedf("", "%w", err)
-	}
-	status, err := api.Status(ctx, false)
-	if err != nil {
-		return nil, err
+		return nil, agent.Refusal(err)
 	}
 	order, err := firstOrder(folder, b, peer, status)
 	if err != nil {
 		return nil, err
 	}
 	return addOrder(folder, order)
+}
+
+// fits reports why the peer would refuse the bundle's release.
+func fits(folder *trust.Folder, b *archive.Bundle, peer control.Trust, status control.Status) error {
+	set, err := trust.ParseSet(peer.Set)
+	if err != nil {
+		return fmt.Errorf("read the agent's metadata: %w", err)
+	}
+	inForce, err := trust.Verify(folder.FirstRoot(), nil, set)
+	if err != nil {
+		return otherCluster(err)
+	}
+	m := b.Head()
+	if err := agent.CheckRelease(inForce, m, bundle.Sum(b.ManifestBytes(m.Version))); err != nil {
+		return err
+	}
+	nodes := map[bundle.Class][]bundle.Platform{}
+	for _, n := range status.Nodes {
+		nodes[n.Class] = append(nodes[n.Class], n.Platform)
+	}
+	return agent.CheckPlatforms(m, nodes)
 }
 
 // firstOrder returns the order that begins the rollout of the bundle's

@@ -93,7 +93,7 @@ func setUsageErrors(commands []*cli.Command) {
 		if len(c.Subcommands) > 0 && c.Action == nil {
 			c.Action = func(ctx *cli.Context) error {
 				if ctx.Args().Present() {
-					return misusef("see `moult "+ctx.Command.Name+" --help`", "there is no command \"%s %s\"", ctx.Command.Name, ctx.Args().First())
+					return misusef(seeHelp(ctx), "there is no command \"%s %s\"", commandName(ctx), ctx.Args().First())
 				}
 				return cli.ShowSubcommandHelp(ctx)
 			}
@@ -102,11 +102,20 @@ func setUsageErrors(commands []*cli.Command) {
 }
 
 func usageError(c *cli.Context, err error, _ bool) error {
+	return misusef(seeHelp(c), "%v", err)
+}
+
+// commandName is what follows "moult" on the command line.
+func commandName(c *cli.Context) string {
+	return strings.TrimPrefix(c.Command.HelpName, "moult ")
+}
+
+func seeHelp(c *cli.Context) string {
 	name := "moult"
-	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "moult" {
-		name = "moult " + c.Command.Name
+	if c.Command != nil && c.Command.HelpName != "" {
+		name = c.Command.HelpName
 	}
-	return misusef("see `"+name+" --help`", "%v", err)
+	return "see `" + name + " --help`"
 }
 
 // exitError is an error that chooses its own exit code and hint.
@@ -121,6 +130,11 @@ func (e *exitError) Unwrap() error { return e.err }
 
 func misusef(hint, format string, args ...any) error {
 	return &exitError{code: exitMisuse, hint: hint, err: fmt.Errorf(format, args...)}
+}
+
+// failedf is for errors that would not tell by themselves what to do next.
+func failedf(hint, format string, args ...any) error {
+	return &exitError{code: exitFailed, hint: hint, err: fmt.Errorf(format, args...)}
 }
 
 func refusedf(hint, format string, args ...any) error {
@@ -150,7 +164,7 @@ func classify(err error) (code int, hint string) {
 // noArgs refuses arguments that a command does not take.
 func noArgs(c *cli.Context) error {
 	if c.Args().Present() {
-		return misusef("see `moult "+c.Command.Name+" --help`", "moult %s takes no argument, got %q", c.Command.Name, c.Args().First())
+		return misusef(seeHelp(c), "%s takes no argument, got %q", commandName(c), c.Args().First())
 	}
 	return nil
 }
@@ -158,7 +172,7 @@ func noArgs(c *cli.Context) error {
 // oneArg returns the one argument that a command takes.
 func oneArg(c *cli.Context, what string) (string, error) {
 	if c.NArg() != 1 {
-		return "", misusef("see `moult "+c.Command.Name+" --help`", "moult %s takes one argument, %s; got %d (flags come before it)", c.Command.Name, what, c.NArg())
+		return "", misusef(seeHelp(c), "%s takes one argument, %s; got %d (flags come before it)", commandName(c), what, c.NArg())
 	}
 	return c.Args().First(), nil
 }

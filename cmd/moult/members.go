@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
@@ -45,7 +46,12 @@ func joinCommand() *cli.Command {
 		Flags:     []cli.Flag{agentFlag()},
 		Action: func(c *cli.Context) error {
 			if !c.Args().Present() {
-				return misusef("see `moult join --help`", "moult join takes the address of at least one peer")
+				return misusef(seeHelp(c), "join takes the address of at least one peer")
+			}
+			for _, addr := range c.Args().Slice() {
+				if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
+					return misusef("a peer's address is its `bind` or `advertise`, such as 10.0.0.4:7946", "join %s: want HOST:PORT", addr)
+				}
 			}
 			n, err := client(c).Join(c.Context, c.Args().Slice())
 			if err != nil {

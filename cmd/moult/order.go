@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"moult/agent"
 	"moult/agent/control"
 	"moult/agent/schedule"
 	"moult/store/bundle"
@@ -118,6 +120,9 @@ func signOrder(c *cli.Context, f change) error {
 			return refusedf("leave out --release", "retry under the order of release %d: that of release %d is newer, and no node goes down under an older one", release, v)
 		}
 	}
+	if release == 0 {
+		return refusedf("hand a release in with `moult inject`", "this agent knows of no rollout to %s", c.Command.Name)
+	}
 	old, err := orderInForce(folder, peer, release)
 	if err != nil {
 		return err
@@ -182,10 +187,19 @@ func addOrder(folder *trust.Folder, o *schedule.Order) (*control.Signed, error) 
 func absorb(folder *trust.Folder, set []byte) error {
 	s, err := trust.ParseSet(set)
 	if err != nil {
-		return fmt.Errorf("take over the peer's metadata: %w", err)
+		return fmt.Errorf("read the agent's metadata: %w", err)
 	}
 	if _, err := folder.Absorb(s); err != nil {
-		return fmt.Errorf("take over the peer's metadata: %w", err)
+		return otherCluster(err)
 	}
 	return nil
+}
+
+// otherCluster explains why a trust folder cannot use what an agent has: most
+// often it is that of another cluster.
+func otherCluster(err error) error {
+	if errors.Is(err, trust.ErrUntrusted) {
+		return refusedf("use the trust folder of the agent's cluster: `moult status` shows which it is", "the agent's metadata are not those of this trust folder: %w", err)
+	}
+	return agent.Refusal(err)
 }

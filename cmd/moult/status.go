@@ -51,7 +51,11 @@ func showStatus(c *cli.Context) error {
 	case c.Bool("w"):
 		return watchStatus(c.Context, api, p, c.Bool("live"))
 	case c.Bool("wait"):
-		s, err := waitStatus(c.Context, api, bundle.Version(c.Uint64("release")), c.Duration("timeout"), nil)
+		timeout, err := positive(c, "timeout")
+		if err != nil {
+			return err
+		}
+		s, err := waitStatus(c.Context, api, bundle.Version(c.Uint64("release")), timeout, nil)
 		if s != nil {
 			if perr := p.print(*s); perr != nil {
 				return perr

@@ -29,7 +29,11 @@ func trustCommand() *cli.Command {
 					if err != nil {
 						return err
 					}
-					if err := trust.Init(dir, trust.InitOptions{Now: time.Now(), Expires: c.Duration("expires")}); err != nil {
+					lasts, err := positive(c, "expires")
+					if err != nil {
+						return err
+					}
+					if err := trust.Init(dir, trust.InitOptions{Now: time.Now(), Expires: lasts}); err != nil {
 						return err
 					}
 					return describeTrust(c, dir)
@@ -40,18 +44,14 @@ func trustCommand() *cli.Command {
 				Usage: "replace a role's key by a new one, signed by the root key",
 				Flags: []cli.Flag{trustFlag(), &cli.StringFlag{Name: "role", Usage: "`ROLE` whose key is replaced: publisher, operator or root"}},
 				Action: func(c *cli.Context) error {
-					return withTrust(c, func(f *trust.Folder) error {
-						switch role := c.String("role"); role {
-						case "publisher":
-							return f.RotatePublisher()
-						case "operator":
-							return f.RotateOperator()
-						case "root":
-							return f.RotateRoot()
-						default:
-							return misusef("use --role publisher, operator or root", "there is no role %q to rotate", role)
-						}
-					})
+					role := c.String("role")
+					rotate := map[string]func(*trust.Folder) error{
+						"publisher": (*trust.Folder).RotatePublisher, "operator": (*trust.Folder).RotateOperator, "root": (*trust.Folder).RotateRoot,
+					}[role]
+					if rotate == nil {
+						return misusef("use --role publisher, operator or root", "there is no role %q to rotate", role)
+					}
+					return withTrust(c, rotate)
 				},
 			},
 			{
@@ -59,7 +59,11 @@ func trustCommand() *cli.Command {
 				Usage: "sign the metadata again with a later expiry",
 				Flags: []cli.Flag{trustFlag(), expires},
 				Action: func(c *cli.Context) error {
-					return withTrust(c, func(f *trust.Folder) error { return f.Refresh(c.Duration("expires")) })
+					lasts, err := positive(c, "expires")
+					if err != nil {
+						return err
+					}
+					return withTrust(c, func(f *trust.Folder) error { return f.Refresh(lasts) })
 				},
 			},
 			{

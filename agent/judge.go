@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"moult/agent/control"
+	"moult/store/bundle"
+	"moult/store/bundle/archive"
+	"moult/store/bundle/trust"
+)
+
+// advice tells what to do about a bundle or signed metadata that is refused,
+// by what is wrong with it.
+var advice = []struct {
+	err  error
+	hint string
+}{
+	{archive.ErrCorrupt, "copy it again from where it was built, and check it with `moult bundle verify`"},
+	{bundle.ErrTooNew, "upgrade moult itself first"},
+	{trust.ErrConflict, "publish the next number, and find out who else holds the publisher's key"},
+	{trust.ErrRollback, "somebody has signed something newer since: build or sign it again on top of that"},
+	{trust.ErrUntrusted, "build and sign it with the trust folder of this cluster: `moult bundle inspect --root ROOT` tells whether it was"},
+	{trust.ErrMalformed, "it was not written by moult: build or sign it again"},
+	{bundle.ErrMalformed, "its manifest was not written by moult: build it again"},
+	{bundle.ErrNotCanonical, "its manifest was not written by moult: build it again"},
+	{bundle.ErrInvalid, "its manifest was not written by moult: build it again"},
+}
+
+// Refusal makes an error about a bundle or signed metadata one that refuses,
+// with advice, where it is the content that is wrong. Other errors, such as a
+// disk that cannot be read, stay as they are.
+func Refusal(err error) error {
+	for _, a := range advice {
+		if errors.Is(err, a.err) {
+			return control.Refused(err, a.hint)
+		}
+	}
+	return err
+}
+
+// CheckRelease reports why a peer must not take release m, whose manifest has
+// this digest, on top of what it has. It decides only by what is signed.
+func CheckRelease(inForce *trust.Verified, m *bundle.Manifest, digest bundle.Digest) error {
+	head := inForce.Head()
+	ref, known := inForce.Release(m.Version)
+	_, ordered := inForce.Order(m.Version)
+	switch {
+	case known && ref.Digest != digest:
+		return control.Refused(fmt.Errorf("release %d is known here with other content", m.Version),
+			"both are signed: publish the next number, and find out who else holds the publisher's key")
+	case m.Version < head:
+		return control.Refused(fmt.Errorf("release %d is older than release %d, which is here", m.Version, head), "build the next release on top of that")
+	case m.Version == head && ordered:
+		return control.Refused(fmt.Errorf("release %d is here already", head), "`moult status` shows how far it is")
+	case m.Version == head:
+		return nil // handed over before, without an order
+	case head != 0 && m.Version != head+1:
+		return control.Refused(fmt.Errorf("release %d skips: the newest here is %d", m.Version, head), fmt.Sprintf("inject release %d first", head+1))
+	}
+	if previous, ok := inForce.Release(head); ok && m.Previous != previous.Digest {
+		return control.Refused(fmt.Errorf("release %d follows another release %d than the one here", m.Version, head), "build it on top of the release that was injected")
+	}
+	return nil
+}
+
+// CheckPlatforms refuses a release that no node of some class could run: a
+// mistake in packing, better found before it spreads. nodes has the platforms
+// of the nodes of each class.
+func CheckPlatforms(m *bundle.Manifest, nodes map[bundle.Class][]bundle.Platform) error {
+	for class, cu := range m.Classes {
+		needed := nodes[class]
+		var offered []bundle.Platform
+		usable := len(needed) == 0
+		for _, art := range cu.Artifacts {
+			offered = append(offered, art.Platform)
+			usable = usable || slices.Contains(needed, art.Platform)
+		}
+		if !usable {
+			return control.Refused(fmt.Errorf("release %d has class %s for %s only, and its nodes run on %s", m.Version, class, platformNames(offered), platformNames(needed)),
+				"add an artifact block for that platform to the release spec, and build again")
+		}
+	}
+	return nil
+}
+
+// platformNames lists platforms, each once.
+func platformNames(ps []bundle.Platform) string {
+	var names []string
+	for _, p := range ps {
+		names = append(names, p.String())
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ", ")
+}
