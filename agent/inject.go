@@ -16,6 +16,10 @@ import (
 // Inject takes a bundle whole into a temporary file, checks every byte of it,
 // and only then keeps anything.
 func (b api) Inject(ctx context.Context, r io.Reader, signed *control.Signed) (control.Accepted, error) {
+	if !b.a.ask(func() { b.a.injecting++ }) {
+		return control.Accepted{}, errStopped
+	}
+	defer b.a.ask(func() { b.a.injecting-- })
 	f, err := os.CreateTemp(b.a.cfg.Data, ".inject-*")
 	if err != nil {
 		return control.Accepted{}, fmt.Errorf("inject: %w", err)
