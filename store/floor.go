@@ -31,6 +31,8 @@ type Floor struct {
 	// Obeys: this node never again goes down under an order of an earlier
 	// release.
 	Obeys bundle.Version `json:"obeys"`
+	// Settled is the newest version that this node has said it settled at.
+	Settled bundle.Version `json:"settled"`
 	// Cluster is the digest of the cluster's first root; once set it stays.
 	Cluster bundle.Digest `json:"cluster"`
 }
@@ -61,6 +63,7 @@ func (f Floor) lowered(g Floor) error {
 		signed("ended count", int64(f.EndedCount), int64(g.EndedCount))
 	}
 	low("obeyed release", uint64(f.Obeys), uint64(g.Obeys))
+	low("settled version", uint64(f.Settled), uint64(g.Settled))
 	if !f.Cluster.IsZero() && g.Cluster != f.Cluster {
 		errs = append(errs, fmt.Errorf("cluster would change from %s to %s", f.Cluster.Short(), g.Cluster.Short()))
 	}
@@ -87,6 +90,7 @@ func (f Floor) join(g Floor) Floor {
 		f.EndedCount = max(f.EndedCount, g.EndedCount)
 	}
 	f.Obeys = max(f.Obeys, g.Obeys)
+	f.Settled = max(f.Settled, g.Settled)
 	if f.Cluster.IsZero() {
 		f.Cluster = g.Cluster
 	}

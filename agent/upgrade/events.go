@@ -22,6 +22,9 @@ type (
 	// Retry says that the rollout order gives a held node another attempt at
 	// the release that it failed.
 	Retry struct{ Release bundle.Version }
+	// Reminded says what peers have heard this node say: its data folder may be
+	// older than that. Version and all else in it never take effect as lower.
+	Reminded struct{ Promises }
 	// Go says that the schedule lets the node go down for Goal.
 	Go struct{ Goal bundle.Version }
 
@@ -62,6 +65,7 @@ func (Target) event()      {}
 func (Withdrawn) event()   {}
 func (Retry) event()       {}
 func (Go) event()          {}
+func (Reminded) event()    {}
 func (Staged) event()      {}
 func (Drained) event()     {}
 func (Transformed) event() {}

@@ -117,6 +117,8 @@ func (m *Machine) Step(e Event) {
 		if m.state.Phase == Held && m.state.EndedRelease == e.Release {
 			m.retry()
 		}
+	case Reminded:
+		m.reminded(e.Promises)
 	case Go:
 		if m.state.Phase == Waiting && m.state.Goal == e.Goal {
 			m.enter(Draining)
@@ -205,6 +207,29 @@ func (m *Machine) target(e Target) {
 		return
 	}
 	m.enter(Fetching)
+}
+
+// reminded takes over promises that this state does not know. An attempt under
+// way is not disturbed; a node that would begin one under an order that it has
+// promised not to obey any more goes back to what it runs.
+func (m *Machine) reminded(p Promises) {
+	s := &m.state
+	was := *s
+	s.Said = max(s.Said, p.Settled)
+	s.Obeys = max(s.Obeys, p.Obeys)
+	if p.EndedRelease > s.EndedRelease {
+		s.EndedRelease, s.EndedCount = p.EndedRelease, p.EndedCount
+	} else if p.EndedRelease == s.EndedRelease {
+		s.EndedCount = max(s.EndedCount, p.EndedCount)
+	}
+	if s.Said == was.Said && s.Obeys == was.Obeys && s.EndedRelease == was.EndedRelease && s.EndedCount == was.EndedCount {
+		return
+	}
+	if (s.Phase == Fetching || s.Phase == Waiting) && s.Goal < s.Obeys {
+		m.withdrawn(Withdrawn{Reason: "this data folder is older than what the node has said: it has promised to obey a newer order"})
+		return
+	}
+	m.save = true
 }
 
 func (m *Machine) withdrawn(e Withdrawn) {

@@ -14,6 +14,7 @@ import (
 // TestScripts runs the interleavings in testdata. Commands:
 //
 //	new [adopted=V]          a fresh machine
+//	new restored=V settled=V one whose journal is lost
 //	target goal=V path=V,…   and the other events, by their names in lower case;
 //	                         those that answer an action take its step, or
 //	                         step=N for another
@@ -41,6 +42,10 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.saved = State{}
 		if v, ok := versionArg(t, d, "adopted"); ok {
 			s.saved = Adopted(v)
+		}
+		if v, ok := versionArg(t, d, "restored"); ok {
+			settled, _ := versionArg(t, d, "settled")
+			s.saved = Restored(v, Promises{Settled: settled})
 		}
 		s.restart(t)
 	case "crash":
@@ -92,6 +97,11 @@ func (s *script) event(t *testing.T, d *datadriven.TestData) Event {
 		return Withdrawn{Reason: reason}
 	case "retry":
 		return Retry{Release: goal}
+	case "reminded":
+		obeys, _ := versionArg(t, d, "obeys")
+		settled, _ := versionArg(t, d, "settled")
+		ended, _ := versionArg(t, d, "ended")
+		return Reminded{Promises{Settled: settled, Obeys: obeys, EndedRelease: ended, EndedCount: 1}}
 	case "go":
 		return Go{Goal: goal}
 	case "staged":
@@ -152,6 +162,9 @@ func describe(todo Todo) string {
 		}
 		if s.EndedRelease != 0 {
 			fmt.Fprintf(&b, " ended=%d×%d", s.EndedRelease, s.EndedCount)
+		}
+		if s.Said > s.Version {
+			fmt.Fprintf(&b, " claims=%d", s.Claims())
 		}
 		if s.Reason != "" {
 			fmt.Fprintf(&b, " reason=%q", s.Reason)

@@ -77,9 +77,17 @@ type State struct {
 	// without settling. They only grow (in that order of significance).
 	EndedRelease bundle.Version `json:"ended_release,omitempty"`
 	EndedCount   int            `json:"ended_count,omitempty"`
+	// Said is the newest version that this node is known to have settled at,
+	// though its data folder, older than that, no longer shows it. What it has
+	// said once it goes on saying: peers count on it.
+	Said bundle.Version `json:"said,omitempty"`
 	// Reason says why the node is held, rolled back or retrying, for people.
 	Reason string `json:"reason,omitempty"`
 }
+
+// Claims returns the version that the node tells others: it never goes down,
+// not even when the state does.
+func (s State) Claims() bundle.Version { return max(s.Version, s.Said) }
 
 // admitted reports whether the software of Goal may have been open to callers
 // in this attempt, so that its slot may hold acknowledged writes.
@@ -144,6 +152,29 @@ type Release struct {
 	Version bundle.Version
 	// Changes is true where the release has a class upgrade for this node's class.
 	Changes bool
+}
+
+// Restored returns the state of a node whose journal is lost: slot is the
+// release of its live slot, and floor what the node had said before. A slot
+// that is newer than what was settled had been admitted: its probing goes on.
+func Restored(slot bundle.Version, floor Promises) State {
+	s := State{
+		Phase: Current, Version: slot, Running: slot, Served: true, Said: floor.Settled,
+		Obeys: floor.Obeys, EndedRelease: floor.EndedRelease, EndedCount: floor.EndedCount,
+	}
+	if floor.Settled != 0 && slot > floor.Settled {
+		s.Phase, s.Version = Probing, floor.Settled
+		s.Goal, s.Path, s.Done = slot, []bundle.Version{slot}, 1
+	}
+	return s
+}
+
+// Promises are what a node has told others and must not take back.
+type Promises struct {
+	Settled      bundle.Version
+	Obeys        bundle.Version
+	EndedRelease bundle.Version
+	EndedCount   int
 }
 
 // ErrGap is returned by PathTo where a release between is not known.
