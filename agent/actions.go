@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"moult/agent/upgrade"
@@ -15,6 +17,9 @@ import (
 // restore brings back the machine as it was before the restart, or makes the
 // first one.
 func (a *Agent) restore() error {
+	if err := a.removeLeftovers(); err != nil {
+		return err
+	}
 	if err := a.restoreView(); err != nil {
 		return err
 	}
@@ -29,49 +34,57 @@ func (a *Agent) restore() error {
 	if a.machine, err = upgrade.New(state); err != nil {
 		return err
 	}
+	a.saved = a.machine.State()
 	return a.restoreTrust()
 }
 
-// lastState is the newest state in the journal, or what the slots say where
-// there is no journal: the node's first start, or a lost database.
-func (a *Agent) lastState() (upgrade.State, error) {
-	var last []byte
-	err := a.store.Journal(0, func(e store.Entry) error {
-		if e.Kind == journalUpgrade {
-			last = e.Data
+// removeLeftovers clears away what injections left that a crash ended.
+func (a *Agent) removeLeftovers() error {
+	left, err := filepath.Glob(filepath.Join(a.cfg.Data, injectPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("clear away an unfinished injection: %w", err)
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+// lastState is the state as last saved, or what the slots say where none is:
+// at the node's first start, or after the loss of the database.
+func (a *Agent) lastState() (upgrade.State, error) {
+	data, ok, err := a.store.Get(bucketMachine, keyState)
 	if err != nil {
 		return upgrade.State{}, err
 	}
-	if last != nil {
-		return upgrade.ParseState(last)
+	if ok {
+		return upgrade.ParseState(data)
 	}
 	return a.firstState()
 }
 
 func (a *Agent) firstState() (upgrade.State, error) {
+	f := a.store.Floor()
+	promises := upgrade.Promises{Settled: f.Settled, Obeys: f.Obeys, EndedRelease: f.EndedRelease, EndedCount: f.EndedCount}
 	v, ok, err := a.slots.Current()
-	if err != nil {
+	switch {
+	case err != nil:
+		return upgrade.State{}, err
+	case ok:
+		return upgrade.Restored(v, promises), nil
+	case a.cfg.Adopt == nil:
+		return upgrade.State{
+			Phase: upgrade.Current, Said: f.Settled, Obeys: f.Obeys, EndedRelease: f.EndedRelease, EndedCount: f.EndedCount,
+		}, nil
+	}
+	v = a.cfg.Adopt.Version
+	a.log.Info("taking over the software's state", "version", v, "from", a.cfg.Adopt.State)
+	if err := a.slots.Adopt(v, a.cfg.Adopt.State); err != nil {
 		return upgrade.State{}, err
 	}
-	if !ok {
-		if a.cfg.Adopt == nil {
-			return upgrade.State{Phase: upgrade.Current}, nil
-		}
-		v = a.cfg.Adopt.Version
-		a.log.Info("taking over the software's state", "version", v, "from", a.cfg.Adopt.State)
-		if err := a.slots.Adopt(v, a.cfg.Adopt.State); err != nil {
-			return upgrade.State{}, err
-		}
-		return upgrade.Adopted(v), nil
-	}
-	f := a.store.Floor()
-	s := upgrade.Adopted(v)
-	s.Obeys, s.EndedRelease, s.EndedCount = f.Obeys, f.EndedRelease, f.EndedCount
-	s.Served = a.store.Damage() != nil
-	return s, nil
+	return upgrade.Adopted(v), nil
 }
 
 // begin starts what the restored machine waits for.
@@ -80,8 +93,16 @@ func (a *Agent) begin() {
 	a.carryOut()
 }
 
-// step tells the machine what happened, and carries out what follows.
+// step tells the machine what happened, and carries out what follows. While
+// the state before that could not be made durable, events wait.
 func (a *Agent) step(e upgrade.Event) {
+	if a.broken != nil {
+		return
+	}
+	if a.stuck() {
+		a.unsaved = append(a.unsaved, e)
+		return
+	}
 	before := a.machine.State()
 	a.machine.Step(e)
 	if s := a.machine.State(); s.Phase != before.Phase {
@@ -90,22 +111,45 @@ func (a *Agent) step(e upgrade.Event) {
 	a.carryOut()
 }
 
+// stuck reports that a state waits to be saved.
+func (a *Agent) stuck() bool { return a.machine.Todo().Save != nil }
+
+// goOn tries again to save what could not be saved for want of space.
+func (a *Agent) goOn() {
+	if a.broken != nil || !a.stuck() {
+		return
+	}
+	a.carryOut()
+	for len(a.unsaved) > 0 && !a.stuck() {
+		e := a.unsaved[0]
+		a.unsaved = a.unsaved[1:]
+		a.step(e)
+	}
+}
+
 // carryOut makes the machine's state durable, then starts its actions.
 func (a *Agent) carryOut() {
 	todo := a.machine.Todo()
-	if todo.Empty() {
+	if todo.Empty() || a.broken != nil {
 		return
 	}
-	if todo.Save != nil {
-		if err := a.save(*todo.Save); err != nil {
-			// Nothing has been started: the state that is on disk is the one to
-			// go on from, and only a restart can do that.
-			a.log.Error("the journal cannot be written, the agent ends; its node goes on", "err", err)
-			a.quit()
+	if s := todo.Save; s != nil {
+		err := a.save(*s)
+		if errors.Is(err, store.ErrNoSpace) {
+			a.trouble = "the disk is full: " + err.Error()
+			a.log.Error("the journal waits for space on the disk", "err", err)
 			return
 		}
-		a.fail.reach(todo.Save.Phase, "saved")
-		a.live.admitted = a.live.admitted && todo.Save.Phase == upgrade.Probing
+		if err != nil {
+			a.broken = err // what is on disk is what the next agent goes on from
+			return
+		}
+		if s.Step != a.saved.Step && a.cancel != nil {
+			a.cancel()
+		}
+		a.saved, a.trouble = *s, ""
+		a.fail.reach(s.Phase, "saved")
+		a.live.admitted = a.live.admitted && s.Phase == upgrade.Probing
 		a.route()
 		a.publish()
 	}
@@ -115,8 +159,8 @@ func (a *Agent) carryOut() {
 	}
 }
 
-// save appends the state to the journal, and to the floor what must survive
-// even the loss of the journal.
+// save writes the state and its journal entry, and to the floor what must
+// survive even the loss of the database.
 func (a *Agent) save(s upgrade.State) error {
 	data, err := s.Marshal()
 	if err != nil {
@@ -126,7 +170,11 @@ func (a *Agent) save(s upgrade.State) error {
 		if _, err := tx.Append(journalUpgrade, data); err != nil {
 			return err
 		}
+		if err := tx.Put(bucketMachine, keyState, data); err != nil {
+			return err
+		}
 		return tx.Raise(func(f *store.Floor) {
+			f.Settled = max(f.Settled, s.Claims())
 			f.Obeys = max(f.Obeys, s.Obeys)
 			if s.EndedRelease > f.EndedRelease {
 				f.EndedRelease, f.EndedCount = s.EndedRelease, 0
@@ -139,30 +187,80 @@ func (a *Agent) save(s upgrade.State) error {
 }
 
 // start begins one action. At most one action with an answer is under way: a
-// newer one ends the older.
+// newer one ends the older, and waits until it has returned.
 func (a *Agent) start(action upgrade.Action) {
 	if run, ok := action.(upgrade.Run); ok {
-		a.soft.keep(run.Version)
+		a.keepUp(run.Version)
 		return
 	}
 	if a.cancel != nil {
 		a.cancel()
 	}
 	ctx, cancel := a.untilStopped()
-	a.cancel = cancel
+	before, done := a.running, make(chan struct{})
+	a.cancel, a.running = cancel, done
 	phase := a.machine.State().Phase
 	perform := a.performer(action)
 	a.spawn(func() {
+		defer close(done)
 		defer cancel()
+		if before != nil {
+			<-before
+		}
 		answer := perform(ctx)
 		if ctx.Err() != nil || answer == nil {
 			return
 		}
 		a.post(func() {
 			a.fail.reach(phase, "done")
+			a.trouble, a.progress = "", 0
+			if f, ok := answer.(upgrade.Failed); ok && f.Later {
+				a.notBefore = time.Now().Add(retryLater)
+			}
 			a.step(answer)
 		})
 	})
+}
+
+// keepUp has the software of v kept up. Where its admission was recorded and
+// its slot not yet made the current one, that is done first: what it serves is
+// what a lost database must be restored to.
+func (a *Agent) keepUp(v bundle.Version) {
+	if current, ok, err := a.slots.Current(); err == nil && (!ok || current != v) && a.slots.Exists(v) {
+		if err := a.slots.Switch(v); err != nil {
+			a.alarm("the current slot is not the one that serves: %v", err)
+		}
+	}
+	a.soft.keep(v)
+}
+
+// final marks an error that trying again cannot mend.
+type final struct{ error }
+
+func (f final) Unwrap() error { return f.error }
+
+// insist does f until it succeeds, fails for good, or ctx ends, with growing
+// pauses; meanwhile the node's record says what the trouble is.
+func (a *Agent) insist(ctx context.Context, what string, f func() error) error {
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		err := f()
+		if _, done := errors.AsType[final](err); err == nil || done || ctx.Err() != nil {
+			return err
+		}
+		a.log.Warn(what+" failed, trying again", "in", pause, "err", err)
+		a.post(func() {
+			if ctx.Err() == nil {
+				a.trouble = what + ": " + err.Error()
+			}
+		})
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
 }
 
 // performer returns the function that carries out an action and returns its
@@ -172,24 +270,18 @@ func (a *Agent) performer(action upgrade.Action) func(context.Context) upgrade.E
 	s := a.machine.State()
 	switch x := action.(type) {
 	case upgrade.Fetch:
-		jobs, err := a.fetchJobs(x.Path)
 		return func(ctx context.Context) upgrade.Event {
-			if err == nil {
-				err = a.fetchAll(ctx, jobs)
-			}
+			err := a.insist(ctx, "fetch", func() error { return a.fetchPath(ctx, x.Path) })
 			return answer(x.Step, err, upgrade.Staged{Step: x.Step})
 		}
 	case upgrade.Drain:
 		return func(ctx context.Context) upgrade.Event {
-			return answer(x.Step, a.drain(ctx, s.Path), upgrade.Drained{Step: x.Step})
+			err := a.insist(ctx, "drain", func() error { return a.drain(ctx, s.Path) })
+			return answer(x.Step, err, upgrade.Drained{Step: x.Step})
 		}
 	case upgrade.Transform:
-		cu, err := a.classUpgrade(x.To)
 		return func(ctx context.Context) upgrade.Event {
-			if err == nil {
-				err = a.transform(ctx, cu, x)
-			}
-			return answer(x.Step, err, upgrade.Transformed{Step: x.Step, To: x.To})
+			return answer(x.Step, a.transform(ctx, x), upgrade.Transformed{Step: x.Step, To: x.To})
 		}
 	case upgrade.Launch:
 		return func(ctx context.Context) upgrade.Event {
@@ -211,7 +303,10 @@ func (a *Agent) performer(action upgrade.Action) func(context.Context) upgrade.E
 		}
 	case upgrade.Rollback:
 		return func(ctx context.Context) upgrade.Event {
-			return upgrade.RolledBack{Step: x.Step, Reason: a.rollBack(ctx, x, s.Path)}
+			// The attempt counts as ended, and others go on, only when the old
+			// software is up again.
+			err := a.insist(ctx, "roll back", func() error { return a.rollBack(ctx, x, s.Path) })
+			return answer(x.Step, err, upgrade.RolledBack{Step: x.Step})
 		}
 	}
 	panic(fmt.Sprintf("agent: unknown action %T", action))
@@ -238,39 +333,63 @@ func (a *Agent) classUpgrade(v bundle.Version) (bundle.ClassUpgrade, error) {
 	return cu, nil
 }
 
-// fetchJobs lists the artifacts that a path needs, for this platform.
-func (a *Agent) fetchJobs(path []bundle.Version) ([]bundle.Artifact, error) {
-	var jobs []bundle.Artifact
-	for _, v := range path {
-		cu, err := a.classUpgrade(v)
-		if err != nil {
-			return nil, err
+// needsOf lists the artifacts that a path needs, for this platform, and the
+// rules by which its releases answer each other's callers. It is called beside
+// the loop.
+func (a *Agent) needsOf(path []bundle.Version) (artifacts []bundle.Artifact, rules []bundle.Chunk, err error) {
+	if !a.ask(func() {
+		for _, v := range path {
+			var cu bundle.ClassUpgrade
+			if cu, err = a.classUpgrade(v); err != nil {
+				return
+			}
+			art, ok := cu.Artifact(a.platform)
+			if !ok {
+				err = final{fmt.Errorf("release %d has no software of class %s for %s: ask its publisher for one", v, a.cfg.Class, a.platform)}
+				return
+			}
+			artifacts = append(artifacts, art)
+			for _, so := range []bundle.Simulation{cu.Past, cu.Future} {
+				if so.Kind == bundle.SimulateRules && !a.depot.HasBlob(so.Rules.Digest) {
+					rules = append(rules, so.Rules)
+				}
+			}
 		}
-		art, ok := cu.Artifact(a.platform)
-		if !ok {
-			return nil, fmt.Errorf("release %d has no software of class %s for %s: ask its publisher for one", v, a.cfg.Class, a.platform)
-		}
-		jobs = append(jobs, art)
+	}) {
+		err = errStopped
 	}
-	return jobs, nil
+	return artifacts, rules, err
 }
 
-// fetchAll fetches, checks and unpacks artifacts.
-func (a *Agent) fetchAll(ctx context.Context, jobs []bundle.Artifact) error {
-	for i, art := range jobs {
+// fetchPath fetches, checks and unpacks the artifacts of a path, and fetches
+// its rules.
+func (a *Agent) fetchPath(ctx context.Context, path []bundle.Version) error {
+	artifacts, rules, err := a.needsOf(path)
+	if err != nil {
+		return err
+	}
+	for _, c := range rules {
+		if err := a.fetchBlob(ctx, c); err != nil {
+			return fmt.Errorf("rules %s: %w", c.Digest.Short(), err)
+		}
+	}
+	for i, art := range artifacts {
 		asm, err := a.depot.Begin(art)
 		if err != nil {
 			return err
 		}
 		done := make(chan struct{})
-		a.spawn(func() { a.reportProgress(done, asm.Progress, i, len(jobs)) })
+		a.spawn(func() { a.reportProgress(done, asm.Progress, i, len(artifacts)) })
 		err = a.fetch.Fetch(ctx, art, asm)
 		close(done)
 		if err == nil {
 			_, err = asm.Finish()
 		}
-		if err = closeWith(err, asm); err != nil {
-			return fmt.Errorf("fetch artifact %s: %w", art.Digest.Short(), err)
+		if err = closeWith(err, asm); err == nil {
+			_, err = a.depot.Ensure(ctx, art.Digest)
+		}
+		if err != nil {
+			return fmt.Errorf("artifact %s: %w", art.Digest.Short(), err)
 		}
 	}
 	return nil
@@ -315,20 +434,30 @@ func (a *Agent) removeSlots(path []bundle.Version) error {
 
 // transform makes one slot. A slot that is complete already was made by this
 // same attempt, before a crash: drain cleared away all others.
-func (a *Agent) transform(ctx context.Context, cu bundle.ClassUpgrade, x upgrade.Transform) error {
+func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 	if a.slots.Exists(x.To) {
 		return a.slots.Publish(x.To) // its folder may not have been synced
 	}
 	if x.From == 0 {
 		return a.slots.Create(x.To)
 	}
-	art, ok := cu.Artifact(a.platform)
-	if !ok {
-		return fmt.Errorf("release %d has no software for %s", x.To, a.platform)
-	}
-	dir, err := a.depot.Ensure(ctx, art.Digest)
+	var cu bundle.ClassUpgrade
+	var dir string
+	err := a.insist(ctx, "transform", func() error {
+		artifacts, _, err := a.needsOf([]bundle.Version{x.To})
+		if err != nil {
+			return err
+		}
+		if !a.ask(func() { cu, err = a.classUpgrade(x.To) }) {
+			err = errStopped
+		}
+		if err == nil {
+			dir, err = a.depot.Ensure(ctx, artifacts[0].Digest)
+		}
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("the software of release %d: %w", x.To, err)
+		return err
 	}
 	tmp, err := a.slots.Prepare(x.To)
 	if err != nil {
@@ -362,29 +491,27 @@ func (a *Agent) admit(ctx context.Context, v bundle.Version) error {
 	return nil
 }
 
-// rollBack stops the new software and brings back the old on its slot. It
-// returns what is wrong with the old software, if anything is.
-func (a *Agent) rollBack(ctx context.Context, x upgrade.Rollback, path []bundle.Version) string {
-	if err := a.soft.drain(ctx); err != nil {
-		return err.Error()
-	}
-	if err := a.removeSlots(path); err != nil {
-		a.log.Warn("slot of a failed attempt not removed", "err", err)
+// rollBack stops the new software and brings back the old on its slot.
+func (a *Agent) rollBack(ctx context.Context, x upgrade.Rollback, path []bundle.Version) error {
+	if err := a.drain(ctx, path); err != nil {
+		return err
 	}
 	if x.To == 0 {
-		return ""
+		return nil
 	}
-	if err := a.soft.launch(ctx, x.To); err != nil {
-		return err.Error()
-	}
-	return ""
+	return a.soft.launch(ctx, x.To)
 }
 
 // sweep gives back the disk of releases long past. The last keptReleases stay,
 // with all their platforms: peers that were away take each on the way.
 func (a *Agent) sweep(s upgrade.State) {
-	if a.injecting > 0 {
-		return // what it brings is named by no metadata yet
+	if a.injecting > 0 || len(a.docs.missing) > 0 || a.belowFloor() {
+		return // there may be something that is named by nothing that is here
+	}
+	if a.store.Damage() != nil {
+		if err := a.store.Healed(); err != nil {
+			a.log.Warn("the store's damage is not noted as healed", "err", err)
+		}
 	}
 	keep := []bundle.Digest{a.trust.Digest(), a.evidence.digest}
 	for _, n := range a.trust.Releases() {

@@ -57,13 +57,16 @@ type Agent struct {
 	// Everything below is the loop's own.
 
 	machine   *upgrade.Machine
+	saved     upgrade.State   // what is durable: all that others are told
+	unsaved   []upgrade.Event // what happened while the journal could not be written
+	broken    error           // the journal cannot be written: nothing is done any more
 	view      *view.View
 	dirty     map[bundle.NodeID]bool // records of the view to be written to the store
 	trust     *trust.Verified
 	evidence  evidence
 	docs      documents
 	rules     map[bundle.Digest]*so.Rules // parsed
-	listed    *view.Snapshot              // what directory was made from
+	viewNews  bool                        // the directory is older than the view
 	wait      schedule.Reason             // why the node is waiting, as last decided
 	notBefore time.Time                   // no decision before this
 	preflight bool                        // the check before going down is under way
@@ -82,6 +85,8 @@ type Agent struct {
 	seq       uint64
 	alarms    []string
 	cancel    context.CancelFunc // ends the action under way
+	running   <-chan struct{}    // closed when that action has returned
+	trouble   string             // why the action under way does not get on
 	objects   int                // of the last transform
 }
 
@@ -123,19 +128,13 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	closers := &closers{}
 	err := a.open(ctx, closers)
 	if err == nil {
-		a.loop(ctx)
-	}
-	quit()
-	if err != nil {
+		err = a.loop(ctx)
+	} else {
 		close(a.stopped)
 	}
-	return errors.Join(err, closers.close(), a.finish())
-}
-
-// finish waits for what runs beside the loop.
-func (a *Agent) finish() error {
-	a.work.Wait()
-	return nil
+	quit()
+	a.work.Wait() // before the data folder is let go
+	return errors.Join(err, closers.close())
 }
 
 // closers ends what was opened, the last first.
@@ -242,8 +241,9 @@ func (a *Agent) openControl(c *closers) error {
 	return nil
 }
 
-// loop runs the closures of the inbox, one after the other, until ctx ends.
-func (a *Agent) loop(ctx context.Context) {
+// loop runs the closures of the inbox, one after the other, until ctx ends or
+// the journal cannot be written.
+func (a *Agent) loop(ctx context.Context) error {
 	defer close(a.stopped)
 	defer func() {
 		if a.cancel != nil {
@@ -257,19 +257,32 @@ func (a *Agent) loop(ctx context.Context) {
 	defer persist.Stop()
 	a.log.Info("agent is up", "name", a.cfg.Name, "id", a.id.Short(), "cluster", a.cluster.Short(), "pid", os.Getpid())
 	a.begin()
-	for {
+	for a.broken == nil {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case f := <-a.inbox:
 			f()
+			a.emptyInbox()
 		case <-tick.C:
-			a.rememberPeers()
+			a.goOn()
+			a.noteMembers()
 			a.fetchDocuments()
 		case <-persist.C:
 			a.persistView()
 		}
 		a.decide()
+	}
+	return fmt.Errorf("the journal cannot be written, so the agent ends; its node goes on: %w", a.broken)
+}
+
+// emptyInbox runs what waits, so that one decision serves for all of it.
+func (a *Agent) emptyInbox() {
+	for range len(a.inbox) {
+		if a.broken != nil {
+			return
+		}
+		(<-a.inbox)()
 	}
 }
 

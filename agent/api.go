@@ -122,6 +122,9 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 		for name, sv := range r.Services {
 			n.Services[name] = control.ServiceStatus{Public: sv.Public, Versions: sv.Versions, Attach: sv.Attach, Egress: sv.Egress}
 		}
+		if n.Phase == string(upgrade.Waiting) && a.view.Len() <= maxExplained {
+			n.Reason = a.waitsFor(r)
+		}
 		if n.Phase == string(upgrade.Current) || n.Phase == string(upgrade.Settled) {
 			n.Progress = 1
 		}
@@ -236,19 +239,8 @@ func (a *Agent) why(node string) (control.Why, error) {
 	case r.Version >= head && r.Target == 0:
 		w.Code, w.Reason = "current", "it waits for nothing: it is at the newest release"
 	case r.Phase == string(upgrade.Waiting), r.Phase == string(upgrade.Current):
-		in := a.input(max(r.Target, head))
-		in.Self, in.Class = r.Node, r.Class
-		if r.Node != a.id {
-			in.Synced = true
-		}
-		d := schedule.Decide(in)
-		w.Code, w.Command = d.Reason.Code, d.Reason.Command
-		if d.Reason.Text != "" {
-			w.Reason = d.Reason.Text
-		}
-		if d.Go && w.Reason == "" {
-			w.Code, w.Reason = "go", "nothing holds it back, as far as this peer knows"
-		}
+		d := a.decision(r)
+		w.Code, w.Command, w.Reason = d.Code, d.Command, a.waitsFor(r)
 	default:
 		w.Code = "under way"
 		if w.Reason == "" {
@@ -256,6 +248,29 @@ func (a *Agent) why(node string) (control.Why, error) {
 		}
 	}
 	return w, nil
+}
+
+// decision is why a node may or may not go down, as far as this peer knows;
+// of this node itself, as it was last decided.
+func (a *Agent) decision(r view.Record) schedule.Reason {
+	if r.Node == a.id && a.wait.Code != "" {
+		return a.wait
+	}
+	in := a.input(max(r.Target, a.trust.Head()))
+	in.Self, in.Class, in.Synced = r.Node, r.Class, true
+	return schedule.Decide(in).Reason
+}
+
+// waitsFor tells it in words.
+func (a *Agent) waitsFor(r view.Record) string {
+	d := a.decision(r)
+	switch {
+	case d.Text != "":
+		return d.Text
+	case d.Code == schedule.CodeGo:
+		return "nothing holds it back, as far as this peer knows"
+	}
+	return r.Reason
 }
 
 // find returns the record of a node by its name or a unique prefix of its ID.

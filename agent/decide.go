@@ -12,17 +12,22 @@ import (
 )
 
 // decide looks at what is known now and tells the machine what follows from
-// it. The loop calls it after every event, so it asks for nothing and waits
-// for nothing.
+// it. The loop calls it after every batch of events, so it asks for nothing and
+// waits for nothing.
 func (a *Agent) decide() {
+	if a.broken != nil {
+		return
+	}
 	a.noteSynced()
-	a.aim()
-	a.schedule()
+	if !a.stuck() {
+		a.aim()
+		a.schedule()
+	}
 	a.route()
 	a.publish()
-	if s := a.view.Snapshot(); s != a.listed {
-		a.listed = s
-		a.list(s)
+	if a.viewNews {
+		a.viewNews = false
+		a.list(a.view.Snapshot())
 	}
 }
 
@@ -55,7 +60,10 @@ func (a *Agent) aim() {
 		a.log.Debug("the manifest of a release on the way has not arrived", "err", err)
 	case err != nil:
 		a.alarm("no way to the newest release: %v; a peer that has the missing release, or its bundle, would help", err)
-	case event != nil:
+	case event == nil:
+	case !s.Served && a.trust.Expired(time.Now()):
+		// Nothing new starts on expired metadata; what is there begins as it is.
+	default:
 		a.step(event)
 	}
 	a.retry()
@@ -109,7 +117,7 @@ func (a *Agent) retry() {
 	if a.standing(goal) == upgrade.Aborted || a.conflicted(goal) {
 		return
 	}
-	if s.Running == 0 { // an installation: nobody waits for its turn
+	if s.Running == 0 || a.standing(goal) == upgrade.Unordered { // an installation: nobody waits for its turn
 		if time.Now().After(a.notBefore) {
 			a.notBefore = time.Now().Add(retryInstall)
 			a.step(upgrade.Retry{Release: goal})
@@ -128,6 +136,10 @@ func (a *Agent) schedule() {
 		a.wait = schedule.Reason{}
 		return
 	}
+	if a.belowFloor() {
+		a.wait = schedule.Reason{Code: "below-floor", Text: "this peer has lost metadata that it had accepted, and waits for peers to bring them back"}
+		return
+	}
 	d := schedule.Decide(a.input(s.Goal))
 	if !d.Go {
 		a.wait = d.Reason
@@ -136,7 +148,7 @@ func (a *Agent) schedule() {
 	if time.Now().Before(a.notBefore) || a.preflight {
 		return
 	}
-	a.checkSpace(s)
+	a.check(s)
 }
 
 // input is what schedule.Decide needs to know about this node and a release.
@@ -164,27 +176,39 @@ func (a *Agent) lookup(id bundle.NodeID) (view.Record, bool) {
 	return a.view.Get(id)
 }
 
-// checkSpace looks beside the loop whether the disk has room for the new
-// slots, and lets the machine go down only if it has.
-func (a *Agent) checkSpace(s upgrade.State) {
+// check looks, beside the loop, whether the software is whole and the disk has
+// room for the new slots, and lets the machine go down only if so: what can
+// fail should fail while the node serves.
+func (a *Agent) check(s upgrade.State) {
 	a.preflight = true
 	old := a.slots.Path(s.Running)
 	a.spawn(func() {
-		need, err := transforms.NeedBytes(old)
+		ctx, cancel := a.untilStopped()
+		defer cancel()
+		err := a.fetchPath(ctx, s.Path) // fetches again what the disk has lost
 		if err == nil {
-			err = a.store.CheckSpace(need*int64(len(s.Path)) + spareDisk)
+			err = a.spaceFor(old, len(s.Path))
 		}
 		a.post(func() {
 			a.preflight = false
 			if err != nil {
-				a.wait = schedule.Reason{Code: "space", Text: err.Error()}
+				a.wait = schedule.Reason{Code: "not-ready", Text: "not ready to go down: " + err.Error()}
 				a.notBefore = time.Now().Add(retryLater)
 				return
 			}
 			// The world may have changed meanwhile: ask once more.
-			if now := a.machine.State(); now.Step == s.Step && schedule.Decide(a.input(s.Goal)).Go {
+			if now := a.machine.State(); now.Step == s.Step && !a.belowFloor() && schedule.Decide(a.input(s.Goal)).Go {
 				a.step(upgrade.Go{Goal: s.Goal})
 			}
 		})
 	})
+}
+
+// spaceFor checks that the disk has room for n slots like the old one.
+func (a *Agent) spaceFor(old string, n int) error {
+	need, err := transforms.NeedBytes(old)
+	if err != nil {
+		return err
+	}
+	return a.store.CheckSpace(need*int64(n) + spareDisk)
 }

@@ -13,6 +13,9 @@ import (
 	"moult/store/bundle/trust"
 )
 
+// injectPrefix begins the names of the files that injections arrive in.
+const injectPrefix = ".inject-"
+
 // Inject takes a bundle whole into a temporary file, checks every byte of it,
 // and only then keeps anything.
 func (b api) Inject(ctx context.Context, r io.Reader, signed *control.Signed) (control.Accepted, error) {
@@ -20,7 +23,7 @@ func (b api) Inject(ctx context.Context, r io.Reader, signed *control.Signed) (c
 		return control.Accepted{}, errStopped
 	}
 	defer b.a.ask(func() { b.a.injecting-- })
-	f, err := os.CreateTemp(b.a.cfg.Data, ".inject-*")
+	f, err := os.CreateTemp(b.a.cfg.Data, injectPrefix+"*")
 	if err != nil {
 		return control.Accepted{}, fmt.Errorf("inject: %w", err)
 	}

@@ -15,10 +15,16 @@ const (
 	maxBundle = 16 << 30
 	// maxAlarms bounds the alarms kept; the oldest go first.
 	maxAlarms = 16
+	// recordsPerBatch bounds the records or peers that one transaction writes:
+	// at most 16 KiB each, so below what the store takes.
+	recordsPerBatch = 24
 	// documentsAtOnce bounds the documents that are fetched at one time.
 	documentsAtOnce = 8
 	// inboxSize bounds the closures that wait for the loop; senders wait.
 	inboxSize = 256
+	// maxExplained is up to how many nodes a status tells of each what it waits
+	// for; above, `why` does.
+	maxExplained = 200
 	// seqBlock is how many record numbers are reserved by one durable write.
 	seqBlock = 1024
 	// keptReleases is of how many releases the artifacts are kept.
@@ -29,6 +35,8 @@ const (
 	documentTimeout = 5 * time.Second // to fetch one document, before others are tried
 	tickInterval    = 500 * time.Millisecond
 	persistInterval = 5 * time.Second
+	minPause        = time.Second // between two tries of an action that must succeed
+	maxPause        = 30 * time.Second
 	retryLater      = 15 * time.Second // after a transform's "try later" or a full disk
 	retryInstall    = 30 * time.Second // after an installation that failed
 	holdTimeout     = 30 * time.Second // where no release says otherwise

@@ -3,6 +3,7 @@ package agent
 import (
 	"crypto/ed25519"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
 	"time"
@@ -41,7 +42,7 @@ func (a *Agent) publish() {
 		return
 	}
 	a.own = r
-	a.dirty[a.id] = true
+	a.dirty[a.id], a.viewNews = true, true
 	a.noteDone(a.id, time.Now())
 	if a.ring != nil {
 		a.ring.Rumour(signed)
@@ -63,12 +64,12 @@ func (a *Agent) nextSeq() (uint64, error) {
 
 // record is what this node says of itself now.
 func (a *Agent) record() view.Record {
-	s := a.machine.State()
+	s := a.saved
 	v := a.trust.Versions()
 	r := view.Record{
 		Node: a.id, Key: a.key.Public().(ed25519.PublicKey), Name: a.cfg.Name, Class: a.cfg.Class,
-		Addr: a.ring.Addr(), Version: s.Version, Target: s.Goal, Phase: string(s.Phase),
-		Progress: a.progress, Reason: a.reason(s), Obeys: s.Obeys,
+		Addr: a.ring.Addr(), Version: s.Claims(), Target: s.Goal, Phase: string(s.Phase),
+		Progress: math.Floor(10*a.progress) / 10, Reason: a.reason(s), Obeys: s.Obeys,
 		Ended:    view.Ended{Release: s.EndedRelease, Count: s.EndedCount},
 		Held:     s.Phase == upgrade.Held,
 		Services: map[string]view.ServiceAddr{},
@@ -88,13 +89,18 @@ func (a *Agent) record() view.Record {
 	return r
 }
 
-// reason is the text that status shows beside the phase.
+// reason is what the record says beside the phase. Of a node that waits it is a
+// code, not the names of those that it waits for: these change with every step
+// that any of them takes, and each change would be a record from every node.
+// Whoever shows it can tell the whole reason from the view.
 func (a *Agent) reason(s upgrade.State) string {
-	if s.Reason != "" {
+	switch {
+	case a.trouble != "":
+		return a.trouble
+	case s.Reason != "":
 		return s.Reason
-	}
-	if s.Phase == upgrade.Waiting {
-		return a.wait.Text
+	case s.Phase == upgrade.Waiting && a.wait.Code != "":
+		return "waits: " + a.wait.Code
 	}
 	return ""
 }

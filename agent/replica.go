@@ -2,9 +2,12 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
+	"moult/agent/upgrade"
 	"moult/gossip"
 	"moult/gossip/swarm"
 	"moult/gossip/view"
@@ -83,7 +86,7 @@ func (a *Agent) merge(from bundle.NodeID, records []view.Signed) []view.Signed {
 	var news []view.Signed
 	now := time.Now()
 	for _, id := range changed {
-		a.dirty[id] = true
+		a.dirty[id], a.viewNews = true, true
 		if id == a.id {
 			a.outdone()
 			continue
@@ -96,44 +99,52 @@ func (a *Agent) merge(from bundle.NodeID, records []view.Signed) []view.Signed {
 	return news
 }
 
-// outdone answers a record that this node's key signed, newer than this
-// agent's own: the data folder is older than what peers have seen of it.
+// outdone answers a record that this node's key signed, newer than any that
+// this agent has signed: the data folder is older than what peers have seen of
+// the node. What it said then it goes on saying.
 func (a *Agent) outdone() {
 	rec, ok := a.view.Get(a.id)
 	if !ok || rec.Seq < a.seq {
 		return
 	}
-	a.log.Warn("peers have a newer record of this node than it has: numbering goes on above it", "theirs", rec.Seq, "ours", a.seq)
+	a.log.Warn("peers have a newer record of this node than it has", "theirs", rec.Seq, "ours", a.seq)
 	a.seq = rec.Seq
-	a.own = view.Record{} // publish again
+	a.own = view.Record{} // publish again, above it
+	if rec.Version > a.saved.Claims() {
+		a.alarm("this data folder is older than what the node has said: it had settled at version %d; its state is that of version %d", rec.Version, a.saved.Running)
+	}
+	a.step(upgrade.Reminded{Promises: upgrade.Promises{
+		Settled: rec.Version, Obeys: rec.Obeys, EndedRelease: rec.Ended.Release, EndedCount: rec.Ended.Count,
+	}})
 }
 
-// persistView writes the records that have changed to the store. They are a
-// cache: what is lost comes back from peers.
+// persistView writes the records that have changed to the store, some at a
+// time. They are a cache: what is lost comes back from peers.
 func (a *Agent) persistView() {
-	if len(a.dirty) == 0 {
-		return
-	}
-	dirty := a.dirty
-	a.dirty = map[bundle.NodeID]bool{}
-	err := a.store.Update(func(tx *store.Tx) error {
-		for id := range dirty {
-			s, ok := a.view.Signed(id)
-			if !ok {
-				continue
+	for batch := range slices.Chunk(slices.Collect(maps.Keys(a.dirty)), recordsPerBatch) {
+		err := a.store.Update(func(tx *store.Tx) error {
+			for _, id := range batch {
+				s, ok := a.view.Signed(id)
+				if !ok {
+					continue
+				}
+				raw, err := s.Marshal()
+				if err != nil {
+					return err
+				}
+				if err := tx.Put(bucketView, id.String(), raw); err != nil {
+					return err
+				}
 			}
-			raw, err := s.Marshal()
-			if err != nil {
-				return err
-			}
-			if err := tx.Put(bucketView, id.String(), raw); err != nil {
-				return err
-			}
+			return nil
+		})
+		if err != nil {
+			a.log.Warn("view not written to the store", "err", err)
+			return
 		}
-		return nil
-	})
-	if err != nil {
-		a.log.Warn("view not written to the store", "err", err)
+		for _, id := range batch {
+			delete(a.dirty, id)
+		}
 	}
 }
 
@@ -185,7 +196,7 @@ func (a *Agent) openRing(c *closers) error {
 	cfg.Handler = swarm.NewServer(a.depot, swarm.ServerOptions{Log: a.log})
 	cfg.Query = a.answerQuery
 	cfg.Peers = a.seeds
-	cfg.MembersChanged = func() { a.post(func() {}) }
+	cfg.MembersChanged = func() { a.post(a.noteMembers) }
 	cfg.Conflict = func(c gossip.Conflict) { a.post(func() { a.alarm("%v", c) }) }
 	a.fetch = swarm.NewFetcher(ringPeers{a}, swarm.FetcherOptions{Log: a.log})
 	a.alone = len(a.cfg.Join)+len(remembered) == 0
@@ -214,23 +225,39 @@ func (a *Agent) seeds() []string {
 	return append(addrs, a.cfg.Join...)
 }
 
-// rememberPeers notes who is alive, and keeps their addresses, so that a full
-// outage heals without flags.
-func (a *Agent) rememberPeers() {
-	a.alive = map[bundle.NodeID]bool{a.id: true}
+// noteMembers notes who is alive, and keeps the addresses of peers, so that a
+// full outage heals without flags.
+func (a *Agent) noteMembers() {
+	alive := map[bundle.NodeID]bool{a.id: true}
+	fresh := map[string]string{}
 	for _, m := range a.ring.Members() {
-		if m.Status == gossip.StatusAlive {
-			a.alive[m.ID] = true
-		}
-		if m.ID == a.id || m.Status != gossip.StatusAlive || a.known[m.Addr] {
+		if m.Status != gossip.StatusAlive {
 			continue
 		}
-		if err := a.store.Put(bucketPeers, m.Addr, []byte(m.Name)); err != nil {
-			a.log.Warn("peer not remembered", "addr", m.Addr, "err", err)
-			continue
+		alive[m.ID] = true
+		if m.ID != a.id && !a.known[m.Addr] && len(fresh) < recordsPerBatch {
+			fresh[m.Addr] = m.Name
 		}
-		a.known[m.Addr] = true
-		a.alone = false
+	}
+	a.alive = alive
+	if len(fresh) == 0 {
+		return
+	}
+	a.alone = false
+	err := a.store.Update(func(tx *store.Tx) error {
+		for addr, name := range fresh {
+			if err := tx.Put(bucketPeers, addr, []byte(name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		a.log.Warn("peers not remembered", "err", err)
+		return
+	}
+	for addr := range fresh {
+		a.known[addr] = true
 	}
 }
 

@@ -21,6 +21,8 @@ const (
 	bucketTrust    = "trust"
 	keySet         = "set"
 	keyEvidence    = "evidence"
+	bucketMachine  = "machine"
+	keyState       = "state"
 	bucketView     = "view"
 	bucketPeers    = "peers"
 	journalUpgrade = "upgrade"
