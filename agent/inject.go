@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"moult/agent/control"
 	"moult/store/bundle"
@@ -69,6 +70,9 @@ func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *contro
 	message := fmt.Sprintf("release %d is here and spreads", n)
 	if len(signed.Orders) == 0 {
 		message += "; it has no rollout order yet, so nothing goes down"
+	}
+	if v.Expired(time.Now()) {
+		message += fmt.Sprintf("; the signed metadata expired on %s, so nothing starts: `moult trust refresh`, then `moult trust push`", v.Expires().Format(time.DateOnly))
 	}
 	return control.Accepted{Version: n, Digest: bundle.Sum(opened.ManifestBytes(n)), Message: message}, nil
 }

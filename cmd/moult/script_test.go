@@ -28,10 +28,19 @@ func TestMain(m *testing.M) {
 // testdata/script reads like a manual. Besides testscript's own commands:
 //
 //	ports NAME…            sets each variable to a free port of the loopback
-//	ports -range N NAME    sets NAME to the first of N free ports in a row
+//	ports -range N A B     sets A and B to the first and last of N free ports in a row
 //	exits CODE moult …     runs moult and checks its exit code
 //	flip FILE OFFSET       flips the lowest bit of one byte
 //	cut FILE N             keeps the first N bytes of a file
+//	expand FILE…           puts the values of variables for $NAME into files
+//	agent NAME             starts the agent whose data folder is NAME by NAME/agent.hcl
+//	                       and waits until it answers; it logs to NAME/agent.log. The
+//	                       script's end ends it, with its node's software
+//	! agent NAME           waits until that agent has ended by itself
+//	await AGENT REGEXP     waits until the agent's status, as JSON, matches
+//	record AGENT FILE      writes down all that must not change: the agent's status
+//	                       and the signed metadata that it holds
+//	listen PORT            takes a port of the loopback; "! listen PORT" frees it
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -39,10 +48,19 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GOOS", runtime.GOOS)
 			env.Setenv("GOARCH", runtime.GOARCH)
 			env.Setenv("NO_COLOR", "1")
+			env.Values[agents{}] = map[string]*demoAgent{}
+			env.Values[listeners{}] = map[string]net.Listener{}
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"ports": ports, "exits": exits, "flip": flip, "cut": cut,
+			"expand": expand, "agent": startAgent, "await": await, "record": record, "listen": listen,
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "root" {
+				return false, fmt.Errorf("condition %q is not known", cond)
+			}
+			return os.Geteuid() == 0, nil
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -50,12 +68,13 @@ func TestScripts(t *testing.T) {
 }
 
 func ports(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) == 3 && args[0] == "-range" {
+	if len(args) == 4 && args[0] == "-range" {
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
 		base, err := freePorts(n)
 		ts.Check(err)
 		ts.Setenv(args[2], strconv.Itoa(base))
+		ts.Setenv(args[3], strconv.Itoa(base+n-1))
 		return
 	}
 	for _, name := range args {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -51,7 +52,12 @@ func trustCommand() *cli.Command {
 					if rotate == nil {
 						return misusef("use --role publisher, operator or root", "there is no role %q to rotate", role)
 					}
-					return withTrust(c, rotate)
+					return withTrust(c, func(f *trust.Folder) error {
+						if err := rotate(f); err != nil {
+							return err
+						}
+						return signedAnew(c, f)
+					})
 				},
 			},
 			{
@@ -63,7 +69,12 @@ func trustCommand() *cli.Command {
 					if err != nil {
 						return err
 					}
-					return withTrust(c, func(f *trust.Folder) error { return f.Refresh(lasts) })
+					return withTrust(c, func(f *trust.Folder) error {
+						if err := f.Refresh(lasts); err != nil {
+							return err
+						}
+						return signedAnew(c, f)
+					})
 				},
 			},
 			{
@@ -88,6 +99,14 @@ func withTrust(c *cli.Context, do func(*trust.Folder) error) error {
 	}
 	defer f.Close()
 	return do(f)
+}
+
+// signedAnew tells what to do with metadata that were just signed. Their
+// expiry is the earliest of all files, those included whose key is elsewhere.
+func signedAnew(c *cli.Context, f *trust.Folder) error {
+	_, err := fmt.Fprintf(c.App.ErrWriter, "moult: good until %s; `moult trust push` hands it to an agent\n",
+		f.Current().Expires().Format(time.RFC3339))
+	return err
 }
 
 func describeTrust(c *cli.Context, dir string) error {
@@ -118,6 +137,10 @@ func pushTrust(c *cli.Context, f *trust.Folder) error {
 	set, err := f.Current().Set().Marshal()
 	if err != nil {
 		return err
+	}
+	if bytes.Equal(set, peer.Set) {
+		fmt.Fprintln(c.App.ErrWriter, "moult: the agent has these metadata already")
+		return nil
 	}
 	accepted, err := api.Accept(c.Context, control.Signed{Set: set})
 	if err != nil {

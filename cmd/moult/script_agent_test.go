@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"moult/agent/control"
+)
+
+// scriptTimeout bounds each wait of a script.
+const scriptTimeout = time.Minute
+
+var scriptVariable = regexp.MustCompile(`\$[A-Z][A-Z0-9_]*`)
+
+// expand leaves ${…} alone, which is HCL's.
+func expand(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		text := scriptVariable.ReplaceAllStringFunc(ts.ReadFile(name), func(v string) string { return ts.Getenv(v[1:]) })
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
+	}
+}
+
+// agents is the key of a script's running agents, by name.
+type agents struct{}
+
+// startAgent starts an agent as the demo does.
+func startAgent(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: [!] agent NAME")
+	}
+	name, running := args[0], ts.Value(agents{}).(map[string]*demoAgent)
+	if neg {
+		select {
+		case <-running[name].ended:
+		case <-time.After(scriptTimeout):
+			ts.Fatalf("agent %s goes on", name)
+		}
+		return
+	}
+	exe, err := os.Executable()
+	ts.Check(err)
+	a := &demoAgent{name: name, data: ts.MkAbs(name)}
+	ts.Check(a.start(exe))
+	running[name] = a
+	ts.Defer(func() {
+		if running[name] != a {
+			return // started again since
+		}
+		if err := (&demoCluster{agents: []*demoAgent{a}}).stop(); err != nil {
+			ts.Logf("stop agent %s: %v", name, err)
+		}
+	})
+	poll(ts, "agent "+name+" to answer", func(ctx context.Context) (bool, string) {
+		ts.Check(a.alive())
+		_, err := a.api.Info(ctx)
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+// poll asks until good says yes; last is what is shown if it never does.
+func poll(ts *testscript.TestScript, what string, good func(context.Context) (yes bool, last string)) {
+	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		yes, last := good(ctx)
+		if yes {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("wait for %s: not seen in %v; last: %s", what, scriptTimeout, last)
+		case <-tick.C:
+		}
+	}
+}
+
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: await AGENT REGEXP")
+	}
+	want, err := regexp.Compile("(?s)" + args[1])
+	ts.Check(err)
+	api := control.NewClient(ts.MkAbs(args[0]))
+	defer api.Close()
+	poll(ts, args[1], func(ctx context.Context) (bool, string) {
+		s, err := api.Status(ctx, false)
+		if err != nil {
+			return false, err.Error()
+		}
+		var text strings.Builder
+		ts.Check(statusPrinter{w: &text, json: true}.print(s))
+		return want.MatchString(text.String()), text.String()
+	})
+}
+
+func record(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: record AGENT FILE")
+	}
+	api := control.NewClient(ts.MkAbs(args[0]))
+	defer api.Close()
+	text, err := lasting(context.Background(), api)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
+}
+
+// lasting is all that a refused command must leave as it is: what the agent
+// says of the cluster, the signed metadata that it holds, and the documents
+// that it has of them.
+func lasting(ctx context.Context, api *control.Client) (string, error) {
+	s, err := api.Status(ctx, false)
+	if err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	if err := (statusPrinter{w: &text, json: true}).print(s); err != nil {
+		return "", err
+	}
+	held, err := api.Trust(ctx)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintf(&text, "metadata %s\n", held.Set)
+	for _, n := range slices.Sorted(maps.Keys(held.Orders)) {
+		fmt.Fprintf(&text, "order of release %d: %s\n", n, held.Orders[n])
+	}
+	return text.String(), nil
+}
+
+// listeners is the key of a script's open listeners, by port.
+type listeners struct{}
+
+func listen(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: [!] listen PORT")
+	}
+	open := ts.Value(listeners{}).(map[string]net.Listener)
+	if neg {
+		ts.Check(open[args[0]].Close())
+		return
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:"+args[0])
+	ts.Check(err)
+	open[args[0]] = l
+	ts.Defer(func() { _ = l.Close() }) // again, if the script has freed the port
+}
