@@ -2,7 +2,7 @@ GO ?= go
 FUZZTIME ?= 10s
 SEEDS ?= 2000
 
-.PHONY: check format vet staticcheck test race fuzz sim crash bench demo tour
+.PHONY: check format vet staticcheck test race fuzz sim crash bench demo
 
 check: format vet staticcheck test
 
@@ -25,7 +25,7 @@ race:
 fuzz:
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
+	    echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
 	  done; \
 	done
 
@@ -35,7 +35,7 @@ sim:
 
 # kill -9 of the agent at every failpoint of every phase.
 crash:
-	$(GO) test ./cmd/moult -count=1 -run TestCrash -crash all -v -timeout 20m
+	$(GO) test ./cmd/moult -count=1 -run 'TestCrash|TestAgentDeath' -v
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./...
