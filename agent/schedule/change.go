@@ -50,12 +50,13 @@ func (o *Order) Skip(class bundle.Class, id bundle.NodeID) (*Order, error) {
 
 // Retry returns the successor in which a node that is held, was skipped, or
 // came later has one more place, behind all others. Under StrategyManual it is
-// started too.
+// started too, and so are the places that it had before: a node makes its
+// attempts in the order of its places.
 func (o *Order) Retry(class bundle.Class, id bundle.NodeID) (*Order, error) {
 	return o.changeClass(class, func(c *ClassOrder) error {
 		c.Roster = append(c.Roster, id)
 		if c.Strategy == bundle.StrategyManual {
-			c.Started = append(c.Started, len(c.Roster)-1)
+			c.Started = append(c.Started, c.notStarted(id)...)
 		}
 		return nil
 	})
@@ -68,15 +69,24 @@ func (o *Order) Start(class bundle.Class, id bundle.NodeID) (*Order, error) {
 		if c.Strategy != bundle.StrategyManual {
 			return fmt.Errorf("the strategy of class %s is %s: its nodes start by themselves", class, c.Strategy)
 		}
-		skipped := c.isSkipped()
-		for i, node := range c.Roster {
-			if node == id && !skipped[i] && !slices.Contains(c.Started, i) {
-				c.Started = append(c.Started, i)
-				return nil
-			}
+		places := c.notStarted(id)
+		if len(places) == 0 {
+			return fmt.Errorf("node %s has no place in the rollout that is not started yet: to give it one, retry it", id.Short())
 		}
-		return fmt.Errorf("node %s has no place in the rollout that is not started yet: to give it one, retry it", id.Short())
+		c.Started = append(c.Started, places[0])
+		return nil
 	})
+}
+
+// notStarted lists the places of a node that are neither skipped nor started.
+func (c *ClassOrder) notStarted(id bundle.NodeID) (places []int) {
+	skipped := c.isSkipped()
+	for i, node := range c.Roster {
+		if node == id && !skipped[i] && !slices.Contains(c.Started, i) {
+			places = append(places, i)
+		}
+	}
+	return places
 }
 
 // SetBudget returns the successor with another MaxUnavailable. A lower one

@@ -199,14 +199,19 @@ func (m *Machine) target(e Target) {
 	s.Obeys = max(s.Obeys, e.Goal)
 	s.Goal, s.Path, s.Done = e.Goal, slices.Clone(e.Path), 0
 	s.Reason = ""
-	if len(e.Path) == 0 {
-		// The release does not change this class: the software as it runs is
-		// the software of the goal.
+	switch {
+	case len(e.Path) > 0:
+		m.enter(Fetching)
+	case s.Running > s.Version:
+		// The release does not change this class, and the software as it runs
+		// has been admitted, but never settled: it must prove itself first.
+		s.Path, s.Done = []bundle.Version{s.Running}, 1
+		m.enter(Probing)
+	default:
+		// The software as it runs is the software of the goal.
 		s.Version = e.Goal
 		m.enter(Settled)
-		return
 	}
-	m.enter(Fetching)
 }
 
 // reminded takes over promises that this state does not know. An attempt under
@@ -244,6 +249,13 @@ func (m *Machine) withdrawn(e Withdrawn) {
 func (m *Machine) retry() {
 	s := &m.state
 	s.Reason = ""
+	if s.Goal != s.EndedRelease {
+		// The attempt that ended was made before the data folder became older:
+		// nothing of it is left to go on with.
+		s.Goal, s.Path, s.Done = 0, nil, 0
+		m.enter(Current)
+		return
+	}
 	if s.admitted() {
 		// It is held on the new software; the attempt goes on where it stopped.
 		m.enter(Probing)
@@ -322,10 +334,12 @@ func (m *Machine) rolledBack(reason string) {
 // ended: the node is up again, or never went down.
 func (m *Machine) hold(reason string) {
 	s := &m.state
-	if s.EndedRelease != s.Goal {
+	if s.EndedRelease < s.Goal {
 		s.EndedRelease, s.EndedCount = s.Goal, 0
 	}
-	s.EndedCount++
+	if s.EndedRelease == s.Goal { // it is newer where the node was reminded during the attempt
+		s.EndedCount++
+	}
 	s.Reason = reason
 	s.Served = s.Served || s.Running != 0
 	m.enter(Held)
