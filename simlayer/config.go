@@ -177,4 +177,8 @@ type Routing struct {
 	Objects map[bundle.Version]so.Object
 	// External is the version of callers of the public addresses; 0 is Native.
 	External bundle.Version
+	// Egress is the version that labels the node's own calls: that of the
+	// software that runs, also where it is not Native yet, or not any more; 0 is
+	// Native.
+	Egress bundle.Version
 }

@@ -87,7 +87,7 @@ func (e *egress) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer e.layer.tasks.end()
-	o := &outgoing{version: e.layer.gate.current().native, outcome: failed}
+	o := &outgoing{outcome: failed}
 	parent := r.Context()
 	// Connections that were upgraded outlive the server, so they end with ctx.
 	ctx, cancel := context.WithCancel(context.WithValue(parent, outgoingKey{}, o))
@@ -111,6 +111,9 @@ func (e *egress) forward(w http.ResponseWriter, r *http.Request, o *outgoing) er
 	if err := e.destination(o, r); err != nil {
 		return err
 	}
+	if err := e.label(r.Context(), o); err != nil {
+		return err
+	}
 	_, isPeer, err := e.resolve(o)
 	if err != nil {
 		return err
@@ -129,6 +132,22 @@ func (e *egress) forward(w http.ResponseWriter, r *http.Request, o *outgoing) er
 	w.Header()["Content-Type"] = nil // else the server would guess one
 	e.proxy.ServeHTTP(w, r)
 	return nil
+}
+
+// label finds out which version the calling software speaks. Before the first
+// routing nobody knows; the call waits, for without a label a peer would take it
+// for one from outside.
+func (e *egress) label(ctx context.Context, o *outgoing) error {
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		if o.version = e.layer.gate.current().egress; o.version != 0 {
+			return nil
+		}
+		if err := e.rest(ctx, o, pause); err != nil {
+			refusal := so.Fail(http.StatusServiceUnavailable, err, "the agent of this node has not yet found out which version the node runs: %v", err)
+			refusal.RetryAfter = retryAfter
+			return refusal
+		}
+	}
 }
 
 // destination finds out where the node wants to call.

@@ -80,6 +80,62 @@ func TestEgressToPeer(t *testing.T) {
 	}
 }
 
+// While new software starts, its calls are its own version's, not those of the
+// version whose callers the node still answers.
+func TestEgressVersion(t *testing.T) {
+	node, peer, c := egressPair(t)
+	apply(t, node, Routing{Native: 1, Egress: 2, Down: true})
+	if r := mustDo(t, c, "GET", publicURL(peer)+"/v2/keys/k", ""); strings.TrimSpace(r.body) != `{"f2":"v"}` {
+		t.Errorf("as version 2: %d %s", r.status, r.body)
+	}
+	if stats := peer.Stats().Services["api"]; stats[2].Calls != 1 {
+		t.Errorf("the peer counted %+v", stats)
+	}
+	if err := node.Apply(Routing{Native: 1, Egress: bundle.MaxVersion + 1, Down: true}); err == nil {
+		t.Error("a version that there is not was taken")
+	}
+}
+
+// Before the first routing nobody knows what version the node's calls have: they
+// wait, and none leaves without a label.
+func TestEgressBeforeRouting(t *testing.T) {
+	peer := startLayer(t, bundle.ProtocolHTTP, nil)
+	apply(t, peer, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, &state{values: map[string]string{"k": "v"}}))), Objects: map[bundle.Version]so.Object{1: rename(t, 1, 2)}, External: 2})
+	p := &peers{layers: map[string]*Layer{peer.Addresses()["api"].Public: peer}}
+	node := startLayer(t, bundle.ProtocolHTTP, func(c *Config) { c.Egress, c.Resolve = "127.0.0.1:0", p.resolve })
+	c := newClient(t)
+	c.Transport.(*http.Transport).Proxy = http.ProxyURL(node.EgressURL())
+	result := make(chan string)
+	go func() {
+		r, err := do(c, "GET", publicURL(peer)+"/v1/keys/k", "")
+		result <- fmt.Sprint(r.status, " ", strings.TrimSpace(r.body), " ", err)
+	}()
+	eventually(t, "the call waits", func() bool { return node.out.held.Load() == 1 })
+	apply(t, node, Routing{Native: 1, Down: true})
+	if got := <-result; got != `200 {"f1":"v"} <nil>` {
+		t.Errorf("the call that waited: %s", got)
+	}
+	if stats := peer.Stats().Services["api"]; stats[1].Calls != 1 {
+		t.Errorf("the peer counted %+v", stats)
+	}
+}
+
+func TestEgressAddressTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	cfg := Config{Egress: taken.Addr().String(), Resolve: (&peers{}).resolve}
+	if _, err := Start(cfg); !errors.Is(err, ErrEgress) {
+		t.Errorf("Start = %v, want ErrEgress", err)
+	}
+	cfg = Config{Services: map[string]Service{"api": {Public: taken.Addr().String(), Protocol: bundle.ProtocolHTTP}}}
+	if _, err := Start(cfg); err == nil || errors.Is(err, ErrEgress) {
+		t.Errorf("Start on a taken public address = %v, want another error", err)
+	}
+}
+
 func TestEgressElsewhere(t *testing.T) {
 	node, _, c := egressPair(t)
 	var seen *http.Request

@@ -56,8 +56,9 @@ type Addresses struct {
 }
 
 // Start listens on the public addresses and the egress address. Until the first
-// Apply all calls are held. An address that cannot be had is an error that names
-// it, and leaves nothing behind.
+// Apply all calls are held, those of the node too. An address that cannot be had
+// is an error that names it (ErrEgress where it is the egress proxy's), and leaves
+// nothing behind.
 func Start(cfg Config) (*Layer, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("simulation layer: %w", err)
@@ -86,7 +87,7 @@ func Start(cfg Config) (*Layer, error) {
 		out, err := l.startEgress(cfg.Egress)
 		if err != nil {
 			l.Close()
-			return nil, fmt.Errorf("egress proxy: %w", err)
+			return nil, fmt.Errorf("%w: %w", ErrEgress, err)
 		}
 		l.out = out
 	}
@@ -121,7 +122,7 @@ func (l *Layer) Apply(r Routing) error {
 	for _, f := range fresh {
 		f.serve()
 	}
-	l.log.Info("routing applied", "native", next.native, "external", next.external, "down", next.down, "versions", next.versions())
+	l.log.Info("routing applied", "native", next.native, "external", next.external, "egress", next.egress, "down", next.down, "versions", next.versions())
 	return nil
 }
 

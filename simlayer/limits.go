@@ -75,6 +75,9 @@ const (
 var (
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("the simulation layer is closed")
+	// ErrEgress is returned by Start where it is the egress proxy that has no
+	// address to listen on.
+	ErrEgress = errors.New("egress proxy")
 
 	errHeldTooLong = errors.New("held too long")
 	errHeldTooMany = errors.New("too many calls are held")

@@ -19,6 +19,7 @@ import (
 // route is a Routing made ready. It does not change.
 type route struct {
 	native, external bundle.Version
+	egress           bundle.Version // 0 before the first routing
 	down             bool
 	hold             time.Duration
 	backends         map[string]*backend
@@ -31,12 +32,15 @@ func newRoute(r Routing, services map[string]Service, old *route) (*route, error
 	switch {
 	case r.Native < 1 || r.Native > bundle.MaxVersion:
 		return nil, fmt.Errorf("native version %d, want 1 to %d", r.Native, bundle.MaxVersion)
+	case r.Egress > bundle.MaxVersion:
+		return nil, fmt.Errorf("egress version %d, want at most %d", r.Egress, bundle.MaxVersion)
 	case r.HoldTimeout < 0 || r.HoldTimeout > MaxHoldTimeout:
 		return nil, fmt.Errorf("hold timeout %v, want 0 to %v", r.HoldTimeout, MaxHoldTimeout)
 	}
 	n := &route{
 		native:   r.Native,
 		external: r.External,
+		egress:   r.Egress,
 		down:     r.Down,
 		hold:     r.HoldTimeout,
 		backends: map[string]*backend{},
@@ -44,6 +48,9 @@ func newRoute(r Routing, services map[string]Service, old *route) (*route, error
 	}
 	if n.external == 0 {
 		n.external = n.native
+	}
+	if n.egress == 0 {
+		n.egress = n.native
 	}
 	if n.hold == 0 {
 		n.hold = DefaultHoldTimeout
