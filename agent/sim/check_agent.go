@@ -1,0 +1,171 @@
+package sim
+
+import (
+	"errors"
+	"reflect"
+
+	"moult/agent/schedule"
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// checkRestored is promise P7: the machine goes on from exactly what was
+// saved, and asks for the same things however often it is made anew.
+func (a *agent) checkRestored(saved upgrade.State) {
+	got := a.machine.State()
+	if !reflect.DeepEqual(got, saved) {
+		a.s.fail("P7", "%s saved %+v and goes on from %+v", a.h.name, saved, got)
+	}
+	if a.h.disk.journal == nil {
+		a.noteSaved(got) // what the slots and the floor say is durable
+	} else if !reflect.DeepEqual(got, a.h.truth.state) {
+		a.s.fail("P7", "%s had saved %+v and reads %+v", a.h.name, a.h.truth.state, got)
+	}
+	again := must(upgrade.New(got))
+	if first, second := a.machine.Todo(), again.Todo(); first.Save != nil || !reflect.DeepEqual(first, second) {
+		a.s.fail("P7", "%s asks for %+v, and made anew for %+v", a.h.name, first, second)
+	}
+}
+
+// checkStarted is promise P7: what is done was saved before.
+func (a *agent) checkStarted() {
+	s := a.machine.State()
+	if !reflect.DeepEqual(s, a.h.truth.state) {
+		a.s.fail("P7", "%s acts on phase %q, and phase %q is saved", a.h.name, s.Phase, a.h.truth.state.Phase)
+	}
+}
+
+// published checks a record that its node has just signed: promises P7 (it is
+// durable) and P8 (none of what others decide by is ever taken back).
+func (a *agent) published(r view.Record, signed view.Signed) {
+	t := &a.h.truth
+	s := t.state
+	if r.Version != s.Claims() || r.Obeys != s.Obeys || r.Ended != (view.Ended{Release: s.EndedRelease, Count: s.EndedCount}) {
+		a.s.fail("P7", "%s says version %d, obeys %d, ended %v, and version %d, obeys %d, ended %d×%d is saved",
+			a.h.name, r.Version, r.Obeys, r.Ended, s.Claims(), s.Obeys, s.EndedRelease, s.EndedCount)
+	}
+	if r.Seq <= t.last.Seq {
+		a.s.fail("P8", "%s signs number %d after number %d", a.h.name, r.Seq, t.last.Seq)
+	}
+	if r.Version < t.last.Version || r.Obeys < t.last.Obeys || endedBefore(r.Ended, t.last.Ended) {
+		a.s.fail("P8", "%s takes back what it said: %+v after %+v", a.h.name, r, t.last)
+	}
+	t.last = r
+	a.s.written[signed] = word{a.h.i, r.Seq}
+	t.best.Node, t.best.Phase = r.Node, r.Phase
+	t.best.Version, t.best.Obeys = max(t.best.Version, r.Version), max(t.best.Obeys, r.Obeys)
+	if endedBefore(t.best.Ended, r.Ended) {
+		t.best.Ended = r.Ended
+	}
+}
+
+func endedBefore(a, b view.Ended) bool {
+	return a.Release < b.Release || (a.Release == b.Release && a.Count < b.Count)
+}
+
+// checkMerged is promise P8: a view has the newest of the records that it was
+// given, by the numbers of their nodes, and nothing that a node never signed;
+// and views that were given the same are equal.
+func (a *agent) checkMerged(records []view.Signed, changed []bundle.NodeID, err error) {
+	genuine := true
+	for _, r := range records {
+		w, ok := a.s.written[r]
+		genuine = genuine && ok
+		if ok {
+			a.seen[w.host] = max(a.seen[w.host], w.seq)
+		}
+	}
+	if err != nil && (genuine || errors.Is(err, view.ErrEquivocation)) {
+		a.s.fail("P8", "%s refuses records: %v", a.h.name, err)
+	}
+	for _, r := range records {
+		w, ok := a.s.written[r]
+		if !ok {
+			continue
+		}
+		if have, _ := a.view.Get(a.s.hosts[w.host].id); have.Seq != a.seen[w.host] {
+			a.s.fail("P8", "%s was given record %d of %s and has record %d", a.h.name, a.seen[w.host], a.s.hosts[w.host].name, have.Seq)
+		}
+	}
+	if len(changed) == 0 {
+		return
+	}
+	for _, id := range changed {
+		if r, _ := a.view.Signed(id); a.s.written[r] == (word{}) {
+			a.s.fail("P8", "%s took over a record that node %s never signed", a.h.name, id.Short())
+		}
+	}
+	given, got := hashOf(a.seen[:]), hashOf(a.view.Buckets())
+	if before, ok := a.s.views[given]; ok && before != got {
+		a.s.fail("P8", "%s has another view than a peer that was given the same records", a.h.name)
+	}
+	a.s.views[given] = got
+}
+
+// checkSet is promise P2. After a lost database older metadata may come first;
+// checkTarget sees to it that they are not acted on.
+func (a *agent) checkSet(next *set) {
+	if next.timestamp < a.timestamp() {
+		a.s.fail("P2", "%s goes back from metadata %d to %d", a.h.name, a.timestamp(), next.timestamp)
+	}
+}
+
+// checkTarget is promise P2 for a node that takes a new goal, and P9 for one
+// that gives it up: it must have seen that the rollout was aborted.
+func (a *agent) checkTarget(e upgrade.Event) {
+	if floor := a.h.disk.floor.timestamp; a.timestamp() < floor {
+		a.s.fail("P2", "%s acts on metadata %d after it had seen %d", a.h.name, a.timestamp(), floor)
+	}
+	if _, ok := e.(upgrade.Withdrawn); ok {
+		if goal := a.machine.State().Goal; a.orders[goal] == nil || a.orders[goal].State != schedule.StateAborted {
+			a.s.fail("P9", "%s gives up release %d, of whose rollout it has not seen that it was aborted", a.h.name, goal)
+		}
+	}
+}
+
+// checkAbsence is promise P9: where the answer is to wait, it is also to wait
+// for an agent that does not have one of the records. That enough nodes have
+// failed is news that may be missing: it only ever adds a reason to wait.
+func (a *agent) checkAbsence(in schedule.Input, d schedule.Decision) {
+	if d.Go || in.Order == nil || d.Reason.Code == schedule.CodeStopped {
+		return
+	}
+	roster := in.Order.Classes[in.Class].Roster
+	if len(roster) == 0 {
+		return
+	}
+	missing := roster[a.s.checkRNG.IntN(len(roster))]
+	if missing == in.Self {
+		return
+	}
+	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
+		if id == missing {
+			return view.Record{}, false
+		}
+		return a.lookup(id)
+	}
+	if a.s.drv.Decide(in).Go {
+		a.s.fail("P9", "%s waits (%s), and would go if it knew nothing of %s", a.h.name, d.Reason.Text, a.s.hosts[a.s.index(missing)].name)
+	}
+}
+
+// checkGo is promise P9 for a node that goes down: it has heard from a peer
+// since its start, and everything that any node has ever promised would only
+// have confirmed it.
+func (a *agent) checkGo(release bundle.Version) {
+	if !a.exchanged {
+		a.s.fail("P9", "%s goes down before its first exchange with a peer", a.h.name)
+	}
+	d := a.s.drv.Decide(a.input(release, func(id bundle.NodeID) (view.Record, bool) {
+		if id == a.h.id {
+			return a.record(), true
+		}
+		best := a.s.hosts[a.s.index(id)].truth.best
+		return best, best.Node == id
+	}))
+	// How long others have been settled it can only know of those it saw.
+	if !d.Go && d.Reason.Code != schedule.CodeStopped && d.Reason.Code != schedule.CodeSoak {
+		a.s.fail("P9", "%s goes down, and would not if it knew all: %s", a.h.name, d.Reason.Text)
+	}
+}

@@ -1,0 +1,77 @@
+// Package sim is the deterministic simulator: a cluster of agents and all that
+// can happen to it, in one goroutine, over virtual time.
+//
+// It drives the real agent/upgrade (Machine, Aim, Restored), agent/schedule
+// (Instantiate, the operator's changes, Decide) and gossip/view (Sign, Merge,
+// the exchange of stamps). What lies around them is virtual:
+//
+//	time      a queue of events; nothing else makes time pass
+//	network   messages are lost, late, doubled, overtaken, mangled; partitions,
+//	          also one-way
+//	disk      slots and the live slot's name may be synced or not yet; the saved
+//	          state, the floor, metadata, documents and a cache of the view are
+//	          durable when written; disks fill up; databases are lost
+//	software  starts late or never, dies, gets unwell after it was admitted;
+//	          goes on when its agent dies, and does not when its machine does
+//	callers   write, and count what was acknowledged
+//	operator  signs one order after the other, from the view of some peer, which
+//	          may be old: releases one after the other, also while an earlier one
+//	          rolls out; pauses, resumes, aborts, skips (also nodes that live),
+//	          retries, starts, changes budgets
+//
+// An agent dies, with or without its machine, at random times, and between any
+// two things that it does: before and after a state is saved, before and after
+// it is told, between actions, between the parts of an action, and again while
+// it recovers. Nodes join late, with state from before moult or without any; one
+// may be away for two releases.
+//
+// All of it follows from a seed: a run has no other source of chance, no clock,
+// no goroutine, and takes nothing from the order of a map. [Result.Hash] is that
+// of the whole trace, so that two runs of one seed can be compared, and a
+// failure prints the command that replays it.
+//
+// # The driver
+//
+// Package agent has the real loop, with goroutines, files and sockets. [Driver]
+// and its agent mirror that loop step by step and name by name: what is saved,
+// told and started in which order, when the schedule is asked, what a restarted
+// agent goes on from. When that loop changes, this one must. What decides is
+// shared, not mirrored. Each field of a Driver is a place where a fault would
+// break a promise; the tests plant one in each and see which check finds it.
+//
+// # The checks
+//
+// After every event:
+//
+//	P2  metadata never go back; none older than the floor are acted on
+//	P4  of each class at most k nodes are down, by what is durable; k is as the
+//	    proof in package schedule says, and nodes that were ever skipped, or have
+//	    never served, do not count
+//	P5  nothing is started on, or serves from, a slot that is not whole and of
+//	    its version; the old slot stays as it was when the software stopped until
+//	    the new one has settled
+//	P6  whatever serves has every write that was ever acknowledged, and callers
+//	    are never led back to an older version
+//	P7  a restarted machine has the state that was saved, and asks for the same
+//	    however often it is made; nothing is started, and nothing told, that is
+//	    not saved
+//	P8  a view has exactly the newest of the records that it was given, equals
+//	    every view that was given the same, and holds nothing that its node did
+//	    not sign; what a node promises never goes down
+//	P9  a wait stays a wait when a record is missing; whoever goes down would
+//	    have gone knowing all that any node ever said; nobody goes before the
+//	    first exchange since its start, or gives up a release without having
+//	    seen its rollout aborted
+//
+// And once faults have stopped and the operator attends, every node settles at
+// the newest release within a bounded time, but those that can never work, and
+// all views become equal.
+//
+// # What it cannot see
+//
+// Signatures over metadata (P1, P3), bounds (P10), traffic (P11) and real
+// processes (P12) are tested where they are. Equivocating nodes and data folders
+// brought back from backups are not simulated: they break what the proof of P4
+// assumes. Artifacts are fetched as one event; the swarm has its own tests.
+// Records leave out addresses and the reason for a wait, which steer nothing.
+package sim

@@ -1,0 +1,236 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"moult/agent/schedule"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// operator signs releases and rollout orders, one after the other, from what
+// some peer's view shows, which may be old.
+type operator struct {
+	set    *set
+	signed []*schedule.Order // all of them, oldest first
+	// gone are the hosts that were ever skipped: the budget does not count them.
+	gone [nodes]bool
+	// retries counts how often a host was helped since faults stopped.
+	retries [nodes]int
+	givenUp [nodes]bool
+}
+
+// newest is the order in force of the newest release that has one; nil for none.
+func (o *operator) newest() *schedule.Order {
+	for v := maxRelease; v > 0; v-- {
+		if order := o.set.orders[v]; order != nil {
+			return order
+		}
+	}
+	return nil
+}
+
+// operate makes the releases and plans what the operator does.
+func (s *simulation) operate() {
+	s.operator.set = &set{timestamp: 1, head: 1}
+	for v := bundle.Version(1); v <= maxRelease; v++ {
+		s.manifests[v] = s.release(v)
+	}
+	for _, h := range s.hosts[:nodes-4] {
+		h.disk.set, h.disk.floor.timestamp = s.operator.set, 1
+		h.disk.known[1] = true
+	}
+	second := s.between(2*time.Second, 20*time.Second)
+	s.after(second, s.inject)
+	s.after(second+s.between(8*time.Second, 150*time.Second), s.inject)
+	s.after(second, s.meddle)
+}
+
+// release writes a release: 2 changes some classes, 3 others, and so on.
+func (s *simulation) release(v bundle.Version) *bundle.Manifest {
+	m := &bundle.Manifest{Format: bundle.FormatVersion, Version: v, Classes: map[bundle.Class]bundle.ClassUpgrade{}}
+	for i, class := range []bundle.Class{"kv", "auth", "web"} {
+		if v > 1 && (int(v)+i)%3 == 0 {
+			continue // 2 leaves auth as it is, 3 leaves kv, 4 leaves web
+		}
+		spec := bundle.ScheduleSpec{
+			Strategy: bundle.StrategyRolling, MaxUnavailable: pick(s, []string{"1", "2", "3", "25%"}),
+			Canary: s.rng.IntN(3), Soak: bundle.Duration(s.between(0, 8*time.Second)), FailureMax: pick(s, []int{1, 2, 100}),
+		}
+		switch s.rng.IntN(8) {
+		case 0:
+			spec.Strategy = bundle.StrategyManual
+		case 1:
+			spec.Strategy, spec.Canary, spec.Soak = bundle.StrategyAtOnce, 0, 0
+		}
+		m.Classes[class] = bundle.ClassUpgrade{From: v - 1, Schedule: spec}
+	}
+	return m
+}
+
+// peer returns a host with an agent, by which the operator looks and acts; nil
+// if there is none.
+func (s *simulation) peer() *host {
+	for range nodes {
+		if h := pick(s, s.hosts); h.agent != nil && h.agent.exchanged {
+			return h
+		}
+	}
+	return nil
+}
+
+// inject signs the next release with its first order. Those of whom the view
+// knows are in it, and those of the order before.
+func (s *simulation) inject() {
+	op := &s.operator
+	p := s.peer()
+	if p == nil || op.set.head == maxRelease {
+		s.after(time.Second, s.inject)
+		return
+	}
+	v := op.set.head + 1
+	var candidates []schedule.Candidate
+	for r := range p.agent.view.All() {
+		candidates = append(candidates, schedule.Candidate{ID: r.Node, Class: r.Class, Reachable: s.hosts[s.index(r.Node)].agent != nil})
+	}
+	order := must(schedule.Instantiate(s.manifests[v], bundle.Sum(fmt.Append(nil, v)), op.newest(), candidates))
+	s.sign(p, order, "inject")
+}
+
+// sign puts an order in force and hands it to a peer.
+func (s *simulation) sign(p *host, order *schedule.Order, what string) {
+	op := &s.operator
+	order = must(schedule.ParseOrder(must(schedule.MarshalOrder(order)))) // as it would travel
+	next := *op.set
+	next.timestamp++
+	next.head = max(next.head, order.Release)
+	next.orders[order.Release] = order
+	op.set = &next
+	op.signed = append(op.signed, order)
+	s.stats.Orders++
+	s.trace("op", fmt.Sprintf("%s: release %d serial %d %s, metadata %d, by %s", what, order.Release, order.Serial, order.State, next.timestamp, p.name))
+	s.checkSigned(order)
+	s.handOver(p)
+}
+
+// handOver gives the newest metadata and documents to a peer.
+func (s *simulation) handOver(p *host) {
+	op := &s.operator
+	var known [maxRelease + 1]bool
+	for v := bundle.Version(1); v <= op.set.head; v++ {
+		known[v] = true
+	}
+	var orders []*schedule.Order
+	for _, o := range op.set.orders {
+		if o != nil {
+			orders = append(orders, o)
+		}
+	}
+	p.agent.receive(known, orders)
+	p.agent.offer(op.set)
+	p.agent.decide()
+}
+
+// meddle lets the operator change the newest order now and then.
+func (s *simulation) meddle() {
+	if !s.faulty {
+		return
+	}
+	s.after(s.between(operatorInterval/4, operatorInterval*7/4), s.meddle)
+	order, p := s.operator.newest(), s.peer()
+	if order == nil || p == nil {
+		return
+	}
+	h := pick(s, s.hosts)
+	var next *schedule.Order
+	var err error
+	what := ""
+	switch n := s.rng.IntN(20); {
+	case order.State == schedule.StatePaused && n < 14:
+		what = "resume"
+		next, err = order.Resume()
+	case n < 3:
+		what = "pause"
+		next, err = order.Pause()
+	case n < 4:
+		what = "abort"
+		next, err = order.Abort()
+	case n < 7:
+		what = "budget"
+		next, err = order.SetBudget(h.class, 1+s.rng.IntN(4))
+	case n < 10:
+		if h.agent != nil && s.chance(0.6) {
+			return // skipping one that lives is the exception
+		}
+		what = "skip " + h.name
+		next, err = order.Skip(h.class, h.id)
+		s.operator.gone[h.i] = s.operator.gone[h.i] || err == nil
+	case n < 14:
+		what = "start " + h.name
+		next, err = order.Start(h.class, h.id)
+	default:
+		what = "retry " + h.name
+		next, err = order.Retry(h.class, h.id)
+	}
+	if err == nil {
+		s.sign(p, next, what)
+	} else if !errors.Is(err, schedule.ErrRefused) {
+		s.fail("P4", "the operator cannot %s: %v", what, err)
+	}
+}
+
+// attend is an operator who looks at the status, once faults have stopped, and
+// does what it says: resumes, retries, starts; injects a newer release in the
+// place of one that was aborted.
+func (s *simulation) attend() {
+	s.after(attendInterval, s.attend)
+	p := s.peer()
+	if p == nil {
+		return
+	}
+	order := s.operator.newest()
+	switch {
+	case order == nil || order.State == schedule.StateAborted:
+		s.inject()
+		return
+	case order.State == schedule.StatePaused:
+		s.sign(p, must(order.Resume()), "resume")
+		return
+	case p.agent.timestamp() < s.operator.set.timestamp:
+		s.handOver(p) // who was handed it may have lost it
+		return
+	}
+	for r := range p.agent.view.All() {
+		if what, next := s.help(order, r); next != nil {
+			s.sign(p, next, what)
+			return // one at a time: the next look shows what came of it
+		}
+	}
+}
+
+// help returns the change that brings a node on, by what its record says.
+func (s *simulation) help(order *schedule.Order, r view.Record) (what string, next *schedule.Order) {
+	op, i := &s.operator, s.index(r.Node)
+	if r.Version >= order.Release || op.givenUp[i] {
+		return "", nil
+	}
+	attempts := order.Attempts(r.Class, r.Node)
+	used := attempts == 0 || (r.Ended.Release == order.Release && r.Ended.Count >= attempts)
+	h := s.hosts[i]
+	if used && op.retries[i] >= maxRetries {
+		op.givenUp[i], op.gone[i] = true, true
+		next, _ = order.Skip(r.Class, r.Node) // refused where it has no place
+		return "skip " + h.name, next
+	}
+	if used {
+		op.retries[i]++
+		return "retry " + h.name, must(order.Retry(r.Class, r.Node))
+	}
+	if order.Classes[r.Class].Strategy == bundle.StrategyManual {
+		next, _ = order.Start(r.Class, r.Node) // refused where it has been started
+		return "start " + h.name, next
+	}
+	return "", nil
+}

@@ -1,0 +1,127 @@
+package sim
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"moult/agent/schedule"
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// plants are drivers with one fault each, and the check that finds it first.
+var plants = []struct {
+	name  string
+	check string
+	d     Driver
+}{
+	{"rank off by one", "P4", Driver{Decide: rankOffByOne}},
+	{"a node of which nothing is known counts as done", "P9", Driver{Decide: absenceIsEvidence}},
+	{"nodes that may be down under an earlier order do not count", "P4", Driver{Decide: ignorePrevious}},
+	{"what a node works towards counts as what it has reached", "P4", Driver{Decide: targetIsVersion}},
+	{"records are published before they are durable", "P7", Driver{
+		CarryOut: []Stage{StagePublish, StageSave, StageAct},
+		Told:     func(_, now upgrade.State) upgrade.State { return now },
+	}},
+	{"actions start before the state is durable", "P7", Driver{CarryOut: []Stage{StageAct, StageSave, StagePublish}}},
+	{"a crash forgets the ended attempts", "P7", Driver{Restored: forgetEnded}},
+	{"a crash forgets the promise to obey only later orders", "P7", Driver{Restored: forgetObeys}},
+	{"older metadata take the place of newer", "P2", Driver{
+		Newer:     func(int64, int64) bool { return true },
+		Successor: func(_, _ *schedule.Order) error { return nil },
+	}},
+	{"it decides before its first exchange", "P9", Driver{Synced: func(bool) bool { return true }}},
+	{"a view takes only the first record of several", "P8", Driver{Merge: mergeFirst}},
+	{"the slot of a failed attempt is used again", "P6", Driver{Stale: func([]bundle.Version) []bundle.Version { return nil }}},
+	{"a transform works on the old slot", "P5", Driver{Into: func(x upgrade.Transform) bundle.Version { return x.From }}},
+	{"a slot gets its name before its files are synced", "P5", Driver{Publish: []Stage{StageRename, StageSyncFolder, StageSyncTree}}},
+	{"it goes back after callers were admitted", "P6", Driver{GiveUp: func(upgrade.State) bool { return true }}},
+	{"newer metadata are never taken", CheckLiveness, Driver{Newer: func(have, _ int64) bool { return have == 0 }}},
+}
+
+// withinSeeds is how many seeds a planted bug may survive.
+const withinSeeds = 60
+
+// TestPlanted shows that each check finds what it is there to find.
+func TestPlanted(t *testing.T) {
+	for _, p := range plants {
+		t.Run(p.name, func(t *testing.T) {
+			for r := range runAll(withinSeeds, p.d, p.check) {
+				if r.Violation == nil {
+					continue
+				}
+				t.Logf("seed %d: %v", r.Seed, r.Violation)
+				return
+			}
+			t.Fatalf("none of %d seeds found it", withinSeeds)
+		})
+	}
+}
+
+// altered returns in with a changed class order.
+func altered(in schedule.Input, f func(*schedule.Order, *schedule.ClassOrder)) schedule.Input {
+	if in.Order == nil {
+		return in
+	}
+	o := *in.Order
+	o.Classes = maps.Clone(o.Classes)
+	c := o.Classes[in.Class]
+	c.Roster = slices.Clone(c.Roster)
+	f(&o, &c)
+	o.Classes[in.Class] = c
+	in.Order = &o
+	return in
+}
+
+// rankOffByOne takes the node for one that is one rank earlier than it is.
+func rankOffByOne(in schedule.Input) schedule.Decision {
+	return schedule.Decide(altered(in, func(_ *schedule.Order, c *schedule.ClassOrder) {
+		if i := slices.Index(c.Roster, in.Self); i > 0 && len(c.Skipped) == 0 && len(c.Started) == 0 {
+			c.Roster[i-1], c.Roster[i] = c.Roster[i], c.Roster[i-1]
+		}
+	}))
+}
+
+func ignorePrevious(in schedule.Input) schedule.Decision {
+	return schedule.Decide(altered(in, func(o *schedule.Order, _ *schedule.ClassOrder) { o.Previous = 0 }))
+}
+
+func absenceIsEvidence(in schedule.Input) schedule.Decision {
+	lookup := in.Lookup
+	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
+		r, ok := lookup(id)
+		if !ok && in.Order != nil {
+			return view.Record{Node: id, Version: in.Order.Release}, true
+		}
+		return r, ok
+	}
+	return schedule.Decide(in)
+}
+
+func targetIsVersion(in schedule.Input) schedule.Decision {
+	lookup := in.Lookup
+	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
+		r, ok := lookup(id)
+		if id != in.Self {
+			r.Version = max(r.Version, r.Target)
+		}
+		return r, ok
+	}
+	return schedule.Decide(in)
+}
+
+func forgetEnded(s upgrade.State) upgrade.State {
+	s.EndedRelease, s.EndedCount = 0, 0
+	return s
+}
+
+func forgetObeys(s upgrade.State) upgrade.State {
+	s.Obeys = 0
+	return s
+}
+
+func mergeFirst(v *view.View, records []view.Signed) ([]bundle.NodeID, error) {
+	return v.Merge(records[:1]...)
+}

@@ -1,0 +1,231 @@
+package sim
+
+import (
+	"fmt"
+	"hash"
+	"hash/fnv"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// Config says what to run. A run is a function of its Seed and its Driver.
+type Config struct {
+	Seed uint64
+	// Driver has the planted bugs, if any: a nil field is the truth.
+	Driver Driver
+	// Only, if not empty, names the one check that may end the run: others
+	// see what a planted bug does as well.
+	Only string
+	// Trace, if not nil, gets a line for each event.
+	Trace io.Writer
+}
+
+// Result is what came out of a run.
+type Result struct {
+	Seed uint64
+	// Hash is that of the trace: equal for two runs of one seed and driver.
+	Hash uint64
+	// Steps counts events, Elapsed is virtual time.
+	Steps   int
+	Elapsed time.Duration
+	// Violation is nil where every promise held.
+	Violation *Violation
+	// Last holds the last lines of the trace.
+	Last []string
+	// Stats counts what happened, to show that a run was worth its time.
+	Stats Stats
+}
+
+// Violation is a promise that was broken.
+type Violation struct {
+	// Check names the promise as the design does ("P4"), or is CheckLiveness.
+	Check string
+	Text  string
+	At    time.Duration
+}
+
+// CheckLiveness is the check that the cluster settles once faults have stopped.
+const CheckLiveness = "liveness"
+
+func (v *Violation) Error() string { return fmt.Sprintf("%s at %v: %s", v.Check, v.At, v.Text) }
+
+// Stats counts what happened in a run.
+type Stats struct {
+	Crashes, Restarts, Databases, Cuts, Lost, Corrupted int
+	Orders, WentDown, Settled, Held, RolledBack         int
+	Calls                                               int
+}
+
+// String tells what failed, what came before it, and how to see it again.
+func (r Result) String() string {
+	if r.Violation == nil {
+		return fmt.Sprintf("seed %d: %d steps, %v, hash %016x", r.Seed, r.Steps, r.Elapsed.Round(time.Second), r.Hash)
+	}
+	return fmt.Sprintf("seed %d: %v\nthe last events:\n  %s\nto replay: go test ./agent/sim -count=1 -run 'TestSeeds$' -seed %d -v",
+		r.Seed, r.Violation, strings.Join(r.Last, "\n  "), r.Seed)
+}
+
+// Run runs one simulation to its end, or to the first promise broken.
+func Run(cfg Config) Result {
+	s := &simulation{
+		rng: rand.New(rand.NewPCG(cfg.Seed, 0)), checkRNG: rand.New(rand.NewPCG(cfg.Seed, 1)),
+		drv: cfg.Driver.complete(), only: cfg.Only, hash: fnv.New64a(), out: cfg.Trace,
+		faulty: true, views: map[uint64]uint64{}, written: map[view.Signed]word{}, ids: map[bundle.NodeID]int{},
+	}
+	s.populate()
+	s.operate()
+	s.injectFaults()
+	for s.violation == nil && !s.over && len(s.queue.events) > 0 {
+		if s.steps++; s.steps > maxSteps {
+			s.fail(CheckLiveness, "%d events and no end", s.steps)
+			break
+		}
+		e := s.queue.pop()
+		s.now = e.at
+		e.do()
+		s.checkAll()
+	}
+	r := Result{Seed: cfg.Seed, Hash: s.hash.Sum64(), Steps: s.steps, Elapsed: s.now, Violation: s.violation, Stats: s.stats}
+	for i := range min(len(s.last), s.traced) {
+		r.Last = append(r.Last, s.last[(s.traced-min(len(s.last), s.traced)+i)%len(s.last)].String())
+	}
+	return r
+}
+
+// simulation is the whole world. One goroutine owns it, and all chance comes
+// from its seed.
+type simulation struct {
+	rng      *rand.Rand
+	checkRNG *rand.Rand // apart, so that a check changes nothing
+	drv      Driver
+
+	now   time.Duration
+	queue queue
+	steps int
+	over  bool
+
+	hosts     []*host
+	ids       map[bundle.NodeID]int // index into hosts
+	manifests [maxRelease + 1]*bundle.Manifest
+	operator  operator
+	net       network
+	crashes   float64 // chance of a crash at each crash point
+	faulty    bool    // faults are being injected
+
+	hash   hash.Hash64
+	out    io.Writer
+	last   [lastEvents]line
+	traced int
+
+	only      string
+	violation *Violation
+	views     map[uint64]uint64    // what a view was given, and what came of it
+	written   map[view.Signed]word // every record that was ever signed
+	stats     Stats
+}
+
+// word names one record: that of a host with a number.
+type word struct {
+	host int
+	seq  uint64
+}
+
+// fail notes the first broken promise.
+func (s *simulation) fail(check, format string, args ...any) {
+	if s.violation == nil && (s.only == "" || s.only == check) {
+		s.violation = &Violation{Check: check, Text: fmt.Sprintf(format, args...), At: s.now}
+	}
+}
+
+// line is one line of the trace.
+type line struct {
+	at   time.Duration
+	who  string
+	what string
+}
+
+func (l line) String() string { return fmt.Sprintf("%9.3fs %-4s %s", l.at.Seconds(), l.who, l.what) }
+
+// trace adds a line to the trace and its hash.
+func (s *simulation) trace(who, what string) {
+	l := line{s.now, who, what}
+	var at [8]byte
+	for i := range at {
+		at[i] = byte(l.at >> (8 * i))
+	}
+	s.hash.Write(at[:])
+	io.WriteString(s.hash, who)
+	io.WriteString(s.hash, what)
+	s.last[s.traced%len(s.last)] = l
+	s.traced++
+	if s.out != nil {
+		fmt.Fprintln(s.out, l)
+	}
+}
+
+// after does something in a while.
+func (s *simulation) after(d time.Duration, do func()) { s.queue.push(s.now+d, do) }
+
+// between returns a duration from lo to hi.
+func (s *simulation) between(lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(s.rng.Int64N(int64(hi-lo)+1))
+}
+
+func (s *simulation) chance(p float64) bool { return p > 0 && s.rng.Float64() < p }
+
+// pick returns one of list; list is not empty.
+func pick[T any](s *simulation, list []T) T { return list[s.rng.IntN(len(list))] }
+
+// event is something that will happen.
+type event struct {
+	at  time.Duration
+	seq uint64 // of two at one time, the one that was asked for first comes first
+	do  func()
+}
+
+func (e event) before(o event) bool { return e.at < o.at || (e.at == o.at && e.seq < o.seq) }
+
+// queue is a heap of events.
+type queue struct {
+	events []event
+	seq    uint64
+}
+
+func (q *queue) push(at time.Duration, do func()) {
+	q.seq++
+	q.events = append(q.events, event{at, q.seq, do})
+	for i := len(q.events) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !q.events[i].before(q.events[up]) {
+			break
+		}
+		q.events[i], q.events[up] = q.events[up], q.events[i]
+		i = up
+	}
+}
+
+func (q *queue) pop() event {
+	top := q.events[0]
+	n := len(q.events) - 1
+	q.events[0] = q.events[n]
+	q.events[n] = event{}
+	q.events = q.events[:n]
+	for i := 0; ; {
+		least := i
+		for _, down := range [2]int{2*i + 1, 2*i + 2} {
+			if down < n && q.events[down].before(q.events[least]) {
+				least = down
+			}
+		}
+		if least == i {
+			return top
+		}
+		q.events[i], q.events[least] = q.events[least], q.events[i]
+		i = least
+	}
+}

@@ -1,0 +1,94 @@
+package sim
+
+import (
+	"flag"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+var (
+	seeds = flag.Int("seeds", 200, "how many seeds TestSeeds runs")
+	seed  = flag.Int64("seed", -1, "the one seed that TestSeeds runs, with its trace")
+)
+
+// TestSeeds runs many simulations of the real driver: no promise is broken.
+func TestSeeds(t *testing.T) {
+	if *seed >= 0 {
+		if r := Run(Config{Seed: uint64(*seed), Trace: os.Stdout}); r.Violation != nil {
+			t.Fatal(r)
+		}
+		return
+	}
+	n := *seeds
+	if testing.Short() {
+		n = min(n, 20)
+	}
+	begin := time.Now()
+	var sum Result
+	for r := range runAll(n, Driver{}, "") {
+		if r.Violation != nil {
+			t.Error(r)
+		}
+		sum.add(r)
+	}
+	real := time.Since(begin)
+	t.Logf("%d seeds, %v simulated in %v: %.0f simulated seconds a second", n, sum.Elapsed.Round(time.Second), real.Round(time.Millisecond), sum.Elapsed.Seconds()/real.Seconds())
+	t.Logf("%d steps, %+v", sum.Steps, sum.Stats)
+}
+
+// runAll yields the results of seeds 0 to n-1, in that order. Each simulation
+// has one goroutine; some run beside each other.
+func runAll(n int, d Driver, only string) func(yield func(Result) bool) {
+	return func(yield func(Result) bool) {
+		results := make([]chan Result, n)
+		for i := range results {
+			results[i] = make(chan Result, 1)
+		}
+		next, stop := make(chan int), make(chan struct{})
+		var workers sync.WaitGroup
+		defer workers.Wait()
+		defer close(stop)
+		for range runtime.GOMAXPROCS(0) {
+			workers.Go(func() {
+				for i := range next {
+					results[i] <- Run(Config{Seed: uint64(i), Driver: d, Only: only})
+				}
+			})
+		}
+		workers.Go(func() {
+			defer close(next)
+			for i := range n {
+				select {
+				case next <- i:
+				case <-stop:
+					return
+				}
+			}
+		})
+		for _, c := range results {
+			if !yield(<-c) {
+				return
+			}
+		}
+	}
+}
+
+// add sums up what happened.
+func (r *Result) add(o Result) {
+	r.Steps += o.Steps
+	r.Elapsed += o.Elapsed
+	a, b := &r.Stats, o.Stats
+	for _, p := range []struct {
+		sum *int
+		n   int
+	}{
+		{&a.Crashes, b.Crashes}, {&a.Restarts, b.Restarts}, {&a.Databases, b.Databases}, {&a.Cuts, b.Cuts},
+		{&a.Lost, b.Lost}, {&a.Corrupted, b.Corrupted}, {&a.Orders, b.Orders}, {&a.WentDown, b.WentDown},
+		{&a.Settled, b.Settled}, {&a.Held, b.Held}, {&a.RolledBack, b.RolledBack}, {&a.Calls, b.Calls},
+	} {
+		*p.sum += p.n
+	}
+}
