@@ -60,15 +60,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
-		Name:            "moult",
-		Usage:           "upgrade a distributed system, peer by peer, while it serves",
-		Version:         version,
-		Writer:          stdout,
-		ErrWriter:       stderr,
-		HideHelpCommand: true,
-		ExitErrHandler:  func(*cli.Context, error) {},
-		OnUsageError:    usageError,
+		Name:           "moult",
+		Usage:          "upgrade a distributed system, peer by peer, while it serves",
+		Version:        version,
+		Writer:         stdout,
+		ErrWriter:      stderr,
+		HideHelp:       true,
+		HideVersion:    true,
+		Flags:          []cli.Flag{helpFlag(), &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version", DisableDefaultText: true}},
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   usageError,
 		Action: func(c *cli.Context) error {
+			if c.Bool("version") {
+				cli.ShowVersion(c)
+				return nil
+			}
 			if c.Args().Present() {
 				return misusef("see `moult --help` for the commands", "there is no command %q", c.Args().First())
 			}
@@ -81,15 +87,22 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			membersCommand(), joinCommand(), leaveCommand(),
 		},
 	}
-	setUsageErrors(app.Commands)
+	setDefaults(app.Commands)
 	return app
 }
 
-func setUsageErrors(commands []*cli.Command) {
+// helpFlag is each command's own: the one that the library shares between all
+// commands is written to while arguments are parsed.
+func helpFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", DisableDefaultText: true}
+}
+
+func setDefaults(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = usageError
-		c.HideHelpCommand = true
-		setUsageErrors(c.Subcommands)
+		c.HideHelp = true
+		c.Flags = append(c.Flags, helpFlag())
+		setDefaults(c.Subcommands)
 		if len(c.Subcommands) > 0 && c.Action == nil {
 			c.Action = func(ctx *cli.Context) error {
 				if ctx.Args().Present() {

@@ -1,0 +1,410 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"moult/agent/control"
+	"moult/agent/schedule"
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
+)
+
+// smallSpec is a release whose software is a script of two lines, so that
+// tests of what is refused need not move a whole binary about.
+const smallSpec = `release {
+  version = %d
+  class "kv" {
+    %s
+    artifact {
+      os   = %q
+      arch = %q
+      path = "small"
+    }
+    command = ["./small"]
+    service "api" {
+      protocol = "tcp"
+    }
+    health {
+      exec             = ["true"]
+      interval         = "100ms"
+      min_healthy_time = "100ms"
+      healthy_deadline = "30s"
+    }
+    %s
+    schedule {
+      strategy = "rolling"
+    }
+  }
+}
+`
+
+// small builds a small release with the trust folder dir, and returns the
+// bundle's path.
+func (c *testCluster) small(v bundle.Version, dir string) string {
+	c.t.Helper()
+	from, simulations := "", ""
+	if v > 1 {
+		from = fmt.Sprintf("from = %d", v-1)
+		simulations = "past {\n compatible = true\n}\nfuture {\n compatible = true\n}\n"
+	}
+	spec := filepath.Join(c.dir, fmt.Sprintf("small-%d.hcl", v))
+	out := filepath.Join(c.dir, fmt.Sprintf("small-%d.moult", v))
+	err := errors.Join(
+		os.WriteFile(filepath.Join(c.dir, "small"), []byte("#!/bin/sh\nexec sleep 1000\n"), 0o755),
+		os.WriteFile(spec, fmt.Appendf(nil, smallSpec, v, from, runtime.GOOS, runtime.GOARCH, simulations), 0o600))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.must("bundle", "build", "--trust", dir, "-f", spec, "--out", out)
+	return out
+}
+
+func (c *testCluster) trustDir() string { return filepath.Join(c.dir, "trust") }
+
+// must runs moult in this process, and wants it to succeed.
+func (c *testCluster) must(args ...string) {
+	c.t.Helper()
+	var out, errs bytes.Buffer
+	if code := run(c.t.Context(), append([]string{"moult"}, args...), &out, &errs); code != exitDone {
+		c.t.Fatalf("moult %s: exit code %d\n%s", strings.Join(args, " "), code, errs.String())
+	}
+}
+
+// settledSmall starts a cluster of n agents at release 1, the small one.
+func settledSmall(t *testing.T, n int) *testCluster {
+	t.Helper()
+	c := newCluster(t, n)
+	c.up(c.agents)
+	c.formed(n)
+	path := c.small(1, c.trustDir())
+	if code, _, errs := c.command(c.agents[0], "inject", "--trust", c.trustDir(), path); code != exitDone {
+		t.Fatalf("inject: exit code %d, %s", code, errs)
+	}
+	for _, a := range c.agents {
+		c.until(a, "release 1 to be complete", func(s control.Status) bool {
+			return s.Release.Version == 1 && s.Release.State == control.StateComplete && reachable(s) == n
+		})
+	}
+	return c
+}
+
+func (c *testCluster) lasting(a *demoAgent) string {
+	c.t.Helper()
+	text, err := lasting(c.t.Context(), a.api)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return text
+}
+
+// refused hands a file to the agent, which must refuse it in one clear line
+// that has want in it, and be afterwards as it was.
+func (c *testCluster) refused(a *demoAgent, what string, data []byte, want string) {
+	c.t.Helper()
+	path := filepath.Join(c.dir, "tampered.moult")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	before := c.lasting(a)
+	code, out, errs := c.command(a, "inject", "--no-order", path)
+	if problem := refusal(code, out, errs, want); problem != "" {
+		c.t.Errorf("%s: %s", what, problem)
+	}
+	if after := c.lasting(a); after != before {
+		c.t.Errorf("%s: it left a trace\nbefore: %s\nafter: %s", what, before, after)
+	}
+	left, err := filepath.Glob(filepath.Join(a.data, ".inject-*"))
+	if err != nil || len(left) > 0 {
+		c.t.Errorf("%s: temporary files stay: %q, %v", what, left, err)
+	}
+}
+
+// refusal tells what is wrong with the way in which a command has refused.
+func refusal(code int, out, errs, want string) string {
+	lines := strings.Split(strings.TrimSuffix(errs, "\n"), "\n")
+	switch {
+	case code != exitRefused:
+		return fmt.Sprintf("exit code %d, want %d: %s", code, exitRefused, errs)
+	case out != "":
+		return fmt.Sprintf("standard output: %q", out)
+	case len(lines) != 2 || !strings.HasPrefix(lines[0], "moult: inject: ") || !strings.HasPrefix(lines[1], "hint: "):
+		return fmt.Sprintf("want one line and a hint, got %q", lines)
+	case !strings.Contains(lines[0], want):
+		return fmt.Sprintf("message %q, want %q", lines[0], want)
+	}
+	return ""
+}
+
+// TestTampered hands an agent bundles that are cut short, that have one bit
+// flipped, or that the wrong keys have signed.
+func TestTampered(t *testing.T) {
+	t.Parallel()
+	c := settledSmall(t, 1)
+	a := c.agents[0]
+	path := c.small(2, c.trustDir())
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cuts := []int{0, 1, 511, 512, 513, len(good) - 1024, len(good) - 512, len(good) - 1}
+	for n := 700; n < len(good); n += len(good)/12 + 1 {
+		cuts = append(cuts, n)
+	}
+	for _, n := range cuts {
+		c.refused(a, fmt.Sprintf("cut to %d of %d bytes", n, len(good)), good[:n], "cut short")
+	}
+	for i := 0; i < len(good); i += len(good)/32 + 1 {
+		flipped := bytes.Clone(good)
+		flipped[i] ^= 1 << (i % 8)
+		c.refused(a, fmt.Sprintf("bit flipped in byte %d", i), flipped, "open bundle: ")
+	}
+	c.refused(a, "a byte more", append(bytes.Clone(good), 0), "damaged, or not written by moult")
+	c.refused(a, "a program", []byte("#!/bin/sh\n"), "damaged, or not written by moult")
+	f := newForger(t, c.trustDir(), good)
+	if !bytes.Equal(f.bundle(f.set), good) {
+		t.Fatal("the forger does not write what moult writes: its forgeries would prove nothing")
+	}
+	for what, forged := range map[string]struct {
+		set  trust.Set
+		want string
+	}{
+		"release signed by a stranger":             {f.withTargets(f.stranger), "untrusted metadata"},
+		"release signed by the operator":           {f.withTargets(f.operator), "untrusted metadata"},
+		"release signed by nobody":                 {f.withTargets(), "untrusted metadata"},
+		"release signed by publisher and stranger": {f.withTargets(f.publisher, f.stranger), "untrusted metadata"},
+		"timestamp signed by a stranger":           {f.seal(f.set, f.operator, f.stranger), "untrusted metadata"},
+		"snapshot signed by a stranger":            {f.seal(f.set, f.stranger, f.operator), "untrusted metadata"},
+		"keys changed by a stranger":               {f.withRoot(f.stranger), "untrusted metadata"},
+		"order signed by the publisher":            {f.withOperator(f.publisher), "untrusted metadata"},
+	} {
+		c.refused(a, what, f.bundle(forged.set), forged.want)
+	}
+
+	// All this proves something only if the bundle itself is taken.
+	if code, _, errs := c.command(a, "inject", "--trust", c.trustDir(), path); code != exitDone {
+		t.Fatalf("the good bundle: exit code %d, %s", code, errs)
+	}
+	c.until(a, "release 2", func(s control.Status) bool { return settled(s, 2) == 1 })
+}
+
+// TestRefusedCatches shows that the check of the test above can fail.
+func TestRefusedCatches(t *testing.T) {
+	const good = "moult: inject: no\nhint: yes\n"
+	if problem := refusal(exitRefused, "", good, "no"); problem != "" {
+		t.Fatalf("a good refusal: %s", problem)
+	}
+	for what, problem := range map[string]string{
+		"accepted":       refusal(exitDone, "", "moult: release 2 is here and spreads\n", ""),
+		"failed":         refusal(exitFailed, "", good, "no"),
+		"wrong reason":   refusal(exitRefused, "", good, "cut short"),
+		"no hint":        refusal(exitRefused, "", "moult: inject: no\n", "no"),
+		"several lines":  refusal(exitRefused, "", "moult: inject: no\nbecause\nhint: yes\n", "no"),
+		"data on stdout": refusal(exitRefused, "x", good, "no"),
+	} {
+		if problem == "" {
+			t.Errorf("%s: not caught", what)
+		}
+	}
+}
+
+// TestTooFewKeys has a cluster whose releases need two publishers.
+func TestTooFewKeys(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1)
+	a := c.agents[0]
+	good, err := os.ReadFile(c.small(1, c.trustDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newForger(t, c.trustDir(), good)
+	second := newTestKey(t)
+	f.foundCluster(2, f.publisher, second)
+	if err := os.WriteFile(filepath.Join(c.trustDir(), "root.json"), f.set.Roots[0], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.up(c.agents)
+	c.formed(1)
+	c.refused(a, "signed by one of two", f.bundle(f.withTargets(f.publisher)), "untrusted metadata")
+	c.refused(a, "signed by the other of two", f.bundle(f.withTargets(second)), "untrusted metadata")
+	c.refused(a, "signed by one of two and a stranger", f.bundle(f.withTargets(f.publisher, f.stranger)), "untrusted metadata")
+	c.refused(a, "signed twice by one of two", f.bundle(f.withTargets(f.publisher, f.publisher)), "malformed trust metadata")
+	both := filepath.Join(c.dir, "both.moult")
+	if err := os.WriteFile(both, f.bundle(f.withTargets(f.publisher, second)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := c.command(a, "inject", "--no-order", both); code != exitDone {
+		t.Fatalf("signed by both: exit code %d, %s", code, errs)
+	}
+	c.until(a, "release 1", func(s control.Status) bool { return settled(s, 1) == 1 })
+}
+
+// TestInjectAtTwoPeers injects one bundle at two peers at once: from one trust
+// folder, and by two operators whose folders rank the nodes differently. All
+// peers end with one ranking.
+func TestInjectAtTwoPeers(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	c := settledSmall(t, 3)
+	first, last := c.agents[0], c.agents[2]
+	path := c.small(2, c.trustDir())
+
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	accepted := 0
+	for _, a := range []*demoAgent{first, last} {
+		wg.Go(func() {
+			code, _, errs := c.command(a, "inject", "--trust", c.trustDir(), path)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case code == exitDone:
+				accepted++
+			case code == exitRefused && strings.Contains(errs, "release 2 is here already"):
+			case code == exitFailed && strings.Contains(errs, "another moult command has it open: wait for that to end"):
+			default:
+				t.Errorf("%s: exit code %d, %s", a.name, code, errs)
+			}
+		})
+	}
+	wg.Wait()
+	if accepted == 0 {
+		t.Fatal("neither peer took it")
+	}
+	c.oneOrder(2)
+
+	// Two operators, each with a copy of the folder, sign different orders at
+	// one moment. Neither is better than the other: the agents keep what they
+	// have, say so, and obey the next word of either.
+	path = c.small(3, c.trustDir())
+	orders := map[*demoAgent]control.Signed{first: c.ranked(first, path, false), last: c.ranked(last, path, true)}
+	refused := 0
+	for a, signed := range orders {
+		wg.Go(func() {
+			data, err := os.ReadFile(path)
+			if err == nil {
+				_, err = a.api.Inject(t.Context(), bytes.NewReader(data), &signed)
+			}
+			if err == nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			refused++
+			if e, ok := errors.AsType[*control.Error](err); !ok || e.Kind != control.KindRefused || e.Hint == "" {
+				t.Errorf("%s: %v, want a refusal with a hint", a.name, err)
+			}
+		})
+	}
+	wg.Wait()
+	switch refused {
+	case 0:
+		c.until(last, "the alarm", func(s control.Status) bool {
+			return strings.Contains(strings.Join(s.Alarms, "\n"), "somebody signed twice from one state; the next one signed (`moult trust refresh`, any order) ends it")
+		})
+	case len(orders):
+		t.Fatal("neither peer took it")
+	}
+	c.must("trust", "refresh", "--trust", c.trustDir())
+	c.must("trust", "push", "--trust", c.trustDir(), "--agent", first.data)
+	c.oneOrder(3)
+}
+
+// ranked signs the first order for a bundle with a copy of the trust folder,
+// with the ranks turned round if so wished.
+func (c *testCluster) ranked(a *demoAgent, path string, reversed bool) control.Signed {
+	c.t.Helper()
+	dir := filepath.Join(c.dir, "trust-of-"+a.name)
+	if err := copyTrust(dir, c.trustDir()); err != nil {
+		c.t.Fatal(err)
+	}
+	folder, err := trust.OpenFolder(dir, time.Now())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer folder.Close()
+	b, f, err := openBundle(path, folder.FirstRoot())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer f.Close()
+	peer, err := a.api.Trust(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	status, err := a.api.Status(c.t.Context(), false)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := absorb(folder, peer.Set); err != nil {
+		c.t.Fatal(err)
+	}
+	o, err := firstOrder(folder, b, peer, status)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if reversed {
+		slices.Reverse(o.Classes["kv"].Roster)
+	}
+	signed, err := addOrder(folder, o)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return *signed
+}
+
+// copyTrust copies a trust folder. Keys stay private.
+func copyTrust(to, from string) error {
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		return err
+	}
+	return filepath.WalkDir(to, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o600)
+	})
+}
+
+// oneOrder waits until the release is complete everywhere, and checks that all
+// peers hold the same metadata and the same rollout order.
+func (c *testCluster) oneOrder(v bundle.Version) {
+	c.t.Helper()
+	for _, a := range c.agents {
+		c.until(a, fmt.Sprintf("release %d to be complete", v), func(s control.Status) bool {
+			return s.Release.Version == v && s.Release.State == control.StateComplete
+		})
+	}
+	held := func(a *demoAgent) (control.Trust, *schedule.Order) {
+		tr, err := a.api.Trust(c.t.Context())
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		o, err := schedule.ParseOrder(tr.Orders[v])
+		if err != nil {
+			c.t.Fatalf("%s: order of release %d: %v", a.name, v, err)
+		}
+		return tr, o
+	}
+	set, order := held(c.agents[0])
+	for _, a := range c.agents[1:] {
+		s, o := held(a)
+		if !slices.Equal(o.Classes["kv"].Roster, order.Classes["kv"].Roster) {
+			c.t.Errorf("%s ranks %v, %s ranks %v", a.name, o.Classes["kv"].Roster, c.agents[0].name, order.Classes["kv"].Roster)
+		}
+		if !bytes.Equal(s.Set, set.Set) {
+			c.t.Errorf("%s and %s hold different metadata", a.name, c.agents[0].name)
+		}
+	}
+}
