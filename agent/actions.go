@@ -482,13 +482,14 @@ func (a *Agent) admit(ctx context.Context, v bundle.Version) error {
 	if err := a.soft.launch(ctx, v); err != nil {
 		return err
 	}
+	var err error
 	if !a.ask(func() {
 		a.live.admitted = true
-		a.route()
+		err = a.routeNow()
 	}) {
 		return context.Canceled
 	}
-	return nil
+	return err
 }
 
 // rollBack stops the new software and brings back the old on its slot.

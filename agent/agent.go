@@ -80,6 +80,7 @@ type Agent struct {
 	doneAt    map[doneKey]time.Time // when this agent first saw a node done
 	live      liveSoftware
 	routed    simlayer.Routing // as last applied
+	serving   serving          // what the routing is made of
 	progress  float64
 	own       view.Record // as last published
 	seq       uint64
@@ -212,10 +213,9 @@ func (a *Agent) openLayer(c *closers) error {
 		}
 	}
 	a.soft = newSoftware(a)
+	a.list(a.view.Snapshot())
 	var err error
-	a.layer, err = simlayer.Start(simlayer.Config{
-		Services: services, Egress: a.soft.egress(), Resolve: a.resolve, Log: a.log,
-	})
+	a.layer, err = a.soft.startLayer(simlayer.Config{Services: services, Resolve: a.resolve, Log: a.log})
 	if err != nil {
 		return err
 	}

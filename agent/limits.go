@@ -9,8 +9,9 @@ const (
 	maxKeyFile = 16 << 10
 	// maxRootFile bounds the first root, in bytes.
 	maxRootFile = 1 << 20
-	// maxProcessFile bounds the record of the running software, in bytes.
-	maxProcessFile = 64 << 10
+	// maxProcessFile bounds the record of the running software, in bytes: it has
+	// two commands of at most 1 MiB, and JSON may write a byte as six.
+	maxProcessFile = 16 << 20
 	// maxBundle bounds an injected bundle, in bytes.
 	maxBundle = 16 << 30
 	// maxAlarms bounds the alarms kept; the oldest go first.
@@ -25,6 +26,10 @@ const (
 	// maxExplained is up to how many nodes a status tells of each what it waits
 	// for; above, `why` does.
 	maxExplained = 200
+	// maxOffered bounds the versions whose callers a node answers, maxAddresses
+	// the addresses for them over all its services: they stand in its record.
+	maxOffered   = 32
+	maxAddresses = 256
 	// seqBlock is how many record numbers are reserved by one durable write.
 	seqBlock = 1024
 	// keptReleases is of how many releases the artifacts are kept.
@@ -40,4 +45,6 @@ const (
 	retryLater      = 15 * time.Second // after a transform's "try later" or a full disk
 	retryInstall    = 30 * time.Second // after an installation that failed
 	holdTimeout     = 30 * time.Second // where no release says otherwise
+	routePause      = time.Second      // between two tries of a routing that failed
+	earlyExit       = 10 * time.Second // software that ends sooner may have found its port taken
 )

@@ -239,6 +239,7 @@ func (a *Agent) noteMembers() {
 			fresh[m.Addr] = m.Name
 		}
 	}
+	a.viewNews = a.viewNews || !maps.Equal(a.alive, alive) // the directory depends on it
 	a.alive = alive
 	if len(fresh) == 0 {
 		return

@@ -6,8 +6,10 @@ import (
 	"io"
 	"maps"
 	"net"
+	"slices"
 	"time"
 
+	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/simlayer"
@@ -15,70 +17,209 @@ import (
 	"moult/store/bundle"
 )
 
-// route tells the simulation layer who answers whom now. A node that has never
-// had software answers nobody: its callers wait.
-func (a *Agent) route() {
+// serving is what the routing is made of. It is worked out anew only when what
+// it comes from has changed, for route is called after every event.
+type serving struct {
+	from     servingFrom
+	whole    bool // all rules were here
+	objects  map[bundle.Version]so.Object
+	external bundle.Version
+	refused  map[bundle.Digest]so.Object // for rules that do not parse
+
+	// err says why failed could not be put in force; it is tried again from
+	// retry on.
+	err    error
+	failed simlayer.Routing
+	retry  time.Time
+}
+
+// servingFrom tells whether the documents or the machine say anything new. Of
+// the documents it is enough to count them: those of one trust set are fixed,
+// and only arrive.
+type servingFrom struct {
+	native, settled            bundle.Version
+	trust, evidence            bundle.Digest
+	manifests, orders, missing int
+}
+
+// route tells the simulation layer who answers whom now. What goes wrong is an
+// alarm, and is tried again.
+func (a *Agent) route() { _ = a.routeNow() }
+
+// routeNow is route, for whoever must know why callers cannot be routed. A node
+// that has never had software answers nobody: its callers wait.
+func (a *Agent) routeNow() error {
 	s := a.machine.State()
-	if s.Running == 0 {
-		return
+	native := s.Running
+	if native == 0 {
+		native = a.soft.speaks // it is being installed
+	}
+	if native == 0 {
+		return nil
 	}
 	up := a.live.ready && a.live.version == s.Running && !s.Phase.Down()
 	if s.Phase == upgrade.Probing && !a.live.admitted {
 		up = false
 	}
+	a.prepare(s, native)
 	r := simlayer.Routing{
-		Native: s.Running, Backends: maps.Clone(a.live.backends), Down: !up,
-		HoldTimeout: a.holdTimeout(s), Objects: a.objectsFor(s), External: a.external(s),
+		Native: native, Backends: a.backends(), Down: !up, HoldTimeout: a.holdTimeout(s),
+		Objects: a.serving.objects, External: a.serving.external, Egress: a.soft.speaks,
 	}
-	if sameRouting(r, a.routed) {
-		return
+	now := time.Now()
+	switch {
+	case sameRouting(r, a.routed):
+		a.serving.err = nil
+		return nil
+	case a.serving.err != nil && sameRouting(r, a.serving.failed) && now.Before(a.serving.retry):
+		return a.serving.err
 	}
 	if err := a.layer.Apply(r); err != nil {
 		a.alarm("callers cannot be routed: %v", err)
-		return
+		a.serving.err, a.serving.failed, a.serving.retry = err, r, now.Add(routePause)
+		return err
 	}
-	a.routed = r
+	a.routed, a.serving.err = r, nil
+	return nil
 }
 
 func sameRouting(a, b simlayer.Routing) bool {
-	return a.Native == b.Native && a.Down == b.Down && a.HoldTimeout == b.HoldTimeout && a.External == b.External &&
+	return a.Native == b.Native && a.Down == b.Down && a.HoldTimeout == b.HoldTimeout && a.External == b.External && a.Egress == b.Egress &&
 		maps.Equal(a.Backends, b.Backends) && maps.Equal(a.Objects, b.Objects)
 }
 
-// objectsFor returns the simulation objects of this node: those of every
-// release below its version, and of the release that it is staged for.
-func (a *Agent) objectsFor(s upgrade.State) map[bundle.Version]so.Object {
-	objects := map[bundle.Version]so.Object{}
-	if s.Running == 0 {
-		return objects
-	}
-	for v, m := range a.docs.manifests {
-		cu, changes := m.Classes[a.cfg.Class]
-		switch {
-		case v <= s.Running && v > 1:
-			objects[v-1] = a.object(changes, cu.Past)
-		case v > s.Running && v <= a.answersUpTo(s):
-			objects[v] = a.object(changes, cu.Future)
+// backends are the software's addresses of the services that this node is
+// configured with. A release may have more: nobody calls them here.
+func (a *Agent) backends() map[string]string {
+	b := make(map[string]string, len(a.cfg.Services))
+	for name := range a.cfg.Services {
+		if addr, ok := a.live.backends[name]; ok {
+			b[name] = addr
 		}
 	}
-	for v, o := range objects {
-		if o == nil {
-			delete(objects, v)
-		}
-	}
-	return objects
+	return b
 }
 
-// answersUpTo is the newest version whose callers this node answers: its own
-// settled one, or, from waiting on, the one that it is staged for.
-func (a *Agent) answersUpTo(s upgrade.State) bundle.Version {
-	switch s.Phase {
-	case upgrade.Current, upgrade.Fetching, upgrade.Settled:
-		return s.Version
-	case upgrade.Held:
-		return max(s.Version, s.EndedRelease)
+// lacks lists the configured services that software with these services does
+// not have.
+func (a *Agent) lacks(services []string) (missing []string) {
+	for _, name := range slices.Sorted(maps.Keys(a.cfg.Services)) {
+		if !slices.Contains(services, name) {
+			missing = append(missing, name)
+		}
 	}
-	return max(s.Version, s.Goal)
+	return missing
+}
+
+// prepare works out a.serving where something has changed.
+func (a *Agent) prepare(s upgrade.State, native bundle.Version) {
+	from := servingFrom{
+		native: native, settled: s.Version, trust: a.trust.Digest(), evidence: a.evidence.digest,
+		manifests: len(a.docs.manifests), orders: len(a.docs.orders), missing: len(a.docs.missing),
+	}
+	if from == a.serving.from && a.serving.whole && !a.viewNews {
+		return
+	}
+	a.serving.from = from
+	a.serving.external = a.external(s, native)
+	a.serving.objects, a.serving.whole = a.objectsFor(native)
+	a.fit(native)
+}
+
+// objectsFor returns the simulation objects of a node whose software is of
+// version native: for callers of older versions as far back as the releases are
+// known, and of newer ones up to the newest whose rules are here and that is not
+// frozen. In which phase the node is, and whether the rollout of a release goes
+// on, does not matter: peers that have settled at it call this node. whole is
+// false where rules have not arrived.
+func (a *Agent) objectsFor(native bundle.Version) (objects map[bundle.Version]so.Object, whole bool) {
+	objects, whole = map[bundle.Version]so.Object{}, true
+	for v := native; v > 1 && native-v < so.MaxChain; v-- {
+		m := a.docs.manifests[v]
+		if m == nil {
+			break
+		}
+		cu, changes := m.Classes[a.cfg.Class]
+		if changes && cu.From == 0 {
+			break // the class begins here
+		}
+		o := a.object(changes, cu.Past)
+		if o == nil {
+			whole = false
+			break
+		}
+		objects[v-1] = o
+	}
+	for v := native + 1; v-native <= so.MaxChain; v++ {
+		m := a.docs.manifests[v]
+		if m == nil || a.conflicted(v) {
+			break
+		}
+		cu, changes := m.Classes[a.cfg.Class]
+		o := a.object(changes, cu.Future)
+		if o == nil {
+			whole = false
+			break
+		}
+		objects[v] = o
+	}
+	return objects, whole
+}
+
+// fit leaves out of the objects those for which there are no ports, the oldest
+// first. It is an alarm where callers of such a version are still about.
+func (a *Agent) fit(native bundle.Version) {
+	oldest, newest := native, native
+	for v := range a.serving.objects {
+		oldest, newest = min(oldest, v), max(newest, v)
+	}
+	n, narrow := a.room()
+	lo, hi := window(oldest, native, newest, bundle.Version(n))
+	if lo == oldest && hi == newest {
+		return
+	}
+	needed := a.serving.external
+	for _, s := range a.cfg.Services {
+		if s.External != 0 {
+			needed = min(needed, s.External)
+		}
+	}
+	if lo > max(oldest, needed) || hi < newest {
+		a.alarm("there is room for callers of %d versions only, and callers of more are about: the oldest are not answered; bring all nodes up to date, or widen `versions` of %s in agent.hcl", n, narrow)
+	}
+	kept := map[bundle.Version]so.Object{}
+	for v, o := range a.serving.objects {
+		if lo <= v && v <= hi {
+			kept[v] = o
+		}
+	}
+	a.serving.objects = kept
+}
+
+// window cuts the run of versions from oldest to newest to n, native among them:
+// the oldest go first, and of the newest only those that native leaves no room.
+func window(oldest, native, newest, n bundle.Version) (lo, hi bundle.Version) {
+	lo, hi = oldest, min(newest, native+n-1)
+	if hi-lo >= n {
+		lo = hi - n + 1
+	}
+	return lo, hi
+}
+
+// room returns how many versions have an address at every service, and what to
+// widen for more.
+func (a *Agent) room() (n int, narrow string) {
+	n, narrow = maxOffered, "nothing, it is the most that a record has room for,"
+	if len(a.cfg.Services) > 0 {
+		n = min(n, maxAddresses/len(a.cfg.Services))
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.cfg.Services)) {
+		s := a.cfg.Services[name]
+		if ports := s.Last - s.First + 1; s.First != 0 && ports < n {
+			n, narrow = ports, fmt.Sprintf("service %q", name)
+		}
+	}
+	return max(n, 1), narrow
 }
 
 // object makes the simulation object that a release asks for; nil where its
@@ -93,6 +234,9 @@ func (a *Agent) object(changes bool, s bundle.Simulation) so.Object {
 	if o, ok := a.rules[s.Rules.Digest]; ok {
 		return o
 	}
+	if o, ok := a.serving.refused[s.Rules.Digest]; ok {
+		return o
+	}
 	data, ok, err := a.depot.Blob(s.Rules.Digest)
 	if err != nil || !ok {
 		return nil
@@ -100,7 +244,12 @@ func (a *Agent) object(changes bool, s bundle.Simulation) so.Object {
 	rules, err := so.ParseRules(data, s.Rules.Digest.Short()+".hcl")
 	if err != nil {
 		a.alarm("rules %s do not parse here, their callers are refused: %v", s.Rules.Digest.Short(), err)
-		return so.Refuse("the rules for this version do not parse")
+		if a.serving.refused == nil {
+			a.serving.refused = map[bundle.Digest]so.Object{}
+		}
+		o := so.Refuse("the rules for this version do not parse")
+		a.serving.refused[s.Rules.Digest] = o
+		return o
 	}
 	a.rules[s.Rules.Digest] = rules
 	return rules
@@ -138,15 +287,46 @@ func (a *Agent) drainTimeout() time.Duration {
 }
 
 // external is the version that callers from outside speak: the newest that is
-// settled everywhere.
-func (a *Agent) external(s upgrade.State) bundle.Version {
-	v := s.Running
+// settled everywhere. Nodes that have left, or that the newest order skips, are
+// nowhere.
+func (a *Agent) external(s upgrade.State, native bundle.Version) bundle.Version {
+	v := native
+	if s.Version != 0 {
+		v = min(v, s.Version)
+	}
+	skipped := a.skipped()
 	for r := range a.view.Snapshot().All() {
-		if !r.Left && r.Version != 0 {
+		if r.Node != a.id && !r.Left && r.Version != 0 && !skipped[r.Node] {
 			v = min(v, r.Version)
 		}
 	}
 	return v
+}
+
+// skipped returns the nodes that the newest order has no place for any more: the
+// operator's word that they are gone.
+func (a *Agent) skipped() map[bundle.NodeID]bool {
+	var newest *schedule.Order
+	for _, o := range a.docs.orders {
+		if newest == nil || o.Release > newest.Release {
+			newest = o
+		}
+	}
+	gone := map[bundle.NodeID]bool{}
+	if newest == nil {
+		return gone
+	}
+	for _, c := range newest.Classes {
+		for _, i := range c.Skipped {
+			gone[c.Roster[i]] = true
+		}
+		for i, id := range c.Roster {
+			if _, skips := slices.BinarySearch(c.Skipped, i); !skips {
+				delete(gone, id)
+			}
+		}
+	}
+	return gone
 }
 
 // directory says where each service of each peer answers callers of each version.
@@ -157,15 +337,38 @@ type peerService struct {
 	versions map[bundle.Version]string
 }
 
-// list makes the directory anew from the view.
+// list makes the directory anew from the view. Where two nodes say that one
+// address is theirs, as when a machine was installed anew, it is the one's that
+// is alive, or was last heard of in a new phase.
 func (a *Agent) list(s *view.Snapshot) {
 	d := directory{}
+	owners := map[string]view.Record{}
 	for r := range s.All() {
+		if r.Left {
+			continue
+		}
 		for _, service := range r.Services {
+			owner, claimed := owners[service.Public]
+			if claimed && owner.Node != r.Node && a.alive[owner.Node] && a.alive[r.Node] {
+				a.alarm("nodes %s (%s) and %s (%s) both say that %s is their address: give one of them another in its agent.hcl",
+					owner.Name, owner.Node.Short(), r.Name, r.Node.Short(), service.Public)
+			}
+			if claimed && !a.supersedes(r, owner) {
+				continue
+			}
+			owners[service.Public] = r
 			d[service.Public] = peerService{node: r.Name, versions: service.Versions}
 		}
 	}
 	a.directory.Store(&d)
+}
+
+// supersedes reports whether r rather than owner has the address of both.
+func (a *Agent) supersedes(r, owner view.Record) bool {
+	if a.alive[r.Node] != a.alive[owner.Node] {
+		return a.alive[r.Node]
+	}
+	return r.Since.After(owner.Since)
 }
 
 // resolve finds the address at which the peer behind a public address answers

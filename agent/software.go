@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"moult/agent/process"
+	"moult/simlayer"
 	"moult/store/bundle"
 	"moult/store/durable"
 )
@@ -32,7 +33,11 @@ type software struct {
 	mu     sync.Mutex
 	record processRecord
 	proc   *process.Process // nil: not running, or not known to run
-	keeper *keeper
+	keeper *keeper          // the loop's own
+
+	// speaks is the version that labels the software's calls to its peers: that
+	// of the software that runs, or that ran last. The loop's own.
+	speaks bundle.Version
 }
 
 // processRecord is what the next agent must know to take the software over. It
@@ -44,16 +49,20 @@ type processRecord struct {
 	// Egress is the address of the proxy that the software was given: the next
 	// agent must answer there.
 	Egress string `json:"egress"`
+	// Plan is how the software was started. The next agent may have lost the
+	// manifest that says it.
+	Plan plan `json:"plan"`
 }
 
-// plan is all that is needed to start one version of the software.
+// plan is all that is needed to start one version of the software, and to take
+// it over.
 type plan struct {
-	version  bundle.Version
-	dir      string
-	command  []string
-	services []string
-	health   bundle.Health
-	artifact bundle.Digest // zero for adopted software
+	Version  bundle.Version `json:"version"`
+	Dir      string         `json:"dir"`
+	Command  []string       `json:"command"`
+	Services []string       `json:"services"`
+	Health   bundle.Health  `json:"health"`
+	Artifact bundle.Digest  `json:"artifact"` // zero for adopted software
 }
 
 // keeper keeps the software up until it is released.
@@ -71,17 +80,45 @@ func newSoftware(a *Agent) *software {
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.log.Warn("record of the running software not read", "err", err)
+		s.record = processRecord{}
+	}
+	if s.record.Handle.PID != 0 {
+		s.speaks = s.record.Version
 	}
 	return s
 }
 
-// egress returns the address on which the egress proxy must listen: the one
-// that the running software knows, if there is one.
-func (s *software) egress() string {
-	if s.record.Egress != "" {
-		return s.record.Egress
+// anyLoopback is an address with a free port, for software of this machine.
+const anyLoopback = "127.0.0.1:0"
+
+// startLayer starts the simulation layer with its egress proxy where the running
+// software was told that it is. Is that address taken, it comes up all the same.
+func (s *software) startLayer(cfg simlayer.Config) (*simlayer.Layer, error) {
+	cfg.Egress = s.egress()
+	layer, err := simlayer.Start(cfg)
+	if !errors.Is(err, simlayer.ErrEgress) || cfg.Egress == anyLoopback {
+		return layer, err
 	}
-	return "127.0.0.1:0"
+	s.a.alarm("another program has %s, the proxy address that the running software (process %d) was given: its calls to peers fail until it is started anew, with another address: %v",
+		cfg.Egress, s.record.Handle.PID, err)
+	cfg.Egress = anyLoopback
+	return simlayer.Start(cfg)
+}
+
+// egress returns the address on which the egress proxy must listen: the one
+// that the running software knows, if any runs.
+func (s *software) egress() string {
+	if s.record.Egress == "" {
+		return anyLoopback
+	}
+	proc, err := process.Adopt(s.record.Handle, process.Spec{Log: s.a.log})
+	if errors.Is(err, process.ErrGone) {
+		return anyLoopback
+	}
+	if err == nil {
+		_ = proc.Close() // it was only looked at
+	}
+	return s.record.Egress
 }
 
 // plan says how version v is started. It is called beside the loop.
@@ -96,7 +133,7 @@ func (s *software) plan(v bundle.Version) (p plan, err error) {
 			}
 		}
 		if ad := a.cfg.Adopt; ad != nil && ad.Version == v {
-			p = plan{version: v, command: ad.Command, health: ad.Health, services: slices.Sorted(maps.Keys(ad.Services))}
+			p = plan{Version: v, Dir: s.a.slots.Path(v), Command: ad.Command, Health: ad.Health, Services: slices.Sorted(maps.Keys(ad.Services))}
 			return
 		}
 		err = fmt.Errorf("how to start version %d is not known here: neither a release nor an adopt block says it", v)
@@ -107,55 +144,70 @@ func (s *software) plan(v bundle.Version) (p plan, err error) {
 }
 
 func (s *software) planOf(v bundle.Version, cu bundle.ClassUpgrade) (plan, error) {
-	p := plan{version: v, command: cu.Command, health: cu.Health, services: slices.Sorted(maps.Keys(cu.Services))}
+	p := plan{Version: v, Command: cu.Command, Health: cu.Health, Services: slices.Sorted(maps.Keys(cu.Services))}
 	art, ok := cu.Artifact(s.a.platform)
 	if !ok {
 		return p, fmt.Errorf("release %d has no software for %s", v, s.a.platform)
 	}
-	p.artifact = art.Digest
+	p.Artifact = art.Digest
+	p.Dir, _ = s.a.depot.Dir(art.Digest) // startLocked makes sure of it
 	return p, nil
 }
 
-// ensure returns the running process of version v: the one at hand, the one
-// that an earlier agent started, or a new one. Anything else that runs for
-// this node is stopped first.
-func (s *software) ensure(ctx context.Context, v bundle.Version) (*process.Process, error) {
-	p, err := s.plan(v)
-	if err != nil {
-		return nil, err
-	}
+// ensure returns the running process of version v, and how it was started: the
+// one at hand, the one that an earlier agent started, or a new one. Anything else
+// that runs for this node is stopped first.
+func (s *software) ensure(ctx context.Context, v bundle.Version) (*process.Process, plan, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if proc := s.take(p); proc != nil {
-		return proc, nil
+	if proc, err := s.take(v); proc != nil || err != nil {
+		return proc, s.record.Plan, err
 	}
-	if err := s.stopLocked(ctx, p.health.DrainTimeout); err != nil {
-		return nil, err
+	p, err := s.plan(v)
+	if err != nil {
+		return nil, p, err
 	}
-	return s.startLocked(ctx, p)
+	drain := s.record.Plan.Health.DrainTimeout
+	if drain == 0 {
+		drain = p.Health.DrainTimeout
+	}
+	if err := s.stopLocked(ctx, drain); err != nil {
+		return nil, p, err
+	}
+	proc, err := s.startLocked(ctx, p)
+	return proc, p, err
 }
 
-// take returns the process that already runs version p.version, if one does.
-func (s *software) take(p plan) *process.Process {
+// take returns the process that already runs version v; nil if none does. It
+// needs nothing but the record: software that runs is not ended because the
+// agent has lost what it was told of it.
+func (s *software) take(v bundle.Version) (*process.Process, error) {
 	if s.proc != nil && ended(s.proc) {
 		s.proc = nil
 	}
-	if s.record.Version != p.version || s.record.Handle.PID == 0 {
-		return nil
+	if s.record.Version != v || s.record.Handle.PID == 0 {
+		return nil, nil
 	}
 	if s.proc != nil {
-		return s.proc
+		return s.proc, nil
 	}
-	proc, err := process.Adopt(s.record.Handle, s.spec(p, s.record.Backends))
-	if err != nil {
-		if !errors.Is(err, process.ErrGone) {
-			s.a.log.Warn("running software not taken over", "pid", s.record.Handle.PID, "err", err)
+	if s.record.Plan.Version != v { // an older moult wrote the record
+		p, err := s.plan(v)
+		if err != nil {
+			return nil, err
 		}
-		return nil
+		s.record.Plan = p
 	}
-	s.a.log.Info("took over the running software", "pid", s.record.Handle.PID, "version", p.version)
+	proc, err := process.Adopt(s.record.Handle, s.spec(s.record.Plan, s.record.Backends))
+	if errors.Is(err, process.ErrGone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take over the running software of version %d; it goes on, unwatched, until that succeeds: %w", v, err)
+	}
+	s.a.log.Info("took over the running software", "pid", s.record.Handle.PID, "version", v)
 	s.proc = proc
-	return proc
+	return proc, nil
 }
 
 func ended(p *process.Process) bool {
@@ -169,15 +221,15 @@ func ended(p *process.Process) bool {
 
 // startLocked starts the software on free ports of the loopback interface.
 func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, error) {
-	if !p.artifact.IsZero() {
-		dir, err := s.a.depot.Ensure(ctx, p.artifact) // no byte runs that was not hashed
+	if !p.Artifact.IsZero() {
+		dir, err := s.a.depot.Ensure(ctx, p.Artifact) // no byte runs that was not hashed
 		if err != nil {
-			return nil, fmt.Errorf("the software of release %d: %w", p.version, err)
+			return nil, fmt.Errorf("the software of release %d: %w", p.Version, err)
 		}
-		p.dir = dir
+		p.Dir = dir
 	}
 	backends := map[string]string{}
-	for _, name := range p.services {
+	for _, name := range p.Services {
 		addr, err := freeAddr()
 		if err != nil {
 			return nil, err
@@ -186,13 +238,20 @@ func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, e
 	}
 	spec := s.spec(p, backends)
 	spec.OnStart = func(h process.Handle) error {
-		return s.save(processRecord{Version: p.version, Handle: h, Backends: backends, Egress: s.a.layer.EgressURL().Host})
+		return s.save(processRecord{Version: p.Version, Handle: h, Backends: backends, Egress: s.a.layer.EgressURL().Host, Plan: p})
+	}
+	// Its first call may leave before it is ready.
+	if !s.a.ask(func() {
+		s.speaks = p.Version
+		s.a.route()
+	}) {
+		return nil, errStopped
 	}
 	proc, err := process.Start(spec)
 	if err != nil {
-		return nil, fmt.Errorf("start version %d: %w", p.version, err)
+		return nil, fmt.Errorf("start version %d: %w", p.Version, err)
 	}
-	s.a.log.Info("started the software", "version", p.version, "pid", proc.Handle().PID)
+	s.a.log.Info("started the software", "version", p.Version, "pid", proc.Handle().PID)
 	s.proc = proc
 	return proc, nil
 }
@@ -211,7 +270,7 @@ func (s *software) save(r processRecord) error {
 
 // spec fills in what the release leaves open.
 func (s *software) spec(p plan, backends map[string]string) process.Spec {
-	slot := s.a.slots.Path(p.version)
+	slot := s.a.slots.Path(p.Version)
 	replace := []string{"${state}", slot}
 	for name, addr := range backends {
 		replace = append(replace, "${service."+name+"}", addr)
@@ -224,10 +283,10 @@ func (s *software) spec(p plan, backends map[string]string) process.Spec {
 		}
 		return out
 	}
-	health := p.health
+	health := p.Health
 	health.Exec = expand(health.Exec)
 	return process.Spec{
-		Dir: p.dir, Argv: expand(p.command), Env: s.environment(), Marker: s.a.id.String(),
+		Dir: p.Dir, Argv: expand(p.Command), Env: s.environment(), Marker: s.a.id.String(),
 		LogPath: filepath.Join(s.a.cfg.Data, "log", "node.log"), Health: health, HealthAddr: backends[health.Service],
 		NotifySocket: filepath.Join(s.a.cfg.Data, "notify.sock"), Log: s.a.log,
 	}
@@ -270,7 +329,7 @@ func (s *software) keep(v bundle.Version) {
 		<-before
 		process.Supervisor{
 			Start: func(ctx context.Context) (process.Software, error) {
-				p, err := s.ensure(ctx, v)
+				p, _, err := s.ensure(ctx, v)
 				if err != nil {
 					return nil, err // a nil *Process must not become a Software
 				}
@@ -354,30 +413,59 @@ func (s *software) open(v bundle.Version) {
 	})
 }
 
-// launch starts (or adopts) version v and waits until it is ready.
+// launch starts (or adopts) version v and waits until it is ready. Software that
+// ends at once is started a second time: between the choice of its ports and its
+// start another program may have taken one.
 func (s *software) launch(ctx context.Context, v bundle.Version) error {
-	proc, err := s.ensure(ctx, v)
-	if err != nil {
+	if err := s.fits(v); err != nil {
 		return err
 	}
-	if err := proc.AwaitReady(ctx); err != nil {
-		return s.explain(v, proc, err)
+	for again := true; ; again = false {
+		proc, _, err := s.ensure(ctx, v)
+		if err != nil {
+			return err
+		}
+		if err = proc.AwaitReady(ctx); err == nil {
+			s.open(v)
+			return nil
+		}
+		err = s.explain(v, proc, err)
+		if h, ok := errors.AsType[*process.HealthError](err); !again || !ok || h.Exit == nil || h.After > earlyExit {
+			return err
+		}
+		s.a.log.Warn("the software ended at once; starting it once more, on other ports", "version", v, "err", err)
 	}
-	s.open(v)
-	return nil
+}
+
+// fits reports why callers could not be routed to version v of the software,
+// while going back is still possible.
+func (s *software) fits(v bundle.Version) error {
+	p, err := s.plan(v)
+	if err != nil {
+		return nil // ensure says it, unless the software runs
+	}
+	var missing []string
+	if !s.a.ask(func() {
+		if s.a.machine.State().Running != v {
+			missing = s.a.lacks(p.Services)
+		}
+	}) {
+		return errStopped
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("agent.hcl of this node has service %s, and release %d has only %s: publish a release with all of them, or take the service block out of agent.hcl and restart the agent",
+		strings.Join(missing, ", "), v, strings.Join(p.Services, ", "))
 }
 
 // probe watches version v for its minimum healthy time.
 func (s *software) probe(ctx context.Context, v bundle.Version) error {
-	p, err := s.plan(v)
+	proc, p, err := s.ensure(ctx, v)
 	if err != nil {
 		return err
 	}
-	proc, err := s.ensure(ctx, v)
-	if err != nil {
-		return err
-	}
-	if err := proc.AwaitHealthy(ctx, time.Duration(p.health.MinHealthyTime)); err != nil {
+	if err := proc.AwaitHealthy(ctx, time.Duration(p.Health.MinHealthyTime)); err != nil {
 		return s.explain(v, proc, err)
 	}
 	return nil
@@ -402,7 +490,7 @@ func (s *software) drain(ctx context.Context) error {
 		return context.Canceled
 	}
 	<-released
-	timeout := s.a.drainTimeout()
+	timeout := s.drainTimeout()
 	drainCtx, cancel := context.WithTimeout(ctx, timeout)
 	left, err := s.a.layer.Drain(drainCtx)
 	cancel()
@@ -414,25 +502,73 @@ func (s *software) drain(ctx context.Context) error {
 	return s.stopLocked(ctx, bundle.Duration(timeout))
 }
 
-// stopLocked stops the software, also where only its record is known.
+// drainTimeout is how long the software has to end, as it was started.
+func (s *software) drainTimeout() time.Duration {
+	s.mu.Lock()
+	d := s.record.Plan.Health.DrainTimeout
+	s.mu.Unlock()
+	if d > 0 {
+		return time.Duration(d)
+	}
+	return s.a.drainTimeout()
+}
+
+// stopLocked stops the software, also where only its record is known, or not
+// even that: an agent may die before it can keep the record, and a disk may lose
+// it, and none must run beside a transform.
 func (s *software) stopLocked(ctx context.Context, drain bundle.Duration) error {
 	if s.proc == nil && s.record.Handle.PID != 0 {
-		proc, err := process.Adopt(s.record.Handle, process.Spec{Log: s.a.log, Marker: s.a.id.String()})
-		if err != nil && !errors.Is(err, process.ErrGone) {
-			return fmt.Errorf("stop the software with process ID %d: %w", s.record.Handle.PID, err)
+		proc, err := s.find(s.record.Handle)
+		if err != nil {
+			return err
 		}
 		s.proc = proc
 	}
-	if s.proc == nil {
+	if s.proc != nil {
+		exit, err := s.proc.Stop(ctx, time.Duration(drain))
+		if err != nil {
+			return fmt.Errorf("stop the software: %w", err)
+		}
+		s.a.log.Info("stopped the software", "version", s.record.Version, "exit", exit.String())
+		s.proc = nil
+	}
+	orphans, err := process.FindOrphans(s.a.id.String())
+	if err != nil {
+		return err
+	}
+	for _, h := range orphans {
+		if err := s.stopOrphan(ctx, h, drain); err != nil {
+			return err
+		}
+	}
+	if s.record.Handle.PID == 0 {
 		return nil
 	}
-	exit, err := s.proc.Stop(ctx, time.Duration(drain))
-	if err != nil {
-		return fmt.Errorf("stop the software: %w", err)
+	return s.save(processRecord{})
+}
+
+// find returns the process of a handle; nil if it has ended.
+func (s *software) find(h process.Handle) (*process.Process, error) {
+	proc, err := process.Adopt(h, process.Spec{Log: s.a.log, Marker: s.a.id.String()})
+	switch {
+	case errors.Is(err, process.ErrGone):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("stop the software with process ID %d: %w", h.PID, err)
 	}
-	s.a.log.Info("stopped the software", "version", s.record.Version, "exit", exit.String())
-	s.proc = nil
-	return s.save(processRecord{Egress: s.record.Egress})
+	return proc, nil
+}
+
+func (s *software) stopOrphan(ctx context.Context, h process.Handle, drain bundle.Duration) error {
+	proc, err := s.find(h)
+	if proc == nil || err != nil {
+		return err
+	}
+	s.a.log.Warn("stopping software of this node that no record names", "pid", h.PID)
+	if _, err := proc.Stop(ctx, time.Duration(drain)); err != nil {
+		return errors.Join(fmt.Errorf("stop software of this node that no record names: %w", err), proc.Close())
+	}
+	return nil
 }
 
 // freeAddr returns an address of the loopback interface that is free now.
