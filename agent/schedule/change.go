@@ -51,13 +51,19 @@ func (o *Order) Skip(class bundle.Class, id bundle.NodeID) (*Order, error) {
 // Retry returns the successor in which a node that is held, was skipped, or
 // came later has one more place, behind all others. Under StrategyManual it is
 // started too, and so are the places that it had before: a node makes its
-// attempts in the order of its places.
+// attempts in the order of its places. A class of which nothing was known when
+// the order was first signed gets the most careful schedule.
 func (o *Order) Retry(class bundle.Class, id bundle.NodeID) (*Order, error) {
-	return o.changeClass(class, func(c *ClassOrder) error {
+	return o.change(func(next *Order) error {
+		c, ok := next.Classes[class]
+		if !ok {
+			c = defaultClassOrder
+		}
 		c.Roster = append(c.Roster, id)
 		if c.Strategy == bundle.StrategyManual {
 			c.Started = append(c.Started, c.notStarted(id)...)
 		}
+		next.Classes[class] = c
 		return nil
 	})
 }
@@ -123,7 +129,8 @@ func (o *Order) change(f func(*Order) error) (*Order, error) {
 	}
 	next := *o
 	next.Serial++
-	next.Classes = maps.Clone(o.Classes)
+	next.Classes = make(map[bundle.Class]ClassOrder, len(o.Classes))
+	maps.Copy(next.Classes, o.Classes)
 	for name, c := range next.Classes {
 		c.Roster, c.Skipped, c.Started = slices.Clone(c.Roster), slices.Clone(c.Skipped), slices.Clone(c.Started)
 		next.Classes[name] = c

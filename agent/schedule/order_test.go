@@ -162,8 +162,34 @@ func TestChangeLeavesTheOldOrderAlone(t *testing.T) {
 	if after, err := MarshalOrder(o); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the old order has changed: %v", err)
 	}
-	if _, err := o.Retry("auth", idOf("n0")); !errors.Is(err, ErrRefused) {
-		t.Errorf("retry in a class that the order does not have: %v", err)
+	if _, err := o.Skip("auth", idOf("n0")); !errors.Is(err, ErrRefused) {
+		t.Errorf("skip in a class that the order does not have: %v", err)
+	}
+}
+
+// TestRetryOfAClassThatCameLater: nothing was known of a class when the order
+// was signed, so it has none; its nodes must not be shut out for good.
+func TestRetryOfAClassThatCameLater(t *testing.T) {
+	o := testOrder(t, 3)
+	id := idOf("late")
+	if _, err := o.Start("late", id); !errors.Is(err, ErrRefused) {
+		t.Fatalf("start in a class without schedule: %v", err)
+	}
+	next, err := o.Retry("late", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Successor(o, next); err != nil {
+		t.Fatal(err)
+	}
+	d := Decide(Input{Self: id, Class: "late", Order: next, Synced: true, Lookup: func(n bundle.NodeID) (view.Record, bool) {
+		return view.Record{Node: n, Version: 1}, n == id
+	}})
+	if !d.Go {
+		t.Fatalf("it waits: %+v", d.Reason)
+	}
+	if c := next.Classes["late"]; c.MaxUnavailable != 1 || c.Strategy != bundle.StrategyRolling {
+		t.Fatalf("its schedule: %+v", c)
 	}
 }
 

@@ -36,14 +36,15 @@ func (s *simulation) injectFaults() {
 	s.after(chaos, s.repair)
 }
 
-// sicken gives a host illnesses.
+// sicken gives a host illnesses. A node that can never install anything would
+// try for ever, and never be of one view with the others.
 func (s *simulation) sicken(h *host) {
 	for v := bundle.Version(2); v <= maxRelease; v++ {
 		if !s.chance(0.2) {
 			continue
 		}
 		h.ill[v] = illness{kind: pick(s, []string{"fetch", "transform", "later", "launch", "probe", "unwell"}), times: 1 + s.rng.IntN(2)}
-		h.ill[v].chronic = !slices.Contains([]string{"later", "unwell"}, h.ill[v].kind) && s.chance(0.1)
+		h.ill[v].chronic = (h.disk.current != 0 || h.adopt != 0) && !slices.Contains([]string{"later", "unwell"}, h.ill[v].kind) && s.chance(0.1)
 	}
 }
 
