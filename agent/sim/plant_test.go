@@ -46,6 +46,9 @@ const withinSeeds = 60
 
 // TestPlanted shows that each check finds what it is there to find.
 func TestPlanted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many simulations; each has one goroutine, so a race detector has nothing to see")
+	}
 	for _, p := range plants {
 		t.Run(p.name, func(t *testing.T) {
 			for r := range runAll(withinSeeds, p.d, p.check) {

@@ -24,7 +24,7 @@ func TestSeeds(t *testing.T) {
 	}
 	n := *seeds
 	if testing.Short() {
-		n = min(n, 20)
+		n = min(n, 5)
 	}
 	begin := time.Now()
 	var sum Result
