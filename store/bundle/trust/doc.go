@@ -30,7 +30,7 @@
 //   - Mixtures: the timestamp pins the snapshot, and the snapshot all other
 //     files, by hash. Beyond TUF, the snapshot pins the root in force too, so a
 //     peer cannot hide a revocation behind an otherwise valid set.
-//   - Two releases with one number: see Conflict (P3).
+//   - Two releases with one number: see Conflicts (P3).
 //   - Forged variety: TUF ignores surplus signatures and reads any JSON. Here
 //     one signed file has one form of bytes and every signature must count, so
 //     that sets can be compared by digest and nobody without a key can make a

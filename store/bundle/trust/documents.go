@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -189,20 +190,44 @@ func (f *Folder) SignedOrder(n bundle.Version, serial uint64) ([]byte, bool) {
 // LastOrder returns the rollout order of the highest serial that this folder
 // signed for release n.
 func (f *Folder) LastOrder(n bundle.Version) (serial uint64, order []byte, ok bool) {
-	entries, err := os.ReadDir(filepath.Join(f.dir, ordersDir))
-	if err != nil {
+	serials := f.serials(n)
+	if len(serials) == 0 {
 		return 0, nil, false
 	}
-	for _, e := range entries {
-		if m, s, good := parseOrderName(e.Name()); good && m == n && (!ok || s > serial) {
-			serial, ok = s, true
-		}
-	}
-	if !ok {
-		return 0, nil, false
-	}
+	serial = serials[len(serials)-1]
 	order, ok = f.SignedOrder(n, serial)
 	return serial, order, ok
+}
+
+// OrderInForce returns the rollout order of release n that the metadata in
+// force name, if this folder signed it.
+func (f *Folder) OrderInForce(n bundle.Version) ([]byte, bool) {
+	known, ok := f.current.Order(n)
+	if !ok {
+		return nil, false
+	}
+	for _, serial := range slices.Backward(f.serials(n)) {
+		if data, ok := f.SignedOrder(n, serial); ok && refOf(data) == known {
+			return data, true
+		}
+	}
+	return nil, false
+}
+
+// serials lists those that this folder signed for release n, lowest first.
+func (f *Folder) serials(n bundle.Version) []uint64 {
+	entries, err := os.ReadDir(filepath.Join(f.dir, ordersDir))
+	if err != nil {
+		return nil
+	}
+	var serials []uint64
+	for _, e := range entries {
+		if m, s, ok := parseOrderName(e.Name()); ok && m == n {
+			serials = append(serials, s)
+		}
+	}
+	slices.Sort(serials)
+	return serials
 }
 
 // parseOrderName reads "2.7.json".

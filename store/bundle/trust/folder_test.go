@@ -247,6 +247,18 @@ func TestAddOrder(t *testing.T) {
 	if _, _, ok := f.LastOrder(2); ok {
 		t.Error("an order for release 2")
 	}
+	if data, ok := f.OrderInForce(1); !ok || string(data) != "order 5" {
+		t.Errorf("order in force: %q %v", data, ok)
+	}
+	if _, ok := f.OrderInForce(2); ok {
+		t.Error("an order for release 2 is in force")
+	}
+	if err := os.WriteFile(f.orderPath(1, 5), []byte("other"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if data, ok := f.OrderInForce(1); ok {
+		t.Errorf("order in force: %q, which nobody signed", data)
+	}
 }
 
 func TestRefresh(t *testing.T) {

@@ -35,7 +35,8 @@ func (f *Folder) Absorb(sets ...Set) (*Verified, error) {
 	}
 	for i, a := range all {
 		for _, b := range all[:i] {
-			if n, found := Conflict(a, b); found {
+			if ns := Conflicts(a, b); len(ns) > 0 {
+				n := ns[0]
 				return nil, fmt.Errorf("take over trust metadata: %w: release %d was signed with manifest %s and with %s: publish the next number, and find out who signed both",
 					ErrConflict, n, a.releases[n].Digest.Short(), b.releases[n].Digest.Short())
 			}

@@ -31,8 +31,8 @@ func (a *agent) offer(v *Verified) error {
 	if err != nil {
 		return err
 	}
-	if n, found := Conflict(a.current, next); found {
-		return fmt.Errorf("%w: release %d", ErrConflict, n)
+	if ns := Conflicts(a.current, next); len(ns) > 0 {
+		return fmt.Errorf("%w: releases %v", ErrConflict, ns)
 	}
 	if Newer(a.current, next) {
 		a.current = next

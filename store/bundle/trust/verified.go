@@ -77,19 +77,20 @@ func succeeds(prev, next *Verified) error {
 	return nil
 }
 
-// Conflict finds the lowest release number for which a and b, both validly
-// signed, have different manifests (P3): the publisher's key signed twice. The
-// two sets are the evidence. Either may be nil.
-func Conflict(a, b *Verified) (n bundle.Version, found bool) {
+// Conflicts lists the release numbers, lowest first, for which a and b, both
+// validly signed, have different manifests (P3): the publisher's key signed
+// twice. The two sets are the evidence. Either may be nil.
+func Conflicts(a, b *Verified) []bundle.Version {
 	if a == nil || b == nil {
-		return 0, false
+		return nil
 	}
+	var ns []bundle.Version
 	for _, n := range a.Releases() {
 		if other, ok := b.releases[n]; ok && other != a.releases[n] {
-			return n, true
+			ns = append(ns, n)
 		}
 	}
-	return 0, false
+	return ns
 }
 
 // Newer reports whether b should replace a: it has a greater timestamp version.

@@ -34,7 +34,7 @@ type Verified struct {
 // expired metadata still tells what is known (see Expired).
 //
 // A release whose content differs from prev's is no error here but evidence
-// (see Conflict). A nil prev gives no rollback protection; use it to judge a
+// (see Conflicts). A nil prev gives no rollback protection; use it to judge a
 // set by itself, or on the first start, together with CheckFloor.
 //
 // Errors are ErrMalformed, ErrUntrusted or ErrRollback. Verify keeps no

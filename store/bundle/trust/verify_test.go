@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -500,26 +501,31 @@ func TestRollback(t *testing.T) {
 	}
 }
 
-func TestConflict(t *testing.T) {
+func TestConflicts(t *testing.T) {
 	c := newCluster(t)
+	c.releases = 4
 	a := c.verify(nil, c.set())
-	c.onTargets = func(s *metadata.TargetsType) { s.Targets["releases/2.json"] = target(refOf([]byte("another"))) }
+	c.onTargets = func(s *metadata.TargetsType) {
+		for _, path := range []string{"releases/2.json", "releases/4.json"} {
+			s.Targets[path] = target(refOf([]byte("another")))
+		}
+	}
 	forked := c.set()
 	b, err := Verify(c.first(), a, forked)
 	if err != nil {
 		t.Fatalf("evidence must verify: %v", err)
 	}
 	for _, pair := range [][2]*Verified{{a, b}, {b, a}} {
-		if n, found := Conflict(pair[0], pair[1]); !found || n != 2 {
-			t.Errorf("conflict: %d %v", n, found)
+		if ns := Conflicts(pair[0], pair[1]); !slices.Equal(ns, []bundle.Version{2, 4}) {
+			t.Errorf("conflicts: %v, want 2 and 4", ns)
 		}
 		if Newer(pair[0], pair[1]) {
 			t.Error("one side of a fork is newer than the other")
 		}
 	}
 	for _, pair := range [][2]*Verified{{a, a}, {nil, a}, {a, nil}} {
-		if n, found := Conflict(pair[0], pair[1]); found {
-			t.Errorf("conflict about %d out of nothing", n)
+		if ns := Conflicts(pair[0], pair[1]); len(ns) > 0 {
+			t.Errorf("conflicts about %v out of nothing", ns)
 		}
 	}
 }
