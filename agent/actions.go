@@ -523,6 +523,7 @@ func (a *Agent) sweep(s upgrade.State) {
 		ref, _ := a.trust.Order(n)
 		keep = append(keep, ref.Digest)
 	}
+	keep = append(keep, a.boundOrders()...)
 	for v, m := range a.docs.manifests {
 		for _, cu := range m.Classes {
 			keep = append(keep, cu.Past.Rules.Digest, cu.Future.Rules.Digest)

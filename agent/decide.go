@@ -58,6 +58,8 @@ func (a *Agent) aim() {
 	switch {
 	case errors.Is(err, upgrade.ErrGap) && len(a.docs.missing) > 0:
 		a.log.Debug("the manifest of a release on the way has not arrived", "err", err)
+	case errors.Is(err, upgrade.ErrFrozen):
+		a.alarm("no way to the newest release: %v", err)
 	case err != nil:
 		a.alarm("no way to the newest release: %v; a peer that has the missing release, or its bundle, would help", err)
 	case event == nil:
@@ -81,7 +83,7 @@ func (a *Agent) offers() []upgrade.Offer {
 			Release:  upgrade.Release{Version: v, Changes: changes},
 			Installs: changes && cu.From == 0,
 			Order:    a.standing(v),
-			Conflict: a.conflicted(v),
+			Conflict: a.conflicted(v), Manifest: a.manifestOf(v), Previous: m.Previous,
 		})
 	}
 	return offers

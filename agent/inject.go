@@ -114,11 +114,9 @@ func (b api) judge(opened *archive.Bundle, signed *control.Signed) (*trust.Verif
 }
 
 func (a *Agent) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified, orders map[bundle.Version][]byte) error {
-	if n, found := trust.Conflict(a.trust, v); found {
-		if raw, err := v.Set().Marshal(); err == nil {
-			a.keepEvidence(n, raw)
-		}
-		return control.Refused(fmt.Errorf("release %d is known here with other content: both are signed, neither is started", n), "publish a newer release")
+	if ns := trust.Conflicts(a.trust, v); len(ns) > 0 {
+		a.freeze(v)
+		return control.Refused(fmt.Errorf("release %d is known here with other content: both are signed, neither is started", ns[0]), "publish a newer release")
 	}
 	if err := CheckRelease(a.trust, m, digest); err != nil {
 		return err

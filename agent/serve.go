@@ -38,8 +38,9 @@ type serving struct {
 // and only arrive.
 type servingFrom struct {
 	native, settled            bundle.Version
-	trust, evidence            bundle.Digest
+	trust                      bundle.Digest
 	manifests, orders, missing int
+	frozen                     int // releases; they never become fewer
 }
 
 // route tells the simulation layer who answers whom now. What goes wrong is an
@@ -114,7 +115,7 @@ func (a *Agent) lacks(services []string) (missing []string) {
 // prepare works out a.serving where something has changed.
 func (a *Agent) prepare(s upgrade.State, native bundle.Version) {
 	from := servingFrom{
-		native: native, settled: s.Version, trust: a.trust.Digest(), evidence: a.evidence.digest,
+		native: native, settled: s.Version, trust: a.trust.Digest(), frozen: len(a.evidence.frozen),
 		manifests: len(a.docs.manifests), orders: len(a.docs.orders), missing: len(a.docs.missing),
 	}
 	if from == a.serving.from && a.serving.whole && !a.viewNews {

@@ -296,7 +296,7 @@ func TestRouteAnswersNewerInEveryPhase(t *testing.T) {
 				t.Errorf("%s: answers %v, %v; want 1 to 3", p, b.answers(), err)
 			}
 		}
-		b.evidence = evidence{release: 3, digest: bundle.Sum([]byte("x"))}
+		b.evidence = evidence{frozen: map[bundle.Version]bundle.Digest{3: {}}}
 		b.route()
 		if got := b.answers(); !slices.Equal(got, run(1, 2)) {
 			t.Errorf("release 3 is frozen, and callers of %v are answered", got)

@@ -1,15 +1,12 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
-	"time"
+	"strconv"
 
 	"moult/agent/control"
-	"moult/agent/schedule"
 	"moult/gossip"
 	"moult/store"
 	"moult/store/bundle"
@@ -21,6 +18,8 @@ const (
 	bucketTrust    = "trust"
 	keySet         = "set"
 	keyEvidence    = "evidence"
+	bucketFrozen   = "frozen" // release -> the manifest held when it was frozen
+	bucketOrders   = "orders" // release -> the rollout order in force here
 	bucketMachine  = "machine"
 	keyState       = "state"
 	bucketView     = "view"
@@ -29,72 +28,92 @@ const (
 	journalTrust   = "trust"
 )
 
-// evidence is a validly signed set that contradicts the one in force (P3).
+// evidence is what this peer knows of releases that were signed twice (P3).
 type evidence struct {
-	release bundle.Version
-	set     []byte
-	digest  bundle.Digest
-}
-
-// documents are the verified manifests and rollout orders that the metadata
-// in force names and that have arrived.
-type documents struct {
-	manifests map[bundle.Version]*bundle.Manifest
-	orders    map[bundle.Version]*schedule.Order
-	missing   []bundle.Chunk
-	fetching  bool
+	// A validly signed set that contradicts the one in force; peers fetch it.
+	// Which one is chosen depends on nothing but the sets (see proofOf).
+	v      *trust.Verified
+	set    []byte
+	digest bundle.Digest
+	// frozen has every release that was ever found in conflict, with the
+	// manifest held for it then. It only grows, durably.
+	frozen map[bundle.Version]bundle.Digest
 }
 
 // errOlder says that a set is not news; it is no fault of whoever sent it.
 var errOlder = errors.New("these metadata are not newer than those in force")
 
 // acceptSet judges a set that somebody handed over. When it returns nil, the
-// set is in force, durably.
+// set is in force, durably; the set in force handed over again is no error.
 func (a *Agent) acceptSet(raw []byte) error {
-	set, err := trust.ParseSet(raw)
-	if err != nil {
+	next, err := a.judgeSet(raw)
+	if err != nil || next.Digest() == a.trust.Digest() {
 		return err
 	}
-	alone, err := trust.Verify(a.firstRoot, nil, set)
-	if err != nil {
-		return err
-	}
-	if n, found := trust.Conflict(a.trust, alone); found {
-		a.keepEvidence(n, raw)
-	}
-	if alone.Digest() == a.trust.Digest() {
-		return errOlder
-	}
-	next, err := trust.Verify(a.firstRoot, a.trust, set)
-	if err != nil {
-		return err
-	}
-	if !trust.Newer(a.trust, next) {
-		a.alarm("two different sets of metadata have timestamp version %d: somebody signed twice from one state; the next one signed (`moult trust refresh`, any order) ends it", next.Versions().Timestamp)
-		return errOlder
-	}
+	return a.adopt(next, raw)
+}
+
+// adopt brings a set that judgeSet has passed into force.
+func (a *Agent) adopt(next *trust.Verified, raw []byte) error {
 	if err := a.saveTrust(next, raw); err != nil {
 		return err
 	}
 	a.trust = next
+	a.docs.rounds.hurry()
 	a.loadDocuments()
-	if a.ring != nil {
-		if err := a.ring.Announce(gossip.Hint{Timestamp: next.Versions().Timestamp, Digest: next.Digest()}); err != nil {
-			a.log.Warn("announcement not sent, anti-entropy will spread the news", "err", err)
-		}
-	}
 	return nil
 }
 
-// saveTrust makes a set, and the floor that it sets, durable.
+// judgeSet verifies a set and reports why it must not come into force. What it
+// proves counts in any case: a set that contradicts the one in force freezes
+// the releases that they disagree about, also when it is refused.
+func (a *Agent) judgeSet(raw []byte) (*trust.Verified, error) {
+	set, err := trust.ParseSet(raw)
+	if err != nil {
+		return nil, err
+	}
+	alone, err := trust.Verify(a.firstRoot, nil, set)
+	if err != nil {
+		return nil, err
+	}
+	a.freeze(alone)
+	if alone.Digest() == a.trust.Digest() {
+		return a.trust, nil
+	}
+	next, err := trust.Verify(a.firstRoot, a.trust, set)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.checkFloor(next); err != nil {
+		return nil, fmt.Errorf("%w: this peer has acted on newer metadata, and waits for a peer that has them", err)
+	}
+	if !trust.Newer(a.trust, next) {
+		if next.Versions().Timestamp == a.trust.Versions().Timestamp {
+			a.alarm("two different sets of metadata have timestamp version %d: somebody signed twice from one state; the next one signed (`moult trust refresh`, any order) ends it", next.Versions().Timestamp)
+		}
+		return nil, errOlder
+	}
+	return next, nil
+}
+
+// saveTrust makes a set, and the floor that it sets, durable. Where the set
+// contradicts what was in force before, that becomes the evidence: it would
+// else be forgotten.
 func (a *Agent) saveTrust(v *trust.Verified, raw []byte) error {
 	vs := v.Versions()
 	ref, err := a.depot.PutBlob(raw) // it may be too long for a document
 	if err != nil {
 		return err
 	}
-	return a.store.Update(func(tx *store.Tx) error {
+	e, err := a.prove(proofOf(v, a.evidence.v, a.trust))
+	if err != nil {
+		return err
+	}
+	err = a.store.Update(func(tx *store.Tx) error {
 		if err := tx.Put(bucketTrust, keySet, []byte(ref.Digest.String())); err != nil {
+			return err
+		}
+		if err := putEvidence(tx, e); err != nil {
 			return err
 		}
 		if _, err := tx.Append(journalTrust, []byte(v.Digest().String())); err != nil {
@@ -109,30 +128,114 @@ func (a *Agent) saveTrust(v *trust.Verified, raw []byte) error {
 			f.Operator = max(f.Operator, vs.Operator)
 		})
 	})
+	if err == nil {
+		a.evidence = e
+	}
+	return err
 }
 
-// keepEvidence keeps one proof of a conflict, the same one on every peer that
-// has seen the same proofs: of the highest release, with the least digest.
-func (a *Agent) keepEvidence(n bundle.Version, raw []byte) {
-	digest := bundle.Sum(raw)
-	e := a.evidence
-	if e.release > n || (e.release == n && string(e.digest[:]) <= string(digest[:]) && !e.digest.IsZero()) {
+// freeze freezes the releases of which other, validly signed, has another
+// content than the set in force, and keeps the proof. No release thaws again:
+// whoever signed twice may do so once more.
+func (a *Agent) freeze(other *trust.Verified) {
+	conflicts := trust.Conflicts(a.trust, other)
+	if len(conflicts) == 0 {
 		return
 	}
-	a.evidence = evidence{release: n, set: raw, digest: digest}
-	_, err := a.depot.PutBlob(raw)
+	e, err := a.prove(proofOf(a.trust, a.evidence.v, other))
+	fresh := map[bundle.Version]bundle.Digest{}
+	for _, n := range conflicts {
+		if !a.conflicted(n) {
+			ref, _ := a.trust.Release(n)
+			fresh[n] = ref.Digest
+		}
+	}
+	if len(fresh) == 0 && e.digest == a.evidence.digest {
+		return
+	}
 	if err == nil {
-		err = a.store.Put(bucketTrust, keyEvidence, []byte(digest.String()))
+		err = a.store.Update(func(tx *store.Tx) error {
+			for n, d := range fresh {
+				if err := tx.Put(bucketFrozen, versionKey(n), []byte(d.String())); err != nil {
+					return err
+				}
+			}
+			return putEvidence(tx, e)
+		})
 	}
 	if err != nil {
-		a.log.Error("evidence of a conflict is kept in memory only", "err", err)
+		a.log.Error("the evidence of a conflict is kept in memory only; peers bring it again", "releases", conflicts, "err", err)
 	}
+	a.evidence = e
+	for n, d := range fresh {
+		a.noteFrozen(n, d)
+	}
+}
+
+// noteFrozen freezes a release in memory, and tells people.
+func (a *Agent) noteFrozen(n bundle.Version, held bundle.Digest) {
+	if a.evidence.frozen == nil {
+		a.evidence.frozen = map[bundle.Version]bundle.Digest{}
+	}
+	a.evidence.frozen[n] = held
 	a.alarm("release %d was signed twice with different content: it is frozen; publish a newer release, and ask who else holds the publisher's key", n)
+}
+
+// proofOf returns the one of some sets that proves a conflict with the set in
+// force, nil for none. Of several it is the one that proves most, and of those
+// the one with the least digest, so that peers that have seen the same sets
+// agree on one and cease to send each other theirs.
+func proofOf(inForce *trust.Verified, sets ...*trust.Verified) *trust.Verified {
+	var best *trust.Verified
+	most := 0
+	for _, v := range sets {
+		n := len(trust.Conflicts(inForce, v))
+		if n == 0 || n < most {
+			continue
+		}
+		if n > most || v.Digest().String() < best.Digest().String() {
+			best, most = v, n
+		}
+	}
+	return best
+}
+
+// prove stores a proof as a blob and returns the evidence with it; without a
+// proof, or when that fails, the evidence stays as it is.
+func (a *Agent) prove(proof *trust.Verified) (evidence, error) {
+	e := a.evidence
+	if proof == nil || proof.Digest() == e.digest {
+		return e, nil
+	}
+	raw, err := proof.Set().Marshal()
+	if err != nil {
+		return e, err
+	}
+	e.v, e.set, e.digest = proof, raw, proof.Digest()
+	_, err = a.depot.PutBlob(raw)
+	return e, err
+}
+
+func putEvidence(tx *store.Tx, e evidence) error {
+	if e.digest.IsZero() {
+		return nil
+	}
+	return tx.Put(bucketTrust, keyEvidence, []byte(e.digest.String()))
 }
 
 // conflicted reports whether release n is frozen.
 func (a *Agent) conflicted(n bundle.Version) bool {
-	return !a.evidence.digest.IsZero() && a.evidence.release == n
+	_, frozen := a.evidence.frozen[n]
+	return frozen
+}
+
+// manifestOf is the digest of the manifest that this node means by release n:
+// of a frozen one that it is at or past, what was in force when it got there.
+func (a *Agent) manifestOf(n bundle.Version) bundle.Digest {
+	if d, frozen := a.evidence.frozen[n]; frozen && n <= a.saved.Version {
+		return d
+	}
+	return a.docs.read[n]
 }
 
 // restoreTrust brings back what was in force before the restart.
@@ -141,7 +244,6 @@ func (a *Agent) restoreTrust() error {
 	if err != nil {
 		return err
 	}
-	floor := a.store.Floor()
 	if ok {
 		set, err := trust.ParseSet(raw)
 		if err != nil {
@@ -153,19 +255,70 @@ func (a *Agent) restoreTrust() error {
 		}
 		a.trust = v
 	}
-	if err := a.trust.CheckFloor(floorVersions(floor)); err != nil {
+	if err := a.checkFloor(a.trust); err != nil {
 		// The database was lost: nothing older than the floor is accepted, and
 		// peers bring what is newer.
 		a.log.Warn("trust metadata are behind the floor, waiting for peers", "err", err)
 	}
-	if raw, ok, err := a.stored(keyEvidence); err != nil {
+	if err := a.restoreEvidence(); err != nil {
 		return err
-	} else if ok {
-		a.restoreEvidence(raw)
+	}
+	if a.docs.bound, err = a.digests(bucketOrders); err != nil {
+		return err
 	}
 	a.loadDocuments()
 	return nil
 }
+
+// restoreEvidence freezes what was frozen before the restart.
+func (a *Agent) restoreEvidence() error {
+	frozen, err := a.digests(bucketFrozen)
+	if err != nil {
+		return err
+	}
+	for n, d := range frozen {
+		a.noteFrozen(n, d)
+	}
+	raw, ok, err := a.stored(keyEvidence)
+	if err != nil || !ok {
+		return err
+	}
+	set, err := trust.ParseSet(raw)
+	if err == nil {
+		var v *trust.Verified
+		if v, err = trust.Verify(a.firstRoot, nil, set); err == nil && v.Digest() != a.trust.Digest() {
+			a.freeze(v)
+			// Peers that have lost their proof get it here, also while the set
+			// that it contradicts is not in force again.
+			a.evidence.v, a.evidence.set, a.evidence.digest = v, raw, v.Digest()
+		}
+	}
+	if err != nil {
+		a.log.Warn("the stored evidence of a conflict is unreadable; what is frozen stays frozen", "err", err)
+	}
+	return nil
+}
+
+// digests reads a bucket that has a digest for each release.
+func (a *Agent) digests(bucket string) (map[bundle.Version]bundle.Digest, error) {
+	ds := map[bundle.Version]bundle.Digest{}
+	err := a.store.Each(bucket, func(key string, value []byte) error {
+		n, err := strconv.ParseUint(key, 10, 64)
+		if err != nil {
+			return fmt.Errorf("the store's %s has an entry %q, which is no release: %w", bucket, key, err)
+		}
+		d, err := bundle.ParseDigest(string(value))
+		if err != nil {
+			return fmt.Errorf("the store's %s for release %d: %w", bucket, n, err)
+		}
+		ds[bundle.Version(n)] = d
+		return nil
+	})
+	return ds, err
+}
+
+// versionKey is the key of a release in a bucket.
+func versionKey(n bundle.Version) string { return strconv.FormatUint(uint64(n), 10) }
 
 // stored returns the blob whose digest the store keeps under key. A blob that
 // is gone is no error: peers have it.
@@ -186,179 +339,37 @@ func (a *Agent) stored(key string) ([]byte, bool, error) {
 	return raw, ok, nil
 }
 
-func (a *Agent) restoreEvidence(raw []byte) {
-	set, err := trust.ParseSet(raw)
-	if err != nil {
-		return
-	}
-	v, err := trust.Verify(a.firstRoot, nil, set)
-	if err != nil {
-		return
-	}
-	if n, found := trust.Conflict(a.trust, v); found {
-		a.keepEvidence(n, raw)
-	}
-}
-
 func floorVersions(f store.Floor) trust.Versions {
 	return trust.Versions{Root: f.Root, Timestamp: f.Timestamp, Snapshot: f.Snapshot, Targets: f.Targets, Operator: f.Operator}
 }
 
-// belowFloor reports that peers must first bring back metadata at least as new
-// as those that this peer has already acted on (P2).
-func (a *Agent) belowFloor() bool {
-	return a.trust.CheckFloor(floorVersions(a.store.Floor())) != nil
-}
-
-// loadDocuments reads the documents that the metadata in force name, and
-// begins to fetch those that are not here.
-func (a *Agent) loadDocuments() {
-	old := a.docs
-	a.docs = documents{
-		manifests: map[bundle.Version]*bundle.Manifest{}, orders: map[bundle.Version]*schedule.Order{},
-		fetching: old.fetching,
-	}
-	for _, n := range a.trust.Releases() {
-		ref, _ := a.trust.Release(n)
-		if data, ok := a.blob(ref.Digest, ref.Length); ok {
-			a.loadManifest(n, data)
-		}
-	}
-	for _, n := range a.trust.Orders() {
-		ref, _ := a.trust.Order(n)
-		a.docs.orders[n] = old.orders[n] // until the newer one is here
-		if data, ok := a.blob(ref.Digest, ref.Length); ok {
-			a.loadOrder(n, data, old.orders[n])
-		}
-		if a.docs.orders[n] == nil {
-			delete(a.docs.orders, n)
-		}
-	}
-	for r := range a.view.All() {
-		a.noteDone(r.Node, time.Now())
-	}
-	a.fetchDocuments()
-}
-
-// blob returns a document that is here, or notes that it is missing.
-func (a *Agent) blob(d bundle.Digest, length int64) ([]byte, bool) {
-	data, ok, err := a.depot.Blob(d)
-	if err != nil {
-		a.log.Warn("document unreadable, fetching it again", "digest", d.Short(), "err", err)
-	}
-	if !ok || err != nil {
-		a.docs.missing = append(a.docs.missing, bundle.Chunk{Digest: d, Length: length})
-		return nil, false
-	}
-	return data, true
-}
-
-func (a *Agent) loadManifest(n bundle.Version, data []byte) {
-	m, err := bundle.ParseManifest(data)
-	if err != nil {
-		a.alarm("release %d is not understood here: %v", n, err)
-		return
-	}
-	if m.Version != n {
-		a.alarm("the manifest signed as release %d says that it is release %d", n, m.Version)
-		return
-	}
-	a.docs.manifests[n] = m
-	cu, ok := m.Classes[a.cfg.Class]
-	if !ok {
-		return
-	}
-	for _, s := range []bundle.Simulation{cu.Past, cu.Future} {
-		if s.Kind == bundle.SimulateRules {
-			a.blob(s.Rules.Digest, s.Rules.Length)
-		}
-	}
-}
-
-func (a *Agent) loadOrder(n bundle.Version, data []byte, old *schedule.Order) {
-	o, err := schedule.ParseOrder(data)
-	if err != nil {
-		a.alarm("the rollout order of release %d is not understood here: %v", n, err)
-		return
-	}
-	if o.Release != n {
-		a.alarm("the rollout order signed for release %d says that it is for release %d", n, o.Release)
-		return
-	}
-	if old != nil && old.Serial != o.Serial {
-		if err := schedule.Successor(old, o); err != nil {
-			a.alarm("rollout order %d of release %d is refused, order %d stays in force: %v", o.Serial, n, old.Serial, err)
-			return
-		}
-	}
-	a.docs.orders[n] = o
-}
-
-// fetchDocuments fetches what is missing, in the background, the newest first.
-// A document that nobody has must not hold up the others: each is given some
-// time, and the next tick begins again.
-func (a *Agent) fetchDocuments() {
-	if a.fetch == nil || a.docs.fetching || len(a.docs.missing) == 0 {
-		return
-	}
-	a.docs.fetching = true
-	missing := slices.Clone(a.docs.missing)
-	slices.Reverse(missing)
-	a.spawn(func() {
-		var wg sync.WaitGroup
-		for _, c := range missing[:min(len(missing), documentsAtOnce)] {
-			wg.Go(func() {
-				ctx, stop := a.untilStopped()
-				defer stop()
-				ctx, cancel := context.WithTimeout(ctx, documentTimeout)
-				defer cancel()
-				if err := a.fetchBlob(ctx, c); err != nil {
-					a.log.Debug("document not fetched yet", "digest", c.Digest.Short(), "err", err)
-					return
-				}
-				a.post(a.loadDocuments)
-			})
-		}
-		wg.Wait()
-		a.post(func() { a.docs.fetching = false })
-	})
-}
-
-func (a *Agent) fetchBlob(ctx context.Context, c bundle.Chunk) error {
-	data, err := a.fetch.FetchBlob(ctx, c)
-	if err != nil {
+// checkFloor reports trust.ErrRollback where v is older than what this peer
+// has acted on, as the floor remembers it when the database is lost (P2).
+func (a *Agent) checkFloor(v *trust.Verified) error {
+	f := a.store.Floor()
+	if err := v.CheckFloor(floorVersions(f)); err != nil {
 		return err
 	}
-	_, err = a.depot.PutBlob(data)
-	return err
-}
-
-// untilStopped returns a context that ends with the loop.
-func (a *Agent) untilStopped() (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		select {
-		case <-a.stopped:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, cancel
-}
-
-// accept takes a set with its documents from an operator or a publisher.
-func (a *Agent) accept(signed control.Signed) error {
-	set, err := trust.ParseSet(signed.Set)
-	if err != nil {
-		return control.Refused(err, "")
+	if v.Head() < f.Release {
+		return fmt.Errorf("%w: it ends at release %d, and release %d is known", trust.ErrRollback, v.Head(), f.Release)
 	}
-	v, err := trust.Verify(a.firstRoot, a.trust, set)
+	return nil
+}
+
+// belowFloor reports that peers must first bring back metadata at least as new
+// as those that this peer has already acted on (P2).
+func (a *Agent) belowFloor() bool { return a.checkFloor(a.trust) != nil }
+
+// accept takes a set with its documents from an operator or a publisher, and
+// announces it: peers that hear of it by anti-entropy later need not.
+func (a *Agent) accept(signed control.Signed) error {
+	v, err := a.judgeSet(signed.Set)
 	if err != nil {
-		return control.Refused(fmt.Errorf("signed metadata refused: %w", err), "")
+		return control.Refused(fmt.Errorf("signed metadata refused: %w", err), "another operator may have signed something in between: try again")
 	}
 	for n, data := range signed.Orders {
 		if err := a.checkOrder(v, n, data); err != nil {
-			return control.Refused(err, "")
+			return control.Refused(err, "look at `moult status`: somebody else may have changed the rollout meanwhile")
 		}
 	}
 	for _, data := range signed.Orders {
@@ -366,26 +377,33 @@ func (a *Agent) accept(signed control.Signed) error {
 			return err
 		}
 	}
-	if err := a.acceptSet(signed.Set); err != nil {
-		return control.Refused(err, "another operator may have signed something in between: try again")
+	if v.Digest() == a.trust.Digest() { // handed over again; the documents may be news
+		a.loadDocuments()
+		return nil
 	}
+	if err := a.adopt(v, signed.Set); err != nil {
+		return err
+	}
+	a.announce()
 	return nil
 }
 
-// checkOrder checks a handed-over rollout order before anything is stored.
-func (a *Agent) checkOrder(v *trust.Verified, n bundle.Version, data []byte) error {
-	ref, ok := v.Order(n)
-	if !ok || ref.Digest != bundle.Sum(data) {
-		return fmt.Errorf("rollout order of release %d: the signed metadata name another document", n)
+// announce tells the ring that there is news here.
+func (a *Agent) announce() {
+	if a.ring == nil {
+		return
 	}
-	o, err := schedule.ParseOrder(data)
-	if err != nil {
-		return err
+	if err := a.ring.Announce(gossip.Hint{Timestamp: a.trust.Versions().Timestamp, Digest: a.trust.Digest()}); err != nil {
+		a.log.Warn("announcement not sent, anti-entropy will spread the news", "err", err)
 	}
-	if old := a.docs.orders[n]; old != nil && old.Serial != o.Serial {
-		if err := schedule.Successor(old, o); err != nil {
-			return err
-		}
+}
+
+// greatestBelow returns the greatest of some rising versions that is below n,
+// 0 for none.
+func greatestBelow(vs []bundle.Version, n bundle.Version) bundle.Version {
+	i, _ := slices.BinarySearch(vs, n)
+	if i == 0 {
+		return 0
 	}
-	return nil
+	return vs[i-1]
 }

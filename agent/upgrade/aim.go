@@ -1,6 +1,15 @@
 package upgrade
 
-import "moult/store/bundle"
+import (
+	"errors"
+	"fmt"
+
+	"moult/store/bundle"
+)
+
+// ErrFrozen is returned by Aim where the way to the newest release leads
+// through one that was signed twice, and nothing tells which is meant.
+var ErrFrozen = errors.New("a release on the way was signed twice with different content")
 
 // Standing is what a node knows of the rollout order of one release.
 type Standing int
@@ -20,8 +29,12 @@ type Offer struct {
 	// though there is no order for it.
 	Installs bool
 	Order    Standing
-	// Conflict is true where the release was signed twice, differently.
+	// Conflict is true where the release was signed twice, differently. It is
+	// no goal then; see Aim for when it may be on the way to one.
 	Conflict bool
+	// Manifest is the digest of the manifest that this node means by the
+	// release; Previous is what that manifest says of the release before.
+	Manifest, Previous bundle.Digest
 }
 
 // open reports whether a node in state s may work towards the release.
@@ -42,6 +55,15 @@ func (o Offer) withdrawn() bool { return o.Conflict || o.Order == Aborted }
 //
 // An open release that is older than the present goal is no target: the node
 // has promised to obey the newer order only.
+//
+// A release in conflict is never a goal. It may be on the way to one, or be
+// where the node stands, only where the releases after it say which content is
+// meant: the next release is not in conflict, or is itself meant by the one
+// after it, and names (Previous) the manifest that this node has. So a publisher
+// resolves a conflict by publishing the next release on top of the right
+// content, and no node runs a transform from or to the wrong one. Where that
+// is not so, the error is ErrFrozen; if the node is already on its way there,
+// the event is Withdrawn instead.
 func Aim(s State, offers []Offer) (Event, error) {
 	var goal bundle.Version
 	releases := make([]Release, 0, len(offers))
@@ -66,5 +88,35 @@ func Aim(s State, offers []Offer) (Event, error) {
 	if err != nil {
 		return nil, err
 	}
+	from := max(s.Version, 1)
+	if s.Running == 0 { // where there is no state, what was before does not matter
+		from = goal
+		if len(path) > 0 {
+			from = path[0]
+		}
+	}
+	if v, ok := ambiguous(offers, from, goal); ok {
+		if s.Goal == goal {
+			return Withdrawn{Reason: fmt.Sprintf("release withdrawn: release %d, on the way to it, is in conflict", v)}, nil
+		}
+		return nil, fmt.Errorf("from version %d to %d: release %d: %w, and no newer release follows the one that is known here; publish the next release on top of the right one", s.Version, goal, v, ErrFrozen)
+	}
 	return Target{Goal: goal, Path: path}, nil
+}
+
+// ambiguous returns the newest release of [from, goal] that is in conflict and
+// of which the releases after it do not tell which content is meant. The goal
+// itself is not in conflict.
+func ambiguous(offers []Offer, from, goal bundle.Version) (bundle.Version, bool) {
+	byVersion := make(map[bundle.Version]Offer, len(offers))
+	for _, o := range offers {
+		byVersion[o.Version] = o
+	}
+	for v := goal; v >= from && v > 0; v-- {
+		o := byVersion[v]
+		if o.Conflict && (o.Manifest.IsZero() || byVersion[v+1].Previous != o.Manifest) {
+			return v, true
+		}
+	}
+	return 0, false
 }
