@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash"
 	"hash/fnv"
@@ -28,7 +29,8 @@ type Config struct {
 // Result is what came out of a run.
 type Result struct {
 	Seed uint64
-	// Hash is that of the trace: equal for two runs of one seed and driver.
+	// Hash is that of all events and of the trace: equal for two runs of one
+	// seed and driver.
 	Hash uint64
 	// Steps counts events, Elapsed is virtual time.
 	Steps   int
@@ -87,6 +89,8 @@ func Run(cfg Config) Result {
 		}
 		e := s.queue.pop()
 		s.now = e.at
+		s.mix(uint64(e.at))
+		s.mix(e.seq)
 		e.do()
 		s.checkAll()
 	}
@@ -151,14 +155,16 @@ type line struct {
 
 func (l line) String() string { return fmt.Sprintf("%9.3fs %-4s %s", l.at.Seconds(), l.who, l.what) }
 
+// mix adds a number to the hash.
+func (s *simulation) mix(n uint64) {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], n)
+	s.hash.Write(b[:])
+}
+
 // trace adds a line to the trace and its hash.
 func (s *simulation) trace(who, what string) {
 	l := line{s.now, who, what}
-	var at [8]byte
-	for i := range at {
-		at[i] = byte(l.at >> (8 * i))
-	}
-	s.hash.Write(at[:])
 	io.WriteString(s.hash, who)
 	io.WriteString(s.hash, what)
 	s.last[s.traced%len(s.last)] = l

@@ -34,9 +34,27 @@ func TestSeeds(t *testing.T) {
 		}
 		sum.add(r)
 	}
-	real := time.Since(begin)
-	t.Logf("%d seeds, %v simulated in %v: %.0f simulated seconds a second", n, sum.Elapsed.Round(time.Second), real.Round(time.Millisecond), sum.Elapsed.Seconds()/real.Seconds())
+	took := time.Since(begin)
+	t.Logf("%d seeds, %v simulated in %v: %.0f simulated seconds a second", n, sum.Elapsed.Round(time.Second), took.Round(time.Millisecond), sum.Elapsed.Seconds()/took.Seconds())
+	if n >= 100 {
+		checkWorth(t, sum.Stats)
+	}
 	t.Logf("%d steps, %+v", sum.Steps, sum.Stats)
+}
+
+// checkWorth shows that everything there is has happened: a simulation in which
+// nothing goes wrong proves nothing.
+func checkWorth(t *testing.T, s Stats) {
+	t.Helper()
+	for name, n := range map[string]int{
+		"crashes": s.Crashes, "databases lost": s.Databases, "partitions": s.Cuts, "messages lost": s.Lost,
+		"records mangled": s.Corrupted, "orders": s.Orders, "nodes down": s.WentDown, "nodes settled": s.Settled,
+		"nodes held": s.Held, "nodes rolled back": s.RolledBack, "calls": s.Calls,
+	} {
+		if n == 0 {
+			t.Errorf("no %s in all runs", name)
+		}
+	}
 }
 
 // runAll yields the results of seeds 0 to n-1, in that order. Each simulation
