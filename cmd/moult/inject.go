@@ -150,20 +150,40 @@ func firstOrder(folder *trust.Folder, b *archive.Bundle, peer control.Trust, sta
 	if _, data, ok := folder.LastOrder(m.Version); ok {
 		return schedule.ParseOrder(data)
 	}
-	var previous *schedule.Order
-	for v, data := range peer.Orders {
-		if v >= m.Version || (previous != nil && v < previous.Release) {
-			continue
-		}
-		o, err := schedule.ParseOrder(data)
-		if err != nil {
-			return nil, err
-		}
-		previous = o
+	previous, err := orderBefore(folder, peer, m.Version)
+	if err != nil {
+		return nil, err
 	}
 	var nodes []schedule.Candidate
 	for _, n := range status.Nodes {
 		nodes = append(nodes, schedule.Candidate{ID: n.ID, Class: n.Class, Reachable: n.Reachable})
 	}
 	return schedule.Instantiate(m, bundle.Sum(b.ManifestBytes(m.Version)), previous, nodes)
+}
+
+// orderBefore returns the newest order of a release before n, nil where none
+// was ever signed. What was signed decides, not what has arrived at the peer:
+// nodes may be down under that order, so the next must name it and have them.
+func orderBefore(folder *trust.Folder, peer control.Trust, n bundle.Version) (*schedule.Order, error) {
+	inForce := folder.Current()
+	var release bundle.Version
+	for _, v := range inForce.Orders() {
+		if v < n {
+			release = v
+		}
+	}
+	if release == 0 {
+		return nil, nil
+	}
+	ref, _ := inForce.Order(release)
+	data, ok := peer.Orders[release]
+	if !ok || bundle.Sum(data) != ref.Digest {
+		data, ok = folder.OrderInForce(release)
+	}
+	if !ok {
+		return nil, refusedf("try again in a moment, or at another agent",
+			"the rollout order of release %d (%s) has not arrived at this agent and was not signed in this trust folder; the order of release %d must follow it",
+			release, ref.Digest.Short(), n)
+	}
+	return schedule.ParseOrder(data)
 }
