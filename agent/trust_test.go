@@ -1,0 +1,524 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"moult/agent/control"
+	"moult/agent/schedule"
+	"moult/gossip/view"
+	"moult/store"
+	"moult/store/artifact"
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
+)
+
+// judgeBench is an agent that does nothing but judge what is handed to it: with a
+// real store and depot, without ring, software and loop.
+type judgeBench struct {
+	*Agent
+	t *testing.T
+}
+
+func newJudge(t *testing.T, dir string, firstRoot []byte) *judgeBench {
+	t.Helper()
+	genesis, err := trust.Genesis(firstRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{
+		cfg: Config{Class: "kv"}, log: slog.New(slog.DiscardHandler), firstRoot: firstRoot, trust: genesis,
+		view: view.New(), doneAt: map[doneKey]time.Time{},
+	}
+	if a.store, err = store.Open(dir, store.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.store.Close() })
+	if a.depot, err = artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.restoreTrust(); err != nil {
+		t.Fatal(err)
+	}
+	return &judgeBench{a, t}
+}
+
+// restarted returns the agent after a restart, as far as trust goes.
+func (j *judgeBench) restarted(dir string) *judgeBench {
+	j.t.Helper()
+	if err := j.store.Close(); err != nil {
+		j.t.Fatal(err)
+	}
+	return newJudge(j.t, dir, j.firstRoot)
+}
+
+func (j *judgeBench) take(v *trust.Verified) {
+	j.t.Helper()
+	if err := j.acceptSet(encoded(j.t, v)); err != nil {
+		j.t.Fatalf("a good set was refused: %v", err)
+	}
+}
+
+func (j *judgeBench) frozen() []bundle.Version {
+	return slices.Sorted(maps.Keys(j.evidence.frozen))
+}
+
+func (j *judgeBench) alarmed(text string) bool {
+	return slices.ContainsFunc(j.alarms, func(a string) bool { return strings.Contains(a, text) })
+}
+
+func encoded(t *testing.T, v *trust.Verified) []byte {
+	t.Helper()
+	data, err := v.Set().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// publisher is a trust folder and what it has signed.
+type publisher struct {
+	*trust.Folder
+	t         *testing.T
+	dir       string
+	manifests [][]byte
+}
+
+func newPublisher(t *testing.T) *publisher {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "trust")
+	if err := trust.Init(dir, trust.InitOptions{Now: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	return openPublisher(t, dir)
+}
+
+func openPublisher(t *testing.T, dir string) *publisher {
+	t.Helper()
+	f, err := trust.OpenFolder(dir, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return &publisher{Folder: f, t: t, dir: dir}
+}
+
+// thief copies the folder, keys and all.
+func (p *publisher) thief() *publisher {
+	p.t.Helper()
+	dir := filepath.Join(p.t.TempDir(), "trust")
+	if err := os.CopyFS(dir, os.DirFS(p.dir)); err != nil {
+		p.t.Fatal(err)
+	}
+	keys, err := filepath.Glob(filepath.Join(dir, "keys", "*"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, k := range append(keys, filepath.Join(dir, "gossip.key")) { // CopyFS adds permissions
+		if err := os.Chmod(k, 0o600); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	other := openPublisher(p.t, dir)
+	other.manifests = slices.Clone(p.manifests)
+	return other
+}
+
+// release signs the next release; word makes its content.
+func (p *publisher) release(word string) *trust.Verified {
+	p.t.Helper()
+	n := bundle.Version(len(p.manifests) + 1)
+	blob := bundle.Chunk{Digest: bundle.Sum([]byte(word)), Length: int64(len(word))}
+	m := &bundle.Manifest{Format: bundle.FormatVersion, Version: n, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": {
+		From: n - 1,
+		Artifacts: []bundle.Artifact{{Platform: bundle.Platform{OS: "linux", Arch: "amd64"}, Digest: blob.Digest, Length: blob.Length,
+			Chunks: []bundle.Chunk{blob}}},
+		Command:  []string{"./kv"},
+		Health:   bundle.Health{Notify: true, Interval: bundle.Duration(time.Second), HealthyDeadline: bundle.Duration(time.Minute)},
+		Past:     bundle.Simulation{Kind: bundle.SimulateCompatible},
+		Future:   bundle.Simulation{Kind: bundle.SimulateCompatible},
+		Schedule: bundle.ScheduleSpec{Strategy: bundle.StrategyRolling, MaxUnavailable: "1", FailureMax: 1},
+	}}}
+	if n > 1 {
+		m.Previous = bundle.Sum(p.manifests[n-2])
+	}
+	data, err := bundle.MarshalManifest(m)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	v, err := p.AddRelease(n, data)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.manifests = append(p.manifests, data)
+	return v
+}
+
+// order signs an order for some nodes, and returns its bytes.
+func (p *publisher) order(n, previous bundle.Version, serial uint64, nodes ...byte) []byte {
+	p.t.Helper()
+	o := &schedule.Order{
+		Format: schedule.FormatVersion, Release: n, Manifest: bundle.Sum(p.manifests[n-1]), Serial: serial, Previous: previous,
+		State:   schedule.StateRunning,
+		Classes: map[bundle.Class]schedule.ClassOrder{"kv": {Strategy: bundle.StrategyRolling, MaxUnavailable: 1}},
+	}
+	c := o.Classes["kv"]
+	for _, id := range nodes {
+		c.Roster = append(c.Roster, bundle.NodeID{id})
+	}
+	o.Classes["kv"] = c
+	return p.sign(o)
+}
+
+func (p *publisher) sign(o *schedule.Order) []byte {
+	p.t.Helper()
+	data, err := schedule.MarshalOrder(o)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := p.AddOrder(o.Release, o.Serial, data); err != nil {
+		p.t.Fatal(err)
+	}
+	return data
+}
+
+// bring puts documents into the agent's depot, as a fetch would.
+func (j *judgeBench) bring(docs ...[]byte) {
+	j.t.Helper()
+	for _, d := range docs {
+		if _, err := j.depot.PutBlob(d); err != nil {
+			j.t.Fatal(err)
+		}
+	}
+	j.loadDocuments()
+}
+
+func (p *publisher) refresh() *trust.Verified {
+	p.t.Helper()
+	if err := p.Refresh(0); err != nil {
+		p.t.Fatal(err)
+	}
+	return p.Current()
+}
+
+// TestFreezeSurvives: a peer to which the newer half of a conflict comes
+// second keeps the older one as proof, freezes for good, and convinces others.
+func TestFreezeSurvives(t *testing.T) {
+	a := newPublisher(t)
+	b := a.thief()
+	first, _ := a.release("one"), b.release("eno")
+	second := b.refresh()
+	for name, sets := range map[string][]*trust.Verified{"the newer half last": {first, second}, "the newer half first": {second, first}} {
+		dir := t.TempDir()
+		j := newJudge(t, dir, a.FirstRoot())
+		for _, v := range sets {
+			if err := j.acceptSet(encoded(t, v)); err != nil && !errors.Is(err, errOlder) && !errors.Is(err, trust.ErrRollback) {
+				t.Fatal(err)
+			}
+		}
+		for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted(dir)} {
+			if !j.conflicted(1) {
+				t.Errorf("%s, %s: release 1 is not frozen", name, when)
+			}
+			if j.evidence.digest != first.Digest() || j.trust.Digest() != second.Digest() {
+				t.Errorf("%s, %s: the evidence is not the half that is not in force", name, when)
+			}
+			joiner := newJudge(t, t.TempDir(), a.FirstRoot())
+			joiner.take(j.trust)
+			if err := joiner.acceptSet(j.evidence.set); err == nil || !joiner.conflicted(1) {
+				t.Errorf("%s, %s: a late joiner does not freeze: %v", name, when, err)
+			}
+		}
+	}
+}
+
+// TestFreezeAll: every release in conflict freezes, and a later conflict thaws
+// none.
+func TestFreezeAll(t *testing.T) {
+	a := newPublisher(t)
+	a.release("one")
+	b := a.thief()
+	a.release("two")
+	c := a.thief()
+	ours := a.release("three")
+	dir := t.TempDir()
+	j := newJudge(t, dir, a.FirstRoot())
+	j.take(ours)
+	c.release("another three")
+	b.release("another two")
+	two := b.release("yet another three")
+	if err := j.acceptSet(encoded(t, c.Current())); err == nil || !slices.Equal(j.frozen(), []bundle.Version{3}) {
+		t.Errorf("after one conflict: frozen %v, %v", j.frozen(), err)
+	}
+	if err := j.acceptSet(encoded(t, two)); err == nil || !slices.Equal(j.frozen(), []bundle.Version{2, 3}) {
+		t.Errorf("after two conflicts: frozen %v, %v", j.frozen(), err)
+	}
+	if j.evidence.digest != two.Digest() {
+		t.Error("the evidence is not the set that proves most")
+	}
+	ref, _ := ours.Release(2)
+	j = j.restarted(dir)
+	j.saved.Version = 2
+	if !slices.Equal(j.frozen(), []bundle.Version{2, 3}) || j.manifestOf(2) != ref.Digest {
+		t.Errorf("after a restart: frozen %v", j.frozen())
+	}
+	// The next release does not thaw them.
+	j.take(a.release("four"))
+	if !slices.Equal(j.frozen(), []bundle.Version{2, 3}) || j.conflicted(4) || j.evidence.digest != two.Digest() {
+		t.Errorf("after the next release: frozen %v", j.frozen())
+	}
+}
+
+// TestProofAgrees: peers that have seen the same sets in any order keep the same proof.
+func TestProofAgrees(t *testing.T) {
+	a := newPublisher(t)
+	var others []*trust.Verified
+	for i := range 4 {
+		others = append(others, a.thief().release(fmt.Sprint("other ", i)))
+	}
+	ours := a.release("one")
+	want := proofOf(ours, others...)
+	for range 20 {
+		slices.Reverse(others)
+		others = append(others[1:], others[0])
+		if got := proofOf(ours, others...); got.Digest() != want.Digest() {
+			t.Fatal("the proof depends on the order of arrival")
+		}
+	}
+	if proofOf(ours, ours, nil) != nil {
+		t.Error("a set contradicts itself")
+	}
+}
+
+// TestFloorRefuses: after the loss of the database nothing below the floor
+// comes into force, neither by gossip nor by an operator's hand.
+func TestFloorRefuses(t *testing.T) {
+	p := newPublisher(t)
+	v := p.release("one")
+	for name, raise := range map[string]func(*store.Floor){
+		"timestamp": func(f *store.Floor) { f.Timestamp = 100 },
+		"operator":  func(f *store.Floor) { f.Operator = 1 },
+		"release":   func(f *store.Floor) { f.Release = 2 },
+	} {
+		j := newJudge(t, t.TempDir(), p.FirstRoot())
+		if err := j.store.Raise(raise); err != nil {
+			t.Fatal(err)
+		}
+		raw := encoded(t, v)
+		if err := j.acceptSet(raw); !errors.Is(err, trust.ErrRollback) {
+			t.Errorf("%s: by gossip: %v", name, err)
+		}
+		if err := j.accept(control.Signed{Set: raw}); err == nil || !strings.Contains(err.Error(), trust.ErrRollback.Error()) {
+			t.Errorf("%s: by hand: %v", name, err)
+		}
+		if j.trust.Head() != 0 || !j.belowFloor() {
+			t.Errorf("%s: release %d is in force", name, j.trust.Head())
+		}
+	}
+}
+
+// TestSetAgain: the set in force, handed over again, is no error.
+func TestSetAgain(t *testing.T) {
+	p := newPublisher(t)
+	p.release("one")
+	order := p.order(1, 0, 1, 1)
+	raw := encoded(t, p.Current())
+	j := newJudge(t, t.TempDir(), p.FirstRoot())
+	for range 2 {
+		if err := j.acceptSet(raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The second time it may bring the document that was missing.
+	if err := j.accept(control.Signed{Set: raw, Orders: map[bundle.Version][]byte{1: order}}); err != nil || j.docs.orders[1] == nil {
+		t.Errorf("order %v, %v", j.docs.orders[1], err)
+	}
+}
+
+// TestOrdersFormOneLine: what may not follow the order in force never takes
+// its place, also not after a restart.
+func TestOrdersFormOneLine(t *testing.T) {
+	for name, tc := range map[string]struct {
+		nodes  []byte
+		serial uint64
+		text   string
+	}{
+		"the same serial, another roster": {[]byte{1, 2, 4}, 2, "serial 2"},
+		"a later one without a node":      {[]byte{2}, 3, "only grows"},
+	} {
+		p := newPublisher(t)
+		manifest := p.manifestOf("one")
+		first := p.order(1, 0, 1, 1, 2)
+		other := p.thief()
+		second := p.order(1, 0, 2, 1, 2, 3)
+		dir := t.TempDir()
+		j := newJudge(t, dir, p.FirstRoot())
+		j.take(p.Current())
+		j.bring(manifest, first, second)
+		bad := other.order(1, 0, tc.serial, tc.nodes...)
+		for range 3 {
+			other.refresh()
+		}
+		if err := j.checkOrder(other.Current(), 1, bad); err == nil || !strings.Contains(err.Error(), tc.text) {
+			t.Errorf("%s: handed over: %v", name, err)
+		}
+		j.take(other.Current())
+		j.bring(bad)
+		for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted(dir)} {
+			if o := j.docs.orders[1]; o == nil || len(o.Classes["kv"].Roster) != 3 || o.Classes["kv"].Roster[2] != (bundle.NodeID{3}) {
+				t.Errorf("%s, %s: in force is %+v", name, when, o)
+			}
+			if !j.alarmed(tc.text) || !j.orderPending(1) {
+				t.Errorf("%s, %s: alarms %q, pending %v", name, when, j.alarms, j.orderPending(1))
+			}
+			if !slices.Contains(j.boundOrders(), bundle.Sum(second)) {
+				t.Errorf("%s, %s: the order in force would be swept", name, when)
+			}
+		}
+	}
+}
+
+// manifestOf signs the next release and returns its manifest.
+func (p *publisher) manifestOf(word string) []byte {
+	p.release(word)
+	return p.manifests[len(p.manifests)-1]
+}
+
+// TestOrderOnItsWay: an order binds from when the metadata name it.
+func TestOrderOnItsWay(t *testing.T) {
+	p := newPublisher(t)
+	manifest := p.manifestOf("one")
+	j := newJudge(t, t.TempDir(), p.FirstRoot())
+	j.take(p.Current())
+	if j.orderPending(1) {
+		t.Error("an order that nobody signed is on its way")
+	}
+	first := p.order(1, 0, 1, 1)
+	j.take(p.Current())
+	if !j.orderPending(1) {
+		t.Error("the first order is not awaited")
+	}
+	j.bring(manifest, first)
+	if j.orderPending(1) {
+		t.Error("the order is here, and is awaited")
+	}
+	o := *j.docs.orders[1]
+	paused, err := o.Pause()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := p.sign(paused)
+	j.take(p.Current())
+	if !j.orderPending(1) || j.docs.orders[1].Serial != 1 {
+		t.Error("the node would go on by an order that is paused")
+	}
+	j.bring(data)
+	if j.orderPending(1) || j.docs.orders[1].State != schedule.StatePaused {
+		t.Error("the newer order is here, and not in force")
+	}
+}
+
+// TestFirstOrderFollows: a first order that forgets the one before, or nodes
+// that may be down under it, or that is for another manifest, is refused.
+func TestFirstOrderFollows(t *testing.T) {
+	for name, tc := range map[string]struct {
+		sign func(*publisher) []byte
+		text string
+	}{
+		"no predecessor":      {func(p *publisher) []byte { return p.order(2, 0, 1, 1, 2) }, "comes after the order of release 0"},
+		"a node left out":     {func(p *publisher) []byte { return p.order(2, 1, 1, 1) }, "leaves out node"},
+		"another's manifest":  {func(p *publisher) []byte { p.manifests[1] = p.manifests[0]; return p.order(2, 1, 1, 1, 2) }, "is for manifest"},
+		"what it should have": {func(p *publisher) []byte { return p.order(2, 1, 1, 1, 2) }, ""},
+	} {
+		p := newPublisher(t)
+		docs := [][]byte{p.manifestOf("one"), p.order(1, 0, 1, 1, 2), p.manifestOf("two")}
+		j := newJudge(t, t.TempDir(), p.FirstRoot())
+		j.take(p.Current())
+		j.bring(docs...)
+		bad := tc.sign(p)
+		j.take(p.Current())
+		j.bring(bad)
+		taken := j.docs.orders[2] != nil
+		if taken != (tc.text == "") || j.orderPending(2) == taken || (!taken && !j.alarmed(tc.text)) {
+			t.Errorf("%s: taken %v, alarms %q", name, taken, j.alarms)
+		}
+	}
+}
+
+// TestDocumentsStay: documents are read once.
+func TestDocumentsStay(t *testing.T) {
+	p := newPublisher(t)
+	docs := [][]byte{p.manifestOf("one"), p.order(1, 0, 1, 1)}
+	j := newJudge(t, t.TempDir(), p.FirstRoot())
+	j.take(p.Current())
+	j.bring(docs...)
+	m, o := j.docs.manifests[1], j.docs.orders[1]
+	if m == nil || o == nil {
+		t.Fatal("the documents are not here")
+	}
+	j.take(p.refresh())
+	if j.docs.manifests[1] != m || j.docs.orders[1] != o {
+		t.Error("unchanged documents were parsed again")
+	}
+	// One that has left the disk is fetched again, and stays in force meanwhile.
+	if _, err := j.depot.Sweep(nil); err != nil {
+		t.Fatal(err)
+	}
+	j.loadDocuments()
+	if len(j.docs.missing) != 2 || j.docs.manifests[1] != m || j.docs.orders[1] != o {
+		t.Errorf("after they have left the disk: %d missing", len(j.docs.missing))
+	}
+}
+
+// TestRounds: a document that nobody has holds up no other for ever, and
+// nobody asks for it again and again without a pause that grows.
+func TestRounds(t *testing.T) {
+	var missing []bundle.Chunk
+	for i := range 2*documentsAtOnce + 3 {
+		missing = append(missing, bundle.Chunk{Digest: bundle.Sum([]byte{byte(i)})})
+	}
+	var r rounds
+	now := time.Unix(0, 0)
+	asked := map[bundle.Digest]bool{}
+	var pauses []time.Duration
+	for range 8 {
+		if !r.due(now) {
+			t.Fatal("the round is not due")
+		}
+		turn := r.begin(missing)
+		if r.due(now) || len(turn) != documentsAtOnce {
+			t.Fatalf("%d documents at once", len(turn))
+		}
+		for _, c := range turn {
+			asked[c.Digest] = true
+		}
+		if len(asked) == documentsAtOnce && !asked[missing[len(missing)-1].Digest] {
+			t.Error("the newest is not asked for first")
+		}
+		r.end(now, 0)
+		pauses = append(pauses, r.next.Sub(now))
+		if r.due(now) {
+			t.Fatal("no pause after a round that brought nothing")
+		}
+		now = r.next
+	}
+	if len(asked) != len(missing) {
+		t.Errorf("%d of %d documents were asked for", len(asked), len(missing))
+	}
+	if !slices.IsSorted(pauses) || pauses[0] != minPause || pauses[len(pauses)-1] != maxPause {
+		t.Errorf("pauses %v", pauses)
+	}
+	r.begin(missing)
+	r.end(now, 1)
+	if !r.due(now) {
+		t.Error("a pause after a round that brought something")
+	}
+}
