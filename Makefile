@@ -42,3 +42,7 @@ bench:
 
 demo:
 	$(GO) run ./cmd/moult demo
+
+# The README's tour, to the letter.
+tour:
+	.ci/tour
