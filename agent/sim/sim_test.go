@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
@@ -13,6 +14,13 @@ var (
 	seeds = flag.Int("seeds", 200, "how many seeds TestSeeds runs")
 	seed  = flag.Int64("seed", -1, "the one seed that TestSeeds runs, with its trace")
 )
+
+// TestMain lets garbage grow: most of what a run allocates is short-lived.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	debug.SetGCPercent(400)
+	m.Run()
+}
 
 // TestSeeds runs many simulations of the real driver: no promise is broken.
 func TestSeeds(t *testing.T) {
