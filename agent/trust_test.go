@@ -277,6 +277,31 @@ func TestFreezeAll(t *testing.T) {
 	}
 }
 
+// TestFreezeBeyondProof: one proof is kept, and what it does not prove stays
+// frozen too, also after a restart.
+func TestFreezeBeyondProof(t *testing.T) {
+	a := newPublisher(t)
+	a.release("one")
+	b := a.thief()
+	a.release("two")
+	c := a.thief()
+	ours := a.release("three")
+	dir := t.TempDir()
+	j := newJudge(t, dir, a.FirstRoot())
+	j.take(ours)
+	for _, other := range []*trust.Verified{b.release("another two"), c.release("another three")} {
+		if err := j.acceptSet(encoded(t, other)); err == nil {
+			t.Error("a set that is not newer is in force")
+		}
+	}
+	if n := len(trust.Conflicts(j.trust, j.evidence.v)); n != 1 {
+		t.Fatalf("the proof is of %d conflicts, want 1 for this test to tell anything", n)
+	}
+	if j = j.restarted(dir); !slices.Equal(j.frozen(), []bundle.Version{2, 3}) {
+		t.Errorf("after a restart: frozen %v", j.frozen())
+	}
+}
+
 // TestProofAgrees: peers that have seen the same sets in any order keep the same proof.
 func TestProofAgrees(t *testing.T) {
 	a := newPublisher(t)
