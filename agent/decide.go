@@ -142,6 +142,10 @@ func (a *Agent) schedule() {
 		a.wait = schedule.Reason{Code: "below-floor", Text: "this peer has lost metadata that it had accepted, and waits for peers to bring them back"}
 		return
 	}
+	if a.orderPending(s.Goal) {
+		a.wait = schedule.Reason{Code: "order-pending", Text: "a newer rollout order is signed and has not arrived here yet"}
+		return
+	}
 	d := schedule.Decide(a.input(s.Goal))
 	if !d.Go {
 		a.wait = d.Reason
@@ -199,7 +203,7 @@ func (a *Agent) check(s upgrade.State) {
 				return
 			}
 			// The world may have changed meanwhile: ask once more.
-			if now := a.machine.State(); now.Step == s.Step && !a.belowFloor() && schedule.Decide(a.input(s.Goal)).Go {
+			if now := a.machine.State(); now.Step == s.Step && !a.belowFloor() && !a.orderPending(s.Goal) && schedule.Decide(a.input(s.Goal)).Go {
 				a.step(upgrade.Go{Goal: s.Goal})
 			}
 		})
