@@ -157,5 +157,8 @@ func (c *Client) explain(err error) error {
 			Message: fmt.Sprintf("not allowed to use the agent's socket %s", c.where),
 			Hint:    "run the command as the user that runs the agent"}
 	}
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err // the URL is this package's own affair
+	}
 	return fmt.Errorf("call the agent at %s: %w", c.where, err)
 }

@@ -208,7 +208,7 @@ func (p statusPrinter) paint(word string) string {
 func oneLine(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if len(s) > 100 {
-		return s[:97] + "..."
+		return strings.ToValidUTF8(s[:97], "") + "..."
 	}
 	return s
 }
