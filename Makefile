@@ -31,7 +31,7 @@ fuzz:
 
 # The deterministic simulator, over SEEDS seeds.
 sim:
-	$(GO) test ./agent/sim -count=1 -run TestSeeds -seeds $(SEEDS) -v
+	$(GO) test ./agent/sim -count=1 -timeout 30m -run TestSeeds -seeds $(SEEDS) -v
 
 # kill -9 of the agent at every failpoint of every phase.
 crash:

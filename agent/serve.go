@@ -50,7 +50,7 @@ func (a *Agent) route() { _ = a.routeNow() }
 // routeNow is route, for whoever must know why callers cannot be routed. A node
 // that has never had software answers nobody: its callers wait.
 func (a *Agent) routeNow() error {
-	s := a.machine.State()
+	s := a.saved
 	native := s.Running
 	if native == 0 {
 		native = a.soft.speaks // it is being installed

@@ -21,7 +21,9 @@ import (
 	"moult/store/durable"
 )
 
-const processFile = "process.json"
+// ProcessFile is the file of the data folder that names the running software:
+// JSON with the field "handle", a process.Handle.
+const ProcessFile = "process.json"
 
 // software starts, adopts, watches and stops the node software. It works
 // beside the loop: at most one of its methods but keep and release runs at a
@@ -73,7 +75,7 @@ type keeper struct {
 }
 
 func newSoftware(a *Agent) *software {
-	s := &software{a: a, path: filepath.Join(a.cfg.Data, processFile)}
+	s := &software{a: a, path: filepath.Join(a.cfg.Data, ProcessFile)}
 	data, err := readFile(s.path, maxProcessFile)
 	if err == nil {
 		err = json.Unmarshal(data, &s.record)

@@ -101,7 +101,7 @@ func TestTakeOverWithoutManifest(t *testing.T) {
 	blocked := filepath.Join(cfg.Data, "notify.sock", "x")
 	edit := func(f func(*processRecord)) {
 		t.Helper()
-		path := filepath.Join(cfg.Data, processFile)
+		path := filepath.Join(cfg.Data, ProcessFile)
 		data, err := os.ReadFile(path)
 		var r processRecord
 		if err == nil {
@@ -199,7 +199,7 @@ func TestDrainWithoutRecord(t *testing.T) {
 	b := newSoftwareBench(t, cfg)
 	pid := b.launched(1)
 	b.close()
-	if err := os.Remove(filepath.Join(cfg.Data, processFile)); err != nil {
+	if err := os.Remove(filepath.Join(cfg.Data, ProcessFile)); err != nil {
 		t.Fatal(err)
 	}
 	again := newSoftwareBench(t, cfg)

@@ -19,7 +19,9 @@ import (
 	"text/template"
 	"time"
 
+	"moult/agent"
 	"moult/agent/control"
+	"moult/agent/process"
 	"moult/store/bundle"
 	"moult/testdata/kv"
 )
@@ -224,28 +226,44 @@ func (c *demoCluster) stop() error {
 		if a.cmd == nil || a.cmd.Process == nil {
 			continue
 		}
-		node := 0
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		if info, err := a.api.Info(ctx); err == nil {
-			node = info.NodePID
+		if err := a.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			errs = append(errs, fmt.Errorf("end agent %s: %w", a.name, err))
 		}
-		cancel()
-		errs = append(errs, endProcess(a.cmd.Process.Pid))
 		<-a.ended
-		if node != 0 {
-			errs = append(errs, endProcess(node))
-		}
+		errs = append(errs, a.stopNode(), a.log.Close())
 		a.api.Close()
-		errs = append(errs, a.log.Close())
 	}
 	return errors.Join(errs...)
 }
 
-func endProcess(pid int) error {
-	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("end process %d: %w", pid, err)
+// stopNode ends the node's software, as its agent has recorded it: an agent
+// that ends, in whatever way, leaves it running.
+func (a *demoAgent) stopNode() error {
+	data, err := readBounded(filepath.Join(a.data, agent.ProcessFile), 16<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	if err != nil {
+		return fmt.Errorf("end the node of %s: %w", a.name, err)
+	}
+	var record struct {
+		Handle process.Handle `json:"handle"`
+	}
+	if err := json.Unmarshal(data, &record); err != nil {
+		return fmt.Errorf("end the node of %s: %w", a.name, err)
+	}
+	if record.Handle.PID == 0 {
+		return nil
+	}
+	p, err := process.Adopt(record.Handle, process.Spec{})
+	if errors.Is(err, process.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("end the node of %s: %w", a.name, err)
+	}
+	_, err = p.Stop(context.Background(), 5*time.Second)
+	return err
 }
 
 // measure asks the agents for their figures, and reads from their logs when

@@ -116,8 +116,8 @@ func signOrder(c *cli.Context, f change) error {
 		}
 	}
 	for v := range peer.Orders {
-		if v > release && c.Command.Name == "retry" {
-			return refusedf("leave out --release", "retry under the order of release %d: that of release %d is newer, and no node goes down under an older one", release, v)
+		if v > release && (c.Command.Name == "retry" || c.Command.Name == "start") {
+			return refusedf("leave out --release", "%s under the order of release %d: that of release %d is newer, and no node goes down under an older one", c.Command.Name, release, v)
 		}
 	}
 	if release == 0 {
