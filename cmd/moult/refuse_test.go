@@ -297,7 +297,9 @@ func TestInjectAtTwoPeers(t *testing.T) {
 	// so, and the next release is for all.
 	path = c.small(4, c.trustDir())
 	if c.injectBoth(path, map[*demoAgent]control.Signed{first: c.ranked(first, path, false), last: c.ranked(last, path, true)}) == 0 {
-		c.until(last, "the alarm", func(s control.Status) bool { return strings.Contains(strings.Join(s.Alarms, "\n"), "somebody signed twice") })
+		c.until(last, "the alarm", func(s control.Status) bool {
+			return strings.Contains(strings.Join(s.Alarms, "\n"), "somebody signed twice")
+		})
 	}
 	if code, _, errs := c.command(first, "inject", "--trust", c.trustDir(), c.small(5, c.trustDir())); code != exitDone {
 		t.Fatalf("the next release: exit code %d, %s", code, errs)
