@@ -57,6 +57,7 @@ type Gossip struct {
 	closeOnce sync.Once
 	closeErr  error
 
+	conns  sync.WaitGroup // connections of the server
 	leaves sync.WaitGroup // calls of Serf's Leave; memberlist panics when one runs into its shutdown
 
 	mu     sync.Mutex // protects what follows
@@ -175,6 +176,7 @@ func (g *Gossip) Close() error {
 		g.working.CloseIdleConnections()
 		close(g.drained)
 		g.wg.Wait()
+		g.conns.Wait() // the server has ended, so none are added any more
 	})
 	return g.closeErr
 }

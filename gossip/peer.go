@@ -209,6 +209,15 @@ func (g *Gossip) newServer() *http.Server {
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, keyPeerID, c.(*stream).id)
 		},
+		// The server's Close does not wait for the goroutines of its connections.
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			switch s {
+			case http.StateNew:
+				g.conns.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				g.conns.Done()
+			}
+		},
 	}
 }
 
