@@ -34,6 +34,14 @@
 // ready stays healthy as long as it runs; that READY=1 came is kept in a file
 // beside the socket, for the next agent.
 //
+// # Inherited sockets
+//
+// Spec.Sockets are passed in the manner of systemd's socket activation
+// (sd_listen_fds(3)): descriptors from 3 on, LISTEN_FDS their number,
+// LISTEN_FDNAMES their names with colons between, and LISTEN_PID the process ID
+// of the software. Since nobody knows that before it runs, /bin/sh sets it and
+// then becomes the software.
+//
 // # Output
 //
 // Standard output and error are appended to Spec.LogPath. When it outgrows its

@@ -15,6 +15,9 @@ const (
 	// maxTail bounds what LogTail returns, in bytes.
 	maxTail = 64 << 10
 
+	// maxSockets bounds what the software inherits.
+	maxSockets = 128
+
 	// readyPoll is the first pause between two checks for readiness. It grows
 	// to the health check's interval: calls are held meanwhile.
 	readyPoll = 20 * time.Millisecond

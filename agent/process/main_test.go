@@ -61,6 +61,8 @@ func playPart(part string) int {
 		return 0
 	case "lines":
 		return writeLines()
+	case "inherit":
+		return serveInherited()
 	case "agent":
 		return runAgent()
 	}

@@ -30,7 +30,7 @@ var (
 type Spec struct {
 	// Dir is the folder to run in. Argv[0], where it has a slash and is not
 	// absolute, is below Dir. Env is the whole environment, but for
-	// NOTIFY_SOCKET and MOULT_NODE.
+	// NOTIFY_SOCKET, MOULT_NODE and what Sockets need.
 	Dir  string
 	Argv []string
 	Env  []string
@@ -48,6 +48,14 @@ type Spec struct {
 	Health       bundle.Health
 	HealthAddr   string
 	NotifySocket string
+
+	// Sockets are listening sockets that the software inherits, in this order,
+	// as socket activation has it (see the package documentation). They stay
+	// the caller's, who closes them when Start has returned.
+	Sockets []Socket
+	// Cgroup is the folder of the cgroup v2 in which the software begins; "" is
+	// the agent's own. Linux only.
+	Cgroup *os.File
 
 	// OnStart gets the Handle right after the fork. Its error kills the process
 	// and is returned by Start. It may be nil.
@@ -206,10 +214,18 @@ func (p *Process) start() error {
 	}
 	defer out.Close()
 	cmd := exec.Command(p.spec.Argv[0], p.spec.Argv[1:]...)
-	cmd.Dir = p.spec.Dir
 	cmd.Env = p.environment()
+	if err := pass(cmd, p.spec.Sockets); err != nil {
+		return err
+	}
+	cmd.Dir = p.spec.Dir
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if p.spec.Cgroup != nil {
+		if err := beginIn(cmd.SysProcAttr, p.spec.Cgroup); err != nil {
+			return err
+		}
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}

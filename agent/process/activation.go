@@ -1,0 +1,48 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+)
+
+// Socket is a listening socket that the software inherits. Several may have one
+// name.
+type Socket struct {
+	Name string // without colons and control characters
+	File *os.File
+}
+
+// shell sets LISTEN_PID, which only the process itself knows in time, and then
+// becomes the program.
+const shell = "/bin/sh"
+
+// pass makes cmd inherit sockets. It is called once its environment is whole.
+func pass(cmd *exec.Cmd, sockets []Socket) error {
+	if len(sockets) == 0 {
+		return nil
+	}
+	if len(sockets) > maxSockets {
+		return fmt.Errorf("pass %d sockets to the software: at most %d", len(sockets), maxSockets)
+	}
+	if _, err := os.Stat(shell); err != nil {
+		return fmt.Errorf("pass sockets to the software: %w; install a shell, or use another kind of attach", err)
+	}
+	names := make([]string, len(sockets))
+	for i, s := range sockets {
+		if s.File == nil || s.Name == "" || strings.ContainsFunc(s.Name, func(r rune) bool { return r == ':' || r < ' ' || r > '~' }) {
+			return errors.New("pass a socket to the software: it has no file, or a name that LISTEN_FDNAMES cannot have")
+		}
+		names[i] = s.Name
+		cmd.ExtraFiles = append(cmd.ExtraFiles, s.File)
+	}
+	cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(sockets)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
+	cmd.Path = shell
+	cmd.Args = append([]string{shell, "-c", `LISTEN_PID=$$ exec "$0" "$@"`}, cmd.Args...)
+	// A program of PATH that was not found is the shell's to report.
+	cmd.Err = nil
+	return nil
+}
