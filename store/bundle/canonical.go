@@ -55,9 +55,9 @@ func ParseManifest(data []byte) (*Manifest, error) {
 	if err := json.Unmarshal(data, &head); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if head.Format > FormatVersion {
+	if head.Format > newestFormat {
 		return nil, fmt.Errorf("%w: it needs moult >= format %d and this one reads up to format %d: upgrade moult on this node first",
-			ErrTooNew, head.Format, FormatVersion)
+			ErrTooNew, head.Format, newestFormat)
 	}
 	var m Manifest
 	dec := json.NewDecoder(bytes.NewReader(data))

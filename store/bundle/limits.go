@@ -26,6 +26,8 @@ const (
 	MaxArtifactBytes = 32 << 30
 	// MaxRulesBytes bounds a rules file of a simulation.
 	MaxRulesBytes = 1 << 20
+	// MaxWasmBytes bounds a wasm module of a simulation.
+	MaxWasmBytes = 16 << 20
 	// MaxNameBytes bounds the name of a class or a service.
 	MaxNameBytes = 32
 	// MaxArgs and MaxArgBytes bound an argv.
@@ -35,6 +37,8 @@ const (
 	MaxReasonBytes = 1000
 	// MaxHTTPPathBytes bounds the path of a health check.
 	MaxHTTPPathBytes = 1 << 10
+	// MaxObjectMemory bounds the memory that a simulation object may ask for.
+	MaxObjectMemory = 1 << 40
 	// MaxTransformBytes bounds what a transform may ask for in memory or disk.
 	MaxTransformBytes = 1 << 50
 	// MaxCanary and MaxFailures bound what a schedule counts in nodes.
@@ -53,4 +57,11 @@ const (
 	MaxTransformTime  = Duration(7 * 24 * time.Hour)
 	MaxSoak           = Duration(30 * 24 * time.Hour)
 	MaxHoldTimeout    = Duration(time.Hour)
+	MinRetireAfter    = Duration(time.Second)
+	MaxRetireAfter    = Duration(366 * 24 * time.Hour)
+	MaxObjectTime     = Duration(time.Minute)
 )
+
+// DefaultRetireAfter is what a manifest means that gives no RetireAfter. It
+// never changes: releases are signed that mean it.
+const DefaultRetireAfter = Duration(24 * time.Hour)

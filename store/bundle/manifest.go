@@ -1,13 +1,23 @@
 package bundle
 
-// FormatVersion is the manifest format that this code writes and the newest
-// that it reads.
-const FormatVersion = 1
+import "cmp"
+
+// Formats of a manifest. A manifest is written in the lowest format that can say
+// it (LowestFormat), so that agents of an older moult read what they can.
+const (
+	// FormatVersion is the first format.
+	FormatVersion = 1
+	// FormatObjects added wasm and exec objects, what they may use, observation,
+	// retirement after another time than the default, and services over UDP.
+	FormatObjects = 2
+
+	newestFormat = FormatObjects
+)
 
 // Manifest describes one release. Its canonical JSON (MarshalManifest) is what
 // the publisher's TUF targets metadata names by hash and length.
 type Manifest struct {
-	// Format is FormatVersion at the time of building.
+	// Format is the manifest's LowestFormat.
 	Format int `json:"format"`
 	// Version is what the system is at after this release.
 	Version Version `json:"version"`
@@ -60,6 +70,7 @@ type Chunk struct {
 const (
 	ProtocolHTTP = "http" // HTTP/1.1: held and simulated call by call
 	ProtocolTCP  = "tcp"  // any stream: held and relayed by connection
+	ProtocolUDP  = "udp"  // packets: relayed by the caller's address; since FormatObjects
 )
 
 // Service is one thing that the software listens for.
@@ -105,18 +116,67 @@ type Transform struct {
 	DiskMax   int64 `json:"disk_max,omitempty"`
 }
 
-// Kinds of Simulation.
+// Kinds of Simulation. The last three are all that can answer callers of a
+// service that does not speak http.
 const (
 	SimulateRules      = "rules"      // Rules is a rules file
+	SimulateWasm       = "wasm"       // Wasm is a module; since FormatObjects
+	SimulateExec       = "exec"       // Exec is a program; since FormatObjects
 	SimulateCompatible = "compatible" // calls pass unchanged
 	SimulateRefuse     = "refuse"     // calls are refused with Reason
 )
 
 // Simulation says how the callers of a neighbouring version are answered.
 type Simulation struct {
-	Kind   string `json:"kind"`
-	Rules  Chunk  `json:"rules"` // the file's blob, for SimulateRules
+	Kind string `json:"kind"`
+	// Rules is the blob of the rules file, for SimulateRules.
+	Rules  Chunk  `json:"rules"`
 	Reason string `json:"reason,omitempty"`
+
+	// The rest is there since FormatObjects.
+
+	// Wasm is the blob of the module, for SimulateWasm.
+	Wasm Chunk `json:"wasm,omitzero"`
+	// Exec is argv, run in the unpacked artifact of this release, for
+	// SimulateExec. The program finds what it needs in its environment; nothing
+	// in argv is replaced.
+	Exec []string `json:"exec,omitempty"`
+	// Observe is true where the object wants to see the calls of the node's own
+	// version, because its state follows from them; only in Future.
+	Observe bool `json:"observe,omitempty"`
+	// RetireAfter is how long no call must have come before the object is
+	// retired; 0 is DefaultRetireAfter. Only in Past.
+	RetireAfter Duration `json:"retire_after,omitempty"`
+	// MemoryMax bounds a wasm instance or an exec program, in bytes; 0 is
+	// moult's own bound.
+	MemoryMax int64 `json:"memory_max,omitempty"`
+	// Timeout bounds what a wasm object may compute for one call, its own calls
+	// of the next version not counted; 0 is moult's own bound.
+	Timeout Duration `json:"timeout,omitempty"`
+}
+
+// Blob returns the blob that the object is made of; false where it needs none.
+func (s Simulation) Blob() (Chunk, bool) {
+	switch s.Kind {
+	case SimulateRules:
+		return s.Rules, true
+	case SimulateWasm:
+		return s.Wasm, true
+	}
+	return Chunk{}, false
+}
+
+// Stateful reports whether the object may have durable state.
+func (s Simulation) Stateful() bool { return s.Kind == SimulateWasm || s.Kind == SimulateExec }
+
+// Retire returns RetireAfter or its default.
+func (s Simulation) Retire() Duration { return cmp.Or(s.RetireAfter, DefaultRetireAfter) }
+
+func (s Simulation) format() int {
+	if s.Stateful() || s.Wasm != (Chunk{}) || len(s.Exec) > 0 || s.Observe || s.RetireAfter != 0 || s.MemoryMax != 0 || s.Timeout != 0 {
+		return FormatObjects
+	}
+	return FormatVersion
 }
 
 // Strategies of a schedule.
@@ -149,4 +209,18 @@ func (c ClassUpgrade) Artifact(p Platform) (Artifact, bool) {
 		}
 	}
 	return Artifact{}, false
+}
+
+// LowestFormat returns the lowest format that can say what m says.
+func (m *Manifest) LowestFormat() int {
+	format := FormatVersion
+	for _, c := range m.Classes {
+		format = max(format, c.Past.format(), c.Future.format())
+		for _, s := range c.Services {
+			if s.Protocol == ProtocolUDP {
+				format = FormatObjects
+			}
+		}
+	}
+	return format
 }

@@ -50,7 +50,9 @@ func (v *validator) fail(bad bool, path, format string, args ...any) {
 }
 
 func (v *validator) manifest(m *Manifest) {
-	v.fail(m.Format != FormatVersion, "format", "%d, want %d", m.Format, FormatVersion)
+	// One release has one form, so it is written in no other than the lowest.
+	lowest := m.LowestFormat()
+	v.fail(m.Format != lowest, "format", "%d, want %d, the lowest that can say what the release says", m.Format, lowest)
 	v.fail(m.Version < 1 || m.Version > MaxVersion, "version", "%d, want 1 to %d", m.Version, MaxVersion)
 	v.fail(m.Version == 1 && !m.Previous.IsZero(), "previous", "%s, but nothing comes before release 1", m.Previous)
 	v.fail(len(m.Classes) == 0, "classes", "none: a release changes at least one class")
@@ -71,8 +73,10 @@ func (v *validator) class(path string, version Version, c *ClassUpgrade) {
 	v.argv(path+".command", c.Command, c.Services)
 	v.health(path+".health", &c.Health, c.Services)
 	v.transform(path+".transform", c)
-	v.simulation(path+".past", c.From, &c.Past)
-	v.simulation(path+".future", c.From, &c.Future)
+	v.simulation(path+".past", c, &c.Past)
+	v.fail(c.Past.Observe, path+".past.observe", "true, but only the future object stands beside software whose calls it could see")
+	v.simulation(path+".future", c, &c.Future)
+	v.fail(c.Future.RetireAfter != 0, path+".future.retire_after", "%s, but the future object goes when its node is upgraded", c.Future.RetireAfter)
 	v.schedule(path+".schedule", &c.Schedule)
 }
 
@@ -134,7 +138,7 @@ func (v *validator) services(path string, services map[string]Service) {
 		path := fmt.Sprintf("%s.%.40s", path, name)
 		v.fail(!ValidName(name), path, "%.80q is no name for a service: want %s", name, namePattern)
 		p := services[name].Protocol
-		v.fail(p != ProtocolHTTP && p != ProtocolTCP, path+".protocol", "%.40q, want %q or %q", p, ProtocolHTTP, ProtocolTCP)
+		v.fail(p != ProtocolHTTP && p != ProtocolTCP && p != ProtocolUDP, path+".protocol", "%.40q, want %q, %q or %q", p, ProtocolHTTP, ProtocolTCP, ProtocolUDP)
 	}
 }
 
@@ -171,6 +175,7 @@ func (v *validator) health(path string, h *Health, services map[string]Service) 
 		s, ok := services[h.Service]
 		v.fail(!ok, path+".service", "%.40q is not a service of the class", h.Service)
 		v.fail(ok && h.HTTP != "" && s.Protocol != ProtocolHTTP, path+".service", "%q does not speak http: use tcp = true", h.Service)
+		v.fail(ok && h.TCP && s.Protocol == ProtocolUDP, path+".service", "%q speaks udp, which accepts no connection: use exec or notify", h.Service)
 	} else {
 		v.fail(h.Service != "", path+".service", "%.40q, but only checks by http and tcp ask a service", h.Service)
 	}
@@ -197,23 +202,59 @@ func (v *validator) transform(path string, c *ClassUpgrade) {
 	v.fail(t.DiskMax < 0 || t.DiskMax > MaxTransformBytes, path+".disk_max", "%d bytes, want 0 to %d", t.DiskMax, int64(MaxTransformBytes))
 }
 
+// simulationKinds lists what Kind may be, for messages.
+var simulationKinds = strings.Join([]string{SimulateRules, SimulateWasm, SimulateExec, SimulateCompatible, SimulateRefuse}, ", ")
+
 // simulation checks past or future. A first installation has no neighbouring
 // version, so it may leave them out.
-func (v *validator) simulation(path string, from Version, s *Simulation) {
+func (v *validator) simulation(path string, c *ClassUpgrade, s *Simulation) {
 	v.fail(s.Kind != SimulateRules && s.Rules != Chunk{}, path+".rules", "set, but the kind is %.40q", s.Kind)
+	v.fail(s.Kind != SimulateWasm && s.Wasm != Chunk{}, path+".wasm", "set, but the kind is %.40q", s.Kind)
+	v.fail(s.Kind != SimulateExec && len(s.Exec) > 0, path+".exec", "set, but the kind is %.40q", s.Kind)
 	v.fail(s.Kind != SimulateRefuse && s.Reason != "", path+".reason", "set, but the kind is %.40q", s.Kind)
+	v.fail(s.Kind == "" && s.RetireAfter != 0, path+".retire_after", "set, but there is nothing to retire")
+	v.objectLimits(path, s)
 	switch s.Kind {
 	case SimulateRules:
 		v.blob(path+".rules", s.Rules, MaxRulesBytes)
+	case SimulateWasm:
+		v.blob(path+".wasm", s.Wasm, MaxWasmBytes)
+		v.fail(!speaksHTTP(c.Services), path+".wasm", "no service of the class speaks http, so it has no calls to answer")
+	case SimulateExec:
+		v.fail(len(s.Exec) == 0, path+".exec", "empty: it must start the object")
+		v.argv(path+".exec", s.Exec, c.Services)
+		v.fail(len(c.Services) == 0, path+".exec", "the class has no service, so it has no callers to answer")
 	case SimulateCompatible:
 	case SimulateRefuse:
 		v.fail(s.Reason == "" || len(s.Reason) > MaxReasonBytes || !printable(s.Reason),
 			path+".reason", "%d bytes, want 1 to %d without control characters: callers are shown it", len(s.Reason), MaxReasonBytes)
 	case "":
-		v.fail(from != 0, path+".kind", "empty, want %q, %q or %q", SimulateRules, SimulateCompatible, SimulateRefuse)
+		v.fail(c.From != 0, path+".kind", "empty, want one of %s", simulationKinds)
 	default:
-		v.fail(true, path+".kind", "%.40q, want %q, %q or %q", s.Kind, SimulateRules, SimulateCompatible, SimulateRefuse)
+		v.fail(true, path+".kind", "%.40q, want one of %s", s.Kind, simulationKinds)
 	}
+}
+
+// objectLimits checks what an object asks of the agent beside answering.
+func (v *validator) objectLimits(path string, s *Simulation) {
+	v.fail(s.Observe && !s.Stateful(), path+".observe", "true, but an object of kind %.40q has no state that could follow from calls", s.Kind)
+	if s.RetireAfter != 0 {
+		v.duration(path+".retire_after", s.RetireAfter, MinRetireAfter, MaxRetireAfter)
+		v.fail(s.RetireAfter == DefaultRetireAfter, path+".retire_after", "%s, which is said by leaving it out", s.RetireAfter)
+	}
+	v.fail(s.MemoryMax != 0 && !s.Stateful(), path+".memory_max", "set, but the kind is %.40q", s.Kind)
+	v.fail(s.MemoryMax < 0 || s.MemoryMax > MaxObjectMemory, path+".memory_max", "%d bytes, want 0 to %d", s.MemoryMax, int64(MaxObjectMemory))
+	v.fail(s.Timeout != 0 && s.Kind != SimulateWasm, path+".timeout", "set, but the kind is %.40q", s.Kind)
+	v.duration(path+".timeout", s.Timeout, 0, MaxObjectTime)
+}
+
+func speaksHTTP(services map[string]Service) bool {
+	for _, s := range services {
+		if s.Protocol == ProtocolHTTP {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *validator) schedule(path string, s *ScheduleSpec) {

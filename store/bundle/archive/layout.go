@@ -49,8 +49,8 @@ func requiredBlobs(m *bundle.Manifest) []bundle.Chunk {
 			all = append(all, a.Chunks...)
 		}
 		for _, s := range []bundle.Simulation{c.Past, c.Future} {
-			if s.Kind == bundle.SimulateRules {
-				all = append(all, s.Rules)
+			if blob, ok := s.Blob(); ok {
+				all = append(all, blob)
 			}
 		}
 	}
