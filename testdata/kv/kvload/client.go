@@ -83,6 +83,7 @@ type Client struct {
 	version int
 	base    string
 	http    *http.Client
+	resend  bool // Config.Resend
 }
 
 // NewClient makes no call. base is the node's URL; version is 1, 2 or 3.
@@ -247,6 +248,11 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	}
 	if in != nil {
 		r.Header.Set("Content-Type", "application/json")
+	}
+	if c.resend {
+		// Puts and deletes are idempotent. The key without a value is not sent: it
+		// tells net/http so.
+		r.Header["Idempotency-Key"] = nil
 	}
 	resp, err := c.http.Do(r)
 	if err != nil {

@@ -11,6 +11,23 @@
 // held: each is a failed call, as is any error. What a write that failed has
 // done is not known; its key is left alone from then on.
 //
+// # Calls that are sent again
+//
+// A server may close a connection that it thinks idle just when a client sends
+// a call on it, so a client that keeps connections must be ready to send a call
+// anew (RFC 9112, 9.3.1 and 9.5). What stands between client and node can hide
+// that; where a client's connection ends at the node itself, nothing does, and
+// every polite end of the node's software closes its idle connections.
+//
+// RFC 9110, 9.2.2, allows it for calls whose effect is the same twice: GET, PUT
+// and DELETE are all idempotent. With Config.Resend the clients do so, as net/http
+// does it: only on a connection that had carried calls before, and only where not
+// one byte of an answer has come. A call that got an answer, or a part of one, is
+// never sent again. The load knows what the second time can look like: a write
+// may take a revision more than one, a delete may find nothing, and a condition
+// may fail because the first time was carried out, which a read then shows.
+// Result.Resent counts them.
+//
 // With Config.Repair the workers also read each other's nodes' newest keys,
 // which makes the nodes call each other.
 //

@@ -311,3 +311,72 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// drop breaks off the connection of some calls on connections that had carried
+// calls before: before the call is carried out, after it, or amid its answer.
+type drop struct {
+	before, amid bool
+	when         func(*http.Request) bool
+}
+
+func (d drop) wrap(h http.Handler) http.Handler {
+	var used sync.Map // remote addresses
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, again := used.LoadOrStore(r.RemoteAddr, true); !again || !d.when(r) {
+			h.ServeHTTP(w, r)
+			return
+		}
+		if !d.before {
+			h.ServeHTTP(httptest.NewRecorder(), r)
+		}
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		if d.amid {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+		}
+		_ = c.Close()
+	})
+}
+
+// A call whose connection ends without an answer is sent again, whether it was
+// carried out or not, and the load knows what that looks like; one that was
+// answered in part is not, nor is any write without Resend.
+func TestResend(t *testing.T) {
+	for name, c := range map[string]struct {
+		drop   drop
+		method string // of the calls whose connection is dropped
+		resend bool
+		fails  bool
+	}{
+		"not carried out":         {drop: drop{before: true}, resend: true},
+		"carried out":             {resend: true},
+		"a delete, carried out":   {method: http.MethodDelete, resend: true},
+		"answered in part":        {drop: drop{amid: true}, method: http.MethodPut, resend: true, fails: true},
+		"a write, not allowed":    {drop: drop{before: true}, method: http.MethodPut, fails: true},
+		"reads need no allowance": {drop: drop{before: true}, method: http.MethodGet},
+	} {
+		for version := 1; version <= 3; version++ {
+			if version == 1 && c.method == http.MethodDelete {
+				continue // it has none
+			}
+			t.Run(fmt.Sprintf("%s/v%d", name, version), func(t *testing.T) {
+				var n atomic.Int64
+				c.drop.when = func(r *http.Request) bool {
+					return (c.method == "" || c.method == r.Method) && (c.method == http.MethodDelete || n.Add(1)%3 == 0)
+				}
+				config := DefaultConfig()
+				config.Version, config.Rate, config.Resend = version, 0, c.resend
+				config.Targets = cluster(t, version, 1, c.drop.wrap)
+				r := run(t, config, 400)
+				if !c.fails && (r.Failed != 0 || r.Resent == 0) {
+					t.Errorf("want calls that were sent again and none that failed: %+v", r)
+				}
+				if c.fails && (r.Failed == 0 || r.Resent != 0) {
+					t.Errorf("want calls that failed and none that was sent again: %+v", r)
+				}
+			})
+		}
+	}
+}

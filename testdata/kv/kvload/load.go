@@ -36,6 +36,9 @@ type Config struct {
 	// Repair says that the nodes are each other's peers, so that a key that was
 	// written to one can be read from any.
 	Repair bool
+	// Resend lets a write be sent again where its connection ended without one
+	// byte of an answer; reads always are. See the package's documentation.
+	Resend bool
 	// Transport carries the calls; nil is plain HTTP, past any proxy that the
 	// environment names.
 	Transport http.RoundTripper
@@ -43,7 +46,7 @@ type Config struct {
 
 // DefaultConfig returns a gentle load without targets.
 func DefaultConfig() Config {
-	return Config{Version: 1, Workers: 1, Rate: 50, Prefix: "load", Timeout: 60 * time.Second}
+	return Config{Version: 1, Workers: 1, Rate: 50, Prefix: "load", Timeout: 60 * time.Second, Resend: true}
 }
 
 // Limits of a load.
@@ -91,6 +94,9 @@ type Snapshot struct {
 	// Retried counts the times that a node asked to be called again because a
 	// peer of its own did not answer.
 	Retried int64 `json:"retried"`
+	// Resent counts the times that a call was sent again, on another connection,
+	// because the one that it was on ended without one byte of an answer.
+	Resent int64 `json:"resent"`
 	// MaxLatency is of the slowest call so far.
 	MaxLatency time.Duration `json:"max_latency_ns"`
 }
@@ -111,7 +117,7 @@ type Load struct {
 	config  Config
 	clients []*Client // by target
 
-	ok, failed, denied, retried, maxLatency atomic.Int64
+	ok, failed, denied, retried, resent, maxLatency atomic.Int64
 
 	// newest[i] is the number of the newest key that target i's first worker
 	// published for others to read; upgraded[i] is set when target i has shown a
@@ -148,6 +154,7 @@ func New(c Config) (*Load, error) {
 		if err != nil {
 			return nil, fmt.Errorf("kv load: target %s: %w", t.Name, err)
 		}
+		one.resend = c.Resend
 		l.clients = append(l.clients, one)
 	}
 	return l, nil
@@ -190,6 +197,7 @@ func (l *Load) Snapshot() Snapshot {
 		Failed:     l.failed.Load(),
 		Denied:     l.denied.Load(),
 		Retried:    l.retried.Load(),
+		Resent:     l.resent.Load(),
 		MaxLatency: time.Duration(l.maxLatency.Load()),
 	}
 }

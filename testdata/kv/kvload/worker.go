@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"time"
 )
@@ -32,6 +33,7 @@ type worker struct {
 	turn      int  // steps taken
 	other     int  // which target was read last
 	withheld  bool // version 1: the binary value has been denied
+	sent      int  // times that the last call went out, but for those answered "try again"
 }
 
 func newWorker(l *Load, target, number int) *worker {
@@ -139,20 +141,20 @@ func (w *worker) put(ctx context.Context, r *register, ifRevision *int64, mayDen
 		err = w.putDone(r, seq, revision, ifRevision)
 	case w.denied(err, mayDeny):
 		return
+	case ifRevision != nil && answered(err, http.StatusConflict) && w.sent > 1:
+		err = w.resentDone(ctx, r, seq, *ifRevision)
 	case ifRevision != nil && answered(err, http.StatusConflict):
-		if err = w.conflictDone(r, *ifRevision); err == nil {
-			w.load.ok.Add(1)
-			return
-		}
+		err = w.conflictDone(r, *ifRevision)
 	default:
 		r.abandon()
 	}
 	w.count(err)
 }
 
-// putDone checks what an acknowledged write says, and notes it.
+// putDone checks what an acknowledged write says, and notes it. Each time that
+// it was sent it may have been carried out.
 func (w *worker) putDone(r *register, seq uint64, revision int64, ifRevision *int64) error {
-	before, existed := r.revision, r.exists()
+	before, existed, sent := r.revision, r.exists(), int64(max(w.sent, 1))
 	r.acked(seq, revision)
 	switch {
 	case w.client.version == 1:
@@ -163,7 +165,7 @@ func (w *worker) putDone(r *register, seq uint64, revision int64, ifRevision *in
 	switch {
 	case ifRevision != nil && revision != *ifRevision+1:
 		return fmt.Errorf("put %q if at revision %d was carried out and gave revision %d", r.key, *ifRevision, revision)
-	case before > 0 && (revision <= before || existed && revision != before+1):
+	case before > 0 && (revision <= before || existed && revision > before+sent):
 		return fmt.Errorf("put %q gave revision %d after %d", r.key, revision, before)
 	}
 	return nil
@@ -175,6 +177,25 @@ func (w *worker) conflictDone(r *register, ifRevision int64) error {
 		return fmt.Errorf("put %q if at revision %d was refused, but it is at that", r.key, ifRevision)
 	}
 	return nil
+}
+
+// resentDone finds out what became of a conditional write that was sent more
+// than once and then refused: the first one may have been carried out, and that
+// is then why the second was refused.
+func (w *worker) resentDone(ctx context.Context, r *register, seq uint64, ifRevision int64) error {
+	got, err := w.get(ctx, r.key)
+	switch {
+	case err == nil && got.Revision == ifRevision+1 && sameValue(r.key, r.value(seq), got) == nil:
+		r.acked(seq, got.Revision)
+		return nil
+	case err == nil && r.exists():
+		err = r.check(got)
+	case !r.exists() && answered(err, http.StatusNotFound):
+		err = nil
+	case err == nil:
+		err = fmt.Errorf("get %q found %s, but it was never written, or was deleted", r.key, abridge(got.Data))
+	}
+	return errors.Join(err, w.conflictDone(r, ifRevision))
 }
 
 // writeIf writes on a condition that holds, or may hold where the revision is
@@ -302,6 +323,9 @@ func (w *worker) remove(ctx context.Context) {
 	switch {
 	case err == nil:
 		r.removed()
+	case w.sent > 1 && answered(err, http.StatusNotFound):
+		r.removed() // the first time
+		err = nil
 	case w.denied(err, mayDeny):
 		return
 	default:
@@ -347,6 +371,7 @@ func (w *worker) get(ctx context.Context, key string) (v Value, err error) {
 				return errors.Join(err, ctx.Err())
 			case <-time.After(retryPause):
 				w.load.retried.Add(1)
+				w.sent--
 			}
 		}
 	})
@@ -358,8 +383,11 @@ func (w *worker) get(ctx context.Context, key string) (v Value, err error) {
 func (w *worker) call(ctx context.Context, what string, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, w.load.config.Timeout)
 	defer cancel()
+	w.sent = 0
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { w.sent++ }})
 	began := time.Now()
 	err := do(ctx)
+	w.load.resent.Add(int64(max(w.sent-1, 0)))
 	w.load.took(what+" at "+w.load.config.Targets[w.target].Name, time.Since(began))
 	return err
 }
