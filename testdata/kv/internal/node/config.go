@@ -26,7 +26,8 @@ const DefaultDrain = 30 * time.Second
 
 // Config is how one node runs.
 type Config struct {
-	// Listen is the host:port to serve on.
+	// Listen is the host:port, or unix:PATH, to serve on. A program that was
+	// given a listening socket (sd_listen_fds(3)) serves on that instead.
 	Listen string
 	// State is the folder of the values; it is made if it is missing.
 	State string

@@ -7,6 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -96,6 +100,56 @@ func TestServeFinishesCalls(t *testing.T) {
 	}
 	if err := <-served; err != nil {
 		t.Errorf("Serve: %v", err)
+	}
+}
+
+// TestListen serves on a unix socket, and on one that this process was given:
+// here, by itself.
+func TestListen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := listen("unix:"+path, func(string) string { return "" })
+	if err != nil || ln.Addr().Network() != "unix" || ln.Addr().String() != path {
+		t.Fatalf("%v, %v", ln, err)
+	}
+	defer ln.Close()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestInherited$", "-test.v")
+	given, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer given.Close()
+	f, err := given.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd.ExtraFiles = []*os.File{f}
+	cmd.Env = append(os.Environ(), "NODE_TEST_INHERITED="+given.Addr().String())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestInherited is the child's part of TestListen.
+func TestInherited(t *testing.T) {
+	want := os.Getenv("NODE_TEST_INHERITED")
+	if want == "" {
+		t.Skip("TestListen starts it in a process of its own")
+	}
+	env := func(fds, pid string) func(string) string {
+		return func(k string) string { return map[string]string{"LISTEN_FDS": fds, "LISTEN_PID": pid}[k] }
+	}
+	own := strconv.Itoa(os.Getpid())
+	if _, err := listen("127.0.0.1:0", env("2", own)); err == nil {
+		t.Error("two sockets were taken for one service")
+	}
+	ln, err := listen("127.0.0.1:0", env("1", "1"))
+	if err != nil || ln.Addr().String() == want {
+		t.Errorf("took what another process was given: %v, %v", ln, err)
+	}
+	ln, err = listen("127.0.0.1:0", env("1", own))
+	if err != nil || ln.Addr().String() != want {
+		t.Errorf("the given socket: %v, %v; want %s", ln, err, want)
 	}
 }
 

@@ -57,21 +57,21 @@ func (p Program) Run(ctx context.Context, args []string, getenv func(string) str
 	case err != nil:
 		return ExitMisuse
 	}
-	if err := p.serve(ctx, c, stdout, slog.New(slog.NewTextHandler(stderr, nil))); err != nil {
+	if err := p.serve(ctx, c, getenv, stdout, slog.New(slog.NewTextHandler(stderr, nil))); err != nil {
 		_ = complain(stderr, p.Name, err)
 		return ExitFailed
 	}
 	return ExitOK
 }
 
-func (p Program) serve(ctx context.Context, c Config, stdout io.Writer, log *slog.Logger) error {
+func (p Program) serve(ctx context.Context, c Config, getenv func(string) string, stdout io.Writer, log *slog.Logger) error {
 	h, err := p.Open(c, log)
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", c.Listen)
+	ln, err := listen(c.Listen, getenv)
 	if err != nil {
-		return fmt.Errorf("serve on %s: %w", c.Listen, err)
+		return err
 	}
 	fmt.Fprintf(stdout, "%s: listening on %s\n", p.Name, ln.Addr())
 	return Serve(ctx, ln, h, c.DrainTimeout)
