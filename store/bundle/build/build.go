@@ -25,9 +25,10 @@ import (
 type Options struct {
 	// Log hears of each artifact that is packed; nil is silence.
 	Log *slog.Logger
-	// CheckRules judges a rules file before it is signed; nil takes any. This
-	// package does not know the language of rules.
-	CheckRules func(path string, data []byte) error
+	// CheckRules judges a rules file before it is signed, by the examples in it
+	// too, and CheckWasm a module that begins as one should; nil takes any. This
+	// package knows neither language. Their errors name the file.
+	CheckRules, CheckWasm func(path string, data []byte) error
 }
 
 // Result says what Build made.
@@ -97,7 +98,6 @@ type builder struct {
 
 func (b *builder) build(ctx context.Context) (*Result, error) {
 	m := &bundle.Manifest{
-		Format:   bundle.FormatVersion,
 		Version:  b.spec.Version,
 		Previous: b.previous(),
 		Classes:  map[bundle.Class]bundle.ClassUpgrade{},
@@ -117,6 +117,7 @@ func (b *builder) build(ctx context.Context) (*Result, error) {
 	if b.problems.HasErrors() {
 		return nil, specError(b.problems, b.spec.files)
 	}
+	m.Format = m.LowestFormat()
 	data, err := bundle.MarshalManifest(m)
 	if err != nil {
 		return nil, err
@@ -157,12 +158,9 @@ func (b *builder) checkSources() {
 		for _, a := range c.Artifacts {
 			b.checkArtifact(c, a)
 		}
-		for _, r := range []RulesSpec{c.Past, c.Future} {
-			if r.Path == "" {
-				continue
-			}
-			if _, err := b.rules(r); err != nil {
-				b.fail(r.at, "Bad rules file", "%s.", err)
+		for _, o := range c.objects(&c.Upgrade) {
+			if _, err := b.object(o); err != nil {
+				b.fail(o.at, "Bad "+o.sim.Kind+" file", "%s.", err)
 			}
 		}
 	}
@@ -221,7 +219,7 @@ func (b *builder) path(p string) string {
 	return filepath.Join(b.spec.dir, p)
 }
 
-// class packs the artifacts and rules of a class.
+// class packs the artifacts and objects of a class.
 func (b *builder) class(ctx context.Context, c *ClassSpec) (bundle.ClassUpgrade, error) {
 	u := c.Upgrade
 	for _, a := range c.Artifacts {
@@ -243,37 +241,20 @@ func (b *builder) class(ctx context.Context, c *ClassSpec) (bundle.ClassUpgrade,
 			Bytes: p.Length, Chunks: len(p.Chunks), Files: p.Files, Folders: p.Folders,
 		})
 	}
-	for _, r := range []struct {
-		spec RulesSpec
-		to   *bundle.Simulation
-	}{{c.Past, &u.Past}, {c.Future, &u.Future}} {
-		if r.spec.Path == "" {
-			continue
-		}
-		data, err := b.rules(r.spec)
+	for _, o := range c.objects(&u) {
+		data, err := b.object(o)
 		if err != nil {
 			return u, err
 		}
-		r.to.Rules = bundle.Chunk{Digest: bundle.Sum(data), Length: int64(len(data))}
-		b.blobs = append(b.blobs, archive.Blob{Chunk: r.to.Rules, Content: bytes.NewReader(data)})
+		blob := bundle.Chunk{Digest: bundle.Sum(data), Length: int64(len(data))}
+		if o.sim.Kind == bundle.SimulateRules {
+			o.sim.Rules = blob
+		} else {
+			o.sim.Wasm = blob
+		}
+		b.blobs = append(b.blobs, archive.Blob{Chunk: blob, Content: bytes.NewReader(data)})
 	}
 	return u, nil
-}
-
-// rules reads and judges a rules file.
-func (b *builder) rules(r RulesSpec) ([]byte, error) {
-	path := b.path(r.Path)
-	data, err := readBounded(path, bundle.MaxRulesBytes)
-	if err != nil {
-		return nil, err
-	}
-	if len(data) == 0 {
-		return nil, fmt.Errorf("%s is empty: a file without rules would refuse every call; say refuse = \"why\" instead", path)
-	}
-	if b.CheckRules != nil {
-		return data, b.CheckRules(path, data)
-	}
-	return data, nil
 }
 
 // write writes the bundle beside its place, opens it as a peer would, and

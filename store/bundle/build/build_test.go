@@ -64,6 +64,9 @@ func source(t testing.TB, n int) (dir string) {
       name = "kv"
     }
     command = ["./kv", "--state", "${state}"]
+    service "api" {
+      protocol = "http"
+    }
     health {
       notify = true
     }
@@ -188,6 +191,38 @@ func TestBuild(t *testing.T) {
 		if err != nil || info.Mode() != 0o755 {
 			t.Errorf("the program for %s: %v, %v", a.Platform, info, err)
 		}
+	}
+}
+
+// TestBuildObjects: a release with objects of the newer kinds is of the newer
+// format, and one without stays readable by every moult.
+func TestBuildObjects(t *testing.T) {
+	f := newFolder(t)
+	_, first := mustBuild(t, source(t, 1), f)
+	if got := first.Head().Format; got != bundle.FormatVersion {
+		t.Errorf("a plain release has format %d", got)
+	}
+	dir := source(t, 2)
+	module := []byte(wasmModule + "and more")
+	write(t, dir, "past.wasm", module, 0o644)
+	edit(t, dir, `rules = "past.hcl"`, "wasm = \"past.wasm\"\n retire_after = \"1h\"")
+	edit(t, dir, `rules = "future.hcl"`, "exec = [\"./kv\", \"future\"]\n observe = true")
+	_, b := mustBuild(t, dir, f)
+	kv := b.Head().Classes["kv"]
+	if b.Head().Format != bundle.FormatObjects || kv.Past.Kind != bundle.SimulateWasm || kv.Past.Retire() != bundle.Duration(time.Hour) ||
+		kv.Future.Kind != bundle.SimulateExec || !kv.Future.Observe || kv.Future.Retire() != bundle.DefaultRetireAfter {
+		t.Errorf("format %d, past %+v, future %+v", b.Head().Format, kv.Past, kv.Future)
+	}
+	c, ok := kv.Past.Blob()
+	r, inBundle := b.Blob(c.Digest)
+	if !ok || !inBundle {
+		t.Fatalf("no module in the bundle: %v", c)
+	}
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, module) {
+		t.Errorf("the module is %q, %v", got, err)
+	}
+	if c, ok := kv.Future.Blob(); ok {
+		t.Errorf("an exec object has the blob %v", c)
 	}
 }
 
@@ -359,6 +394,27 @@ func TestBuildRefuses(t *testing.T) {
 		{"empty-rules", func(t *testing.T, dir string) { write(t, dir, "past.hcl", nil, 0o644) }},
 		{"bad-rules", func(t *testing.T, dir string) { write(t, dir, "past.hcl", []byte("bad"), 0o644) }},
 		{"huge-rules", func(t *testing.T, dir string) { write(t, dir, "past.hcl", make([]byte, bundle.MaxRulesBytes+1), 0o644) }},
+		{"no-module", func(t *testing.T, dir string) {
+			edit(t, dir, `rules = "past.hcl"`, `wasm = "past.hcl"`)
+			edit(t, dir, `rules = "future.hcl"`, `wasm = "empty.wasm"`)
+			write(t, dir, "empty.wasm", nil, 0o644)
+		}},
+		{"other-wasm", func(t *testing.T, dir string) {
+			edit(t, dir, `rules = "past.hcl"`, `wasm = "past.wasm"`)
+			edit(t, dir, `rules = "future.hcl"`, `wasm = "future.wasm"`)
+			write(t, dir, "past.wasm", []byte(wasmComponent), 0o644)
+			write(t, dir, "future.wasm", []byte(wasmMagic+"\x02\x00\x00\x00"), 0o644)
+		}},
+		{"bad-module", func(t *testing.T, dir string) {
+			edit(t, dir, `rules = "past.hcl"`, `wasm = "past.wasm"`)
+			edit(t, dir, `rules = "future.hcl"`, `wasm = "future.wasm"`)
+			write(t, dir, "past.wasm", []byte(wasmModule+"bad"), 0o644)
+			write(t, dir, "future.wasm", append([]byte(wasmModule), make([]byte, bundle.MaxWasmBytes)...), 0o644)
+		}},
+		{"missing-object", func(t *testing.T, dir string) {
+			edit(t, dir, `rules = "past.hcl"`, `exec = ["./past", "1"]`)
+			edit(t, dir, `rules = "future.hcl"`, `exec = ["../kv"]`)
+		}},
 		{"version-skipped", func(t *testing.T, dir string) {
 			edit(t, dir, "version = 2", "version = 9")
 			edit(t, dir, "from = 1", "from = 8")
@@ -372,6 +428,11 @@ func TestBuildRefuses(t *testing.T) {
 			_, err := Build(t.Context(), spec, f, out, Options{CheckRules: func(path string, data []byte) error {
 				if string(data) == "bad" {
 					return fmt.Errorf("%s: line 1: these are no rules", path)
+				}
+				return nil
+			}, CheckWasm: func(path string, data []byte) error {
+				if strings.HasSuffix(string(data), "bad") {
+					return fmt.Errorf("%s: it does not export handle_request", path)
 				}
 				return nil
 			}})
@@ -441,11 +502,15 @@ func filled(spec *Spec) *bundle.Manifest {
 			u.Artifacts = append(u.Artifacts, bundle.Artifact{Platform: a.Platform, Digest: c.Digest, Length: 1, Chunks: []bundle.Chunk{c}})
 		}
 		for _, sim := range []*bundle.Simulation{&u.Past, &u.Future} {
-			if sim.Kind == bundle.SimulateRules {
+			switch sim.Kind {
+			case bundle.SimulateRules:
 				sim.Rules = c
+			case bundle.SimulateWasm:
+				sim.Wasm = c
 			}
 		}
 		m.Classes[s.Name] = u
 	}
+	m.Format = m.LowestFormat()
 	return m
 }

@@ -63,15 +63,15 @@ func (d *decoder) class(s *classSchema, version bundle.Version) ClassSpec {
 	upgrade := s.From != nil
 	c.Artifacts = d.artifacts(s)
 	u.Services = d.services(s)
-	p := placeholders{state: true, services: u.Services}
+	p := placeholders{services: u.Services}
 	if d.required(s.Command, s.At, "command", `command = ["./kv", "--state", "${state}"]`) {
 		u.Command = d.argv(s.Command, p)
 		c.program(s.Command, u.Command)
 	}
 	d.health(s, &c, p)
 	d.transform(s.Transform, upgrade, &c)
-	u.Past, c.Past = d.simulation(s, s.Past, "past", "callers of the version before", upgrade)
-	u.Future, c.Future = d.simulation(s, s.Future, "future", "callers of this version, on nodes that are not upgraded yet,", upgrade)
+	u.Past, c.Past = d.simulation(s, s.Past, pastBlock, &c)
+	u.Future, c.Future = d.simulation(s, s.Future, futureBlock, &c)
 	u.Schedule = d.schedule(s.Schedule)
 	return c
 }
@@ -130,8 +130,9 @@ func (d *decoder) services(s *classSchema) map[string]bundle.Service {
 			continue
 		}
 		p, ok := d.text(b.Protocol)
-		if ok && p != bundle.ProtocolHTTP && p != bundle.ProtocolTCP {
-			d.fail(b.Protocol.Expr.Range(), "Unknown protocol", "Here protocol wants %q (calls can be simulated one by one) or %q (any stream).", bundle.ProtocolHTTP, bundle.ProtocolTCP)
+		if ok && p != bundle.ProtocolHTTP && p != bundle.ProtocolTCP && p != bundle.ProtocolUDP {
+			d.fail(b.Protocol.Expr.Range(), "Unknown protocol", "Here protocol wants %q (calls can be simulated one by one), %q (any stream) or %q (packets).",
+				bundle.ProtocolHTTP, bundle.ProtocolTCP, bundle.ProtocolUDP)
 		}
 		all[b.Name] = bundle.Service{Protocol: p}
 	}
@@ -200,6 +201,8 @@ func (d *decoder) healthService(h *healthSchema, services map[string]bundle.Serv
 		d.fail(at, "Unknown service", "The class has no service %q.", name)
 	} else if http && s.Protocol == bundle.ProtocolTCP {
 		d.fail(at, "Wrong check", "The service %q does not speak http: use tcp = true, or exec.", name)
+	} else if s.Protocol == bundle.ProtocolUDP {
+		d.fail(at, "Wrong check", "The service %q speaks udp, which accepts no connection: use exec = […], or notify = true.", name)
 	}
 	return name
 }
@@ -220,53 +223,12 @@ func (d *decoder) transform(t *transformSchema, upgrade bool, c *ClassSpec) {
 	d.laterBlocks(t.Reverse, "reverse", "A node goes back by itself only as long as it has admitted no calls.")
 	out := &c.Upgrade.Transform
 	if len(t.Object) == 0 && d.required(t.Exec, t.At, "exec", `exec = ["./kv", "migrate"]; leave the block out to copy the state as it is`) {
-		out.Exec = d.argv(t.Exec, placeholders{})
+		out.Exec = d.argv(t.Exec, placeholders{instead: insteadForTransform})
 		c.program(t.Exec, out.Exec)
 	}
 	out.Timeout = d.duration(t.Timeout, defaultTransformTimeout, minTransformTimeout, bundle.MaxTransformTime)
 	out.MemoryMax = d.size(t.MemoryMax, bundle.MaxTransformBytes)
 	out.DiskMax = d.size(t.DiskMax, bundle.MaxTransformBytes)
-}
-
-// simulation decodes a past or future block.
-func (d *decoder) simulation(c *classSchema, s *simulationSchema, block, who string, upgrade bool) (bundle.Simulation, RulesSpec) {
-	const kinds = `rules = "file.hcl", compatible = true or refuse = "why"`
-	switch {
-	case s == nil && upgrade:
-		d.fail(c.At, "Missing "+block+" block", "Say how %s are answered: %s { … } with one of %s.", who, block, kinds)
-		fallthrough
-	case s == nil:
-		return bundle.Simulation{}, RulesSpec{}
-	case !upgrade:
-		d.fail(s.At, "Needless "+block, "Without from the class is installed: it has no neighbouring version.")
-		return bundle.Simulation{}, RulesSpec{}
-	}
-	d.laterAttribute(s.Wasm, "Use "+kinds+".")
-	d.laterAttribute(s.Exec, "Use "+kinds+".")
-	before := len(d.diags)
-	rules, refuse := d.name(s.Rules), d.name(s.Refuse)
-	compatible := d.flag(s.Compatible)
-	var sim bundle.Simulation
-	set := 0
-	if rules != "" {
-		set, sim.Kind = set+1, bundle.SimulateRules
-	}
-	if compatible {
-		set, sim.Kind = set+1, bundle.SimulateCompatible
-	}
-	if refuse != "" {
-		set, sim.Kind, sim.Reason = set+1, bundle.SimulateRefuse, refuse
-	}
-	switch {
-	case len(d.diags) > before || s.Wasm != nil || s.Exec != nil:
-	case set != 1:
-		d.fail(s.At, "Bad "+block+" block", "It wants exactly one of %s, and has %d.", kinds, set)
-	case refuse != "" && (len(refuse) > bundle.MaxReasonBytes || !oneLine(refuse)):
-		d.fail(s.Refuse.Expr.Range(), "Bad reason", "Callers are shown it: want one line of at most %d bytes.", bundle.MaxReasonBytes)
-	case rules != "":
-		return sim, RulesSpec{Path: rules, at: s.Rules.Expr.Range()}
-	}
-	return sim, RulesSpec{}
 }
 
 func (d *decoder) schedule(s *scheduleSchema) bundle.ScheduleSpec {

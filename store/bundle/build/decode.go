@@ -167,13 +167,20 @@ func (d *decoder) size(a *hcl.Attribute, most int64) int64 {
 // placeholders are what an argv may refer to. Each evaluates to itself: only
 // the agent of a node knows its value.
 type placeholders struct {
-	state    bool
 	services map[string]bundle.Service
+	// instead, where set, says where a program that is given none of them finds
+	// the like.
+	instead string
 }
+
+const (
+	insteadForTransform = "A transform finds its folders in its environment, MOULT_OLD and MOULT_NEW, and no service runs meanwhile."
+	insteadForObject    = "A simulation object finds its sockets and its state in its environment: LISTEN_FDS, MOULT_NEXT_ and the service's name, MOULT_STATE."
+)
 
 func (p placeholders) context() *hcl.EvalContext {
 	vars := map[string]cty.Value{}
-	if p.state {
+	if p.instead == "" {
 		vars["state"] = cty.StringVal("${state}")
 	}
 	services := map[string]cty.Value{}
@@ -198,8 +205,8 @@ func (p placeholders) check(d *decoder, a *hcl.Attribute) bool {
 
 func (p placeholders) problem(ref hcl.Traversal) string {
 	switch root := ref.RootName(); {
-	case !p.state && (root == "state" || root == "service"):
-		return "A transform finds its folders in its environment, MOULT_OLD and MOULT_NEW, and no service runs meanwhile."
+	case p.instead != "" && (root == "state" || root == "service"):
+		return p.instead
 	case root == "state" && len(ref) == 1:
 		return ""
 	case root == "service" && len(ref) == 2:

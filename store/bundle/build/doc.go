@@ -19,7 +19,7 @@
 //	    }
 //	    command = ["./kv", "--state", "${state}", "--listen", "${service.api}"]
 //	    service "api" {
-//	      protocol = "http"            # or "tcp"
+//	      protocol = "http"            # or "tcp", "udp"
 //	    }
 //	    health {                       # exactly one of http, tcp, exec, notify
 //	      http             = "/healthz"   # or tcp = true; or exec = [argv]; or notify = true
@@ -35,11 +35,19 @@
 //	      memory_max = "512MiB"        # or a number of bytes; default: no bound
 //	      disk_max   = "10GiB"         # the same
 //	    }
-//	    past {                         # callers of version 1; exactly one attribute
-//	      rules = "past.hcl"           # or compatible = true; or refuse = "why"
+//	    past {                         # callers of version 1; exactly one of the first five
+//	      rules        = "past.hcl"    # a file of rules (package simlayer/so)
+//	      # wasm       = "past.wasm"   # a module (package simlayer/so/wasm)
+//	      # exec       = ["./kv", "past"]   # a program of the artifact (package simlayer/host)
+//	      # compatible = true          # calls pass unchanged
+//	      # refuse     = "why"         # callers are shown it
+//	      retire_after = "24h"         # default: without a call for so long it may go
+//	      # memory_max = "64MiB"       # for wasm and exec; default: moult's own bound
+//	      # timeout    = "1s"          # for wasm, of one call; default: moult's own bound
 //	    }
 //	    future {                       # callers of version 2, on nodes that still run 1
-//	      rules = "future.hcl"
+//	      exec    = ["./kv", "future"] # the same, but not retire_after
+//	      observe = true               # for wasm and exec: it sees the calls of version 1 too
 //	    }
 //	    schedule {                     # default: the defaults below
 //	      strategy        = "rolling"  # default; or "at-once", "manual"
@@ -62,13 +70,19 @@
 //
 // past and future are required where from is there, and refused where it is
 // not: somebody has to decide how the callers of a neighbouring version are
-// answered. ${state} and ${service.NAME} stand for what only a node's agent
+// answered. rules and wasm answer the calls of services that speak http; where a
+// class has others beside them, those services' callers of the other version are
+// refused. exec answers for any protocol. A rules file is judged before the
+// release is signed, by the examples in it too, and a module by what it offers.
+//
+// ${state} and ${service.NAME} stand for what only a node's agent
 // knows, in command and health.exec; they go into the manifest as they are. A
-// transform finds its folders in its environment instead (MOULT_OLD, MOULT_NEW).
+// transform finds its folders in its environment instead (MOULT_OLD, MOULT_NEW),
+// and so does the program of an object.
 //
 // What the language of a later moult knows and this one does not (windows,
 // conditions, order between classes, transforms of objects, reverse transforms,
-// wasm and exec objects, more waves) is refused by name, never ignored.
+// more waves) is refused by name, never ignored.
 //
 // # Reproducible
 //

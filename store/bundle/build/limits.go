@@ -28,6 +28,7 @@ const (
 const (
 	minHealthyDeadline  = bundle.Duration(100 * time.Millisecond)
 	minTransformTimeout = bundle.Duration(time.Second)
+	minObjectTime       = bundle.Duration(time.Millisecond)
 )
 
 // Defaults of the spec.

@@ -71,13 +71,16 @@ type transformSchema struct {
 }
 
 type simulationSchema struct {
-	At         hcl.Range      `hcl:",def_range"`
-	Rules      *hcl.Attribute `hcl:"rules"`
-	Compatible *hcl.Attribute `hcl:"compatible"`
-	Refuse     *hcl.Attribute `hcl:"refuse"`
-	// later
-	Wasm *hcl.Attribute `hcl:"wasm"`
-	Exec *hcl.Attribute `hcl:"exec"`
+	At          hcl.Range      `hcl:",def_range"`
+	Rules       *hcl.Attribute `hcl:"rules"`
+	Wasm        *hcl.Attribute `hcl:"wasm"`
+	Exec        *hcl.Attribute `hcl:"exec"`
+	Compatible  *hcl.Attribute `hcl:"compatible"`
+	Refuse      *hcl.Attribute `hcl:"refuse"`
+	Observe     *hcl.Attribute `hcl:"observe"`
+	RetireAfter *hcl.Attribute `hcl:"retire_after"`
+	MemoryMax   *hcl.Attribute `hcl:"memory_max"`
+	Timeout     *hcl.Attribute `hcl:"timeout"`
 }
 
 type scheduleSchema struct {

@@ -33,10 +33,10 @@ type Spec struct {
 type ClassSpec struct {
 	Name bundle.Class
 	// Upgrade is as it will stand in the manifest, but without Artifacts and
-	// without the blobs of rules: Build fills them in.
+	// without the blobs of rules and modules: Build fills them in.
 	Upgrade      bundle.ClassUpgrade
 	Artifacts    []ArtifactSpec // sorted by platform
-	Past, Future RulesSpec
+	Past, Future ObjectSpec
 
 	programs []programSpec
 }
@@ -50,8 +50,9 @@ type ArtifactSpec struct {
 	at hcl.Range
 }
 
-// RulesSpec names a rules file, or nothing where Path is empty.
-type RulesSpec struct {
+// ObjectSpec names the file of a simulation's rules or wasm module, or nothing
+// where Path is empty.
+type ObjectSpec struct {
 	Path string
 
 	at hcl.Range

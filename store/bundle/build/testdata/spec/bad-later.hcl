@@ -23,10 +23,10 @@ release {
       }
     }
     past {
-      wasm = "past.wasm"
+      compatible = true
     }
     future {
-      exec = ["./future"]
+      compatible = true
     }
     schedule {
       strategy        = "random"
