@@ -65,7 +65,7 @@ func (a *Agent) routeNow() error {
 	a.prepare(s, native)
 	r := simlayer.Routing{
 		Native: native, Backends: a.backends(), Down: !up, HoldTimeout: a.holdTimeout(s),
-		Objects: a.serving.objects, External: a.serving.external, Egress: a.soft.speaks,
+		Objects: simlayer.InProcess(a.serving.objects), External: a.serving.external, Egress: a.soft.speaks,
 	}
 	now := time.Now()
 	switch {
@@ -86,7 +86,7 @@ func (a *Agent) routeNow() error {
 
 func sameRouting(a, b simlayer.Routing) bool {
 	return a.Native == b.Native && a.Down == b.Down && a.HoldTimeout == b.HoldTimeout && a.External == b.External && a.Egress == b.Egress &&
-		maps.Equal(a.Backends, b.Backends) && maps.Equal(a.Objects, b.Objects)
+		maps.Equal(a.Backends, b.Backends) && maps.EqualFunc(a.Objects, b.Objects, simlayer.Object.Equal)
 }
 
 // backends are the software's addresses of the services that this node is

@@ -44,9 +44,9 @@ func BenchmarkCall(b *testing.B) {
 
 	objects := map[bundle.Version]so.Object{1: rename(b, 1, 2)}
 	layer := startLayer(b, bundle.ProtocolHTTP, nil)
-	apply(b, layer, Routing{Native: 2, Backends: backends(addrOf(node)), Objects: objects})
+	apply(b, layer, Routing{Native: 2, Backends: backends(addrOf(node)), Objects: InProcess(objects)})
 	unix := startLayer(b, bundle.ProtocolHTTP, nil)
-	apply(b, unix, Routing{Native: 2, Backends: backends("unix:" + sock), Objects: objects})
+	apply(b, unix, Routing{Native: 2, Backends: backends("unix:" + sock), Objects: InProcess(objects)})
 
 	for _, c := range []struct{ name, url string }{
 		{"direct", node.URL + "/v2/keys/k"},

@@ -174,11 +174,37 @@ type Routing struct {
 	HoldTimeout time.Duration
 	// Objects answer callers of other versions: Objects[w] answers w by calls of
 	// the next version towards Native.
-	Objects map[bundle.Version]so.Object
+	Objects map[bundle.Version]Object
 	// External is the version of callers of the public addresses; 0 is Native.
 	External bundle.Version
 	// Egress is the version that labels the node's own calls: that of the
 	// software that runs, also where it is not Native yet, or not any more; 0 is
 	// Native.
 	Egress bundle.Version
+}
+
+// Object answers callers of one version. Exactly one of its fields is set.
+type Object struct {
+	// Local answers in this process.
+	Local so.Object
+	// Addrs are where an object process answers, by service: "host:port", or
+	// "unix:" and the path of a socket. What it answers is wholly its own affair:
+	// it makes its calls of the next version by itself, so that all further
+	// steps, and the node, come behind it. A service without an address is
+	// refused to these callers.
+	Addrs map[string]string
+}
+
+// Equal reports whether o and p are the same object.
+func (o Object) Equal(p Object) bool {
+	return o.Local == p.Local && maps.Equal(o.Addrs, p.Addrs)
+}
+
+// InProcess makes Objects of objects that answer in this process.
+func InProcess(objects map[bundle.Version]so.Object) map[bundle.Version]Object {
+	out := make(map[bundle.Version]Object, len(objects))
+	for v, o := range objects {
+		out[v] = Object{Local: o}
+	}
+	return out
 }

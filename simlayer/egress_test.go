@@ -43,7 +43,7 @@ func (p *peers) resolve(dest string, v bundle.Version) (string, bool, error) {
 func egressPair(t *testing.T) (node, peer *Layer, client *http.Client) {
 	st := &state{values: map[string]string{"k": "v"}}
 	peer = startLayer(t, bundle.ProtocolHTTP, nil)
-	apply(t, peer, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, st))), Objects: map[bundle.Version]so.Object{1: rename(t, 1, 2)}, External: 2})
+	apply(t, peer, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, st))), Objects: InProcess(map[bundle.Version]so.Object{1: rename(t, 1, 2)}), External: 2})
 	p := &peers{layers: map[string]*Layer{peer.Addresses()["api"].Public: peer}}
 	node = startLayer(t, bundle.ProtocolHTTP, func(c *Config) {
 		c.Egress = "127.0.0.1:0"
@@ -100,7 +100,7 @@ func TestEgressVersion(t *testing.T) {
 // wait, and none leaves without a label.
 func TestEgressBeforeRouting(t *testing.T) {
 	peer := startLayer(t, bundle.ProtocolHTTP, nil)
-	apply(t, peer, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, &state{values: map[string]string{"k": "v"}}))), Objects: map[bundle.Version]so.Object{1: rename(t, 1, 2)}, External: 2})
+	apply(t, peer, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, &state{values: map[string]string{"k": "v"}}))), Objects: InProcess(map[bundle.Version]so.Object{1: rename(t, 1, 2)}), External: 2})
 	p := &peers{layers: map[string]*Layer{peer.Addresses()["api"].Public: peer}}
 	node := startLayer(t, bundle.ProtocolHTTP, func(c *Config) { c.Egress, c.Resolve = "127.0.0.1:0", p.resolve })
 	c := newClient(t)

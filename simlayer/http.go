@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"moult/simlayer/so"
 	"moult/store/bundle"
@@ -86,6 +87,7 @@ type call struct {
 	ticket   *ticket // while it is at the node
 	version  bundle.Version
 	native   bundle.Version
+	via      bundle.Version // whose object process it goes to, or 0
 	body     *callerBody
 	// unsafe: a request that must not be sent twice may have reached the node.
 	unsafe  atomic.Bool
@@ -189,13 +191,33 @@ func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Respo
 		version = p.layer.externalVersion(c.listener.service, route)
 	}
 	c.version, c.native = version, route.native
-	chain, err := route.chain(version)
+	path, backend, err := route.path(version, c.listener.service.name)
 	if err != nil {
 		return nil, err
 	}
+	c.via = path.via
 	out := r.WithContext(r.Context())
 	c.body.renew(out)
-	return chain.Answer(out, nodeTrip{c, route.backends[c.listener.service.name]})
+	resp, err := path.chain.Answer(out, nodeTrip{c, backend})
+	if err != nil {
+		return nil, route.sign(err)
+	}
+	if path.via != 0 {
+		c.outcome = refusedBy(resp.Header.Get(so.RefusalHeader))
+	}
+	return resp, nil
+}
+
+// refusedBy is the outcome of a call that an object process has answered, by its
+// so.RefusalHeader.
+func refusedBy(header string) outcome {
+	switch header {
+	case so.RefusalDenied:
+		return denied
+	case so.RefusalError:
+		return failed
+	}
+	return answered
 }
 
 // externalVersion is the version of callers of a public address.
@@ -260,14 +282,23 @@ func (c *call) explain(err error) error {
 // held makes the end of a wait a refusal. last is why the call did not get
 // through when it was let in, or nil.
 func (p *callProxy) held(c *call, err, last error) error {
+	return p.layer.heldRefusal(err, last, c.via, c.patience.limit)
+}
+
+// heldRefusal makes the end of a wait a refusal. last is why the call did not get
+// through when it was let in, or nil; via is the version whose object process it
+// then called, or 0.
+func (l *Layer) heldRefusal(err, last error, via bundle.Version, limit time.Duration) error {
 	var refusal *so.Refusal
 	switch {
+	case errors.Is(err, errHeldTooLong) && last != nil && via != 0:
+		refusal = so.Fail(http.StatusServiceUnavailable, last, "the simulation object for version %d is not running: it did not take calls for %v; try again later: %v", via, limit, last)
 	case errors.Is(err, errHeldTooLong) && last != nil:
-		refusal = so.Fail(http.StatusServiceUnavailable, last, "the node did not take calls for %v; try again later: %v", c.patience.limit, last)
+		refusal = so.Fail(http.StatusServiceUnavailable, last, "the node did not take calls for %v; try again later: %v", limit, last)
 	case errors.Is(err, errHeldTooLong):
-		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the node is down for longer than calls are held, which is %v; try again later", c.patience.limit)
+		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the node is down for longer than calls are held, which is %v; try again later", limit)
 	case errors.Is(err, errHeldTooMany):
-		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the node is down, and %d calls wait for it already; try again later", p.layer.cfg.Limits.Held)
+		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the node is down, and %d calls wait for it already; try again later", l.cfg.Limits.Held)
 	case errors.Is(err, ErrClosed):
 		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the agent of this node ends; try again later")
 	default:

@@ -200,7 +200,7 @@ func (l *Layer) retire(r *route) {
 	l.mu.Lock()
 	for _, s := range l.services {
 		for v, f := range s.versioned {
-			if r.chains[v] == nil {
+			if r.paths[v] == nil {
 				gone = append(gone, f)
 				delete(s.versioned, v)
 			}
@@ -215,13 +215,13 @@ func (l *Layer) retire(r *route) {
 // noLoop refuses a backend that is one of the layer's own addresses: its calls
 // would come back for ever.
 func (l *Layer) noLoop(r *route) error {
-	for name, b := range r.backends {
+	for b, what := range r.all() {
 		if b.network != "tcp" {
 			continue
 		}
 		for _, addr := range l.own() {
 			if sameAddr(addr, b.addr) {
-				return fmt.Errorf("backend %s of service %q is the layer's own address; give the software another one to listen on", b.addr, name)
+				return fmt.Errorf("%s is the layer's own address; give the software another one to listen on", what)
 			}
 		}
 	}
@@ -317,7 +317,7 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 
 // leaveBackends closes the connections to software that has been drained.
 func (l *Layer) leaveBackends() {
-	for _, b := range l.gate.current().backends {
+	for b := range l.gate.current().all() {
 		b.leave()
 	}
 }

@@ -26,7 +26,7 @@ func TestVersions(t *testing.T) {
 		1: rename(t, 1, 2), 2: rename(t, 2, 3), 4: rename(t, 4, 3), 5: so.Refuse("version 5 is too new"),
 		7: so.Compatible(), // not reachable: 6 has none
 	}
-	apply(t, l, Routing{Native: 3, Backends: backends(addrOf(software(t, 3, st))), Objects: objects, External: 1})
+	apply(t, l, Routing{Native: 3, Backends: backends(addrOf(software(t, 3, st))), Objects: InProcess(objects), External: 1})
 	if n := len(l.Addresses()["api"].Versions); n != 5 {
 		t.Fatalf("addresses for %d versions: %v, want 1 to 5", n, l.Addresses())
 	}
@@ -91,7 +91,7 @@ func TestListenerChangesMeaning(t *testing.T) {
 		}
 	}
 	ask()
-	apply(t, l, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, st))), Objects: map[bundle.Version]so.Object{1: rename(t, 1, 2)}})
+	apply(t, l, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, st))), Objects: InProcess(map[bundle.Version]so.Object{1: rename(t, 1, 2)})})
 	ask()
 }
 
@@ -320,8 +320,8 @@ func TestApplyErrors(t *testing.T) {
 		{"unknown service", Routing{Native: 1, Backends: map[string]string{"x": "127.0.0.1:1"}}, "no such service"},
 		{"itself", Routing{Native: 1, Backends: backends(l.Addresses()["api"].Public)}, "the layer's own address"},
 		{"hold", Routing{Native: 1, Down: true, HoldTimeout: -1}, "hold timeout"},
-		{"versioned port in use", Routing{Native: 1, Backends: backends(addrOf(good)), Objects: map[bundle.Version]so.Object{2: so.Compatible()}}, "is in use"},
-		{"one port for two versions", Routing{Native: 1, Backends: backends(addrOf(good)), Objects: map[bundle.Version]so.Object{2: so.Compatible(), 3: so.Compatible()}}, "versions 1 and 3 both have port"},
+		{"versioned port in use", Routing{Native: 1, Backends: backends(addrOf(good)), Objects: InProcess(map[bundle.Version]so.Object{2: so.Compatible()})}, "is in use"},
+		{"one port for two versions", Routing{Native: 1, Backends: backends(addrOf(good)), Objects: InProcess(map[bundle.Version]so.Object{2: so.Compatible(), 3: so.Compatible()})}, "versions 1 and 3 both have port"},
 	} {
 		if err := l.Apply(c.r); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)

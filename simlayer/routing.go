@@ -23,7 +23,18 @@ type route struct {
 	down             bool
 	hold             time.Duration
 	backends         map[string]*backend
-	chains           map[bundle.Version]*so.Chain
+	paths            map[bundle.Version]*path
+}
+
+// path is the way of the callers of one version: steps in this process first,
+// then an object process or the node.
+type path struct {
+	chain *so.Chain // the steps in this process
+	plain bool      // they change nothing
+	// via is the version whose object process comes next, at these addresses; 0:
+	// the node comes next.
+	via      bundle.Version
+	backends map[string]*backend
 }
 
 // newRoute checks r and makes it ready. Backends that old has too keep their
@@ -43,8 +54,6 @@ func newRoute(r Routing, services map[string]Service, old *route) (*route, error
 		egress:   r.Egress,
 		down:     r.Down,
 		hold:     r.HoldTimeout,
-		backends: map[string]*backend{},
-		chains:   so.Chains(r.Native, r.Objects),
 	}
 	if n.external == 0 {
 		n.external = n.native
@@ -55,54 +64,171 @@ func newRoute(r Routing, services map[string]Service, old *route) (*route, error
 	if n.hold == 0 {
 		n.hold = DefaultHoldTimeout
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.Backends)) {
-		if _, ok := services[name]; !ok {
-			return nil, fmt.Errorf("backend %s of service %q: there is no such service", r.Backends[name], name)
-		}
-		b, err := newBackend(r.Backends[name])
-		if err != nil {
-			return nil, fmt.Errorf("backend of service %q: %w", name, err)
-		}
-		if same := old.backends[name]; same != nil && same.network == b.network && same.addr == b.addr && old.native == n.native && !old.down && !same.left() {
-			b = same
-		}
-		n.backends[name] = b
+	var err error
+	if n.backends, err = newBackends(r.Backends, services, n.reusable(old.backends, old)); err != nil {
+		return nil, err
 	}
 	for name := range services {
 		if n.backends[name] == nil && !n.down {
 			return nil, fmt.Errorf("service %q: no backend, and the node is not down", name)
 		}
 	}
+	if err := n.lay(r.Objects, services, old); err != nil {
+		return nil, err
+	}
 	return n, nil
+}
+
+// reusable returns those of old's backends that may go on under n.
+func (r *route) reusable(b map[string]*backend, old *route) map[string]*backend {
+	if old.native != r.native || old.down {
+		return nil
+	}
+	return b
+}
+
+// newBackends makes the backends of these addresses by service; those that old
+// has too stay.
+func newBackends(addrs map[string]string, services map[string]Service, old map[string]*backend) (map[string]*backend, error) {
+	all := make(map[string]*backend, len(addrs))
+	for _, name := range slices.Sorted(maps.Keys(addrs)) {
+		if _, ok := services[name]; !ok {
+			return nil, fmt.Errorf("backend %s of service %q: there is no such service", addrs[name], name)
+		}
+		b, err := newBackend(addrs[name])
+		if err != nil {
+			return nil, fmt.Errorf("backend of service %q: %w", name, err)
+		}
+		if same := old[name]; same != nil && same.network == b.network && same.addr == b.addr && !same.left() {
+			b = same
+		}
+		all[name] = b
+	}
+	return all, nil
+}
+
+// lay makes the paths of all versions that objects can answer, native among
+// them. Objects beyond a gap are left out.
+func (r *route) lay(objects map[bundle.Version]Object, services map[string]Service, old *route) error {
+	local := make(map[bundle.Version]so.Object, len(objects))
+	remote := map[bundle.Version]map[string]*backend{}
+	for v, o := range objects {
+		switch {
+		case (o.Local == nil) == (o.Addrs == nil):
+			return fmt.Errorf("simulation object for version %d: want either one in this process or the addresses of one", v)
+		case o.Local != nil:
+			local[v] = o.Local
+			continue
+		}
+		var kept map[string]*backend
+		if p := old.paths[v]; p != nil && p.via == v {
+			kept = r.reusable(p.backends, old)
+		}
+		backends, err := newBackends(o.Addrs, services, kept)
+		if err != nil {
+			return fmt.Errorf("simulation object for version %d: %w", v, err)
+		}
+		remote[v] = backends
+		local[v] = so.Compatible() // for the search for gaps
+	}
+	r.paths = map[bundle.Version]*path{}
+	for v := range so.Chains(r.native, local) {
+		p := &path{}
+		end := v
+		for end != r.native && remote[end] == nil {
+			end = towards(end, r.native)
+		}
+		if end != r.native {
+			p.via, p.backends = end, remote[end]
+		}
+		var err error
+		if p.chain, err = so.NewChain(v, end, local); err != nil {
+			return err
+		}
+		p.plain = so.Transparent(p.chain)
+		r.paths[v] = p
+	}
+	return nil
+}
+
+func towards(v, native bundle.Version) bundle.Version {
+	if v < native {
+		return v + 1
+	}
+	return v - 1
 }
 
 // versions returns those that the route answers.
 func (r *route) versions() []bundle.Version {
-	return slices.Sorted(maps.Keys(r.chains))
+	return slices.Sorted(maps.Keys(r.paths))
 }
 
-// chain returns what answers callers of version v.
-func (r *route) chain(v bundle.Version) (*so.Chain, error) {
-	if c := r.chains[v]; c != nil {
-		return c, nil
+// path returns what answers callers of version v of a service, and where it
+// leads: to the node, or to an object process.
+func (r *route) path(v bundle.Version, service string) (*path, *backend, error) {
+	p := r.paths[v]
+	if p == nil {
+		return nil, nil, &so.Refusal{
+			Status: http.StatusNotImplemented,
+			Reason: fmt.Sprintf("this node runs version %d and has no simulation object for callers of version %d", r.native, v),
+			From:   v, To: r.native,
+		}
 	}
-	return nil, &so.Refusal{
-		Status: http.StatusNotImplemented,
-		Reason: fmt.Sprintf("this node runs version %d and has no simulation object for callers of version %d", r.native, v),
-		From:   v, To: r.native,
+	if p.via == 0 {
+		return p, r.backends[service], nil
 	}
+	b := p.backends[service]
+	if b == nil {
+		return nil, nil, &so.Refusal{
+			Status: http.StatusNotImplemented,
+			Reason: fmt.Sprintf("the simulation object for version %d does not answer for service %q", p.via, service),
+			From:   v, To: r.native,
+		}
+	}
+	return p, b, nil
+}
+
+// sign gives a refusal in err the node's version: a chain that ends at an object
+// process does not know it.
+func (r *route) sign(err error) error {
+	var ref *so.Refusal
+	if !errors.As(err, &ref) || ref.To == r.native {
+		return err
+	}
+	signed := *ref
+	signed.To = r.native
+	return &signed
+}
+
+// all returns every backend of the route by what it is: the node's services, and
+// the object processes'.
+func (r *route) all() map[*backend]string {
+	all := map[*backend]string{}
+	for name, b := range r.backends {
+		all[b] = fmt.Sprintf("backend %s of service %q", b.addr, name)
+	}
+	for _, p := range r.paths {
+		for name, b := range p.backends {
+			all[b] = fmt.Sprintf("address %s of the simulation object for version %d, service %q,", b.addr, p.via, name)
+		}
+	}
+	return all
 }
 
 // release lets go of connections that keep does not use.
 func (r *route) release(keep *route) {
-	for name, b := range r.backends {
-		if keep == nil || keep.backends[name] != b {
+	var kept map[*backend]string
+	if keep != nil {
+		kept = keep.all()
+	}
+	for b := range r.all() {
+		if _, ok := kept[b]; !ok {
 			b.http.CloseIdleConnections()
 		}
 	}
 }
 
-// backend is one service of the node's software.
+// backend is one service of the node's software, or of an object process.
 type backend struct {
 	network, addr string
 	http          *http.Transport

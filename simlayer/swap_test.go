@@ -51,7 +51,7 @@ func TestSwapUnderLoad(t *testing.T) {
 	st := &state{values: map[string]string{}}
 	l := startLayer(t, bundle.ProtocolHTTP, nil)
 	node := software(t, 1, st)
-	apply(t, l, Routing{Native: 1, Backends: backends(addrOf(node)), Objects: objects, External: 1})
+	apply(t, l, Routing{Native: 1, Backends: backends(addrOf(node)), Objects: InProcess(objects), External: 1})
 
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -81,9 +81,9 @@ func TestSwapUnderLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 		node.Close()
-		apply(t, l, Routing{Native: bundle.Version(v), Down: true, Objects: objects, External: 1})
+		apply(t, l, Routing{Native: bundle.Version(v), Down: true, Objects: InProcess(objects), External: 1})
 		node = software(t, v, st)
-		apply(t, l, Routing{Native: bundle.Version(v), Backends: backends(addrOf(node)), Objects: objects, External: 1})
+		apply(t, l, Routing{Native: bundle.Version(v), Backends: backends(addrOf(node)), Objects: InProcess(objects), External: 1})
 	}
 	stop()
 	wg.Wait()

@@ -119,14 +119,14 @@ func (r *relaying) dial(ctx context.Context, route *route) (net.Conn, error) {
 	if version == 0 {
 		version = r.listener.layer.externalVersion(r.listener.service, route)
 	}
-	chain, err := route.chain(version)
+	path, backend, err := route.path(version, r.listener.service.name)
 	if err != nil {
 		return nil, err
 	}
-	if !so.Transparent(chain) {
+	if !path.plain {
 		return nil, so.Deny(0, "raw connections cannot be simulated by rules")
 	}
-	up, err := route.backends[r.listener.service.name].dial(ctx)
+	up, err := backend.dial(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -76,7 +76,7 @@ func wantReset(t testing.TB, addr, what string) {
 func TestRelayHalfClose(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolTCP, nil)
 	node := tcpNode(t, sum)
-	apply(t, l, Routing{Native: 1, Backends: backends(node.Addr().String()), Objects: map[bundle.Version]so.Object{2: so.Compatible(), 3: so.Refuse("r")}})
+	apply(t, l, Routing{Native: 1, Backends: backends(node.Addr().String()), Objects: InProcess(map[bundle.Version]so.Object{2: so.Compatible(), 3: so.Refuse("r")})})
 	for _, addr := range []string{l.Addresses()["api"].Public, l.Addresses()["api"].Versions[2]} {
 		c := dialLayer(t, addr)
 		if _, err := c.Write(make([]byte, 1_000_000)); err != nil {
