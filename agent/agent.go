@@ -81,6 +81,9 @@ type Agent struct {
 	live      liveSoftware
 	routed    simlayer.Routing // as last applied
 	serving   serving          // what the routing is made of
+	answering answering
+	heard     map[bundle.Version]heard
+	retireAt  time.Time // when to look for what can be retired
 	progress  float64
 	own       view.Record // as last published
 	seq       uint64
@@ -268,6 +271,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.goOn()
 			a.noteMembers()
 			a.fetchDocuments()
+			a.retire(time.Now())
 		case <-persist.C:
 			a.persistView()
 		}

@@ -17,6 +17,9 @@ func (a *Agent) restore() error {
 	if err := a.restoreView(); err != nil {
 		return err
 	}
+	if err := a.restoreAnswering(); err != nil {
+		return err
+	}
 	a.seq = a.store.Floor().RecordSeq
 	state, err := a.lastState()
 	if err != nil {

@@ -122,7 +122,7 @@ func (a *Agent) prepare(s upgrade.State, native bundle.Version) {
 		return
 	}
 	a.serving.from = from
-	a.serving.external = a.external(s, native)
+	a.serving.external = a.advance(a.external(s, native))
 	a.serving.objects, a.serving.whole = a.objectsFor(native)
 	a.fit(native)
 }
@@ -135,7 +135,7 @@ func (a *Agent) prepare(s upgrade.State, native bundle.Version) {
 // false where rules have not arrived.
 func (a *Agent) objectsFor(native bundle.Version) (objects map[bundle.Version]so.Object, whole bool) {
 	objects, whole = map[bundle.Version]so.Object{}, true
-	for v := native; v > 1 && native-v < so.MaxChain; v-- {
+	for v := native; v > max(1, a.answering.Oldest) && native-v < so.MaxChain; v-- {
 		m := a.docs.manifests[v]
 		if m == nil {
 			break

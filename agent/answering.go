@@ -1,0 +1,168 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"moult/agent/control"
+	"moult/agent/schedule"
+	"moult/agent/upgrade"
+	"moult/simlayer"
+	"moult/store/bundle"
+)
+
+// answering says whom this node answers, as far as that only ever changes one way.
+// It is durable; where it is lost, the node answers more callers than it must.
+type answering struct {
+	// Oldest is the oldest version whose callers are answered: the simulation
+	// objects for older ones are retired.
+	Oldest bundle.Version `json:"oldest"`
+	// External is what callers of the public addresses are taken for. It does
+	// not go back when a node of an older version joins: those who call from
+	// outside have gone on.
+	External bundle.Version `json:"external"`
+}
+
+const keyAnswering = "answering"
+
+func (a *Agent) restoreAnswering() error {
+	data, ok, err := a.store.Get(bucketMachine, keyAnswering)
+	if err != nil || !ok {
+		return err
+	}
+	if err := json.Unmarshal(data, &a.answering); err != nil {
+		return fmt.Errorf("read whom this node answers: %w", err)
+	}
+	return nil
+}
+
+// setAnswering makes w durable, then puts it in force. It reports whether it did.
+func (a *Agent) setAnswering(w answering) bool {
+	if w == a.answering {
+		return true
+	}
+	data, err := json.Marshal(w)
+	if err == nil {
+		err = a.store.Put(bucketMachine, keyAnswering, data)
+	}
+	if err != nil {
+		a.log.Warn("whom this node answers is not recorded, so it stays as it is", "err", err)
+		return false
+	}
+	a.answering = w
+	return true
+}
+
+// advance returns what callers of public addresses are taken for, where the view
+// says that every node that it knows has settled at v or a newer version. A view
+// may lack nodes, so what it says is kept only where the rollout order of that
+// release names everyone and each has said that it is done.
+func (a *Agent) advance(v bundle.Version) bundle.Version {
+	if v > a.answering.External && a.completed(v) {
+		a.setAnswering(answering{Oldest: a.answering.Oldest, External: v})
+	}
+	return max(v, a.answering.External)
+}
+
+// completed reports whether the rollout of a release has come to its end at every
+// node of its order.
+func (a *Agent) completed(release bundle.Version) bool {
+	o := a.docs.orders[release]
+	return o != nil && schedule.Summary(o, a.view.Get).State == control.StateComplete
+}
+
+// heard is when callers of a version last called, as far as this agent has seen.
+// It counts from when the agent began to answer them.
+type heard struct {
+	calls int64
+	at    time.Time
+}
+
+// listen notes which versions have called since it was last asked.
+func (a *Agent) listen(stats simlayer.Stats, now time.Time) {
+	if a.heard == nil {
+		a.heard = map[bundle.Version]heard{}
+	}
+	calls := map[bundle.Version]int64{}
+	for v := range a.serving.objects {
+		calls[v] = 0
+	}
+	for _, versions := range stats.Services {
+		for v, c := range versions {
+			calls[v] += c.Calls
+		}
+	}
+	for v, n := range calls {
+		if before, known := a.heard[v]; !known || before.calls != n {
+			a.heard[v] = heard{calls: n, at: now}
+		}
+	}
+}
+
+// retire gives up the simulation objects that nobody needs any more, the oldest
+// first: each answers by way of the next. It is called now and then.
+func (a *Agent) retire(now time.Time) {
+	if now.Before(a.retireAt) {
+		return
+	}
+	a.retireAt = now.Add(retireInterval)
+	s := a.saved
+	if s.Running == 0 || s.Phase != upgrade.Current {
+		return
+	}
+	a.listen(a.layer.Stats(), now)
+	slowest, ok := a.slowest()
+	if !ok {
+		return
+	}
+	oldest := s.Running
+	for v := range a.serving.objects {
+		oldest = min(oldest, v)
+	}
+	for v := oldest; v < s.Running && a.retirable(v, slowest, now); v++ {
+		if !a.setAnswering(answering{Oldest: v + 1, External: a.answering.External}) {
+			return
+		}
+		a.log.Info("simulation object retired: no node needs it, and nobody has called", "callers", v)
+		a.serving.whole = false // so that the objects are worked out anew
+	}
+}
+
+// slowest is the version of the node that is furthest behind; false where one has
+// not said yet which it has.
+func (a *Agent) slowest() (bundle.Version, bool) {
+	slowest, skipped := a.saved.Version, a.skipped()
+	for r := range a.view.Snapshot().All() {
+		if r.Left || skipped[r.Node] {
+			continue
+		}
+		if r.Version == 0 {
+			return 0, false
+		}
+		slowest = min(slowest, r.Version)
+	}
+	return slowest, slowest > 0
+}
+
+// retirable reports whether the object that answers callers of v can go: the
+// rollout of its successor, or of a newer release, has ended at every node, none
+// that the view knows is behind, callers of public addresses are taken for a newer
+// version too, and for the time that the release's author set nobody has called.
+func (a *Agent) retirable(v, slowest bundle.Version, now time.Time) bool {
+	if slowest <= v || a.answering.External <= v {
+		return false
+	}
+	for _, s := range a.cfg.Services {
+		if s.External != 0 && s.External <= v {
+			return false
+		}
+	}
+	quiet := time.Duration(bundle.DefaultRetireAfter)
+	if m := a.docs.manifests[v+1]; m != nil {
+		if cu, changes := m.Classes[a.cfg.Class]; changes {
+			quiet = time.Duration(cu.Past.Retire())
+		}
+	}
+	return now.Sub(a.heard[v].at) >= quiet
+}

@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"moult/agent/schedule"
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// A node at version 3 gives up the objects that nobody needs, and none too early:
+// each condition alone keeps them.
+func TestRetire(t *testing.T) {
+	const quiet = time.Hour
+	whole := func(b *bench) {
+		b.releases(1, 3, func(_ bundle.Version, cu *bundle.ClassUpgrade) { cu.Past.RetireAfter = bundle.Duration(quiet) })
+		for v := bundle.Version(2); v <= 3; v++ {
+			b.docs.orders[v] = &schedule.Order{Release: v, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
+				"kv": {Roster: []bundle.NodeID{b.id}, MaxUnavailable: 1},
+			}}
+		}
+		b.tell(3)
+		b.up(3, "api")
+	}
+	cases := []struct {
+		name   string
+		change func(*bench)
+		after  time.Duration
+		want   []bundle.Version
+	}{
+		{"nobody needs them", func(*bench) {}, quiet, run(3, 3)},
+		{"not quiet for long enough", func(*bench) {}, quiet - time.Minute, run(1, 3)},
+		{"a node is at version 2", func(b *bench) { b.peer(func(r *view.Record) { r.Version = 2 }) }, quiet, run(2, 3)},
+		{"a node has not said its version", func(b *bench) { b.peer(func(r *view.Record) { r.Version = 0 }) }, quiet, run(1, 3)},
+		{"a node has left", func(b *bench) { b.peer(func(r *view.Record) { r.Version, r.Left = 1, true }) }, quiet, run(3, 3)},
+		{"callers from outside are of version 2", func(b *bench) {
+			s := b.cfg.Services["api"]
+			s.External = 2
+			b.cfg.Services["api"] = s
+		}, quiet, run(2, 3)},
+		{"no rollout order is known", func(b *bench) { clear(b.docs.orders) }, quiet, run(1, 3)},
+		{"the upgrade is under way", func(b *bench) {
+			b.in(upgrade.State{Phase: upgrade.Fetching, Version: 3, Running: 3, Served: true, Goal: 4, Path: []bundle.Version{4}})
+		}, quiet, run(1, 3)},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, benchConfig(t), 3)
+			b.do(func() {
+				whole(b)
+				c.change(b)
+				b.viewNews = true
+				b.route()
+				now := time.Now()
+				b.retire(now)
+				if got := b.answers(); !slices.Equal(got, run(1, 3)) {
+					t.Fatalf("at first it answers %v", got)
+				}
+				b.retire(now.Add(c.after))
+				b.route()
+				if got := b.answers(); !slices.Equal(got, c.want) {
+					t.Errorf("answers %v, want %v", got, c.want)
+				}
+				// What is retired stays so after a restart, also when an old node comes.
+				was := b.answering
+				b.answering = answering{}
+				if err := b.restoreAnswering(); err != nil || b.answering != was {
+					t.Errorf("restored %+v, %v; want %+v", b.answering, err, was)
+				}
+				b.peer(func(r *view.Record) { r.Version = 1 })
+				b.route()
+				if got := b.answers(); !slices.Equal(got, c.want) {
+					t.Errorf("after an old node has come it answers %v, want %v", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// Callers from outside are not taken for older ones again because an old node
+// joins, but only where the whole rollout was seen to end.
+func TestExternalDoesNotGoBack(t *testing.T) {
+	for _, ended := range []bool{true, false} {
+		b := newBench(t, benchConfig(t), 2)
+		b.do(func() {
+			b.releases(1, 2)
+			if ended {
+				b.docs.orders[2] = &schedule.Order{Release: 2, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
+					"kv": {Roster: []bundle.NodeID{b.id}, MaxUnavailable: 1},
+				}}
+			}
+			b.tell(2)
+			b.up(2, "api")
+			b.viewNews = true
+			b.route()
+			b.peer(func(r *view.Record) { r.Version = 1 })
+			b.route()
+			want := bundle.Version(1)
+			if ended {
+				want = 2
+			}
+			if b.routed.External != want {
+				t.Errorf("rollout ended %v: callers from outside count as version %d, want %d", ended, b.routed.External, want)
+			}
+		})
+	}
+}
+
+// tell merges the node's own record, at version v.
+func (b *bench) tell(v bundle.Version) {
+	b.t.Helper()
+	b.seq++
+	s, err := view.Sign(b.key, view.Record{
+		Name: "n1", Class: "kv", Seq: b.seq, Addr: "10.0.0.1:7946", Version: v, Phase: "current",
+		Since: time.Now().UTC().Truncate(time.Millisecond),
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if _, err := b.view.Merge(s); err != nil {
+		b.t.Fatal(err)
+	}
+	if r, ok := b.view.Get(b.id); !ok || r.Version != v {
+		b.t.Fatalf("own record %+v, %v", r, ok)
+	}
+}
