@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -39,21 +40,15 @@ type Config struct {
 	Adopt     *Adopt
 	// API is a TCP host:port for the control API beside the socket; empty: none.
 	API string
+	// Egress is how the node's calls find a peer's address for its version; one
+	// of the Egress words.
+	Egress string
 
 	// SyncInterval is the time between two anti-entropy exchanges.
 	SyncInterval time.Duration
 	// FirstSync is how long a node that has never served waits for the ring
 	// before it starts without news from it.
 	FirstSync time.Duration
-}
-
-// ServiceConfig says where one of the node's services is reached.
-type ServiceConfig struct {
-	Address     string // public host:port
-	First, Last int    // ports of the versioned addresses: version v has First + (v-1) mod (Last-First+1)
-	Attach      string // auto or relay
-	Egress      string // auto or proxy
-	External    bundle.Version
 }
 
 // Adopt describes software that ran before moult looked after it.
@@ -75,6 +70,7 @@ func DefaultConfig() Config {
 		Name:         name,
 		Data:         "/var/lib/moult",
 		Bind:         "0.0.0.0:7946",
+		Egress:       EgressAuto,
 		SyncInterval: 10 * time.Second,
 		FirstSync:    15 * time.Second,
 	}
@@ -97,6 +93,7 @@ type (
 		Labels       map[string]string `hcl:"labels,optional"`
 		Env          map[string]string `hcl:"env,optional"`
 		API          *string           `hcl:"api"`
+		Egress       *string           `hcl:"egress"`
 		SyncInterval *string           `hcl:"sync_interval"`
 		FirstSync    *string           `hcl:"first_sync"`
 		Services     []serviceHCL      `hcl:"service,block"`
@@ -202,15 +199,19 @@ func (h agentHCL) config(dir string) (Config, error) {
 		*p = from(dir, *p)
 	}
 	err := errors.Join(
+		h.setEgress(&c.Egress),
 		setDuration(&c.SyncInterval, h.SyncInterval, "sync_interval"),
 		setDuration(&c.FirstSync, h.FirstSync, "first_sync"))
 	c.Services = map[string]ServiceConfig{}
 	protocols := map[string]bundle.Service{}
 	for _, s := range h.Services {
 		sc, e := s.config()
+		if _, twice := c.Services[s.Name]; twice {
+			e = errors.Join(e, fmt.Errorf("service %q: there are two such blocks", s.Name))
+		}
 		err = errors.Join(err, e)
 		c.Services[s.Name] = sc
-		protocols[s.Name] = bundle.Service{Protocol: orElse(s.Protocol, bundle.ProtocolHTTP)}
+		protocols[s.Name] = bundle.Service{Protocol: cmp.Or(sc.Protocol, bundle.ProtocolHTTP)}
 	}
 	if h.Adopt != nil {
 		health, e := h.Adopt.Health.health()
@@ -221,21 +222,6 @@ func (h agentHCL) config(dir string) (Config, error) {
 		}
 	}
 	return c, err
-}
-
-func (h serviceHCL) config() (ServiceConfig, error) {
-	s := ServiceConfig{Address: h.Address, Attach: orElse(h.Attach, "auto"), Egress: orElse(h.Egress, "auto")}
-	if h.External != nil {
-		s.External = bundle.Version(*h.External)
-	}
-	first, last, ok := strings.Cut(h.Versions, "-")
-	var err1, err2 error
-	s.First, err1 = strconv.Atoi(first)
-	s.Last, err2 = strconv.Atoi(last)
-	if !ok || err1 != nil || err2 != nil {
-		return s, fmt.Errorf("service %q: versions = %q: want a range of ports such as \"7001-7009\"", h.Name, h.Versions)
-	}
-	return s, nil
 }
 
 func (h *healthHCL) health() (bundle.Health, error) {
@@ -304,16 +290,17 @@ func (c Config) Validate() error {
 	if c.SyncInterval < 50*time.Millisecond {
 		bad("sync_interval = %v: at least 50ms", c.SyncInterval)
 	}
-	for name, s := range c.Services {
+	if !slices.Contains(egressWords(), c.Egress) {
+		bad("egress = %q: want %s", c.Egress, oneOf(egressWords()))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
+		s := c.Services[name]
 		checkAddr(fmt.Sprintf("service %q: address", name), s.Address)
 		if s.First < 1 || s.Last > maxPort || s.Last-s.First < 1 {
 			bad("service %q: versions = \"%d-%d\": want at least two ports between 1 and %d", name, s.First, s.Last, maxPort)
 		}
-		if s.Attach != "auto" && s.Attach != "relay" {
-			bad("service %q: attach = %q: this moult has auto and relay", name, s.Attach)
-		}
-		if s.Egress != "auto" && s.Egress != "proxy" {
-			bad("service %q: egress = %q: this moult has auto and proxy", name, s.Egress)
+		if err := s.checkWords(); err != nil {
+			bad("service %q: %w", name, err)
 		}
 	}
 	if a := c.Adopt; a != nil {
@@ -326,11 +313,26 @@ func (c Config) Validate() error {
 		if a.State == "" {
 			bad("adopt: state: it must name the folder with the software's state")
 		}
-		if h := a.Health; (h.HTTP != "" || h.TCP) && c.Services[h.Service].Address == "" {
-			bad("adopt: health: service = %q: there is no such service block", h.Service)
+		if err := c.checkAdoptedHealth(); err != nil {
+			bad("adopt: health: service = %q: %w", a.Health.Service, err)
 		}
 	}
 	return errors.Join(append(errs, c.checkPorts())...)
+}
+
+// checkAdoptedHealth checks that the service asked is there and can answer.
+func (c Config) checkAdoptedHealth() error {
+	h := c.Adopt.Health
+	if h.HTTP == "" && !h.TCP {
+		return nil
+	}
+	switch {
+	case c.Services[h.Service].Address == "":
+		return errors.New("there is no such service block")
+	case c.Adopt.Services[h.Service].Protocol == bundle.ProtocolUDP:
+		return errors.New("it speaks udp, which accepts no connection: use exec or notify")
+	}
+	return nil
 }
 
 // splitAddr takes host:port apart, with a port that is a number.

@@ -65,29 +65,63 @@ func TestLoadConfig(t *testing.T) {
 	}
 }
 
+// TestConfigWords: how a node is reached and how it calls is said per service and
+// once; the older form, egress in a service, goes on working.
+func TestConfigWords(t *testing.T) {
+	for name, c := range map[string]struct{ agent, service, attach, egress string }{
+		"defaults":     {"", "", AttachAuto, EgressAuto},
+		"each once":    {`egress = "connect"`, `attach = "steer"`, AttachSteer, EgressConnect},
+		"older form":   {"", `egress = "resolve"`, AttachAuto, EgressResolve},
+		"both agree":   {`egress = "proxy"`, "egress = \"proxy\"\n attach = \"inherit\"", AttachInherit, EgressProxy},
+		"relayed tcp":  {"", "protocol = \"tcp\"\n attach = \"relay\"", AttachRelay, EgressAuto},
+		"said default": {`egress = "auto"`, `attach = "auto"`, AttachAuto, EgressAuto},
+	} {
+		text := strings.Replace(goodConfig, `name  = "n1"`, `name = "n1"`+"\n"+c.agent, 1)
+		text = strings.Replace(text, `address  =`, c.service+"\naddress =", 1)
+		cfg, err := LoadConfig(writeConfig(t, text))
+		if err == nil {
+			err = cfg.Validate()
+		}
+		if err != nil || cfg.Services["api"].Attach != c.attach || cfg.Egress != c.egress {
+			t.Errorf("%s: attach %q, egress %q, %v", name, cfg.Services["api"].Attach, cfg.Egress, err)
+		}
+	}
+}
+
 // TestLoadConfigRefuses: each change of the good configuration is refused by
 // name, before anything is touched.
 func TestLoadConfigRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ old, new, want string }{
-		"unknown attribute":  {`class = "kv"`, `class = "kv"` + "\n colour = \"red\"", `argument named "colour" is not expected`},
-		"unknown block":      {`adopt {`, "adoption {\n}\nadopt {", `Blocks of type "adoption" are not expected`},
-		"no class":           {`class = "kv"`, ``, `The argument "class" is required`},
-		"wrong type":         {`class = "kv"`, `class = ["kv"]`, "Unsuitable value type"},
-		"not HCL":            {`agent {`, `{"agent": [`, "agent.hcl line 1"},
-		"deep":               {`["127.0.0.1:7200"]`, strings.Repeat("[", 50000), "Too complicated"},
-		"deep by operators":  {`["127.0.0.1:7200"]`, strings.Repeat("!", 50000) + "true", "Too complicated"},
-		"too long":           {`name  = "n1"`, strings.Repeat("# no end\n", 1<<15), "more than 131072 bytes"},
-		"no port":            {`bind  = "127.0.0.1:7100"`, `bind = "127.0.0.1"`, `bind = "127.0.0.1": want host:port`},
-		"port not a number":  {`bind  = "127.0.0.1:7100"`, `bind = "127.0.0.1:seven"`, `bind = "127.0.0.1:seven": want host:port`},
-		"versions no range":  {`"7111-7119"`, `"7111"`, `versions = "7111": want a range of ports`},
-		"versions backwards": {`"7111-7119"`, `"7119-7111"`, "want at least two ports"},
-		"no time":            {`"2s"`, `"2"`, `sync_interval = "2": want a time such as "10s"`},
-		"time too short":     {`"2s"`, `"1ms"`, "at least 50ms"},
-		"name":               {`"n1"`, `"n 1"`, `name = "n 1": want letters`},
-		"class":              {`class = "kv"`, `class = "K V"`, `class = "K V"`},
-		"adopt no service":   {`service = "api"`, `service = "apis"`, `there is no such service block`},
-		"public is ring":     {`"127.0.0.1:7110"`, `"127.0.0.1:7100"`, "port 7100 is taken twice"},
-		"public is version":  {`"127.0.0.1:7110"`, `"127.0.0.1:7111"`, "port 7111 is taken twice"},
+		"unknown attribute":   {`class = "kv"`, `class = "kv"` + "\n colour = \"red\"", `argument named "colour" is not expected`},
+		"unknown block":       {`adopt {`, "adoption {\n}\nadopt {", `Blocks of type "adoption" are not expected`},
+		"no class":            {`class = "kv"`, ``, `The argument "class" is required`},
+		"wrong type":          {`class = "kv"`, `class = ["kv"]`, "Unsuitable value type"},
+		"not HCL":             {`agent {`, `{"agent": [`, "agent.hcl line 1"},
+		"deep":                {`["127.0.0.1:7200"]`, strings.Repeat("[", 50000), "Too complicated"},
+		"deep by operators":   {`["127.0.0.1:7200"]`, strings.Repeat("!", 50000) + "true", "Too complicated"},
+		"too long":            {`name  = "n1"`, strings.Repeat("# no end\n", 1<<15), "more than 131072 bytes"},
+		"no port":             {`bind  = "127.0.0.1:7100"`, `bind = "127.0.0.1"`, `bind = "127.0.0.1": want host:port`},
+		"port not a number":   {`bind  = "127.0.0.1:7100"`, `bind = "127.0.0.1:seven"`, `bind = "127.0.0.1:seven": want host:port`},
+		"versions no range":   {`"7111-7119"`, `"7111"`, `versions = "7111": want a range of ports`},
+		"versions backwards":  {`"7111-7119"`, `"7119-7111"`, "want at least two ports"},
+		"no time":             {`"2s"`, `"2"`, `sync_interval = "2": want a time such as "10s"`},
+		"time too short":      {`"2s"`, `"1ms"`, "at least 50ms"},
+		"name":                {`"n1"`, `"n 1"`, `name = "n 1": want letters`},
+		"class":               {`class = "kv"`, `class = "K V"`, `class = "K V"`},
+		"adopt no service":    {`service = "api"`, `service = "apis"`, `there is no such service block`},
+		"attach":              {`versions = "7111-7119"`, "versions = \"7111-7119\"\n attach = \"magic\"", `service "api": attach = "magic": want "auto", "relay", "inherit" or "steer"`},
+		"egress":              {`class = "kv"`, "class = \"kv\"\n egress = \"magic\"", `egress = "magic": want "auto", "proxy", "connect" or "resolve"`},
+		"egress of a service": {`versions = "7111-7119"`, "versions = \"7111-7119\"\n egress = \"magic\"", `egress = "magic": want`},
+		"two egresses": {`class = "kv"`, "class = \"kv\"\n egress = \"proxy\"\n service \"b\" {\n address = \"127.0.0.1:7120\"\n versions = \"7121-7129\"\n egress = \"connect\"\n }",
+			`egress = "proxy", but egress of service "b" = "connect": a node has one egress`},
+		"egresses of services": {`service "api" {`, "service \"b\" {\n address = \"127.0.0.1:7120\"\n versions = \"7121-7129\"\n egress = \"connect\"\n }\n service \"api\" {\n egress = \"resolve\"",
+			`egress of service "b" = "connect", but egress of service "api" = "resolve"`},
+		"protocol":          {`versions = "7111-7119"`, "versions = \"7111-7119\"\n protocol = \"quic\"", `protocol = "quic": want "http", "tcp" or "udp"`},
+		"udp inherited":     {`versions = "7111-7119"`, "versions = \"7111-7119\"\n protocol = \"udp\"\n attach = \"inherit\"", "services that speak udp can have auto, relay or steer"},
+		"udp by http":       {`service "api" {`, "service \"api\" {\n protocol = \"udp\"", `adopt: health: service = "api": it speaks udp, which accepts no connection`},
+		"service twice":     {`service "api" {`, "service \"api\" {\n address = \"127.0.0.1:7120\"\n versions = \"7121-7129\"\n }\n service \"api\" {", "there are two such blocks"},
+		"public is ring":    {`"127.0.0.1:7110"`, `"127.0.0.1:7100"`, "port 7100 is taken twice"},
+		"public is version": {`"127.0.0.1:7110"`, `"127.0.0.1:7111"`, "port 7111 is taken twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !strings.Contains(goodConfig, c.old) {
