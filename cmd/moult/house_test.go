@@ -35,6 +35,8 @@ var floors = map[string]int{
 	"store/artifact":        3,
 	"gossip":                3,
 	"gossip/swarm":          3,
+	"simlayer/connect":      2,
+	"simlayer/dial":         3,
 	"simlayer":              3,
 	"agent/process":         3,
 	"agent/control":         3,

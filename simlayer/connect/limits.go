@@ -1,0 +1,14 @@
+package connect
+
+const (
+	// MaxEntries bounds a Table.
+	MaxEntries = 1 << 16
+	// maxSent bounds the memory of who is called by what address in datagrams
+	// that are sent unconnected. Past it the longest unused is forgotten, and its
+	// answers seem to come from where they come from.
+	maxSent = 1 << 14
+	// maxName bounds Options.Name, in bytes.
+	maxName = 64
+	// maxMountinfo bounds what is read of the list of mounts, in bytes.
+	maxMountinfo = 4 << 20
+)
