@@ -3,6 +3,7 @@ package simlayer
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,21 +11,30 @@ import (
 // that a call is let in under one routing and none is let in between two.
 type gate struct {
 	maxHeld int
+	// leaving: the node goes down, and calls that go on should be the last of
+	// their connections.
+	leaving atomic.Bool
 
 	mu      sync.Mutex
 	route   *route
 	open    bool
-	shut    bool               // for good
-	changed chan struct{}      // closed and replaced with every change of the three above
-	inside  map[*ticket]func() // the calls at the node, and what cuts each
-	empty   chan struct{}      // if not nil: closed once nobody is inside
-	held    int                // calls that wait
+	shut    bool          // for good
+	changed chan struct{} // closed and replaced with every change of the three above
+	inside  ticket        // the ring of the calls at the node; itself none of them
+	in      int           // how many
+	empty   chan struct{} // if not nil: closed once nobody is inside
+	held    int           // calls that wait
 	peaks   struct{ in, held int }
 	longest time.Duration
 }
 
-// ticket is a call's stay at the node, under one routing.
-type ticket struct{ route *route }
+// ticket is a call's stay at the node, under one routing. Once it has left it may
+// be used again.
+type ticket struct {
+	route      *route
+	cut        func() // gate.mu; nil once called
+	prev, next *ticket
+}
 
 // patience is how long one call has waited and still may, over all its waits.
 type patience struct {
@@ -41,12 +51,13 @@ func (p *patience) start(limit time.Duration) {
 }
 
 func newGate(maxHeld int) *gate {
-	return &gate{
+	g := &gate{
 		maxHeld: maxHeld,
 		route:   &route{down: true, hold: DefaultHoldTimeout},
 		changed: make(chan struct{}),
-		inside:  map[*ticket]func(){},
 	}
+	g.inside.prev, g.inside.next = &g.inside, &g.inside
+	return g
 }
 
 // announce wakes all who wait for a change. Callers hold mu.
@@ -61,6 +72,9 @@ func (g *gate) set(r *route) (old *route) {
 	defer g.mu.Unlock()
 	old = g.route
 	g.route, g.open = r, !r.down
+	if g.open {
+		g.leaving.Store(false)
+	}
 	g.announce()
 	return old
 }
@@ -73,33 +87,59 @@ func (g *gate) current() *route {
 }
 
 // enter lets a call in, waiting until the gate is open. cut must make the call
-// end soon; it is called at most once, and only before leave. Errors are
+// end soon; it is called at most once, and only before leave, with the gate
+// locked: it must not call the gate, nor wait for who does. Errors are
 // errHeldTooLong, errHeldTooMany, ErrClosed and those of ctx.
 func (g *gate) enter(ctx context.Context, p *patience, cut func()) (*ticket, error) {
+	t := &ticket{}
+	return t, g.enterAs(ctx, p, t, cut)
+}
+
+// enterAs is enter with a ticket of the caller's.
+func (g *gate) enterAs(ctx context.Context, p *patience, t *ticket, cut func()) error {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	for !g.shut && !g.open {
 		if err := g.wait(ctx, p, 0); err != nil {
-			g.mu.Unlock()
-			return nil, err
+			return err
 		}
 	}
-	defer g.mu.Unlock()
 	if g.shut {
-		return nil, ErrClosed
+		return ErrClosed
 	}
-	t := &ticket{route: g.route}
-	g.inside[t] = cut
-	g.peaks.in = max(g.peaks.in, len(g.inside))
 	g.longest = max(g.longest, p.spent)
-	return t, nil
+	g.let(t, cut)
+	return nil
+}
+
+// tryEnter lets a call in if the gate is open.
+func (g *gate) tryEnter(t *ticket, cut func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.open {
+		return false
+	}
+	g.let(t, cut)
+	return true
+}
+
+// let puts a call inside. Callers hold mu.
+func (g *gate) let(t *ticket, cut func()) {
+	t.route, t.cut = g.route, cut
+	t.prev, t.next = g.inside.prev, &g.inside
+	t.prev.next, t.next.prev = t, t
+	g.in++
+	g.peaks.in = max(g.peaks.in, g.in)
 }
 
 // leave ends a call's stay. It reports whether the routing is still in force.
 func (g *gate) leave(t *ticket) (inForce bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.inside, t)
-	if len(g.inside) == 0 && g.empty != nil {
+	t.prev.next, t.next.prev = t.next, t.prev
+	t.prev, t.next, t.cut = nil, nil, nil
+	g.in--
+	if g.in == 0 && g.empty != nil {
 		close(g.empty)
 		g.empty = nil
 	}
@@ -166,13 +206,14 @@ func (g *gate) hold() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.open = false
+	g.leaving.Store(true)
 }
 
 // drained returns a channel that is closed once nobody is inside.
 func (g *gate) drained() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.inside) == 0 {
+	if g.in == 0 {
 		done := make(chan struct{})
 		close(done)
 		return done
@@ -187,13 +228,13 @@ func (g *gate) drained() <-chan struct{} {
 func (g *gate) cut() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for t, cut := range g.inside {
-		if cut != nil {
+	for t := g.inside.next; t != &g.inside; t = t.next {
+		if cut := t.cut; cut != nil {
+			t.cut = nil
 			cut()
-			g.inside[t] = nil
 		}
 	}
-	return len(g.inside)
+	return g.in
 }
 
 // close shuts the gate for good: who waits gets ErrClosed, who is inside is cut.
@@ -215,5 +256,5 @@ type gateStats struct {
 func (g *gate) stats() gateStats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return gateStats{in: len(g.inside), held: g.held, peakIn: g.peaks.in, peakHeld: g.peaks.held, longest: g.longest}
+	return gateStats{in: g.in, held: g.held, peakIn: g.peaks.in, peakHeld: g.peaks.held, longest: g.longest}
 }

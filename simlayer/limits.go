@@ -66,6 +66,25 @@ const (
 	// retryAfter is what held callers are told.
 	retryAfter = time.Second
 
+	// relayBuffer is what a relayed connection reads into, in bytes, and the
+	// longest head that is relayed; longer ones are net/http's affair.
+	relayBuffer = 16 << 10
+	// maxKeptRequest is how much memory for a request a relayed connection keeps
+	// from one call to the next, in bytes.
+	maxKeptRequest = 1 << 10
+	// spliceFrom is the length from which bytes of a known number are moved by
+	// the kernel.
+	spliceFrom = 32 << 10
+	// spliceMost is how much of an unknown number is moved so at a time.
+	spliceMost = 1 << 20
+	// idleGrace is how long a caller keeps an idle connection whose other end
+	// the node has closed: time for a call that is on its way, and for the
+	// agent to find out that the node has crashed.
+	idleGrace = 2 * time.Second
+	// linger is how long a caller has to close a connection that was ended
+	// towards it, so that what was sent last is not lost to a reset.
+	linger = time.Second
+
 	copyBuffer = 32 << 10
 	// streamFrom is the length from which a response is passed on in the pieces
 	// in which it comes. What is shorter goes in one piece.

@@ -34,6 +34,9 @@ type Calls struct {
 	Held     int64 `json:"held"`     // that have waited
 	// LongestHold is the longest wait that ended.
 	LongestHold time.Duration `json:"longest_hold"`
+	// Total is how long all calls together took, waits included, so that
+	// Total/Calls is the mean.
+	Total time.Duration `json:"total"`
 }
 
 // outcome is how a call ended.
@@ -48,7 +51,7 @@ const (
 
 // counters is Calls in the making.
 type counters struct {
-	calls, errors, denied, canceled, held, longest atomic.Int64
+	calls, errors, denied, canceled, held, longest, total atomic.Int64
 }
 
 // end counts a call that has ended.
@@ -73,10 +76,18 @@ func (c *counters) end(o outcome, waited time.Duration) {
 	}
 }
 
+// ended counts a call that has ended, and how long it took.
+func (c *counters) ended(o outcome, waited time.Duration, began time.Time) {
+	c.total.Add(int64(time.Since(began)))
+	c.calls.Add(1)
+	c.end(o, waited)
+}
+
 func (c *counters) load() Calls {
 	return Calls{
 		Calls: c.calls.Load(), Errors: c.errors.Load(), Denied: c.denied.Load(),
 		Canceled: c.canceled.Load(), Held: c.held.Load(), LongestHold: time.Duration(c.longest.Load()),
+		Total: time.Duration(c.total.Load()),
 	}
 }
 

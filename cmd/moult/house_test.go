@@ -28,6 +28,7 @@ var floors = map[string]int{
 	"gossip/view":           1,
 	"transforms":            1,
 	"simlayer/so":           1,
+	"simlayer/wire":         1,
 	"simlayer/so/wasm/fuel": 1,
 	"agent/schedule":        2,
 	"agent/upgrade":         2,

@@ -1,0 +1,215 @@
+package wire
+
+import "encoding/binary"
+
+// Preface is what a client of HTTP/2 begins with.
+const Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// The frames of HTTP/2 that open or close streams (RFC 9113, 6).
+const (
+	frameData         = 0x0
+	frameHeaders      = 0x1
+	frameReset        = 0x3
+	framePush         = 0x5
+	frameGoAway       = 0x7
+	frameContinuation = 0x9
+	flagEndStream     = 0x1
+	flagEndHeaders    = 0x4
+	frameHead         = 9
+)
+
+// Frame is the header of a frame of HTTP/2.
+type Frame struct {
+	Type, Flags uint8
+	Stream      uint32
+	Length      int // of the payload, in bytes
+}
+
+// frames finds the frames in one direction.
+type frames struct {
+	skip int // bytes that are left of the preface or of a payload
+	// block: a header block goes on in the next frame. Nothing may come between.
+	block bool
+}
+
+// peek reads the header of the frame at the start of p; ok is false where p is
+// too short for one.
+func (f *frames) peek(p []byte) (frame Frame, ok bool) {
+	if len(p) < frameHead {
+		return frame, false
+	}
+	return Frame{
+		Length: int(p[0])<<16 | int(p[1])<<8 | int(p[2]),
+		Type:   p[3], Flags: p[4],
+		Stream: binary.BigEndian.Uint32(p[5:]) &^ (1 << 31),
+	}, true
+}
+
+// pass takes the frame whose header was peeked, and as much of its payload as p
+// has.
+func (f *frames) pass(frame Frame, p []byte) (n int) {
+	if frame.Type == frameHeaders || frame.Type == frameContinuation || frame.Type == framePush {
+		f.block = frame.Flags&flagEndHeaders == 0
+	}
+	f.skip = frameHead + frame.Length
+	return f.rest(p)
+}
+
+// rest takes what is left of a frame.
+func (f *frames) rest(p []byte) (n int) {
+	n = min(f.skip, len(p))
+	f.skip -= n
+	return n
+}
+
+// Streams follows an HTTP/2 connection without TLS: which streams are open.
+type Streams struct {
+	client, server frames
+	open           map[uint32]ends
+	last           uint32 // that was let through
+	admitted       uint32 // what Admit said
+	shut           bool   // streams after last are dropped
+	dropping       bool   // a frame of such a stream passes
+	dropped        bool   // a header block was: the tables of both sides differ
+}
+
+// ends is which sides of a stream have ended.
+type ends struct{ client, server bool }
+
+// Event is what happened to a stream.
+type Event uint8
+
+// Events.
+const (
+	Nothing  Event = iota
+	Opening        // a request wants to begin: Admit it, or Shut
+	Closed         // both sides have ended
+	Reset          // by one side
+	Violated       // of the rules, or of what can be followed; the connection should end
+)
+
+// NewStreams follows a connection from its first byte, the client's preface.
+func NewStreams() *Streams {
+	return &Streams{client: frames{skip: len(Preface)}, open: map[uint32]ends{}}
+}
+
+// Open is how many streams are open.
+func (s *Streams) Open() int { return len(s.open) }
+
+// Last is the newest stream that was let through.
+func (s *Streams) Last() uint32 { return s.last }
+
+// Shut makes FromClient drop every stream after the last one. The client is told
+// by GoAway.
+func (s *Streams) Shut() { s.shut = true }
+
+// Between reports whether a frame may be put in towards the client now.
+func (s *Streams) Between() bool { return s.server.skip == 0 && !s.server.block }
+
+// FromClient takes bytes that come from the client, a frame's at most, and
+// returns how many: all pass on, or none (drop). It returns 0 and Nothing where p
+// is too short to tell, and 0 and Opening before the frame that opens a stream.
+func (s *Streams) FromClient(p []byte) (n int, drop bool, e Event) {
+	if s.client.skip > 0 {
+		return s.client.rest(p), s.dropping, Nothing
+	}
+	f, ok := s.client.peek(p)
+	if !ok {
+		return 0, false, Nothing
+	}
+	s.dropping = s.shut && f.Stream > s.last
+	if !s.dropping {
+		if e = s.clientFrame(f); e == Opening || e == Violated {
+			return 0, false, e
+		}
+	} else if f.Type == frameHeaders {
+		s.dropped = true
+	}
+	return s.client.pass(f, p), s.dropping, e
+}
+
+// Admit lets the stream through that is Opening.
+func (s *Streams) Admit(p []byte) {
+	if f, ok := s.client.peek(p); ok {
+		s.admitted = f.Stream
+	}
+}
+
+func (s *Streams) clientFrame(f Frame) Event {
+	ended := f.Flags&flagEndStream != 0
+	one, open := s.open[f.Stream]
+	switch f.Type {
+	case frameHeaders:
+		switch {
+		case f.Stream%2 == 0 || s.dropped || s.client.block:
+			return Violated
+		case !open && f.Stream > s.last && f.Stream != s.admitted && len(s.open) < MaxStreams:
+			return Opening
+		case !open && f.Stream > s.last && f.Stream == s.admitted:
+			s.last = f.Stream
+			s.open[f.Stream] = ends{client: ended}
+			return Nothing
+		case !open && f.Stream > s.last:
+			return Violated
+		}
+		fallthrough // trailers; also of a stream that the server has reset
+	case frameData:
+		if !open || !ended {
+			return Nothing
+		}
+		one.client = true
+		return s.put(f.Stream, one)
+	case frameReset:
+		return s.reset(f.Stream, open)
+	}
+	return Nothing
+}
+
+// FromServer takes bytes that come from the server, a frame's at most, and
+// returns how many; 0 and Nothing where p is too short to tell.
+func (s *Streams) FromServer(p []byte) (n int, e Event) {
+	if s.server.skip > 0 {
+		return s.server.rest(p), Nothing
+	}
+	f, ok := s.server.peek(p)
+	if !ok {
+		return 0, Nothing
+	}
+	one, open := s.open[f.Stream]
+	switch f.Type {
+	case frameHeaders, frameData:
+		if open && f.Flags&flagEndStream != 0 {
+			one.server = true
+			e = s.put(f.Stream, one)
+		}
+	case frameReset:
+		e = s.reset(f.Stream, open)
+	}
+	return s.server.pass(f, p), e
+}
+
+func (s *Streams) put(id uint32, one ends) Event {
+	if one.client && one.server {
+		delete(s.open, id)
+		return Closed
+	}
+	s.open[id] = one
+	return Nothing
+}
+
+func (s *Streams) reset(id uint32, open bool) Event {
+	if !open {
+		return Nothing
+	}
+	delete(s.open, id)
+	return Reset
+}
+
+// GoAway is the frame that tells a client which streams were let through: it may
+// make the calls of later ones again on another connection.
+func GoAway(last uint32) []byte {
+	b := make([]byte, frameHead+8)
+	b[2], b[3] = 8, frameGoAway
+	binary.BigEndian.PutUint32(b[frameHead:], last)
+	return b
+}
