@@ -21,8 +21,8 @@ var errNoMount = errors.New("no read-only mount of the old slot")
 
 // confinement is what a program is held to.
 type confinement struct {
-	// readOnly is a folder that the program may not change; empty: none.
-	readOnly  string
+	// readOnly are folders that the program may not change.
+	readOnly  []string
 	memoryMax int64 // bytes of RLIMIT_DATA; 0: no limit
 	newSlot   string
 }
@@ -63,7 +63,7 @@ func runConfined(cmd *exec.Cmd, c confinement) error {
 }
 
 func confined(cmd *exec.Cmd, c confinement) error {
-	if c.readOnly != "" {
+	if len(c.readOnly) > 0 {
 		if err := mountReadOnly(c.readOnly); err != nil {
 			return fmt.Errorf("%w: %w", errNoMount, err)
 		}
@@ -102,20 +102,22 @@ func awaitZombie(pid int) {
 }
 
 // mountReadOnly gives the calling thread a mount namespace of its own in which
-// dir, and what is mounted below it, is read-only.
-func mountReadOnly(dir string) error {
+// dirs, and what is mounted below them, are read-only.
+func mountReadOnly(dirs []string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return os.NewSyscallError("unshare mount namespace", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return os.NewSyscallError("make mounts private", err)
 	}
-	if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return os.NewSyscallError("bind "+dir, err)
-	}
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(unix.AT_FDCWD, dir, unix.AT_RECURSIVE, &attr); err != nil {
-		return os.NewSyscallError("make read-only "+dir, err)
+	for _, dir := range dirs {
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return os.NewSyscallError("bind "+dir, err)
+		}
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(unix.AT_FDCWD, dir, unix.AT_RECURSIVE, &attr); err != nil {
+			return os.NewSyscallError("make read-only "+dir, err)
+		}
 	}
 	return nil
 }

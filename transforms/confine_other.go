@@ -16,7 +16,7 @@ var errNoMount = errors.New("no read-only mount of the old slot on this system")
 
 // confinement is what a program is held to. Here there is no memory limit.
 type confinement struct {
-	readOnly  string
+	readOnly  []string
 	memoryMax int64
 	newSlot   string
 }
@@ -26,7 +26,7 @@ func mayMount() bool { return false }
 // runConfined starts cmd and waits for it. When it returns, no process of
 // cmd's group is left.
 func runConfined(cmd *exec.Cmd, c confinement) error {
-	if c.readOnly != "" {
+	if len(c.readOnly) > 0 {
 		return errNoMount
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -19,6 +19,29 @@
 // names one of them, and perhaps some dot folders, which OpenSlots clears.
 // Every method may be repeated after a crash.
 //
+// # The state of simulation objects
+//
+// The objects of a release (its past object answers callers of the version
+// before, on nodes that have the release; its future object answers callers of
+// the release, on nodes that have not) keep their state beside the slots, by the
+// release that brought them:
+//
+//	<data>/objects/3/future      what the future object of release 3 has written
+//	<data>/objects/3/past        what its past object has
+//	<data>/objects/3/.new-past   a past object's first state, being made
+//	<data>/objects/3/.del-past   a state that is being removed
+//
+// A transform carries state over, as in Upstart (Ajmani, Liskov, Shrira, ECOOP
+// 2006): it reads the future object's state and makes the past object's first.
+// The latter is published with the slot: synced and renamed before the slot is,
+// so that the slot's own rename is what makes both count. A past state above the
+// live version and without its slot is of nothing; OpenSlots and Prepare clear
+// it. So a crash at any instant leaves either the old slot and the future
+// object's state as it was, or the new slot and the past object's first state.
+// Roll-back (Remove) takes a new slot's past state along and keeps the future
+// object's; the past states of versions that were live stay until Retire, however
+// long their slots are gone.
+//
 // # Transforms
 //
 // Runner makes a new slot from an old one: by the release's own program, or,
@@ -29,11 +52,15 @@
 //     folder. It owes the state of MOULT_TO in MOULT_NEW: regular files,
 //     folders, and symbolic links that stay inside; anything else is refused.
 //     It need not sync.
+//   - Where the future object of MOULT_TO has state, MOULT_FUTURE_STATE is its
+//     folder, to be read; the object has ended. Where the past object of MOULT_TO
+//     may have state, MOULT_PAST_STATE is an empty folder for the first of it, of
+//     the same kinds of file as a slot. Left empty, the object starts without.
 //   - Exit 0 is done, 21 is "try later" (ErrLater), all else is *Failed.
 //   - It is killed with its process group at its time limit, when the new slot
-//     outgrows its disk limit, when the disk is nearly full, and when the
-//     agent asks. On Linux it is also killed when the agent dies, and so is
-//     whatever left the group but kept MOULT_NEW in its environment.
+//     and past state outgrow its disk limit, when the disk is nearly full, and
+//     when the agent asks. On Linux it is also killed when the agent dies, and
+//     so is whatever left the group but kept MOULT_NEW in its environment.
 //   - Its memory limit is, on Linux, RLIMIT_DATA of each of its processes: the
 //     heap that may be written. (RLIMIT_AS would count address space that is
 //     only reserved, of which Go and Java programs take gigabytes.) A Go
@@ -45,12 +72,12 @@
 // This is promise P5 of the design: until the new version has settled, the old
 // state is what the node goes back to. Permission bits cannot keep it (root
 // passes them, and a crash would leave them changed), so the program is given
-// either the old slot through a read-only mount in a mount namespace of its
-// own (Linux, with CAP_SYS_ADMIN), or else a copy of it without write
-// permission, at the price of time and disk (NeedBytes counts it). Both guard
-// against mistakes; a program that runs as root and sets out to undo the mount
-// can. Therefore, and because something else might write there, the old slot
-// is in any case compared before and after by each entry's name, kind, mode,
-// size, inode, modification and change time. A difference fails the transform
-// with ErrOldChanged.
+// the old slot, and the future object's state with it, either through read-only
+// mounts in a mount namespace of its own (Linux, with CAP_SYS_ADMIN), or else as
+// copies without write permission, at the price of time and disk (NeedBytes
+// counts it). Both guard against mistakes; a program that runs as root and sets
+// out to undo the mount can. Therefore, and because something else might write
+// there, what it was given is in any case compared before and after by each
+// entry's name, kind, mode, size, inode, modification and change time. A
+// difference fails the transform with ErrOldChanged.
 package transforms

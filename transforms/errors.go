@@ -12,8 +12,9 @@ var (
 	// ErrLater is returned where the program asked, by exit 21, to be tried
 	// again another time.
 	ErrLater = errors.New("the transform asks to be tried later")
-	// ErrOldChanged is returned where the old slot was not left as it was.
-	ErrOldChanged = errors.New("the old slot has changed while it was transformed")
+	// ErrOldChanged is returned where the old slot, or the future object's state,
+	// was not left as it was.
+	ErrOldChanged = errors.New("the old state has changed while it was transformed")
 )
 
 // exitLater is the exit status of a program that wants to be tried later.

@@ -56,6 +56,16 @@ func playPart(part string) int {
 		return eatMemory()
 	case "disk":
 		return eatDisk()
+	case "objects":
+		return carryState()
+	case "write-future":
+		return writeTo(os.Getenv("MOULT_FUTURE_STATE"))
+	case "past-disk":
+		os.Setenv("MOULT_NEW", os.Getenv("MOULT_PAST_STATE"))
+		return eatDisk()
+	case "past-link-out":
+		os.Symlink("/etc/passwd", filepath.Join(os.Getenv("MOULT_PAST_STATE"), "link"))
+		return 0
 	case "write-old":
 		return writeTo(os.Getenv("MOULT_OLD"))
 	case "write-path":
@@ -96,6 +106,20 @@ func upperCase() int {
 		}
 	}
 	return 0
+}
+
+// carryState is a transform that also makes the past object's state, from the
+// future object's.
+func carryState() int {
+	data, err := os.ReadFile(filepath.Join(os.Getenv("MOULT_FUTURE_STATE"), "a"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(os.Getenv("MOULT_PAST_STATE"), "seen"), data, 0o600)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return upperCase()
 }
 
 // start runs another part as a child and returns when it has begun.

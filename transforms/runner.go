@@ -46,9 +46,13 @@ type Job struct {
 	// Old is the old slot; empty for an install. New is the empty folder that
 	// Slots.Prepare made.
 	Old, New string
-	From, To bundle.Version
-	// Env is the program's environment, "NAME=value" each, besides the four of
-	// moult. Nothing is inherited from the agent.
+	// Future is the state of the future object of To, which must have ended;
+	// empty where it has none. Past is the empty folder that Slots.PreparePast
+	// made; empty where the past object of To keeps no state.
+	Future, Past string
+	From, To     bundle.Version
+	// Env is the program's environment, "NAME=value" each, besides moult's own.
+	// Nothing is inherited from the agent.
 	Env []string
 }
 
@@ -58,9 +62,10 @@ type Result struct {
 	Bytes   int64 // their lengths
 }
 
-// Run makes New from Old. On error New holds anything, and must not be
-// published; Old is as it was, or the error is ErrOldChanged. When Run returns,
-// nothing that it started still runs.
+// Run makes New from Old, and Past from Old and Future. On error New and Past
+// hold anything, and must not be published; Old and Future are as they were, or
+// the error is ErrOldChanged. When Run returns, nothing that it started still
+// runs.
 //
 // Errors: ErrLater, a *Failed, or what ended ctx.
 func (r Runner) Run(ctx context.Context, j Job) (Result, error) {
@@ -71,7 +76,7 @@ func (r Runner) Run(ctx context.Context, j Job) (Result, error) {
 	defer cancel()
 	before, err := j.fingerprint()
 	if err != nil {
-		return Result{}, j.failed("read the old slot: "+err.Error(), err)
+		return Result{}, j.failed("read the old state: "+err.Error(), err)
 	}
 	if len(j.Spec.Exec) == 0 {
 		err = j.copy(run)
@@ -82,7 +87,7 @@ func (r Runner) Run(ctx context.Context, j Job) (Result, error) {
 	// graver news.
 	after, fpErr := j.fingerprint()
 	if fpErr != nil || after != before {
-		return Result{}, j.oldChanged(err, fpErr)
+		return Result{}, j.oldChanged(err, fpErr, before, after)
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return Result{}, fmt.Errorf("transform %d -> %d stopped: %w", j.From, j.To, cause)
@@ -94,29 +99,65 @@ func (r Runner) Run(ctx context.Context, j Job) (Result, error) {
 	if err != nil {
 		return Result{}, j.failed("the new slot is not usable: "+err.Error(), err)
 	}
-	if over := j.overDisk(u); over != nil {
+	all := u
+	if j.Past != "" {
+		past, err := inspect(j.Past)
+		if err != nil {
+			return Result{}, j.failed("the state of the past object is not usable: "+err.Error(), err)
+		}
+		all.disk += past.disk
+	}
+	if over := j.overDisk(all); over != nil {
 		return Result{}, j.failed(over.Error(), over)
 	}
 	return Result{Objects: u.objects, Bytes: u.bytes}, nil
 }
 
 func (j Job) check() error {
-	for _, dir := range []string{j.Old, j.New} {
-		if dir != "" && (!filepath.IsAbs(dir) || filepath.Clean(dir) != dir) {
+	var known []string
+	for _, dir := range []string{j.Old, j.New, j.Future, j.Past} {
+		if dir == "" {
+			continue
+		}
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir {
 			return fmt.Errorf("%q is not a clean absolute path", dir)
 		}
+		for _, other := range known {
+			if inside(other, dir) || inside(dir, other) {
+				return fmt.Errorf("the folders %s and %s lie in one another", other, dir)
+			}
+		}
+		known = append(known, dir)
 	}
-	if j.Old != "" && (inside(j.Old, j.New) || inside(j.New, j.Old)) {
-		return fmt.Errorf("the old slot %s and the new slot %s lie in one another", j.Old, j.New)
-	}
-	empty, err := isEmpty(j.New)
-	if err != nil {
-		return err
-	}
-	if !empty {
-		return fmt.Errorf("the new slot %s is not empty", j.New)
+	for _, dir := range j.made() {
+		empty, err := isEmpty(dir)
+		if err != nil {
+			return err
+		}
+		if !empty {
+			return fmt.Errorf("%s, which is to be made, is not empty", dir)
+		}
 	}
 	return nil
+}
+
+// made lists the folders that the transform fills.
+func (j Job) made() []string {
+	if j.Past == "" {
+		return []string{j.New}
+	}
+	return []string{j.New, j.Past}
+}
+
+// given lists the folders that the transform reads.
+func (j Job) given() []string {
+	var all []string
+	for _, dir := range []string{j.Old, j.Future} {
+		if dir != "" {
+			all = append(all, dir)
+		}
+	}
+	return all
 }
 
 func (j Job) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -127,32 +168,42 @@ func (j Job) withTimeout(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeoutCause(ctx, d, fmt.Errorf("not done after %s (transform.timeout)", d))
 }
 
-func (j Job) fingerprint() (fingerprint, error) {
-	if j.Old == "" {
-		return fingerprint{}, nil
+// fingerprints are of the old slot and of the future object's state.
+type fingerprints struct{ old, future fingerprint }
+
+func (j Job) fingerprint() (f fingerprints, err error) {
+	if j.Old != "" {
+		f.old, err = fingerprintOf(j.Old)
 	}
-	return fingerprintOf(j.Old)
+	if j.Future != "" && err == nil {
+		f.future, err = fingerprintOf(j.Future)
+	}
+	return f, err
 }
 
 func (j Job) failed(reason string, err error) *Failed {
 	return &Failed{From: j.From, To: j.To, Argv: j.Spec.Exec, Exit: -1, Reason: reason, Err: err}
 }
 
-// oldChanged reports that the old slot is not what it was, or cannot be read
+// oldChanged reports that the old state is not what it was, or cannot be read
 // any more, over whatever else went wrong.
-func (j Job) oldChanged(err, readErr error) error {
+func (j Job) oldChanged(err, readErr error, before, after fingerprints) error {
+	where := j.Old
+	if before.old == after.old && before.future != after.future {
+		where = j.Future
+	}
 	f := j.failed("", errors.Join(ErrOldChanged, readErr))
 	var prior *Failed
 	if errors.As(err, &prior) {
 		f.Exit, f.Output = prior.Exit, prior.Output
 	}
-	f.Reason = fmt.Sprintf("%v: something wrote to %s; make sure that no other process uses it, and check it before the node runs on it again", ErrOldChanged, j.Old)
+	f.Reason = fmt.Sprintf("%v: something wrote to %s; make sure that no other process uses it, and check it before the node runs on it again", ErrOldChanged, where)
 	return f
 }
 
 func (j Job) overDisk(u usage) error {
 	if j.Spec.DiskMax > 0 && u.disk > j.Spec.DiskMax {
-		return fmt.Errorf("the new slot takes %s on disk, more than transform.disk_max, %s", size(u.disk), size(j.Spec.DiskMax))
+		return fmt.Errorf("the new state takes %s on disk, more than transform.disk_max, %s", size(u.disk), size(j.Spec.DiskMax))
 	}
 	return nil
 }
@@ -178,66 +229,107 @@ func (j Job) copy(ctx context.Context) error {
 	return nil
 }
 
-// exec runs the release's program with the old slot protected.
+// exec runs the release's program with what it is given protected.
 func (r Runner) exec(ctx context.Context, j Job) error {
 	if err := stopStrays(j.New); err != nil {
 		return j.failed("an earlier run of the transform still runs: "+err.Error(), err)
 	}
-	if j.Old == "" {
-		return r.program(ctx, j, "", false)
+	if len(j.given()) == 0 {
+		return r.program(ctx, j, shown{}, false)
 	}
 	if r.Protect != ProtectCopy {
-		err := r.program(ctx, j, j.Old, true)
+		err := r.program(ctx, j, shown{old: j.Old, future: j.Future}, true)
 		if !errors.Is(err, errNoMount) {
 			return err
 		}
 		if r.Protect == ProtectMount {
 			return j.failed(err.Error(), err)
 		}
-		r.logger().Info("transform gets a copy of the old slot", "from", j.From, "to", j.To, "why", err.Error())
+		r.logger().Info("transform gets a copy of the old state", "from", j.From, "to", j.To, "why", err.Error())
 	}
-	shown := filepath.Join(filepath.Dir(j.New), oldPrefix+slotName(j.To))
-	if err := j.throwAwayCopy(ctx, shown); err != nil {
-		return err
+	var copies shown
+	err := j.throwAwayCopies(ctx, &copies)
+	if err == nil {
+		err = r.program(ctx, j, copies, false)
 	}
-	err := r.program(ctx, j, shown, false)
-	if rmErr := removeTree(shown); rmErr != nil {
-		// What is left is cleared by the next OpenSlots; it only takes room.
-		r.logger().Warn("copy of the old slot left behind", "folder", shown, "err", rmErr)
+	for _, dir := range []string{copies.old, copies.future} {
+		if dir == "" {
+			continue
+		}
+		if rmErr := removeTree(dir); rmErr != nil {
+			// What is left is cleared by the next OpenSlots; it only takes room.
+			r.logger().Warn("copy of the old state left behind", "folder", dir, "err", rmErr)
+		}
 	}
 	return err
 }
 
-func (j Job) throwAwayCopy(ctx context.Context, shown string) error {
-	u, err := inspect(j.Old)
-	if err == nil {
-		err = removeTree(shown)
+// shown is where the program sees what it is given; empty: it is given none.
+type shown struct{ old, future string }
+
+// throwAwayCopies makes copies of what the program is given. It says in to what
+// it has begun, also on error.
+func (j Job) throwAwayCopies(ctx context.Context, to *shown) error {
+	scratch := filepath.Join(filepath.Dir(j.New), oldPrefix+slotName(j.To))
+	var need int64 = diskReserve
+	for _, dir := range j.given() {
+		u, err := inspect(dir)
+		if err != nil {
+			return j.failed("make a throw-away copy of the old state: "+err.Error(), err)
+		}
+		need += u.disk
+		if dir == j.Old {
+			need += u.disk // the new slot takes as much
+		}
 	}
-	if err == nil {
-		err = CheckSpace(j.New, 2*u.disk+diskReserve)
+	err := CheckSpace(j.New, need)
+	if err == nil && j.Old != "" {
+		to.old = scratch
+		err = throwAwayCopy(ctx, j.Old, to.old)
 	}
-	if err == nil {
-		err = os.Mkdir(shown, 0o700)
-	}
-	if err == nil {
-		err = copyTree(ctx, j.Old, shown, 0o222)
+	if err == nil && j.Future != "" {
+		to.future = scratch + "-" + string(FutureObject)
+		err = throwAwayCopy(ctx, j.Future, to.future)
 	}
 	if err != nil {
-		return j.failed("make a throw-away copy of the old slot: "+err.Error(), errors.Join(err, removeTree(shown)))
+		return j.failed("make a throw-away copy of the old state: "+err.Error(), err)
 	}
 	return nil
 }
 
-// program runs the program once, shown being what it sees as the old slot.
-func (r Runner) program(ctx context.Context, j Job, shown string, mount bool) error {
+func throwAwayCopy(ctx context.Context, from, to string) error {
+	if err := removeTree(to); err != nil {
+		return err
+	}
+	if err := os.Mkdir(to, 0o700); err != nil {
+		return err
+	}
+	return copyTree(ctx, from, to, 0o222)
+}
+
+// environment is the program's, s being what it is given.
+func (j Job) environment(s shown) []string {
+	env := append([]string{}, j.Env...)
+	env = append(env,
+		"MOULT_OLD="+s.old, "MOULT_NEW="+j.New,
+		fmt.Sprintf("MOULT_FROM=%d", j.From), fmt.Sprintf("MOULT_TO=%d", j.To))
+	if s.future != "" {
+		env = append(env, "MOULT_FUTURE_STATE="+s.future)
+	}
+	if j.Past != "" {
+		env = append(env, "MOULT_PAST_STATE="+j.Past)
+	}
+	return env
+}
+
+// program runs the program once, s being what it sees of the old state.
+func (r Runner) program(ctx context.Context, j Job, s shown, mount bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
 	cmd := exec.CommandContext(ctx, j.Spec.Exec[0], j.Spec.Exec[1:]...)
 	cmd.Dir = j.Dir
-	cmd.Env = append(append([]string{}, j.Env...),
-		"MOULT_OLD="+shown, "MOULT_NEW="+j.New,
-		fmt.Sprintf("MOULT_FROM=%d", j.From), fmt.Sprintf("MOULT_TO=%d", j.To))
+	cmd.Env = j.environment(s)
 	var last tail
 	lines := &lineLogger{log: r.logger().With("from", j.From, "to", j.To)}
 	out := []io.Writer{&last, lines}
@@ -251,7 +343,7 @@ func (r Runner) program(ctx context.Context, j Job, shown string, mount bool) er
 	watched := j.watchDisk(ctx, cancel)
 	c := confinement{memoryMax: j.Spec.MemoryMax, newSlot: j.New}
 	if mount {
-		c.readOnly = shown
+		c.readOnly = j.given()
 	}
 	err := runConfined(cmd, c)
 	killed := context.Cause(ctx)
@@ -293,7 +385,7 @@ func (j Job) outcome(cmd *exec.Cmd, err, killed error, output string) error {
 	return f
 }
 
-// watchDisk measures the new slot and the disk from time to time until ctx
+// watchDisk measures the new state and the disk from time to time until ctx
 // ends, and ends it where too much is used. The channel is closed after that.
 func (j Job) watchDisk(ctx context.Context, cancel context.CancelCauseFunc) <-chan struct{} {
 	done := make(chan struct{})
@@ -327,11 +419,15 @@ func (j Job) diskTrouble() error {
 	if j.Spec.DiskMax == 0 {
 		return nil
 	}
-	u, err := measure(j.New)
-	if err != nil {
-		return err
+	var sum usage
+	for _, dir := range j.made() {
+		u, err := measure(dir)
+		if err != nil {
+			return err
+		}
+		sum.disk += u.disk
 	}
-	return j.overDisk(u)
+	return j.overDisk(sum)
 }
 
 func (r Runner) logger() *slog.Logger {

@@ -409,3 +409,113 @@ func TestCopyLimits(t *testing.T) {
 		t.Errorf("need %d, %v", need, err)
 	}
 }
+
+// withObjects gives a job the state of a future object, and a folder for that
+// of the past object.
+func withObjects(t *testing.T, j Job) Job {
+	t.Helper()
+	dir := t.TempDir()
+	j.Future, j.Past = filepath.Join(dir, "future"), filepath.Join(dir, ".new-past")
+	writeTree(t, j.Future, map[string]string{"a": "future"})
+	if err := os.Mkdir(j.Past, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func TestStateOfObjects(t *testing.T) {
+	for name, way := range ways(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			j := withObjects(t, newJob(t, "objects"))
+			before := digest(t, j.Future)
+			if _, err := (Runner{Protect: way}).Run(context.Background(), j); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := os.ReadFile(filepath.Join(j.Past, "seen")); string(got) != "future" {
+				t.Errorf("the past object's state is %q", got)
+			}
+			if digest(t, j.Future) != before {
+				t.Error("the future object's state has changed")
+			}
+			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(j.New), ".old-*")); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+		})
+	}
+}
+
+// A transform is told of the states that there are, and of no others.
+func TestStateOfObjectsNotThere(t *testing.T) {
+	j := newJob(t, "environment")
+	for _, want := range []bool{false, true} {
+		var failed *Failed
+		if _, err := (Runner{}).Run(context.Background(), j); !errors.As(err, &failed) {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"MOULT_FUTURE_STATE=", "MOULT_PAST_STATE="} {
+			if strings.Contains(failed.Output, name) != want {
+				t.Errorf("%s there: %v, want %v, in %q", name, !want, want, failed.Output)
+			}
+		}
+		j = withObjects(t, newJob(t, "environment"))
+	}
+	// Without a program there is nobody to make the past object's state.
+	j = withObjects(t, newJob(t, ""))
+	if _, err := (Runner{}).Run(context.Background(), j); err != nil {
+		t.Fatal(err)
+	}
+	if empty, err := isEmpty(j.Past); !empty || err != nil {
+		t.Errorf("the past object's state: empty %v, %v", empty, err)
+	}
+}
+
+func TestFutureStateIsOutOfReach(t *testing.T) {
+	for name, way := range ways(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			j := withObjects(t, newJob(t, "write-future"))
+			before := digest(t, j.Future)
+			_, err := Runner{Protect: way}.Run(context.Background(), j)
+			if digest(t, j.Future) != before {
+				t.Fatal("the future object's state has changed")
+			}
+			// Root may write to the throw-away copy; all others are told.
+			if told := way == ProtectMount || os.Geteuid() != 0; told && (err == nil || !strings.Contains(err.Error(), "exit status 5")) {
+				t.Errorf("error: %v", err)
+			}
+		})
+	}
+	// Planted: a writer that gets around the protection is found out.
+	j := withObjects(t, newJob(t, "write-path"))
+	j.Env = append(j.Env, "TEST_PATH="+j.Future)
+	if _, err := (Runner{Protect: ProtectCopy}).Run(context.Background(), j); !errors.Is(err, ErrOldChanged) || !strings.Contains(err.Error(), j.Future) {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestPastStateMustBeUsable(t *testing.T) {
+	if _, err := (Runner{}).Run(context.Background(), withObjects(t, newJob(t, "past-link-out"))); err == nil || !strings.Contains(err.Error(), "the state of the past object is not usable") {
+		t.Errorf("error: %v", err)
+	}
+	j := withObjects(t, newJob(t, "past-disk"))
+	j.Spec.DiskMax = 1 << 20
+	if _, err := (Runner{}).Run(context.Background(), j); err == nil || !strings.Contains(err.Error(), "transform.disk_max") {
+		t.Errorf("error: %v", err)
+	}
+	for name, spoil := range map[string]func(j *Job){
+		"past state not empty":  func(j *Job) { writeTree(t, j.Past, map[string]string{"x": ""}) },
+		"past state missing":    func(j *Job) { j.Past += "x" },
+		"future state missing":  func(j *Job) { j.Future += "x" },
+		"past inside the slot":  func(j *Job) { j.Past = filepath.Join(j.New, "past") },
+		"past is future":        func(j *Job) { j.Past = j.Future },
+		"relative future state": func(j *Job) { j.Future = "objects/2/future" },
+	} {
+		j := withObjects(t, newJob(t, "upper"))
+		spoil(&j)
+		var failed *Failed
+		if _, err := (Runner{}).Run(context.Background(), j); !errors.As(err, &failed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

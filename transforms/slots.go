@@ -19,6 +19,7 @@ var ErrLive = errors.New("slot is live")
 
 const (
 	currentName = "current"
+	objectsName = "objects"
 
 	newPrefix  = ".new-"
 	oldPrefix  = ".old-"
@@ -29,7 +30,8 @@ const (
 // Slots is the folder of a node's slots. It is not safe for concurrent use,
 // and whoever opens it must hold the data folder's lock.
 type Slots struct {
-	dir string
+	dir     string
+	objects *Objects
 
 	// Failpoint, where set, is called before each step that changes the disk.
 	// An error ends the operation there, as a crash would. For tests.
@@ -37,7 +39,8 @@ type Slots struct {
 }
 
 // OpenSlots opens the folder, which it makes where it is missing, and clears
-// what a crash left unfinished.
+// what a crash left unfinished. The state of simulation objects lies beside it,
+// in a folder named objects.
 func OpenSlots(dir string) (*Slots, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -46,12 +49,21 @@ func OpenSlots(dir string) (*Slots, error) {
 	if err := os.MkdirAll(abs, 0o700); err != nil {
 		return nil, fmt.Errorf("open slots: %w", err)
 	}
-	s := &Slots{dir: abs}
+	s := newSlots(abs)
 	if err := s.sweep(); err != nil {
 		return nil, fmt.Errorf("open slots %s: clear unfinished work: %w", abs, err)
 	}
 	return s, nil
 }
+
+func newSlots(dir string) *Slots {
+	s := &Slots{dir: dir}
+	s.objects = &Objects{dir: filepath.Join(filepath.Dir(dir), objectsName), step: s.step}
+	return s
+}
+
+// Objects returns the state of the node's simulation objects.
+func (s *Slots) Objects() *Objects { return s.objects }
 
 func (s *Slots) sweep() error {
 	entries, err := os.ReadDir(s.dir)
@@ -73,7 +85,11 @@ func (s *Slots) sweep() error {
 			return err
 		}
 	}
-	return nil
+	live, _, err := s.Current()
+	if err != nil {
+		return nil // whoever asks for the live slot is told; what is orphaned cannot be
+	}
+	return s.objects.sweep(func(v bundle.Version) bool { return v > live && !s.Exists(v) })
 }
 
 func hasAnyPrefix(s string, prefixes ...string) bool {
@@ -127,8 +143,8 @@ func (s *Slots) Current() (bundle.Version, bool, error) {
 
 // Prepare makes an empty folder in which the slot of v is to be made, and
 // returns its path. An unfinished or complete slot of v is removed first: it
-// came from an earlier attempt, and the old state may have moved on since. The
-// live slot gives ErrLive.
+// came from an earlier attempt, and the old state may have moved on since; and so
+// is the past state that came with it. The live slot gives ErrLive.
 func (s *Slots) Prepare(v bundle.Version) (string, error) {
 	tmp, err := s.prepare(v)
 	if err != nil {
@@ -157,14 +173,33 @@ func (s *Slots) prepare(v bundle.Version) (string, error) {
 	if err := s.discard(v); err != nil {
 		return "", err
 	}
+	if err := s.clearOrphan(v); err != nil {
+		return "", err
+	}
 	if err := s.step("prepare: make"); err != nil {
 		return "", err
 	}
 	return tmp, os.Mkdir(tmp, 0o700)
 }
 
-// Publish makes what Prepare began the complete slot of v. When it returns
-// nil the slot survives a power loss. Publishing twice changes nothing.
+// PreparePast makes, after Prepare, an empty folder in which the first state of
+// release v's past object is to be made, and returns its path. Publish publishes
+// it with the slot.
+func (s *Slots) PreparePast(v bundle.Version) (string, error) {
+	if err := s.step("prepare: make past"); err != nil {
+		return "", fmt.Errorf("prepare the past state of slot %d: %w", v, err)
+	}
+	dir, err := s.objects.preparePast(v)
+	if err != nil {
+		return "", fmt.Errorf("prepare the past state of slot %d: %w", v, err)
+	}
+	return dir, nil
+}
+
+// Publish makes what Prepare began the complete slot of v, and what PreparePast
+// began, if it was called, its past object's state. When it returns nil both
+// survive a power loss; a crash before leaves neither. Publishing twice changes
+// nothing.
 func (s *Slots) Publish(v bundle.Version) error {
 	if err := s.publish(v); err != nil {
 		return fmt.Errorf("publish slot %d: %w", v, err)
@@ -186,6 +221,11 @@ func (s *Slots) publish(v bundle.Version) error {
 		return err
 	}
 	if err := syncTree(tmp); err != nil {
+		return err
+	}
+	// The past state has its name, durably, before the slot has: the slot's name
+	// is what says that both are there.
+	if err := s.objects.publishPast(v); err != nil {
 		return err
 	}
 	if err := s.step("publish: rename"); err != nil {
@@ -238,8 +278,8 @@ func (s *Slots) switchTo(v bundle.Version) error {
 	return durable.SyncDir(s.dir)
 }
 
-// Remove removes the slot of v. The live slot gives ErrLive; a missing one is
-// no error.
+// Remove removes the slot of v, and the past state that came with it if v never
+// became live. The live slot gives ErrLive; a missing one is no error.
 func (s *Slots) Remove(v bundle.Version) error {
 	if err := s.notLive(v); err != nil {
 		return fmt.Errorf("remove slot %d: %w", v, err)
@@ -247,7 +287,20 @@ func (s *Slots) Remove(v bundle.Version) error {
 	if err := s.discard(v); err != nil {
 		return fmt.Errorf("remove slot %d: %w", v, err)
 	}
+	if err := s.clearOrphan(v); err != nil {
+		return fmt.Errorf("remove slot %d: %w", v, err)
+	}
 	return nil
+}
+
+// clearOrphan removes the past state of v, whose slot is not there, unless it is
+// of a version that was live once: then its object may still answer calls.
+func (s *Slots) clearOrphan(v bundle.Version) error {
+	live, _, err := s.Current()
+	if err != nil || v < live {
+		return err
+	}
+	return s.objects.clearPast(v)
 }
 
 // Create makes an empty slot for v, for software that starts without state.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,11 +47,22 @@ func digest(t *testing.T, dir string) bundle.Digest {
 	return d
 }
 
+// futureState is what the future object of version 2 has written, and olderPast
+// what the past object of version 1, which goes on answering, has.
+var (
+	futureState = map[string]string{"keys/one": "1", "keys/two": "2"}
+	olderPast   = map[string]string{"memo": "of version 0"}
+)
+
 var oldState = map[string]string{"a": "alpha", "sub/b": "beta", "sub/c": strings.Repeat("c", 100_000)}
 
 // upgradeSlots takes slots from version 1 to 2, as an agent does: it may be
 // repeated after any crash, until it returns nil.
 func upgradeSlots(dir string, failpoint func(string) error) error {
+	return upgradeBy((*Slots).Publish, dir, failpoint)
+}
+
+func upgradeBy(publish func(*Slots, bundle.Version) error, dir string, failpoint func(string) error) error {
 	s, err := OpenSlots(dir)
 	if err != nil {
 		return err
@@ -65,16 +77,28 @@ func upgradeSlots(dir string, failpoint func(string) error) error {
 		if err != nil {
 			return err
 		}
-		if _, err := (Runner{}).Run(context.Background(), Job{Old: s.Path(1), New: tmp, From: 1, To: 2}); err != nil {
+		past, err := s.PreparePast(2)
+		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(tmp, "version"), []byte("2"), 0o600); err != nil {
+		job := Job{Old: s.Path(1), New: tmp, Future: s.Objects().FutureState(2), Past: past, From: 1, To: 2}
+		if _, err := (Runner{}).Run(context.Background(), job); err != nil {
 			return err
 		}
-		if err := s.Publish(2); err != nil {
+		memo, err := os.ReadFile(filepath.Join(job.Future, "keys/two"))
+		if err != nil {
 			return err
 		}
-		if err := s.Publish(2); err != nil {
+		if err := errors.Join(
+			os.WriteFile(filepath.Join(tmp, "version"), []byte("2"), 0o600),
+			os.Mkdir(filepath.Join(past, "sub"), 0o700),
+			os.WriteFile(filepath.Join(past, "sub", "memo"), append([]byte("seen "), memo...), 0o600)); err != nil {
+			return err
+		}
+		if err := publish(s, 2); err != nil {
+			return err
+		}
+		if err := publish(s, 2); err != nil {
 			return fmt.Errorf("again: %w", err)
 		}
 		if err := s.Switch(2); err != nil {
@@ -84,13 +108,24 @@ func upgradeSlots(dir string, failpoint func(string) error) error {
 	if err := s.Switch(2); err != nil {
 		return fmt.Errorf("again: %w", err)
 	}
+	if err := s.Objects().Retire(2, FutureObject); err != nil {
+		return err
+	}
 	return s.Remove(1)
 }
 
+// allOf is what the tests know of whole states: those of slots and of objects.
+type allOf struct {
+	slots             map[bundle.Version]bundle.Digest
+	future, past, old bundle.Digest // of 2, of 2, and the past state of 1
+}
+
 // checkWhole says whether the slots are in a state that no crash may leave
-// otherwise: every slot is one of the whole ones, and current names one.
-func checkWhole(dir string, whole map[bundle.Version]bundle.Digest) error {
-	s := &Slots{dir: dir}
+// otherwise: every slot is one of the whole ones, and current names one. Until
+// slot 2 is live the future object's state is whole too; where slot 2 is, the
+// first state of its past object is.
+func checkWhole(dir string, whole allOf) error {
+	s := newSlots(dir)
 	live, ok, err := s.Current()
 	if err != nil {
 		return err
@@ -110,29 +145,62 @@ func checkWhole(dir string, whole map[bundle.Version]bundle.Digest) error {
 		if err != nil {
 			return err
 		}
-		if d != whole[v] {
+		if d != whole.slots[v] {
 			return fmt.Errorf("slot %d is not whole", v)
 		}
 	}
-	return nil
+	return checkObjects(s.objects, whole, live == 2, slices.Contains(vs, 2))
 }
 
-func startState(t *testing.T) (dir string, whole map[bundle.Version]bundle.Digest) {
+func checkObjects(o *Objects, whole allOf, live, made bool) error {
+	is := func(v bundle.Version, kind ObjectKind, want bundle.Digest) error {
+		d, _, _, err := DigestTree(o.path(v, kind))
+		if err == nil && d != want {
+			err = fmt.Errorf("the state of the %s object of %d is not whole", kind, v)
+		}
+		return err
+	}
+	err := is(1, PastObject, whole.old)
+	if !live {
+		err = errors.Join(err, is(2, FutureObject, whole.future))
+	}
+	if made {
+		err = errors.Join(err, is(2, PastObject, whole.past))
+	}
+	return err
+}
+
+func startState(t *testing.T) (dir string, whole allOf) {
 	t.Helper()
 	from := t.TempDir()
 	writeTree(t, from, oldState)
 	done := filepath.Join(t.TempDir(), "state")
 	for _, d := range []string{done, filepath.Join(t.TempDir(), "state")} {
-		if err := openSlots(t, d).Adopt(1, from); err != nil {
+		s := openSlots(t, d)
+		if err := s.Adopt(1, from); err != nil {
 			t.Fatal(err)
 		}
+		future, err := s.Objects().Future(2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		past, err := s.Objects().Past(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeTree(t, future, futureState)
+		writeTree(t, past, olderPast)
 		dir = d
 	}
-	whole = map[bundle.Version]bundle.Digest{1: digest(t, filepath.Join(done, "1"))}
+	o := newSlots(done).Objects()
+	whole = allOf{
+		slots:  map[bundle.Version]bundle.Digest{1: digest(t, filepath.Join(done, "1"))},
+		future: digest(t, o.path(2, FutureObject)), old: digest(t, o.path(1, PastObject)),
+	}
 	if err := upgradeSlots(done, nil); err != nil {
 		t.Fatal(err)
 	}
-	whole[2] = digest(t, filepath.Join(done, "2"))
+	whole.slots[2], whole.past = digest(t, filepath.Join(done, "2")), digest(t, o.path(2, PastObject))
 	return dir, whole
 }
 
@@ -149,9 +217,10 @@ func steps(t *testing.T) []string {
 
 func TestStepsInOrder(t *testing.T) {
 	want := []string{
-		"prepare: remove unfinished", "prepare: make",
-		"publish: sync", "publish: rename", "publish: sync folder",
+		"prepare: remove unfinished", "prepare: make", "prepare: make past",
+		"publish: sync", "publish: sync past", "publish: rename past", "publish: rename", "publish: sync folder",
 		"switch: link", "switch: rename", "switch: sync folder",
+		"discard future: rename", "discard future: remove",
 		"discard: rename", "discard: remove",
 	}
 	if got := steps(t); !slices.Equal(got, want) {
@@ -208,6 +277,26 @@ func finished(t *testing.T, dir string) {
 	if want := []string{"2", "current"}; !slices.Equal(names, want) {
 		t.Errorf("left in the folder: %q, want %q", names, want)
 	}
+	got := treeOf(t, s.Objects().dir)
+	if want := []string{"1", "1/past", "1/past/memo", "2", "2/past", "2/past/sub", "2/past/sub/memo"}; !slices.Equal(got, want) {
+		t.Errorf("left of objects: %q, want %q", got, want)
+	}
+}
+
+// treeOf lists what is below dir.
+func treeOf(t *testing.T, dir string) []string {
+	t.Helper()
+	var names []string
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if rel, relErr := filepath.Rel(dir, path); err == nil && relErr == nil && rel != "." {
+			names = append(names, rel)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }
 
 // The same with errors instead of kills: an operation that fails at a step
@@ -254,6 +343,18 @@ func TestCheckFindsBrokenSlots(t *testing.T) {
 		"current names nothing": func(s *Slots) error {
 			return errors.Join(os.Remove(filepath.Join(s.dir, "current")), os.Symlink("7", filepath.Join(s.dir, "current")))
 		},
+		"new slot without its past state": func(s *Slots) error {
+			tmp, err := s.Prepare(2)
+			if err != nil {
+				return err
+			}
+			return errors.Join(os.CopyFS(tmp, os.DirFS(s.Path(1))), os.WriteFile(filepath.Join(tmp, "version"), []byte("2"), 0o600), s.Publish(2))
+		},
+		"future state changed": func(s *Slots) error {
+			return os.WriteFile(filepath.Join(s.objects.path(2, FutureObject), "keys/one"), []byte("7"), 0o600)
+		},
+		"future state gone":                  func(s *Slots) error { return s.Objects().Retire(2, FutureObject) },
+		"older past state gone":              func(s *Slots) error { return s.Objects().Retire(1, PastObject) },
 		"live slot removed first file first": func(s *Slots) error { return os.Remove(filepath.Join(s.Path(1), "a")) },
 	} {
 		dir, whole := startState(t)

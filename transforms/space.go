@@ -9,16 +9,24 @@ import (
 )
 
 // NeedBytes returns how many free bytes a transform from the slot old needs:
-// room for a new slot of the same size, for a throw-away copy where the old
-// slot cannot be mounted read-only, and the reserve. A transform whose state
-// grows needs more; the caller adds what it knows.
-func NeedBytes(old string) (int64, error) {
+// room for a new slot of the same size, for throw-away copies of it and of what
+// else the program is given (a future object's state) where they cannot be
+// mounted read-only, and the reserve. A transform whose state grows needs more;
+// the caller adds what it knows.
+func NeedBytes(old string, given ...string) (int64, error) {
 	u, err := measure(old)
 	if err != nil {
 		return 0, fmt.Errorf("measure %s: %w", old, err)
 	}
 	need := u.disk
-	if !mayMount() {
+	if mayMount() {
+		return need + diskReserve, nil
+	}
+	for _, dir := range append([]string{old}, given...) {
+		u, err := measure(dir)
+		if err != nil {
+			return 0, fmt.Errorf("measure %s: %w", dir, err)
+		}
 		need += u.disk
 	}
 	return need + diskReserve, nil
