@@ -388,9 +388,16 @@ func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 	if err != nil {
 		return err
 	}
-	r, err := transforms.Runner{Log: a.log}.Run(ctx, transforms.Job{
+	job := transforms.Job{
 		Spec: cu.Transform, Dir: dir, Old: a.slots.Path(x.From), New: tmp, From: x.From, To: x.To, Env: a.soft.environment(),
-	})
+		Future: a.slots.Objects().FutureState(x.To),
+	}
+	if cu.Past.Stateful() {
+		if job.Past, err = a.slots.PreparePast(x.To); err != nil {
+			return err
+		}
+	}
+	r, err := transforms.Runner{Log: a.log}.Run(ctx, job)
 	if err != nil {
 		return err
 	}
