@@ -105,10 +105,14 @@ type link struct {
 
 func (l link) RoundTrip(r *http.Request) (*http.Response, error) {
 	if l.left.n.Add(-1) < 0 {
-		return nil, Fail(http.StatusLoopDetected, nil, "the simulation objects made more than %d calls to answer one", MaxNextCalls)
+		return nil, tooManyCalls()
 	}
 	if len(l.steps) == 0 {
 		return l.end.RoundTrip(r)
 	}
 	return l.steps[0].Answer(r, link{steps: l.steps[1:], end: l.end, left: l.left})
+}
+
+func tooManyCalls() *Refusal {
+	return Fail(http.StatusLoopDetected, nil, "the simulation objects made more than %d calls to answer one", MaxNextCalls)
 }

@@ -12,9 +12,9 @@ import (
 	"moult/store/bundle"
 )
 
-// step is the rules of an object between two versions whose only difference is
+// stepRules is the rules of an object between two versions whose only difference is
 // the name of a path and of a field.
-func step(t *testing.T, from, to int) *Rules {
+func stepRules(t *testing.T, from, to int) *Rules {
 	return mustParse(t, fmt.Sprintf(`
 call "PUT /v%[1]d/{key}" {
   deny {
@@ -37,8 +37,8 @@ default {
 }
 
 func TestChain(t *testing.T) {
-	past := map[bundle.Version]Object{1: step(t, 1, 2), 2: step(t, 2, 3)}
-	future := map[bundle.Version]Object{4: step(t, 4, 3), 5: step(t, 5, 4)}
+	past := map[bundle.Version]Object{1: stepRules(t, 1, 2), 2: stepRules(t, 2, 3)}
+	future := map[bundle.Version]Object{4: stepRules(t, 4, 3), 5: stepRules(t, 5, 4)}
 	n := newNode(t)
 	for _, c := range []struct {
 		name           string
@@ -126,7 +126,7 @@ func TestFloodOfNext(t *testing.T) {
 // again.
 func TestChainKeepsFailures(t *testing.T) {
 	down := errors.New("connection refused")
-	c, err := NewChain(1, 2, map[bundle.Version]Object{1: step(t, 1, 2)})
+	c, err := NewChain(1, 2, map[bundle.Version]Object{1: stepRules(t, 1, 2)})
 	if err != nil {
 		t.Fatal(err)
 	}

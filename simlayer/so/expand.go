@@ -69,6 +69,28 @@ func (t template) expand(params map[string]any, encode func(string) string) (str
 	return b.String(), nil
 }
 
+// expandText makes a body. A parameter in it may be empty, and long.
+func (t template) expandText(params map[string]any) (string, error) {
+	var b strings.Builder
+	for _, one := range t {
+		piece := one.literal
+		if one.name != "" {
+			var ok bool
+			if piece, ok = params[one.name].(string); !ok {
+				var err error
+				if piece, err = text(params, one.name); err != nil {
+					return "", err
+				}
+			}
+		}
+		if b.Len()+len(piece) > MaxBody {
+			return "", Fail(http.StatusBadGateway, nil, "the call cannot be translated: a text would have more than %d bytes", MaxBody)
+		}
+		b.WriteString(piece)
+	}
+	return b.String(), nil
+}
+
 // expand makes the URL of a call. Only its path and query are set.
 func (u urlTemplate) expand(params map[string]any) (*url.URL, error) {
 	var path strings.Builder

@@ -9,7 +9,9 @@ import (
 	"io"
 	"math/big"
 	"regexp"
+	"slices"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/itchyny/gojq"
@@ -18,14 +20,18 @@ import (
 // expr is a compiled jq program with what it reads.
 type expr struct {
 	code *gojq.Code
+	fast piece // its bounded form, or nil
 	// body: reads the body of the message that it is about. callerBody: is about
-	// a response and reads the body of the request.
-	body, callerBody bool
+	// a response and reads the body of the request. stepBody: reads bodies of
+	// steps.
+	body, callerBody, stepBody bool
 }
 
 var (
 	bodyWord    = regexp.MustCompile(`\bbody\b`)
 	requestBody = regexp.MustCompile(`\brequest\.body\b`)
+	stepBody    = regexp.MustCompile(`\bsteps\.\w+(\[\d*\])?\.body\b`)
+	stepsWord   = regexp.MustCompile(`\bsteps\b`)
 	// requestPart is a mention of the request that leaves its body alone.
 	requestPart = regexp.MustCompile(`\brequest\.(method|path|params|query|query_all|headers)\b`)
 	requestWord = regexp.MustCompile(`\brequest\b`)
@@ -48,13 +54,15 @@ func compile(src string, overResponse bool) (*expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &expr{code: code}
+	e := &expr{code: code, fast: bound(src)}
 	bodies := len(bodyWord.FindAllString(src, -1))
+	e.stepBody = bodies > 0 && stepsWord.MatchString(src)
+	others := len(stepBody.FindAllString(src, -1))
 	if !overResponse {
-		e.body = bodies > 0
+		e.body = bodies > others
 		return e, nil
 	}
-	e.body = bodies > len(requestBody.FindAllString(src, -1))
+	e.body = bodies > others+len(requestBody.FindAllString(src, -1))
 	whole := len(requestWord.FindAllString(src, -1)) > len(requestPart.FindAllString(src, -1))
 	e.callerBody = bodies > 0 && whole
 	return e, nil
@@ -63,29 +71,68 @@ func compile(src string, overResponse bool) (*expr, error) {
 // errMany is for a program that yields more values than its place has room for.
 var errMany = errors.New("it yields more than one value")
 
-// run returns the program's only value; ok is false when it yields none.
-func (e *expr) run(ctx context.Context, input any) (v any, ok bool, err error) {
+// clock bounds the time of several expressions together. What passes between
+// them does not count.
+type clock struct {
+	ctx  context.Context
+	left time.Duration
+}
+
+func newClock(ctx context.Context) *clock { return &clock{ctx, MaxEvaluation} }
+
+// eval returns the program's only value; ok is false when it yields none.
+func (e *expr) eval(c *clock, s scope) (v val, ok bool, err error) {
+	defer catch(&err)
+	if e.fast == nil {
+		return e.general(c, s)
+	}
+	m := machine{clock: c}
+	v, err = e.fast.eval(&m, val{scope: s})
+	switch err {
+	case nil:
+		return v, true, nil
+	case errEmpty:
+		return val{}, false, nil
+	case errGiveUp:
+		return e.general(c, s)
+	}
+	return val{}, false, err
+}
+
+// catch makes a fault in an interpreter fail this call only.
+func catch(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("the jq interpreter broke: %v", p)
+	}
+}
+
+// general runs the program by gojq.
+func (e *expr) general(c *clock, s scope) (v val, ok bool, err error) {
+	input, err := s.whole()
+	if err != nil {
+		return val{}, false, err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, c.left)
+	start := time.Now()
 	defer func() {
-		// A fault in the interpreter must fail this call only.
-		if p := recover(); p != nil {
-			v, ok, err = nil, false, fmt.Errorf("the jq interpreter broke: %v", p)
-		}
+		c.left -= time.Since(start)
+		cancel()
 	}()
 	values := e.code.RunWithContext(ctx, input)
-	v, ok = values.Next()
+	out, ok := values.Next()
 	if !ok {
-		return nil, false, nil
+		return val{}, false, nil
 	}
-	if err, failed := v.(error); failed {
-		return nil, false, evaluationError(ctx, err)
+	if err, failed := out.(error); failed {
+		return val{}, false, evaluationError(ctx, err)
 	}
 	if extra, more := values.Next(); more {
 		if err, failed := extra.(error); failed {
-			return nil, false, evaluationError(ctx, err)
+			return val{}, false, evaluationError(ctx, err)
 		}
-		return nil, false, errMany
+		return val{}, false, errMany
 	}
-	return v, true, nil
+	return val{v: out}, true, nil
 }
 
 func evaluationError(ctx context.Context, err error) error {
@@ -96,22 +143,44 @@ func evaluationError(ctx context.Context, err error) error {
 }
 
 // holds reports whether a condition holds: on any value but false and null.
-func (e *expr) holds(ctx context.Context, input any) (bool, error) {
-	v, ok, err := e.run(ctx, input)
-	return ok && v != nil && v != false, err
+func (e *expr) holds(c *clock, s scope) (bool, error) {
+	v, ok, err := e.eval(c, s)
+	return err == nil && ok && v.truthy(), err
+}
+
+// value returns the program's value as one of gojq's.
+func (e *expr) value(c *clock, s scope) (v any, ok bool, err error) {
+	x, ok, err := e.eval(c, s)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	v, err = x.tree()
+	return v, true, err
 }
 
 // json returns the program's value as JSON, or nothing when it yields none.
-func (e *expr) json(ctx context.Context, input any) ([]byte, error) {
-	v, ok, err := e.run(ctx, input)
+func (e *expr) json(c *clock, s scope) (data []byte, err error) {
+	defer catch(&err)
+	if e.fast != nil {
+		m := machine{clock: c}
+		data, err = appendPiece(&m, e.fast, val{scope: s}, make([]byte, 0, 512))
+		switch err {
+		case errEmpty:
+			return nil, nil
+		case errGiveUp:
+		default:
+			return data, err
+		}
+	}
+	x, ok, err := e.general(c, s)
 	if err != nil || !ok {
 		return nil, err
 	}
 	left := MaxBody
-	if err := measure(v, maxDepth, &left); err != nil {
+	if err := measure(x.v, maxDepth, &left); err != nil {
 		return nil, err
 	}
-	return gojq.Marshal(v)
+	return gojq.Marshal(x.v)
 }
 
 // maxDepth is what encoding/json allows in what it reads.
@@ -147,7 +216,7 @@ func measure(v any, depth int, left *int) error {
 		}
 	}
 	if *left < 0 {
-		return fmt.Errorf("its value is over %d bytes", MaxBody)
+		return errLarge
 	}
 	return nil
 }
@@ -173,7 +242,27 @@ func parseJSON(data []byte) (any, error) {
 	if _, err := d.Token(); err != io.EOF {
 		return nil, errors.New("something follows the JSON value")
 	}
+	if len(data) > maxNumberBytes && longNumber(v) {
+		return nil, fmt.Errorf("it has a number of more than %d bytes", maxNumberBytes)
+	}
 	return v, nil
+}
+
+// longNumber reports whether v has a number that would take long to compute with.
+func longNumber(v any) bool {
+	switch v := v.(type) {
+	case json.Number:
+		return len(v) > maxNumberBytes
+	case []any:
+		return slices.ContainsFunc(v, longNumber)
+	case map[string]any:
+		for _, item := range v {
+			if longNumber(item) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // loneSurrogate reports whether JSON text escapes half a surrogate pair.

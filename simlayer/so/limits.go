@@ -16,9 +16,11 @@ const (
 	MaxEvaluation = time.Second
 	// MaxFileBytes bounds a rules file.
 	MaxFileBytes = bundle.MaxRulesBytes
-	// MaxCalls, MaxResponses, MaxDenies and MaxNames bound what a rules file
-	// lists: calls; and in one call responses, denials, and names.
+	// MaxCalls and MaxExamples bound what a rules file lists; MaxSteps,
+	// MaxResponses, MaxDenies and MaxNames what one call lists.
 	MaxCalls     = 512
+	MaxExamples  = 512
+	MaxSteps     = 16
 	MaxResponses = 32
 	MaxDenies    = 32
 	MaxNames     = 64
@@ -36,6 +38,23 @@ const (
 
 	// maxValueBytes bounds a parameter where it is put into a template.
 	maxValueBytes = 64 << 10
+	// maxNumberBytes bounds a number's text: computing with one takes more than
+	// linear time.
+	maxNumberBytes = 1000
+	// maxScanDepth bounds how deep a JSON text may be for the bounded form; gojq
+	// takes deeper ones.
+	maxScanDepth = 256
+	// fewNames is up to how many names of an object are compared one by one.
+	fewNames = 32
+	// maxBoundedPieces, maxBoundedIndex and maxGrowth bound expressions in bounded
+	// form: their parts, an index in a path, and how many times the size of what
+	// they look at they can make of it.
+	maxBoundedPieces = 1024
+	maxBoundedIndex  = 1 << 20
+	maxGrowth        = 1024
+	// workBetweenLooks is how many bytes a bounded expression looks at before it
+	// looks at the clock.
+	workBetweenLooks = 1 << 20
 	// maxProblems bounds how many problems ParseRules reports at once.
 	maxProblems = 10
 )

@@ -6,16 +6,53 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// body is a body that was read whole, as bytes and as the JSON value in it.
+// body is a body that was read whole, as bytes and as the JSON value in it. The
+// zero body is null.
 type body struct {
-	read  bool
-	data  []byte
-	value any
+	read bool
+	data []byte
+	doc  *document // nil where it is not in a form for bounded expressions
+	// value is what gojq sees; it is made when first asked for.
+	value  any
+	parsed bool
+}
+
+// parse reads the JSON value in b's bytes.
+func (b *body) parse() (err error) {
+	var ok bool
+	if b.doc, ok = scanDocument(b.data); ok {
+		return nil
+	}
+	if b.value, err = parseJSON(b.data); err != nil {
+		return err
+	}
+	b.parsed = true
+	b.doc = normalDocument(b.value)
+	return nil
+}
+
+// tree returns b's value as gojq's.
+func (b *body) tree() (v any, err error) {
+	if !b.parsed {
+		if b.value, err = parseJSON(b.data); err != nil {
+			return nil, err
+		}
+		b.parsed = true
+	}
+	return b.value, nil
+}
+
+// val returns b's value for bounded expressions.
+func (b *body) val() val {
+	if b.doc == nil {
+		return val{v: b.value}
+	}
+	return val{raw: b.doc.raw, doc: b.doc}
 }
 
 // readRequest reads the caller's body.
@@ -37,7 +74,7 @@ func (b *body) readRequest(r *http.Request) error {
 		return Fail(http.StatusBadRequest, err, "the body of the call cannot be read: %v", err)
 	}
 	b.read, b.data = true, data
-	if b.value, err = parseJSON(data); err != nil {
+	if err = b.parse(); err != nil {
 		return Fail(http.StatusBadRequest, err, "the call cannot be translated: its body is not JSON: %v", err)
 	}
 	return nil
@@ -56,9 +93,9 @@ func (b *body) readResponse(r *http.Response) error {
 		return fmt.Errorf("read the node's answer: %w", err)
 	}
 	r.Body.Close()
-	b.data = data
+	b.read, b.data = true, data
 	r.Body = io.NopCloser(bytes.NewReader(data))
-	if b.value, err = parseJSON(data); err != nil {
+	if err = b.parse(); err != nil {
 		return Fail(http.StatusBadGateway, err, "the answer cannot be translated: its body is not JSON: %v", err)
 	}
 	return nil
@@ -79,85 +116,6 @@ func encoding(h http.Header) string {
 		return e
 	}
 	return ""
-}
-
-// requestInput is what e sees over the request.
-func (x *exchange) requestInput(e *expr) any {
-	return x.requestView(e.body)
-}
-
-func (x *exchange) requestView(withBody bool) map[string]any {
-	if x.input == nil {
-		query := x.req.URL.Query()
-		x.input = map[string]any{
-			"method":    x.req.Method,
-			"path":      x.req.URL.Path,
-			"params":    orEmpty(x.params),
-			"query":     firsts(query),
-			"query_all": all(query),
-			"headers":   headerView(x.req.Header),
-		}
-	}
-	if !withBody {
-		return x.input
-	}
-	view := make(map[string]any, len(x.input)+1)
-	for name, v := range x.input {
-		view[name] = v
-	}
-	view["body"] = x.body.value
-	return view
-}
-
-// responseInput returns what expressions see over a response.
-func (x *exchange) responseInput(resp *http.Response, b *body) func(*expr) any {
-	headers := headerView(resp.Header)
-	return func(e *expr) any {
-		view := map[string]any{
-			"status":  resp.StatusCode,
-			"headers": headers,
-			"request": x.requestView(e.callerBody),
-		}
-		if e.body {
-			view["body"] = b.value
-		}
-		return view
-	}
-}
-
-func orEmpty(m map[string]any) map[string]any {
-	if m == nil {
-		return map[string]any{}
-	}
-	return m
-}
-
-func firsts(query url.Values) map[string]any {
-	out := make(map[string]any, len(query))
-	for name, values := range query {
-		out[name] = values[0]
-	}
-	return out
-}
-
-func all(query url.Values) map[string]any {
-	out := make(map[string]any, len(query))
-	for name, values := range query {
-		list := make([]any, len(values))
-		for i, v := range values {
-			list[i] = v
-		}
-		out[name] = list
-	}
-	return out
-}
-
-func headerView(h http.Header) map[string]any {
-	out := make(map[string]any, len(h))
-	for name, values := range h {
-		out[strings.ToLower(name)] = strings.Join(values, ", ")
-	}
-	return out
 }
 
 // unchanged returns the caller's request; its body is put back if it was read.
@@ -191,14 +149,14 @@ func setRequestBody(r *http.Request, data []byte) {
 
 // setResponseBody gives resp a body of its own, or none where its status has
 // none. The old body is not closed.
-func setResponseBody(resp *http.Response, data []byte) {
+func setResponseBody(resp *http.Response, data []byte, contentType string) {
 	if !bodyAllowed(resp.StatusCode) {
 		data = nil
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(data))
 	resp.ContentLength = int64(len(data))
 	resp.TransferEncoding, resp.Trailer, resp.Uncompressed = nil, nil, false
-	describeBody(resp.Header, len(data))
+	describeBody(resp.Header, len(data), contentType)
 	if bodyAllowed(resp.StatusCode) {
 		resp.Header.Set("Content-Length", strconv.Itoa(len(data)))
 	}
@@ -210,13 +168,13 @@ var ofOldBody = []string{
 	"Digest", "Content-Range", "Accept-Ranges", "Content-Type",
 }
 
-// describeBody sets the headers about a body of n bytes of JSON that replaces another.
-func describeBody(h http.Header, n int) {
+// describeBody sets the headers about a body of n bytes that replaces another.
+func describeBody(h http.Header, n int, contentType string) {
 	for _, name := range ofOldBody {
 		h.Del(name)
 	}
 	if n > 0 {
-		h.Set("Content-Type", "application/json")
+		h.Set("Content-Type", contentType)
 	}
 }
 
@@ -248,6 +206,37 @@ func endToEnd(h http.Header) http.Header {
 	}
 	for _, name := range hopByHop {
 		out.Del(name)
+	}
+	// gRPC's callers say that they take trailers, and its servers may ask for it.
+	if slices.ContainsFunc(h["Te"], takesTrailers) {
+		out.Set("Te", "trailers")
+	}
+	return out
+}
+
+func takesTrailers(te string) bool {
+	for word := range strings.SplitSeq(te, ",") {
+		if strings.EqualFold(strings.TrimSpace(word), "trailers") {
+			return true
+		}
+	}
+	return false
+}
+
+// ofOneCall are headers of a caller's call that do not go on with a step, beside
+// those about its body: they are about what the caller gets.
+var ofOneCall = []string{
+	"Accept-Encoding", "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Expect",
+}
+
+// ofStep returns the headers of a step's request: the caller's, without what is
+// about its own call.
+func ofStep(h http.Header) http.Header {
+	out := endToEnd(h)
+	for _, names := range [][]string{ofOldBody, ofOneCall} {
+		for _, name := range names {
+			out.Del(name)
+		}
 	}
 	return out
 }

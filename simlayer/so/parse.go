@@ -38,8 +38,9 @@ func ParseRules(data []byte, filename string) (*Rules, error) {
 
 // parser turns HCL into rules and collects what is wrong.
 type parser struct {
-	lines [][]byte
-	diags hcl.Diagnostics
+	lines     [][]byte
+	diags     hcl.Diagnostics
+	unbounded []string // places of expressions
 }
 
 func (p *parser) fail(at hcl.Range, format string, args ...any) {
@@ -224,6 +225,9 @@ func (p *parser) compile(src, name string, at hcl.Range, overResponse bool) *exp
 	if err != nil {
 		p.fail(at, "%s: not a jq program: %v", name, err)
 		return nil
+	}
+	if e.fast == nil {
+		p.unbounded = append(p.unbounded, placeOf(at)+": "+name)
 	}
 	return e
 }

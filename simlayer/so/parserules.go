@@ -13,9 +13,11 @@ import (
 // file reads a whole rules file.
 func (p *parser) file(b hcl.Body, filename string) *Rules {
 	rules := &Rules{name: filename}
-	content := p.content(b, nil, block("call", "call"), block("default"))
+	content := p.content(b, nil, block("call", "call"), block("default"), block("example", "title"))
 	for _, blk := range content.Blocks {
 		switch {
+		case blk.Type == "example":
+			p.addExample(rules, blk)
 		case blk.Type == "default" && rules.other != nil:
 			p.fail(blk.DefRange, "default comes twice; the other is at line %s", rules.other.place)
 		case blk.Type == "default":
@@ -33,11 +35,12 @@ func (p *parser) file(b hcl.Body, filename string) *Rules {
 	if rules.other == nil {
 		p.fail(b.MissingItemRange(), `the file has no default block: say what becomes of calls that it does not list, with "pass = true" or "deny { … }"`)
 	}
+	rules.unbounded = p.unbounded
 	return rules
 }
 
 // reachable refuses a call that an earlier one leaves nothing to.
-func (p *parser) reachable(earlier []*call, c *call, at hcl.Range) {
+func (p *parser) reachable(earlier []*callRule, c *callRule, at hcl.Range) {
 	for _, e := range earlier {
 		unconditional := len(e.query) == 0 && len(e.headers) == 0
 		if unconditional && (e.method == "" || e.method == c.method) && e.pattern.covers(c.pattern) {
@@ -50,7 +53,7 @@ func (p *parser) reachable(earlier []*call, c *call, at hcl.Range) {
 func placeOf(r hcl.Range) string { return fmt.Sprintf("%s:%d", r.Filename, r.Start.Line) }
 
 // call reads a call block, or returns nil when its label is wrong.
-func (p *parser) call(blk *hcl.Block) *call {
+func (p *parser) call(blk *hcl.Block) *callRule {
 	method, path, err := splitLabel(blk.Labels[0])
 	var pat pattern
 	if err == nil {
@@ -60,51 +63,53 @@ func (p *parser) call(blk *hcl.Block) *call {
 		p.fail(blk.LabelRanges[0], "call %.80q: %v", blk.Labels[0], err)
 		return nil
 	}
-	c := &call{place: placeOf(blk.DefRange), method: method, pattern: pat}
+	c := &callRule{place: placeOf(blk.DefRange), label: blk.Labels[0], method: method, pattern: pat}
 	content := p.content(blk.Body, []string{"query", "headers", "params", "pass"},
-		block("deny"), block("next", "next"), block("answer"), block("response", "status"))
+		block("deny"), block("step", "name", "next"), block("next", "next"), block("answer"), block("response", "status"))
 	c.query = p.names(content.Attributes["query"])
 	for _, name := range p.names(content.Attributes["headers"]) {
 		c.headers = append(c.headers, http.CanonicalHeaderKey(name))
 	}
 	names := pat.names()
-	c.params = p.params(content.Attributes["params"], names)
-	for _, one := range c.params {
-		names = append(names, one.name)
-	}
+	c.params, names = p.params(content.Attributes["params"], names, false)
+	c.steps = p.steps(content.Blocks.OfType("step"), names)
 	p.action(c, content, names, blk.DefRange)
 	c.settle()
 	return c
 }
 
 // other reads the default block.
-func (p *parser) other(blk *hcl.Block) *call {
-	c := &call{place: placeOf(blk.DefRange)}
+func (p *parser) other(blk *hcl.Block) *callRule {
+	c := &callRule{place: placeOf(blk.DefRange), label: "default"}
 	content := p.content(blk.Body, []string{"pass"}, block("deny"), block("answer"))
 	p.action(c, content, nil, blk.DefRange)
 	c.settle()
 	return c
 }
 
-func (p *parser) params(attr *hcl.Attribute, taken []string) []param {
+// params reads more parameters beside those that are there already, and returns
+// the names of all.
+func (p *parser) params(attr *hcl.Attribute, taken []string, overResponse bool) ([]param, []string) {
 	var params []param
+	names := slices.Clone(taken)
 	for _, one := range p.pairs(attr) {
 		switch {
 		case !paramName.MatchString(one.name):
 			p.fail(one.at, "params: %q: want a name of letters, digits and _", one.name)
 		case slices.Contains(taken, one.name):
-			p.fail(one.at, "params: %q: the path has a parameter of that name", one.name)
+			p.fail(one.at, "params: %q: the path has a parameter of that name, or the call has", one.name)
 		default:
-			if e := p.compile(one.value, "params."+one.name, one.at, false); e != nil {
+			if e := p.compile(one.value, "params."+one.name, one.at, overResponse); e != nil {
 				params = append(params, param{one.name, e})
 			}
+			names = append(names, one.name)
 		}
 	}
-	return params
+	return params, names
 }
 
 // action reads what a call does, and checks that it is one thing.
-func (p *parser) action(c *call, content *hcl.BodyContent, names []string, at hcl.Range) {
+func (p *parser) action(c *callRule, content *hcl.BodyContent, names []string, at hcl.Range) {
 	var did []string
 	c.denials = p.denials(content.Blocks.OfType("deny"), false)
 	if n := len(c.denials); n > 0 && c.denials[n-1].when == nil {
@@ -121,8 +126,9 @@ func (p *parser) action(c *call, content *hcl.BodyContent, names []string, at hc
 		c.answer = p.answer(blk, names)
 		did = append(did, "answer")
 	}
+	forResponses := names
 	for _, blk := range content.Blocks.OfType("next") {
-		c.next = p.next(blk, names)
+		c.next, forResponses = p.next(blk, names)
 		did = append(did, "next")
 	}
 	if len(did) != 1 {
@@ -132,59 +138,34 @@ func (p *parser) action(c *call, content *hcl.BodyContent, names []string, at hc
 		}
 		p.fail(at, "want exactly one of next, answer, pass and a deny without when, have %s", has)
 	}
+	if len(c.steps) > 0 && slices.Contains(did, "deny without when") {
+		p.fail(at, "the steps are never made: every call is denied")
+	}
 	responses := content.Blocks.OfType("response")
 	if len(responses) > 0 && c.next == nil {
 		p.fail(responses[0].DefRange, "response: there is no next whose response it could be")
 		return
 	}
-	if len(responses) > MaxResponses {
-		p.fail(responses[MaxResponses].DefRange, "more than %d responses", MaxResponses)
-		return
+	c.responses = p.responses(responses, forResponses)
+}
+
+// responses reads the responses of a call.
+func (p *parser) responses(blocks hcl.Blocks, names []string) (list []*response) {
+	if len(blocks) > MaxResponses {
+		p.fail(blocks[MaxResponses].DefRange, "more than %d responses", MaxResponses)
+		return nil
 	}
-	for _, blk := range responses {
+	for _, blk := range blocks {
 		r := p.response(blk, names)
-		for _, e := range c.responses {
+		for _, e := range list {
 			if e.low <= r.low && r.high <= e.high {
 				p.fail(blk.LabelRanges[0], "this response is never reached: an earlier one takes all that it is for")
 				break
 			}
 		}
-		c.responses = append(c.responses, r)
+		list = append(list, r)
 	}
-}
-
-// settle works out what c's expressions need.
-func (c *call) settle() {
-	add := func(e *expr) {
-		if e != nil {
-			c.readsRequest = c.readsRequest || e.body || e.callerBody
-		}
-	}
-	for _, one := range c.params {
-		add(one.value)
-	}
-	for _, d := range c.denials {
-		add(d.when)
-	}
-	if c.next != nil {
-		add(c.next.body)
-	}
-	if c.answer != nil {
-		add(c.answer.body)
-	}
-	for _, r := range c.responses {
-		whole := func(e *expr) {
-			if e != nil {
-				c.readsRequest = c.readsRequest || e.callerBody
-				r.reads = r.reads || e.body
-			}
-		}
-		for _, d := range r.denials {
-			whole(d.when)
-		}
-		whole(r.body)
-		c.plainResponse = c.plainResponse || r.reads || r.body != nil
-	}
+	return list
 }
 
 func (p *parser) denials(blocks hcl.Blocks, overResponse bool) []*denial {
@@ -213,68 +194,104 @@ func (p *parser) denials(blocks hcl.Blocks, overResponse bool) []*denial {
 	return list
 }
 
-func (p *parser) next(blk *hcl.Block, names []string) *target {
+// targetAttributes are those of next and step alike.
+var targetAttributes = []string{"params", "keep_query", "headers", "body", "text"}
+
+// target reads what next and step have in common. names are the parameters that
+// there are; those of the target's own join them for what comes after.
+func (p *parser) target(word, label string, at hcl.Range, attrs hcl.Attributes, names []string) (*target, []string) {
 	t := &target{}
-	method, path, err := splitLabel(blk.Labels[0])
+	t.params, names = p.params(attrs["params"], names, false)
+	method, path, err := splitLabel(label)
 	if err == nil {
 		t.method = method
 		t.url, err = parseURLTemplate(path, names)
 	}
 	if err != nil {
-		p.fail(blk.LabelRanges[0], "next %.80q: %v", blk.Labels[0], err)
+		p.fail(at, "%s %.80q: %v", word, label, err)
 	}
-	content := p.content(blk.Body, []string{"keep_query", "headers", "body"})
-	t.keepQuery = p.boolean(content.Attributes["keep_query"])
-	t.edits = p.edits(content.Attributes["headers"], names)
-	t.body = p.expression(content.Attributes["body"], false)
-	return t
+	t.keepQuery = p.boolean(attrs["keep_query"])
+	t.edits = p.edits(attrs["headers"], names)
+	t.content = p.made(attrs, names, false)
+	return t, names
 }
 
-func (p *parser) answer(blk *hcl.Block, names []string) *answer {
-	content := p.content(blk.Body, []string{"status", "headers", "body"})
-	a := &answer{
-		status: p.status(content.Attributes["status"], 200, http.StatusOK),
-		edits:  p.edits(content.Attributes["headers"], names),
-		body:   p.expression(content.Attributes["body"], false),
+// next reads a next block, and returns the names of the parameters that its
+// responses may use.
+func (p *parser) next(blk *hcl.Block, names []string) (*target, []string) {
+	content := p.content(blk.Body, targetAttributes)
+	return p.target("next", blk.Labels[0], blk.LabelRanges[0], content.Attributes, names)
+}
+
+// made reads a body, which is JSON or text.
+func (p *parser) made(attrs hcl.Attributes, names []string, overResponse bool) content {
+	c := content{json: p.expression(attrs["body"], overResponse)}
+	c.made = attrs["body"] != nil
+	attr := attrs["text"]
+	if attr == nil {
+		return c
 	}
-	if a.body != nil && !bodyAllowed(a.status) {
-		p.fail(content.Attributes["body"].Range, "body: an answer of status %d has none", a.status)
+	if c.made {
+		p.fail(attr.Range, "text: there is a body already; want one of them")
+	}
+	c.made = true
+	if s, ok := p.text(attr); ok {
+		var err error
+		if c.text, err = parseTextTemplate(s, names); err != nil {
+			p.fail(attr.Expr.Range(), "text: %v", err)
+		}
+	}
+	return c
+}
+
+// answerAttributes are those of answer and response alike.
+var answerAttributes = []string{"params", "status", "headers", "body", "text"}
+
+func (p *parser) answer(blk *hcl.Block, names []string) *answer {
+	content := p.content(blk.Body, answerAttributes)
+	a := &answer{status: p.status(content.Attributes["status"], 200, http.StatusOK)}
+	a.params, names = p.params(content.Attributes["params"], names, false)
+	a.edits = p.edits(content.Attributes["headers"], names)
+	a.content = p.made(content.Attributes, names, false)
+	if a.content.made && !bodyAllowed(a.status) {
+		p.fail(blk.DefRange, "body: an answer of status %d has none", a.status)
 	}
 	return a
 }
 
 func (p *parser) response(blk *hcl.Block, names []string) *response {
-	content := p.content(blk.Body, []string{"status", "headers", "body"}, block("deny"))
+	content := p.content(blk.Body, answerAttributes, block("deny"))
 	r := &response{
 		denials: p.denials(content.Blocks.OfType("deny"), true),
 		status:  p.status(content.Attributes["status"], 200, 0),
-		edits:   p.edits(content.Attributes["headers"], names),
-		body:    p.expression(content.Attributes["body"], true),
 	}
+	r.params, names = p.params(content.Attributes["params"], names, true)
+	r.edits = p.edits(content.Attributes["headers"], names)
+	r.content = p.made(content.Attributes, names, true)
 	var err error
-	if r.low, r.high, err = statusRange(blk.Labels[0]); err != nil {
+	if r.statuses, err = statusRange(blk.Labels[0]); err != nil {
 		p.fail(blk.LabelRanges[0], "response %.80q: %v", blk.Labels[0], err)
 	}
-	if r.body != nil && r.status != 0 && !bodyAllowed(r.status) {
-		p.fail(content.Attributes["body"].Range, "body: an answer of status %d has none", r.status)
+	if r.content.made && r.status != 0 && !bodyAllowed(r.status) {
+		p.fail(blk.DefRange, "body: an answer of status %d has none", r.status)
 	}
 	return r
 }
 
 // statusRange reads "404", "4xx" or "*".
-func statusRange(label string) (low, high int, err error) {
+func statusRange(label string) (statuses, error) {
 	if label == "*" {
-		return 200, 599, nil
+		return statuses{200, 599}, nil
 	}
 	if class, ok := strings.CutSuffix(label, "xx"); ok && len(class) == 1 && class >= "2" && class <= "5" {
-		low = int(class[0]-'0') * 100
-		return low, low + 99, nil
+		low := int(class[0]-'0') * 100
+		return statuses{low, low + 99}, nil
 	}
 	n, err := strconv.Atoi(label)
 	if err != nil || n < 200 || n > 599 {
-		return 0, 0, fmt.Errorf(`want a status from 200 to 599, a class as in "4xx", or "*"`)
+		return statuses{}, fmt.Errorf(`want a status from 200 to 599, a class as in "4xx", or "*"`)
 	}
-	return n, n, nil
+	return statuses{n, n}, nil
 }
 
 // notEdited are headers that are not the rules' to set.

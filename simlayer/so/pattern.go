@@ -198,6 +198,37 @@ func parseTemplate(text string, names []string) (template, error) {
 	return parts, nil
 }
 
+// parseTextTemplate is parseTemplate for a whole text, in which {{ and }} stand
+// for braces.
+func parseTextTemplate(text string, names []string) (template, error) {
+	var parts template
+	for text != "" {
+		at := strings.IndexAny(text, "{}")
+		if at < 0 {
+			return append(parts, part{literal: text}), nil
+		}
+		end := at + 2
+		if at > 0 {
+			parts = append(parts, part{literal: text[:at]})
+		}
+		if doubled := strings.HasPrefix(text[at+1:], text[at:at+1]); doubled {
+			parts = append(parts, part{literal: text[at : at+1]})
+		} else {
+			if i := strings.IndexByte(text, '}'); i > at {
+				end = i + 1
+			}
+			end = min(end, len(text))
+			one, err := parseTemplate(text[at:end], names)
+			if err != nil {
+				return nil, fmt.Errorf("%w; {{ and }} stand for braces", err)
+			}
+			parts = append(parts, one...)
+		}
+		text = text[end:]
+	}
+	return parts, nil
+}
+
 // queryPart is one name=value of a template's query.
 type queryPart struct {
 	name  string // in its escaped form

@@ -4,11 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"moult/store/bundle"
@@ -51,14 +49,18 @@ func Fail(status int, err error, format string, args ...any) *Refusal {
 }
 
 func (r *Refusal) Error() string {
-	word := RefusalError
-	if r.Denied {
-		word = RefusalDenied
-	}
 	if r.Err != nil {
-		return fmt.Sprintf("%s (%d): %s: %v", word, r.Status, r.Reason, r.Err)
+		return fmt.Sprintf("%s (%d): %s: %v", r.word(), r.Status, r.Reason, r.Err)
 	}
-	return fmt.Sprintf("%s (%d): %s", word, r.Status, r.Reason)
+	return fmt.Sprintf("%s (%d): %s", r.word(), r.Status, r.Reason)
+}
+
+// word is the value of RefusalHeader.
+func (r *Refusal) word() string {
+	if r.Denied {
+		return RefusalDenied
+	}
+	return RefusalError
 }
 
 func (r *Refusal) Unwrap() error { return r.Err }
@@ -88,10 +90,7 @@ type refusalDetail struct {
 func (r *Refusal) header() http.Header {
 	h := http.Header{}
 	h.Set("Content-Type", "application/json")
-	h.Set(RefusalHeader, RefusalError)
-	if r.Denied {
-		h.Set(RefusalHeader, RefusalDenied)
-	}
+	h.Set(RefusalHeader, r.word())
 	if r.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(r.RetryAfter.Seconds()))))
 	}
@@ -107,30 +106,5 @@ func (r *Refusal) body() []byte {
 	return append(data, '\n')
 }
 
-// Write answers a call with the refusal.
-func (r *Refusal) Write(w http.ResponseWriter) {
-	for name, values := range r.header() {
-		w.Header()[name] = values
-	}
-	body := r.body()
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(r.Status)
-	// A caller that has gone away needs no answer.
-	_, _ = w.Write(body)
-}
-
-// Response returns the refusal as the response to a request.
-func (r *Refusal) Response(req *http.Request) *http.Response {
-	body := string(r.body())
-	return &http.Response{
-		Status:        fmt.Sprintf("%d %s", r.Status, http.StatusText(r.Status)),
-		StatusCode:    r.Status,
-		Proto:         "HTTP/1.1",
-		ProtoMajor:    1,
-		ProtoMinor:    1,
-		Header:        r.header(),
-		Body:          io.NopCloser(strings.NewReader(body)),
-		ContentLength: int64(len(body)),
-		Request:       req,
-	}
-}
+// Write answers a call over plain HTTP with the refusal. See WriteTo.
+func (r *Refusal) Write(w http.ResponseWriter) { r.WriteTo(w, nil) }

@@ -75,8 +75,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// example returns the rules file of the package's documentation.
-func example(t testing.TB) string {
+// docRules returns the rules file of the package's documentation.
+func docRules(t testing.TB) string {
 	doc, err := os.ReadFile("doc.go")
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ const jsonType = "Content-Type: application/json"
 
 func TestDocumentationExample(t *testing.T) {
 	n := newNode(t)
-	rules := mustParse(t, example(t))
+	rules := mustParse(t, docRules(t))
 	for _, e := range []exchangeTest{
 		{name: "mapped both ways", call: "GET /get?k=a%2Fb|", next: "GET /v2/keys/a%2Fb|",
 			gives: `200|` + jsonType + `|{"key":"a/b","value":"<v>","revision":3,"content_type":"text/plain"}`,
@@ -409,7 +409,7 @@ func TestCovers(t *testing.T) {
 }
 
 func FuzzParseRules(f *testing.F) {
-	f.Add(example(f))
+	f.Add(docRules(f))
 	f.Add(`call "GET /a/{x}" {{ next "GET /b?x={x}" {} }}` + "\ndefault { pass = true }")
 	f.Add("default {\n deny { reason = \"r\" }\n}")
 	f.Fuzz(func(t *testing.T, text string) {
