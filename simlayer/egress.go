@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,14 +18,17 @@ import (
 	"moult/store/bundle"
 )
 
-// egress is the HTTP proxy for the node's own calls.
+// egress is the proxy for the node's own calls: of HTTP, and of SOCKS5 (socks.go)
+// on the same address.
 type egress struct {
 	layer     *Layer
 	listener  net.Listener
+	front     *egressFront
 	server    *http.Server
 	transport *http.Transport
 	proxy     *httputil.ReverseProxy
 	tunnels   connSet
+	hijacked  sync.Map // connections of the server that are tunnels
 	held      atomic.Int64
 	count     counters
 }
@@ -34,7 +38,7 @@ func (l *Layer) startEgress(addr string) (*egress, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &egress{layer: l, listener: ln}
+	e := &egress{layer: l, listener: ln, front: newEgressFront(ln)}
 	e.transport = &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return dial(ctx, network, addr, egressDialTimeout)
@@ -53,19 +57,22 @@ func (l *Layer) startEgress(addr string) (*egress, error) {
 		BufferPool:     &bufferPool{},
 		ErrorLog:       slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
 	}
-	e.server = l.newServer(e)
-	l.tasks.begin()
-	go func() {
-		defer l.tasks.end()
-		if err := e.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			l.log.Error("egress proxy failed", "address", ln.Addr().String(), "error", err)
-		}
-	}()
+	e.server = e.newServer()
+	for _, serve := range []func() error{func() error { return e.server.Serve(e.front) }, e.accept} {
+		l.tasks.begin()
+		go func() {
+			defer l.tasks.end()
+			if err := serve(); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+				l.log.Error("egress proxy failed", "address", ln.Addr().String(), "error", err)
+			}
+		}()
+	}
 	return e, nil
 }
 
 func (e *egress) close() {
 	e.server.Close()
+	e.front.Close() // the server may not have begun
 	e.tunnels.close()
 	e.transport.CloseIdleConnections()
 }
@@ -87,6 +94,7 @@ func (e *egress) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer e.layer.tasks.end()
+	defer e.uncount(r)
 	o := &outgoing{outcome: failed}
 	parent := r.Context()
 	// Connections that were upgraded outlive the server, so they end with ctx.
@@ -167,8 +175,12 @@ func (e *egress) destination(o *outgoing, r *http.Request) error {
 	if host == "" || port == "" {
 		return so.Fail(http.StatusBadRequest, nil, "CONNECT %.200q: want host:port", r.Host)
 	}
-	if sameAddr(e.listener.Addr(), o.dest) {
-		return so.Fail(http.StatusLoopDetected, nil, "%s is this proxy itself", o.dest)
+	return e.notItself(o.dest)
+}
+
+func (e *egress) notItself(dest string) error {
+	if sameAddr(e.listener.Addr(), dest) {
+		return so.Fail(http.StatusLoopDetected, nil, "%s is this proxy itself", dest)
 	}
 	return nil
 }
