@@ -46,6 +46,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if code, ok := sampleNode(args); ok {
 		return code
 	}
+	if code, ok := objectHost(args); ok {
+		return code
+	}
 	err := newApp(stdout, stderr).RunContext(ctx, args)
 	if err == nil {
 		return exitDone

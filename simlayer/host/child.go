@@ -1,0 +1,124 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// child is a process with all that it starts: a session of its own.
+type child struct {
+	cmd  *exec.Cmd
+	mark string // NAME=value that all its processes have in their environment
+	last lastWords
+
+	mu     sync.Mutex
+	reaped bool  // its number may be another's by now
+	blame  error // why it was killed, if it was
+
+	done chan struct{}
+	err  error // how it ended; set before done is closed
+}
+
+// startChild starts cmd, whose processes all inherit mark; output gets what it
+// writes. What still runs with the same mark, of an agent that was killed, is
+// ended first: two must not share a folder.
+func startChild(cmd *exec.Cmd, mark string, log *slog.Logger) (*child, error) {
+	if err := endMarked(mark); err != nil {
+		return nil, fmt.Errorf("end what an earlier agent left running: %w", err)
+	}
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stdout, cmd.Stderr = in, in
+	cmd.Env = append(cmd.Env, mark)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	endWithParent(cmd.SysProcAttr)
+	c := &child{cmd: cmd, mark: mark, done: make(chan struct{})}
+	started := make(chan error)
+	go c.run(started, out, log)
+	err = <-started
+	in.Close()
+	if err != nil {
+		out.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// pid is the process's number, for people.
+func (c *child) pid() int { return c.cmd.Process.Pid }
+
+// kill ends the whole session because of blame, which becomes its error. It does
+// not wait.
+func (c *child) kill(blame error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.blame == nil {
+		c.blame = blame
+	}
+	c.signal(syscall.SIGKILL)
+}
+
+// signal sends to the process group; it is called with mu.
+func (c *child) signal(sig syscall.Signal) {
+	if !c.reaped {
+		_ = syscall.Kill(-c.cmd.Process.Pid, sig) // it may have ended
+	}
+}
+
+var errAsked = errors.New("it was asked to end")
+
+// end asks the process to end, kills it after grace, and returns when all of it
+// is gone.
+func (c *child) end(grace time.Duration) {
+	c.mu.Lock()
+	if c.blame == nil {
+		c.blame = errAsked
+	}
+	if !c.reaped {
+		_ = c.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	c.mu.Unlock()
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+	case <-timer.C:
+		c.kill(errAsked)
+		<-c.done
+	}
+}
+
+// finish sets how the process ended.
+func (c *child) finish(waitErr, strayErr error) {
+	c.mu.Lock()
+	blame := c.blame
+	c.mu.Unlock()
+	switch {
+	case blame != nil:
+		c.err = blame
+	case waitErr != nil:
+		c.err = fmt.Errorf("it ended: %w", waitErr)
+		if words := c.last.String(); words != "" {
+			c.err = fmt.Errorf("it ended: %w; it wrote: %s", waitErr, words)
+		}
+	default:
+		c.err = errors.New("it ended by itself (exit status 0)")
+	}
+	if strayErr != nil {
+		c.err = errors.Join(c.err, strayErr)
+	}
+	close(c.done)
+}
+
+// execve becomes a program; it returns only where that fails.
+func execve(path string, argv, env []string) error {
+	return &os.PathError{Op: "exec", Path: path, Err: syscall.Exec(path, argv, env)}
+}

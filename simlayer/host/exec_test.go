@@ -1,0 +1,3 @@
+package host
+
+func testObject(string) int { return 1 }

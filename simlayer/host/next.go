@@ -1,0 +1,189 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+)
+
+// target is where calls of one service go now. Whoever waits for one is woken by
+// a change.
+type target struct {
+	mu      sync.Mutex
+	addr    string        // "" while nobody is there
+	changed chan struct{} // closed and replaced with each change
+}
+
+func newTarget() *target { return &target{changed: make(chan struct{})} }
+
+func (t *target) set(addr string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if addr == t.addr {
+		return
+	}
+	t.addr = addr
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+func (t *target) get() (addr string, changed <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.addr, t.changed
+}
+
+// dial connects to the target, and tries again, also where it goes elsewhere
+// meanwhile, until hold is over.
+func (t *target) dial(ctx context.Context, hold time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, hold)
+	defer cancel()
+	err := errors.New("it is not there")
+	for pause := minDial; ; pause = min(2*pause, maxDial) {
+		addr, changed := t.get()
+		var again <-chan time.Time
+		if addr != "" {
+			conn, dialErr := dial(ctx, addr)
+			if dialErr == nil {
+				return conn, nil
+			}
+			err = dialErr
+			again = time.After(pause)
+		}
+		select {
+		case <-changed:
+		case <-again:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("next did not accept within %v: %w", hold, err)
+		}
+	}
+}
+
+// dial connects to "unix:/path" or "host:port".
+func dial(ctx context.Context, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	d.SetMultipathTCP(false)
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return d.DialContext(ctx, "unix", path)
+	}
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+// bridge is the stable address of what is next: it carries each connection to the
+// target.
+type bridge struct {
+	*target
+	addr string
+	hold time.Duration
+	log  *slog.Logger
+
+	ln      net.Listener
+	packets *packetBridge // instead of ln, for UDP
+	ctx     context.Context
+	cancel  context.CancelFunc
+	work    sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[net.Conn]bool // mu; nil once closed
+}
+
+func newBridge(s Service, hold time.Duration, log *slog.Logger) (*bridge, error) {
+	b := &bridge{target: newTarget(), hold: hold, log: log, conns: map[net.Conn]bool{}}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	if s.Protocol == protocolUDP {
+		p, err := newPacketBridge(b.target)
+		if err != nil {
+			b.cancel()
+			return nil, err
+		}
+		b.packets, b.addr = p, p.conn.LocalAddr().String()
+		return b, nil
+	}
+	ln, err := listenTCP()
+	if err != nil {
+		b.cancel()
+		return nil, fmt.Errorf("address of what a simulation object calls next: %w", err)
+	}
+	b.ln, b.addr = ln, ln.Addr().String()
+	b.work.Go(b.accept)
+	return b, nil
+}
+
+func (b *bridge) accept() {
+	pause := minDial
+	for {
+		c, err := b.ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // too many open files: it passes
+			b.log.Warn("call of a simulation object not accepted", "err", err)
+			select {
+			case <-time.After(pause):
+			case <-b.ctx.Done():
+			}
+			pause = min(2*pause, maxDial)
+			continue
+		}
+		pause = minDial
+		if b.keep(c) {
+			b.work.Go(func() { b.carry(c) })
+		}
+	}
+}
+
+func (b *bridge) carry(c net.Conn) {
+	defer b.forget(c)
+	up, err := b.dial(b.ctx, b.hold)
+	if err != nil {
+		b.log.Debug("call of a simulation object got nowhere", "err", err)
+		reset(c)
+		return
+	}
+	if b.keep(up) {
+		splice(c, up)
+		b.forget(up)
+	}
+}
+
+// keep remembers a connection, to end it with the bridge; where that has ended,
+// it closes it and returns false.
+func (b *bridge) keep(c net.Conn) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.conns == nil {
+		reset(c)
+		return false
+	}
+	b.conns[c] = true
+	return true
+}
+
+func (b *bridge) forget(c net.Conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.conns, c)
+	c.Close()
+}
+
+func (b *bridge) close() {
+	b.cancel()
+	if b.packets != nil {
+		b.packets.close()
+		return
+	}
+	b.ln.Close()
+	b.mu.Lock()
+	conns := b.conns
+	b.conns = nil
+	for c := range conns {
+		reset(c)
+	}
+	b.mu.Unlock()
+	b.work.Wait()
+}

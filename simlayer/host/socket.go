@@ -1,0 +1,320 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"moult/simlayer/so"
+	"moult/store/bundle"
+)
+
+// socket is a listening socket that the agent holds and a process inherits. It is
+// in one of three modes: the process accepts (the first), or the agent does and
+// refuses, or does and carries over.
+type socket struct {
+	service Service
+	addr    string // as Addrs has it
+	ln      listening
+	packets *net.UDPConn // instead of ln, for UDP
+	refused atomic.Uint64
+
+	mu     sync.Mutex // a change of mode
+	cancel context.CancelFunc
+	served chan struct{} // closed when the agent does not accept any more
+	work   sync.WaitGroup
+	closed bool
+}
+
+// listening is what net.TCPListener and net.UnixListener have in common.
+type listening interface {
+	net.Listener
+	SetDeadline(time.Time) error
+	SyscallConn() (syscall.RawConn, error)
+	File() (*os.File, error)
+}
+
+// listenUnix makes the socket of a service at path.
+func listenUnix(path string, s Service) (*socket, error) {
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("socket of a simulation object: %w", err)
+	}
+	return &socket{service: s, addr: "unix:" + path, ln: ln}, nil
+}
+
+// listenLoopback makes the socket of a service on a port of loopback.
+func listenLoopback(s Service) (*socket, error) {
+	if s.Protocol == protocolUDP {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			return nil, fmt.Errorf("socket of a simulation object: %w", err)
+		}
+		return &socket{service: s, addr: conn.LocalAddr().String(), packets: conn}, nil
+	}
+	ln, err := listenTCP()
+	if err != nil {
+		return nil, fmt.Errorf("socket of a simulation object: %w", err)
+	}
+	return &socket{service: s, addr: ln.Addr().String(), ln: ln}, nil
+}
+
+// listenTCP listens on a free port of loopback, never by multipath TCP, which
+// programs that inherit the socket would not expect.
+func listenTCP() (*net.TCPListener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(context.Background(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	return ln.(*net.TCPListener), nil
+}
+
+// file returns a descriptor of the socket for a process; the caller closes it.
+func (s *socket) file() (*os.File, error) {
+	if s.packets != nil {
+		return s.packets.File()
+	}
+	return s.ln.File()
+}
+
+// raw calls f with the socket's descriptor.
+func (s *socket) raw(f func(fd uintptr)) error {
+	var c syscall.RawConn
+	var err error
+	if s.packets != nil {
+		c, err = s.packets.SyscallConn()
+	} else {
+		c, err = s.ln.SyscallConn()
+	}
+	if err != nil {
+		return err
+	}
+	return c.Control(f)
+}
+
+// setBlocking sets what the socket is like for whoever inherits it: the mode
+// belongs to the socket, not to the descriptor.
+func (s *socket) setBlocking(blocking bool) error {
+	var modeErr error
+	err := s.raw(func(fd uintptr) { modeErr = syscall.SetNonblock(int(fd), !blocking) })
+	return errors.Join(err, modeErr)
+}
+
+// pass leaves accepting to the process. When it returns the agent accepts
+// nothing more; what it has accepted it sees to.
+func (s *socket) pass() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop()
+}
+
+// stop is called with mu.
+func (s *socket) stop() {
+	if s.cancel == nil {
+		return
+	}
+	s.cancel()
+	_ = s.ln.SetDeadline(time.Unix(1, 0)) // fails only where it is closed
+	<-s.served
+	s.cancel = nil
+	_ = s.ln.SetDeadline(time.Time{})
+}
+
+// accept makes the agent accept, in place of what it did before; serve gets a
+// listener that ends when the mode changes.
+func (s *socket) accept(serve func(context.Context, net.Listener)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.packets != nil {
+		return nil
+	}
+	s.stop()
+	// A program may have made it blocking; then Accept would never end.
+	if err := s.setBlocking(false); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan struct{})
+	s.cancel, s.served = cancel, served
+	s.work.Go(func() {
+		defer close(served)
+		serve(ctx, borrowed{s.ln})
+	})
+	return nil
+}
+
+// borrowed is a listener that is not closed by whoever serves it. The deadline
+// that ends its use looks like its end.
+type borrowed struct{ listening }
+
+func (b borrowed) Accept() (net.Conn, error) {
+	c, err := b.listening.Accept()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, net.ErrClosed
+	}
+	return c, err
+}
+
+func (b borrowed) Close() error { return nil }
+
+// refuse makes the agent answer, with what refusal returns.
+func (s *socket) refuse(refusal func() *so.Refusal, log *slog.Logger) {
+	err := s.accept(func(ctx context.Context, ln net.Listener) {
+		if s.service.Protocol == bundle.ProtocolHTTP {
+			s.refuseHTTP(ctx, ln, refusal, log)
+			return
+		}
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			s.refused.Add(1)
+			reset(c)
+		}
+	})
+	if err != nil {
+		log.Error("callers of a simulation object that is not running cannot be refused", "address", s.addr, "err", err)
+	}
+}
+
+func (s *socket) refuseHTTP(ctx context.Context, ln net.Listener, refusal func() *so.Refusal, log *slog.Logger) {
+	slots := make(chan struct{}, maxRefused)
+	srv := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.refused.Add(1)
+			w.Header().Set("Connection", "close") // the next call may find the object
+			writeRefusal(refusal(), w, r)
+		}),
+		ReadHeaderTimeout: headTimeout,
+		ReadTimeout:       headTimeout,
+		MaxHeaderBytes:    maxHead,
+		Protocols:         bothProtocols(),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew: // in the loop that accepts
+				select {
+				case slots <- struct{}{}:
+				case <-ctx.Done():
+				}
+			case http.StateClosed, http.StateHijacked:
+				select {
+				case <-slots:
+				default:
+				}
+			}
+		},
+	}
+	srv.SetKeepAlivesEnabled(false)
+	_ = srv.Serve(ln) // it ends with the mode
+	// Whoever is being told is told to the end, but has no more time than that.
+	s.work.Go(func() {
+		left, cancel := context.WithTimeout(context.Background(), orphanGrace)
+		defer cancel()
+		if srv.Shutdown(left) != nil {
+			srv.Close()
+		}
+	})
+}
+
+// carry makes the agent carry connections over to where dial leads; conn, which
+// may be nil, is a connection there that the first one gets.
+func (s *socket) carry(dial func(context.Context) (net.Conn, error), first net.Conn, log *slog.Logger) error {
+	return s.accept(func(ctx context.Context, ln net.Listener) {
+		var conns sync.WaitGroup
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				break
+			}
+			up := first
+			first = nil
+			conns.Go(func() {
+				if up == nil {
+					var err error
+					if up, err = dial(ctx); err != nil {
+						log.Debug("connection not carried over to a simulation object", "err", err)
+						reset(c)
+						return
+					}
+				}
+				splice(c, up)
+			})
+		}
+		if first != nil {
+			first.Close()
+		}
+		s.work.Go(conns.Wait)
+	})
+}
+
+// close gives the socket up. Whoever is in its queue sees a reset.
+func (s *socket) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.stop()
+	if s.packets != nil {
+		s.packets.Close()
+	} else {
+		s.ln.Close()
+	}
+	s.mu.Unlock()
+	s.work.Wait()
+}
+
+// writeRefusal answers one call of HTTP.
+func writeRefusal(r *so.Refusal, w http.ResponseWriter, req *http.Request) {
+	r.Write(w)
+}
+
+func bothProtocols() *http.Protocols {
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetUnencryptedHTTP2(true)
+	return &p
+}
+
+// splice copies both ways until both have ended, passing on the end of each, and
+// closes both. A failure is passed on as a reset.
+func splice(a, b net.Conn) {
+	var wg sync.WaitGroup
+	wg.Go(func() { pipe(a, b) })
+	pipe(b, a)
+	wg.Wait()
+	a.Close()
+	b.Close()
+}
+
+// pipe copies from src to dst; between sockets in the kernel.
+func pipe(dst, src net.Conn) {
+	_, err := io.Copy(dst, src)
+	if err == nil {
+		if half, ok := dst.(interface{ CloseWrite() error }); ok {
+			// Where it fails, the other direction ends with the same error.
+			_ = half.CloseWrite()
+			return
+		}
+	}
+	reset(dst)
+	reset(src)
+}
+
+// reset closes a connection so that the other side sees that it broke.
+func reset(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	c.Close()
+}
