@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -129,13 +130,10 @@ func (c *call) answer(in *instance) (*http.Response, error) {
 		c.take(resp)
 	}
 	guestErr := in.handleResponse(uint32(result>>32), nextErr != nil)
-	err = errors.Join() // nil
-	switch {
-	case nextErr != nil && c.denied == nil:
+	if nextErr != nil && c.denied == nil {
 		return nil, nextErr
-	case guestErr != nil:
-		err = guestErr
-	default:
+	}
+	if err = guestErr; err == nil {
 		err = c.verdict()
 	}
 	if err != nil {
@@ -207,11 +205,22 @@ func (c *call) setByGuest(name string) bool {
 	return len(now) > 0 && (len(old) == 0 || now[0] != old[0])
 }
 
-// take makes what next has answered the response that the guest sees. Headers that
-// the guest has set before are kept where next sets none.
+// take makes what next has answered the response that the guest sees. As in
+// http-wasm's own host, headers that the guest has set before are kept where next
+// sets none, and a body that it has written before comes before that of next.
 func (c *call) take(resp *http.Response) {
-	early := c.response.header
+	early, start := c.response.header, c.response.out
 	c.came = resp
+	if len(start) > 0 && c.req.Method != http.MethodHead {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(start), resp.Body), resp.Body}
+		if resp.ContentLength >= 0 {
+			resp.ContentLength += int64(len(start))
+		}
+		resp.Header.Del("Content-Length")
+	}
 	if resp.Header == nil {
 		resp.Header = http.Header{}
 	}

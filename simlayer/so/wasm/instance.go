@@ -61,13 +61,13 @@ func instanceOf(ctx context.Context) *instance {
 
 // Reasons for which a guest is ended.
 var (
-	errTime     = errors.New("the guest took too long")
+	errTime     = errors.New("its time is over")
 	errCanceled = errors.New("the caller has gone")
 )
 
 // start makes a new instance.
 func (o *Object) start(ctx context.Context) (*instance, error) {
-	in := &instance{o: o}
+	in := &instance{o: o, used: time.Now()}
 	in.out, in.errs = output{in: in}, output{in: in, keep: true}
 	in.ctx = &guestContext{ctx, in}
 	in.limit, in.left = o.config.Limits.StartTime, o.config.Limits.StartTime
@@ -111,6 +111,7 @@ func (in *instance) begin(c *call) {
 	in.ctx.Context = c.req.Context()
 	in.limit, in.left = in.o.config.Limits.CallTime, in.o.config.Limits.CallTime
 	in.logged, in.droppedLogs = 0, 0
+	in.errs.kept = ""
 }
 
 func (in *instance) end() {
@@ -170,7 +171,7 @@ func (in *instance) sleep(ns int64) {
 
 // tickModule is the import that the fuel package adds.
 var tickModule = hostModule{fuel.TickModule, []hostFunction{{
-	name: fuel.TickName, params: "i", results: "i",
+	name: fuel.TickName, params: "i", results: "i", anytime: true,
 	run: func(in *instance, stack []uint64) {
 		in.check()
 		stack[0] = grant

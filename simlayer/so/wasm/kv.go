@@ -15,7 +15,8 @@ type KV interface {
 	// List returns at most limit keys that start with prefix and come after
 	// after, in the order of their bytes.
 	List(prefix, after string, limit int) ([]string, error)
-	// Apply carries out ops in their order, all of them or none. When it returns
+	// Apply carries out ops in their order, all of them or none. It keeps nothing
+	// of ops, whose values are the guest's memory. When it returns
 	// nil, they survive a power loss. It returns ErrConflict where a condition
 	// does not hold and ErrFull where a bound would be passed.
 	Apply(ops []Op) error

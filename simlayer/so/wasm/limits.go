@@ -109,6 +109,4 @@ const (
 	lightCalls = 256
 	// idleTime is how long an instance that nobody needs is kept.
 	idleTime = time.Minute
-	// fatPages is from where on an instance is not kept: memory never shrinks.
-	fatPages = 256
 )

@@ -239,12 +239,25 @@ func (o *Object) acquire(ctx context.Context) (*instance, error) {
 	return in, nil
 }
 
+// slot takes a slot. Whoever has one keeps Close from freeing what it uses.
 func (o *Object) slot(ctx context.Context) error {
+	if err := o.wait(ctx); err != nil {
+		return err
+	}
 	select {
 	case <-o.closing:
-		return so.Fail(http.StatusServiceUnavailable, nil, "%s is closed", o.name())
+		<-o.slots
+		return o.closed()
 	default:
+		return nil
 	}
+}
+
+func (o *Object) closed() error {
+	return so.Fail(http.StatusServiceUnavailable, nil, "%s is closed", o.name())
+}
+
+func (o *Object) wait(ctx context.Context) error {
 	select {
 	case o.slots <- struct{}{}:
 		return nil
@@ -256,7 +269,7 @@ func (o *Object) slot(ctx context.Context) error {
 	case o.slots <- struct{}{}:
 		return nil
 	case <-o.closing:
-		return so.Fail(http.StatusServiceUnavailable, nil, "%s is closed", o.name())
+		return o.closed()
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-wait.C:
@@ -271,7 +284,7 @@ func (o *Object) slot(ctx context.Context) error {
 func (o *Object) release(in *instance) {
 	now := time.Now()
 	var drop []*instance
-	if in.broken || in.mod.Memory().Size() > fatPages<<16 {
+	if in.broken || in.mod.Memory().Size()>>16 > o.config.Limits.Pages/2 {
 		drop = append(drop, in)
 	}
 	o.mu.Lock()
