@@ -406,7 +406,8 @@ func joined(m *machine, members []member) (val, error) {
 		raw = append(raw, ':')
 		raw = append(raw, one.value...)
 	}
-	return val{raw: append(raw, '}')}, m.did(size)
+	raw = append(raw, '}')
+	return val{raw: raw, doc: &document{raw, members}}, m.did(size)
 }
 
 // removal is del(.name, …).

@@ -217,7 +217,7 @@ func (t *trial) body(want sample, what string, body io.Reader) {
 	var got []byte
 	if body != nil {
 		var err error
-		if got, err = readBounded(body); err != nil {
+		if got, err = readBounded(body, -1); err != nil {
 			t.differ(want.place, what+": body", "one that can be read", err.Error())
 			return
 		}

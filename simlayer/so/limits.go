@@ -55,6 +55,8 @@ const (
 	// workBetweenLooks is how many bytes a bounded expression looks at before it
 	// looks at the clock.
 	workBetweenLooks = 1 << 20
+	// believedLength bounds the memory that is taken for a body before it comes.
+	believedLength = 64 << 10
 	// maxProblems bounds how many problems ParseRules reports at once.
 	maxProblems = 10
 )

@@ -64,7 +64,7 @@ func (b *body) readRequest(r *http.Request) error {
 		b.read = true
 		return nil
 	}
-	data, err := readBounded(r.Body)
+	data, err := readBounded(r.Body, r.ContentLength)
 	switch {
 	case errors.Is(err, errTooLarge):
 		return Fail(http.StatusRequestEntityTooLarge, nil, "the call cannot be translated: its body is over %d bytes", MaxBody)
@@ -85,7 +85,7 @@ func (b *body) readResponse(r *http.Response) error {
 	if e := encoding(r.Header); e != "" {
 		return Fail(http.StatusBadGateway, nil, "the answer cannot be translated: the node sent Content-Encoding %.40q without being asked", e)
 	}
-	data, err := readBounded(r.Body)
+	data, err := readBounded(r.Body, r.ContentLength)
 	switch {
 	case errors.Is(err, errTooLarge):
 		return Fail(http.StatusBadGateway, nil, "the answer cannot be translated: its body is over %d bytes", MaxBody)
@@ -94,7 +94,7 @@ func (b *body) readResponse(r *http.Response) error {
 	}
 	r.Body.Close()
 	b.read, b.data = true, data
-	r.Body = io.NopCloser(bytes.NewReader(data))
+	r.Body = newMemory(data)
 	if err = b.parse(); err != nil {
 		return Fail(http.StatusBadGateway, err, "the answer cannot be translated: its body is not JSON: %v", err)
 	}
@@ -103,13 +103,40 @@ func (b *body) readResponse(r *http.Response) error {
 
 var errTooLarge = errors.New("too large")
 
-func readBounded(r io.Reader) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, MaxBody+1))
-	if err == nil && len(data) > MaxBody {
-		err = errTooLarge
+// readBounded reads a body that says that it has length bytes, or -1. What it
+// says is believed only so far.
+func readBounded(r io.Reader, length int64) ([]byte, error) {
+	if length > MaxBody {
+		return nil, errTooLarge
 	}
-	return data, err
+	data := make([]byte, 0, max(512, min(length+1, believedLength)))
+	for {
+		n, err := r.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		switch {
+		case len(data) > MaxBody:
+			return nil, errTooLarge
+		case err == io.EOF:
+			return data, nil
+		case err != nil:
+			return data, err
+		case len(data) == cap(data):
+			data = append(data, 0)[:len(data)]
+		}
+	}
 }
+
+// memory is a body in memory.
+type memory struct{ bytes.Reader }
+
+func newMemory(data []byte) *memory {
+	m := &memory{}
+	m.Reset(data)
+	return m
+}
+
+// Close implements io.Closer.
+func (*memory) Close() error { return nil }
 
 func encoding(h http.Header) string {
 	if e := h.Get("Content-Encoding"); !strings.EqualFold(e, "identity") {
@@ -136,7 +163,7 @@ func restoreRequestBody(r *http.Request, data []byte) {
 		r.Body, r.GetBody = http.NoBody, nil
 		return
 	}
-	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+	r.GetBody = func() (io.ReadCloser, error) { return newMemory(data), nil }
 	r.Body, _ = r.GetBody()
 }
 
@@ -153,7 +180,7 @@ func setResponseBody(resp *http.Response, data []byte, contentType string) {
 	if !bodyAllowed(resp.StatusCode) {
 		data = nil
 	}
-	resp.Body = io.NopCloser(bytes.NewReader(data))
+	resp.Body = newMemory(data)
 	resp.ContentLength = int64(len(data))
 	resp.TransferEncoding, resp.Trailer, resp.Uncompressed = nil, nil, false
 	describeBody(resp.Header, len(data), contentType)

@@ -50,6 +50,8 @@ type scanner struct {
 }
 
 func (s *scanner) document() (*document, bool) {
+	s.names = make([][]byte, 0, fewNames)
+	s.top = make([]member, 0, 16)
 	start := s.space(0)
 	if start == len(s.data) || !utf8.Valid(s.data) {
 		return nil, false
@@ -317,13 +319,19 @@ func skip(data []byte, i int) int {
 	return i
 }
 
+// skipText returns where the string at i of a checked text ends.
 func skipText(data []byte, i int) int {
-	for i++; data[i] != '"'; i++ {
-		if data[i] == '\\' {
-			i++
+	for start := i + 1; ; {
+		end := start + bytes.IndexByte(data[start:], '"')
+		escapes := 0
+		for data[end-1-escapes] == '\\' {
+			escapes++
 		}
+		if escapes%2 == 0 {
+			return end + 1
+		}
+		start = end + 1
 	}
-	return i + 1
 }
 
 // eachMember calls f for the members of a checked object until it returns false.

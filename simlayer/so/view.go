@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 )
 
 // requestScope is what an expression sees over the request.
@@ -82,7 +83,7 @@ func (x *exchange) over(e *expr) scope { return requestScope{x, e.body} }
 type responseScope struct {
 	x       *exchange
 	status  int
-	headers map[string]any
+	headers func() map[string]any
 	body    *body // nil where the expression does not read it
 	caller  bool  // it reads the caller's body
 }
@@ -92,7 +93,7 @@ func (s responseScope) field(name string) (val, error) {
 	case "status":
 		return val{v: s.status}, nil
 	case "headers":
-		return val{v: s.headers}, nil
+		return val{v: s.headers()}, nil
 	case "request":
 		return val{scope: requestScope{s.x, s.caller}}, nil
 	case "steps":
@@ -114,7 +115,7 @@ func (s responseScope) whole() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	view := map[string]any{"status": s.status, "headers": s.headers, "request": request}
+	view := map[string]any{"status": s.status, "headers": s.headers(), "request": request}
 	for _, name := range []string{"steps", "item"} {
 		if v, there := request.(map[string]any)[name]; there {
 			view[name] = v
@@ -128,7 +129,7 @@ func (s responseScope) whole() (any, error) {
 
 // overResponse returns what expressions see over a response.
 func (x *exchange) overResponse(resp *http.Response, b *body) func(*expr) scope {
-	headers := headerView(resp.Header)
+	headers := sync.OnceValue(func() map[string]any { return headerView(resp.Header) })
 	return func(e *expr) scope {
 		s := responseScope{x: x, status: resp.StatusCode, headers: headers, caller: e.callerBody}
 		if e.body {
