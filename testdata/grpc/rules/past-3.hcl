@@ -33,3 +33,27 @@ default {
     reason = "version 2 has no such method"
   }
 }
+
+example "a method with another name, its message unread" {
+  request "POST /kv.v1.Store/Get" {
+    headers = { content-type = "application/grpc" }
+    body    = "any bytes"
+  }
+  next "POST /kv.v3.Entries/Read" {
+    headers = { content-type = "application/grpc" }
+    body    = "any bytes"
+    answer "200" {
+      body = "other bytes"
+    }
+  }
+  response "200" {
+    body = "other bytes"
+  }
+}
+
+example "what cannot be done in one step" {
+  request "POST /kv.v1.Store/Clear" {}
+  denied {
+    reason = "this node runs version 3, which cannot remove all keys in one step: delete them one by one"
+  }
+}
