@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -320,6 +321,35 @@ func (b api) Info(context.Context) (i control.Info, err error) {
 		err = errStopped
 	}
 	return i, err
+}
+
+// Resolve answers for the software that runs: its version is what peers take the
+// call for.
+func (b api) Resolve(_ context.Context, address string) (r control.Resolved, err error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" || port == "" {
+		return r, control.Misuse(fmt.Errorf("resolve %.200q: want host:port", address), "")
+	}
+	if !b.a.ask(func() {
+		if r.Version = b.a.soft.speaks; r.Version == 0 {
+			r.Version = b.a.saved.Running
+		}
+	}) {
+		return r, errStopped
+	}
+	if r.Version == 0 {
+		return r, &control.Error{Kind: control.KindFailed, Message: "resolve " + address + ": this agent has not yet found out which version its node runs", Hint: "ask again in a moment"}
+	}
+	to, isPeer, err := b.a.resolve(address, r.Version)
+	switch {
+	case !isPeer:
+		r.Address = address
+	case err != nil:
+		return r, control.Refused(fmt.Errorf("resolve: %w", err), "see `moult status`")
+	default:
+		r.Address, r.Peer = to, true
+	}
+	return r, nil
 }
 
 func (b api) Accept(_ context.Context, signed control.Signed) (acc control.Accepted, err error) {

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"moult/agent/control"
 	"moult/agent/process"
 	"moult/simlayer"
 	"moult/store/bundle"
@@ -303,6 +304,7 @@ func (s *software) environment() []string {
 			env[k] = v
 		}
 	}
+	env["MOULT_SOCKET"] = filepath.Join(s.a.cfg.Data, control.SocketName) // for simlayer/dial
 	proxy := s.a.layer.EgressURL().String()
 	for _, k := range []string{"HTTP_PROXY", "http_proxy"} {
 		env[k] = proxy

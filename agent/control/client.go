@@ -100,6 +100,12 @@ func (c *Client) Leave(ctx context.Context) error {
 	return c.post(ctx, "/v1/leave", struct{}{}, &struct{}{})
 }
 
+// Resolve asks where the node's software is to call to reach an address, given as
+// host:port.
+func (c *Client) Resolve(ctx context.Context, address string) (r Resolved, err error) {
+	return r, c.get(ctx, "/v1/resolve?address="+url.QueryEscape(address), &r)
+}
+
 func (c *Client) get(ctx context.Context, path string, v any) error {
 	return c.call(ctx, http.MethodGet, path, "", nil, v)
 }

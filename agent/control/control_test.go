@@ -53,6 +53,10 @@ func (s *scripted) Join(_ context.Context, addrs []string) (int, error) {
 	return len(addrs), s.err
 }
 func (s *scripted) Leave(context.Context) error { return s.err }
+func (s *scripted) Resolve(_ context.Context, address string) (Resolved, error) {
+	s.got = address
+	return Resolved{Address: "127.0.0.1:7002", Peer: true, Version: 2}, s.err
+}
 
 func serve(t *testing.T) (*scripted, *Client) {
 	t.Helper()
@@ -107,6 +111,9 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if _, err := c.Accept(ctx, Signed{Set: []byte("s")}); err != nil || string(b.signed.Set) != "s" {
 		t.Errorf("accept: %+v, %v", b.signed, err)
+	}
+	if r, err := c.Resolve(ctx, "[::1]:70"); err != nil || r != (Resolved{Address: "127.0.0.1:7002", Peer: true, Version: 2}) || b.got != "[::1]:70" {
+		t.Errorf("resolve: %+v, %q, %v", r, b.got, err)
 	}
 	if err := c.Leave(ctx); err != nil {
 		t.Errorf("leave: %v", err)

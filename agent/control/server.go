@@ -101,6 +101,9 @@ func Handler(b Backend) http.Handler {
 	mux.HandleFunc("GET /v1/info", reply(func(r *http.Request) (any, error) {
 		return b.Info(r.Context())
 	}))
+	mux.HandleFunc("GET /v1/resolve", reply(func(r *http.Request) (any, error) {
+		return b.Resolve(r.Context(), r.URL.Query().Get("address"))
+	}))
 	mux.HandleFunc("POST /v1/inject", reply(func(r *http.Request) (any, error) {
 		return inject(b, r)
 	}))

@@ -141,6 +141,17 @@ type Info struct {
 	Traffic     Traffic         `json:"traffic"`
 }
 
+// Resolved says where the node's software calls to reach an address.
+type Resolved struct {
+	// Address is where to call, as host:port: that of the peer for callers of
+	// Version, or what was asked about.
+	Address string `json:"address"`
+	// Peer tells whether the address asked about is that of a peer's service.
+	Peer bool `json:"peer"`
+	// Version is the version that the software's calls have.
+	Version bundle.Version `json:"version"`
+}
+
 // Backend is the agent, as the handler needs it. Every method may be called
 // from several goroutines at once.
 type Backend interface {
@@ -154,4 +165,8 @@ type Backend interface {
 	Accept(ctx context.Context, signed Signed) (Accepted, error)
 	Join(ctx context.Context, addrs []string) (int, error)
 	Leave(ctx context.Context) error
+	// Resolve finds where the node's software is to call, so that a peer takes
+	// it for the version that it is. A peer that does not answer that version is
+	// an error.
+	Resolve(ctx context.Context, address string) (Resolved, error)
 }
