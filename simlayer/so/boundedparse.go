@@ -339,8 +339,8 @@ func (b *binder) assignment(q *gojq.Query) piece {
 // linear and linearFormats are functions of gojq's that take no argument, yield at
 // most one value, and are linear (keys and sort but for a logarithm).
 var (
-	linear = []string{"ascii_downcase", "ascii_upcase", "ascii", "explode", "implode", "floor", "keys", "length", "reverse",
-		"sort", "tojson", "tonumber", "tostring", "trim", "ltrim", "rtrim", "type", "unique", "utf8bytelength", "to_entries"}
+	linear = []string{"ascii_downcase", "ascii_upcase", "floor", "keys", "length", "reverse", "sort",
+		"to_entries", "tojson", "tonumber", "tostring", "trim", "ltrim", "rtrim", "type", "utf8bytelength"}
 	linearFormats = []string{"@base64", "@base64d", "@text", "@json", "@uri"}
 )
 

@@ -73,6 +73,37 @@
 //	  }
 //	}
 //
+//	example "a get names its key in the path" {
+//	  request "GET /get?k=a%2Fb" {}
+//	  next "GET /v2/keys/a%2Fb" {
+//	    answer "200" {
+//	      body = <<-JSON
+//	        {"key": "a/b", "value": "v", "revision": 3, "content_type": "text/plain"}
+//	      JSON
+//	    }
+//	  }
+//	  response "200" {
+//	    body = <<-JSON
+//	      {"key": "a/b", "value": "v"}
+//	    JSON
+//	  }
+//	}
+//
+//	example "a binary value cannot be shown" {
+//	  request "GET /get?k=a" {}
+//	  next "GET /v2/keys/a" {
+//	    answer "200" {
+//	      body = <<-JSON
+//	        {"key": "a", "value": "AA==", "revision": 3, "content_type": "image/png"}
+//	      JSON
+//	    }
+//	  }
+//	  denied {
+//	    status = 501
+//	    reason = "the value is binary, which version 1 cannot show"
+//	  }
+//	}
+//
 // # Calls
 //
 // The label of a call is a method, or * for any, and a path pattern, with one
@@ -93,9 +124,10 @@
 //	query, headers   conditions: lists of names
 //	params           more parameters: name = "jq over the request"
 //	deny             any number: see below
+//	step             any number: calls before the last one, see below
 //	and exactly one of
 //	next             makes the call of the other version, see below
-//	answer           answers without a call
+//	answer           answers without another call
 //	pass = true      the call goes on unchanged, and so does its response
 //	deny without when: every such call is denied
 //	response "…"     any number, only beside next: see below
@@ -117,19 +149,22 @@
 //	  "params": {…},               # from the pattern (text), and from params
 //	  "query": {"k": "first value"}, "query_all": {"k": ["every", "value"]},
 //	  "headers": {"content-type": "…"},  # names in lower case, values joined by ", "
-//	  "body": …
+//	  "body": …,
+//	  "steps": {…}, "item": …      # see below
 //	}
 //
 // and over a response
 //
-//	{"status": 200, "headers": {…}, "body": …, "request": {…}}
+//	{"status": 200, "headers": {…}, "body": …, "request": {…}, "steps": {…}}
 //
 // A body is read and parsed only for an expression that has the word body in it:
 // .body is there for these and absent for all others. In an expression over a
-// response, .request.body is the caller's body and any other mention of body is
-// the response's. An empty body is null. Numbers keep all their digits unless the
+// response, .request.body is the caller's body; .steps.NAME.body is that of a step;
+// any other mention of body is the message's own. An empty body is null. Numbers keep all their digits unless the
 // program computes with them. What params computes can be used in all other
-// expressions of the call, but not in params itself.
+// expressions of the call, but not in the same params. step, next, answer and
+// response have params of their own, computed just before, which see what happened
+// up to there.
 //
 // when denies on every value but false, null and none at all. It must yield at
 // most one value, and so must body: a body that yields none is empty. A param must
@@ -147,6 +182,103 @@
 // so deny there what may be read but not shown, and deny what changes state before
 // it is sent.
 //
+// # step
+//
+// A step is a call before the last one. Steps are made in the order of the file,
+// after the denials of the call, and what comes after sees their responses as
+// .steps.NAME.status, .headers and .body. Here version 1 has an append, and a get of
+// many keys at once; version 2 has neither, but conditional puts:
+//
+//	call "POST /append" {
+//	  params = { key = ".body.key" }
+//
+//	  step "old" "GET /v2/keys/{key}" {
+//	    expect = ["200", "404"]
+//	  }
+//
+//	  next "PUT /v2/keys/{key}" {
+//	    body = <<-JQ
+//	      {
+//	        value: ((.steps.old.body.value // "") + .body.value),
+//	        if_revision: (.steps.old.body.revision // 0)
+//	      }
+//	    JQ
+//	  }
+//	  response "200" {
+//	    body = "{key: .request.params.key}"
+//	  }
+//	  response "412" {
+//	    deny {
+//	      status = 409
+//	      reason = "somebody else wrote this key just now: append again"
+//	    }
+//	  }
+//	}
+//
+//	call "POST /multi-get" {
+//	  step "each" "GET /v2/keys/{key}" {
+//	    foreach = ".body.keys"
+//	    params  = { key = ".item" }
+//	    expect  = ["200", "404"]
+//	  }
+//	  answer {
+//	    body = "{values: (.steps.each | map(.body.value))}"
+//	  }
+//	}
+//
+//	default {
+//	  deny {
+//	    reason = "version 1 has no such call"
+//	  }
+//	}
+//
+//	example "append is a get and a put on its condition" {
+//	  request "POST /append" {
+//	    body = <<-JSON
+//	      {"key": "a", "value": "2"}
+//	    JSON
+//	  }
+//	  next "GET /v2/keys/a" {
+//	    answer "200" {
+//	      body = <<-JSON
+//	        {"value": "1", "revision": 7}
+//	      JSON
+//	    }
+//	  }
+//	  next "PUT /v2/keys/a" {
+//	    body = <<-JSON
+//	      {"value": "12", "if_revision": 7}
+//	    JSON
+//	    answer "412" {}
+//	  }
+//	  denied {
+//	    status = 409
+//	  }
+//	}
+//
+// The labels of a step are its name and what next's label is. It has
+//
+//	when             a jq program over the request; where it does not hold the step is
+//	                 left out and .steps.NAME is null
+//	foreach          a jq program over the request that yields an array: one call is made
+//	                 for each item, one after the other, and .steps.NAME is the array of
+//	                 the responses, each with its item as .item. In the step, .item is the
+//	                 item that it is about
+//	params           parameters for this step only, computed for each call
+//	keep_query, headers, body, text   as next has them; without body and text a step
+//	                 sends no body
+//	expect           statuses with which the call goes on, by default ["2xx"]
+//	deny             any number, over the response, where its status is expected
+//	response "…"     any number, as beside next: what the caller gets for a status that
+//	                 is not expected. That ends the call
+//
+// A status that is neither expected nor answered refuses the call with 502. The
+// headers of the caller go on with each step but for those about its body, encodings,
+// ranges and conditions (If-Match and so on). If some expression reads bodies of
+// steps, they must be JSON; one whose status is no success may be anything, and is
+// null if it is no JSON. An answer or a deny after steps that change something has to
+// be written with care: what they did is done.
+//
 // # next
 //
 // The label is a method, or * for the caller's, and a path template, which may
@@ -157,10 +289,11 @@
 // or a boolean, or the call is refused with 400. A path segment that would become
 // "." or ".." is refused too.
 //
+//	params           more parameters, also for its responses: name = "jq over the request"
 //	keep_query       true: the caller's query follows the template's
 //	headers          name = "template" to set; "" removes the caller's header
-//	body             a jq program over the request; without it the caller's body
-//	                 goes on unchanged
+//	body             a jq program over the request, or
+//	text             a template; without both the caller's body goes on unchanged
 //
 // Without keep_query only the template's query is sent.
 //
@@ -168,24 +301,73 @@
 //
 // The label is the status that it is for: "404", a class as in "2xx", or "*". The
 // first in the order of the file is taken; a response that none is for goes back
-// unchanged.
+// unchanged, and so does the refusal of an object further on.
 //
 //	deny             any number, over the response
+//	params           more parameters: name = "jq over the response"
 //	status           what the caller gets, 200 to 599; by default the same
 //	headers          name = "template" to set; "" removes the response's header
-//	body             a jq program over the response; without it the body goes back
-//	                 unchanged
+//	body             a jq program over the response, or
+//	text             a template; without both the body goes back unchanged
 //
 // # answer
 //
+//	params           more parameters: name = "jq over the request"
 //	status           by default 200
 //	headers          name = "template"
-//	body             a jq program over the request; without it there is none
+//	body             a jq program over the request, or
+//	text             a template; without both there is none
+//
+// # text
+//
+// text makes a body that is not JSON; its Content-Type is text/plain unless headers
+// says otherwise. {name} stands for a parameter as it is, which may be empty here,
+// and {{ and }} stand for braces.
+//
+// # Examples
+//
+// A rules file carries its own tests, which [Rules.Test] and `moult rules test` run
+// and which serving ignores. An example has a title and
+//
+//	request "GET /get?k=a"   headers, body: what the caller sends
+//	next "GET /v2/keys/a"    headers, body: the calls that the node must get, in their
+//	                         order, as they stand in the request line; and in each
+//	  answer "200"           headers, body: what the node answers
+//	and exactly one of
+//	response "200"           headers, body: what the caller must get
+//	denied                   status, reason: the author's deny, reason word for word
+//	refused                  status, reason: a failure, whose reason contains this one
+//
+// What is not said is not compared. Bodies are compared as JSON where both are JSON,
+// and otherwise as text but for a newline at the end; body = "" wants none. A header ""
+// must not be there. A body that is JSON is sent as application/json unless
+// headers says otherwise.
+//
+// # Bounded expressions
+//
+// Rules.Bounded reports whether every expression of a file has a bounded form: then
+// the time and the memory of a call are linear in its bodies, and the rules may run
+// in the agent's own process. Bodies are then not parsed into values: what is copied
+// is copied as it stands, numbers digit by digit. The form is made of
+//
+//   - paths (.a.b, .["a b"], .a[0], with or without ?), constants, {…} with names that
+//     stand there, […], path[] in an array, and strings with paths in \(…)
+//   - |  //  ==  !=  <  <=  >  >=  and  or  not  +, and - with an array of constants
+//   - if, select(f), map(f), empty, del(.a, .b), .a = f, .a |= f, has("a"), and
+//     with_entries(.key |= ({old: "new"}[.] // .)), which renames fields and keeps the rest
+//   - startswith, endswith, ltrimstr, rtrimstr, split and join with a constant
+//   - type, length, keys, sort, reverse, tostring, tonumber, tojson, floor, ascii_downcase,
+//     ascii_upcase, trim, ltrim, rtrim, utf8bytelength, to_entries, objects, arrays,
+//     strings, numbers, booleans, nulls, values, scalars, iterables, @base64, @base64d, @uri
+//
+// Anything else is done by gojq, and does the same more slowly. So is a body with
+// more than 256 levels.
 //
 // # Messages
 //
 // All headers that the rules do not name go on, except those that belong to one
-// connection (Connection, Upgrade and so on). Where a rule makes a body, its
+// connection (Connection, Upgrade and so on; "Te: trailers" goes on, for gRPC). Where
+// a rule makes a body, its
 // Content-Type is application/json unless headers says otherwise,
 // Content-Length is counted anew, and what described the old bytes
 // (Content-Encoding, digests, trailers) is dropped. Where it reads or makes the body
@@ -194,14 +376,18 @@
 //
 // A mapped call is refused, as failed and not as denied, with
 //
-//	400  the caller's body is not the JSON that a rule needs, or a parameter cannot be used
+//	400  the caller's body is not the JSON that a rule needs, a parameter cannot be used,
+//	     or a foreach has no array or one of more than MaxNextCalls items
 //	413  the caller's body is over MaxBody bytes
 //	415  the caller's body is encoded (Content-Encoding)
 //	500  an expression over the request fails
-//	502  the node's answer is not JSON, over MaxBody bytes or encoded, or an expression over it fails
+//	502  the node's answer is not JSON, over MaxBody bytes or encoded, or an expression
+//	     over it fails, or a step's status is neither expected nor answered
 //	508  the objects of a chain make more than MaxNextCalls calls to answer one
 //
-// Expressions have MaxEvaluation together for a request, and again for a response.
+// Expressions have MaxEvaluation together for a request and its steps, and again for
+// a response; what passes while the node works does not count. Numbers of more than
+// 1,000 bytes are refused as no JSON: computing with them takes too long.
 // A failure of the call to the node is no refusal of the object: the layer tries
 // again or refuses it.
 //
@@ -214,4 +400,10 @@
 //
 // where from is the caller's version and to the node's. A refusal of one object
 // passes through the other objects of a chain untouched.
+//
+// A caller by gRPC (Content-Type application/grpc…) gets gRPC's own form, a response of
+// trailers only: status 200, grpc-status, the reason in grpc-message, and Moult-Refusal.
+// grpc-status is 3 for 400, 16 for 401, 7 for 403, 5 for 404, 10 for 409, 9 for 412, 14 for
+// 429 and 503, 4 for 504; otherwise 12 (unimplemented) for what was denied and for 501, 13
+// from 500 on, and 2.
 package so

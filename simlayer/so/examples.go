@@ -1,6 +1,7 @@
 package so
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -247,7 +248,7 @@ func firstDifference(a, b any, path string) (where, x, y string) {
 		for _, name := range sortedNames(am, bm) {
 			at := path + "." + name
 			if !paramName.MatchString(name) {
-				at = path + "[" + strconv.Quote(name) + "]"
+				at = cmp.Or(path, ".") + "[" + strconv.Quote(name) + "]"
 			}
 			av, in1 := am[name]
 			bv, in2 := bm[name]

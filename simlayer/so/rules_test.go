@@ -75,24 +75,32 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// docRules returns the rules file of the package's documentation.
-func docRules(t testing.TB) string {
+// docFiles returns the rules files in the package's documentation.
+func docFiles(t testing.TB) []string {
 	doc, err := os.ReadFile("doc.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var lines []string
+	var files []string
+	var lines strings.Builder
 	for line := range strings.Lines(string(doc)) {
 		if text, ok := strings.CutPrefix(line, "//\t"); ok {
-			lines = append(lines, text)
-		} else if len(lines) > 0 && strings.HasPrefix(line, "// #") {
-			break
-		} else if len(lines) > 0 {
-			lines = append(lines, "\n")
+			lines.WriteString(text)
+			continue
+		}
+		lines.WriteString("\n")
+		if line != "//\n" {
+			if text := lines.String(); strings.Contains(text, "\ndefault {") {
+				files = append(files, text)
+			}
+			lines.Reset()
 		}
 	}
-	return strings.Join(lines, "")
+	return files
 }
+
+// docRules returns the first of docFiles.
+func docRules(t testing.TB) string { return docFiles(t)[0] }
 
 func mustParse(t *testing.T, text string) *Rules {
 	t.Helper()

@@ -5,7 +5,8 @@ package wasm
 type asm struct {
 	types, imports, funcs, exports, codes [][]byte
 	imported                              int
-	pages                                 []byte
+	pages                                 []byte // limits of the memory
+	data                                  string // what the memory starts with
 }
 
 func newAsm() *asm { return &asm{pages: []byte{0, 1}} }
@@ -98,6 +99,9 @@ func (a *asm) bytes() []byte {
 	}
 	section(7, a.exports)
 	section(10, a.codes)
+	if a.data != "" {
+		section(11, [][]byte{cat([]byte{0}, i32(0), []byte{0x0b}, str(a.data))})
+	}
 	return out
 }
 

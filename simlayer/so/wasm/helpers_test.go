@@ -5,15 +5,14 @@ import (
 	"log/slog"
 	"os"
 	"testing"
-
-	"moult/simlayer/so/wasm/fuel"
 )
-
-var _ = fuel.MaxModule
 
 func testConfig(t testing.TB) Config {
 	t.Helper()
-	return Config{Name: "the object", From: 1, To: 2, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)), Limits: DefaultLimits(), CacheDir: cacheDir}
+	return Config{
+		Name: "the object", From: 1, To: 2, CacheDir: cacheDir, Limits: DefaultLimits(),
+		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+	}
 }
 
 type testWriter struct{ t testing.TB }
