@@ -36,6 +36,9 @@ type Config struct {
 	Peers []string
 	// Proxy carries the calls to the peers; nil is none.
 	Proxy *url.URL
+	// Resolve asks the agent beside this node where its peers answer its version,
+	// and calls them there, past any Proxy.
+	Resolve bool
 	// NoSync acknowledges writes before they are durable.
 	NoSync bool
 	// DrainTimeout is how long calls may go on after SIGTERM.
@@ -45,7 +48,7 @@ type Config struct {
 // ParseConfig reads flags and environment. What is wrong, and the usage, goes
 // to out. The error is flag.ErrHelp where help was all that was asked for.
 //
-// The proxy comes from HTTP_PROXY alone: Go's own http.ProxyFromEnvironment
+// KV_RESOLVE, if it is not empty, sets Resolve. The proxy comes from HTTP_PROXY alone: Go's own http.ProxyFromEnvironment
 // goes around the proxy for addresses on loopback, and a node that is tried on
 // one machine should call its peers as it does in production.
 func ParseConfig(name string, args []string, getenv func(string) string, out io.Writer) (Config, error) {
@@ -64,6 +67,7 @@ func ParseConfig(name string, args []string, getenv func(string) string, out io.
 	if flags.NArg() > 0 {
 		return c, complain(out, name, fmt.Errorf("unexpected argument %q: all settings are flags, see %s -h", flags.Arg(0), name))
 	}
+	c.Resolve = getenv("KV_RESOLVE") != ""
 	for p := range strings.SplitSeq(peers, ",") {
 		if p = strings.TrimSpace(p); p != "" {
 			c.Peers = append(c.Peers, p)

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"moult/simlayer/dial"
 )
 
 // RepairHeader marks a call that one node makes to another because it misses
@@ -35,7 +37,10 @@ type Peers struct {
 // NewPeers makes no call.
 func NewPeers(c Config, log *slog.Logger) *Peers {
 	t := &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
-	if c.Proxy != nil {
+	switch {
+	case c.Resolve:
+		t.DialContext = dial.New().DialContext
+	case c.Proxy != nil:
 		t.Proxy = http.ProxyURL(c.Proxy)
 	}
 	return &Peers{addrs: c.Peers, client: &http.Client{Transport: t}, log: log}
