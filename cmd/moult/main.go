@@ -86,6 +86,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			demoCommand(), trustCommand(), bundleCommand(), agentCommand(), injectCommand(),
 			statusCommand(), whyCommand(),
+			rulesCommand(),
 			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), retryCommand(), startCommand(),
 			membersCommand(), joinCommand(), leaveCommand(),
 		},
