@@ -1,0 +1,107 @@
+//go:build !linux
+
+package attach
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+)
+
+func unsupported(what string) error {
+	return fmt.Errorf("%s: %w: it needs Linux, this is %s: use attach = relay", what, ErrNotSupported, runtime.GOOS)
+}
+
+// Pair is one TCP address with two listening sockets. See the Linux version.
+type Pair struct{}
+
+// ListenPair is not supported here.
+func ListenPair(_ context.Context, _, addr string) (*Pair, error) {
+	return nil, unsupported("listen on " + addr + " for the agent and the node")
+}
+
+// AdoptPair is not supported here.
+func AdoptPair(_ context.Context, addr string, _ *os.File) (*Pair, error) {
+	return nil, unsupported("take the running node's socket of " + addr + " back")
+}
+
+// Addr is not supported here.
+func (*Pair) Addr() netip.AddrPort { return netip.AddrPort{} }
+
+// Agent is not supported here.
+func (*Pair) Agent() net.Listener { return nil }
+
+// Node is not supported here.
+func (*Pair) Node() (*os.File, error) { return nil, unsupported("the node's socket") }
+
+// Point is not supported here.
+func (*Pair) Point(bool) error { return unsupported("point an address") }
+
+// ToNode is not supported here.
+func (*Pair) ToNode() bool { return false }
+
+// Strays is not supported here.
+func (*Pair) Strays() (net.Listener, error) {
+	return nil, unsupported("accept what is left at the node's socket")
+}
+
+// Close is not supported here.
+func (*Pair) Close() error { return nil }
+
+// Strays is not supported here.
+func Strays(*os.File) (net.Listener, error) {
+	return nil, unsupported("accept what is left at the node's socket")
+}
+
+// Take is not supported here.
+func Take(_ []int, network string, addr netip.AddrPort) (*os.File, error) {
+	return nil, unsupported("take the socket of " + network + " " + addr.String())
+}
+
+// Family is not supported here.
+func Family(int) ([]int, error) { return nil, unsupported("list processes") }
+
+// Steer points public addresses at sockets of the node's. See the Linux version.
+type Steer struct{}
+
+// OpenSteer is not supported here.
+func OpenSteer(dir string, _ Options) (*Steer, error) {
+	return nil, unsupported("steer callers from " + dir)
+}
+
+// Adopted is not supported here.
+func (*Steer) Adopted() bool { return false }
+
+// Point is not supported here.
+func (*Steer) Point(network string, addr netip.AddrPort, _ *os.File) error {
+	return unsupported("steer " + network + " " + addr.String())
+}
+
+// Clear is not supported here.
+func (*Steer) Clear(network string, addr netip.AddrPort) error {
+	return unsupported("end steering " + network + " " + addr.String())
+}
+
+// Pointed is not supported here.
+func (*Steer) Pointed() ([]Entry, error) { return nil, unsupported("list steered addresses") }
+
+// Settle is not supported here.
+func (*Steer) Settle() error { return unsupported("settle steering") }
+
+// Remove is not supported here.
+func (*Steer) Remove() error { return unsupported("end steering") }
+
+// Close is not supported here.
+func (*Steer) Close() error { return nil }
+
+// FindBPFFS is not supported here.
+func FindBPFFS() (string, error) { return "", unsupported("find a BPF file system") }
+
+// MountBPFFS is not supported here.
+func MountBPFFS(path string) error { return unsupported("mount a BPF file system on " + path) }
+
+// Probe says that no Kind works here.
+func Probe(kind Kind) error { return unsupported("attach by " + string(kind)) }

@@ -1,0 +1,225 @@
+package attach
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// socket is what the kernel says of one.
+type socket struct {
+	family, kind, protocol int
+	local                  netip.AddrPort
+	listening, connected   bool
+	v6only, reuseport      bool
+}
+
+// inspect asks for what Take, AdoptPair and Point need to know. It fails with
+// ErrSocket for what is no IP socket.
+func inspect(fd int) (socket, error) {
+	var s socket
+	var err error
+	get := func(level, option int) int {
+		v, e := unix.GetsockoptInt(fd, level, option)
+		if e != nil && err == nil {
+			err = e
+		}
+		return v
+	}
+	s.family = get(unix.SOL_SOCKET, unix.SO_DOMAIN)
+	s.kind = get(unix.SOL_SOCKET, unix.SO_TYPE)
+	s.protocol = get(unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	s.listening = get(unix.SOL_SOCKET, unix.SO_ACCEPTCONN) != 0
+	if err != nil {
+		return s, fmt.Errorf("ask for a socket's kind: %w", err)
+	}
+	if s.family != unix.AF_INET && s.family != unix.AF_INET6 {
+		return s, fmt.Errorf("%w: its address family is %d, want an IPv4 or IPv6 socket", ErrSocket, s.family)
+	}
+	s.reuseport = get(unix.SOL_SOCKET, unix.SO_REUSEPORT) != 0
+	if s.family == unix.AF_INET6 {
+		s.v6only = get(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY) != 0
+	}
+	if err != nil {
+		return s, fmt.Errorf("ask for a socket's options: %w", err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return s, fmt.Errorf("ask for a socket's address: %w", err)
+	}
+	s.local = addrPort(sa)
+	_, err = unix.Getpeername(fd)
+	s.connected = err == nil
+	return s, nil
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		ip := netip.AddrFrom16(a.Addr)
+		if a.ZoneId != 0 {
+			ip = ip.WithZone(zoneName(int(a.ZoneId)))
+		}
+		return netip.AddrPortFrom(ip, uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// zoneName gives the name of an interface, so that a link-local address equals
+// one that was written with it.
+func zoneName(index int) string {
+	if i, err := net.InterfaceByIndex(index); err == nil {
+		return i.Name
+	}
+	return strconv.Itoa(index)
+}
+
+// dual says whether the socket takes IPv4 and IPv6.
+func (s socket) dual() bool {
+	return s.family == unix.AF_INET6 && !s.v6only && s.local.Addr().IsUnspecified()
+}
+
+// network is what net.Listen calls the socket's kind of address.
+func (s socket) network() string {
+	switch {
+	case s.family == unix.AF_INET:
+		return "tcp4"
+	case s.dual():
+		return "tcp"
+	}
+	return "tcp6"
+}
+
+// serves says how well the socket's address fits: 2 exactly, 1 as a wildcard, 0
+// not at all.
+func (s socket) serves(addr netip.AddrPort) int {
+	ip := addr.Addr().Unmap()
+	switch {
+	case s.local.Port() != addr.Port():
+		return 0
+	case s.local.Addr().Unmap() == ip:
+		return 2
+	case !s.local.Addr().IsUnspecified(), ip.Is6() && s.family == unix.AF_INET, ip.Is4() && s.family == unix.AF_INET6 && s.v6only:
+		return 0
+	}
+	return 1
+}
+
+// control calls f with the descriptor of a file, which stays open meanwhile.
+func control(file *os.File, f func(fd int) error) error {
+	rc, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := rc.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
+}
+
+func inspectFile(file *os.File) (socket, error) {
+	var s socket
+	err := control(file, func(fd int) (err error) {
+		s, err = inspect(fd)
+		return err
+	})
+	return s, err
+}
+
+// dup returns another descriptor of the same socket.
+func dup(file *os.File) (*os.File, error) {
+	var copied int
+	err := control(file, func(fd int) (err error) {
+		copied, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("duplicate a socket: %w", err)
+	}
+	return os.NewFile(uintptr(copied), file.Name()), nil
+}
+
+// listenersAt counts the TCP sockets of this network namespace that listen on
+// exactly this address.
+func listenersAt(local netip.AddrPort) (int, error) {
+	path := "/proc/self/net/tcp"
+	if local.Addr().Is6() {
+		path += "6"
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	want := procAddr(local)
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, maxLine)
+	lines.Scan() // the heading
+	n := 0
+	for read := 0; lines.Scan(); read++ {
+		fields := strings.Fields(lines.Text())
+		// Those that listen come first: connections need not be read.
+		if len(fields) < 4 || fields[3] != "0A" {
+			break
+		}
+		if read == maxListeners {
+			return 0, fmt.Errorf("%s: more than %d sockets listen", path, maxListeners)
+		}
+		if fields[1] == want {
+			n++
+		}
+	}
+	return n, lines.Err()
+}
+
+// procAddr writes an address as /proc/net/tcp does: words of the machine's order.
+func procAddr(a netip.AddrPort) string {
+	ip := a.Addr().AsSlice()
+	for i := 0; i+4 <= len(ip); i += 4 {
+		binary.BigEndian.PutUint32(ip[i:], binary.NativeEndian.Uint32(ip[i:]))
+	}
+	return strings.ToUpper(hex.EncodeToString(ip)) + fmt.Sprintf(":%04X", a.Port())
+}
+
+// Strays returns a listener that accepts what is queued at the node's socket,
+// now and later, for the time in which no software holds it: after its end, and
+// before it is given away again. It makes the socket non-blocking, which
+// software that holds it would notice ([Pair.Node] undoes it). The caller closes
+// it, which leaves the socket open and what is not accepted in its queue.
+func Strays(sock *os.File) (net.Listener, error) {
+	s, err := inspectFile(sock)
+	if err != nil {
+		return nil, fmt.Errorf("accept what is left at the node's socket: %w", err)
+	}
+	if s.kind != unix.SOCK_STREAM || !s.listening {
+		return nil, fmt.Errorf("accept what is left at the node's socket: %w: it does not listen", ErrSocket)
+	}
+	ln, err := net.FileListener(sock)
+	if err != nil {
+		return nil, fmt.Errorf("accept what is left at the node's socket %s: %w", s.local, err)
+	}
+	return ln, nil
+}
+
+// permission adds ErrNotPermitted or ErrNotSupported to what the kernel said.
+func permission(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: %w", ErrNotPermitted, err)
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.ENOPROTOOPT):
+		return fmt.Errorf("%w: %w", ErrNotSupported, err)
+	}
+	return err
+}
