@@ -1,6 +1,7 @@
 package so
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -73,8 +74,14 @@ func (c *Chain) Answer(r *http.Request, next http.RoundTripper) (*http.Response,
 	if len(c.steps) == 0 {
 		return next.RoundTrip(r)
 	}
-	left := &budget{}
-	left.n.Store(MaxNextCalls)
+	// A chain that is reached again from its own end shares what is left, so that a
+	// circle of them ends too.
+	left, inside := r.Context().Value(budgetKey{}).(*budget)
+	if !inside {
+		left = &budget{}
+		left.n.Store(MaxNextCalls)
+		r = r.WithContext(context.WithValue(r.Context(), budgetKey{}, left))
+	}
 	resp, err := link{steps: c.steps, end: next, left: left}.RoundTrip(r)
 	if err != nil {
 		return nil, c.sign(err)
@@ -95,6 +102,8 @@ func (c *Chain) sign(err error) error {
 
 // budget bounds the calls that one call may become.
 type budget struct{ n atomic.Int64 }
+
+type budgetKey struct{}
 
 // link is what a step of a chain sees as next.
 type link struct {

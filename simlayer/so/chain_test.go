@@ -122,6 +122,33 @@ func TestFloodOfNext(t *testing.T) {
 	}
 }
 
+// A chain whose end is its own beginning: rules call next in a circle.
+func TestCircle(t *testing.T) {
+	rules := mustParse(t, `
+call "GET /{x...}" {
+  next "GET /again/{x...}" {}
+  response "200" { body = ".body" }
+}
+default { pass = true }`)
+	c, err := NewChain(1, 3, map[bundle.Version]Object{1: rules, 2: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rounds := 0
+	var circle roundTripper
+	circle = func(r *http.Request) (*http.Response, error) {
+		if rounds++; rounds > 10*MaxNextCalls {
+			return nil, errors.New("it goes round for ever")
+		}
+		return c.Answer(r, circle)
+	}
+	_, err = c.Answer(httptest.NewRequest("GET", "/a", nil), circle)
+	var r *Refusal
+	if !errors.As(err, &r) || r.Status != http.StatusLoopDetected || rounds == 0 || rounds > MaxNextCalls {
+		t.Fatalf("got %v after %d rounds, want a refusal that says it loops", err, rounds)
+	}
+}
+
 // A failure below the objects comes out as it is, so that the call can be tried
 // again.
 func TestChainKeepsFailures(t *testing.T) {

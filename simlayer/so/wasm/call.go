@@ -39,7 +39,7 @@ type call struct {
 
 func newCall(o *Object, r *http.Request, next http.RoundTripper) *call {
 	c := &call{o: o, req: r, next: next}
-	c.request = message{header: r.Header, source: r.Body, trailer: r.Trailer}
+	c.request = message{header: r.Header, source: r.Body, length: r.ContentLength, trailer: r.Trailer}
 	return c
 }
 
@@ -224,7 +224,7 @@ func (c *call) take(resp *http.Response) {
 	if resp.Header == nil {
 		resp.Header = http.Header{}
 	}
-	c.response = message{header: resp.Header, owned: true, source: resp.Body, trailer: resp.Trailer}
+	c.response = message{header: resp.Header, owned: true, source: resp.Body, length: resp.ContentLength, trailer: resp.Trailer}
 	for name, values := range early {
 		if _, ok := resp.Header[name]; !ok {
 			resp.Header[name] = values

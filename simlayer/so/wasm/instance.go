@@ -221,14 +221,15 @@ func (in *instance) failed(err error) error {
 // explain says in one line why a guest has ended, before its stack.
 func (in *instance) explain(err error) error {
 	var exit *sys.ExitError
-	switch {
-	case errors.Is(err, errTime):
+	if errors.As(err, &exit) {
+		err = fmt.Errorf("the guest exited with status %d", exit.ExitCode())
+	}
+	if errors.Is(err, errTime) {
 		return fmt.Errorf("the guest did not end within %v: %w", in.limit, err)
-	case errors.As(err, &exit):
-		if text := in.errs.tail(); text != "" {
-			return fmt.Errorf("the guest exited with status %d, saying %q", exit.ExitCode(), text)
-		}
-		return fmt.Errorf("the guest exited with status %d", exit.ExitCode())
+	}
+	// A language's runtime says what has happened, and then traps.
+	if text := in.errs.tail(); text != "" {
+		return fmt.Errorf("the guest said %q: %w", text, err)
 	}
 	return err
 }
@@ -237,7 +238,7 @@ func (in *instance) explain(err error) error {
 func firstLine(err error) string {
 	line, _, _ := strings.Cut(err.Error(), "\n")
 	line = strings.TrimSuffix(line, " (recovered by wazero)")
-	return strings.TrimPrefix(line, "wasm error: ")
+	return strings.Replace(line, "wasm error: ", "", 1)
 }
 
 // stopped is panicked with by host functions that end a call: err is what the

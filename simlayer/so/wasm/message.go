@@ -19,6 +19,7 @@ type message struct {
 	owned  bool // header is not somebody else's
 	// source is the body as it came, until it is read into data.
 	source io.ReadCloser
+	length int64 // of source, below zero if it is not known
 	loaded bool
 	data   []byte
 	pos    int // what the guest has read of data
@@ -60,7 +61,7 @@ func (m *message) load(limit int) error {
 		m.loaded = true
 		return nil
 	}
-	data, err := io.ReadAll(io.LimitReader(m.source, int64(limit)+1))
+	data, err := m.readAll(limit)
 	if err == nil && len(data) > limit {
 		err = errTooLarge
 	}
@@ -74,6 +75,26 @@ func (m *message) load(limit int) error {
 	}
 	m.loaded, m.data = true, data
 	return m.source.Close()
+}
+
+// readAll reads at most one byte more than limit.
+func (m *message) readAll(limit int) ([]byte, error) {
+	if m.length <= 0 || m.length > int64(limit) {
+		return io.ReadAll(io.LimitReader(m.source, int64(limit)+1))
+	}
+	// One byte more, so that the end is found, or a length that is wrong.
+	buf := make([]byte, m.length+1)
+	n, err := io.ReadFull(m.source, buf)
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		if int64(n) < m.length {
+			return buf[:n], io.ErrUnexpectedEOF
+		}
+		return buf[:n], nil
+	}
+	if err == nil {
+		err = fmt.Errorf("it is longer than the %d bytes that it says", m.length)
+	}
+	return buf[:n], err
 }
 
 // loadWithin is load for as long as ctx lasts. After an error of ctx the message

@@ -190,7 +190,7 @@ func nextSend(in *instance, s []uint64) {
 		s[0] = code32(codeFailed)
 		return
 	}
-	h.answer = message{header: h.resp.Header, source: h.resp.Body}
+	h.answer = message{header: h.resp.Header, source: h.resp.Body, length: h.resp.ContentLength}
 	s[0] = uint64(h.resp.StatusCode)
 }
 

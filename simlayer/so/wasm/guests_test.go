@@ -1,0 +1,248 @@
+package wasm
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"moult/simlayer/so"
+)
+
+// goGuest builds testdata/wasm/kvnames.
+var goGuest = sync.OnceValues(func() ([]byte, error) {
+	out := filepath.Join(cacheDir, "kvnames.wasm")
+	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", out, ".")
+	cmd.Dir = "../../../testdata/wasm/kvnames"
+	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOFLAGS=")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, text)
+	}
+	return os.ReadFile(out)
+})
+
+// cGuest builds testdata/wasm/cnames; without a compiler there is none.
+var cGuest = sync.OnceValues(func() ([]byte, error) {
+	for _, tool := range []string{"clang", "wasm-ld"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return nil, fmt.Errorf("%w: install clang and lld", err)
+		}
+	}
+	out := filepath.Join(cacheDir, "names.wasm")
+	cmd := exec.Command("clang", "--target=wasm32", "-O2", "-mbulk-memory", "-nostdlib", "-Wl,--no-entry", "-Wall", "-Werror", "-o", out, "names.c")
+	cmd.Dir = "../../../testdata/wasm/cnames"
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, text)
+	}
+	return os.ReadFile(out)
+})
+
+func openGo(t testing.TB, change func(*Config)) *Object {
+	t.Helper()
+	module, err := goGuest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return open(t, module, change)
+}
+
+func openC(t testing.TB, change func(*Config)) *Object {
+	t.Helper()
+	module, err := cGuest()
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Skipf("no compiler for C: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return open(t, module, change)
+}
+
+// store is a node of version 2: keys and JSON values.
+type store struct {
+	mu     sync.Mutex
+	values map[string]string
+	calls  []string
+}
+
+func (s *store) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, r.Method+" "+r.URL.RequestURI())
+	key, ok := strings.CutPrefix(r.URL.Path, "/v2/")
+	if !ok {
+		return reply(r, 404, `{"error":"no such path"}`), nil
+	}
+	if r.Method == "PUT" {
+		data, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		if int64(len(data)) != r.ContentLength {
+			return nil, fmt.Errorf("a body of %d bytes, but it says %d", len(data), r.ContentLength)
+		}
+		s.values[key] = string(data)
+	}
+	if v, ok := s.values[key]; ok {
+		return reply(r, 200, v), nil
+	}
+	return reply(r, 404, `{"error":"not found"}`), nil
+}
+
+func reply(r *http.Request, status int, body string) *http.Response {
+	return &http.Response{
+		StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, Request: r,
+		Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
+	}
+}
+
+// do makes a call and returns its status and body.
+func do(t *testing.T, o so.Object, next http.RoundTripper, method, path, body string) (int, string) {
+	t.Helper()
+	resp, err := o.Answer(httptest.NewRequest(method, path, strings.NewReader(body)), next)
+	if err != nil {
+		r := so.AsRefusal(err)
+		return r.Status, r.Reason
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.ContentLength >= 0 && int64(len(data)) != resp.ContentLength {
+		t.Errorf("%s %s: a body of %d bytes, but it says %d", method, path, len(data), resp.ContentLength)
+	}
+	return resp.StatusCode, string(data)
+}
+
+const nested = `{"name":"a \"quoted\" name","deep":{"name":[{"name":1}]},"list":["name"],"n":12345678901234567890}`
+
+func TestRename(t *testing.T) {
+	for _, g := range []struct {
+		name, prefix string
+		open         func(testing.TB, func(*Config)) *Object
+	}{{"Go, encoding/json", "/v1/bench", openGo}, {"Go, scanner", "/scan/v1/bench", openGo}, {"C", "/v1/bench", openC}} {
+		t.Run(g.name, func(t *testing.T) {
+			o := g.open(t, nil)
+			for i, body := range []string{nested, `{}`, `{"other":1}`, `{"name":"` + strings.Repeat("ä", 50_000) + `"}`} {
+				s := &store{values: map[string]string{}}
+				status, got := do(t, o, s, "PUT", fmt.Sprintf("%s%d", g.prefix, i), body)
+				if status != 200 {
+					t.Fatalf("%d %s", status, got)
+				}
+				stored := s.values[fmt.Sprintf("bench%d", i)]
+				if want := strings.Replace(body, `"name"`, `"title"`, 1); !sameJSON(stored, want) {
+					t.Errorf("the node got %.200s, want %.200s", stored, want)
+				}
+				if !sameJSON(got, body) {
+					t.Errorf("the caller got %.200s, want %.200s", got, body)
+				}
+			}
+		})
+	}
+}
+
+func sameJSON(a, b string) bool {
+	var x, y any
+	if json.Unmarshal([]byte(a), &x) != nil || json.Unmarshal([]byte(b), &y) != nil {
+		return false
+	}
+	p, _ := json.Marshal(x)
+	q, _ := json.Marshal(y)
+	return string(p) == string(q)
+}
+
+// TestGoGuest goes through what an object can do: several calls to next, state,
+// denials, and faults that end an instance but not the object.
+func TestGoGuest(t *testing.T) {
+	kv, err := OpenFileKV(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := openGo(t, func(c *Config) {
+		c.State = kv
+		c.Limits.CallTime = 5 * time.Second
+	})
+	s := &store{values: map[string]string{"a": `{"title":"A"}`, "b": `{"title":"B"}`}}
+	down := errors.New("connection refused")
+	steps := []struct {
+		method, path, body string
+		status             int
+		want               string
+	}{
+		{"GET", "/v1/a", "", 200, `{"name":"A"}`},
+		{"POST", "/v1/swap?a=a&b=b", "", 200, `{"swapped":true}`},
+		{"GET", "/v1/a", "", 200, `{"name":"B"}`},
+		{"GET", "/v1/b", "", 200, `{"name":"A"}`},
+		{"POST", "/v1/swap?a=a&b=none", "", 404, `GET /v2/none failed`},
+		{"PUT", "/v1/a", `{"name":"C"}`, 200, `{"name":"C"}`},
+		{"PUT", "/v1/a", `{"name":"D"}`, 200, `{"name":"D"}`},
+		{"PUT", "/v1/a", `{`, 400, `unexpected end`},
+		{"GET", "/v1/hits/a", "", 200, `{"hits":2}`},
+		{"DELETE", "/v1/a", "", 405, "version 2 keeps all that it has ever had"},
+		{"GET", "/v1/panic", "", 500, "panic: as asked for"},
+		{"GET", "/v1/hits/a", "", 200, `{"hits":2}`},
+		{"GET", "/elsewhere", "", 404, `no such path`},
+	}
+	for _, c := range steps {
+		if status, body := do(t, o, s, c.method, c.path, c.body); status != c.status || !strings.Contains(body, c.want) {
+			t.Errorf("%s %s: %d %s, want %d %s", c.method, c.path, status, body, c.status, c.want)
+		}
+	}
+	if got := strings.Join(s.calls[1:5], ", "); got != "GET /v2/a, GET /v2/b, PUT /v2/a, PUT /v2/b" {
+		t.Errorf("the swap made the calls %s", got)
+	}
+	fails := roundTripper(func(*http.Request) (*http.Response, error) { return nil, down })
+	for _, path := range []string{"/v1/swap?a=a&b=b", "/v1/a"} {
+		method := map[bool]string{true: "POST", false: "GET"}[strings.Contains(path, "swap")]
+		if _, err := o.Answer(httptest.NewRequest(method, path, nil), fails); !errors.Is(err, down) {
+			t.Errorf("%s: got %v, want that the node is down", path, err)
+		}
+	}
+	if v, ok, _ := kv.Get("last"); !ok || string(v) != "a" {
+		t.Errorf("the state has last = %q", v)
+	}
+}
+
+// TestGoGuestSpins shows that a guest in Go, whose stack lies in its memory, is
+// ended like any other, and that many calls at once share the state.
+func TestGoGuestSpins(t *testing.T) {
+	kv, err := OpenFileKV(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := openGo(t, func(c *Config) {
+		c.State = kv
+		c.Limits.Instances = 4
+	})
+	s := &store{values: map[string]string{}}
+	var all sync.WaitGroup
+	const writers, writes = 6, 5
+	for range writers {
+		all.Go(func() {
+			for range writes {
+				if status, body := do(t, o, s, "PUT", "/v1/shared", `{"name":"x"}`); status != 200 {
+					t.Errorf("%d %s", status, body)
+				}
+			}
+		})
+	}
+	all.Go(func() {
+		if status, body := do(t, o, s, "GET", "/v1/spin", ""); status != 504 {
+			t.Errorf("%d %s", status, body)
+		}
+	})
+	all.Wait()
+	if _, body := do(t, o, s, "GET", "/v1/hits/shared", ""); body != fmt.Sprintf(`{"hits":%d}`, writers*writes) {
+		t.Errorf("%s, want %d", body, writers*writes)
+	}
+}
