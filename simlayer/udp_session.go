@@ -1,0 +1,169 @@
+package simlayer
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+)
+
+// reach gives a session its socket to the node at addr.
+func (r *udpRelay) reach(s *udpSession, addr string) error {
+	if s.up != nil && s.addr == addr {
+		return nil
+	}
+	at, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return err
+	}
+	up, err := net.DialUDP("udp", nil, at)
+	if err != nil {
+		return err
+	}
+	if s.up != nil {
+		s.up.Close() // its reader ends
+	}
+	s.up, s.addr = up, addr
+	_ = up.SetReadDeadline(s.last.Add(r.limits.idle))
+	r.running.Go(func() { r.answer(s, up) })
+	return nil
+}
+
+// end ends a session.
+func (r *udpRelay) end(s *udpSession) {
+	if r.sessions[s.key] != s {
+		return
+	}
+	delete(r.sessions, s.key)
+	if s.up != nil {
+		s.up.Close()
+	}
+	if r.ended == nil {
+		return
+	}
+	if s.passed {
+		r.ended(answered, s.waited)
+	} else {
+		r.ended(failed, s.waited)
+	}
+}
+
+// answer passes what the node says to one caller on, until the session ends or has
+// another socket. The lock is not held.
+func (r *udpRelay) answer(s *udpSession, up *net.UDPConn) {
+	oob := callFrom(s.key.called)
+	raw, err := up.SyscallConn()
+	for err == nil {
+		var buf *[]byte
+		var n int
+		if buf, n, err = r.read(raw); err == nil {
+			_, _, sendErr := r.conn.WriteMsgUDPAddrPort((*buf)[:n], oob, s.key.caller)
+			r.buffers.Put(buf)
+			r.answered(s, sendErr)
+			continue
+		}
+		err = r.pardon(s, up, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.up == up {
+		r.end(s)
+	}
+}
+
+// callFrom says to the system that a datagram is to come from that address.
+func callFrom(a netip.Addr) []byte {
+	switch {
+	case !a.IsValid():
+		return nil
+	case a.Is4():
+		return (&ipv4.ControlMessage{Src: a.AsSlice()}).Marshal()
+	}
+	if !a.Is4In6() {
+		return (&ipv6.ControlMessage{Src: a.AsSlice()}).Marshal()
+	}
+	// The package refuses an IPv4 address in IPv6 form; the system takes it.
+	other := net.ParseIP("2001:db8::1")
+	return bytes.Replace((&ipv6.ControlMessage{Src: other}).Marshal(), other, a.AsSlice(), 1)
+}
+
+func (r *udpRelay) answered(s *udpSession, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.last = time.Now()
+	if err == nil {
+		r.stats.toCaller++
+	} else if !r.closed {
+		r.log.Debug("datagram not passed back", "caller", s.key.caller.String(), "error", err)
+	}
+}
+
+// read waits for a datagram. It takes a buffer only when there is one, so that
+// sessions in which nothing happens cost little.
+func (r *udpRelay) read(raw syscall.RawConn) (buf *[]byte, n int, err error) {
+	var readErr error
+	err = raw.Read(func(fd uintptr) bool {
+		buf = r.buffers.Get().(*[]byte)
+		for {
+			n, _, readErr = unix.Recvfrom(int(fd), *buf, unix.MSG_DONTWAIT)
+			if !errors.Is(readErr, unix.EINTR) {
+				break
+			}
+		}
+		if readErr == nil {
+			return true
+		}
+		r.buffers.Put(buf)
+		return !errors.Is(readErr, unix.EAGAIN)
+	})
+	if err == nil {
+		err = readErr
+	}
+	return buf, n, err
+}
+
+// pardon returns nil for an error after which a session goes on: nobody listens at
+// the node for a while, or nothing has come for a while and something has gone.
+func (r *udpRelay) pardon(s *udpSession, up *net.UDPConn, err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var timeout net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		r.stats.unreachable++
+		return nil
+	case errors.As(err, &timeout) && timeout.Timeout():
+		until := s.last.Add(r.limits.idle)
+		if s.held > 0 || time.Now().Before(until) {
+			return up.SetReadDeadline(later(until, time.Now().Add(r.limits.idle/8)))
+		}
+	}
+	return err
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// calledAddr finds the address that a datagram came to in what the system says
+// of it.
+func calledAddr(oob []byte) netip.Addr {
+	var four ipv4.ControlMessage
+	var six ipv6.ControlMessage
+	var a netip.Addr // stays invalid if nothing is said
+	if four.Parse(oob) == nil && four.Dst != nil {
+		a, _ = netip.AddrFromSlice(four.Dst)
+	} else if six.Parse(oob) == nil && six.Dst != nil {
+		a, _ = netip.AddrFromSlice(six.Dst)
+	}
+	return a
+}
