@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"moult/simlayer/so"
+	"moult/store/bundle/build"
+)
+
+// fence is one piece of code of a document.
+type fence struct{ language, name, text string }
+
+// fences returns the code of a document: what follows the language names the file
+// that it is a part of.
+func fences(t *testing.T, path string) (all []fence) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile("(?ms)^```(\\w*) ?(\\S*)\n(.*?)^```$").FindAllStringSubmatch(string(data), -1) {
+		all = append(all, fence{m[1], m[2], m[3]})
+	}
+	return all
+}
+
+// checkRules runs the examples of a rules file as `moult rules test --strict` does.
+func checkRules(name, text string) error {
+	rules, err := so.ParseRules([]byte(text), name)
+	if err != nil {
+		return err
+	}
+	results := rules.Test()
+	if err := so.Failed(results); err != nil {
+		return err
+	}
+	if calls := rules.Unreached(results); len(calls) > 0 {
+		return fmt.Errorf("%s: no example reaches %v", name, calls)
+	}
+	return nil
+}
+
+// docRelease is what the pieces of a class in a document stand in.
+const docRelease = `release {
+  version = 2
+  class "kv" {
+    from = 1
+    artifact {
+      os   = "linux"
+      arch = "amd64"
+      path = "kv"
+    }
+    command = ["./kv", "--listen", "${service.api}"]
+    service "api" { protocol = "http" }
+    health { http = "/healthz" }
+%s
+  }
+}
+`
+
+// TestSimulationDoc checks that what docs/simulation.md shows is real: its rules
+// files parse, and hold their own examples, which reach every call; its pieces of
+// releases load.
+func TestSimulationDoc(t *testing.T) {
+	rules, pieces := map[string]string{}, 0
+	for _, f := range fences(t, "../../docs/simulation.md") {
+		switch {
+		case f.language == "hcl" && f.name == "class":
+			pieces++
+			path := filepath.Join(t.TempDir(), "upgrade.hcl")
+			if err := os.WriteFile(path, fmt.Appendf(nil, docRelease, f.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := build.Load(path); err != nil {
+				t.Errorf("a piece of a release: %v\n%s", err, f.text)
+			}
+		case f.language == "hcl" && strings.HasSuffix(f.name, ".hcl"):
+			rules[f.name] += f.text
+		case f.language == "hcl":
+			t.Errorf("HCL that is not checked: name its file, or \"class\", after ```hcl\n%s", f.text)
+		}
+	}
+	if len(rules) < 4 || pieces < 3 {
+		t.Errorf("%d rules files and %d pieces of releases found", len(rules), pieces)
+	}
+	for name, text := range rules {
+		if err := checkRules(name, text); err != nil {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// TestSimulationDocCatches shows that the check above can fail.
+func TestSimulationDocCatches(t *testing.T) {
+	var text string
+	for _, f := range fences(t, "../../docs/simulation.md") {
+		if f.name == "past-2.hcl" {
+			text += f.text
+		}
+	}
+	if err := checkRules("past-2.hcl", text); err != nil {
+		t.Fatal(err)
+	}
+	for old, with := range map[string]string{
+		`value: .body.value}"`:   `value: .body.key}"`, // an answer, and a call
+		"status = 406":           "status = 407",
+		`startswith("text/")`:    `startswith("image/")`,
+		`- ["key", "value"]`:     `- ["key", "value", "if_revision"]`,
+		`example "the list"`:     `call "POST /list" { pass = true }` + "\n" + `example "the list"`,
+		`next "GET /v2/keys" {}`: `next "GET /v2/key" {}`,
+		"default {":              "otherwise {",
+	} {
+		if checkRules("past-2.hcl", strings.Replace(text, old, with, 1)) == nil {
+			t.Errorf("with %q for %q the rules pass", with, old)
+		}
+	}
+}
