@@ -191,11 +191,21 @@ func (in inspection) print(out io.Writer) error {
 }
 
 func describeSimulation(s bundle.Simulation) string {
+	words := s.Kind
 	switch s.Kind {
-	case bundle.SimulateRules:
-		return fmt.Sprintf("rules, %d bytes", s.Rules.Length)
+	case bundle.SimulateRules, bundle.SimulateWasm:
+		blob, _ := s.Blob()
+		words = fmt.Sprintf("%s, %d bytes", s.Kind, blob.Length)
+	case bundle.SimulateExec:
+		words = "exec: " + strings.Join(s.Exec, " ")
 	case bundle.SimulateRefuse:
-		return "refuse: " + s.Reason
+		words = "refuse: " + s.Reason
 	}
-	return s.Kind
+	if s.Observe {
+		words += ", observes"
+	}
+	if s.RetireAfter != 0 {
+		words += fmt.Sprintf(", retired after %s", s.RetireAfter)
+	}
+	return words
 }

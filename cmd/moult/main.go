@@ -84,7 +84,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			demoCommand(), trustCommand(), bundleCommand(), agentCommand(), injectCommand(),
+			demoCommand(), trustCommand(), bundleCommand(), agentCommand(), injectCommand(), planCommand(),
 			statusCommand(), whyCommand(),
 			rulesCommand(),
 			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), retryCommand(), startCommand(),

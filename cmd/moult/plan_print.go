@@ -1,0 +1,170 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"moult/store/bundle"
+)
+
+// maxShownDenials bounds the denials of one object that are shown to people;
+// -o json has all.
+const maxShownDenials = 10
+
+func (r *planReport) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "release %d\t%s\n", r.Version, r.Digest.Short())
+	fmt.Fprintf(w, "cluster\t%s\n", r.Cluster.Short())
+	fmt.Fprintf(w, "signed until\t%s\n", r.Expires)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, c := range r.Classes {
+		if err := c.print(out); err != nil {
+			return err
+		}
+	}
+	if r.Ring == nil {
+		return nil
+	}
+	return r.Ring.print(out, r.Version)
+}
+
+func (c planClass) print(out io.Writer) error {
+	if c.From == 0 {
+		fmt.Fprintf(out, "\nclass %s: version %d is installed\n", c.Class, c.To)
+	} else {
+		fmt.Fprintf(out, "\nclass %s: version %d to %d\n", c.Class, c.From, c.To)
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, a := range c.Artifacts {
+		fmt.Fprintf(w, "  software\t%s, %s\n", a.Platform, byteWords(a.Bytes))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
+		fmt.Fprintf(w, "  service\t%s, %s\n", name, c.Services[name])
+	}
+	fmt.Fprintf(w, "  transform\t%s\n", c.Transform)
+	fmt.Fprintf(w, "  schedule\t%s\n", c.Schedule)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if c.From == 0 {
+		return nil
+	}
+	return c.printCalls(out)
+}
+
+// printCalls shows what becomes of the calls between each two of the versions.
+func (c planClass) printCalls(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "  CALLER\tNODE\tCALLS")
+	for _, v := range []bundle.Version{c.From, c.To} {
+		fmt.Fprintf(w, "  %d\t%d\tgo straight to the node\n", v, v)
+	}
+	for _, p := range c.Calls {
+		fmt.Fprintf(w, "  %d\t%d\t%s\n", p.Callers, p.Nodes, p.words())
+		if p.Object == "past" && p.Fate == fateSimulated {
+			fmt.Fprintf(w, "  \t\t  retired after %s without a call\n", time.Duration(p.RetireAfter))
+		}
+		for i, d := range p.denials() {
+			if i == maxShownDenials {
+				fmt.Fprintf(w, "  \t\t  and %d more denials: see -o json\n", len(p.denials())-i)
+				break
+			}
+			when := "some of "
+			if d.Always {
+				when = ""
+			}
+			fmt.Fprintf(w, "  \t\t  denied: %s%s: %s\n", when, d.Call, d.Reason)
+		}
+	}
+	return w.Flush()
+}
+
+func (p planCalls) denials() []rulesDenial {
+	if p.Rules == nil {
+		return nil
+	}
+	return p.Rules.Denials
+}
+
+func (r *planRingPart) print(out io.Writer, release bundle.Version) error {
+	if r.Refused != "" {
+		fmt.Fprintf(out, "\nthe agent would refuse it: %s\n", strings.TrimSuffix(r.Refused, "."))
+	}
+	made := "as `moult inject` would rank them now"
+	if r.Signed {
+		made = "as the rollout order that is signed ranks them"
+	}
+	for _, c := range r.Classes {
+		what := ""
+		if !c.Changed {
+			what = fmt.Sprintf(", which only becomes version %d", release)
+		}
+		fmt.Fprintf(out, "\nnodes of class %s%s, %s (%s):\n", c.Class, what, made, c.order())
+		if len(c.Nodes) == 0 {
+			fmt.Fprintln(out, "  none yet")
+			continue
+		}
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "  RANK\tNODE\tID\tVERSION\tPHASE\tNOTE")
+		for _, n := range c.Nodes {
+			fmt.Fprintf(w, "  %d\t%s\t%s\t%d\t%s\t%s\n", n.Rank, n.Name, n.ID.Short(), n.Version, orDash(n.Phase), n.note())
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// order says what a rank means.
+func (c planRingClass) order() string {
+	switch c.Strategy {
+	case bundle.StrategyAtOnce:
+		return "all at once"
+	case bundle.StrategyManual:
+		return fmt.Sprintf("each when it is started, at most %d down", c.Budget)
+	}
+	return fmt.Sprintf("in this order, at most %d down", c.Budget)
+}
+
+func (n planRingNode) note() string {
+	var notes []string
+	if n.Canary {
+		notes = append(notes, "canary")
+	}
+	if n.Skipped {
+		notes = append(notes, "skipped")
+	}
+	if !n.Reachable {
+		notes = append(notes, "not reachable")
+	}
+	return strings.Join(notes, ", ")
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// byteWords is a number of bytes for people.
+func byteWords(n int64) string {
+	const units = "KMGT"
+	f, i := float64(n), -1
+	for f >= 1024 && i < len(units)-1 {
+		f /= 1024
+		i++
+	}
+	if i < 0 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%.1f %ciB", f, units[i])
+}
