@@ -1,3 +1,601 @@
 package host
 
-func testObject(string) int { return 1 }
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"moult/store/bundle"
+	"moult/testdata/line/line1"
+	"moult/testdata/line/line2"
+	"moult/testdata/line/lineload"
+)
+
+// testObject is what exec objects of the tests do, by name.
+func testObject(name string) int {
+	if name == "line2" {
+		return line2.Main(os.Args[3:])
+	}
+	if name == "agent" {
+		return testAgent(os.Args[3], os.Args[4])
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	switch name {
+	case "never":
+		<-ctx.Done()
+		return 0
+	case "deaf": // it does not end when asked to either
+		signal.Ignore(syscall.SIGTERM)
+		select {}
+	case "exits":
+		fmt.Fprintln(os.Stderr, "there is no config")
+		return 3
+	case "eats":
+		for b := make([]byte, 1<<20); ; b = append(b, b...) {
+			b[len(b)-1] = 1
+		}
+	case "own":
+		ln, err := net.Listen("tcp", os.Getenv("MOULT_LISTEN_API"))
+		return proxy(ctx, ln, err)
+	case "flood":
+		go func() {
+			for {
+				fmt.Fprintln(os.Stdout, strings.Repeat("flood ", 1000))
+			}
+		}()
+	case "forks":
+		// Out of the session, and not asked to end.
+		c := exec.Command(os.Args[0], "test-object", "deaf")
+		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := c.Start(); err != nil {
+			return 1
+		}
+		fmt.Println("forked", c.Process.Pid)
+	case "udp":
+		context.AfterFunc(ctx, func() { os.Exit(0) })
+		return proxyPackets()
+	case "stalls":
+		ln, err := inherited()
+		for range 2 {
+			if err == nil {
+				var c net.Conn
+				if c, err = ln.Accept(); err == nil {
+					c.Close()
+				}
+			}
+		}
+		<-ctx.Done()
+		return 0
+	case "crashes":
+		ln, err := inherited()
+		if err == nil {
+			_, err = ln.Accept()
+		}
+		panic(fmt.Sprint("crashed by a caller ", err))
+	}
+	ln, err := inherited()
+	return proxy(ctx, ln, err)
+}
+
+func inherited() (net.Listener, error) {
+	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) || os.Getenv("LISTEN_FDS") != "1" || os.Getenv("LISTEN_FDNAMES") != "api" {
+		return nil, errors.New("no socket for this process")
+	}
+	return net.FileListener(os.NewFile(3, "api"))
+}
+
+// proxy carries every connection to next.
+func proxy(ctx context.Context, ln net.Listener, err error) int {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	context.AfterFunc(ctx, func() { ln.Close() })
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return 0
+		}
+		go func() {
+			up, err := net.Dial("tcp", os.Getenv("MOULT_NEXT_API"))
+			if err != nil {
+				reset(c)
+				return
+			}
+			splice(c, up)
+		}()
+	}
+}
+
+// proxyPackets makes the packets upper case on their way back.
+func proxyPackets() int {
+	in, err := net.FilePacketConn(os.NewFile(3, "api"))
+	if err != nil {
+		return 1
+	}
+	up, err := net.Dial("udp", os.Getenv("MOULT_NEXT_API"))
+	if err != nil {
+		return 1
+	}
+	buf := make([]byte, 100)
+	for {
+		n, from, err := in.ReadFrom(buf)
+		if err != nil {
+			return 1
+		}
+		up.Write(buf[:n])
+		if n, err = up.Read(buf); err == nil {
+			in.WriteTo([]byte(strings.ToUpper(string(buf[:n]))), from)
+		}
+	}
+}
+
+func execObject(t *testing.T, from, to bundle.Version, args ...string) Object {
+	return Object{
+		Version: from, To: to, Kind: KindExec, Dir: t.TempDir(), State: t.TempDir(),
+		Argv: append([]string{os.Args[0], "test-object"}, args...), Env: os.Environ(),
+	}
+}
+
+var tcpLine = []Service{{Name: "line", Protocol: bundle.ProtocolTCP}}
+
+// startLine1 and startLine2 are nodes of line.
+func startLine1(t *testing.T) (string, *line1.Store) {
+	s, err := line1.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveLine(t, func(c net.Conn) func(func()) error { return s.Answer(c) }, s), s
+}
+
+func startLine2(t *testing.T) (string, *line2.Store) {
+	s, err := line2.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveLine(t, func(c net.Conn) func(func()) error { return s.Answer(c) }, s), s
+}
+
+func serveLine(t *testing.T, open func(net.Conn) func(func()) error, store io.Closer) string {
+	ln, err := listenTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for answer := open(c); answer(func() {}) == nil; {
+				}
+			}()
+		}
+	}()
+	t.Cleanup(func() { ln.Close(); store.Close() })
+	return ln.Addr().String()
+}
+
+// A program answers callers of the version before, and one those of the version
+// after, in a protocol that this project knows nothing of; it is killed under load,
+// and what is next changes.
+func TestExecBothWays(t *testing.T) {
+	one, oneStore := startLine1(t)
+	two, _ := startLine2(t)
+	for _, c := range []struct {
+		name    string
+		native  bundle.Version
+		node    string
+		object  Object
+		version int
+	}{
+		{"past", 2, two, execObject(t, 1, 2, "line2", "past"), 1},
+		{"future", 1, one, execObject(t, 2, 1, "line2", "future"), 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h, _ := startHost(t, Config{Services: tcpLine, MinPause: time.Millisecond})
+			set(t, h, c.native, c.node, c.object)
+			addr := h.Addrs(c.object.Version)["line"]
+			l := lineload.Start(lineload.Config{Addrs: []string{addr}, Version: c.version, Workers: 4, Prefix: c.name})
+			more := func() {
+				want := l.Calls() + 50
+				eventually(t, "calls", func() bool { return l.Calls() >= want })
+			}
+			more()
+			for range 3 {
+				kill(t, h, c.object.Version)
+				more()
+			}
+			set(t, h, c.native, "", c.object) // the node is away for new connections
+			set(t, h, c.native, c.node, c.object)
+			more()
+			if got := h.Addrs(c.object.Version)["line"]; got != addr {
+				t.Errorf("the address changed from %s to %s", addr, got)
+			}
+			r := l.Stop()
+			t.Logf("%d calls, %d sent again, longest %v", r.Calls, r.Again, r.Longest)
+			if len(r.Wrong) > 0 {
+				t.Errorf("wrong: %v", r.Wrong)
+			}
+		})
+	}
+	// What cannot be simulated is denied in the protocol's own words.
+	h, _ := startHost(t, Config{Services: tcpLine})
+	set(t, h, 1, one, execObject(t, 2, 1, "line2", "future"))
+	conn, err := net.Dial("tcp", h.Addrs(2)["line"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := line2.NewClient(conn)
+	defer c.Close()
+	for want, err := range map[string]error{
+		"denied: version 1 cannot keep": c.Put("k", "two\nlines"),
+		"denied: version 1 cannot del":  c.Delete("k"),
+	} {
+		var refused line1.Refused
+		if !errors.As(err, &refused) || !strings.HasPrefix(string(refused), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	if err := c.Put("k", "plain"); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := oneStore.Get("k"); got != "plain" {
+		t.Errorf("version 1 has %q", got)
+	}
+}
+
+// The numbers that the future object gives go on over its own death, and over the
+// upgrade.
+func TestExecState(t *testing.T) {
+	one, store := startLine1(t)
+	h, _ := startHost(t, Config{Services: tcpLine, MinPause: time.Millisecond})
+	o := execObject(t, 2, 1, "line2", "future")
+	set(t, h, 1, one, o)
+	var last uint64
+	for range 3 {
+		conn, err := net.Dial("tcp", h.Addrs(2)["line"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := line2.NewClient(conn)
+		c.Last = last
+		if err := c.Put("k", "v"); err != nil {
+			t.Fatal(err)
+		}
+		last = c.Last
+		c.Close()
+		pid := kill(t, h, 2)
+		eventually(t, "its end", func() bool { return statsOf(h, 2).PID != pid })
+	}
+	old, migrated := t.TempDir(), t.TempDir()
+	s, err := line1.Open(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, _ := store.Get("k")
+	if err := errors.Join(s.Set("k", v), s.Close(), line2.Migrate(old, o.State, migrated)); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(filepath.Join(migrated, "log"))
+	if err != nil || !strings.Contains(string(log), "4:3001,1:k,1:v,") || last >= 3001 {
+		t.Errorf("after number %d, the migrated log is %q (%v)", last, log, err)
+	}
+}
+
+// get calls what answers version 1 by HTTP.
+func get(t *testing.T, h *Host) (string, http.Header, error) {
+	return do(client(t, h.Addrs(1)["api"], false), "GET", "/hello", "")
+}
+
+func TestExecThatListensByItself(t *testing.T) {
+	n := startNode(t, 2)
+	h, l := startHost(t, Config{})
+	set(t, h, 2, n.addr, execObject(t, 1, 2, "own"))
+	for range 3 {
+		if got, _, err := get(t, h); err != nil || !strings.HasPrefix(got, "200 HTTP/1.1 hello") {
+			t.Fatal(got, err)
+		}
+	}
+	if !strings.Contains(l.String(), "address of its own") {
+		t.Error("the log does not say that there is one hop more")
+	}
+	// It comes again, at another address.
+	kill(t, h, 1)
+	eventually(t, "an answer", func() bool { got, _, err := get(t, h); return err == nil && strings.HasPrefix(got, "200 ") })
+}
+
+// Programs that are of no use: their callers are told why, and others go on.
+func TestBadExec(t *testing.T) {
+	n := startNode(t, 2)
+	for name, c := range map[string]struct {
+		change func(*Object)
+		want   string
+	}{
+		"exits":   {nil, "exit status 3; it wrote: there is no config"},
+		"never":   {func(o *Object) { o.StartTimeout = 300 * time.Millisecond }, "took no caller of service"},
+		"deaf":    {func(o *Object) { o.StartTimeout = 300 * time.Millisecond }, "took no caller of service"},
+		"stalls":  {func(o *Object) { o.StartTimeout = 100 * time.Millisecond }, "took no caller of service"},
+		"crashes": {nil, "panic: crashed by a caller"},
+		"eats":    {func(o *Object) { o.Memory = 200 << 20 }, "memory"},
+		"missing": {func(o *Object) { o.Argv = []string{"./missing"} }, "./missing: no such file or directory"},
+		"noDir":   {func(o *Object) { o.Dir = "/nowhere" }, "/nowhere: no such file or directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "eats" && raceEnabled {
+				t.Skip("the race detector needs more memory than the limit that is tested")
+			}
+			h, _ := startHost(t, Config{MinPause: time.Hour, Grace: 100 * time.Millisecond})
+			bad := execObject(t, 1, 2, name)
+			if c.change != nil {
+				c.change(&bad)
+			}
+			set(t, h, 2, n.addr, bad, execObject(t, 3, 2, "inherits"))
+			eventually(t, "a refusal that says why", func() bool {
+				got, header, err := get(t, h)
+				return err == nil && strings.HasPrefix(got, "503 ") && strings.Contains(got, "version 1 is not running") && strings.Contains(got, c.want) &&
+					header.Get("Moult-Refusal") == "error" && header.Get("Retry-After") == "1"
+			})
+			if s := statsOf(h, 1); s.State != StateResting || s.Restarts != 1 || !strings.Contains(s.Problem, c.want) || s.Errors == 0 {
+				t.Errorf("%+v, want %q", s, c.want)
+			}
+			if got, _, err := do(client(t, h.Addrs(3)["api"], false), "GET", "/hello", ""); err != nil || !strings.HasPrefix(got, "200 ") {
+				t.Errorf("another object: %s %v", got, err)
+			}
+		})
+	}
+}
+
+// Raw connections to an object that rests are reset, not left waiting.
+func TestRawRefused(t *testing.T) {
+	h, _ := startHost(t, Config{MinPause: time.Hour, Services: tcpLine})
+	set(t, h, 2, "", execObject(t, 1, 2, "exits"))
+	eventually(t, "resting", func() bool { return statsOf(h, 1).State == StateResting })
+	c, err := net.Dial("tcp", h.Addrs(1)["line"])
+	if err == nil { // or it was faster
+		defer c.Close()
+		_, err = c.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%v, want a reset", err)
+	}
+}
+
+// A crash loop comes to rest: the pauses grow.
+func TestCrashLoop(t *testing.T) {
+	var b backoff
+	var got []time.Duration
+	for _, up := range []time.Duration{0, time.Second, 0, 0, 0, 0, 0, 0, 0, 0, pauseReset, 0} {
+		got = append(got, b.next(up, minPause, maxPause))
+	}
+	if got[0] != minPause || got[8] != 25600*time.Millisecond || got[9] != maxPause || got[10] != minPause || got[11] != 2*minPause {
+		t.Errorf("pauses %v", got)
+	}
+	h, _ := startHost(t, Config{MinPause: time.Millisecond})
+	set(t, h, 2, "", execObject(t, 1, 2, "exits"))
+	eventually(t, "restarts", func() bool { return statsOf(h, 1).Restarts >= 3 })
+}
+
+// A program that writes without end neither waits nor fills the log.
+func TestFlood(t *testing.T) {
+	n := startNode(t, 2)
+	h, l := startHost(t, Config{})
+	set(t, h, 2, n.addr, execObject(t, 1, 2, "flood"))
+	eventually(t, "a full allowance", func() bool { return strings.Count(l.String(), "flood flood") >= 1000 })
+	for range 20 {
+		if got, _, err := get(t, h); err != nil || !strings.HasPrefix(got, "200 ") {
+			t.Fatal(got, err)
+		}
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text := l.String()
+	lines := strings.Count(text, "a simulation object writes\"")
+	if lines > 10*lineBurst || !strings.Contains(text, "linesLeftOut") {
+		t.Errorf("%d lines in the log", lines)
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		if len(line) > 2*maxLine {
+			t.Fatalf("a line of %d bytes", len(line))
+		}
+	}
+}
+
+// What a program starts ends with it, also out of its session.
+func TestStrays(t *testing.T) {
+	h, l := startHost(t, Config{})
+	set(t, h, 2, "", execObject(t, 1, 2, "forks"))
+	var pid int
+	eventually(t, "the fork", func() bool {
+		_, after, ok := strings.Cut(l.String(), "forked ")
+		if ok {
+			pid, _ = strconv.Atoi(after[:strings.IndexAny(after, "\"\n")])
+		}
+		return ok
+	})
+	if err := syscall.Kill(pid, 0); err != nil {
+		t.Fatalf("the fork %d: %v", pid, err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if alive(pid) {
+		t.Errorf("process %d lives on", pid)
+	}
+}
+
+// alive reports whether a process runs; a zombie, which only its parent can take
+// away, does not.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, after, _ := strings.Cut(string(stat), ") ")
+	return !strings.HasPrefix(after, "Z")
+}
+
+// An exec object of UDP.
+func TestPackets(t *testing.T) {
+	echo, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer echo.Close()
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			n, from, err := echo.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			echo.WriteTo(buf[:n], from)
+		}
+	}()
+	h, _ := startHost(t, Config{Services: []Service{{Name: "api", Protocol: protocolUDP}}})
+	set(t, h, 2, echo.LocalAddr().String(), execObject(t, 1, 2, "udp"))
+	c, err := net.Dial("udp", h.Addrs(1)["api"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	buf := make([]byte, 100)
+	eventually(t, "an answer", func() bool {
+		c.Write([]byte("hello"))
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		n, err := c.Read(buf)
+		return err == nil && string(buf[:n]) == "HELLO"
+	})
+}
+
+// A chain through all kinds: callers of 1 by exec, 2 compatible, 3 rules, 4 exec.
+func TestMixedChain(t *testing.T) {
+	n := startNode(t, 5)
+	h, _ := startHost(t, Config{})
+	list := []Object{
+		execObject(t, 1, 2, "inherits"),
+		{Version: 2, To: 3, Kind: KindCompatible},
+		rulesObject(t, 3, 4),
+		execObject(t, 4, 5, "inherits"),
+	}
+	list[2].Path = step(t, 3, 5)
+	set(t, h, 5, n.addr, list...)
+	for v := bundle.Version(1); v <= 3; v++ {
+		got, _, err := do(client(t, h.Addrs(v)["api"], false), "PUT", "/v3/k", `{"f3":1}`)
+		if err != nil || got != `200 {"r3":"k"}` {
+			t.Errorf("version %d: %s %v", v, got, err)
+		}
+	}
+}
+
+// testAgent is an agent with an exec object and a rules object; it writes the
+// numbers of their processes.
+func testAgent(dir, rules string) int {
+	h, err := Start(Config{Dir: dir, Services: api})
+	if err == nil {
+		err = h.Set(context.Background(), Objects{Native: 2, List: []Object{
+			{Version: 1, To: 2, Kind: KindRules, Path: rules},
+			{Version: 3, To: 2, Kind: KindExec, Dir: dir, State: dir, Argv: []string{os.Args[0], "test-object", "forks"}, Env: os.Environ()},
+		}})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	for tick := time.Tick(5 * time.Millisecond); ; <-tick {
+		if a, b := statsOf(h, 1).PID, statsOf(h, 3).PID; a != 0 && b != 0 {
+			fmt.Println(a, b)
+			select {}
+		}
+	}
+}
+
+// An agent that is killed takes its objects' processes along; what escapes is
+// ended by the next one.
+func TestAgentDies(t *testing.T) {
+	dir := t.TempDir()
+	rules := step(t, 1, 2)
+	agent := exec.Command(os.Args[0], "test-object", "agent", dir, rules)
+	agent.Stderr = os.Stderr
+	out, err := agent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	var hostPID, execPID int
+	if _, scanErr := fmt.Sscan(line, &hostPID, &execPID); err != nil || scanErr != nil {
+		t.Fatal(line, err, scanErr)
+	}
+	agent.Process.Kill()
+	agent.Wait()
+	eventually(t, "the end of both", func() bool { return !alive(hostPID) && !alive(execPID) })
+	// The next agent finds the folder of the sockets, and the stray.
+	mark := []byte("MOULT_OBJECT=" + dir)
+	if err := endMarked(string(mark)); err != nil {
+		t.Fatal(err)
+	}
+	h, err := Start(Config{Dir: dir, Services: api})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	set(t, h, 2, "", Object{Version: 1, To: 2, Kind: KindRules, Path: rules})
+	eventually(t, "running", func() bool { return statsOf(h, 1).State == StateRunning })
+}
+
+// Callers wait while next is away, as long as Hold says.
+func TestHoldForNext(t *testing.T) {
+	n := startNode(t, 2)
+	h, _ := startHost(t, Config{Hold: 300 * time.Millisecond})
+	objects := []Object{rulesObject(t, 1, 2), execObject(t, 3, 2, "inherits")}
+	set(t, h, 2, "", objects...)
+	if got, header, err := get(t, h); err != nil || !strings.HasPrefix(got, "503 ") || !strings.Contains(got, "did not take calls for 300ms") || header.Get("Retry-After") != "1" {
+		t.Errorf("%s %v", got, err)
+	}
+	if _, _, err := do(client(t, h.Addrs(3)["api"], false), "POST", "/hello", "x"); err == nil {
+		t.Error("a program's call of nobody succeeded")
+	}
+	// One that gets there in time succeeds.
+	h2, _ := startHost(t, Config{})
+	objects = []Object{objects[0], execObject(t, 3, 2, "inherits")} // with a state of its own
+	set(t, h2, 2, "", objects...)
+	type result struct {
+		text string
+		err  error
+	}
+	results := make(chan result, 2)
+	for _, v := range []bundle.Version{1, 3} {
+		c := client(t, h2.Addrs(v)["api"], false)
+		go func() {
+			got, _, err := do(c, "GET", "/hello", "")
+			results <- result{got, err}
+		}()
+	}
+	eventually(t, "a call that waits", func() bool { return statsOf(h2, 1).InFlight == 1 })
+	set(t, h2, 2, n.addr, objects...)
+	for range 2 {
+		if r := <-results; r.err != nil || !strings.HasPrefix(r.text, "200 ") {
+			t.Errorf("%+v", r)
+		}
+	}
+}

@@ -263,8 +263,8 @@ func (h *Host) address(v bundle.Version, service string) string {
 }
 
 // Addrs returns where the callers of version v are answered, by service:
-// "host:port" or "unix:/path". They stay the same for as long as an object of the
-// same kind answers v. A service is missing where the object cannot answer its
+// "host:port" or "unix:/path". They stay the same for as long as v is answered by
+// the same exec object, or by whatever runs in the object host. A service is missing where the object cannot answer its
 // protocol (rules and wasm speak HTTP), and where v is compatible with a node that
 // is away.
 func (h *Host) Addrs(v bundle.Version) map[string]string {

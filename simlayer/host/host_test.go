@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -173,9 +172,7 @@ func TestKilledUnderLoad(t *testing.T) {
 	l := putLoad(t, h.Addrs(1)["api"], 1, callers)
 	for range kills {
 		l.more(t, 20)
-		if err := syscall.Kill(statsOf(h, 1).PID, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+		kill(t, h, 1)
 		l.more(t, 20)
 	}
 	l.end(t)
@@ -200,9 +197,7 @@ func TestRefusedWhileResting(t *testing.T) {
 			t.Fatal(got, err)
 		}
 	}
-	if err := syscall.Kill(statsOf(h, 1).PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	kill(t, h, 1)
 	eventually(t, "resting", func() bool { return statsOf(h, 1).State == StateResting })
 	for _, h2c := range []bool{false, true} {
 		eventually(t, "a refusal", func() bool {

@@ -259,3 +259,14 @@ func statsOf(h *Host, v bundle.Version) Stats {
 	}
 	return Stats{}
 }
+
+// kill kills the process of what answers a version, once it runs, and returns its
+// number.
+func kill(t *testing.T, h *Host, v bundle.Version) (pid int) {
+	t.Helper()
+	eventually(t, "running", func() bool { pid = statsOf(h, v).PID; return pid != 0 })
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}

@@ -31,9 +31,6 @@ type program struct {
 
 // newProgram makes the sockets of an exec object. It runs by start.
 func newProgram(cfg Config, o Object) (p *program, err error) {
-	if o.StartTimeout == 0 {
-		o.StartTimeout = defaultStart
-	}
 	log := cfg.Log.With("object", o.Version, "calls", o.To)
 	state, err := filepath.Abs(o.State)
 	if err != nil {
@@ -41,6 +38,9 @@ func newProgram(cfg Config, o Object) (p *program, err error) {
 	}
 	p = &program{cfg: cfg, given: o, object: o, mark: "MOULT_OBJECT=" + state}
 	p.object.State = state
+	if o.StartTimeout == 0 {
+		p.object.StartTimeout = defaultStart
+	}
 	defer func() {
 		if err != nil {
 			p.abandon()
@@ -135,6 +135,11 @@ func (p *program) admit() {
 
 // launch starts the program.
 func (p *program) launch(<-chan struct{}) (*child, error) {
+	if info, err := os.Stat(p.object.Dir); err != nil {
+		return nil, fmt.Errorf("start %q: its folder: %w", p.object.Argv[0], err)
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("start %q: %s is not a folder", p.object.Argv[0], p.object.Dir)
+	}
 	own, err := p.ownAddresses()
 	if err != nil {
 		return nil, err

@@ -276,7 +276,7 @@ func (s *socket) close() {
 
 // writeRefusal answers one call of HTTP.
 func writeRefusal(r *so.Refusal, w http.ResponseWriter, req *http.Request) {
-	r.Write(w)
+	r.WriteTo(w, req)
 }
 
 func bothProtocols() *http.Protocols {
