@@ -224,13 +224,30 @@ func (c *call) take(resp *http.Response) {
 	if resp.Header == nil {
 		resp.Header = http.Header{}
 	}
-	c.response = message{header: resp.Header, owned: true, source: resp.Body, length: resp.ContentLength, trailer: resp.Trailer}
+	c.response = message{header: resp.Header, owned: true, source: resp.Body, length: bodyLength(resp, c.sentMethod()), trailer: resp.Trailer}
 	for name, values := range early {
 		if _, ok := resp.Header[name]; !ok {
 			resp.Header[name] = values
 		}
 	}
 	c.status = 0
+}
+
+// sentMethod is the method of the call that was sent on.
+func (c *call) sentMethod() string {
+	if c.method != "" {
+		return c.method
+	}
+	return c.req.Method
+}
+
+// bodyLength returns the length of the body that resp has, below zero if it is
+// not known. That which the answer to a HEAD tells is of another body.
+func bodyLength(resp *http.Response, method string) int64 {
+	if method == http.MethodHead {
+		return -1
+	}
+	return resp.ContentLength
 }
 
 // changed returns what next has answered as the guest has changed it.

@@ -23,11 +23,7 @@ var handlerModule = hostModule{handler.HostModule, []hostFunction{
 	{name: handler.FuncLogEnabled, params: "i", results: "i", anytime: true, run: logEnabled},
 	{name: handler.FuncLog, params: "iii", anytime: true, run: logLine},
 	{name: handler.FuncGetMethod, params: "ii", results: "i", run: func(in *instance, s []uint64) {
-		method := in.call.method
-		if method == "" {
-			method = in.call.req.Method
-		}
-		s[0] = put(in, s[0], s[1], method)
+		s[0] = put(in, s[0], s[1], in.call.sentMethod())
 	}},
 	{name: handler.FuncSetMethod, params: "ii", run: func(in *instance, s []uint64) {
 		in.call.beforeNext("set the method")

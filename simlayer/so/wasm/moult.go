@@ -190,7 +190,7 @@ func nextSend(in *instance, s []uint64) {
 		s[0] = code32(codeFailed)
 		return
 	}
-	h.answer = message{header: h.resp.Header, source: h.resp.Body, length: h.resp.ContentLength}
+	h.answer = message{header: h.resp.Header, source: h.resp.Body, length: bodyLength(h.resp, h.req.Method)}
 	s[0] = uint64(h.resp.StatusCode)
 }
 
