@@ -80,6 +80,11 @@ func (*Steer) Point(network string, addr netip.AddrPort, _ *os.File) error {
 	return unsupported("steer " + network + " " + addr.String())
 }
 
+// PointOneWay is not supported here.
+func (*Steer) PointOneWay(network string, addr netip.AddrPort, _ *os.File) error {
+	return unsupported("steer " + network + " " + addr.String())
+}
+
 // Clear is not supported here.
 func (*Steer) Clear(network string, addr netip.AddrPort) error {
 	return unsupported("end steering " + network + " " + addr.String())

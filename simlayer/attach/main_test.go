@@ -252,7 +252,7 @@ func (p *part) do(args []string) (string, error) {
 		p.ln = ln
 		return ln.Addr().String(), nil
 	case "udp": // a socket that answers at an address
-		pc, err := net.ListenPacket("udp", arg(1))
+		pc, err := listenPacket(arg(1))
 		if err != nil {
 			return "", err
 		}
@@ -361,6 +361,18 @@ func answer(c net.Conn, name string) {
 			return
 		}
 	}
+}
+
+// listenPacket binds a socket that shares its address (SO_REUSEADDR).
+func listenPacket(addr string) (net.PacketConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
+		var failed error
+		err := rc.Control(func(fd uintptr) {
+			failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		})
+		return errors.Join(err, failed)
+	}}
+	return lc.ListenPacket(context.Background(), "udp", addr)
 }
 
 func answerPackets(pc net.PacketConn, name string) {

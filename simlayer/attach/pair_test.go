@@ -287,7 +287,7 @@ func TestAgentKilled(t *testing.T) {
 	agent.ask("point node")
 	wantWho(t, addr, "inheritor")
 
-	l := newLoad(t, addr)
+	l := newTraffic(t, addr)
 	l.await(50)
 	agent.kill()
 	l.await(50)
@@ -326,7 +326,7 @@ func TestAgentKilled(t *testing.T) {
 func TestPairUnderLoad(t *testing.T) {
 	p := newPair(t, "127.0.0.1:0")
 	addr := p.Addr().String()
-	l := newLoad(t, addr)
+	l := newTraffic(t, addr)
 	const rounds = 4
 	for round := range rounds {
 		node := startNode(t, p)
@@ -371,9 +371,9 @@ func TestPairUnderLoad(t *testing.T) {
 	}
 }
 
-// load dials an address again and again, from several callers, and asks who
+// traffic dials an address again and again, from several callers, and asks who
 // answers.
-type load struct {
+type traffic struct {
 	addr string
 	wg   sync.WaitGroup
 	end  chan struct{}
@@ -390,8 +390,8 @@ type load struct {
 
 const callers = 4
 
-func newLoad(t testing.TB, addr string) *load {
-	l := &load{addr: addr, end: make(chan struct{}), who: map[string]int{}}
+func newTraffic(t testing.TB, addr string) *traffic {
+	l := &traffic{addr: addr, end: make(chan struct{}), who: map[string]int{}}
 	l.moved = sync.NewCond(&l.mu)
 	for range callers {
 		l.wg.Go(l.call)
@@ -400,7 +400,7 @@ func newLoad(t testing.TB, addr string) *load {
 	return l
 }
 
-func (l *load) call() {
+func (l *traffic) call() {
 	for {
 		select {
 		case <-l.end:
@@ -427,7 +427,7 @@ func (l *load) call() {
 	}
 }
 
-func (l *load) note(f func()) {
+func (l *traffic) note(f func()) {
 	l.mu.Lock()
 	f()
 	l.mu.Unlock()
@@ -435,10 +435,10 @@ func (l *load) note(f func()) {
 }
 
 // await waits for n more calls to end.
-func (l *load) await(n int) { l.until(func() int { return l.done }, n) }
+func (l *traffic) await(n int) { l.until(func() int { return l.done }, n) }
 
 // queue waits until all callers have a connection that nobody accepts.
-func (l *load) queue(n int) {
+func (l *traffic) queue(n int) {
 	l.mu.Lock()
 	for l.dialled-l.done < n {
 		l.moved.Wait()
@@ -446,7 +446,7 @@ func (l *load) queue(n int) {
 	l.mu.Unlock()
 }
 
-func (l *load) until(of func() int, n int) {
+func (l *traffic) until(of func() int, n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for to := of() + n; of() < to; {
@@ -455,29 +455,29 @@ func (l *load) until(of func() int, n int) {
 }
 
 // pause waits until no call is under way and keeps new ones off.
-func (l *load) pause()  { l.gate.Lock() }
-func (l *load) resume() { l.gate.Unlock() }
+func (l *traffic) pause()  { l.gate.Lock() }
+func (l *traffic) resume() { l.gate.Unlock() }
 
-func (l *load) stop() {
+func (l *traffic) stop() {
 	if l.over.CompareAndSwap(false, true) {
 		close(l.end)
 	}
 	l.wg.Wait()
 }
 
-func (l *load) by(name string) int {
+func (l *traffic) by(name string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.who[name]
 }
 
-func (l *load) answers() map[string]int {
+func (l *traffic) answers() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.who
 }
 
-func (l *load) wantNone(t *testing.T) {
+func (l *traffic) wantNone(t *testing.T) {
 	t.Helper()
 	if len(l.failed) > 0 {
 		t.Errorf("%d of %d calls failed, first: %v", len(l.failed), l.done, l.failed[0])

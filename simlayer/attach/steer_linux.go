@@ -177,12 +177,31 @@ func (s *Steer) Adopted() bool { return s.adopted }
 
 // Point leads new TCP connections, or UDP datagrams, for an address to a socket:
 // one that listens, or an unconnected one that is bound, to whatever address. An
-// earlier socket of the address is replaced in one step. The address may be a
-// wildcard; [::] means IPv4 as well, as far as the socket takes them, and
-// excludes an entry 0.0.0.0 of that port. The socket is not kept: when all
-// others have closed it the entry is gone. ErrSocket says that it cannot serve
-// the address, and why.
+// earlier socket of the address is replaced in one step. For UDP the socket has
+// the address itself, or its port and a wildcard, since its answers come from
+// where it is bound; see PointOneWay.
+//
+// The address may be a wildcard; [::] means IPv4 as well, as far as the socket
+// takes it, and excludes an entry 0.0.0.0 of that port. The socket is not kept:
+// when all others have closed it the entry is gone. ErrSocket says that it
+// cannot serve the address, and why.
 func (s *Steer) Point(network string, addr netip.AddrPort, sock *os.File) error {
+	k, err := inspectFile(sock)
+	if err == nil && network == "udp" && k.serves(addr) == 0 {
+		err = fmt.Errorf("%w: its answers would come from %s, which callers do not take for answers: attach it by relay, or let the software bind %s too (the agent's socket and its own with SO_REUSEADDR)", ErrSocket, k.local, addr)
+	}
+	if err == nil {
+		err = s.point(network, addr, sock)
+	}
+	if err != nil {
+		return fmt.Errorf("steer %s %s: %w", network, addr, err)
+	}
+	return nil
+}
+
+// PointOneWay is Point for datagrams that nobody answers, or whose answers may
+// come from the socket's own address: the kernel turns only the way there.
+func (s *Steer) PointOneWay(network string, addr netip.AddrPort, sock *os.File) error {
 	err := s.point(network, addr, sock)
 	if err != nil {
 		return fmt.Errorf("steer %s %s: %w", network, addr, err)
@@ -394,8 +413,20 @@ func (s *Steer) settle() error {
 }
 
 // removePins removes a folder of pins, the link first: what is half removed
-// steers nobody.
+// steers nobody. It detaches before, since the kernel gives up a link whose last
+// name is removed only some time later.
 func removePins(dir string) error {
+	l, err := link.LoadPinnedLink(filepath.Join(dir, pinLink), nil)
+	if err == nil {
+		if ns, ok := l.(*link.NetNsLink); ok {
+			err = ns.Detach()
+		}
+		l.Close()
+	}
+	// Of a namespace that is gone it is detached already.
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOLINK) {
+		return fmt.Errorf("detach the program: %w", rights(err))
+	}
 	for _, path := range []string{filepath.Join(dir, pinLink), filepath.Join(dir, pinMap), dir} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("unpin: %w", rights(err))
