@@ -186,7 +186,7 @@ func udpRestart(t *testing.T, hold time.Duration) (lost int) {
 	r, to, _ := startUDP(t, "127.0.0.1:0", nil)
 	at, stop := udpNode(t, "one ", "127.0.0.1:0")
 	to.set(at, 0)
-	const callers, each = 20, 10
+	const callers, each = 20, 6
 	conns := make([]*net.UDPConn, callers)
 	for i := range conns {
 		conns[i] = dialUDP(t, r.local().String())

@@ -26,8 +26,11 @@ const childTimeout = 10 * time.Second
 // child is a process of a test: it carries out the lines of its input, and prints
 // a line for each.
 func child(kind string) error {
-	if kind == "agent" {
+	switch kind {
+	case "agent":
 		return agentChild()
+	case "nobody":
+		return nobodyChild()
 	}
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
@@ -198,6 +201,17 @@ func agentChild() error {
 	fmt.Println("ready")
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
+}
+
+// nobodyChild tells why a user without rights cannot do any of it.
+func nobodyChild() error {
+	const nobody = 65534
+	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(nobody), syscall.Setuid(nobody)); err != nil {
+		return err
+	}
+	err := Probe(Options{Name: "test"})
+	fmt.Printf("%t %s\n", errors.Is(err, ErrNotSupported), strings.ReplaceAll(fmt.Sprint(err), "\n", " "))
+	return nil
 }
 
 // proc is a child that runs.

@@ -65,7 +65,10 @@ func Open(o Options) (_ *Connect, err error) {
 	if err := c.openMaps(); err != nil {
 		return nil, err
 	}
-	return c, c.openLinks()
+	if err := c.openLinks(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // openDir makes the folder of the pins, and finds those of other schemas.
@@ -204,7 +207,9 @@ func (c *Connect) Add(pid int) error {
 }
 
 // Set puts t in force, in one instant. On an error the one before stays. The
-// Connect keeps no part of t.
+// Connect keeps no part of t. It waits until no program uses the table before,
+// which takes some milliseconds; for the table that is in force already it does
+// nothing.
 func (c *Connect) Set(t Table) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
