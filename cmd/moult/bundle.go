@@ -87,11 +87,15 @@ func buildBundle(c *cli.Context) error {
 	return nil
 }
 
-// buildOptions checks rules files by the language that agents read.
+// buildOptions checks rules files by the language that agents read, and by the
+// examples that they carry.
 func buildOptions() build.Options {
 	return build.Options{CheckRules: func(path string, data []byte) error {
-		_, err := so.ParseRules(data, path)
-		return err
+		rules, err := so.ParseRules(data, path)
+		if err != nil {
+			return err
+		}
+		return so.Failed(rules.Test())
 	}}
 }
 
