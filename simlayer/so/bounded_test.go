@@ -314,3 +314,54 @@ func FuzzScan(f *testing.F) {
 		}
 	})
 }
+
+// Programs that nobody thought of.
+func FuzzBounded(f *testing.F) {
+	for seed := range 100 {
+		f.Add(programs(3).Example(seed), jsonText(3).Example(seed))
+	}
+	f.Fuzz(func(t *testing.T, src, text string) {
+		b := body{data: []byte(text)}
+		if e, err := compile(src, false); err != nil || e.fast == nil || len(src) > 1000 || b.parse() != nil {
+			t.Skip()
+		}
+		if difference, _ := differs(src, text, nil); difference != "" {
+			t.Fatal(difference)
+		}
+	})
+}
+
+// What is not bounded is left to gojq; what authors write is bounded.
+func TestBound(t *testing.T) {
+	for src, want := range map[string]bool{
+		"{key: .body.key, value: .body.value}":                                            true,
+		".body | with_entries(.key |= ({value: \"data\", data: \"value\"}[.] // .))":      true,
+		".body.content_type // \"\" | ascii_downcase | . != \"\" and . != \"text/plain\"": true,
+		".body | objects | keys - [\"value\", \"if_revision\"] != []":                     true,
+		".body | . + {b: .a} | del(.a)":                                                   true,
+		".body.items | map({k: .key, n: .value.n})":                                       true,
+		".steps.each[0].body.value":                                                       true,
+		"if .body.a then .body.b elif .body.c == null then 1 else {x: .body.d} end":       true,
+		"\"a \\(.params.key) b\"":                                                         true,
+		"range(3)":                                                                        false,
+		". as $x | $x":                                                                    false,
+		"def f: f; f":                                                                     false,
+		"reduce .body[] as $x (0; . + $x)":                                                false,
+		"[limit(3; repeat(1))]":                                                           false,
+		".body * 100":                                                                     false,
+		".. | numbers":                                                                    false,
+		"{(.body.a): 1}":                                                                  false,
+		".body.a, .body.b":                                                                false,
+		"[paths]":                                                                         false,
+		strings.Repeat("[., .] | ", 11) + ".":                                             false, // 2048 times the body
+		strings.Repeat("tojson | ", 5) + ".":                                              false,
+		strings.Repeat("[", 3000) + strings.Repeat("]", 3000):                             false,
+	} {
+		e, err := compile(src, false)
+		if err != nil && len(src) < 1000 {
+			t.Errorf("%s: %v", src, err)
+		} else if err == nil && (e.fast != nil) != want {
+			t.Errorf("%.80s: bounded %v", src, !want)
+		}
+	}
+}

@@ -42,6 +42,9 @@ func (b *binder) fail() piece {
 }
 
 func (b *binder) query(q *gojq.Query) piece {
+	if q == nil || q.Term == nil && (q.Left == nil || q.Right == nil) { // an empty program
+		return b.fail()
+	}
 	if b.pieces++; b.unbound || b.pieces > maxBoundedPieces || q.Meta != nil || len(q.Imports)+len(q.FuncDefs)+len(q.Patterns) > 0 {
 		return b.fail()
 	}

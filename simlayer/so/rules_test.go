@@ -417,13 +417,22 @@ func TestCovers(t *testing.T) {
 }
 
 func FuzzParseRules(f *testing.F) {
-	f.Add(docRules(f))
+	for _, text := range docFiles(f) {
+		f.Add(text)
+	}
 	f.Add(`call "GET /a/{x}" {{ next "GET /b?x={x}" {} }}` + "\ndefault { pass = true }")
 	f.Add("default {\n deny { reason = \"r\" }\n}")
+	f.Add(appendRules)
+	f.Add(tested)
 	f.Fuzz(func(t *testing.T, text string) {
 		rules, err := ParseRules([]byte(text), "fuzz.hcl")
 		if err != nil {
 			return
+		}
+		for _, r := range rules.Test() {
+			if r.Place == "" || r.Title == "" {
+				t.Fatalf("a result of no example: %v", r)
+			}
 		}
 		req := httptest.NewRequest("GET", "/a/b", nil)
 		resp, err := rules.Answer(req, roundTripper(func(*http.Request) (*http.Response, error) {

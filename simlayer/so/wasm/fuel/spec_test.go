@@ -1,6 +1,7 @@
 package fuel_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -199,7 +200,10 @@ func TestSpecification(t *testing.T) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			c, m, k, bad := runSpec(t, path)
+			c, m, k, bad, differ := runSpec(t, path, instrument)
+			for _, d := range differ {
+				t.Error(d)
+			}
 			calls, modules, ticks, invalid = calls+c, modules+m, ticks+k, invalid+bad
 		})
 	}
@@ -209,7 +213,37 @@ func TestSpecification(t *testing.T) {
 	}
 }
 
-func runSpec(t *testing.T, path string) (calls, modules, ticks, invalid int) {
+// TestSpecificationCatches shows that the comparison finds a rewriting that is
+// wrong, or that makes valid what is not.
+func TestSpecificationCatches(t *testing.T) {
+	for name, change := range map[string]func([]byte) ([]byte, error){
+		"i32": func(wasm []byte) ([]byte, error) {
+			out, err := instrument(wasm)
+			return bytes.ReplaceAll(out, []byte{0x20, 0, 0x20, 1, 0x6a}, []byte{0x20, 0, 0x20, 1, 0x6b}), err
+		},
+		"fac": func(wasm []byte) ([]byte, error) {
+			out, err := instrument(wasm)
+			return bytes.ReplaceAll(out, []byte{0x7d, 0x10, 1, 0x7e}, []byte{0x7d, 0x10, 1, 0x7c}), err
+		},
+		"binary": func(wasm []byte) ([]byte, error) {
+			if _, err := instrument(wasm); err != nil {
+				return newModule(), nil
+			}
+			return instrument(wasm)
+		},
+	} {
+		_, _, _, _, differ := runSpec(t, filepath.Join(specDir(t), "v2/testdata", name+".json"), change)
+		if len(differ) == 0 {
+			t.Errorf("%s: nothing was found", name)
+		}
+	}
+}
+
+// newModule returns a module with nothing in it.
+func newModule() []byte { return []byte("\x00asm\x01\x00\x00\x00") }
+
+func runSpec(t *testing.T, path string, change func([]byte) ([]byte, error)) (calls, modules, ticks, invalid int, differ []string) {
+	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +253,7 @@ func runSpec(t *testing.T, path string) (calls, modules, ticks, invalid int) {
 		t.Fatal(err)
 	}
 	plain := newMachine(t, func(b []byte) ([]byte, error) { return b, nil }, nil)
-	changed := newMachine(t, instrument, func() int32 { ticks++; return 20 })
+	changed := newMachine(t, change, func() int32 { ticks++; return 20 })
 	ctx := t.Context()
 	for i, c := range suite.Commands {
 		read := func() []byte {
@@ -251,7 +285,7 @@ func runSpec(t *testing.T, path string) (calls, modules, ticks, invalid int) {
 		case "assert_return", "action", "assert_trap", "assert_exhaustion":
 			want, got := plain.do(ctx, c), changed.do(ctx, c)
 			if want != got {
-				t.Errorf("line %d: %s gives %s, rewritten %s", c.Line, c.Action.Field, want, got)
+				differ = append(differ, fmt.Sprintf("line %d: %s gives %s, rewritten %s", c.Line, c.Action.Field, want, got))
 			}
 			calls++
 		case "assert_malformed", "assert_invalid", "assert_uninstantiable", "assert_unlinkable":
@@ -261,12 +295,12 @@ func runSpec(t *testing.T, path string) (calls, modules, ticks, invalid int) {
 			wasm := read()
 			want, got := plain.load(ctx, wasm, ""), changed.load(ctx, wasm, "")
 			if want != nil && got == nil {
-				t.Errorf("line %d: %s (%s) became valid", c.Line, c.Filename, c.Type)
+				differ = append(differ, fmt.Sprintf("line %d: %s (%s) became valid", c.Line, c.Filename, c.Type))
 			}
 			invalid++
 		}
 	}
-	return calls, modules, ticks, invalid
+	return calls, modules, ticks, invalid, differ
 }
 
 func largeTable(err error) bool {
