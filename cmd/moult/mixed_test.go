@@ -144,19 +144,29 @@ func (c *testCluster) manual(v bundle.Version, spoil ...string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	for _, kind := range []string{"past", "future"} {
-		rules := filepath.Join(c.dir, "rules", fmt.Sprintf("%s-%d.hcl", kind, v))
-		data, err := os.ReadFile(rules)
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		if err := os.WriteFile(rules, []byte(strings.NewReplacer(spoil...).Replace(string(data))), 0o600); err != nil {
-			c.t.Fatal(err)
-		}
+	if len(spoil) > 0 {
+		c.spoil(v, strings.NewReplacer(spoil...))
 	}
 	text = bytes.Replace(text, []byte(`"rolling"`), []byte(`"manual"`), 1)
 	if err := c.inject(c.agents[0], c.bundle(v, string(wavePattern.ReplaceAll(text, nil)))); err != nil {
 		c.t.Fatal(err)
+	}
+}
+
+// spoil changes the rules of a release, and takes their examples out: with them,
+// spoilt rules would not be signed.
+func (c *testCluster) spoil(v bundle.Version, change *strings.Replacer) {
+	c.t.Helper()
+	for _, kind := range []string{"past", "future"} {
+		path := filepath.Join(c.dir, "rules", fmt.Sprintf("%s-%d.hcl", kind, v))
+		data, err := os.ReadFile(path)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		rules, _, _ := strings.Cut(string(data), "\nexample ")
+		if err := os.WriteFile(path, []byte(change.Replace(rules)), 0o600); err != nil {
+			c.t.Fatal(err)
+		}
 	}
 }
 

@@ -74,3 +74,100 @@ default {
     reason = "kv version 2 has no such call"
   }
 }
+
+example "a get says what is not known" {
+  request "GET /v2/keys/a%20b" {}
+  next "GET /get?k=a+b" {
+    answer "200" {
+      body = <<-JSON
+        {"key": "a b", "value": "v"}
+      JSON
+    }
+  }
+  response "200" {
+    body = <<-JSON
+      {"key": "a b", "value": "v", "revision": 0, "content_type": "text/plain"}
+    JSON
+  }
+}
+
+example "a put of plain text" {
+  request "PUT /v2/keys/a" {
+    body = <<-JSON
+      {"value": "v", "content_type": "text/plain"}
+    JSON
+  }
+  next "PUT /set" {
+    body = <<-JSON
+      {"key": "a", "value": "v"}
+    JSON
+    answer "200" {
+      body = <<-JSON
+        {"key": "a"}
+      JSON
+    }
+  }
+  response "200" {
+    body = <<-JSON
+      {"key": "a", "revision": 0}
+    JSON
+  }
+}
+
+example "a condition cannot be kept" {
+  request "PUT /v2/keys/a" {
+    body = <<-JSON
+      {"value": "v", "if_revision": 3}
+    JSON
+  }
+  denied {
+    status = 501
+    reason = "this node runs kv version 1, which keeps no revisions: a write with if_revision has to wait until it is upgraded"
+  }
+}
+
+example "a type cannot be kept" {
+  request "PUT /v2/keys/a" {
+    body = <<-JSON
+      {"value": "AA==", "content_type": "image/png"}
+    JSON
+  }
+  denied {
+    status = 501
+  }
+}
+
+example "no delete" {
+  request "DELETE /v2/keys/a" {}
+  denied {
+    status = 501
+  }
+}
+
+example "the list" {
+  request "GET /v2/keys" {}
+  next "GET /list" {
+    answer "200" {}
+  }
+  response "200" {}
+}
+
+example "a health check" {
+  request "GET /healthz" {}
+  next "GET /healthz" {
+    answer "200" {}
+  }
+  response "200" {}
+}
+
+example "a field that version 2 would refuse reaches nobody" {
+  request "PUT /v2/keys/a" {
+    body = <<-JSON
+      {"value": "v", "ttl": 3}
+    JSON
+  }
+  denied {
+    status = 400
+    reason = "the body has fields other than value, content_type and if_revision"
+  }
+}

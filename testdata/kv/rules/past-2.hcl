@@ -62,3 +62,115 @@ default {
     reason = "kv version 1 has no such call"
   }
 }
+
+example "a key with a slash is one key" {
+  request "GET /get?k=a%2Fb" {}
+  next "GET /v2/keys/a%2Fb" {
+    answer "200" {
+      body = <<-JSON
+        {"key": "a/b", "value": "✓ 1e400", "revision": 3, "content_type": "text/plain"}
+      JSON
+    }
+  }
+  response "200" {
+    body = <<-JSON
+      {"key": "a/b", "value": "✓ 1e400"}
+    JSON
+  }
+}
+
+example "what is not there is not there" {
+  request "GET /get?k=a" {}
+  next "GET /v2/keys/a" {
+    answer "404" {
+      body = <<-JSON
+        {"error": "not found"}
+      JSON
+    }
+  }
+  response "404" {
+    body = <<-JSON
+      {"error": "not found"}
+    JSON
+  }
+}
+
+example "a binary value is not shown" {
+  request "GET /get?k=a" {}
+  next "GET /v2/keys/a" {
+    answer "200" {
+      body = <<-JSON
+        {"key": "a", "value": "AA==", "revision": 1, "content_type": "image/png"}
+      JSON
+    }
+  }
+  denied {
+    status = 406
+    reason = "the value is binary: only callers of kv version 2 and later can read it"
+  }
+}
+
+example "a set is a put without a condition" {
+  request "PUT /set" {
+    body = <<-JSON
+      {"key": "a", "value": "v"}
+    JSON
+  }
+  next "PUT /v2/keys/a" {
+    body = <<-JSON
+      {"value": "v"}
+    JSON
+    answer "200" {
+      body = <<-JSON
+        {"key": "a", "revision": 4}
+      JSON
+    }
+  }
+  response "200" {
+    body = <<-JSON
+      {"key": "a"}
+    JSON
+  }
+}
+
+example "a field that version 1 would refuse reaches nobody" {
+  request "PUT /set" {
+    body = <<-JSON
+      {"key": "a", "value": "v", "if_revision": 1}
+    JSON
+  }
+  denied {
+    status = 400
+  }
+}
+
+example "the list" {
+  request "GET /list" {}
+  next "GET /v2/keys" {
+    answer "200" {
+      body = <<-JSON
+        {"keys": ["a", "b"]}
+      JSON
+    }
+  }
+  response "200" {
+    body = <<-JSON
+      {"keys": ["a", "b"]}
+    JSON
+  }
+}
+
+example "a health check" {
+  request "GET /healthz" {}
+  next "GET /healthz" {
+    answer "200" {}
+  }
+  response "200" {}
+}
+
+example "a call of version 2, from a caller that is none" {
+  request "GET /v2/keys/a" {}
+  denied {
+    status = 404
+  }
+}
