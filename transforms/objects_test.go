@@ -44,9 +44,10 @@ func pastInPlace(s *Slots, v bundle.Version) error {
 
 // The tests that stop an upgrade at each step find an upgrade that is wrong.
 func TestPlantedOrdersAreFound(t *testing.T) {
+	n := len(steps(t))
 	for name, publish := range map[string]func(*Slots, bundle.Version) error{"slot first": slotFirst, "past in place": pastInPlace} {
 		found := false
-		for at := 1; at <= len(steps(t)) && !found; at++ {
+		for at := 1; at <= n && !found; at++ {
 			dir, whole := startState(t)
 			count := 0
 			err := upgradeBy(publish, dir, func(string) error {
