@@ -1,0 +1,273 @@
+package so
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/itchyny/gojq"
+)
+
+// sum is +.
+type sum struct {
+	left, right piece
+	general     call
+}
+
+func (n sum) eval(m *machine, in val) (val, error) {
+	l, r, err := both(m, n.left, n.right, in)
+	if err != nil {
+		return val{}, err
+	}
+	switch lk, rk := l.kind(), r.kind(); {
+	case lk == kindNull && rk != kindNumber: // which + writes anew
+		return r, nil
+	case rk == kindNull && lk != kindNumber:
+		return l, nil
+	case lk == kindString && rk == kindString:
+		a, _ := l.text()
+		b, ok := r.text()
+		switch {
+		case !ok:
+			return val{}, errGiveUp
+		case len(a)+len(b) > MaxBody:
+			return val{}, errLarge
+		}
+		return val{v: a + b}, nil
+	case lk == kindObject && rk == kindObject && l.raw != nil && r.raw != nil:
+		return n.merge(m, l, r)
+	}
+	return n.general.on(m, l, r)
+}
+
+func (n sum) merge(m *machine, l, r val) (val, error) {
+	old, err := m.members(l)
+	if err != nil {
+		return val{}, err
+	}
+	fresh, err := m.members(r)
+	if err != nil {
+		return val{}, err
+	}
+	if len(fresh) > fewNames { // comparing all with all would not be linear
+		return n.general.on(m, l, r)
+	}
+	var out []member
+	for _, one := range old {
+		if !slices.ContainsFunc(fresh, func(f member) bool { return bytes.Equal(f.name, one.name) }) {
+			out = append(out, one)
+		}
+	}
+	return joined(m, append(out, fresh...))
+}
+
+// joined makes an object of members with different names.
+func joined(m *machine, members []member) (val, error) {
+	size := 2
+	for _, one := range members {
+		size += len(one.name) + len(one.value) + 2
+	}
+	if size > MaxBody {
+		return val{}, errLarge
+	}
+	raw := append(make([]byte, 0, size), '{')
+	for i, one := range members {
+		if i > 0 {
+			raw = append(raw, ',')
+		}
+		raw = append(raw, one.name...)
+		raw = append(raw, ':')
+		raw = append(raw, one.value...)
+	}
+	raw = append(raw, '}')
+	return val{raw: raw, doc: &document{raw, members}}, m.did(size)
+}
+
+// removal is del(.name, …).
+type removal struct{ names [][]byte }
+
+func (n removal) eval(m *machine, in val) (val, error) {
+	if in.kind() == kindNull {
+		return in, nil
+	}
+	members, err := m.members(in)
+	if err != nil {
+		return val{}, err
+	}
+	out := make([]member, 0, len(members))
+	for _, one := range members {
+		if !slices.ContainsFunc(n.names, func(name []byte) bool { return bytes.Equal(name, one.name) }) {
+			out = append(out, one)
+		}
+	}
+	return joined(m, out)
+}
+
+// assignment is .name = value, or .name |= value.
+type assignment struct {
+	name   pathStep
+	value  piece
+	modify bool
+}
+
+func (n assignment) eval(m *machine, in val) (val, error) {
+	if in.kind() == kindNull {
+		in = val{raw: []byte("{}")}
+		if n.modify {
+			return val{}, errGiveUp
+		}
+	}
+	members, err := m.members(in)
+	if err != nil {
+		return val{}, err
+	}
+	from := in
+	if n.modify {
+		if from, _, err = m.member(in, n.name.name, n.name.encoded); err != nil {
+			return val{}, err
+		}
+	}
+	text, err := appendPiece(m, n.value, from, nil)
+	if err == errEmpty {
+		return val{}, errGiveUp // it has a meaning of its own here
+	}
+	if err != nil {
+		return val{}, err
+	}
+	out := slices.Clone(members)
+	i := slices.IndexFunc(out, func(one member) bool { return bytes.Equal(one.name, n.name.encoded) })
+	if i < 0 {
+		return joined(m, append(out, member{n.name.encoded, text}))
+	}
+	out[i].value = text
+	return joined(m, out)
+}
+
+// renaming is with_entries(.key |= ({"old": "new", …}[.] // .)).
+type renaming struct{ names []rename }
+
+type rename struct{ from, to []byte }
+
+func (n renaming) eval(m *machine, in val) (val, error) {
+	members, err := m.members(in)
+	if err != nil {
+		return val{}, err
+	}
+	out := slices.Clone(members)
+	renamed := false
+	for i := range out {
+		for _, r := range n.names {
+			if bytes.Equal(out[i].name, r.from) {
+				out[i].name, renamed = r.to, true
+				break
+			}
+		}
+	}
+	if renamed && !n.distinct(out) {
+		return val{}, errGiveUp // which of the two wins is for gojq to say
+	}
+	return joined(m, out)
+}
+
+// distinct reports whether no new name is that of another member.
+func (n renaming) distinct(members []member) bool {
+	for _, r := range n.names {
+		seen := 0
+		for _, one := range members {
+			if bytes.Equal(one.name, r.to) {
+				seen++
+			}
+		}
+		if seen > 1 {
+			return false
+		}
+	}
+	return true
+}
+
+// call is a program of gojq's that is linear in its input.
+type call struct{ code *gojq.Code }
+
+func (n call) eval(m *machine, in val) (val, error) {
+	v, err := in.tree()
+	if err != nil {
+		return val{}, errGiveUp
+	}
+	return n.run(m, v, len(in.raw))
+}
+
+// on runs the program over an array of two values.
+func (n call) on(m *machine, l, r val) (val, error) {
+	a, err := l.tree()
+	if err != nil {
+		return val{}, errGiveUp
+	}
+	b, err := r.tree()
+	if err != nil {
+		return val{}, errGiveUp
+	}
+	return n.run(m, []any{a, b}, len(l.raw)+len(r.raw))
+}
+
+func (n call) run(m *machine, in any, size int) (val, error) {
+	values := n.code.RunWithContext(m.clock.ctx, in)
+	v, ok := values.Next()
+	if !ok {
+		return val{}, errEmpty
+	}
+	if _, failed := v.(error); failed {
+		return val{}, errGiveUp
+	}
+	left := MaxBody
+	if err := measure(v, maxDepth, &left); err != nil {
+		return val{}, err
+	}
+	return val{v: v}, m.did(4*size + 64)
+}
+
+// difference is - with an array that stands in the expression.
+type difference struct {
+	left    piece
+	right   constant
+	general call
+}
+
+func (n difference) eval(m *machine, in val) (val, error) {
+	l, r, err := both(m, n.left, n.right, in)
+	if err != nil {
+		return val{}, err
+	}
+	return n.general.on(m, l, r)
+}
+
+// sentence is a string with \(…) in it.
+type sentence struct {
+	parts []piece
+	text  call // tostring
+}
+
+func (n sentence) eval(m *machine, in val) (val, error) {
+	var out []byte
+	var empty error
+	for _, part := range n.parts {
+		x, err := part.eval(m, in)
+		if err == nil && x.kind() != kindString {
+			x, err = n.text.eval(m, x)
+		}
+		if err == errEmpty {
+			empty = err
+			continue
+		}
+		if err != nil {
+			return val{}, err
+		}
+		s, ok := x.text()
+		switch {
+		case !ok:
+			return val{}, errGiveUp
+		case len(out)+len(s) > MaxBody:
+			return val{}, errLarge
+		}
+		out = append(out, s...)
+	}
+	return val{v: string(out)}, worse(empty, m.did(len(out)))
+}
