@@ -71,8 +71,8 @@ func badGuests() map[string]struct {
 	add("a loop of host calls", a, slow, slowText, loop(callF(f), drop, br0), i64(0))
 
 	add("growing without end", newAsm(), slow, slowText, loop(i32(1), memoryGrow, drop, br0), i64(0))
-	add("filling without end", newAsm(), slow, slowText, i32(1000), memoryGrow, drop,
-		loop(i32(0), i32(7), i32(1000<<16), memoryFill, br0), i64(0))
+	add("filling without end", newAsm(), slow, slowText, i32(60), memoryGrow, drop,
+		loop(i32(0), i32(7), i32(60<<16), memoryFill, br0), i64(0))
 	add("memory that is not there", newAsm(), trap, "out of bounds memory access", i32(1<<20), []byte{0x28, 2, 0}, drop, i64(0))
 	add("a trap", newAsm(), trap, "unreachable", unreachable)
 	add("a division by zero", newAsm(), trap, "integer divide by zero", i32(1), i32(0), []byte{0x6d}, drop, i64(0))
@@ -137,9 +137,9 @@ func TestBadGuests(t *testing.T) {
 				if c.Limits.CallTime = 50 * time.Millisecond; status != http.StatusGatewayTimeout {
 					c.Limits.CallTime = time.Minute // it ends by itself
 				}
-				c.Limits.Instances = 2
+				c.Limits.Instances, c.Limits.Pages, c.Limits.Body = 2, 64, 1<<20
 			})
-			for range 3 {
+			for range 2 {
 				_, err := o.Answer(httptest.NewRequest("POST", "/a", strings.NewReader("body")), node)
 				var r *so.Refusal
 				if !errors.As(err, &r) {

@@ -1,10 +1,12 @@
 package wasm
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"moult/simlayer/so"
@@ -48,6 +51,9 @@ var cGuest = sync.OnceValues(func() ([]byte, error) {
 
 func openGo(t testing.TB, change func(*Config)) *Object {
 	t.Helper()
+	if raceDetector && testing.Short() {
+		t.Skip("compiling a guest in Go takes half a minute under the race detector: run it without -short")
+	}
 	module, err := goGuest()
 	if err != nil {
 		t.Fatal(err)
@@ -244,5 +250,118 @@ func TestGoGuestSpins(t *testing.T) {
 	all.Wait()
 	if _, body := do(t, o, s, "GET", "/v1/hits/shared", ""); body != fmt.Sprintf(`{"hits":%d}`, writers*writes) {
 		t.Errorf("%s, want %d", body, writers*writes)
+	}
+}
+
+// TestManyCalls makes more calls at once than there are instances, with instances
+// that fail between.
+func TestManyCalls(t *testing.T) {
+	a := newAsm()
+	f := a.imp("http_handler", "read_body", "iii", "I")
+	a.export("memory", 2, 0).export("handle_response", 0, a.fn("ii", "", 0))
+	a.export("handle_request", 0, a.fn("", "I", 0, // trap if a body of one byte or more comes
+		i32(0), i32(0), i32(64), callF(f), []byte{0xa7, 0x04, 0x40, 0x00, 0x0b}, i64(1)))
+	o := open(t, a.bytes(), func(c *Config) {
+		c.Limits.Instances = 3
+		c.Log = slog.New(slog.DiscardHandler)
+	})
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for i := range 60 {
+				body, want := "", 200
+				if i%7 == 3 {
+					body, want = "trap", 500
+				}
+				if status, text := do(t, o, node, "POST", "/", body); status != want {
+					t.Errorf("%d %s, want %d", status, text, want)
+				}
+			}
+		})
+	}
+	all.Wait()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.idle) > 3 || len(o.slots) != 0 {
+		t.Errorf("%d instances are idle, %d slots taken", len(o.idle), len(o.slots))
+	}
+}
+
+// TestBusy shows what becomes of calls when all instances are taken, and that Close
+// waits for those that are being answered.
+func TestBusy(t *testing.T) {
+	o := open(t, pass(), func(c *Config) {
+		c.Limits.Instances = 1
+		c.Limits.WaitTime = 10 * time.Millisecond
+	})
+	inside, leave, ended := make(chan struct{}), make(chan struct{}), make(chan int)
+	go func() {
+		resp, err := o.Answer(httptest.NewRequest("GET", "/", nil), roundTripper(func(r *http.Request) (*http.Response, error) {
+			close(inside)
+			<-leave
+			return node(r)
+		}))
+		if err != nil {
+			t.Error(err)
+			ended <- 0
+			return
+		}
+		ended <- resp.StatusCode
+	}()
+	<-inside
+	if status, reason := do(t, o, node, "GET", "/", ""); status != 503 || !strings.Contains(reason, "answers 1 calls at once") {
+		t.Errorf("%d %s", status, reason)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := o.Close(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("closing while a call is answered: %v", err)
+	}
+	close(leave)
+	if status := <-ended; status != 200 {
+		t.Errorf("the call in flight got %d", status)
+	}
+	for range 2 {
+		if err := o.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if status, reason := do(t, o, node, "GET", "/", ""); status != 503 || !strings.Contains(reason, "is closed") {
+		t.Errorf("%d %s", status, reason)
+	}
+}
+
+// TestBodies are bodies that are too large, that do not come, and that pass
+// untouched however large they are.
+func TestBodies(t *testing.T) {
+	reads := newAsm()
+	f := reads.imp("http_handler", "read_body", "iii", "I")
+	reads.handler(i32(0), i32(0), i32(64), callF(f), drop, i64(1))
+	small := func(c *Config) {
+		c.Limits.Body = 1000
+		c.Limits.WaitTime = 10 * time.Millisecond
+	}
+	reader, passer := open(t, reads.bytes(), small), open(t, pass(), small)
+	large := strings.Repeat("x", 5000)
+	if status, reason := do(t, reader, node, "POST", "/", large); status != 413 {
+		t.Errorf("a large body: %d %s", status, reason)
+	}
+	if status, body := do(t, passer, node, "POST", "/", large); status != 200 || body != large {
+		t.Errorf("a large body that nobody reads: %d, %d bytes", status, len(body))
+	}
+	if status, body := do(t, reader, node, "POST", "/", large[:1000]); status != 200 || body != large[:1000] {
+		t.Errorf("a body that is read: %d, %d bytes", status, len(body))
+	}
+	stalled, w := io.Pipe()
+	defer w.Close()
+	r := httptest.NewRequest("POST", "/", stalled)
+	r.ContentLength = -1
+	if _, err := reader.Answer(r, node); so.AsRefusal(err).Status != 408 {
+		t.Errorf("a body that does not come: %v", err)
+	}
+	r = httptest.NewRequest("POST", "/", io.MultiReader(strings.NewReader("half"), iotest.ErrReader(errors.New("reset"))))
+	r.ContentLength = 10
+	if _, err := reader.Answer(r, node); so.AsRefusal(err).Status != 400 {
+		t.Errorf("half a body: %v", err)
 	}
 }
