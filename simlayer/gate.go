@@ -123,6 +123,13 @@ func (g *gate) tryEnter(t *ticket, cut func()) bool {
 	return true
 }
 
+// isOpen reports whether calls are let in.
+func (g *gate) isOpen() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.open
+}
+
 // let puts a call inside. Callers hold mu.
 func (g *gate) let(t *ticket, cut func()) {
 	t.route, t.cut = g.route, cut

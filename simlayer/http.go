@@ -28,7 +28,7 @@ func newCallProxy(l *Layer) *callProxy {
 	p.proxy = &httputil.ReverseProxy{
 		Rewrite:        rewrite,
 		Transport:      p,
-		ModifyResponse: streamLong,
+		ModifyResponse: p.modify,
 		ErrorHandler:   p.refuse,
 		BufferPool:     &bufferPool{},
 		ErrorLog:       slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
@@ -67,6 +67,16 @@ func streamLong(resp *http.Response) error {
 	return nil
 }
 
+// modify changes how a response is passed on.
+func (p *callProxy) modify(resp *http.Response) error {
+	if c := callOf(resp.Request.Context()); c.plain && p.layer.gate.isOpen() && resp.StatusCode != http.StatusSwitchingProtocols {
+		// The caller needs no simulation any more: its next connection is
+		// relayed.
+		resp.Header.Set("Connection", "close")
+	}
+	return streamLong(resp)
+}
+
 type bufferPool struct{ pool sync.Pool }
 
 func (p *bufferPool) Get() []byte {
@@ -88,10 +98,13 @@ type call struct {
 	version  bundle.Version
 	native   bundle.Version
 	via      bundle.Version // whose object process it goes to, or 0
+	plain    bool           // it needs no simulation in this process
 	body     *callerBody
 	// unsafe: a request that must not be sent twice may have reached the node.
 	unsafe  atomic.Bool
 	outcome outcome
+	began   time.Time
+	http2   bool
 }
 
 type callKey struct{}
@@ -106,7 +119,10 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
 	defer p.layer.tasks.end()
 	ctx, cut := context.WithCancelCause(r.Context())
 	defer cut(nil)
-	c := &call{listener: f, parent: r.Context(), cut: cut, version: f.label, outcome: failed}
+	c := &call{
+		listener: f, parent: r.Context(), cut: cut, version: f.label, outcome: failed,
+		began: time.Now(), http2: r.ProtoMajor == 2,
+	}
 	defer p.end(c)
 	r = r.WithContext(context.WithValue(ctx, callKey{}, c))
 	var err error
@@ -142,9 +158,7 @@ func (p *callProxy) end(c *call) {
 	if c.version == 0 {
 		c.version = p.layer.externalVersion(c.listener.service, p.layer.gate.current())
 	}
-	n := c.listener.service.tally.of(c.version)
-	n.calls.Add(1)
-	n.end(c.outcome, c.patience.spent)
+	c.listener.service.tally.of(c.version).ended(c.outcome, c.patience.spent, c.began)
 }
 
 // leave takes a call out of the gate. The last connections of a routing that is
@@ -174,7 +188,7 @@ func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		if !c.again(r, err, tries) {
-			return nil, c.explain(err)
+			return nil, explain(c.unsafe.Load(), err)
 		}
 		p.leave(c)
 		if over := gate.rest(r.Context(), &c.patience, t.route, pause); over != nil {
@@ -195,7 +209,7 @@ func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Respo
 	if err != nil {
 		return nil, err
 	}
-	c.via = path.via
+	c.via, c.plain = path.via, path.plain
 	out := r.WithContext(r.Context())
 	c.body.renew(out)
 	resp, err := path.chain.Answer(out, nodeTrip{c, backend})
@@ -220,6 +234,14 @@ func refusedBy(header string) outcome {
 	return answered
 }
 
+// versionUnder is the version of the listener's callers.
+func (f *listener) versionUnder(r *route) bundle.Version {
+	if f.label != 0 {
+		return f.label
+	}
+	return f.layer.externalVersion(f.service, r)
+}
+
 // externalVersion is the version of callers of a public address.
 func (l *Layer) externalVersion(s *service, r *route) bundle.Version {
 	if s.External != 0 {
@@ -241,7 +263,7 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.URL = &u
 		toNode(r)
 	}
-	resp, err := n.backend.http.RoundTrip(r)
+	resp, err := n.backend.transport(n.call.http2).RoundTrip(r)
 	if !safe(r.Method) && !isDialError(err) {
 		n.call.unsafe.Store(true)
 	}
@@ -265,18 +287,6 @@ func (c *call) again(r *http.Request, err error, tries int) bool {
 		return false
 	}
 	return isDialError(err) || tries < maxTries
-}
-
-// explain makes the failure of a call at the node a refusal.
-func (c *call) explain(err error) error {
-	var refusal *so.Refusal
-	if errors.As(err, &refusal) {
-		return err
-	}
-	if c.unsafe.Load() {
-		return so.Fail(http.StatusBadGateway, err, "the node went away before it answered; whether it has carried out the call is not known: %v", err)
-	}
-	return so.Fail(http.StatusBadGateway, err, "the call to the node failed: %v", err)
 }
 
 // held makes the end of a wait a refusal. last is why the call did not get
@@ -317,8 +327,7 @@ func (p *callProxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	refusal := *so.AsRefusal(err)
 	if errors.Is(context.Cause(r.Context()), errCut) {
-		refusal = *so.Fail(http.StatusServiceUnavailable, err, "%v; whether it was carried out is not known", errCut)
-		refusal.RetryAfter = retryAfter
+		refusal = *cutRefusal(err)
 		w.Header().Set("Connection", "close")
 	}
 	if refusal.Denied {

@@ -30,6 +30,8 @@ type Layer struct {
 	tasks  tasks
 	conns  atomic.Int64 // that are open
 
+	buffers buffers
+
 	services map[string]*service // fixed
 
 	// apply is held by Apply, and by Close once it has begun.
@@ -294,6 +296,11 @@ func (l *Layer) EgressURL() *url.URL {
 func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	l.gate.hold()
 	drained := l.gate.drained()
+	for b := range l.gate.current().all() {
+		for _, r := range b.relaying() {
+			r.drain()
+		}
+	}
 	defer l.leaveBackends()
 	select {
 	case <-drained:

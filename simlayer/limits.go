@@ -77,6 +77,8 @@ const (
 	spliceFrom = 32 << 10
 	// spliceMost is how much of an unknown number is moved so at a time.
 	spliceMost = 1 << 20
+	// pumpLarge is after how many full buffers a flow counts as large.
+	pumpLarge = 4
 	// idleGrace is how long a caller keeps an idle connection whose other end
 	// the node has closed: time for a call that is on its way, and for the
 	// agent to find out that the node has crashed.

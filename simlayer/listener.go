@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"moult/store/bundle"
 )
@@ -19,7 +23,68 @@ type listener struct {
 	layer   *Layer
 	service *service
 	label   bundle.Version // 0: the public address
-	server  *http.Server   // nil for raw TCP
+
+	// Of HTTP; nil for raw TCP. The server gets from hand the connections whose
+	// calls need more than a relay.
+	server *http.Server
+	hand   *handover
+
+	// direct: new connections to the address go to the node without the agent,
+	// so callers had better make new ones.
+	direct  atomic.Bool
+	retired atomic.Bool
+
+	mu     sync.Mutex
+	fronts map[*front]bool // mu; nil once closed
+	none   chan struct{}   // mu; if not nil: closed once there are no fronts
+}
+
+// leads reports whether callers had better connect anew.
+func (f *listener) leads() bool { return f.direct.Load() || f.retired.Load() }
+
+// addFront reports false where the listener is closed.
+func (f *listener) addFront(c *front) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fronts == nil {
+		return false
+	}
+	f.fronts[c] = true
+	return true
+}
+
+func (f *listener) removeFront(c *front) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.fronts, c)
+	if f.none != nil && len(f.fronts) == 0 {
+		close(f.none)
+		f.none = nil
+	}
+}
+
+// noFronts returns a channel that is closed once there are none.
+func (f *listener) noFronts() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	none := make(chan struct{})
+	if len(f.fronts) == 0 {
+		close(none)
+	} else {
+		f.none = none
+	}
+	return none
+}
+
+// allFronts lists the connections; the last time where closed is set.
+func (f *listener) allFronts(closed bool) []*front {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := slices.Collect(maps.Keys(f.fronts))
+	if closed {
+		f.fronts = nil
+	}
+	return all
 }
 
 // listen binds an address and serves it.
@@ -37,11 +102,12 @@ func (l *Layer) bindListener(s *service, label bundle.Version, addr string) (*li
 	if err != nil {
 		return nil, err
 	}
-	f := &listener{Listener: ln, layer: l, service: s, label: label}
+	f := &listener{Listener: ln, layer: l, service: s, label: label, fronts: map[*front]bool{}}
 	if s.Protocol == bundle.ProtocolHTTP {
-		f.server = l.newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.hand = newHandover(ln.Addr())
+		f.server = http2Too(l.newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			l.proxy.serve(w, r, f)
-		}))
+		})))
 	}
 	if label != 0 {
 		l.mu.Lock()
@@ -88,21 +154,57 @@ func (l *Layer) newServer(h http.Handler) *http.Server {
 
 // serve accepts callers until the listener is closed.
 func (f *listener) serve() {
+	take := f.relay
+	if f.server != nil {
+		take = f.front
+		f.task(func() error { return f.server.Serve(f.hand) })
+	}
+	f.task(func() error { return f.accept(take) })
+}
+
+// task runs what serves the listener.
+func (f *listener) task(run func() error) {
 	if !f.layer.tasks.begin() {
 		return
 	}
 	go func() {
 		defer f.layer.tasks.end()
-		var err error
-		if f.server != nil {
-			err = f.server.Serve(f.Listener)
-		} else {
-			err = f.acceptTCP()
-		}
-		if !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		if err := run(); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			f.layer.log.Error("listener failed", "service", f.service.name, "version", f.label, "address", f.Addr().String(), "error", err)
 		}
 	}()
+}
+
+// accept gives each caller to take, in a goroutine of its own.
+func (f *listener) accept(take func(net.Conn)) error {
+	pause := minPause
+	for {
+		conn, err := f.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || f.layer.ctx.Err() != nil {
+				return net.ErrClosed
+			}
+			// Such as too many open files: it may pass.
+			f.layer.log.Warn("accept failed", "service", f.service.name, "error", err)
+			select {
+			case <-time.After(pause):
+			case <-f.layer.ctx.Done():
+			}
+			pause = min(2*pause, maxPause)
+			continue
+		}
+		pause = minPause
+		over := f.layer.conns.Add(1) > int64(f.layer.cfg.Limits.Conns)
+		if over || !f.layer.tasks.begin() {
+			f.layer.conns.Add(-1)
+			reset(conn)
+			continue
+		}
+		go func() {
+			defer f.layer.tasks.end()
+			take(conn)
+		}()
+	}
 }
 
 // retire closes the listener; connections end after the call that they are in.
@@ -111,8 +213,16 @@ func (f *listener) retire() {
 	if f.server == nil || !f.layer.tasks.begin() {
 		return
 	}
+	f.retired.Store(true)
+	for _, c := range f.allFronts(false) {
+		c.closeIdle()
+	}
 	go func() {
 		defer f.layer.tasks.end()
+		select {
+		case <-f.noFronts(): // none is handed over any more
+		case <-f.layer.ctx.Done():
+		}
 		if err := f.server.Shutdown(f.layer.ctx); err != nil {
 			f.server.Close()
 		}
@@ -123,8 +233,13 @@ func (f *listener) retire() {
 // to cut.
 func (f *listener) close() {
 	f.Listener.Close()
-	if f.server != nil {
-		f.server.Close()
+	if f.server == nil {
+		return
+	}
+	f.hand.Close() // also where nobody serves it
+	f.server.Close()
+	for _, c := range f.allFronts(true) {
+		c.conn.Close()
 	}
 }
 

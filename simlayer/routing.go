@@ -223,7 +223,7 @@ func (r *route) release(keep *route) {
 	}
 	for b := range r.all() {
 		if _, ok := kept[b]; !ok {
-			b.http.CloseIdleConnections()
+			b.release()
 		}
 	}
 }
@@ -231,10 +231,21 @@ func (r *route) release(keep *route) {
 // backend is one service of the node's software, or of an object process.
 type backend struct {
 	network, addr string
-	http          *http.Transport
+	http, http2   *http.Transport
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool // mu; nil once the backend is left
+	mu     sync.Mutex
+	conns  map[net.Conn]bool // mu; of the transports; nil once the backend is left
+	relays map[relayed]bool  // mu; likewise
+}
+
+// relayed is a connection to a backend that a relay has.
+type relayed interface {
+	// release closes it, or makes it end with the calls that are on.
+	release()
+	// drain tells the caller, where the protocol can, that no more calls are
+	// taken on its connection.
+	drain()
+	close()
 }
 
 // leave closes every connection to the software: it is called when no call is
@@ -242,13 +253,58 @@ type backend struct {
 // and not used yet, and for these a server that ends politely waits.
 func (b *backend) leave() {
 	b.mu.Lock()
-	conns := b.conns
-	b.conns = nil
+	conns, relays := b.conns, b.relays
+	b.conns, b.relays = nil, nil
 	b.mu.Unlock()
 	for c := range conns {
 		_ = c.Close() // nobody uses it
 	}
+	for r := range relays {
+		r.close()
+	}
 	b.http.CloseIdleConnections()
+	b.http2.CloseIdleConnections()
+}
+
+// release closes the connections that nobody uses.
+func (b *backend) release() {
+	for _, r := range b.relaying() {
+		r.release()
+	}
+	b.http.CloseIdleConnections()
+	b.http2.CloseIdleConnections()
+}
+
+// relaying lists the relayed connections.
+func (b *backend) relaying() []relayed {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Keys(b.relays))
+}
+
+// transport is what calls of HTTP/2 go by, or of HTTP/1.1.
+func (b *backend) transport(http2 bool) *http.Transport {
+	if http2 {
+		return b.http2
+	}
+	return b.http
+}
+
+// keepRelay is keep for a relayed connection.
+func (b *backend) keepRelay(r relayed) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.conns == nil {
+		return false
+	}
+	b.relays[r] = true
+	return true
+}
+
+func (b *backend) forgetRelay(r relayed) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.relays, r)
 }
 
 // keep remembers a new connection; false: the backend has been left meanwhile.
@@ -287,7 +343,7 @@ func (c *keptConn) Close() error {
 }
 
 func newBackend(text string) (*backend, error) {
-	b := &backend{network: "tcp", addr: text, conns: map[net.Conn]bool{}}
+	b := &backend{network: "tcp", addr: text, conns: map[net.Conn]bool{}, relays: map[relayed]bool{}}
 	if path, ok := strings.CutPrefix(text, "unix:"); ok {
 		b.network, b.addr = "unix", path
 		if path == "" {
@@ -298,7 +354,14 @@ func newBackend(text string) (*backend, error) {
 	} else if port == 0 {
 		return nil, fmt.Errorf("%q: want a port", text)
 	}
-	b.http = &http.Transport{
+	b.http, b.http2 = b.newTransport(), b.newTransport()
+	b.http2.Protocols = new(http.Protocols)
+	b.http2.Protocols.SetUnencryptedHTTP2(true)
+	return b, nil
+}
+
+func (b *backend) newTransport() *http.Transport {
+	return &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return b.dialKept(ctx) },
 		DisableCompression:     true,
 		MaxIdleConns:           1024,
@@ -307,7 +370,6 @@ func newBackend(text string) (*backend, error) {
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 1 << 20,
 	}
-	return b, nil
 }
 
 // dialError is a failure to connect: nothing of a call was sent.

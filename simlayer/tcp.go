@@ -2,7 +2,6 @@ package simlayer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,41 +11,10 @@ import (
 	"moult/simlayer/so"
 )
 
-// acceptTCP relays connections of a raw protocol until the listener is closed.
-func (f *listener) acceptTCP() error {
-	pause := minPause
-	for {
-		conn, err := f.Accept()
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) || f.layer.ctx.Err() != nil {
-				return net.ErrClosed
-			}
-			// Such as too many open files: it may pass.
-			f.layer.log.Warn("accept failed", "service", f.service.name, "error", err)
-			select {
-			case <-time.After(pause):
-			case <-f.layer.ctx.Done():
-			}
-			pause = min(2*pause, maxPause)
-			continue
-		}
-		pause = minPause
-		over := f.layer.conns.Add(1) > int64(f.layer.cfg.Limits.Conns)
-		if over || !f.layer.tasks.begin() {
-			f.layer.conns.Add(-1)
-			reset(conn)
-			continue
-		}
-		go func() {
-			defer f.layer.tasks.end()
-			defer f.layer.conns.Add(-1)
-			f.relay(conn)
-		}()
-	}
-}
-
 // relay takes one connection to the node. Its call ends with the connection.
 func (f *listener) relay(conn net.Conn) {
+	defer f.layer.conns.Add(-1)
+	began := time.Now()
 	r := &relaying{listener: f, conn: conn}
 	up, err := r.connect()
 	route := f.layer.gate.current()
@@ -58,8 +26,6 @@ func (f *listener) relay(conn net.Conn) {
 	if version == 0 {
 		version = f.layer.externalVersion(f.service, route)
 	}
-	n := f.service.tally.of(version)
-	n.calls.Add(1)
 	end := answered
 	switch {
 	case err != nil:
@@ -69,10 +35,10 @@ func (f *listener) relay(conn net.Conn) {
 		if so.AsRefusal(err).Denied {
 			end = denied
 		}
-	case !splice(conn, up) && r.wasCut():
+	case !f.layer.relayBytes(conn, up) && r.wasCut():
 		end = failed
 	}
-	n.end(end, r.patience.spent)
+	f.service.tally.of(version).ended(end, r.patience.spent, began)
 }
 
 // relaying is one connection of a raw protocol on its way.
@@ -158,29 +124,44 @@ func (r *relaying) wasCut() bool {
 	return r.cutC
 }
 
+// relayBytes is splice for connections that may be idle for long.
+func (l *Layer) relayBytes(a, b net.Conn) bool {
+	var ra, rb reader
+	if ra.reads(a, &l.buffers) != nil || rb.reads(b, &l.buffers) != nil {
+		return splice(a, b)
+	}
+	return both(a, b,
+		func() error { return pump(b, a, &ra) },
+		func() error { return pump(a, b, &rb) })
+}
+
 // splice copies both ways until both have ended, passing on the end of each, and
 // closes both. It reports whether both ended without an error; one is passed on
 // as a reset.
 func splice(a, b net.Conn) bool {
+	return both(a, b,
+		func() error { _, err := io.Copy(b, a); return err },
+		func() error { _, err := io.Copy(a, b); return err })
+}
+
+// both runs what copies from a to b and back.
+func both(a, b net.Conn, there, back func() error) bool {
 	var wg sync.WaitGroup
 	var backErr error
-	wg.Go(func() { backErr = pipe(a, b) })
-	err := pipe(b, a)
+	wg.Go(func() { backErr = half(a, b, back) })
+	err := half(b, a, there)
 	wg.Wait()
 	a.Close()
 	b.Close()
 	return err == nil && backErr == nil
 }
 
-// pipe copies from src to dst. Between sockets it copies in the kernel.
-func pipe(dst, src net.Conn) error {
-	_, err := io.Copy(dst, src)
+// half copies from src to dst and passes on how that ended.
+func half(dst, src net.Conn, cp func() error) error {
+	err := cp()
 	if err == nil {
-		if half, ok := dst.(interface{ CloseWrite() error }); ok {
-			// Where it fails, the other direction ends with the same error.
-			_ = half.CloseWrite()
-			return nil
-		}
+		closeWrite(dst)
+		return nil
 	}
 	reset(dst)
 	reset(src)

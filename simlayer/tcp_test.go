@@ -149,6 +149,7 @@ func TestRelayHolds(t *testing.T) {
 	}
 
 	// A drain that runs out of time cuts what is left.
+	eventually(t, "the second connection gone", func() bool { return l.Stats().InFlight == 0 })
 	third := dialLayer(t, l.Addresses()["api"].Public)
 	eventually(t, "the third connection", func() bool { return l.Stats().InFlight == 1 })
 	ctx, cancel := context.WithCancel(t.Context())

@@ -1,0 +1,106 @@
+package simlayer
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// handover is the listener of a server of net/http whose connections come from
+// elsewhere, with the bytes that were read from them.
+type handover struct {
+	addr   net.Addr
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newHandover(addr net.Addr) *handover {
+	return &handover{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+// Accept implements net.Listener.
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (h *handover) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (h *handover) Addr() net.Addr { return h.addr }
+
+// give hands over a connection. It is closed where nobody takes it any more.
+func (h *handover) give(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.closed:
+		c.Close()
+	}
+}
+
+// handed is a connection from which something was read before.
+type handed struct {
+	net.Conn
+	before []byte
+}
+
+func (c *handed) Read(p []byte) (int, error) {
+	if len(c.before) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.before)
+	if c.before = c.before[n:]; len(c.before) == 0 {
+		c.before = nil
+	}
+	return n, nil
+}
+
+func (c *handed) CloseWrite() error {
+	closeWrite(c.Conn)
+	return nil
+}
+
+// handOver gives the connection to the callProxy, with what has not passed on,
+// and ends the front.
+func (f *front) handOver() {
+	f.mu.Lock()
+	u := f.up
+	f.up, f.hand = nil, true
+	var before []byte
+	if f.ex.late {
+		before = f.ex.request
+	}
+	f.ex.on, f.ex.request = false, nil
+	f.mu.Unlock()
+	if u != nil {
+		u.close()
+	}
+	f.wg.Wait()
+	_ = f.conn.SetReadDeadline(time.Time{})
+	// The memory of before was the front's, which is no more.
+	if f.n > 0 {
+		before = append(before, (*f.buf)[:f.n]...)
+		f.consume(f.n)
+	}
+	f.layer.conns.Add(-1) // the server counts it
+	f.listener.hand.give(&handed{Conn: f.conn, before: before})
+	f.listener.removeFront(f)
+}
+
+// http2Too makes a server take HTTP/2 without TLS as well.
+func http2Too(s *http.Server) *http.Server {
+	s.Protocols = new(http.Protocols)
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	return s
+}
