@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,7 +69,6 @@ func TestGRPC(t *testing.T) {
 		c.settledAt(n1, 1, 3)
 		c.inUse(k)
 
-		c.speaksHTTP2(n1)
 		l := &grpcLoad{c: c, reasons: map[string]int{}}
 		defer l.end()
 		l.begin(1, "public", func(a *demoAgent) string { return a.addr(portPublic) })
@@ -96,20 +94,6 @@ func TestGRPC(t *testing.T) {
 			t.Error(wrong)
 		}
 	})
-}
-
-// speaksHTTP2 ends the test as skipped where what stands before the nodes takes
-// HTTP/1.1 only.
-func (c *testCluster) speaksHTTP2(a *demoAgent) {
-	c.t.Helper()
-	var h2c http.Protocols
-	h2c.SetUnencryptedHTTP2(true)
-	client := http.Client{Transport: &http.Transport{Protocols: &h2c, DisableKeepAlives: true}}
-	resp, err := client.Get("http://" + a.versioned(1))
-	if err != nil {
-		c.t.Skipf("the layer does not speak HTTP/2 without TLS: %v", err)
-	}
-	_ = resp.Body.Close()
 }
 
 // buildGRPC builds the sample, and puts the author's rules beside it.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"net/http"
@@ -15,97 +14,12 @@ import (
 	"strings"
 	"testing"
 
-	"moult/agent"
 	"moult/agent/control"
 	"moult/store/bundle"
 	"moult/store/bundle/build"
 	"moult/testdata/kv"
 	"moult/testdata/kv/kvload"
 )
-
-// allKinds lets the tests of mixed versions try every way in which calls can
-// reach a node and leave it: `make mixed`.
-var allKinds = flag.Bool("mixed", false, "test mixed versions with every kind of attach and egress, not only the portable ones")
-
-// kind is how callers reach a node (attach) and how its own calls find their
-// peers (egress), in the words of agent.hcl.
-type kind struct{ attach, egress string }
-
-func (k kind) String() string { return k.attach + "+" + k.egress }
-
-// portable is the kind that works everywhere.
-var portable = kind{"relay", "proxy"}
-
-// eachKind runs f as a subtest for every kind that is to be tried. What this
-// moult's agent.hcl does not take is skipped with the reason that it gives.
-func eachKind(t *testing.T, f func(t *testing.T, k kind)) {
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
-	kinds := []kind{portable}
-	if *allKinds {
-		kinds = nil
-		for _, attach := range []string{"relay", "inherit", "steer"} {
-			for _, egress := range []string{"proxy", "connect", "resolve"} {
-				kinds = append(kinds, kind{attach, egress})
-			}
-		}
-		kinds = append(kinds, kind{"auto", "auto"})
-	}
-	for _, k := range kinds {
-		t.Run(k.String(), func(t *testing.T) { f(t, k) })
-	}
-}
-
-// edit changes the configuration of every agent that has not been started. A
-// kind that agent.hcl does not take ends the test as skipped, with its reason.
-func (c *testCluster) edit(change func(a *demoAgent, config string) string) {
-	c.t.Helper()
-	for _, a := range c.agents {
-		data, err := os.ReadFile(a.configPath())
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		if err := a.configure(change(a, string(data))); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-}
-
-// use gives every service of every agent a kind.
-func (c *testCluster) use(k kind, more string) {
-	c.t.Helper()
-	c.edit(func(_ *demoAgent, config string) string {
-		set := fmt.Sprintf("    attach = %q\n    egress = %q\n%s    versions =", k.attach, k.egress, more)
-		if k.egress == "resolve" {
-			config = strings.Replace(config, "env = {", `env = { KV_RESOLVE = "1", `, 1)
-		}
-		return strings.ReplaceAll(config, "    versions =", set)
-	})
-	cfg, err := agent.LoadConfig(c.agents[0].configPath())
-	if err == nil {
-		err = cfg.Validate()
-	}
-	if err != nil {
-		c.t.Skipf("this moult does not take attach = %q with egress = %q: %v", k.attach, k.egress, err)
-	}
-}
-
-// inUse checks that every node says that it is reached, and calls, as k asks.
-func (c *testCluster) inUse(k kind) {
-	c.t.Helper()
-	s := c.until(c.agents[0], "the nodes' services", func(s control.Status) bool {
-		return !slices.ContainsFunc(s.Nodes, func(n control.NodeStatus) bool { return len(n.Services) == 0 })
-	})
-	for _, n := range s.Nodes {
-		for name, service := range n.Services {
-			c.t.Logf("%s: service %s: attach %s, egress %s", n.Name, name, service.Attach, service.Egress)
-			if k.attach != "auto" && !strings.HasPrefix(service.Attach, k.attach) || k.egress != "auto" && !strings.HasPrefix(service.Egress, k.egress) {
-				c.t.Errorf("%s: service %s has attach %q and egress %q, want %s", n.Name, name, service.Attach, service.Egress, k)
-			}
-		}
-	}
-}
 
 // bundle builds a bundle of the release spec in text; its paths are taken from
 // the cluster's folder.
