@@ -401,7 +401,7 @@ func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 	if err != nil {
 		return err
 	}
-	a.post(func() { a.objects = r.Objects })
+	a.post(func() { a.changed = r.Objects })
 	return a.slots.Publish(x.To)
 }
 

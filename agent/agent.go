@@ -46,6 +46,7 @@ type Agent struct {
 	ring  *gossip.Gossip
 	fetch *swarm.Fetcher
 	soft  *software
+	ways  ways
 
 	directory atomic.Pointer[directory] // who answers where, for the egress proxy
 
@@ -65,11 +66,12 @@ type Agent struct {
 	trust     *trust.Verified
 	evidence  evidence
 	docs      documents
-	rules     map[bundle.Digest]*so.Rules // parsed
-	viewNews  bool                        // the directory is older than the view
-	wait      schedule.Reason             // why the node is waiting, as last decided
-	notBefore time.Time                   // no decision before this
-	preflight bool                        // the check before going down is under way
+	rules     map[bundle.Digest]*so.Rules // parsed; nil where they do not parse
+	objects   objectHost
+	viewNews  bool            // the directory is older than the view
+	wait      schedule.Reason // why the node is waiting, as last decided
+	notBefore time.Time       // no decision before this
+	preflight bool            // the check before going down is under way
 	synced    bool
 	alone     bool            // no peer is configured or remembered
 	known     map[string]bool // addresses already remembered
@@ -91,7 +93,7 @@ type Agent struct {
 	cancel    context.CancelFunc // ends the action under way
 	running   <-chan struct{}    // closed when that action has returned
 	trouble   string             // why the action under way does not get on
-	objects   int                // of the last transform
+	changed   int                // objects of the last transform
 }
 
 // doneKey names a node's settlement for a release.
@@ -102,10 +104,11 @@ type doneKey struct {
 
 // liveSoftware is what callers may reach.
 type liveSoftware struct {
-	version  bundle.Version
-	backends map[string]string // service to the address where the software listens
-	ready    bool
-	admitted bool
+	version   bundle.Version
+	backends  map[string]string // service to the address where the software listens
+	processes []int             // of the software
+	ready     bool
+	admitted  bool
 }
 
 // Run looks after the node until ctx ends or the agent is told to leave. The
@@ -127,6 +130,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		doneAt:   map[doneKey]time.Time{},
 		known:    map[string]bool{},
 		rules:    map[bundle.Digest]*so.Rules{},
+		objects:  newObjectHost(),
 		started:  time.Now(),
 	}
 	closers := &closers{}
@@ -208,11 +212,14 @@ func (a *Agent) openData(c *closers) error {
 
 // openLayer binds the node's public addresses.
 func (a *Agent) openLayer(c *closers) error {
+	if err := a.chooseWays(c); err != nil {
+		return err
+	}
 	services := map[string]simlayer.Service{}
 	for name, s := range a.cfg.Services {
 		services[name] = simlayer.Service{
 			Public: s.Address, Host: hostOf(s.Address), First: s.First, Last: s.Last,
-			Protocol: a.protocolOf(name), External: s.External,
+			Protocol: a.protocolOf(name), External: s.External, Attach: a.ways.attach[name].attachKind(),
 		}
 	}
 	a.soft = newSoftware(a)
@@ -223,6 +230,10 @@ func (a *Agent) openLayer(c *closers) error {
 		return err
 	}
 	c.add(a.layer.Close)
+	if err := a.openSteer(c); err != nil {
+		return err
+	}
+	c.add(a.closeObjects)
 	c.add(a.soft.close)
 	return nil
 }

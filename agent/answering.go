@@ -85,7 +85,7 @@ func (a *Agent) listen(stats simlayer.Stats, now time.Time) {
 		a.heard = map[bundle.Version]heard{}
 	}
 	calls := map[bundle.Version]int64{}
-	for v := range a.serving.objects {
+	for v := range a.serving.all {
 		calls[v] = 0
 	}
 	for _, versions := range stats.Services {
@@ -117,7 +117,7 @@ func (a *Agent) retire(now time.Time) {
 		return
 	}
 	oldest := s.Running
-	for v := range a.serving.objects {
+	for v := range a.serving.all {
 		oldest = min(oldest, v)
 	}
 	for v := oldest; v < s.Running && a.retirable(v, slowest, now); v++ {

@@ -314,7 +314,7 @@ func (b api) Info(context.Context) (i control.Info, err error) {
 		a := b.a
 		i = control.Info{
 			Name: a.cfg.Name, ID: a.id, Cluster: a.cluster.Short(), Class: a.cfg.Class, PID: os.Getpid(), Bind: a.ring.Addr(),
-			NodePID: a.soft.pid(), Objects: a.objects, LongestHold: bundle.Duration(stats.LongestHold),
+			NodePID: a.soft.pid(), Objects: a.changed, LongestHold: bundle.Duration(stats.LongestHold),
 			Traffic: control.Traffic{Fetched: maps.Clone(a.fetch.Stats())},
 		}
 	}) {

@@ -21,10 +21,16 @@ import (
 // it comes from has changed, for route is called after every event.
 type serving struct {
 	from     servingFrom
-	whole    bool // all rules were here
-	objects  map[bundle.Version]so.Object
+	whole    bool // all that the objects need was here
+	all      map[bundle.Version]simulated
 	external bundle.Version
-	refused  map[bundle.Digest]so.Object // for rules that do not parse
+
+	// objects are where all are placed, and placed is what that was worked out for.
+	objects map[bundle.Version]simlayer.Object
+	placed  struct {
+		native   bundle.Version
+		backends map[string]string
+	}
 
 	// err says why failed could not be put in force; it is tried again from
 	// retry on.
@@ -62,10 +68,10 @@ func (a *Agent) routeNow() error {
 	if s.Phase == upgrade.Probing && !a.live.admitted {
 		up = false
 	}
-	a.prepare(s, native)
+	a.prepare(s, native, up)
 	r := simlayer.Routing{
-		Native: native, Backends: a.backends(), Down: !up, HoldTimeout: a.holdTimeout(s),
-		Objects: simlayer.InProcess(a.serving.objects), External: a.serving.external, Egress: a.soft.speaks,
+		Native: native, Backends: a.backends(), Processes: a.live.processes, Down: !up, HoldTimeout: a.holdTimeout(s),
+		Objects: a.serving.objects, External: a.serving.external, Egress: a.soft.speaks,
 	}
 	now := time.Now()
 	switch {
@@ -86,7 +92,7 @@ func (a *Agent) routeNow() error {
 
 func sameRouting(a, b simlayer.Routing) bool {
 	return a.Native == b.Native && a.Down == b.Down && a.HoldTimeout == b.HoldTimeout && a.External == b.External && a.Egress == b.Egress &&
-		maps.Equal(a.Backends, b.Backends) && maps.EqualFunc(a.Objects, b.Objects, simlayer.Object.Equal)
+		maps.Equal(a.Backends, b.Backends) && slices.Equal(a.Processes, b.Processes) && maps.EqualFunc(a.Objects, b.Objects, simlayer.Object.Equal)
 }
 
 // backends are the software's addresses of the services that this node is
@@ -113,65 +119,62 @@ func (a *Agent) lacks(services []string) (missing []string) {
 }
 
 // prepare works out a.serving where something has changed.
-func (a *Agent) prepare(s upgrade.State, native bundle.Version) {
+func (a *Agent) prepare(s upgrade.State, native bundle.Version, up bool) {
 	from := servingFrom{
 		native: native, settled: s.Version, trust: a.trust.Digest(), frozen: len(a.evidence.frozen),
 		manifests: len(a.docs.manifests), orders: len(a.docs.orders), missing: len(a.docs.missing),
 	}
-	if from == a.serving.from && a.serving.whole && !a.viewNews {
+	var backends map[string]string
+	if up {
+		backends = a.backends()
+	}
+	v := &a.serving
+	same := from == v.from && v.whole && !a.viewNews
+	if !same {
+		v.from = from
+		v.external = a.advance(a.external(s, native))
+		v.all = a.simulations(native)
+		a.fit(native)
+	}
+	if same && v.placed.native == native && maps.Equal(v.placed.backends, backends) {
 		return
 	}
-	a.serving.from = from
-	a.serving.external = a.advance(a.external(s, native))
-	a.serving.objects, a.serving.whole = a.objectsFor(native)
-	a.fit(native)
+	v.objects, v.whole = a.place(native, v.all, backends)
+	v.placed.native, v.placed.backends = native, backends
 }
 
-// objectsFor returns the simulation objects of a node whose software is of
+// simulations returns the simulation objects of a node whose software is of
 // version native: for callers of older versions as far back as the releases are
-// known, and of newer ones up to the newest whose rules are here and that is not
-// frozen. In which phase the node is, and whether the rollout of a release goes
-// on, does not matter: peers that have settled at it call this node. whole is
-// false where rules have not arrived.
-func (a *Agent) objectsFor(native bundle.Version) (objects map[bundle.Version]so.Object, whole bool) {
-	objects, whole = map[bundle.Version]so.Object{}, true
+// known and not retired, and of newer ones up to the newest that is not frozen. In
+// which phase the node is, and whether the rollout of a release goes on, does not
+// matter: peers that have settled at it call this node.
+func (a *Agent) simulations(native bundle.Version) map[bundle.Version]simulated {
+	all := map[bundle.Version]simulated{}
 	for v := native; v > max(1, a.answering.Oldest) && native-v < so.MaxChain; v-- {
 		m := a.docs.manifests[v]
 		if m == nil {
 			break
 		}
-		cu, changes := m.Classes[a.cfg.Class]
-		if changes && cu.From == 0 {
+		if cu, changes := m.Classes[a.cfg.Class]; changes && cu.From == 0 {
 			break // the class begins here
 		}
-		o := a.object(changes, cu.Past)
-		if o == nil {
-			whole = false
-			break
-		}
-		objects[v-1] = o
+		all[v-1] = a.simulation(m, true)
 	}
 	for v := native + 1; v-native <= so.MaxChain; v++ {
 		m := a.docs.manifests[v]
 		if m == nil || a.conflicted(v) {
 			break
 		}
-		cu, changes := m.Classes[a.cfg.Class]
-		o := a.object(changes, cu.Future)
-		if o == nil {
-			whole = false
-			break
-		}
-		objects[v] = o
+		all[v] = a.simulation(m, false)
 	}
-	return objects, whole
+	return all
 }
 
 // fit leaves out of the objects those for which there are no ports, the oldest
 // first. It is an alarm where callers of such a version are still about.
 func (a *Agent) fit(native bundle.Version) {
 	oldest, newest := native, native
-	for v := range a.serving.objects {
+	for v := range a.serving.all {
 		oldest, newest = min(oldest, v), max(newest, v)
 	}
 	n, narrow := a.room()
@@ -188,13 +191,7 @@ func (a *Agent) fit(native bundle.Version) {
 	if lo > max(oldest, needed) || hi < newest {
 		a.alarm("there is room for callers of %d versions only, and callers of more are about: the oldest are not answered; bring all nodes up to date, or widen `versions` of %s in agent.hcl", n, narrow)
 	}
-	kept := map[bundle.Version]so.Object{}
-	for v, o := range a.serving.objects {
-		if lo <= v && v <= hi {
-			kept[v] = o
-		}
-	}
-	a.serving.objects = kept
+	maps.DeleteFunc(a.serving.all, func(v bundle.Version, _ simulated) bool { return v < lo || v > hi })
 }
 
 // window cuts the run of versions from oldest to newest to n, native among them:
@@ -221,39 +218,6 @@ func (a *Agent) room() (n int, narrow string) {
 		}
 	}
 	return max(n, 1), narrow
-}
-
-// object makes the simulation object that a release asks for; nil where its
-// rules have not arrived.
-func (a *Agent) object(changes bool, s bundle.Simulation) so.Object {
-	if !changes || s.Kind == bundle.SimulateCompatible {
-		return so.Compatible()
-	}
-	if s.Kind == bundle.SimulateRefuse {
-		return so.Refuse(s.Reason)
-	}
-	if o, ok := a.rules[s.Rules.Digest]; ok {
-		return o
-	}
-	if o, ok := a.serving.refused[s.Rules.Digest]; ok {
-		return o
-	}
-	data, ok, err := a.depot.Blob(s.Rules.Digest)
-	if err != nil || !ok {
-		return nil
-	}
-	rules, err := so.ParseRules(data, s.Rules.Digest.Short()+".hcl")
-	if err != nil {
-		a.alarm("rules %s do not parse here, their callers are refused: %v", s.Rules.Digest.Short(), err)
-		if a.serving.refused == nil {
-			a.serving.refused = map[bundle.Digest]so.Object{}
-		}
-		o := so.Refuse("the rules for this version do not parse")
-		a.serving.refused[s.Rules.Digest] = o
-		return o
-	}
-	a.rules[s.Rules.Digest] = rules
-	return rules
 }
 
 // holdTimeout is how long a call may wait for the node.
@@ -335,6 +299,7 @@ type directory map[string]peerService
 
 type peerService struct {
 	node     string
+	protocol string
 	versions map[bundle.Version]string
 }
 
@@ -358,10 +323,11 @@ func (a *Agent) list(s *view.Snapshot) {
 				continue
 			}
 			owners[service.Public] = r
-			d[service.Public] = peerService{node: r.Name, versions: service.Versions}
+			d[service.Public] = peerService{node: r.Name, protocol: service.Protocol, versions: service.Versions}
 		}
 	}
 	a.directory.Store(&d)
+	a.redirect()
 }
 
 // supersedes reports whether r rather than owner has the address of both.

@@ -60,8 +60,9 @@ func benchConfig(t *testing.T) Config {
 	}
 	first := freeRun(t, servePorts+1)
 	c.Services = map[string]ServiceConfig{"api": {
-		Address: fmt.Sprintf("127.0.0.1:%d", first), First: first + 1, Last: first + servePorts,
+		Address: fmt.Sprintf("127.0.0.1:%d", first), First: first + 1, Last: first + servePorts, Attach: AttachRelay,
 	}}
+	c.Egress = EgressProxy
 	return c
 }
 
@@ -95,7 +96,7 @@ func newBench(t *testing.T, cfg Config, running bundle.Version) *bench {
 		platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH},
 		inbox:    make(chan func(), inboxSize), stopped: make(chan struct{}),
 		view: view.New(), dirty: map[bundle.NodeID]bool{}, doneAt: map[doneKey]time.Time{},
-		known: map[string]bool{}, rules: map[bundle.Digest]*so.Rules{}, started: time.Now(),
+		known: map[string]bool{}, rules: map[bundle.Digest]*so.Rules{}, objects: newObjectHost(), started: time.Now(),
 	}
 	c := &closers{}
 	err := a.openData(c)
@@ -374,16 +375,19 @@ func TestBadRulesAreReadOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		bad := bundle.Simulation{Kind: bundle.SimulateRules, Rules: blob}
-		first := b.object(true, bad)
-		if first == nil {
-			t.Fatal("rules that do not parse count as not here")
+		read := func() so.Object {
+			local, _, here := b.placeOne(simulated{callers: 1, to: 2, release: 2, past: true, what: bundle.Simulation{Kind: bundle.SimulateRules, Rules: blob}})
+			if !here {
+				t.Fatal("rules that do not parse count as not here")
+			}
+			return local
 		}
+		first := read()
 		if err := os.RemoveAll(filepath.Join(b.cfg.Data, "artifacts")); err != nil {
 			t.Fatal(err)
 		}
-		if second := b.object(true, bad); second != first {
-			t.Errorf("read again: %v", second)
+		if second := read(); second != first || first == nil {
+			t.Errorf("first %v, then %v", first, second)
 		}
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/process"
 	"moult/simlayer"
+	"moult/simlayer/attach"
 	"moult/store/bundle"
 	"moult/store/durable"
 )
@@ -64,8 +65,10 @@ type plan struct {
 	Dir      string         `json:"dir"`
 	Command  []string       `json:"command"`
 	Services []string       `json:"services"`
-	Health   bundle.Health  `json:"health"`
-	Artifact bundle.Digest  `json:"artifact"` // zero for adopted software
+	// Protocols has those services that do not speak http.
+	Protocols map[string]string `json:"protocols,omitempty"`
+	Health    bundle.Health     `json:"health"`
+	Artifact  bundle.Digest     `json:"artifact"` // zero for adopted software
 }
 
 // keeper keeps the software up until it is released.
@@ -98,6 +101,7 @@ const anyLoopback = "127.0.0.1:0"
 // software was told that it is. Is that address taken, it comes up all the same.
 func (s *software) startLayer(cfg simlayer.Config) (*simlayer.Layer, error) {
 	cfg.Egress = s.egress()
+	cfg.Processes = s.runs()
 	layer, err := simlayer.Start(cfg)
 	if !errors.Is(err, simlayer.ErrEgress) || cfg.Egress == anyLoopback {
 		return layer, err
@@ -109,19 +113,48 @@ func (s *software) startLayer(cfg simlayer.Config) (*simlayer.Layer, error) {
 }
 
 // egress returns the address on which the egress proxy must listen: the one
-// that the running software knows, if any runs.
+// that the running software knows, if any runs. It is "" where nobody needs one.
 func (s *software) egress() string {
-	if s.record.Egress == "" {
-		return anyLoopback
+	if s.record.Egress != "" && len(s.runs()) > 0 {
+		return s.record.Egress
+	}
+	if s.a.ways.egress.kind != EgressProxy {
+		return ""
+	}
+	return anyLoopback
+}
+
+// runs returns the processes of software that an earlier agent has started, and
+// which may still run.
+func (s *software) runs() []int {
+	if s.record.Handle.PID == 0 {
+		return nil
 	}
 	proc, err := process.Adopt(s.record.Handle, process.Spec{Log: s.a.log})
 	if errors.Is(err, process.ErrGone) {
-		return anyLoopback
+		return nil
 	}
 	if err == nil {
 		_ = proc.Close() // it was only looked at
 	}
-	return s.record.Egress
+	return s.family(s.record.Handle.PID)
+}
+
+// family returns the processes among which the software's sockets are.
+func (s *software) family(pid int) []int {
+	pids, err := attach.Family(pid)
+	if err != nil {
+		return []int{pid}
+	}
+	return pids
+}
+
+// proxy is the address of the egress proxy; "" without one.
+func (s *software) proxy() string {
+	if u := s.a.layer.EgressURL(); u != nil {
+		return u.Host
+	}
+	return ""
 }
 
 // plan says how version v is started. It is called beside the loop.
@@ -136,7 +169,7 @@ func (s *software) plan(v bundle.Version) (p plan, err error) {
 			}
 		}
 		if ad := a.cfg.Adopt; ad != nil && ad.Version == v {
-			p = plan{Version: v, Dir: s.a.slots.Path(v), Command: ad.Command, Health: ad.Health, Services: slices.Sorted(maps.Keys(ad.Services))}
+			p = plan{Version: v, Dir: s.a.slots.Path(v), Command: ad.Command, Health: ad.Health, Services: slices.Sorted(maps.Keys(ad.Services)), Protocols: protocols(ad.Services)}
 			return
 		}
 		err = fmt.Errorf("how to start version %d is not known here: neither a release nor an adopt block says it", v)
@@ -147,7 +180,7 @@ func (s *software) plan(v bundle.Version) (p plan, err error) {
 }
 
 func (s *software) planOf(v bundle.Version, cu bundle.ClassUpgrade) (plan, error) {
-	p := plan{Version: v, Command: cu.Command, Health: cu.Health, Services: slices.Sorted(maps.Keys(cu.Services))}
+	p := plan{Version: v, Command: cu.Command, Health: cu.Health, Services: slices.Sorted(maps.Keys(cu.Services)), Protocols: protocols(cu.Services)}
 	art, ok := cu.Artifact(s.a.platform)
 	if !ok {
 		return p, fmt.Errorf("release %d has no software for %s", v, s.a.platform)
@@ -155,6 +188,16 @@ func (s *software) planOf(v bundle.Version, cu bundle.ClassUpgrade) (plan, error
 	p.Artifact = art.Digest
 	p.Dir, _ = s.a.depot.Dir(art.Digest) // startLocked makes sure of it
 	return p, nil
+}
+
+func protocols(services map[string]bundle.Service) map[string]string {
+	other := map[string]string{}
+	for name, s := range services {
+		if s.Protocol != bundle.ProtocolHTTP {
+			other[name] = s.Protocol
+		}
+	}
+	return other
 }
 
 // ensure returns the running process of version v, and how it was started: the
@@ -209,6 +252,11 @@ func (s *software) take(v bundle.Version) (*process.Process, error) {
 		return nil, fmt.Errorf("take over the running software of version %d; it goes on, unwatched, until that succeeds: %w", v, err)
 	}
 	s.a.log.Info("took over the running software", "pid", s.record.Handle.PID, "version", v)
+	if c := s.a.ways.connect; c != nil {
+		if err := c.Add(s.record.Handle.PID); err != nil {
+			s.a.log.Error("the running software's calls are not labelled with its version until it is started anew", "err", err)
+		}
+	}
 	s.proc = proc
 	return proc, nil
 }
@@ -233,20 +281,30 @@ func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, e
 	}
 	backends := map[string]string{}
 	for _, name := range p.Services {
-		addr, err := freeAddr()
+		addr, err := privateAddr(p.Protocols[name], s.a.cfg.Services[name].Address)
 		if err != nil {
 			return nil, err
 		}
 		backends[name] = addr
 	}
 	spec := s.spec(p, backends)
+	if c := s.a.ways.connect; c != nil {
+		spec.Cgroup = c.Cgroup()
+	}
+	sockets, err := s.sockets(p, backends)
+	if err != nil {
+		return nil, err
+	}
+	defer closeSockets(sockets)
+	spec.Sockets = sockets
 	spec.OnStart = func(h process.Handle) error {
-		return s.save(processRecord{Version: p.Version, Handle: h, Backends: backends, Egress: s.a.layer.EgressURL().Host, Plan: p})
+		return s.save(processRecord{Version: p.Version, Handle: h, Backends: backends, Egress: s.proxy(), Plan: p})
 	}
 	// Its first call may leave before it is ready.
 	if !s.a.ask(func() {
 		s.speaks = p.Version
 		s.a.route()
+		s.a.redirect()
 	}) {
 		return nil, errStopped
 	}
@@ -257,6 +315,45 @@ func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, e
 	s.a.log.Info("started the software", "version", p.Version, "pid", proc.Handle().PID)
 	s.proc = proc
 	return proc, nil
+}
+
+// sockets opens what software is to inherit: for each service that asks for it the
+// socket of its versioned address, and one of the private address by which the
+// agent asks after its health and passes on the calls that it has held.
+func (s *software) sockets(p plan, backends map[string]string) (all []process.Socket, err error) {
+	defer func() {
+		if err != nil {
+			closeSockets(all)
+			all = nil
+		}
+	}()
+	versioned, err := s.a.layer.Sockets(p.Version)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(versioned)) {
+		for _, f := range versioned[name] {
+			all = append(all, process.Socket{Name: name, File: f})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(versioned)) {
+		l, err := net.Listen("tcp", backends[name])
+		if err != nil {
+			return all, fmt.Errorf("open the private socket of service %q: %w", name, err)
+		}
+		f, err := l.(*net.TCPListener).File()
+		if err = errors.Join(err, l.Close()); err != nil {
+			return all, fmt.Errorf("open the private socket of service %q: %w", name, err)
+		}
+		all = append(all, process.Socket{Name: name, File: f})
+	}
+	return all, nil
+}
+
+func closeSockets(sockets []process.Socket) {
+	for _, s := range sockets {
+		_ = s.File.Close() // the software has its own
+	}
 }
 
 func (s *software) save(r processRecord) error {
@@ -298,17 +395,36 @@ func (s *software) spec(p plan, backends map[string]string) process.Spec {
 // environment is the software's: the agent's own, less what is the agent's
 // business, with the proxy that labels its calls, and what the operator set.
 func (s *software) environment() []string {
+	env := s.inherited()
+	env["MOULT_SOCKET"] = filepath.Join(s.a.cfg.Data, control.SocketName) // for simlayer/dial
+	if u := s.a.layer.EgressURL(); u != nil && s.a.ways.egress.kind == EgressProxy {
+		for _, k := range []string{"HTTP_PROXY", "HTTPS_PROXY"} {
+			env[k], env[strings.ToLower(k)] = u.String(), u.String()
+		}
+		env["ALL_PROXY"], env["all_proxy"] = "socks5://"+u.Host, "socks5://"+u.Host
+	}
+	// The kernel steers to plain TCP sockets only, and Go programs listen with
+	// multipath TCP unless they are told not to.
+	env["GODEBUG"] = strings.TrimPrefix(env["GODEBUG"]+",multipathtcp=0", ",")
+	return s.list(env)
+}
+
+// plain is the environment of programs that make no calls of their own to peers.
+func (s *software) plain() []string { return s.list(s.inherited()) }
+
+// inherited is the agent's own environment, less what is the agent's business.
+func (s *software) inherited() map[string]string {
 	env := map[string]string{}
 	for _, kv := range os.Environ() {
 		if k, v, ok := strings.Cut(kv, "="); ok && !strings.HasPrefix(k, "MOULT_") {
 			env[k] = v
 		}
 	}
-	env["MOULT_SOCKET"] = filepath.Join(s.a.cfg.Data, control.SocketName) // for simlayer/dial
-	proxy := s.a.layer.EgressURL().String()
-	for _, k := range []string{"HTTP_PROXY", "http_proxy"} {
-		env[k] = proxy
-	}
+	return env
+}
+
+// list adds what the operator set.
+func (s *software) list(env map[string]string) []string {
 	maps.Copy(env, s.a.cfg.Env)
 	out := make([]string, 0, len(env))
 	for _, k := range slices.Sorted(maps.Keys(env)) {
@@ -369,6 +485,7 @@ func (s *software) observe(v bundle.Version, e process.Event) {
 	case process.NotStarted:
 		s.a.log.Error("the software cannot be started", "version", v, "err", e.Err)
 	case process.Ended:
+		s.a.layer.Ended()
 		s.a.log.Error("the software has ended by itself", "version", v, "exit", e.Exit.String())
 	case process.Restarting:
 		s.a.log.Info("the software is started again", "version", v, "in", e.In)
@@ -410,9 +527,10 @@ func (s *software) close() error {
 func (s *software) open(v bundle.Version) {
 	s.mu.Lock()
 	backends := maps.Clone(s.record.Backends)
+	processes := s.family(s.record.Handle.PID)
 	s.mu.Unlock()
 	s.a.post(func() {
-		s.a.live.version, s.a.live.backends, s.a.live.ready = v, backends, true
+		s.a.live.version, s.a.live.backends, s.a.live.processes, s.a.live.ready = v, backends, processes, true
 		s.a.route()
 	})
 }
@@ -481,14 +599,4 @@ func (s *software) explain(v bundle.Version, proc *process.Process, err error) e
 		return fmt.Errorf("version %d: %w; its last output: %s", v, err, tail)
 	}
 	return fmt.Errorf("version %d: %w", v, err)
-}
-
-// freeAddr returns an address of the loopback interface that is free now.
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port for the software: %w", err)
-	}
-	addr := l.Addr().String()
-	return addr, l.Close()
 }

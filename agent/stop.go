@@ -72,6 +72,7 @@ func (s *software) stopLocked(ctx context.Context, drain bundle.Duration) error 
 			return err
 		}
 	}
+	s.a.layer.Ended()
 	if s.record.Handle.PID == 0 {
 		return nil
 	}

@@ -26,8 +26,11 @@ type Config struct {
 	// none, in words for the caller. Needed where Egress is set. Resolve is
 	// called concurrently and must not block.
 	Resolve func(dest string, v bundle.Version) (addr string, isPeer bool, err error)
-	Log     *slog.Logger
-	Limits  Limits // zero: DefaultLimits
+	// Processes are those of software that runs already, among whose sockets
+	// those are that it inherited.
+	Processes []int
+	Log       *slog.Logger
+	Limits    Limits // zero: DefaultLimits
 }
 
 // Service is where a service of the node is reached.
@@ -43,6 +46,8 @@ type Service struct {
 	Protocol string
 	// External is the version of callers of Public; 0 is Routing.External.
 	External bundle.Version
+	// Attach is how callers reach the node whose calls pass unchanged.
+	Attach Attach
 }
 
 // versionPort returns the port for callers of version v, 0 for any.
@@ -168,6 +173,8 @@ type Routing struct {
 	// Backends are the software's private addresses by service: "host:port", or
 	// "unix:" and the path of a socket. All services, unless Down.
 	Backends map[string]string
+	// Processes are those of the software, for AttachSteer and AttachInherit.
+	Processes []int
 	// Down holds all calls.
 	Down bool
 	// HoldTimeout bounds the wait of one call; 0 is DefaultHoldTimeout.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"moult/simlayer/attach"
 	"moult/store/bundle"
 )
 
@@ -35,8 +36,14 @@ type Layer struct {
 	services map[string]*service // fixed
 
 	// apply is held by Apply, and by Close once it has begun.
-	apply  sync.Mutex
-	closed bool
+	apply     sync.Mutex
+	closed    bool
+	processes []int            // apply; of the software
+	steer     *attach.Steer    // apply; nil where nothing is steered
+	taken     map[string]taken // apply; the software's own sockets, by service
+	strays    []net.Listener   // apply; sockets that software left behind
+
+	fallen sync.Map // service to why its callers are relayed although they need not be
 
 	// mu guards versioned of every service.
 	mu sync.Mutex
@@ -72,7 +79,7 @@ func Start(cfg Config) (*Layer, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), services: map[string]*service{}}
+	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), services: map[string]*service{}, processes: cfg.Processes, taken: map[string]taken{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.proxy = newCallProxy(l)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Services)) {
@@ -118,7 +125,12 @@ func (l *Layer) Apply(r Routing) error {
 	if err != nil {
 		return fmt.Errorf("routing for version %d: %w", r.Native, err)
 	}
+	l.processes = r.Processes
+	if !next.down {
+		l.endStrays()
+	}
 	l.gate.set(next)
+	l.aim(next)
 	old.release(next)
 	l.retire(next)
 	for _, f := range fresh {
@@ -295,6 +307,11 @@ func (l *Layer) EgressURL() *url.URL {
 // are held until an Apply that is not Down.
 func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	l.gate.hold()
+	l.apply.Lock()
+	if !l.closed {
+		l.aim(nil)
+	}
+	l.apply.Unlock()
 	drained := l.gate.drained()
 	for b := range l.gate.current().all() {
 		for _, r := range b.relaying() {
@@ -351,6 +368,10 @@ func (l *Layer) Close() error {
 	l.closer.Do(func() {
 		l.apply.Lock()
 		l.closed = true
+		l.endStrays()
+		for name := range l.taken {
+			l.letGo(name)
+		}
 		l.apply.Unlock()
 		l.stop()
 		l.gate.close()

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"moult/simlayer/attach"
 	"moult/store/bundle"
 )
 
@@ -29,6 +30,7 @@ type listener struct {
 	server *http.Server
 	hand   *handover
 
+	pair *attach.Pair // whose other socket the software has; or nil
 	// direct: new connections to the address go to the node without the agent,
 	// so callers had better make new ones.
 	direct  atomic.Bool
@@ -98,11 +100,11 @@ func (l *Layer) listen(s *service, label bundle.Version, addr string) (*listener
 
 // bindListener binds an address. Callers who connect before serve wait.
 func (l *Layer) bindListener(s *service, label bundle.Version, addr string) (*listener, error) {
-	ln, err := listenTCP(l.ctx, addr)
+	ln, pair, err := l.bindSocket(s, label, addr)
 	if err != nil {
 		return nil, err
 	}
-	f := &listener{Listener: ln, layer: l, service: s, label: label, fronts: map[*front]bool{}}
+	f := &listener{Listener: ln, layer: l, service: s, label: label, pair: pair, fronts: map[*front]bool{}}
 	if s.Protocol == bundle.ProtocolHTTP {
 		f.hand = newHandover(ln.Addr())
 		f.server = http2Too(l.newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -154,12 +156,19 @@ func (l *Layer) newServer(h http.Handler) *http.Server {
 
 // serve accepts callers until the listener is closed.
 func (f *listener) serve() {
+	if f.server != nil {
+		f.task(func() error { return f.server.Serve(f.hand) })
+	}
+	f.serveFrom(f.Listener)
+}
+
+// serveFrom accepts callers from a socket until that is closed.
+func (f *listener) serveFrom(ln net.Listener) {
 	take := f.relay
 	if f.server != nil {
 		take = f.front
-		f.task(func() error { return f.server.Serve(f.hand) })
 	}
-	f.task(func() error { return f.accept(take) })
+	f.task(func() error { return f.accept(ln, take) })
 }
 
 // task runs what serves the listener.
@@ -176,10 +185,10 @@ func (f *listener) task(run func() error) {
 }
 
 // accept gives each caller to take, in a goroutine of its own.
-func (f *listener) accept(take func(net.Conn)) error {
+func (f *listener) accept(ln net.Listener, take func(net.Conn)) error {
 	pause := minPause
 	for {
-		conn, err := f.Accept()
+		conn, err := ln.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || f.layer.ctx.Err() != nil {
 				return net.ErrClosed
@@ -209,7 +218,7 @@ func (f *listener) accept(take func(net.Conn)) error {
 
 // retire closes the listener; connections end after the call that they are in.
 func (f *listener) retire() {
-	f.Listener.Close()
+	f.closeSocket()
 	if f.server == nil || !f.layer.tasks.begin() {
 		return
 	}
@@ -232,7 +241,7 @@ func (f *listener) retire() {
 // close closes the listener and its connections; those of raw TCP are the gate's
 // to cut.
 func (f *listener) close() {
-	f.Listener.Close()
+	f.closeSocket()
 	if f.server == nil {
 		return
 	}
@@ -241,6 +250,16 @@ func (f *listener) close() {
 	for _, c := range f.allFronts(true) {
 		c.conn.Close()
 	}
+}
+
+// closeSocket closes the listening socket. Where new connections go past it, they
+// go on to do so.
+func (f *listener) closeSocket() {
+	if f.pair != nil {
+		f.pair.Close()
+		return
+	}
+	f.Listener.Close()
 }
 
 // connSet has connections that Close must end.

@@ -23,6 +23,7 @@ type route struct {
 	down             bool
 	hold             time.Duration
 	backends         map[string]*backend
+	processes        []int // of the software
 	paths            map[bundle.Version]*path
 }
 
@@ -54,6 +55,8 @@ func newRoute(r Routing, services map[string]Service, old *route) (*route, error
 		egress:   r.Egress,
 		down:     r.Down,
 		hold:     r.HoldTimeout,
+
+		processes: r.Processes,
 	}
 	if n.external == 0 {
 		n.external = n.native

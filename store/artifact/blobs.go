@@ -62,6 +62,10 @@ func (d *Depot) HasBlob(digest bundle.Digest) bool {
 	return err == nil && fi.Mode().IsRegular()
 }
 
+// BlobPath is the file of a blob, for programs that read it; it is there where
+// Blob has just returned it.
+func (d *Depot) BlobPath(digest bundle.Digest) string { return d.blobPath(digest) }
+
 func (d *Depot) removeBlob(digest bundle.Digest) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -1,0 +1,316 @@
+package simlayer
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"moult/simlayer/attach"
+	"moult/store/bundle"
+)
+
+// Attach is how new connections of callers whose calls pass unchanged reach the
+// node.
+type Attach int
+
+const (
+	// AttachRelay: through the layer.
+	AttachRelay Attach = iota
+	// AttachInherit: to listening sockets that the software inherits
+	// (Layer.Sockets).
+	AttachInherit
+	// AttachSteer: to the socket on which the software listens by itself, at its
+	// Backend, as package attach steers (Layer.SetSteer).
+	AttachSteer
+)
+
+// SetSteer gives the layer what steers callers of its services with AttachSteer. It is
+// the caller's, and must outlive the layer. It is called before the first Apply.
+func (l *Layer) SetSteer(s *attach.Steer) {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	l.steer = s
+}
+
+// bindSocket opens the socket of an address: one of a pair where the node has, or
+// is to get, the other.
+func (l *Layer) bindSocket(s *service, label bundle.Version, addr string) (net.Listener, *attach.Pair, error) {
+	if s.Attach != AttachInherit || label == 0 {
+		ln, err := listenTCP(l.ctx, addr)
+		return ln, nil, err
+	}
+	pair, err := l.adoptPair(addr)
+	if err == nil && pair == nil {
+		pair, err = attach.ListenPair(l.ctx, "tcp", addr)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return pair.Agent(), pair, nil
+}
+
+// adoptPair joins the socket that the running software has of an address; nil
+// where it has none.
+func (l *Layer) adoptPair(addr string) (*attach.Pair, error) {
+	if len(l.processes) == 0 {
+		return nil, nil
+	}
+	at, err := addrPort(addr)
+	if err != nil || at.Port() == 0 {
+		return nil, err
+	}
+	node, err := attach.Take(l.processes, "tcp", at)
+	if errors.Is(err, attach.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the running software listens on %s: %w", addr, err)
+	}
+	defer node.Close()
+	return attach.AdoptPair(l.ctx, addr, node)
+}
+
+func addrPort(addr string) (netip.AddrPort, error) {
+	tcp, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return tcp.AddrPort(), nil
+}
+
+// Sockets returns the listening sockets that software of version v is to inherit,
+// by service with AttachInherit: of the address for callers of v. They are the
+// caller's to close. New connections are led to them when a routing that is not
+// Down makes v native.
+func (l *Layer) Sockets(v bundle.Version) (map[string][]*os.File, error) {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	if l.closed {
+		return nil, ErrClosed
+	}
+	l.endStrays()
+	fresh, err := l.bind([]bundle.Version{v})
+	for _, f := range fresh {
+		f.serve()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sockets for version %d of the software: %w", v, err)
+	}
+	sockets := map[string][]*os.File{}
+	for _, f := range l.listeners() {
+		if f.pair == nil || f.label != v {
+			continue
+		}
+		node, err := f.pair.Node()
+		if err != nil {
+			for _, all := range sockets {
+				closeFiles(all)
+			}
+			return nil, fmt.Errorf("sockets for version %d of the software: %w", v, err)
+		}
+		sockets[f.service.name] = append(sockets[f.service.name], node)
+	}
+	return sockets, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// listeners returns all, in no order.
+func (l *Layer) listeners() []*listener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []*listener
+	for _, s := range l.services {
+		if s.public != nil {
+			all = append(all, s.public)
+		}
+		for _, f := range s.versioned {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// aim leads new connections past the layer where r lets callers of a listener
+// through to the node unchanged, and all others to the layer; with nil, all. Where
+// that fails they come to the layer. It is called with apply held.
+func (l *Layer) aim(r *route) {
+	for _, f := range l.listeners() {
+		direct, err := l.aimOne(f, r, r != nil && !r.down && f.straight(l, r))
+		if err != nil {
+			l.log.Warn("callers are relayed", "service", f.service.name, "version", f.label, "address", f.Addr().String(), "err", err)
+			l.fallen.Store(f.service.name, err.Error())
+		} else if direct {
+			l.fallen.Delete(f.service.name)
+		}
+		f.direct.Store(direct)
+	}
+}
+
+// straight reports whether r lets the callers of f through to the node unchanged.
+func (f *listener) straight(l *Layer, r *route) bool {
+	v := f.label
+	if v == 0 {
+		v = l.externalVersion(f.service, r)
+	}
+	p := r.paths[v]
+	return p != nil && p.plain && p.via == 0
+}
+
+// aimOne leads new connections of one listener past the layer, or to it, and
+// reports whether they go past.
+func (l *Layer) aimOne(f *listener, r *route, straight bool) (direct bool, err error) {
+	switch {
+	case f.pair != nil:
+		// The software has a socket of the address for its own version only.
+		direct = straight && f.label == r.native
+		err = f.pair.Point(direct)
+		return direct && err == nil, err
+	case f.service.Attach == AttachSteer && l.steer != nil:
+		err = l.steerOne(f, r, straight)
+		return straight && err == nil, err
+	}
+	return false, nil
+}
+
+func (l *Layer) steerOne(f *listener, r *route, straight bool) error {
+	network, at := f.service.network(), netip.AddrPort{}
+	if a, ok := f.Addr().(interface{ AddrPort() netip.AddrPort }); ok {
+		at = a.AddrPort()
+	}
+	if !straight {
+		return l.steer.Clear(network, at)
+	}
+	sock, err := l.socket(f.service, r)
+	if err == nil {
+		err = l.steer.Point(network, at, sock)
+	}
+	if err != nil {
+		return errors.Join(err, l.steer.Clear(network, at))
+	}
+	return nil
+}
+
+func (s Service) network() string {
+	if s.Protocol == bundle.ProtocolUDP {
+		return "udp"
+	}
+	return "tcp"
+}
+
+// taken is the socket on which software listens by itself.
+type taken struct {
+	file      *os.File
+	processes []int
+	addr      string
+}
+
+// socket returns the one of the software of r for a service. It is kept until the
+// software is another: what is queued at it outlives the software.
+func (l *Layer) socket(s *service, r *route) (*os.File, error) {
+	b := r.backends[s.name]
+	if b == nil || b.network != "tcp" && b.network != "udp" {
+		return nil, fmt.Errorf("service %q: only software that listens on an IP address can be steered to", s.name)
+	}
+	have := l.taken[s.name]
+	if have.file != nil && have.addr == b.addr && slices.Equal(have.processes, r.processes) {
+		return have.file, nil
+	}
+	l.letGo(s.name)
+	at, err := addrPort(b.addr)
+	if err != nil {
+		return nil, err
+	}
+	file, err := attach.Take(r.processes, s.network(), at)
+	if err != nil {
+		return nil, fmt.Errorf("the software's socket %s: %w", b.addr, err)
+	}
+	l.taken[s.name] = taken{file: file, processes: r.processes, addr: b.addr}
+	return file, nil
+}
+
+// letGo closes what is kept of the software's sockets.
+func (l *Layer) letGo(service string) {
+	if t := l.taken[service]; t.file != nil {
+		t.file.Close()
+	}
+	delete(l.taken, service)
+}
+
+// Ended tells the layer that the software has ended. Connections that it had not
+// accepted yet are accepted here, and held as all others are.
+func (l *Layer) Ended() {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	if l.closed {
+		return
+	}
+	l.aim(nil)
+	l.endStrays()
+	for _, f := range l.listeners() {
+		if f.pair == nil {
+			continue
+		}
+		ln, err := f.pair.Strays()
+		if err != nil {
+			l.log.Warn("connections that the software left behind are lost", "address", f.Addr().String(), "err", err)
+			continue
+		}
+		l.takeStrays(f, ln)
+	}
+	for name, t := range l.taken {
+		s := l.services[name]
+		if s.network() != "tcp" {
+			continue
+		}
+		ln, err := attach.Strays(t.file)
+		if err != nil {
+			l.log.Warn("connections that the software left behind are lost", "service", name, "err", err)
+			continue
+		}
+		// Whoever was queued there was steered from an address that is straight:
+		// of the node's own version.
+		if f := l.native(s); f != nil {
+			l.takeStrays(f, ln)
+		} else {
+			ln.Close()
+		}
+	}
+}
+
+// native returns the listener for callers of the node's own version.
+func (l *Layer) native(s *service) *listener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.versioned[l.gate.current().native]
+}
+
+// takeStrays serves what is queued at a socket whose software has ended.
+func (l *Layer) takeStrays(f *listener, ln net.Listener) {
+	l.strays = append(l.strays, ln)
+	f.serveFrom(ln)
+}
+
+// endStrays stops that, before other software gets the sockets, and lets go of
+// those that the software had opened itself.
+func (l *Layer) endStrays() {
+	for _, ln := range l.strays {
+		ln.Close()
+	}
+	l.strays = nil
+}
+
+// Fallen says why callers of a service are relayed although they need not be; ""
+// where nothing is wrong.
+func (l *Layer) Fallen(service string) string {
+	why, _ := l.fallen.Load(service)
+	text, _ := why.(string)
+	return text
+}
