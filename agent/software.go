@@ -397,11 +397,8 @@ func (s *software) spec(p plan, backends map[string]string) process.Spec {
 func (s *software) environment() []string {
 	env := s.inherited()
 	env["MOULT_SOCKET"] = filepath.Join(s.a.cfg.Data, control.SocketName) // for simlayer/dial
-	if u := s.a.layer.EgressURL(); u != nil && s.a.ways.egress.kind == EgressProxy {
-		for _, k := range []string{"HTTP_PROXY", "HTTPS_PROXY"} {
-			env[k], env[strings.ToLower(k)] = u.String(), u.String()
-		}
-		env["ALL_PROXY"], env["all_proxy"] = "socks5://"+u.Host, "socks5://"+u.Host
+	if s.a.ways.egress.kind == EgressProxy {
+		maps.Copy(env, s.a.layer.EgressEnvironment())
 	}
 	// The kernel steers to plain TCP sockets only, and Go programs listen with
 	// multipath TCP unless they are told not to.
