@@ -224,6 +224,7 @@ func (a *Agent) performer(action upgrade.Action) func(context.Context) upgrade.E
 		a.sweep(s)
 		return func(context.Context) upgrade.Event {
 			a.removeOldSlots(s)
+			a.removeFutureStates(s)
 			return upgrade.Recorded{Step: x.Step}
 		}
 	case upgrade.Rollback:
@@ -259,9 +260,8 @@ func (a *Agent) classUpgrade(v bundle.Version) (bundle.ClassUpgrade, error) {
 }
 
 // needsOf lists the artifacts that a path needs, for this platform, and the
-// rules by which its releases answer each other's callers. It is called beside
-// the loop.
-func (a *Agent) needsOf(path []bundle.Version) (artifacts []bundle.Artifact, rules []bundle.Chunk, err error) {
+// files of its releases' simulation objects. It is called beside the loop.
+func (a *Agent) needsOf(path []bundle.Version) (artifacts []bundle.Artifact, blobs []bundle.Chunk, err error) {
 	if !a.ask(func() {
 		for _, v := range path {
 			var cu bundle.ClassUpgrade
@@ -275,27 +275,27 @@ func (a *Agent) needsOf(path []bundle.Version) (artifacts []bundle.Artifact, rul
 			}
 			artifacts = append(artifacts, art)
 			for _, so := range []bundle.Simulation{cu.Past, cu.Future} {
-				if so.Kind == bundle.SimulateRules && !a.depot.HasBlob(so.Rules.Digest) {
-					rules = append(rules, so.Rules)
+				if blob, ok := so.Blob(); ok && !a.depot.HasBlob(blob.Digest) {
+					blobs = append(blobs, blob)
 				}
 			}
 		}
 	}) {
 		err = errStopped
 	}
-	return artifacts, rules, err
+	return artifacts, blobs, err
 }
 
 // fetchPath fetches, checks and unpacks the artifacts of a path, and fetches
 // its rules.
 func (a *Agent) fetchPath(ctx context.Context, path []bundle.Version) error {
-	artifacts, rules, err := a.needsOf(path)
+	artifacts, blobs, err := a.needsOf(path)
 	if err != nil {
 		return err
 	}
-	for _, c := range rules {
+	for _, c := range blobs {
 		if err := a.fetchBlob(ctx, c); err != nil {
-			return fmt.Errorf("rules %s: %w", c.Digest.Short(), err)
+			return fmt.Errorf("simulation object %s: %w", c.Digest.Short(), err)
 		}
 	}
 	for i, art := range artifacts {
@@ -347,10 +347,7 @@ func (a *Agent) drain(ctx context.Context, path []bundle.Version) error {
 
 func (a *Agent) removeSlots(path []bundle.Version) error {
 	for _, v := range path {
-		if !a.slots.Exists(v) {
-			continue
-		}
-		if err := a.slots.Remove(v); err != nil {
+		if err := a.slots.Remove(v); err != nil { // or what it left of an object's state
 			return err
 		}
 	}
@@ -456,11 +453,16 @@ func (a *Agent) sweep(s upgrade.State) {
 		keep = append(keep, ref.Digest)
 	}
 	keep = append(keep, a.boundOrders()...)
+	running := a.programs()
 	for v, m := range a.docs.manifests {
 		for _, cu := range m.Classes {
-			keep = append(keep, cu.Past.Rules.Digest, cu.Future.Rules.Digest)
+			for _, o := range []bundle.Simulation{cu.Past, cu.Future} {
+				if blob, ok := o.Blob(); ok {
+					keep = append(keep, blob.Digest)
+				}
+			}
 			for _, art := range cu.Artifacts {
-				if v+keptReleases > s.Version {
+				if v+keptReleases > s.Version || running[art.Digest] {
 					keep = append(keep, art.Digest)
 				}
 			}
@@ -496,5 +498,19 @@ func (a *Agent) removeOldSlots(s upgrade.State) {
 		if err := a.slots.Remove(v); err != nil {
 			a.log.Warn("old slot not removed", "version", v, "err", err)
 		}
+	}
+}
+
+// removeFutureStates gives back the disk of what answered callers of versions that
+// the node has reached; the transforms have had it.
+func (a *Agent) removeFutureStates(s upgrade.State) {
+	states, err := a.slots.Objects().List()
+	for _, o := range states {
+		if o.Kind == transforms.FutureObject && o.Version <= s.Version {
+			err = errors.Join(err, a.slots.Objects().Retire(o.Version, o.Kind))
+		}
+	}
+	if err != nil {
+		a.log.Warn("state of simulation objects not removed", "err", err)
 	}
 }

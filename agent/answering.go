@@ -10,6 +10,7 @@ import (
 	"moult/agent/upgrade"
 	"moult/simlayer"
 	"moult/store/bundle"
+	"moult/transforms"
 )
 
 // answering says whom this node answers, as far as that only ever changes one way.
@@ -126,6 +127,10 @@ func (a *Agent) retire(now time.Time) {
 		}
 		a.log.Info("simulation object retired: no node needs it, and nobody has called", "callers", v)
 		a.serving.whole = false // so that the objects are worked out anew
+		a.route()
+		if err := a.slots.Objects().Retire(v+1, transforms.PastObject); err != nil {
+			a.log.Warn("state of a simulation object not removed", "callers", v, "err", err)
+		}
 	}
 }
 

@@ -193,7 +193,7 @@ func (a *Agent) check(s upgrade.State) {
 		defer cancel()
 		err := a.fetchPath(ctx, s.Path) // fetches again what the disk has lost
 		if err == nil {
-			err = a.spaceFor(old, len(s.Path))
+			err = a.spaceFor(old, s.Path)
 		}
 		a.post(func() {
 			a.preflight = false
@@ -210,11 +210,18 @@ func (a *Agent) check(s upgrade.State) {
 	})
 }
 
-// spaceFor checks that the disk has room for n slots like the old one.
-func (a *Agent) spaceFor(old string, n int) error {
-	need, err := transforms.NeedBytes(old)
+// spaceFor checks that the disk has room for slots like the old one, one for each
+// version of a path.
+func (a *Agent) spaceFor(old string, path []bundle.Version) error {
+	var given []string
+	for _, v := range path {
+		if state := a.slots.Objects().FutureState(v); state != "" {
+			given = append(given, state)
+		}
+	}
+	need, err := transforms.NeedBytes(old, given...)
 	if err != nil {
 		return err
 	}
-	return a.store.CheckSpace(need*int64(n) + spareDisk)
+	return a.store.CheckSpace(need*int64(len(path)) + spareDisk)
 }

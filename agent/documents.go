@@ -98,8 +98,8 @@ func (a *Agent) loadManifest(n bundle.Version, old documents) {
 	a.docs.manifests[n], a.docs.read[n] = m, ref.Digest
 	cu := m.Classes[a.cfg.Class]
 	for _, s := range []bundle.Simulation{cu.Past, cu.Future} {
-		if s.Kind == bundle.SimulateRules {
-			look(s.Rules.Digest, s.Rules.Length)
+		if blob, ok := s.Blob(); ok {
+			look(blob.Digest, blob.Length)
 		}
 	}
 }

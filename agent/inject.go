@@ -162,10 +162,11 @@ func (b api) keep(ctx context.Context, opened *archive.Bundle) error {
 	}
 	for _, cu := range opened.Head().Classes {
 		for _, s := range []bundle.Simulation{cu.Past, cu.Future} {
-			if s.Kind != bundle.SimulateRules {
+			blob, ok := s.Blob()
+			if !ok {
 				continue
 			}
-			data, err := readBlob(opened, s.Rules)
+			data, err := readBlob(opened, blob)
 			if err == nil {
 				_, err = b.a.depot.PutBlob(data)
 			}

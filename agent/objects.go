@@ -104,10 +104,26 @@ func outward(all map[bundle.Version]simulated, native bundle.Version, newer bool
 	}
 }
 
+// programs returns the artifacts that simulation objects run from.
+func (a *Agent) programs() map[bundle.Digest]bool {
+	all := map[bundle.Digest]bool{}
+	for _, o := range a.serving.all {
+		if o.what.Kind == bundle.SimulateExec {
+			all[o.program] = true
+		}
+	}
+	return all
+}
+
 // placeOne makes one object ready: the one that answers in this process, or nil,
 // and how it runs in a process. ok is false where its file or program is not here.
 func (a *Agent) placeOne(o simulated) (local so.Object, process host.Object, ok bool) {
 	process = host.Object{Version: o.callers, To: o.to, Kind: o.what.Kind, Reason: o.what.Reason, Memory: o.what.MemoryMax, Timeout: time.Duration(o.what.Timeout)}
+	if !o.past && o.what.Stateful() && a.saved.Phase.Down() {
+		// Its state is what the transform works on. Callers are held meanwhile.
+		process.Kind, process.Reason = bundle.SimulateRefuse, "the node is being upgraded"
+		return so.Refuse(process.Reason), process, true
+	}
 	switch o.what.Kind {
 	case bundle.SimulateCompatible:
 		return so.Compatible(), process, true

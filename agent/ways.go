@@ -190,7 +190,7 @@ func (a *Agent) steered(name string) way {
 
 // redirect tells the kernel where the node's calls of its peers' public addresses
 // go, for the version that the software speaks. A peer that does not answer that
-// version is not called: port 0 refuses.
+// version is not called.
 func (a *Agent) redirect() {
 	if a.ways.connect == nil || a.soft.speaks == 0 {
 		return
@@ -211,7 +211,7 @@ func (a *Agent) redirect() {
 		}
 		to, err := netip.ParseAddrPort(peer.versions[a.soft.speaks])
 		if err != nil {
-			to = netip.AddrPortFrom(loopbackOf(from.Addr()), 0)
+			to = netip.AddrPortFrom(loopbackOf(from.Addr()), refusing)
 		}
 		table := t.TCP
 		if peer.protocol == bundle.ProtocolUDP {
@@ -223,6 +223,10 @@ func (a *Agent) redirect() {
 		a.alarm("the node's calls to its peers may go wrong: %v", err)
 	}
 }
+
+// refusing is a port of the loopback interface at which nobody listens (tcpmux of
+// RFC 1078, which was never used): callers are refused.
+const refusing = 1
 
 func loopbackOf(ip netip.Addr) netip.Addr {
 	if ip.Unmap().Is4() {

@@ -92,6 +92,9 @@ func (l *Layer) Sockets(v bundle.Version) (map[string][]*os.File, error) {
 		return nil, ErrClosed
 	}
 	l.endStrays()
+	if !l.inherits() {
+		return nil, nil
+	}
 	fresh, err := l.bind([]bundle.Version{v})
 	for _, f := range fresh {
 		f.serve()
@@ -114,6 +117,15 @@ func (l *Layer) Sockets(v bundle.Version) (map[string][]*os.File, error) {
 		sockets[f.service.name] = append(sockets[f.service.name], node)
 	}
 	return sockets, nil
+}
+
+func (l *Layer) inherits() bool {
+	for _, s := range l.services {
+		if s.Attach == AttachInherit {
+			return true
+		}
+	}
+	return false
 }
 
 func closeFiles(files []*os.File) {

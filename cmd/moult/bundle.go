@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/simlayer/so"
+	"moult/simlayer/so/wasm"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/build"
@@ -96,7 +99,19 @@ func buildOptions() build.Options {
 			return err
 		}
 		return so.Failed(rules.Test())
-	}}
+	}, CheckWasm: checkWasm}
+}
+
+// checkWasm opens a module as the object host will.
+func checkWasm(path string, data []byte) error {
+	ctx := context.Background()
+	o, err := wasm.Open(ctx, data, wasm.Config{
+		Name: path, From: 1, To: 2, Log: slog.New(slog.DiscardHandler), Limits: wasm.DefaultLimits(),
+	})
+	if err != nil {
+		return err
+	}
+	return o.Close(ctx)
 }
 
 // withBundle opens and checks the bundle that the command line names.
