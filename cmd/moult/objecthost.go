@@ -12,5 +12,5 @@ func objectHost(args []string) (code int, ok bool) {
 	if len(args) < 2 || args[1] != host.CommandName {
 		return 0, false
 	}
-	return host.Main(args[2:], os.Stderr, host.Openers{}), true
+	return host.Main(args[2:], os.Stderr), true
 }

@@ -234,3 +234,12 @@ func holds(pid int, socket string) bool {
 	}
 	return false
 }
+
+// machineMemory is how much memory there is, in bytes.
+func machineMemory() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return maxDefaultMemory
+	}
+	return int64(info.Totalram) * int64(info.Unit)
+}

@@ -53,3 +53,6 @@ func waiting(*socket) (int, bool) { return 0, false }
 
 // listensAt is not known on this system.
 func listensAt(mark, addr string) bool { return false }
+
+// machineMemory is not known: nothing is limited.
+func machineMemory() int64 { return 2 * maxDefaultMemory }

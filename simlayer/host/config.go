@@ -35,7 +35,8 @@ type Config struct {
 	Services []Service
 	// Hold is how long calls wait for a next that is away; 0 is 30 s.
 	Hold time.Duration
-	// Memory bounds the object host, in bytes that it may write; 0 is 1 GiB.
+	// Memory bounds the object host, in bytes that it may write; 0 is half of the
+	// machine's, and at most 4 GiB.
 	Memory int64
 	// Cache is the folder of compiled wasm; "" is none.
 	Cache string
@@ -109,7 +110,7 @@ func (c Config) withDefaults() Config {
 	or(&c.MinPause, minPause)
 	or(&c.MaxPause, max(maxPause, c.MinPause))
 	if c.Memory == 0 {
-		c.Memory = defaultMemory
+		c.Memory = min(machineMemory()/2, maxDefaultMemory)
 	}
 	if len(c.Program) == 0 {
 		c.Program = []string{thisProgram(), CommandName}

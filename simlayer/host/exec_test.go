@@ -333,7 +333,7 @@ func TestBadExec(t *testing.T) {
 		"deaf":    {func(o *Object) { o.StartTimeout = 300 * time.Millisecond }, "took no caller of service"},
 		"stalls":  {func(o *Object) { o.StartTimeout = 100 * time.Millisecond }, "took no caller of service"},
 		"crashes": {nil, "panic: crashed by a caller"},
-		"eats":    {func(o *Object) { o.Memory = 200 << 20 }, "memory"},
+		"eats":    {func(o *Object) { o.Memory = 200 << 20 }, "it ended: "},
 		"missing": {func(o *Object) { o.Argv = []string{"./missing"} }, "./missing: no such file or directory"},
 		"noDir":   {func(o *Object) { o.Dir = "/nowhere" }, "/nowhere: no such file or directory"},
 	} {

@@ -60,13 +60,14 @@ func Start(cfg Config) (*Host, error) {
 }
 
 // Set replaces all that h runs. Objects that stay as they are go on undisturbed,
-// with what is now next to them; others are ended when their calls have, within
-// Config.Grace. When Set returns nil, new calls go by s, or wait, in a queue, for
-// a process that will. Files are not looked at here: an object whose file is
-// broken refuses its calls and says so in Stats.
+// with what is now next to them; others are ended when their calls have, or after
+// a grace. When Set returns nil, new calls go by s, or wait, in a queue, for a
+// process that will, and whatever is not in s is done with its state. Files are not
+// looked at here: an object whose file is broken refuses its calls and says so in
+// Stats.
 //
 // An error before anything was changed says what is wrong with s. One of ctx
-// comes where the object host did not follow in time; it will.
+// comes where a process did not follow in time; it will.
 func (h *Host) Set(ctx context.Context, s Objects) error {
 	all, err := s.byVersion()
 	if err != nil {
@@ -92,9 +93,14 @@ func (h *Host) Set(ctx context.Context, s Objects) error {
 	for v := range change.started {
 		change.programs[v].start(change.left[v])
 	}
+	ended := h.release(change)
 	err = h.setWorker(ctx, s, all)
-	h.release(change)
-	return err
+	select {
+	case <-ended:
+		return err
+	case <-ctx.Done():
+		return errors.Join(err, fmt.Errorf("wait for the end of programs that are not needed any more: %w", context.Cause(ctx)))
+	}
 }
 
 // change is what a Set makes of the processes and sockets.
@@ -228,14 +234,23 @@ func (h *Host) keepWorker(w *worker) {
 	h.worker = w
 }
 
-// release lets go of what a Set has left over.
-func (h *Host) release(c *change) {
+// release lets go of what a Set has left over; the channel is closed when the
+// programs have ended.
+func (h *Host) release(c *change) <-chan struct{} {
 	for _, s := range c.freed {
 		h.ending.Go(s.close)
 	}
 	for _, p := range c.left {
 		h.ending.Go(p.close)
 	}
+	ended := make(chan struct{})
+	h.ending.Go(func() {
+		defer close(ended)
+		for _, p := range c.left {
+			<-p.done
+		}
+	})
+	return ended
 }
 
 // nexts returns where calls of version v go, for each service.

@@ -24,8 +24,9 @@ const (
 	// that it compiles.
 	readyTimeout = time.Minute
 
-	// defaultMemory bounds the object host, in bytes of memory that it may write.
-	defaultMemory = 1 << 30
+	// maxDefaultMemory bounds, in bytes, what the object host may write to where
+	// nothing else is said: 32 instances of wasm at most, of 64 MiB, are half of it.
+	maxDefaultMemory = 4 << 30
 	// memoryShare of its bound, in percent, is where the object host begins to
 	// collect garbage harder.
 	memoryShare = 70

@@ -9,8 +9,6 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
-
-	"moult/simlayer/so"
 )
 
 // CommandName is the hidden command of moult that is the object host, and that
@@ -24,23 +22,13 @@ const (
 	controlFD = 3
 )
 
-// Opener makes an object out of the file of its release. What it returns may
-// implement io.Closer.
-type Opener func(context.Context, Opening) (so.Object, error)
-
-// Opening is what an Opener gets.
-type Opening struct {
-	Object
-	Data  []byte // of Path
-	Cache string // folder for what was compiled; "" is none
-}
-
-// Openers has what opens each kind beyond those that this package knows itself.
-type Openers map[string]Opener
-
 // Main is the hidden command: args are those after CommandName. It returns the
 // exit code.
-func Main(args []string, stderr io.Writer, openers Openers) int {
+func Main(args []string, stderr io.Writer) int {
+	return mainWith(args, stderr, map[string]opener{KindWasm: openWasm})
+}
+
+func mainWith(args []string, stderr io.Writer, openers map[string]opener) int {
 	if err := run(args, stderr, openers); err != nil {
 		fmt.Fprintf(stderr, "moult: %s: %v\n", CommandName, err)
 		return 1
@@ -48,7 +36,7 @@ func Main(args []string, stderr io.Writer, openers Openers) int {
 	return 0
 }
 
-func run(args []string, stderr io.Writer, openers Openers) error {
+func run(args []string, stderr io.Writer, openers map[string]opener) error {
 	switch {
 	case len(args) > 0 && args[0] == becomeName:
 		return become(args[1:])
@@ -71,6 +59,6 @@ func run(args []string, stderr io.Writer, openers Openers) error {
 	defer control.conn.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	return serve(ctx, control, openers, log)
 }

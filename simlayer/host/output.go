@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -75,7 +76,9 @@ func (l *lastWords) hear(line string) {
 	if l.crash || line == "" {
 		return
 	}
-	l.crash = strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ")
+	l.crash = slices.ContainsFunc([]string{"panic: ", "fatal error: ", "runtime/cgo: ", "SIGSEGV: ", "SIGABRT: "}, func(prefix string) bool {
+		return strings.HasPrefix(line, prefix)
+	})
 	l.text = line[:min(len(line), maxWords)]
 }
 

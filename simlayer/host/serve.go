@@ -20,11 +20,12 @@ import (
 
 // server is the object host's own side.
 type server struct {
-	openers Openers
+	openers map[string]opener
 	log     *slog.Logger
 	http    *http.Server
 	answers *answerer
 	now     atomic.Pointer[setup]
+	done    atomic.Uint64 // generation of the last order that is carried out
 	serving sync.WaitGroup
 
 	// The rest is the goroutine's that takes orders.
@@ -33,11 +34,10 @@ type server struct {
 
 // setup is an order made ready. It does not change.
 type setup struct {
-	generation uint64
-	hold       time.Duration
-	objects    map[bundle.Version]*object
-	chains     map[bundle.Version]*so.Chain
-	ends       map[bundle.Version]map[string]string
+	hold    time.Duration
+	objects map[bundle.Version]*object
+	chains  map[bundle.Version]*so.Chain
+	ends    map[bundle.Version]map[string]string
 }
 
 // object is one of a setup. Setups share those that stay as they are.
@@ -46,11 +46,12 @@ type object struct {
 	so.Object
 	problem string // why it refuses everything; "" where it does not
 	tally   *tally
-	users   atomic.Int64 // calls under way, and one while it is set
+	users   atomic.Int64  // calls under way, and one while it is set
+	ended   chan struct{} // closed when there are none any more
 }
 
 // serve goes by the orders that come over control until that closes or ctx ends.
-func serve(ctx context.Context, control *framer, openers Openers, log *slog.Logger) error {
+func serve(ctx context.Context, control *framer, openers map[string]opener, log *slog.Logger) error {
 	s := &server{openers: openers, log: log, sockets: map[string]net.Listener{}}
 	s.now.Store(&setup{})
 	s.answers = newAnswerer(s)
@@ -63,6 +64,10 @@ func serve(ctx context.Context, control *framer, openers Openers, log *slog.Logg
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	defer s.serving.Wait()
+	// The first sign of life comes before anything that may hang.
+	if err := control.send(s.report(), nil); err != nil {
+		return err
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- s.obey(ctx, control) }()
 	beat := time.NewTicker(heartbeat)
@@ -79,10 +84,7 @@ func serve(ctx context.Context, control *framer, openers Openers, log *slog.Logg
 			s.end(defaultGrace)
 			return nil
 		case <-beat.C:
-			if s.now.Load().generation > 0 {
-				// Where it fails, obey ends too.
-				_ = control.send(s.report(), nil)
-			}
+			_ = control.send(s.report(), nil) // where it fails, obey ends too
 		}
 	}
 }
@@ -121,7 +123,7 @@ func (s *server) take(ctx context.Context, o order, files []*os.File) error {
 		return fmt.Errorf("%d sockets came with an order that has %d", len(files), len(o.Passed))
 	}
 	before := s.now.Load()
-	next := &setup{generation: o.Generation, hold: o.Hold, ends: o.Ends, objects: map[bundle.Version]*object{}}
+	next := &setup{hold: o.Hold, ends: o.Ends, objects: map[bundle.Version]*object{}}
 	plain := map[bundle.Version]so.Object{}
 	for _, h := range o.Objects {
 		obj := before.objects[h.Version]
@@ -133,12 +135,37 @@ func (s *server) take(ctx context.Context, o order, files []*os.File) error {
 	next.chains = chainsOf(next.objects, plain)
 	s.now.Store(next)
 	s.answers.forgetBut(next)
+	var left []*object
 	for v, obj := range before.objects {
 		if next.objects[v] != obj {
 			obj.release(s.log)
+			left = append(left, obj)
 		}
 	}
-	return s.listen(o, files)
+	if err := s.listen(o, files); err != nil {
+		return err
+	}
+	s.awaitEnd(left)
+	s.done.Store(o.Generation)
+	return nil
+}
+
+// awaitEnd waits until objects that are not set any more, and have state, are
+// done with it, but not for ever: the agent will give it to others.
+func (s *server) awaitEnd(left []*object) {
+	timer := time.NewTimer(defaultGrace)
+	defer timer.Stop()
+	for _, obj := range left {
+		if obj.State == "" {
+			continue
+		}
+		select {
+		case <-obj.ended:
+		case <-timer.C:
+			s.log.Warn("calls go on of a simulation object that is not needed any more", "object", obj.Version)
+			return
+		}
+	}
 }
 
 // chainsOf returns for each version the chain of objects that are in this process.
@@ -159,7 +186,7 @@ func chainsOf(objects map[bundle.Version]*object, plain map[bundle.Version]so.Ob
 
 // open makes an object. One that cannot be made refuses all calls and says why.
 func (s *server) open(ctx context.Context, h hosted, cache string) *object {
-	obj := &object{hosted: h, tally: &tally{}}
+	obj := &object{hosted: h, tally: &tally{}, ended: make(chan struct{})}
 	obj.users.Store(1)
 	var err error
 	if obj.Object, err = s.openKind(ctx, h, cache); err != nil {
@@ -194,10 +221,7 @@ func (s *server) openKind(ctx context.Context, h hosted, cache string) (so.Objec
 	if err != nil {
 		return nil, err
 	}
-	return open(ctx, Opening{
-		Object: Object{Version: h.Version, To: h.To, Kind: h.Kind, Path: h.Path, State: h.State, Memory: h.Memory, Timeout: h.Timeout},
-		Data:   data, Cache: cache,
-	})
+	return open(ctx, opening{hosted: h, data: data, cache: cache, log: s.log.With("object", h.Version)})
 }
 
 // readFile reads a file of at most limit bytes.
@@ -245,6 +269,7 @@ func (o *object) release(log *slog.Logger) {
 	if o.users.Add(-1) > 0 {
 		return
 	}
+	defer close(o.ended)
 	if c, ok := o.Object.(io.Closer); ok {
 		if err := c.Close(); err != nil {
 			log.Warn("a simulation object not closed", "object", o.Version, "err", err)
@@ -297,7 +322,7 @@ type labelledConn struct {
 // report says how all is.
 func (s *server) report() report {
 	now := s.now.Load()
-	r := report{Generation: now.generation, Objects: map[bundle.Version]figure{}}
+	r := report{Generation: s.done.Load(), Objects: map[bundle.Version]figure{}}
 	for v, o := range now.objects {
 		f := o.tally.figure()
 		f.Problem = o.problem

@@ -172,7 +172,6 @@ func (w *worker) awaitReady(c *child, control *framer, generation uint64, stop <
 
 // listen takes in reports until the process ends, or gives no sign of life.
 func (w *worker) listen(control *framer, c *child) {
-	// Compiling before the first report may take its time.
 	patience := readyTimeout
 	var err error
 	for {

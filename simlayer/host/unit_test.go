@@ -1,0 +1,213 @@
+package host
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"moult/store/bundle"
+)
+
+// pair returns two connected framers.
+func pair(t *testing.T) (a, b *framer) {
+	t.Helper()
+	ours, theirs, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err = newFramer(ours); err == nil {
+		b, err = newFramer(theirs)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.conn.Close(); b.conn.Close() })
+	return a, b
+}
+
+func TestFrames(t *testing.T) {
+	a, b := pair(t)
+	ln, err := listenTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	f, err := ln.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	sent := order{Generation: 7, Passed: []string{"x", "y"}, Ends: map[bundle.Version]map[string]string{3: {"api": "a:1"}}}
+	for range 3 {
+		if err := a.send(sent, []*os.File{f, f}); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.send(report{Generation: 1}, nil); err != nil {
+			t.Fatal(err)
+		}
+		var got order
+		files, err := b.receive(&got)
+		if err != nil || len(files) != 2 || got.Generation != 7 || got.Ends[3]["api"] != "a:1" {
+			t.Fatalf("%+v with %d sockets, %v", got, len(files), err)
+		}
+		passed, err := net.FileListener(files[1])
+		if err != nil || passed.Addr().String() != ln.Addr().String() {
+			t.Errorf("%v %v, want a socket at %v", passed, err, ln.Addr())
+		}
+		passed.Close()
+		closeAll(files)
+		var r report
+		if files, err := b.receive(&r); err != nil || len(files) != 0 || r.Generation != 1 {
+			t.Fatalf("%+v with %d sockets, %v", r, len(files), err)
+		}
+	}
+	if err := a.send(order{Cache: strings.Repeat("x", maxFrame)}, nil); err == nil {
+		t.Error("a frame that is too long was sent")
+	}
+	a.conn.Close()
+	if _, err := b.receive(&sent); !errors.Is(err, io.EOF) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+func TestBadFrames(t *testing.T) {
+	for name, bytes := range map[string]string{
+		"too long":        "\xff\xff\xff\xff\x00\x00\x00\x00",
+		"missing sockets": "\x00\x00\x00\x02\x00\x00\x00\x01{}",
+		"not JSON":        "\x00\x00\x00\x02\x00\x00\x00\x00{{",
+		"short":           "\x00\x00\x00\x09\x00\x00\x00\x00{}",
+	} {
+		a, b := pair(t)
+		if _, err := a.conn.Write([]byte(bytes)); err != nil {
+			t.Fatal(err)
+		}
+		a.conn.Close()
+		var r report
+		if _, err := b.receive(&r); err == nil {
+			t.Errorf("%s: %+v was received", name, r)
+		}
+	}
+}
+
+func TestQueue(t *testing.T) {
+	var q queue
+	now := time.Now()
+	for i, step := range []struct {
+		n       int
+		stalled time.Duration // in looks
+		moved   bool
+	}{
+		{0, 0, false}, {1, 0, false}, {1, 1, false}, {3, 2, false}, // nobody is taken
+		{2, 0, true}, {2, 1, true}, {5, 2, true}, {0, 0, true}, {0, 0, true}, {1, 0, true},
+	} {
+		now = now.Add(lookPause)
+		if got := q.look(step.n, now); got != step.stalled*lookPause || q.moved != step.moved {
+			t.Errorf("look %d at %d: %v, moved %v, want %v, %v", i, step.n, got, q.moved, step.stalled*lookPause, step.moved)
+		}
+	}
+}
+
+func TestNextOf(t *testing.T) {
+	s := Objects{Native: 3, Node: map[string]string{"api": "node:1"}, List: []Object{
+		{Version: 1, To: 2, Kind: KindExec, Argv: []string{"x"}, State: "/s"}, {Version: 2, To: 3, Kind: KindCompatible},
+		{Version: 4, To: 3, Kind: KindRefuse}, {Version: 5, To: 4, Kind: KindCompatible}, {Version: 6, To: 5, Kind: KindCompatible},
+	}}
+	all, err := s.byVersion()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs := func(v bundle.Version, service string) string {
+		return map[bundle.Version]string{1: "exec:1", 4: "refuse:1"}[v]
+	}
+	for v, want := range map[bundle.Version]string{1: "exec:1", 2: "node:1", 3: "node:1", 4: "refuse:1", 5: "refuse:1", 6: "refuse:1", 7: ""} {
+		if got := s.nextOf(v, "api", all, addrs); got != want {
+			t.Errorf("calls of version %d go to %q, want %q", v, got, want)
+		}
+	}
+}
+
+func TestSocketFolder(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	dir := t.TempDir()
+	path, err := socketFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(path)
+	if len(path)+longestSocket > maxSocketPath {
+		t.Errorf("%s is too long", path)
+	}
+	// What an agent that was killed has left goes.
+	if err := os.WriteFile(filepath.Join(path, "1-api.sock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := socketFolder(dir)
+	if err != nil || again != path {
+		t.Fatalf("%s %v, want %s", again, err, path)
+	}
+	if left, err := os.ReadDir(path); err != nil || len(left) > 0 {
+		t.Errorf("left: %v %v", left, err)
+	}
+	// One that others may enter, or that is a link, is not used.
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := makePrivate(path); err == nil {
+		t.Error("a folder that others may enter was taken")
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(t.TempDir(), link); err != nil {
+		t.Fatal(err)
+	}
+	if err := makePrivate(link); err == nil {
+		t.Error("a link was taken")
+	}
+}
+
+func TestLogLines(t *testing.T) {
+	var l logs
+	var last lastWords
+	text := "one\r\n\n" + strings.Repeat("x", 3*maxLine) + "\ntwo \xff\npanic: three\nfour\n" + strings.Repeat("many\n", 1000) + "end"
+	logLines(strings.NewReader(text), &last, slog.New(slog.NewTextHandler(&l, nil)))
+	out := l.String()
+	if !strings.Contains(out, "line=one\n") || !strings.Contains(out, `line="two ?"`) || !strings.Contains(out, "linesLeftOut=9") {
+		t.Errorf("log %.2000s", out)
+	}
+	if n := strings.Count(out, "object writes\""); n > lineBurst+5 {
+		t.Errorf("%d lines", n)
+	}
+	if last.String() != "panic: three" {
+		t.Errorf("last words %q", last.String())
+	}
+}
+
+// The checks of the tests under load can fail.
+func TestLoadCatches(t *testing.T) {
+	n := startNode(t, 2)
+	h, _ := startHost(t, Config{})
+	set(t, h, 2, n.addr, Object{Version: 1, To: 2, Kind: KindRules, Path: rulesFile(t, `
+call "PUT /v1/{key}" {
+  next "PUT /v2/{key}" {
+    body = "{f2: .body.f1}"
+  }
+  response "*" {
+    body = "{r1: \"planted\"}"
+  }
+}
+default {
+  pass = true
+}`)})
+	l := putLoad(t, h.Addrs(1)["api"], 1, 1)
+	eventually(t, "a wrong answer", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.wrong) > 0 })
+	close(l.stop)
+	l.work.Wait()
+	if l.ok.Load() > 0 {
+		t.Error("wrong answers were taken for right")
+	}
+}
