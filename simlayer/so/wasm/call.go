@@ -91,7 +91,8 @@ func (c *call) loadResponse(m *message, resp *http.Response) {
 		return
 	}
 	var err error
-	c.in.pause(func() { err = m.loadWithin(c.req.Context(), c.o.config.Limits.Body) })
+	// The context of the call ends this too: that is what transports do.
+	c.in.pause(func() { err = m.load(c.o.config.Limits.Body) })
 	switch {
 	case err == nil:
 	case c.req.Context().Err() != nil:

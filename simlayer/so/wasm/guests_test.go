@@ -365,3 +365,39 @@ func TestBodies(t *testing.T) {
 		t.Errorf("half a body: %v", err)
 	}
 }
+
+// TestTrailers lets a guest read the trailers of an answer and add one.
+func TestTrailers(t *testing.T) {
+	a := newAsm()
+	a.data = "XY1"
+	enable := a.imp("http_handler", "enable_features", "i", "i")
+	values := a.imp("http_handler", "get_header_values", "iiiii", "I")
+	set := a.imp("http_handler", "set_header_value", "iiiii", "")
+	a.export("memory", 2, 0)
+	a.export("handle_request", 0, a.fn("", "I", 0, i32(6), callF(enable), drop, i64(1)))
+	a.export("handle_response", 0, a.fn("ii", "", 0,
+		// Set Y to the value of X, which is one byte and its NUL.
+		i32(3), i32(0), i32(1), i32(16), i32(64), callF(values), drop,
+		i32(3), i32(1), i32(1), i32(16), i32(1), callF(set)))
+	o := open(t, a.bytes(), nil)
+	backend := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X")
+		_, _ = io.WriteString(w, "body")
+		w.Header().Set("X", "7")
+	})
+	s := httptest.NewServer(backend)
+	defer s.Close()
+	r := httptest.NewRequest("GET", "/", nil)
+	resp, err := o.Answer(r, roundTripper(func(out *http.Request) (*http.Response, error) {
+		out = out.Clone(out.Context())
+		out.RequestURI, out.URL.Scheme, out.URL.Host = "", "http", s.Listener.Addr().String()
+		return s.Client().Do(out)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || string(body) != "body" || resp.Trailer.Get("X") != "7" || resp.Trailer.Get("Y") != "7" || resp.ContentLength != -1 {
+		t.Errorf("got %q, trailers %v, length %d: %v", body, resp.Trailer, resp.ContentLength, err)
+	}
+}

@@ -31,6 +31,7 @@ type instance struct {
 	used                  time.Time
 	out, errs             output
 	broken                bool
+	calls                 int
 	ctx                   *guestContext
 	call                  *call // nil while it starts
 	deadline              time.Time
@@ -92,10 +93,17 @@ func (o *Object) start(ctx context.Context) (*instance, error) {
 		in.close()
 		return nil, fmt.Errorf("start the guest: %w", in.explain(err))
 	}
-	in.onRequest = in.mod.ExportedFunction(handler.FuncHandleRequest)
-	in.onResponse = in.mod.ExportedFunction(handler.FuncHandleResponse)
 	in.end()
 	return in, nil
+}
+
+// enter makes the functions that call the guest. They keep the guest's call stack,
+// which grows and never shrinks, so new ones are made from time to time.
+func (in *instance) enter() {
+	if in.calls++; in.calls%renewCalls == 1 {
+		in.onRequest = in.mod.ExportedFunction(handler.FuncHandleRequest)
+		in.onResponse = in.mod.ExportedFunction(handler.FuncHandleResponse)
+	}
 }
 
 func (in *instance) close() {
@@ -107,6 +115,7 @@ func (in *instance) close() {
 
 // begin gives the instance to a call.
 func (in *instance) begin(c *call) {
+	in.enter()
 	in.call, c.in = c, in
 	in.ctx.Context = c.req.Context()
 	in.limit, in.left = in.o.config.Limits.CallTime, in.o.config.Limits.CallTime

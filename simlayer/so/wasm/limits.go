@@ -107,6 +107,8 @@ const (
 	// lightCalls is how many cheap host functions a guest calls between looks at
 	// the clock.
 	lightCalls = 256
+	// renewCalls is after how many calls an instance gets a new call stack.
+	renewCalls = 256
 	// idleTime is how long an instance that nobody needs is kept.
 	idleTime = time.Minute
 )
