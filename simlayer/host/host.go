@@ -66,6 +66,9 @@ func Start(cfg Config) (*Host, error) {
 // looked at here: an object whose file is broken refuses its calls and says so in
 // Stats.
 //
+// Whoever routes calls to h sets new objects here first and then lets calls come,
+// and lets no call come any more before it takes objects away.
+//
 // An error before anything was changed says what is wrong with s. One of ctx
 // comes where a process did not follow in time; it will.
 func (h *Host) Set(ctx context.Context, s Objects) error {
@@ -238,7 +241,8 @@ func (h *Host) keepWorker(w *worker) {
 // programs have ended.
 func (h *Host) release(c *change) <-chan struct{} {
 	for _, s := range c.freed {
-		h.ending.Go(s.close)
+		s.shut() // a later Set may use its path
+		h.ending.Go(s.work.Wait)
 	}
 	for _, p := range c.left {
 		h.ending.Go(p.close)

@@ -326,6 +326,30 @@ func TestRemovedUnderWay(t *testing.T) {
 	}
 }
 
+// Objects that come and go, all of them too, leave nothing in the way of the next.
+func TestComeAndGo(t *testing.T) {
+	n := startNode(t, 2)
+	h, _ := startHost(t, Config{})
+	past, program := rulesObject(t, 1, 2), execObject(t, 3, 2, "inherits")
+	for range 5 {
+		set(t, h, 2, n.addr, past, program)
+		for v, want := range map[bundle.Version]string{1: "PUT /v1/a {\"f1\":1}", 3: "PUT /v2/a {\"f2\":1}"} {
+			parts := strings.Fields(want)
+			if got, _, err := do(client(t, h.Addrs(v)["api"], false), parts[0], parts[1], parts[2]); err != nil || !strings.HasPrefix(got, "200 ") {
+				t.Fatal(v, got, err)
+			}
+		}
+		set(t, h, 2, n.addr)
+		if got := h.Stats(); len(got) > 0 {
+			t.Fatalf("%+v without objects", got)
+		}
+	}
+	entries, err := os.ReadDir(h.folder)
+	if err != nil || len(entries) > 0 {
+		t.Errorf("left: %v %v", entries, err)
+	}
+}
+
 func TestSetRefuses(t *testing.T) {
 	h, _ := startHost(t, Config{})
 	for want, s := range map[string]Objects{

@@ -45,7 +45,7 @@ type keeper struct {
 func (k *keeper) run() {
 	defer close(k.done)
 	var pauses backoff
-	for {
+	for !k.halted() {
 		k.set(StateStarting, "", 0) // first: sockets that are new are not refused any more
 		k.starting()
 		began := time.Now()
@@ -60,8 +60,7 @@ func (k *keeper) run() {
 			}
 		}
 		if k.halted() {
-			k.set(StateIdle, "", 0)
-			return
+			break
 		}
 		pause := pauses.next(time.Since(began), k.min, k.max)
 		k.log.Warn("a process of simulation objects ended; it is started again", "err", err, "in", pause)
@@ -71,10 +70,9 @@ func (k *keeper) run() {
 		case <-timer.C:
 		case <-k.stop:
 			timer.Stop()
-			k.set(StateIdle, "", 0)
-			return
 		}
 	}
+	k.set(StateIdle, "", 0)
 }
 
 // rest begins a pause after err. Callers wait through a short one.

@@ -210,7 +210,7 @@ func set(t *testing.T, h *Host, native bundle.Version, addr string, list ...Obje
 }
 
 // client makes calls to what answers a version.
-func client(t *testing.T, addr string, h2c bool) *http.Client {
+func client(t testing.TB, addr string, h2c bool) *http.Client {
 	t.Helper()
 	var p http.Protocols
 	p.SetHTTP1(!h2c)

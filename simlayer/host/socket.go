@@ -260,9 +260,11 @@ func (s *socket) carry(dial func(context.Context) (net.Conn, error), first net.C
 	})
 }
 
-// close gives the socket up. Whoever is in its queue sees a reset.
-func (s *socket) close() {
+// shut gives the socket up: its address is free when shut returns. Whoever is in
+// its queue sees a reset, once no process has it either.
+func (s *socket) shut() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.closed = true
 	s.stop()
 	if s.packets != nil {
@@ -270,7 +272,11 @@ func (s *socket) close() {
 	} else {
 		s.ln.Close()
 	}
-	s.mu.Unlock()
+}
+
+// close is shut, and waits for what the agent does with those that it accepted.
+func (s *socket) close() {
+	s.shut()
 	s.work.Wait()
 }
 
