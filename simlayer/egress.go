@@ -285,7 +285,7 @@ func (e *egress) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	refusal := *so.AsRefusal(err)
 	refusal.From = o.version
 	e.layer.log.Debug("call of the node failed", "destination", o.dest, "status", refusal.Status, "error", &refusal)
-	refusal.Write(w)
+	refusal.WriteTo(w, r)
 }
 
 // tunnel carries out a CONNECT. It returns an error only while the caller can

@@ -337,7 +337,7 @@ func (p *callProxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		refusal.From, refusal.To = c.version, c.native
 	}
 	p.layer.log.Debug("call refused", "service", c.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "error", &refusal)
-	refusal.Write(w)
+	refusal.WriteTo(w, r)
 }
 
 // callerBody is a caller's body. A short one is read before the call is let in:
