@@ -358,10 +358,13 @@ func (a *Agent) resolve(dest string, v bundle.Version) (addr string, isPeer bool
 }
 
 // protocolOf returns the protocol of a service, as the newest release that
-// knows it says.
+// knows it says; before there is one, as agent.hcl says.
 func (a *Agent) protocolOf(name string) string {
 	var newest bundle.Version
 	protocol := bundle.ProtocolHTTP
+	if said := a.cfg.Services[name].Protocol; said != "" {
+		protocol = said
+	}
 	if ad := a.cfg.Adopt; ad != nil {
 		if s, ok := ad.Services[name]; ok {
 			protocol = s.Protocol

@@ -88,11 +88,12 @@ func (c *testCluster) edit(change func(a *demoAgent, config string) string) {
 func (c *testCluster) use(k kind, more string) {
 	c.t.Helper()
 	c.edit(func(_ *demoAgent, config string) string {
-		set := fmt.Sprintf("    attach = %q\n    egress = %q\n%s    versions =", k.attach, k.egress, more)
 		if k.egress == "resolve" {
 			config = strings.Replace(config, "env = {", `env = { KV_RESOLVE = "1", `, 1)
 		}
-		return strings.ReplaceAll(config, "    versions =", set)
+		config = strings.ReplaceAll(config, `attach   = "relay"`, fmt.Sprintf("attach = %q", k.attach))
+		config = strings.ReplaceAll(config, `egress   = "proxy"`, fmt.Sprintf("egress = %q", k.egress))
+		return strings.ReplaceAll(config, "    versions =", more+"    versions =")
 	})
 	cfg, err := agent.LoadConfig(c.agents[0].configPath())
 	if err == nil {
