@@ -1,9 +1,11 @@
 package simlayer
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -52,6 +54,16 @@ func (h *handover) give(c net.Conn) {
 type handed struct {
 	net.Conn
 	before []byte
+	stay   bool // its calls are no better off on a relayed connection
+	waited atomic.Pointer[patience]
+}
+
+type handedKey struct{}
+
+// handedOf returns the connection of a call, nil where it is another's.
+func handedOf(ctx context.Context) *handed {
+	c, _ := ctx.Value(handedKey{}).(*handed)
+	return c
 }
 
 func (c *handed) Read(p []byte) (int, error) {
@@ -93,12 +105,21 @@ func (f *front) handOver() {
 		f.consume(f.n)
 	}
 	f.layer.conns.Add(-1) // the server counts it
-	f.listener.hand.give(&handed{Conn: f.conn, before: before})
+	c := &handed{Conn: f.conn, before: before, stay: f.stay}
+	if f.ex.patience.spent > 0 {
+		waited := f.ex.patience
+		c.waited.Store(&waited)
+	}
+	f.listener.hand.give(c)
 	f.listener.removeFront(f)
 }
 
-// http2Too makes a server take HTTP/2 without TLS as well.
-func http2Too(s *http.Server) *http.Server {
+// takesHanded makes a server know the connections that are handed over to it, and
+// take HTTP/2 without TLS as well.
+func takesHanded(s *http.Server) *http.Server {
+	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, handedKey{}, c)
+	}
 	s.Protocols = new(http.Protocols)
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)

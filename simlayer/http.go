@@ -69,7 +69,7 @@ func streamLong(resp *http.Response) error {
 
 // modify changes how a response is passed on.
 func (p *callProxy) modify(resp *http.Response) error {
-	if c := callOf(resp.Request.Context()); c.plain && p.layer.gate.isOpen() && resp.StatusCode != http.StatusSwitchingProtocols {
+	if c := callOf(resp.Request.Context()); c.plain && !c.stay && p.layer.gate.isOpen() && resp.StatusCode != http.StatusSwitchingProtocols {
 		// The caller needs no simulation any more: its next connection is
 		// relayed.
 		resp.Header.Set("Connection", "close")
@@ -105,6 +105,7 @@ type call struct {
 	outcome outcome
 	began   time.Time
 	http2   bool
+	stay    bool // see handed
 }
 
 type callKey struct{}
@@ -122,6 +123,12 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
 	c := &call{
 		listener: f, parent: r.Context(), cut: cut, version: f.label, outcome: failed,
 		began: time.Now(), http2: r.ProtoMajor == 2,
+	}
+	if h := handedOf(ctx); h != nil {
+		c.stay = h.stay
+		if waited := h.waited.Swap(nil); waited != nil {
+			c.patience = *waited
+		}
 	}
 	defer p.end(c)
 	r = r.WithContext(context.WithValue(ctx, callKey{}, c))

@@ -107,7 +107,7 @@ func (l *Layer) bindListener(s *service, label bundle.Version, addr string) (*li
 	f := &listener{Listener: ln, layer: l, service: s, label: label, pair: pair, fronts: map[*front]bool{}}
 	if s.Protocol == bundle.ProtocolHTTP {
 		f.hand = newHandover(ln.Addr())
-		f.server = http2Too(l.newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.server = takesHanded(l.newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			l.proxy.serve(w, r, f)
 		})))
 	}

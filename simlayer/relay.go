@@ -50,6 +50,8 @@ type front struct {
 	closing bool   // what was sent last is the last
 	hand    bool   // run must hand the connection over
 	grace   bool   // the read deadline is that of idleGrace
+	stay    bool   // where it is handed over, it stays there
+	http2   *relay2
 }
 
 // exchange is one request and its answer.
@@ -397,6 +399,7 @@ func (f *front) collectHead() (end int, how taking) {
 			return 0, takeOdd // such as a greeting of TLS
 		}
 		if f.n == len(*f.buf) {
+			f.stay = true // so will the next ones be
 			return 0, takeHand
 		}
 		if !timed {

@@ -385,9 +385,13 @@ func (f *front) dropIdle(u *upstream) {
 // is becomes the last.
 func (f *front) closeIdle() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.ex.on && !f.taken {
+	h := f.http2
+	if h == nil && !f.ex.on && !f.taken {
 		f.conn.Close()
+	}
+	f.mu.Unlock()
+	if h != nil {
+		h.drain()
 	}
 }
 

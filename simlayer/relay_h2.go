@@ -1,7 +1,384 @@
 package simlayer
 
-// relay2 gives a connection of HTTP/2 to the callProxy.
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"moult/simlayer/wire"
+	"moult/store/bundle"
+)
+
+// relay2 is a caller's connection of HTTP/2 without TLS whose frames pass
+// unchanged to a connection of its own to the node. It is at the node while a
+// stream is open. The node cannot be replaced under it, since both its ends
+// remember headers of earlier calls: it is ended by GOAWAY, and the caller makes
+// another one.
+//
+// Where the node takes no calls when a connection begins, the callProxy has it:
+// it can hold each call.
+type relay2 struct {
+	front   *front
+	backend *backend
+	conn    net.Conn // to the node
+	in      reader   // of conn; of down
+	version bundle.Version
+
+	// mu comes after front.wmu. cut does not take it.
+	mu      sync.Mutex
+	streams *wire.Streams
+	began   map[uint32]time.Time // the calls that are open
+	ticket  ticket
+	inside  bool // the gate
+	greeted bool // something of the node has passed
+	asked   bool // a GOAWAY is to be sent
+	told    bool // it was sent
+	over    bool // the connection was ended towards the caller
+	gone    bool // the node has ended it
+	broken  outcome
+
+	wasCut atomic.Bool
+}
+
+// relay2 takes a connection that begins with the preface of HTTP/2.
 func (f *front) relay2() bool {
-	f.setHand()
+	for f.n < len(wire.Preface) {
+		_, n, err := f.in.read(f.buf, f.n)
+		f.n += n
+		if err != nil {
+			return false
+		}
+	}
+	h := &relay2{front: f, streams: wire.NewStreams(), began: map[uint32]time.Time{}, broken: failed}
+	if string((*f.buf)[:len(wire.Preface)]) != wire.Preface || !h.connect() {
+		f.setHand()
+		return false
+	}
+	f.mu.Lock()
+	f.http2 = h
+	f.mu.Unlock()
+	var down sync.WaitGroup
+	down.Go(h.down)
+	if f.layer.gate.leaving.Load() || f.listener.retired.Load() {
+		h.drain()
+	}
+	h.run()
+	h.close()
+	f.conn.Close()
+	down.Wait()
+	h.end()
 	return false
+}
+
+// connect dials the node; false: it takes no calls now, or they need simulation.
+func (h *relay2) connect() bool {
+	f, gate := h.front, h.front.layer.gate
+	if !gate.tryEnter(&h.ticket, h.cut) {
+		return false
+	}
+	defer gate.leave(&h.ticket)
+	route := h.ticket.route
+	h.version = f.listener.versionUnder(route)
+	p, b, err := route.path(h.version, f.listener.service.name)
+	if err != nil || !p.plain {
+		return false
+	}
+	conn, err := b.dial(f.layer.ctx)
+	if err != nil {
+		return false
+	}
+	h.conn, h.backend = conn, b
+	if h.in.reads(conn, &f.layer.buffers) != nil || !b.keepRelay(h) {
+		conn.Close()
+		return false
+	}
+	return true
+}
+
+// cut ends all calls. The gate calls it.
+func (h *relay2) cut() {
+	h.wasCut.Store(true)
+	h.front.conn.Close()
+	if h.conn != nil {
+		h.conn.Close()
+	}
+}
+
+// close implements relayed.
+func (h *relay2) close() {
+	h.backend.forgetRelay(h)
+	h.conn.Close()
+}
+
+// release implements relayed.
+func (h *relay2) release() { h.drain() }
+
+// drain implements relayed: streams that come now are dropped, and the caller is
+// told to make their calls again on another connection.
+func (h *relay2) drain() {
+	h.mu.Lock()
+	h.asked = true
+	h.streams.Shut()
+	h.mu.Unlock()
+	h.polite()
+}
+
+// end counts the calls that did not end, once nothing passes any more.
+func (h *relay2) end() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id := range h.began {
+		h.count(id, h.broken)
+	}
+	if h.inside {
+		h.inside = false
+		h.front.layer.gate.leave(&h.ticket)
+	}
+}
+
+// count counts a call that has ended. mu is held.
+func (h *relay2) count(id uint32, o outcome) {
+	began, ok := h.began[id]
+	if !ok {
+		return
+	}
+	delete(h.began, id)
+	h.front.listener.service.tally.of(h.version).ended(o, 0, began)
+}
+
+// run passes on what the caller says until it ends.
+func (h *relay2) run() {
+	f := h.front
+	for {
+		if !h.fromCaller() {
+			return
+		}
+		// What is left is a piece of a frame's header: no reason to keep a buffer.
+		var piece [16]byte
+		have := 0
+		if f.n > 0 {
+			have = copy(piece[:], (*f.buf)[:f.n])
+			f.consume(f.n)
+		}
+		buf, n, err := f.in.read(nil, 0)
+		if err != nil {
+			h.lost()
+			return
+		}
+		if have > 0 {
+			long := make([]byte, have+n)
+			copy(long[copy(long, piece[:have]):], (*buf)[:n])
+			f.layer.buffers.put(buf)
+			buf, n = &long, have+n
+		}
+		f.buf, f.n = buf, n
+	}
+}
+
+// lost says that it is the caller who ended the connection, if nobody else has.
+func (h *relay2) lost() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.wasCut.Load() && !h.gone {
+		h.broken = canceled
+	}
+}
+
+// fromCaller passes on the frames that are here; false: the connection is over.
+func (h *relay2) fromCaller() bool {
+	f := h.front
+	p := (*f.buf)[:f.n]
+	start, off := 0, 0 // from start to off nothing has passed yet
+	h.mu.Lock()
+	for off < len(p) {
+		n, drop, e := h.streams.FromClient(p[off:])
+		switch e {
+		case wire.Opening:
+			if h.admit() {
+				h.streams.Admit(p[off:])
+				h.began[h.streams.Stream()] = time.Now()
+			} else {
+				h.asked = true
+				h.streams.Shut()
+			}
+			continue
+		case wire.Violated:
+			h.mu.Unlock()
+			return false
+		case wire.Closed:
+			h.count(h.streams.Stream(), answered)
+		case wire.Reset:
+			h.count(h.streams.Stream(), canceled)
+		}
+		if n == 0 {
+			break
+		}
+		if drop && off > start {
+			h.mu.Unlock()
+			if _, err := h.conn.Write(p[start:off]); err != nil {
+				return false
+			}
+			h.mu.Lock()
+		}
+		off += n
+		if drop {
+			start = off
+		}
+	}
+	h.mu.Unlock()
+	if off > start {
+		if _, err := h.conn.Write(p[start:off]); err != nil {
+			return false
+		}
+	}
+	f.consume(off)
+	h.polite()
+	return true
+}
+
+// admit reports whether a call may begin. mu is held.
+func (h *relay2) admit() bool {
+	gate := h.front.layer.gate
+	if h.asked || h.inside {
+		return !h.asked
+	}
+	if !gate.tryEnter(&h.ticket, h.cut) {
+		return false
+	}
+	l, route := h.front.listener, h.ticket.route
+	p, b, err := route.path(l.versionUnder(route), l.service.name)
+	if err != nil || !p.plain || b != h.backend {
+		gate.leave(&h.ticket)
+		return false
+	}
+	h.inside = true
+	return true
+}
+
+// polite does what the end of a call, or a GOAWAY, makes due. Where something is
+// being written to the caller just now, down does it afterwards.
+func (h *relay2) polite() {
+	h.mu.Lock()
+	h.leave()
+	due := h.asked && !h.over
+	h.mu.Unlock()
+	if !due || !h.front.wmu.TryLock() {
+		return
+	}
+	defer h.front.wmu.Unlock()
+	h.mu.Lock()
+	tell := h.tell()
+	over := h.told && h.streams.Open() == 0 && h.streams.Between() && !h.over
+	h.over = h.over || over
+	h.mu.Unlock()
+	if tell != nil {
+		_, _ = h.front.conn.Write(tell) // down notices where that fails
+	}
+	if over {
+		h.front.shut()
+	}
+}
+
+// leave leaves the gate where no call is open. mu is held.
+func (h *relay2) leave() {
+	if h.inside && h.streams.Open() == 0 && h.streams.Between() {
+		h.inside = false
+		h.front.layer.gate.leave(&h.ticket)
+	}
+}
+
+// tell returns the GOAWAY if it is to be sent here and now. mu is held, and so is
+// the front's wmu.
+func (h *relay2) tell() []byte {
+	if !h.asked || h.told || !h.greeted || !h.streams.Between() {
+		return nil
+	}
+	h.told = true
+	return wire.GoAway(h.streams.Last())
+}
+
+// lastWords is what the caller is told when the node's connection has ended. The
+// front's wmu is held.
+func (h *relay2) lastWords() []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gone = true
+	if h.told || !h.streams.Between() {
+		return nil
+	}
+	h.asked, h.told = true, true
+	h.streams.Shut()
+	last := wire.GoAway(h.streams.Last())
+	if !h.greeted {
+		last = append(wire.Settings(), last...)
+	}
+	return last
+}
+
+// down passes on what the node says until it ends.
+func (h *relay2) down() {
+	f := h.front
+	var piece []byte // of a frame's header
+	for {
+		buf, n, err := h.in.read(nil, 0)
+		if err != nil {
+			f.wmu.Lock()
+			if last := h.lastWords(); last != nil {
+				_, _ = f.conn.Write(last)
+			}
+			closeWrite(f.conn)
+			f.wmu.Unlock()
+			// The caller has no use for half a connection.
+			_ = f.conn.SetReadDeadline(time.Now().Add(linger))
+			return
+		}
+		p := (*buf)[:n]
+		if len(piece) > 0 {
+			p = append(piece, p...)
+		}
+		rest, err := h.fromNode(p)
+		piece = append([]byte(nil), rest...)
+		f.layer.buffers.put(buf)
+		if err != nil {
+			h.lost()
+			f.conn.Close()
+			h.conn.Close()
+			return
+		}
+		h.polite()
+	}
+}
+
+// fromNode passes on frames of the node, and returns what is too short to tell.
+func (h *relay2) fromNode(p []byte) (rest []byte, err error) {
+	f := h.front
+	f.wmu.Lock()
+	defer f.wmu.Unlock()
+	var tell []byte
+	off, at := 0, 0
+	h.mu.Lock()
+	for off < len(p) {
+		n, e := h.streams.FromServer(p[off:])
+		if n == 0 {
+			break
+		}
+		switch e {
+		case wire.Closed, wire.Reset:
+			h.count(h.streams.Stream(), answered)
+		}
+		off += n
+		h.greeted = true
+		if tell == nil {
+			tell, at = h.tell(), off
+		}
+	}
+	h.mu.Unlock()
+	if tell == nil {
+		_, err = f.conn.Write(p[:off])
+		return p[off:], err
+	}
+	parts := net.Buffers{p[:at], tell, p[at:off]}
+	_, err = parts.WriteTo(f.conn)
+	return p[off:], err
 }

@@ -11,6 +11,7 @@ const (
 	frameHeaders      = 0x1
 	frameReset        = 0x3
 	framePush         = 0x5
+	frameSettings     = 0x4
 	frameGoAway       = 0x7
 	frameContinuation = 0x9
 	flagEndStream     = 0x1
@@ -71,6 +72,7 @@ type Streams struct {
 	shut           bool   // streams after last are dropped
 	dropping       bool   // a frame of such a stream passes
 	dropped        bool   // a header block was: the tables of both sides differ
+	event          uint32 // the stream of the last event
 }
 
 // ends is which sides of a stream have ended.
@@ -98,6 +100,9 @@ func (s *Streams) Open() int { return len(s.open) }
 
 // Last is the newest stream that was let through.
 func (s *Streams) Last() uint32 { return s.last }
+
+// Stream is the stream that the last event was about.
+func (s *Streams) Stream() uint32 { return s.event }
 
 // Shut makes FromClient drop every stream after the last one. The client is told
 // by GoAway.
@@ -138,6 +143,7 @@ func (s *Streams) Admit(p []byte) {
 func (s *Streams) clientFrame(f Frame) Event {
 	ended := f.Flags&flagEndStream != 0
 	one, open := s.open[f.Stream]
+	s.event = f.Stream
 	switch f.Type {
 	case frameHeaders:
 		switch {
@@ -176,6 +182,7 @@ func (s *Streams) FromServer(p []byte) (n int, e Event) {
 		return 0, Nothing
 	}
 	one, open := s.open[f.Stream]
+	s.event = f.Stream
 	switch f.Type {
 	case frameHeaders, frameData:
 		if open && f.Flags&flagEndStream != 0 {
@@ -203,6 +210,13 @@ func (s *Streams) reset(id uint32, open bool) Event {
 	}
 	delete(s.open, id)
 	return Reset
+}
+
+// Settings is the frame that a server begins with, with nothing set.
+func Settings() []byte {
+	b := make([]byte, frameHead)
+	b[3] = frameSettings
+	return b
 }
 
 // GoAway is the frame that tells a client which streams were let through: it may
