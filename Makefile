@@ -2,7 +2,10 @@ GO ?= go
 FUZZTIME ?= 10s
 SEEDS ?= 2000
 
-.PHONY: check format vet staticcheck test race fuzz sim crash bench demo
+# The sample systems; ./... leaves them out.
+SAMPLES := ./testdata/kv/... ./testdata/line/... ./testdata/grpc/...
+
+.PHONY: check format vet staticcheck test race fuzz sim crash mixed nats bench demo tour
 
 check: format vet staticcheck test
 
@@ -10,16 +13,16 @@ format:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 
 vet:
-	$(GO) vet ./... ./testdata/kv/...
+	$(GO) vet ./... $(SAMPLES)
 
 staticcheck:
-	$(GO) tool staticcheck ./... ./testdata/kv/...
+	$(GO) tool staticcheck ./... $(SAMPLES)
 
 test:
-	$(GO) test ./... ./testdata/kv/...
+	$(GO) test ./... $(SAMPLES)
 
 race:
-	$(GO) test -race -short ./... ./testdata/kv/...
+	$(GO) test -race -short ./... $(SAMPLES)
 
 # Every fuzz target, one after the other, for FUZZTIME each.
 fuzz:
@@ -36,6 +39,14 @@ sim:
 # kill -9 of the agent at every failpoint of every phase.
 crash:
 	$(GO) test ./cmd/moult -count=1 -run 'TestCrash|TestAgentDeath' -v
+
+# Versions mixed, under load, for every kind of attach and egress that works here.
+mixed:
+	$(GO) test ./cmd/moult -count=1 -timeout 30m -run 'TestMixed|TestGRPC|TestAttach' -mixed -v
+
+# Two real releases of nats-server, a rolling upgrade under a real client.
+nats:
+	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestNATS -nats -mixed -v
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./...
