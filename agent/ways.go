@@ -130,12 +130,17 @@ func (a *Agent) pins() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(fs, "moult_"+a.pinName())
+	dir := filepath.Join(fs, a.pinFolder())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make a folder for what outlives the agent in the kernel: %w", err)
 	}
 	return dir, nil
 }
+
+func (a *Agent) pinFolder() string { return "moult_" + a.pinName() }
+
+// steerFolder is within it.
+const steerFolder = "steer"
 
 // pinName is short, since the names of cgroups and pins are, and the node's own.
 func (a *Agent) pinName() string { return a.id.String()[:16] }
@@ -166,7 +171,7 @@ func (a *Agent) openSteer(c *closers) error {
 		if err != nil {
 			return fmt.Errorf("attach by steer: %w", err)
 		}
-		s, err := attach.OpenSteer(filepath.Join(dir, "steer"), attach.Options{Logger: a.log})
+		s, err := attach.OpenSteer(filepath.Join(dir, steerFolder), attach.Options{Logger: a.log})
 		if err != nil {
 			return fmt.Errorf("attach by steer: %w", err)
 		}

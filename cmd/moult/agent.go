@@ -23,6 +23,7 @@ func agentCommand() *cli.Command {
 			&cli.StringFlag{Name: "data", Usage: "the data `FOLDER`"},
 			&cli.StringFlag{Name: "bind", Usage: "`HOST:PORT` for the ring, UDP and TCP"},
 			&cli.StringSliceFlag{Name: "join", Usage: "`HOST:PORT` of a peer; may be given several times"},
+			&cli.BoolFlag{Name: "forget", Usage: "take out of the kernel what an agent with this configuration left for its node, and end"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"},
 			&cli.BoolFlag{Name: "log-json", Usage: "log as JSON"},
 		},
@@ -37,6 +38,9 @@ func agentCommand() *cli.Command {
 			log, err := logger(c)
 			if err != nil {
 				return err
+			}
+			if c.Bool("forget") {
+				return agent.Forget(cfg, log)
 			}
 			return agent.Run(c.Context, cfg, log)
 		},

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent"
 	"moult/agent/control"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
@@ -53,6 +57,7 @@ func newCluster(t *testing.T, n int) *testCluster {
 		if err := c.stop(); err != nil {
 			t.Errorf("stop the cluster: %v", err)
 		}
+		c.forget()
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("remove the cluster's folder: %v", err)
 		}
@@ -64,6 +69,21 @@ func newCluster(t *testing.T, n int) *testCluster {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// forget takes out of the kernel what the agents left there.
+func (c *testCluster) forget() {
+	for _, a := range c.agents {
+		cfg, err := agent.LoadConfig(a.configPath())
+		if err == nil {
+			if cfg.Data, err = filepath.Abs(cfg.Data); err == nil {
+				err = agent.Forget(cfg, slog.New(slog.DiscardHandler))
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			c.t.Errorf("%s: %v", a.name, err)
+		}
+	}
 }
 
 // dump prints what the agents logged.
