@@ -42,7 +42,7 @@ type Service struct {
 	// First and Last are their ports: version v has First + (v-1) modulo their
 	// number. 0 and 0 are any free ports.
 	First, Last int
-	// Protocol is bundle.ProtocolHTTP or bundle.ProtocolTCP.
+	// Protocol is bundle.ProtocolHTTP, bundle.ProtocolTCP or bundle.ProtocolUDP.
 	Protocol string
 	// External is the version of callers of Public; 0 is Routing.External.
 	External bundle.Version
@@ -116,8 +116,14 @@ func (s Service) validate() error {
 	if err != nil {
 		return fmt.Errorf("public address: %w", err)
 	}
-	if s.Protocol != bundle.ProtocolHTTP && s.Protocol != bundle.ProtocolTCP {
-		return fmt.Errorf("protocol %q, want %q or %q", s.Protocol, bundle.ProtocolHTTP, bundle.ProtocolTCP)
+	switch s.Protocol {
+	case bundle.ProtocolHTTP, bundle.ProtocolTCP:
+	case bundle.ProtocolUDP:
+		if s.Attach == AttachInherit {
+			return fmt.Errorf("protocol %q: its sockets cannot be inherited; relay or steer", s.Protocol)
+		}
+	default:
+		return fmt.Errorf("protocol %q, want %q, %q or %q", s.Protocol, bundle.ProtocolHTTP, bundle.ProtocolTCP, bundle.ProtocolUDP)
 	}
 	if s.First == 0 && s.Last == 0 {
 		return nil
@@ -170,8 +176,8 @@ func splitAddr(addr string) (host string, port int, err error) {
 type Routing struct {
 	// Native is the version of the node's software.
 	Native bundle.Version
-	// Backends are the software's private addresses by service: "host:port", or
-	// "unix:" and the path of a socket. All services, unless Down.
+	// Backends are the software's private addresses by service: "host:port", or,
+	// but for UDP, "unix:" and the path of a socket. All services, unless Down.
 	Backends map[string]string
 	// Processes are those of the software, for AttachSteer and AttachInherit.
 	Processes []int
@@ -184,6 +190,9 @@ type Routing struct {
 	Objects map[bundle.Version]Object
 	// External is the version of callers of the public addresses; 0 is Native.
 	External bundle.Version
+	// Watched are versions whose callers come through the layer also where they
+	// could go past it, so that Stats count them.
+	Watched map[bundle.Version]bool
 	// Egress is the version that labels the node's own calls: that of the
 	// software that runs, also where it is not Native yet, or not any more; 0 is
 	// Native.

@@ -3,6 +3,7 @@ package simlayer
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -157,13 +158,21 @@ func (l *Layer) aim(r *route) {
 	for _, f := range l.listeners() {
 		direct, err := l.aimOne(f, r, r != nil && !r.down && f.straight(l, r))
 		if err != nil {
-			l.log.Warn("callers are relayed", "service", f.service.name, "version", f.label, "address", f.Addr().String(), "err", err)
-			l.fallen.Store(f.service.name, err.Error())
+			l.fell(f, err)
 		} else if direct {
 			l.fallen.Delete(f.service.name)
 		}
 		f.direct.Store(direct)
 	}
+}
+
+// fell notes why callers are relayed. The same is not said twice.
+func (l *Layer) fell(f *listener, err error) {
+	level, why := slog.LevelWarn, err.Error()
+	if before, _ := l.fallen.Swap(f.service.name, why); before == why {
+		level = slog.LevelDebug
+	}
+	l.log.Log(l.ctx, level, "callers are relayed", "service", f.service.name, "version", f.label, "address", f.Addr().String(), "err", err)
 }
 
 // straight reports whether r lets the callers of f through to the node unchanged.
@@ -173,7 +182,7 @@ func (f *listener) straight(l *Layer, r *route) bool {
 		v = l.externalVersion(f.service, r)
 	}
 	p := r.paths[v]
-	return p != nil && p.plain && p.via == 0
+	return p != nil && p.plain && p.via == 0 && !r.watched[v]
 }
 
 // aimOne leads new connections of one listener past the layer, or to it, and
@@ -194,8 +203,8 @@ func (l *Layer) aimOne(f *listener, r *route, straight bool) (direct bool, err e
 
 func (l *Layer) steerOne(f *listener, r *route, straight bool) error {
 	network, at := f.service.network(), netip.AddrPort{}
-	if a, ok := f.Addr().(interface{ AddrPort() netip.AddrPort }); ok {
-		at = a.AddrPort()
+	if a, ok := ipPort(f.Addr()); ok {
+		at = a
 	}
 	if !straight {
 		return l.steer.Clear(network, at)
@@ -205,6 +214,9 @@ func (l *Layer) steerOne(f *listener, r *route, straight bool) error {
 		err = l.steer.Point(network, at, sock)
 	}
 	if err != nil {
+		if network == "udp" {
+			l.letGo(f.service.name) // else what is sent there would wait for nobody
+		}
 		return errors.Join(err, l.steer.Clear(network, at))
 	}
 	return nil
@@ -280,6 +292,7 @@ func (l *Layer) Ended() {
 	for name, t := range l.taken {
 		s := l.services[name]
 		if s.network() != "tcp" {
+			l.letGo(name) // what is queued there is lost
 			continue
 		}
 		ln, err := attach.Strays(t.file)

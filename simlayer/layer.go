@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"sync"
@@ -230,11 +231,11 @@ func (l *Layer) retire(r *route) {
 // would come back for ever.
 func (l *Layer) noLoop(r *route) error {
 	for b, what := range r.all() {
-		if b.network != "tcp" {
+		if b.network == "unix" {
 			continue
 		}
 		for _, addr := range l.own() {
-			if sameAddr(addr, b.addr) {
+			if addr.Network() == b.network && sameAddr(addr, b.addr) {
 				return fmt.Errorf("%s is the layer's own address; give the software another one to listen on", what)
 			}
 		}
@@ -261,16 +262,27 @@ func (l *Layer) own() []net.Addr {
 
 // sameAddr reports whether connecting to dest would reach a listener at addr.
 func sameAddr(addr net.Addr, dest string) bool {
-	own, ok := addr.(*net.TCPAddr)
+	own, ok := ipPort(addr)
 	host, port, err := splitAddr(dest)
-	if !ok || err != nil || own.Port != port {
+	if !ok || err != nil || int(own.Port()) != port {
 		return false
 	}
-	ip := net.ParseIP(host)
-	if ip == nil {
-		return host == "localhost" && (own.IP.IsLoopback() || own.IP.IsUnspecified())
+	at := own.Addr().Unmap()
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return host == "localhost" && (at.IsLoopback() || at.IsUnspecified())
 	}
-	return own.IP.Equal(ip) || ip.IsUnspecified() || own.IP.IsUnspecified() && ip.IsLoopback()
+	ip = ip.Unmap()
+	return at == ip || ip.IsUnspecified() || at.IsUnspecified() && ip.IsLoopback()
+}
+
+// ipPort returns an address of TCP or UDP; false for any other.
+func ipPort(addr net.Addr) (netip.AddrPort, bool) {
+	a, ok := addr.(interface{ AddrPort() netip.AddrPort })
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	return a.AddrPort(), true
 }
 
 // Addresses returns where each service is reached now.
@@ -284,7 +296,8 @@ func (l *Layer) Addresses() map[string]Addresses {
 			a.Public = s.Public
 		}
 		for v, f := range s.versioned {
-			a.Versions[v] = net.JoinHostPort(s.host(), fmt.Sprint(f.Addr().(*net.TCPAddr).Port))
+			at, _ := ipPort(f.Addr())
+			a.Versions[v] = net.JoinHostPort(s.host(), fmt.Sprint(at.Port()))
 		}
 		out[name] = a
 	}
@@ -304,7 +317,8 @@ func (l *Layer) EgressURL() *url.URL {
 // ended, whichever routing let them in. If ctx ends first it cuts the rest: calls
 // of HTTP that have no answer yet get 503 with Connection: close, all others
 // lose their connection. inFlight is how many it cut, and err then says so. Calls
-// are held until an Apply that is not Down.
+// are held until an Apply that is not Down. Whether a datagram is answered yet
+// cannot be known: callers by UDP that wait for an answer get a short time for it.
 func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	l.gate.hold()
 	l.apply.Lock()
@@ -321,6 +335,7 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	defer l.leaveBackends()
 	select {
 	case <-drained:
+		l.restPackets(ctx)
 		return 0, nil
 	case <-ctx.Done():
 	}
@@ -350,7 +365,7 @@ func (l *Layer) leaveBackends() {
 func (l *Layer) Stats() Stats {
 	g := l.gate.stats()
 	s := Stats{
-		InFlight: g.in, Held: g.held, PeakInFlight: g.peakIn, PeakHeld: g.peakHeld,
+		InFlight: g.in, Held: g.held + l.heldPackets(), PeakInFlight: g.peakIn, PeakHeld: g.peakHeld,
 		LongestHold: g.longest, Services: map[string]map[bundle.Version]Calls{},
 	}
 	for name, one := range l.services {

@@ -271,7 +271,7 @@ func TestStartErrors(t *testing.T) {
 		{"range", http1(Service{Public: "127.0.0.1:7000", First: 7009, Last: 7001}), []string{"want a range"}},
 		{"public among versioned", http1(Service{Public: "127.0.0.1:7000", First: 6999, Last: 7001}), []string{"the public port 7000 is among them"}},
 		{"services clash", two, []string{`services "api" and "web"`, "among the versioned ports"}},
-		{"protocol", Config{Services: map[string]Service{"api": {Public: "127.0.0.1:0", Protocol: "udp"}}}, []string{`protocol "udp"`}},
+		{"protocol", Config{Services: map[string]Service{"api": {Public: "127.0.0.1:0", Protocol: "sctp"}}}, []string{`protocol "sctp"`}},
 		{"egress without Resolve", Config{Egress: "127.0.0.1:0"}, []string{"no Resolve"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

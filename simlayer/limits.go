@@ -63,6 +63,9 @@ const (
 	idleEgress = 30 * time.Second
 	// cutGrace is how long calls have to end once they are cut.
 	cutGrace = 5 * time.Second
+	// packetRest is how long a node that goes down has to answer a datagram.
+	// There is no telling whether it would.
+	packetRest = 100 * time.Millisecond
 	// retryAfter is what held callers are told.
 	retryAfter = time.Second
 

@@ -29,6 +29,8 @@ type listener struct {
 	// calls need more than a relay.
 	server *http.Server
 	hand   *handover
+	// packets is what relays UDP; nil for the others.
+	packets *udpRelay
 
 	pair *attach.Pair // whose other socket the software has; or nil
 	// direct: new connections to the address go to the node without the agent,
@@ -100,21 +102,36 @@ func (l *Layer) listen(s *service, label bundle.Version, addr string) (*listener
 
 // bindListener binds an address. Callers who connect before serve wait.
 func (l *Layer) bindListener(s *service, label bundle.Version, addr string) (*listener, error) {
+	var f *listener
+	var err error
+	if s.Protocol == bundle.ProtocolUDP {
+		f, err = l.bindPackets(s, label, addr)
+	} else {
+		f, err = l.bindStream(s, label, addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if label != 0 {
+		l.mu.Lock()
+		s.versioned[label] = f
+		l.mu.Unlock()
+	}
+	return f, nil
+}
+
+// bindStream binds an address of a TCP service.
+func (l *Layer) bindStream(s *service, label bundle.Version, addr string) (*listener, error) {
 	ln, pair, err := l.bindSocket(s, label, addr)
 	if err != nil {
 		return nil, err
 	}
 	f := &listener{Listener: ln, layer: l, service: s, label: label, pair: pair, fronts: map[*front]bool{}}
 	if s.Protocol == bundle.ProtocolHTTP {
-		f.hand = newHandover(ln.Addr())
+		f.hand = newHandover(f.Addr())
 		f.server = takesHanded(l.newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			l.proxy.serve(w, r, f)
 		})))
-	}
-	if label != 0 {
-		l.mu.Lock()
-		s.versioned[label] = f
-		l.mu.Unlock()
 	}
 	return f, nil
 }
@@ -156,6 +173,10 @@ func (l *Layer) newServer(h http.Handler) *http.Server {
 
 // serve accepts callers until the listener is closed.
 func (f *listener) serve() {
+	if f.packets != nil {
+		f.packets.serve()
+		return
+	}
 	if f.server != nil {
 		f.task(func() error { return f.server.Serve(f.hand) })
 	}

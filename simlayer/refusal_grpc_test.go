@@ -54,13 +54,27 @@ func checkGRPC(t *testing.T, addr string) error {
 	return err
 }
 
-// Whatever the layer refuses, a caller by gRPC hears it in gRPC's terms, with the
-// reason.
-func TestRefusalsInGRPC(t *testing.T) {
-	denies, err := so.ParseRules([]byte("call \"POST /grpc.health.v1.Health/Check\" {\n  deny {\n    reason = \"no health, 100 % é\"\n  }\n}\ndefault {\n  pass = true\n}\n"), "deny.hcl")
+// denyHealth is rules that deny one call and let all others pass.
+func denyHealth(t *testing.T) so.Object {
+	rules, err := so.ParseRules([]byte(`
+call "POST /grpc.health.v1.Health/Check" {
+  deny {
+    reason = "no health, 100 % é"
+  }
+}
+default {
+  pass = true
+}`), "deny.hcl")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return rules
+}
+
+// Whatever the layer refuses, a caller by gRPC hears it in gRPC's terms, with the
+// reason.
+func TestRefusalsInGRPC(t *testing.T) {
+	denies := denyHealth(t)
 	node := grpcNode(t)
 	objects := InProcess(map[bundle.Version]so.Object{1: denies, 3: so.Refuse("3 knows other calls")})
 	for name, c := range map[string]struct {
@@ -87,20 +101,21 @@ func TestRefusalsInGRPC(t *testing.T) {
 	}
 }
 
-// A call that is cut as the node goes down ends in gRPC's terms too. The check
-// above would not see plain HTTP here, since grpc-go makes a status of it: so the
-// response is looked at as it is.
+// A simulated call that is cut as the node goes down ends in gRPC's terms too. The
+// check above would not see plain HTTP here, since grpc-go makes a status of it: so
+// the response is looked at as it is.
 func TestRefusalsInGRPCAreWhole(t *testing.T) {
 	arrived := make(chan struct{})
 	node := blockingNode(t, arrived)
 	l := startLayer(t, bundle.ProtocolHTTP, nil)
-	apply(t, l, Routing{Native: 2, Backends: backends(node)})
+	routing := Routing{Native: 2, Backends: backends(node), Objects: InProcess(map[bundle.Version]so.Object{1: denyHealth(t)})}
 	for _, c := range []struct{ contentType, status, header string }{
 		{"application/grpc+proto", "200", strconv.Itoa(int(codes.Unavailable))},
 		{"application/json", "503", ""},
 	} {
+		apply(t, l, routing)
 		got := make(chan *http.Response, 1)
-		go func() { got <- h2c(t, versionURL(t, l, 2)+"/a/b", c.contentType) }()
+		go func() { got <- postH2C(t, versionURL(t, l, 1)+"/a/b", c.contentType) }()
 		<-arrived
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -114,7 +129,6 @@ func TestRefusalsInGRPCAreWhole(t *testing.T) {
 		if got := strconv.Itoa(resp.StatusCode); got != c.status || resp.Header.Get("Grpc-Status") != c.header || resp.Header.Get(so.RefusalHeader) != so.RefusalError {
 			t.Errorf("%s: %s %v", c.contentType, got, resp.Header)
 		}
-		apply(t, l, Routing{Native: 2, Backends: backends(node), HoldTimeout: time.Minute})
 	}
 }
 
@@ -124,10 +138,11 @@ func blockingNode(t *testing.T, arrived chan<- struct{}) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := http2Too(&http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	s := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		arrived <- struct{}{}
 		<-r.Context().Done()
-	})})
+	})}
+	s.Protocols.SetUnencryptedHTTP2(true)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ln) }()
 	t.Cleanup(func() {
@@ -137,8 +152,8 @@ func blockingNode(t *testing.T, arrived chan<- struct{}) string {
 	return ln.Addr().String()
 }
 
-// h2c makes one call by HTTP/2 without TLS.
-func h2c(t *testing.T, url, contentType string) *http.Response {
+// postH2C makes one call by HTTP/2 without TLS.
+func postH2C(t *testing.T, url, contentType string) *http.Response {
 	tr := &http.Transport{Protocols: new(http.Protocols)}
 	tr.Protocols.SetUnencryptedHTTP2(true)
 	defer tr.CloseIdleConnections()

@@ -22,6 +22,7 @@ type route struct {
 	egress           bundle.Version // 0 before the first routing
 	down             bool
 	hold             time.Duration
+	watched          map[bundle.Version]bool
 	backends         map[string]*backend
 	processes        []int // of the software
 	paths            map[bundle.Version]*path
@@ -55,6 +56,7 @@ func newRoute(r Routing, services map[string]Service, old *route) (*route, error
 		egress:   r.Egress,
 		down:     r.Down,
 		hold:     r.HoldTimeout,
+		watched:  maps.Clone(r.Watched),
 
 		processes: r.Processes,
 	}
@@ -95,10 +97,11 @@ func (r *route) reusable(b map[string]*backend, old *route) map[string]*backend 
 func newBackends(addrs map[string]string, services map[string]Service, old map[string]*backend) (map[string]*backend, error) {
 	all := make(map[string]*backend, len(addrs))
 	for _, name := range slices.Sorted(maps.Keys(addrs)) {
-		if _, ok := services[name]; !ok {
+		s, ok := services[name]
+		if !ok {
 			return nil, fmt.Errorf("backend %s of service %q: there is no such service", addrs[name], name)
 		}
-		b, err := newBackend(addrs[name])
+		b, err := newBackend(s.network(), addrs[name])
 		if err != nil {
 			return nil, fmt.Errorf("backend of service %q: %w", name, err)
 		}
@@ -345,12 +348,15 @@ func (c *keptConn) Close() error {
 	return c.Conn.Close()
 }
 
-func newBackend(text string) (*backend, error) {
-	b := &backend{network: "tcp", addr: text, conns: map[net.Conn]bool{}, relays: map[relayed]bool{}}
+func newBackend(network, text string) (*backend, error) {
+	b := &backend{network: network, addr: text, conns: map[net.Conn]bool{}, relays: map[relayed]bool{}}
 	if path, ok := strings.CutPrefix(text, "unix:"); ok {
 		b.network, b.addr = "unix", path
-		if path == "" {
+		switch {
+		case path == "":
 			return nil, fmt.Errorf("%q: want unix: and a path", text)
+		case network == "udp":
+			return nil, fmt.Errorf("%q: want host:port for a service that speaks udp", text)
 		}
 	} else if _, port, err := splitAddr(text); err != nil {
 		return nil, err

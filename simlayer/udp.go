@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	"moult/store/bundle"
 )
 
 // udpWay says where the datagrams of one label go now.
@@ -24,10 +26,20 @@ type udpWay struct {
 	hold time.Duration
 	// changed is closed when the way may have become another. Needed with hold.
 	changed <-chan struct{}
+	// version is the callers'.
+	version bundle.Version
+	// denied: where they are dropped, that is by an author's word.
+	denied bool
 }
 
-// udpTarget knows the way. It is asked for every datagram, and must not block.
-type udpTarget interface{ way() udpWay }
+// udpTarget knows the way, and counts. It is asked and told of every datagram, with
+// the relay locked: it must not block, nor call the relay.
+type udpTarget interface {
+	way() udpWay
+	// count is told of a datagram of a caller that was passed on (answered) or
+	// dropped, and how long it had waited.
+	count(v bundle.Version, o outcome, waited time.Duration)
+}
 
 // udpLimits bounds what callers can make a udpRelay keep.
 type udpLimits struct {
@@ -38,6 +50,10 @@ type udpLimits struct {
 	// perSession bounds the datagrams of one session that wait, and total the
 	// bytes of all.
 	perSession, total int
+	// admit and leave count sessions with others elsewhere; admit reports false
+	// where there are too many, and leave follows all the same. Nil: they do not.
+	admit func() bool
+	leave func()
 }
 
 func defaultUDPLimits() udpLimits {
@@ -73,11 +89,11 @@ type udpRelay struct {
 	target udpTarget
 	limits udpLimits
 	log    *slog.Logger
-	ended  func(o outcome, waited time.Duration) // of each session; may be nil
 	// any is set where the relay listens on all addresses: then the one that was
 	// called is part of a session.
 	any     bool
 	buffers sync.Pool
+	heard   chan struct{} // has one when the node has said something; for rest
 	done    chan struct{}
 	running sync.WaitGroup
 
@@ -98,13 +114,12 @@ type udpKey struct {
 
 // udpSession is one caller. The relay's lock protects it.
 type udpSession struct {
-	key    udpKey
-	up     *net.UDPConn // to the node; nil before the first datagram goes there
-	addr   string       // of the node, as up has it
-	last   time.Time    // of a datagram either way
-	held   int          // datagrams of it in the queue
-	passed bool         // something has gone to the node
-	waited time.Duration
+	key   udpKey
+	up    *net.UDPConn // to the node; nil before the first datagram goes there
+	addr  string       // of the node, as up has it
+	last  time.Time    // of a datagram either way
+	asked time.Time    // of the last one to the node; zero once it has answered
+	held  int          // datagrams of it in the queue
 }
 
 // udpHeld is a datagram that waits.
@@ -114,9 +129,8 @@ type udpHeld struct {
 	from, until time.Time
 }
 
-// listenUDP begins to relay what comes to addr. ended is called for every session
-// that has ended, with how long its datagrams have waited at most; it may be nil.
-func listenUDP(ctx context.Context, addr string, target udpTarget, limits udpLimits, log *slog.Logger, ended func(outcome, time.Duration)) (*udpRelay, error) {
+// bindUDP opens addr. What comes there waits in the socket until serve.
+func bindUDP(ctx context.Context, addr string, target udpTarget, limits udpLimits, log *slog.Logger) (*udpRelay, error) {
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(ctx, "udp", addr)
 	switch {
@@ -128,8 +142,8 @@ func listenUDP(ctx context.Context, addr string, target udpTarget, limits udpLim
 		return nil, fmt.Errorf("%s (udp): %w", addr, err)
 	}
 	r := &udpRelay{
-		conn: pc.(*net.UDPConn), target: target, limits: limits, log: log, ended: ended,
-		done: make(chan struct{}), sessions: map[udpKey]*udpSession{},
+		conn: pc.(*net.UDPConn), target: target, limits: limits, log: log,
+		heard: make(chan struct{}, 1), done: make(chan struct{}), sessions: map[udpKey]*udpSession{},
 	}
 	r.buffers.New = func() any { b := make([]byte, maxDatagram); return &b }
 	// The system gives what it allows.
@@ -145,8 +159,16 @@ func listenUDP(ctx context.Context, addr string, target udpTarget, limits udpLim
 			return nil, errors.Join(fmt.Errorf("%s (udp): ask for the address that callers call: %w; listen on one address instead", addr, err), r.conn.Close())
 		}
 	}
-	r.running.Go(r.receive)
 	return r, nil
+}
+
+// serve begins to relay. It is called once, and does nothing after close.
+func (r *udpRelay) serve() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.running.Go(r.receive)
+	}
 }
 
 // local returns where the relay listens.
@@ -207,34 +229,39 @@ func (r *udpRelay) receive() {
 
 // take passes a datagram of a caller on, or has it wait.
 func (r *udpRelay) take(key udpKey, data []byte) {
-	way := r.target.way()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return
 	}
+	way := r.target.way() // locked, so that rest knows what has passed
 	if way.addr == "" && way.hold <= 0 {
-		r.stats.noTarget++
+		r.lose(way, &r.stats.noTarget, 0)
 		return
 	}
 	s := r.sessions[key]
 	if s == nil {
-		if len(r.sessions) >= r.limits.sessions {
-			r.stats.overflow++
+		if s = r.begin(key); s == nil {
+			r.lose(way, &r.stats.overflow, 0)
 			return
 		}
-		s = &udpSession{key: key}
-		r.sessions[key] = s
 	}
 	s.last = time.Now()
 	if way.addr != "" {
-		r.flush(way)        // what has waited is older
-		r.sessions[key] = s // it may have ended with that
-		r.send(s, way.addr, data)
+		r.flush(way) // what has waited is older
+		if r.sessions[key] != s {
+			// It has ended with that.
+			if s = r.begin(key); s == nil {
+				r.lose(way, &r.stats.overflow, 0)
+				return
+			}
+			s.last = time.Now()
+		}
+		r.send(s, way, data, 0)
 		return
 	}
 	if s.held >= r.limits.perSession || r.queued+len(data) > r.limits.total {
-		r.stats.overflow++
+		r.lose(way, &r.stats.overflow, 0)
 		r.endIfUnused(s)
 		return
 	}
@@ -245,6 +272,30 @@ func (r *udpRelay) take(key udpKey, data []byte) {
 		r.waiting = true
 		r.running.Go(r.wait)
 	}
+}
+
+// begin makes a session; nil: there are too many. The lock is held.
+func (r *udpRelay) begin(key udpKey) *udpSession {
+	if len(r.sessions) >= r.limits.sessions {
+		return nil
+	}
+	if r.limits.admit != nil && !r.limits.admit() {
+		r.limits.leave()
+		return nil
+	}
+	s := &udpSession{key: key}
+	r.sessions[key] = s
+	return s
+}
+
+// lose counts a datagram that is dropped. The lock is held.
+func (r *udpRelay) lose(way udpWay, why *int64, waited time.Duration) {
+	*why++
+	o := failed
+	if way.denied && why == &r.stats.noTarget {
+		o = denied
+	}
+	r.target.count(way.version, o, waited)
 }
 
 // wait passes on what waits when the node is back, and drops what has waited too
@@ -279,12 +330,12 @@ func (r *udpRelay) settle(way udpWay) (next time.Time, more bool) {
 		r.flush(way)
 	case way.hold <= 0:
 		for len(r.queue) > 0 {
-			r.drop(r.next(), &r.stats.noTarget)
+			r.drop(way, r.next(), &r.stats.noTarget)
 		}
 	default:
 		now := time.Now()
 		for len(r.queue) > 0 && !r.queue[0].until.After(now) {
-			r.drop(r.next(), &r.stats.expired)
+			r.drop(way, r.next(), &r.stats.expired)
 		}
 	}
 	if r.closed || len(r.queue) == 0 {
@@ -304,14 +355,13 @@ func (r *udpRelay) next() udpHeld {
 	}
 	r.queued -= len(h.data)
 	h.session.held--
-	h.session.waited = max(h.session.waited, time.Since(h.from))
 	return h
 }
 
 // drop gives a datagram up; with the last of a session that has no other reason
 // to be, the session goes.
-func (r *udpRelay) drop(h udpHeld, why *int64) {
-	*why++
+func (r *udpRelay) drop(way udpWay, h udpHeld, why *int64) {
+	r.lose(way, why, time.Since(h.from))
 	r.endIfUnused(h.session)
 }
 
@@ -326,18 +376,18 @@ func (r *udpRelay) flush(way udpWay) {
 	for len(r.queue) > 0 {
 		h := r.next()
 		if time.Now().After(h.until) {
-			r.drop(h, &r.stats.expired)
+			r.drop(way, h, &r.stats.expired)
 			continue
 		}
-		r.send(h.session, way.addr, h.data)
+		r.send(h.session, way, h.data, time.Since(h.from))
 	}
 }
 
-// send passes a datagram on to the node at addr.
-func (r *udpRelay) send(s *udpSession, addr string, data []byte) {
-	if err := r.reach(s, addr); err != nil {
-		r.stats.unreachable++
-		r.log.Debug("datagram not passed on", "address", r.local().String(), "to", addr, "error", err)
+// send passes a datagram on to the node.
+func (r *udpRelay) send(s *udpSession, way udpWay, data []byte, waited time.Duration) {
+	if err := r.reach(s, way.addr); err != nil {
+		r.log.Debug("datagram not passed on", "address", r.local().String(), "to", way.addr, "error", err)
+		r.lose(way, &r.stats.unreachable, waited)
 		r.endIfUnused(s)
 		return
 	}
@@ -348,9 +398,10 @@ func (r *udpRelay) send(s *udpSession, addr string, data []byte) {
 		_, err = s.up.Write(data)
 	}
 	if err != nil {
-		r.stats.unreachable++
+		r.lose(way, &r.stats.unreachable, waited)
 		return
 	}
-	s.passed = true
+	s.asked = time.Now()
 	r.stats.toNode++
+	r.target.count(way.version, answered, waited)
 }

@@ -2,6 +2,7 @@ package simlayer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -44,13 +45,8 @@ func (r *udpRelay) end(s *udpSession) {
 	if s.up != nil {
 		s.up.Close()
 	}
-	if r.ended == nil {
-		return
-	}
-	if s.passed {
-		r.ended(answered, s.waited)
-	} else {
-		r.ended(failed, s.waited)
+	if r.limits.leave != nil {
+		r.limits.leave()
 	}
 }
 
@@ -77,6 +73,41 @@ func (r *udpRelay) answer(s *udpSession, up *net.UDPConn) {
 	}
 }
 
+// rest waits until every caller has heard from the node since it last asked, or
+// has not for so long that it may hear nothing; or until ctx ends. It is called when
+// the target lets nothing more through.
+func (r *udpRelay) rest(ctx context.Context, long time.Duration) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		left := r.owed(long)
+		if left <= 0 {
+			return
+		}
+		timer.Reset(left)
+		select {
+		case <-r.heard:
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		case <-r.done:
+			return
+		}
+	}
+}
+
+// owed is how long the node still has to answer the last caller that waits for it.
+func (r *udpRelay) owed(long time.Duration) (left time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.sessions {
+		if !s.asked.IsZero() {
+			left = max(left, time.Until(s.asked.Add(long)))
+		}
+	}
+	return left
+}
+
 // callFrom says to the system that a datagram is to come from that address.
 func callFrom(a netip.Addr) []byte {
 	switch {
@@ -96,7 +127,11 @@ func callFrom(a netip.Addr) []byte {
 func (r *udpRelay) answered(s *udpSession, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s.last = time.Now()
+	s.last, s.asked = time.Now(), time.Time{}
+	select {
+	case r.heard <- struct{}{}:
+	default: // rest will look anyway
+	}
 	if err == nil {
 		r.stats.toCaller++
 	} else if !r.closed {
