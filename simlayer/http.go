@@ -103,6 +103,7 @@ type call struct {
 	// unsafe: a request that must not be sent twice may have reached the node.
 	unsafe  atomic.Bool
 	outcome outcome
+	counted *counters // where it counts as open
 	began   time.Time
 	http2   bool
 	stay    bool // see handed
@@ -156,6 +157,7 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
 
 // end lets a call out of the gate and counts it.
 func (p *callProxy) end(c *call) {
+	c.counted.done()
 	if c.ticket != nil {
 		p.leave(c)
 	}
@@ -217,6 +219,7 @@ func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Respo
 		return nil, err
 	}
 	c.via, c.plain = path.via, path.plain
+	c.counted = c.listener.service.tally.begun(version, c.counted)
 	out := r.WithContext(r.Context())
 	c.body.renew(out)
 	resp, err := path.chain.Answer(out, nodeTrip{c, backend})

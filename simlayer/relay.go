@@ -77,6 +77,7 @@ type exchange struct {
 	cut               bool
 
 	version, native, via bundle.Version
+	counted              *counters // where it counts as open
 	outcome              outcome
 	patience             patience
 

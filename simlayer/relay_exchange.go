@@ -181,6 +181,7 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	ex.version, ex.native, ex.via = version, route.native, 0
 	if err == nil {
 		ex.via = p.via
+		ex.counted = l.service.tally.begun(version, ex.counted)
 	}
 	f.mu.Unlock()
 	if err != nil {
@@ -377,6 +378,8 @@ func (f *front) handBack() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.hand = true
+	f.ex.counted.done()
+	f.ex.counted = nil
 	if f.ex.ended != nil {
 		close(f.ex.ended)
 		f.ex.ended = nil
@@ -396,6 +399,8 @@ func (f *front) finish(o outcome) bool {
 	ex.ending = true
 	inside := ex.inside
 	ex.inside = false
+	ex.counted.done()
+	ex.counted = nil
 	f.mu.Unlock()
 	inForce := true
 	if inside {

@@ -31,12 +31,31 @@ type Calls struct {
 	Errors   int64 `json:"errors"`   // refused or cut by the layer, except denied
 	Denied   int64 `json:"denied"`   // by the author of a simulation object
 	Canceled int64 `json:"canceled"` // given up by the caller
+	Open     int64 `json:"open"`     // that have been let in and have not ended
 	Held     int64 `json:"held"`     // that have waited
 	// LongestHold is the longest wait that ended.
 	LongestHold time.Duration `json:"longest_hold"`
 	// Total is how long all calls together took, waits included, so that
 	// Total/Calls is the mean.
 	Total time.Duration `json:"total"`
+	// Last is when the last call ended; zero where none has.
+	Last time.Time `json:"last,omitzero"`
+}
+
+// Add returns the sum of both.
+func (c Calls) Add(d Calls) Calls {
+	c.Calls += d.Calls
+	c.Errors += d.Errors
+	c.Denied += d.Denied
+	c.Canceled += d.Canceled
+	c.Open += d.Open
+	c.Held += d.Held
+	c.LongestHold = max(c.LongestHold, d.LongestHold)
+	c.Total += d.Total
+	if d.Last.After(c.Last) {
+		c.Last = d.Last
+	}
+	return c
 }
 
 // outcome is how a call ended.
@@ -51,7 +70,26 @@ const (
 
 // counters is Calls in the making.
 type counters struct {
-	calls, errors, denied, canceled, held, longest, total atomic.Int64
+	calls, errors, denied, canceled, open, held, longest, total, last atomic.Int64
+}
+
+// begun counts a call that has been let in, until done is called. It may be
+// called again for the same call, whose version may have become another: was is
+// what the last time returned, or nil.
+func (t *tally) begun(v bundle.Version, was *counters) *counters {
+	c := t.of(v)
+	if c != was {
+		was.done()
+		c.open.Add(1)
+	}
+	return c
+}
+
+// done ends what begun has begun. It may be called of nil.
+func (c *counters) done() {
+	if c != nil {
+		c.open.Add(-1)
+	}
 }
 
 // end counts a call that has ended.
@@ -78,17 +116,23 @@ func (c *counters) end(o outcome, waited time.Duration) {
 
 // ended counts a call that has ended, and how long it took.
 func (c *counters) ended(o outcome, waited time.Duration, began time.Time) {
-	c.total.Add(int64(time.Since(began)))
+	now := time.Now()
+	c.total.Add(int64(now.Sub(began)))
+	c.last.Store(now.UnixNano())
 	c.calls.Add(1)
 	c.end(o, waited)
 }
 
 func (c *counters) load() Calls {
-	return Calls{
+	all := Calls{
 		Calls: c.calls.Load(), Errors: c.errors.Load(), Denied: c.denied.Load(),
-		Canceled: c.canceled.Load(), Held: c.held.Load(), LongestHold: time.Duration(c.longest.Load()),
+		Canceled: c.canceled.Load(), Open: c.open.Load(), Held: c.held.Load(), LongestHold: time.Duration(c.longest.Load()),
 		Total: time.Duration(c.total.Load()),
 	}
+	if last := c.last.Load(); last != 0 {
+		all.Last = time.Unix(0, last)
+	}
+	return all
 }
 
 // tally has the counters of one service by version.

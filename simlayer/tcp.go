@@ -27,6 +27,10 @@ func (f *listener) relay(conn net.Conn) {
 		version = f.layer.externalVersion(f.service, route)
 	}
 	end := answered
+	if err == nil {
+		counted := f.service.tally.begun(version, nil)
+		defer counted.done()
+	}
 	switch {
 	case err != nil:
 		f.layer.log.Debug("connection refused", "service", f.service.name, "from", version, "to", route.native, "error", err)

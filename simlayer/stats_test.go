@@ -1,0 +1,87 @@
+package simlayer
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"moult/simlayer/so"
+	"moult/store/bundle"
+)
+
+// A call counts as open from when it is let in until its end, whoever takes it to
+// the node, and its end is remembered.
+func TestOpenCalls(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		protocol string
+		object   so.Object
+	}{
+		{"relayed", bundle.ProtocolHTTP, so.Compatible()},
+		{"simulated", bundle.ProtocolHTTP, passing{}},
+		{"raw", bundle.ProtocolTCP, so.Compatible()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			leave := make(chan struct{})
+			node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				<-leave
+				_, _ = io.WriteString(w, "done")
+			}))
+			defer node.Close()
+			l := startLayer(t, c.protocol, nil)
+			apply(t, l, Routing{Native: 2, Backends: backends(addrOf(node)), Objects: InProcess(map[bundle.Version]so.Object{1: c.object})})
+			of := func(v bundle.Version) Calls { return l.Stats().Services["api"][v] }
+			began := time.Now()
+			conn, err := net.Dial("tcp", strings.TrimPrefix(versionURL(t, l, 1), "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "an open call", func() bool { return of(1).Open == 1 })
+			if got := of(1); got.Calls != 0 || !got.Last.IsZero() {
+				t.Errorf("while it is open: %+v", got)
+			}
+			close(leave)
+			if _, err := io.ReadAll(conn); err != nil {
+				t.Fatal(err)
+			}
+			conn.Close()
+			eventually(t, "its end", func() bool { return of(1).Open == 0 && of(1).Calls == 1 })
+			if got := of(1); got.Last.Before(began) {
+				t.Errorf("the last call ended %v, before it began", got.Last)
+			}
+			if got := of(2); got.Open != 0 || got.Calls != 0 {
+				t.Errorf("version 2: %+v", got)
+			}
+		})
+	}
+}
+
+// passing is an object that changes nothing, and does not say so.
+type passing struct{}
+
+func (passing) Answer(r *http.Request, next http.RoundTripper) (*http.Response, error) {
+	return next.RoundTrip(r)
+}
+
+// A call that is tried again under another routing is open once, where it is now.
+func TestOpenOnce(t *testing.T) {
+	var calls tally
+	c := calls.begun(1, nil)
+	c = calls.begun(2, c)
+	c = calls.begun(2, c)
+	if one, two := calls.snapshot()[1].Open, calls.snapshot()[2].Open; one != 0 || two != 1 {
+		t.Errorf("open: %d of version 1, %d of version 2, want 0 and 1", one, two)
+	}
+	c.done()
+	if two := calls.snapshot()[2].Open; two != 0 {
+		t.Errorf("open after its end: %d", two)
+	}
+}
