@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -84,6 +85,9 @@ func (c *testCluster) edit(change func(a *demoAgent, config string) string) {
 	}
 }
 
+// ways are the lines that say what use says.
+var ways = regexp.MustCompile(`(?m)^ +(attach|egress) += .*\n`)
+
 // use gives every service of every agent a kind.
 func (c *testCluster) use(k kind, more string) {
 	c.t.Helper()
@@ -91,9 +95,9 @@ func (c *testCluster) use(k kind, more string) {
 		if k.egress == "resolve" {
 			config = strings.Replace(config, "env = {", `env = { KV_RESOLVE = "1", `, 1)
 		}
-		config = strings.ReplaceAll(config, `attach   = "relay"`, fmt.Sprintf("attach = %q", k.attach))
-		config = strings.ReplaceAll(config, `egress   = "proxy"`, fmt.Sprintf("egress = %q", k.egress))
-		return strings.ReplaceAll(config, "    versions =", more+"    versions =")
+		config = ways.ReplaceAllString(config, "")
+		set := fmt.Sprintf("    attach = %q\n    egress = %q\n%s    versions =", k.attach, k.egress, more)
+		return strings.ReplaceAll(config, "    versions =", set)
 	})
 	cfg, err := agent.LoadConfig(c.agents[0].configPath())
 	if err == nil {
