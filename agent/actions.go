@@ -376,6 +376,9 @@ func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 		if err == nil {
 			dir, err = a.depot.Ensure(ctx, artifacts[0].Digest)
 		}
+		if err == nil {
+			err = a.settleObjects(ctx) // one may still write to the state that the transform reads
+		}
 		return err
 	})
 	if err != nil {
@@ -411,14 +414,31 @@ func (a *Agent) admit(ctx context.Context, v bundle.Version) error {
 	if err := a.soft.launch(ctx, v); err != nil {
 		return err
 	}
-	var err error
-	if !a.ask(func() {
-		a.live.admitted = true
-		err = a.routeNow()
-	}) {
-		return context.Canceled
+	for {
+		var err error
+		var done <-chan struct{}
+		if !a.ask(func() {
+			a.live.admitted = true
+			if err = a.routeNow(); err == nil && a.serving.holding {
+				done, err = a.objects.following()
+			}
+		}) {
+			return context.Canceled
+		}
+		if err != nil || done == nil {
+			return err
+		}
+		timer := time.NewTimer(objectsTimeout)
+		select {
+		case <-done:
+		case <-timer.C: // they are not waited for any longer
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
-	return err
 }
 
 // rollBack stops the new software and brings back the old on its slot.

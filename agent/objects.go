@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"time"
 
-	"moult/simlayer"
 	"moult/simlayer/host"
 	"moult/simlayer/so"
 	"moult/store/bundle"
@@ -46,50 +44,60 @@ func (a *Agent) simulation(m *bundle.Manifest, past bool) simulated {
 	return o
 }
 
-// objectHost keeps the processes of those objects that do not run in the agent.
-// It is the loop's own.
-type objectHost struct {
-	host *host.Host // nil until one is needed
-	set  host.Objects
-	// programs are the folders of exec objects, by artifact, once they were
-	// verified; fetching are those under way.
-	programs map[bundle.Digest]string
-	fetching map[bundle.Digest]bool
-}
-
-func newObjectHost() objectHost {
-	return objectHost{programs: map[bundle.Digest]string{}, fetching: map[bundle.Digest]bool{}}
+// placement says where each object answers.
+type placement struct {
+	// processes has all of them, as each runs in a process of its own or in the
+	// object host; local those that answer in the agent instead.
+	processes map[bundle.Version]host.Object
+	local     map[bundle.Version]so.Object
+	whole     bool // nothing is missing
 }
 
 // place decides where each object answers: those that are bounded in time and
 // memory by their form in the agent itself, the others in processes of their own,
-// which then make all further steps. whole is false where something that they need
-// has not arrived; callers from there on are not answered yet.
-func (a *Agent) place(native bundle.Version, all map[bundle.Version]simulated, backends map[string]string) (objects map[bundle.Version]simlayer.Object, whole bool) {
-	objects, whole = map[bundle.Version]simlayer.Object{}, true
-	processes := map[bundle.Version]host.Object{}
-	for _, way := range [][]bundle.Version{outward(all, native, false), outward(all, native, true)} {
-		for _, v := range way {
+// which then make all further steps. Where something that one needs has not
+// arrived, callers from there on are not answered yet.
+func (a *Agent) place(native bundle.Version, all map[bundle.Version]simulated) placement {
+	p := placement{processes: map[bundle.Version]host.Object{}, local: map[bundle.Version]so.Object{}, whole: true}
+	if len(a.cfg.Services) == 0 {
+		return p // nobody calls
+	}
+	for _, newer := range []bool{false, true} {
+		for _, v := range outward(all, native, newer) {
 			local, process, ok := a.placeOne(all[v])
 			if !ok {
-				whole = false
+				p.whole = false
 				break
 			}
+			p.processes[v] = process
 			if local != nil {
-				objects[v] = simlayer.Object{Local: local}
+				p.local[v] = local
 			}
-			processes[v] = process
 		}
 	}
-	if err := a.runObjects(native, objects, processes, backends); err != nil {
-		a.alarm("simulation objects cannot be run: %v", err)
-		whole = false
+	return p
+}
+
+// hosted returns what is to run in processes: the objects that are not in the
+// agent, with those between them and the node.
+func (p placement) hosted(native bundle.Version, node map[string]string) host.Objects {
+	needed := map[bundle.Version]bool{}
+	for v := range p.processes {
+		if p.local[v] == nil {
+			for w := v; w != native; w = p.processes[w].To {
+				needed[w] = true
+			}
+		}
 	}
-	return objects, whole
+	set := host.Objects{Native: native, Node: node}
+	for _, v := range slices.Sorted(maps.Keys(needed)) {
+		set.List = append(set.List, p.processes[v])
+	}
+	return set
 }
 
 // outward lists the versions of objects from native's neighbour on, older or newer.
-func outward(all map[bundle.Version]simulated, native bundle.Version, newer bool) (way []bundle.Version) {
+func outward[O any](all map[bundle.Version]O, native bundle.Version, newer bool) (way []bundle.Version) {
 	next := func(v bundle.Version) bundle.Version {
 		if newer {
 			return v + 1
@@ -119,40 +127,41 @@ func (a *Agent) programs() map[bundle.Digest]bool {
 // and how it runs in a process. ok is false where its file or program is not here.
 func (a *Agent) placeOne(o simulated) (local so.Object, process host.Object, ok bool) {
 	process = host.Object{Version: o.callers, To: o.to, Kind: o.what.Kind, Reason: o.what.Reason, Memory: o.what.MemoryMax, Timeout: time.Duration(o.what.Timeout)}
-	if !o.past && o.what.Stateful() && a.saved.Phase.Down() {
-		// Its state is what the transform works on. Callers are held meanwhile.
-		process.Kind, process.Reason = bundle.SimulateRefuse, "the node is being upgraded"
-		return so.Refuse(process.Reason), process, true
+	refuse := func(why string) (so.Object, host.Object, bool) {
+		process.Kind, process.Reason = host.KindRefuse, why
+		return so.Refuse(why), process, true
+	}
+	if !o.past && o.what.Stateful() && a.objects.mustEnd(a.saved) {
+		return refuse("the node is being upgraded") // callers are held meanwhile
 	}
 	switch o.what.Kind {
 	case bundle.SimulateCompatible:
 		return so.Compatible(), process, true
 	case bundle.SimulateRefuse:
-		return so.Refuse(o.what.Reason), process, true
+		return refuse(o.what.Reason)
 	case bundle.SimulateRules:
 		rules, here := a.parsed(o.what.Rules.Digest)
 		switch {
 		case !here:
 			return nil, process, false
 		case rules == nil:
-			process.Kind, process.Reason = bundle.SimulateRefuse, badRules
-			return so.Refuse(badRules), process, true
+			return refuse(badRules)
 		case rules.Bounded():
 			local = rules
 		}
 		process.Path = a.depot.BlobPath(o.what.Rules.Digest)
 		return local, process, true
 	case bundle.SimulateWasm:
-		if _, here, err := a.depot.Blob(o.what.Wasm.Digest); err != nil || !here {
-			return nil, process, false
-		}
-		process.Path = a.depot.BlobPath(o.what.Wasm.Digest)
+		process.Path, ok = a.module(o)
 	case bundle.SimulateExec:
-		dir, here := a.program(o)
-		if !here {
-			return nil, process, false
+		if o.program.IsZero() {
+			return refuse(fmt.Sprintf("release %d has no software for %s, so no simulation object either", o.release, a.platform))
 		}
-		process.Dir, process.Argv, process.Env = dir, o.what.Exec, a.soft.plain()
+		process.Dir, ok = a.program(o)
+		process.Argv, process.Env = o.what.Exec, a.soft.plain()
+	}
+	if !ok {
+		return nil, process, false
 	}
 	state := a.slots.Objects().Future
 	if o.past {
@@ -189,99 +198,72 @@ func (a *Agent) parsed(file bundle.Digest) (rules *so.Rules, here bool) {
 	return rules, true
 }
 
-// program returns the folder of an exec object's program. Where it is not known to
-// be good it is looked for beside the loop, and fetched.
+// program returns the folder of an exec object's program.
 func (a *Agent) program(o simulated) (dir string, here bool) {
-	if dir, ok := a.objects.programs[o.program]; ok {
-		return dir, true
+	return a.seek(o, o.program, func(ctx context.Context) (string, error) {
+		if err := a.fetchPath(ctx, []bundle.Version{o.release}); err != nil {
+			return "", err
+		}
+		return a.depot.Ensure(ctx, o.program)
+	})
+}
+
+// module returns the file of a wasm object's module.
+func (a *Agent) module(o simulated) (path string, here bool) {
+	file := o.what.Wasm
+	return a.seek(o, file.Digest, func(ctx context.Context) (string, error) {
+		return a.depot.BlobPath(file.Digest), a.fetchBlob(ctx, file)
+	})
+}
+
+// seek returns where an object's file is. Where it is not known to be good it is
+// looked for beside the loop by get, until that succeeds.
+func (a *Agent) seek(o simulated, file bundle.Digest, get func(context.Context) (string, error)) (path string, here bool) {
+	if path, ok := a.objects.files[file]; ok {
+		return path, true
 	}
-	if a.objects.fetching[o.program] {
+	if a.objects.seeking[file] {
 		return "", false
 	}
-	a.objects.fetching[o.program] = true
+	a.objects.seeking[file] = true
 	ctx, cancel := a.untilStopped()
 	a.spawn(func() {
 		defer cancel()
-		err := a.insist(ctx, fmt.Sprintf("fetch the simulation object for callers of version %d", o.callers), func() error {
-			return a.fetchPath(ctx, []bundle.Version{o.release})
-		})
-		var dir string
-		if err == nil {
-			dir, err = a.depot.Ensure(ctx, o.program)
-		}
-		a.post(func() {
-			delete(a.objects.fetching, o.program)
-			if err != nil {
-				a.alarm("the program of the simulation object for callers of version %d is not here: %v", o.callers, err)
+		for pause := minPause; ; pause = min(2*pause, maxPause) {
+			path, err := get(ctx)
+			if err == nil {
+				a.post(func() { a.found(file, path) })
 				return
 			}
-			a.objects.programs[o.program] = dir
-			a.serving.whole = false // so that the objects are worked out anew
-			a.route()
-		})
+			a.log.Warn("what a simulation object runs from is not here, trying again", "callers", o.callers, "in", pause, "err", err)
+			if _, hopeless := errors.AsType[final](err); hopeless {
+				pause = maxPause
+			}
+			timer := time.NewTimer(pause)
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			case <-timer.C:
+			}
+		}
 	})
 	return "", false
 }
 
-// runObjects has the objects that are not in this process run, with what lies
-// between them and the node, and enters their addresses.
-func (a *Agent) runObjects(native bundle.Version, objects map[bundle.Version]simlayer.Object, processes map[bundle.Version]host.Object, backends map[string]string) error {
-	needed := map[bundle.Version]host.Object{}
-	for v := range processes {
-		if _, local := objects[v]; local {
-			continue
-		}
-		for w := v; w != native; w = processes[w].To {
-			needed[w] = processes[w]
-		}
-	}
-	if len(needed) == 0 && a.objects.host == nil {
-		return nil
-	}
-	if err := a.startObjects(); err != nil {
-		return err
-	}
-	set := host.Objects{Native: native, Node: backends}
-	for _, v := range slices.Sorted(maps.Keys(needed)) {
-		set.List = append(set.List, needed[v])
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), objectsTimeout)
-	defer cancel()
-	if err := a.objects.host.Set(ctx, set); errors.Is(err, context.DeadlineExceeded) {
-		a.log.Warn("the object host is slow to follow", "err", err)
-	} else if err != nil {
-		return err
-	}
-	a.objects.set = set
-	for v := range needed {
-		if _, local := objects[v]; !local {
-			objects[v] = simlayer.Object{Addrs: a.objects.host.Addrs(v)}
-		}
-	}
-	return nil
+// found notes where a file is that was looked for.
+func (a *Agent) found(file bundle.Digest, path string) {
+	delete(a.objects.seeking, file)
+	a.objects.files[file] = path
+	a.serving.whole, a.serving.again = false, time.Time{} // so that the objects are worked out anew
+	a.route()
 }
 
-func (a *Agent) startObjects() error {
-	if a.objects.host != nil {
-		return nil
+// forgetFiles forgets those of objects that are no more: they may be swept.
+func (a *Agent) forgetFiles() {
+	used := a.programs()
+	for _, o := range a.serving.all {
+		used[o.what.Wasm.Digest] = true
 	}
-	cfg := host.Config{
-		Dir: filepath.Join(a.cfg.Data, "run"), Hold: a.holdTimeout(a.saved), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log,
-	}
-	for _, name := range slices.Sorted(maps.Keys(a.cfg.Services)) {
-		cfg.Services = append(cfg.Services, host.Service{Name: name, Protocol: a.protocolOf(name)})
-	}
-	h, err := host.Start(cfg)
-	if err != nil {
-		return err
-	}
-	a.objects.host = h
-	return nil
-}
-
-func (a *Agent) closeObjects() error {
-	if a.objects.host == nil {
-		return nil
-	}
-	return a.objects.host.Close()
+	maps.DeleteFunc(a.objects.files, func(d bundle.Digest, _ string) bool { return !used[d] })
 }

@@ -25,18 +25,33 @@ type serving struct {
 	all      map[bundle.Version]simulated
 	external bundle.Version
 
-	// objects are where all are placed, and placed is what that was worked out for.
-	objects map[bundle.Version]simlayer.Object
-	placed  struct {
-		native   bundle.Version
-		backends map[string]string
+	again time.Time // what was not here is not looked for before
+
+	// placed is where all objects answer, and for is what that was worked out for;
+	// objects are those to which callers can be led, as of led.
+	placed  placement
+	forNode struct {
+		native bundle.Version
+		node   map[string]string
+		ended  bool
 	}
+	objects map[bundle.Version]simlayer.Object
+	led     led
+
+	// holding: the software is up, and calls wait for the objects to follow.
+	holding bool
 
 	// err says why failed could not be put in force; it is tried again from
 	// retry on.
 	err    error
 	failed simlayer.Routing
 	retry  time.Time
+}
+
+// led is what serving.objects were worked out from, beside placed.
+type led struct {
+	up   bool
+	made int
 }
 
 // servingFrom tells whether the documents or the machine say anything new. Of
@@ -68,12 +83,23 @@ func (a *Agent) routeNow() error {
 	if s.Phase == upgrade.Probing && !a.live.admitted {
 		up = false
 	}
-	a.prepare(s, native, up)
-	r := simlayer.Routing{
+	now := time.Now()
+	a.prepare(s, native, up, now)
+	a.serving.holding = up && a.objects.behind(a.routed.Native != 0 && !a.routed.Down, now)
+	up = up && !a.serving.holding
+	a.lead(native, up)
+	err := a.apply(simlayer.Routing{
 		Native: native, Backends: a.backends(), Processes: a.live.processes, Down: !up, HoldTimeout: a.holdTimeout(s),
 		Objects: a.serving.objects, External: a.serving.external, Egress: a.soft.speaks,
+	}, now)
+	if err == nil || !a.objects.near {
+		a.follow(now)
 	}
-	now := time.Now()
+	return err
+}
+
+// apply puts a routing in force, unless it is, or has just failed.
+func (a *Agent) apply(r simlayer.Routing, now time.Time) error {
 	switch {
 	case sameRouting(r, a.routed):
 		a.serving.err = nil
@@ -118,29 +144,41 @@ func (a *Agent) lacks(services []string) (missing []string) {
 	return missing
 }
 
-// prepare works out a.serving where something has changed.
-func (a *Agent) prepare(s upgrade.State, native bundle.Version, up bool) {
+// prepare works out a.serving where something has changed, and says what objects
+// are wanted. What calls that are under way need of the node stays until they have
+// ended.
+func (a *Agent) prepare(s upgrade.State, native bundle.Version, up bool, now time.Time) {
 	from := servingFrom{
 		native: native, settled: s.Version, trust: a.trust.Digest(), frozen: len(a.evidence.frozen),
 		manifests: len(a.docs.manifests), orders: len(a.docs.orders), missing: len(a.docs.missing),
 	}
-	var backends map[string]string
-	if up {
-		backends = a.backends()
-	}
 	v := &a.serving
-	same := from == v.from && v.whole && !a.viewNews
+	same := from == v.from && (v.whole || now.Before(v.again)) && !a.viewNews
 	if !same {
 		v.from = from
 		v.external = a.advance(a.external(s, native))
 		v.all = a.simulations(native)
 		a.fit(native)
+		a.forgetFiles()
 	}
-	if same && v.placed.native == native && maps.Equal(v.placed.backends, backends) {
+	if up {
+		a.objects.near = true
+	} else if !s.Phase.Down() {
+		a.objects.near = false // it has ended by itself
+	}
+	var node map[string]string
+	if a.objects.near {
+		node = a.backends()
+	}
+	ended := a.objects.mustEnd(s)
+	if same && v.forNode.native == native && maps.Equal(v.forNode.node, node) && v.forNode.ended == ended {
 		return
 	}
-	v.objects, v.whole = a.place(native, v.all, backends)
-	v.placed.native, v.placed.backends = native, backends
+	v.forNode.native, v.forNode.node, v.forNode.ended = native, node, ended
+	v.placed = a.place(native, v.all)
+	v.whole, v.again = v.placed.whole, now.Add(tickInterval)
+	v.objects = nil
+	a.objects.want(v.placed.hosted(native, node), now)
 }
 
 // simulations returns the simulation objects of a node whose software is of

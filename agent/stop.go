@@ -28,6 +28,7 @@ func (s *software) drain(ctx context.Context) error {
 	if err != nil && ctx.Err() == nil {
 		s.a.log.Warn("calls were still in flight at the drain timeout", "calls", left, "timeout", timeout)
 	}
+	s.a.partObjects(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stopLocked(ctx, bundle.Duration(timeout))
