@@ -1,11 +1,19 @@
 package simlayer
 
 import (
+	"bytes"
+	"io"
 	"net"
+	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/http2/hpack"
+
+	"moult/simlayer/so"
 	"moult/simlayer/wire"
 	"moult/store/bundle"
 )
@@ -37,8 +45,11 @@ type relay2 struct {
 	over    bool // the connection was ended towards the caller
 	gone    bool // the node has ended it
 	broken  outcome
+	// contentType is that of the first call: gRPC has connections of its own.
+	contentType string
 
-	wasCut atomic.Bool
+	native, via bundle.Version
+	wasCut      atomic.Bool
 }
 
 // relay2 takes a connection that begins with the preface of HTTP/2.
@@ -63,7 +74,10 @@ func (f *front) relay2() bool {
 	if f.layer.gate.leaving.Load() || f.listener.retired.Load() {
 		h.drain()
 	}
-	h.run()
+	if !h.run() {
+		down.Wait()
+		f.discard() // the caller reads what down has said
+	}
 	h.close()
 	f.conn.Close()
 	down.Wait()
@@ -74,7 +88,8 @@ func (f *front) relay2() bool {
 // connect dials the node; false: it takes no calls now, or they need simulation.
 func (h *relay2) connect() bool {
 	f, gate := h.front, h.front.layer.gate
-	if !gate.tryEnter(&h.ticket, h.cut) {
+	// Nothing is lost where this is cut: the caller is not told of it.
+	if !gate.tryEnter(&h.ticket, func() {}) {
 		return false
 	}
 	defer gate.leave(&h.ticket)
@@ -88,7 +103,7 @@ func (h *relay2) connect() bool {
 	if err != nil {
 		return false
 	}
-	h.conn, h.backend = conn, b
+	h.conn, h.backend, h.native, h.via = conn, b, route.native, p.via
 	if h.in.reads(conn, &f.layer.buffers) != nil || !b.keepRelay(h) {
 		conn.Close()
 		return false
@@ -96,13 +111,11 @@ func (h *relay2) connect() bool {
 	return true
 }
 
-// cut ends all calls. The gate calls it.
+// cut ends all calls, which down then answers. The gate calls it.
 func (h *relay2) cut() {
 	h.wasCut.Store(true)
-	h.front.conn.Close()
-	if h.conn != nil {
-		h.conn.Close()
-	}
+	_ = h.front.conn.SetWriteDeadline(time.Now().Add(linger))
+	h.conn.Close()
 }
 
 // close implements relayed.
@@ -147,12 +160,14 @@ func (h *relay2) count(id uint32, o outcome) {
 	h.front.listener.service.tally.of(h.version).ended(o, 0, began)
 }
 
-// run passes on what the caller says until it ends.
-func (h *relay2) run() {
+// run passes on what the caller says until it ends; false: the node takes no more.
+func (h *relay2) run() bool {
 	f := h.front
 	for {
-		if !h.fromCaller() {
-			return
+		if over, err := h.fromCaller(); err != nil {
+			return false
+		} else if over {
+			return true
 		}
 		// What is left is a piece of a frame's header: no reason to keep a buffer.
 		var piece [16]byte
@@ -164,7 +179,7 @@ func (h *relay2) run() {
 		buf, n, err := f.in.read(nil, 0)
 		if err != nil {
 			h.lost()
-			return
+			return true
 		}
 		if have > 0 {
 			long := make([]byte, have+n)
@@ -185,8 +200,9 @@ func (h *relay2) lost() {
 	}
 }
 
-// fromCaller passes on the frames that are here; false: the connection is over.
-func (h *relay2) fromCaller() bool {
+// fromCaller passes on the frames that are here. It reports over where they break
+// the rules, and an error where the node takes them no more.
+func (h *relay2) fromCaller() (over bool, err error) {
 	f := h.front
 	p := (*f.buf)[:f.n]
 	start, off := 0, 0 // from start to off nothing has passed yet
@@ -196,6 +212,9 @@ func (h *relay2) fromCaller() bool {
 		switch e {
 		case wire.Opening:
 			if h.admit() {
+				if h.streams.Last() == 0 {
+					h.contentType = contentTypeOf(wire.Block(p[off:]))
+				}
 				h.streams.Admit(p[off:])
 				h.began[h.streams.Stream()] = time.Now()
 			} else {
@@ -205,7 +224,7 @@ func (h *relay2) fromCaller() bool {
 			continue
 		case wire.Violated:
 			h.mu.Unlock()
-			return false
+			return true, nil
 		case wire.Closed:
 			h.count(h.streams.Stream(), answered)
 		case wire.Reset:
@@ -217,7 +236,7 @@ func (h *relay2) fromCaller() bool {
 		if drop && off > start {
 			h.mu.Unlock()
 			if _, err := h.conn.Write(p[start:off]); err != nil {
-				return false
+				return false, err
 			}
 			h.mu.Lock()
 		}
@@ -229,12 +248,12 @@ func (h *relay2) fromCaller() bool {
 	h.mu.Unlock()
 	if off > start {
 		if _, err := h.conn.Write(p[start:off]); err != nil {
-			return false
+			return false, err
 		}
 	}
 	f.consume(off)
 	h.polite()
-	return true
+	return false, nil
 }
 
 // admit reports whether a call may begin. mu is held.
@@ -298,22 +317,69 @@ func (h *relay2) tell() []byte {
 	return wire.GoAway(h.streams.Last())
 }
 
-// lastWords is what the caller is told when the node's connection has ended. The
+// lastWords is what the caller is told when the node's connection has ended, for
+// err: calls without an answer get a refusal, and later ones were not taken. The
 // front's wmu is held.
-func (h *relay2) lastWords() []byte {
+func (h *relay2) lastWords(err error) (last []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.gone = true
-	if h.told || !h.streams.Between() {
-		return nil
+	if !h.streams.Between() {
+		return nil // within a frame
 	}
-	h.asked, h.told = true, true
-	h.streams.Shut()
-	last := wire.GoAway(h.streams.Last())
 	if !h.greeted {
-		last = append(wire.Settings(), last...)
+		last = wire.Settings()
+	}
+	refusal := so.AsRefusal(explain(true, err))
+	if h.wasCut.Load() {
+		refusal = cutRefusal(err)
+	}
+	refusal.From, refusal.To = h.version, h.native
+	block, body := encodeRefusal(refusal, h.contentType)
+	for _, id := range h.streams.Waiting() {
+		last = append(last, wire.Answer(id, block, body)...)
+	}
+	if !h.told {
+		h.asked, h.told = true, true
+		h.streams.Shut()
+		last = append(last, wire.GoAway(h.streams.Last())...)
 	}
 	return last
+}
+
+// contentTypeOf reads the header block of the first call on a connection.
+func contentTypeOf(block []byte) string {
+	d := hpack.NewDecoder(4096, nil)
+	d.SetMaxStringLength(relayBuffer)
+	fields, err := d.DecodeFull(block)
+	if err != nil {
+		return ""
+	}
+	for _, f := range fields {
+		if f.Name == "content-type" {
+			return f.Value
+		}
+	}
+	return ""
+}
+
+// encodeRefusal writes a refusal for a caller of HTTP/2. Its fields do not touch
+// the table of headers, which is the node's.
+func encodeRefusal(r *so.Refusal, contentType string) (block, body []byte) {
+	resp := r.Response(&http.Request{Header: http.Header{"Content-Type": {contentType}}})
+	var out bytes.Buffer
+	enc := hpack.NewEncoder(&out)
+	add := func(name, value string) {
+		_ = enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: true}) // to memory
+	}
+	add(":status", strconv.Itoa(resp.StatusCode))
+	for name, values := range resp.Header {
+		for _, value := range values {
+			add(strings.ToLower(name), value)
+		}
+	}
+	body, _ = io.ReadAll(resp.Body) // from memory
+	return out.Bytes(), body
 }
 
 // down passes on what the node says until it ends.
@@ -324,11 +390,12 @@ func (h *relay2) down() {
 		buf, n, err := h.in.read(nil, 0)
 		if err != nil {
 			f.wmu.Lock()
-			if last := h.lastWords(); last != nil {
+			if last := h.lastWords(err); last != nil {
 				_, _ = f.conn.Write(last)
 			}
 			closeWrite(f.conn)
 			f.wmu.Unlock()
+			h.end()
 			// The caller has no use for half a connection.
 			_ = f.conn.SetReadDeadline(time.Now().Add(linger))
 			return

@@ -14,8 +14,8 @@ import (
 	"moult/store/bundle"
 )
 
-// h2c makes a test server take HTTP/2 without TLS.
-func h2c(t testing.TB, h http.Handler) *httptest.Server {
+// serve2 makes a test server take HTTP/2 without TLS.
+func serve2(t testing.TB, h http.Handler) *httptest.Server {
 	s := httptest.NewUnstartedServer(h)
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetHTTP1(true)
@@ -35,13 +35,13 @@ func newClient2(t testing.TB) *http.Client {
 
 // software2 is software with HTTP/2.
 func software2(t testing.TB, v int, s *state) *httptest.Server {
-	return h2c(t, software(t, v, s).Config.Handler)
+	return serve2(t, software(t, v, s).Config.Handler)
 }
 
 // Calls of HTTP/2 pass unchanged: trailers, bodies both ways at once, many at a
 // time on one connection.
 func TestHTTP2Relay(t *testing.T) {
-	node := h2c(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	node := serve2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor != 2 {
 			t.Errorf("the node is called by %s", r.Proto)
 		}
@@ -86,7 +86,7 @@ func TestHTTP2Simulated(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolHTTP, nil)
 	var other sync.Map
 	inner := software(t, 2, st).Config.Handler
-	node := h2c(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	node := serve2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		other.Store(r.ProtoMajor, true)
 		inner.ServeHTTP(w, r)
 	}))
@@ -175,7 +175,7 @@ func swapHTTP2(t *testing.T, swaps int, drain bool) (bad int) {
 // no more are taken; the next call goes by another one, and is held.
 func TestHTTP2Drain(t *testing.T) {
 	arrived, finish := make(chan struct{}), make(chan struct{})
-	node := h2c(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	node := serve2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			close(arrived)
 			<-finish
@@ -208,7 +208,7 @@ func TestHTTP2Drain(t *testing.T) {
 	if err := <-drained; err != nil {
 		t.Fatal(err)
 	}
-	apply(t, l, Routing{Native: 2, Backends: backends(addrOf(h2c(t, node.Config.Handler)))})
+	apply(t, l, Routing{Native: 2, Backends: backends(addrOf(serve2(t, node.Config.Handler)))})
 	if a := <-answers; a != "200/next<nil>" {
 		t.Errorf("%s", a)
 	}
@@ -217,15 +217,18 @@ func TestHTTP2Drain(t *testing.T) {
 // A drain that runs out of time cuts calls of HTTP/2.
 func TestHTTP2Cut(t *testing.T) {
 	arrived := make(chan struct{})
-	node := h2c(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	node := serve2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(arrived)
 		<-r.Context().Done()
 	}))
 	l := relayTo(t, addrOf(node))
-	result := make(chan error)
+	result := make(chan reply)
 	go func() {
-		_, err := do(newClient2(t), "POST", publicURL(l), "x")
-		result <- err
+		r, err := do(newClient2(t), "POST", publicURL(l), "x")
+		if err != nil {
+			t.Error(err)
+		}
+		result <- r
 	}()
 	<-arrived
 	ctx, cancel := context.WithCancel(t.Context())
@@ -233,8 +236,8 @@ func TestHTTP2Cut(t *testing.T) {
 	if n, err := l.Drain(ctx); n != 1 || err == nil {
 		t.Errorf("%d cut, %v", n, err)
 	}
-	if err := <-result; err == nil {
-		t.Error("a call that was cut has an answer")
+	if r := <-result; r.status != 503 || r.refusal != so.RefusalError || r.header.Get("Retry-After") == "" {
+		t.Errorf("a call that was cut: %+v, want 503", r)
 	}
 	eventually(t, "an error counted", func() bool { return l.Stats().Services["api"][1].Errors == 1 })
 }

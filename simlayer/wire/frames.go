@@ -1,6 +1,9 @@
 package wire
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // Preface is what a client of HTTP/2 begins with.
 const Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -16,6 +19,8 @@ const (
 	frameContinuation = 0x9
 	flagEndStream     = 0x1
 	flagEndHeaders    = 0x4
+	flagPadded        = 0x8
+	flagPriority      = 0x20
 	frameHead         = 9
 )
 
@@ -75,8 +80,9 @@ type Streams struct {
 	event          uint32 // the stream of the last event
 }
 
-// ends is which sides of a stream have ended.
-type ends struct{ client, server bool }
+// ends is which sides of a stream have ended, and whether the server has begun to
+// answer.
+type ends struct{ client, server, answered bool }
 
 // Event is what happened to a stream.
 type Event uint8
@@ -103,6 +109,17 @@ func (s *Streams) Last() uint32 { return s.last }
 
 // Stream is the stream that the last event was about.
 func (s *Streams) Stream() uint32 { return s.event }
+
+// Waiting lists the open streams to which the server has said nothing.
+func (s *Streams) Waiting() (ids []uint32) {
+	for id, one := range s.open {
+		if !one.answered {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
 
 // Shut makes FromClient drop every stream after the last one. The client is told
 // by GoAway.
@@ -185,8 +202,9 @@ func (s *Streams) FromServer(p []byte) (n int, e Event) {
 	s.event = f.Stream
 	switch f.Type {
 	case frameHeaders, frameData:
-		if open && f.Flags&flagEndStream != 0 {
-			one.server = true
+		if open {
+			one.answered = true
+			one.server = one.server || f.Flags&flagEndStream != 0
 			e = s.put(f.Stream, one)
 		}
 	case frameReset:
@@ -212,18 +230,60 @@ func (s *Streams) reset(id uint32, open bool) Event {
 	return Reset
 }
 
-// Settings is the frame that a server begins with, with nothing set.
-func Settings() []byte {
-	b := make([]byte, frameHead)
-	b[3] = frameSettings
+// Block returns the header block of the HEADERS frame at the start of p; nil where
+// it is not one, or not all of it is here.
+func Block(p []byte) []byte {
+	f, ok := (&frames{}).peek(p)
+	if !ok || f.Type != frameHeaders || f.Flags&flagEndHeaders == 0 || len(p) < frameHead+f.Length {
+		return nil
+	}
+	p = p[frameHead : frameHead+f.Length]
+	skip, padding := 0, 0
+	if f.Flags&flagPadded != 0 {
+		if len(p) < 1 {
+			return nil
+		}
+		skip, padding = 1, int(p[0])
+	}
+	if f.Flags&flagPriority != 0 {
+		skip += 5
+	}
+	if skip+padding > len(p) {
+		return nil
+	}
+	return p[skip : len(p)-padding]
+}
+
+// Answer is a whole response of a server on a stream: its header block, which
+// must leave the table of headers as it is and fit in a frame of the smallest
+// maximum, as must the body.
+func Answer(stream uint32, block, body []byte) []byte {
+	flags := byte(flagEndHeaders)
+	if len(body) == 0 {
+		flags |= flagEndStream
+	}
+	b := frame(frameHeaders, flags, stream, block)
+	if len(body) > 0 {
+		b = append(b, frame(frameData, flagEndStream, stream, body)...)
+	}
 	return b
 }
+
+func frame(kind, flags byte, stream uint32, payload []byte) []byte {
+	b := make([]byte, frameHead, frameHead+len(payload))
+	b[0], b[1], b[2] = byte(len(payload)>>16), byte(len(payload)>>8), byte(len(payload))
+	b[3], b[4] = kind, flags
+	binary.BigEndian.PutUint32(b[5:], stream)
+	return append(b, payload...)
+}
+
+// Settings is the frame that a server begins with, with nothing set.
+func Settings() []byte { return frame(frameSettings, 0, 0, nil) }
 
 // GoAway is the frame that tells a client which streams were let through: it may
 // make the calls of later ones again on another connection.
 func GoAway(last uint32) []byte {
-	b := make([]byte, frameHead+8)
-	b[2], b[3] = 8, frameGoAway
-	binary.BigEndian.PutUint32(b[frameHead:], last)
-	return b
+	var payload [8]byte // and the code for no error
+	binary.BigEndian.PutUint32(payload[:], last)
+	return frame(frameGoAway, 0, 0, payload[:])
 }

@@ -171,7 +171,7 @@ func FuzzStreams(f *testing.F) {
 func drive(t *testing.T, s *Streams, client, server []byte, step int) (passed int) {
 	for have := []byte(nil); ; {
 		n, _, e := s.FromClient(have)
-		if n < 0 || n > len(have) {
+		if n < 0 || n > len(have) || len(Block(have)) > len(have) {
 			t.Fatalf("%d of %d bytes", n, len(have))
 		}
 		if e == Opening {
