@@ -89,7 +89,7 @@ func (a *Agent) routeNow() error {
 	up = up && !a.serving.holding
 	a.lead(native, up)
 	err := a.apply(simlayer.Routing{
-		Native: native, Backends: a.backends(), Processes: a.live.processes, Down: !up, HoldTimeout: a.holdTimeout(s),
+		Native: native, Backends: a.backends(), Protocols: a.protocols(), Processes: a.live.processes, Down: !up, HoldTimeout: a.holdTimeout(s),
 		Objects: a.serving.objects, External: a.serving.external, Egress: a.soft.speaks,
 	}, now)
 	if err == nil || !a.objects.near {
@@ -118,7 +118,7 @@ func (a *Agent) apply(r simlayer.Routing, now time.Time) error {
 
 func sameRouting(a, b simlayer.Routing) bool {
 	return a.Native == b.Native && a.Down == b.Down && a.HoldTimeout == b.HoldTimeout && a.External == b.External && a.Egress == b.Egress &&
-		maps.Equal(a.Backends, b.Backends) && slices.Equal(a.Processes, b.Processes) && maps.EqualFunc(a.Objects, b.Objects, simlayer.Object.Equal)
+		maps.Equal(a.Backends, b.Backends) && maps.Equal(a.Protocols, b.Protocols) && slices.Equal(a.Processes, b.Processes) && maps.EqualFunc(a.Objects, b.Objects, simlayer.Object.Equal)
 }
 
 // backends are the software's addresses of the services that this node is
@@ -393,6 +393,15 @@ func (a *Agent) resolve(dest string, v bundle.Version) (addr string, isPeer bool
 		return "", true, fmt.Errorf("node %s at %s does not answer callers of version %d", service.node, dest, v)
 	}
 	return addr, true, nil
+}
+
+// protocols returns the protocol of every configured service.
+func (a *Agent) protocols() map[string]string {
+	all := make(map[string]string, len(a.cfg.Services))
+	for name := range a.cfg.Services {
+		all[name] = a.protocolOf(name)
+	}
+	return all
 }
 
 // protocolOf returns the protocol of a service, as the newest release that

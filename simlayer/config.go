@@ -179,6 +179,9 @@ type Routing struct {
 	// Backends are the software's private addresses by service: "host:port", or,
 	// but for UDP, "unix:" and the path of a socket. All services, unless Down.
 	Backends map[string]string
+	// Protocols are what services speak, where that has turned out to be another
+	// protocol than Config has.
+	Protocols map[string]string
 	// Processes are those of the software, for AttachSteer and AttachInherit.
 	Processes []int
 	// Down holds all calls.

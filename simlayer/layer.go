@@ -114,6 +114,9 @@ func (l *Layer) Apply(r Routing) error {
 	if l.closed {
 		return ErrClosed
 	}
+	if err := l.speak(r.Protocols); err != nil {
+		return fmt.Errorf("routing for version %d: %w", r.Native, err)
+	}
 	old := l.gate.current()
 	next, err := newRoute(r, l.cfg.Services, old)
 	if err == nil {
