@@ -5,10 +5,22 @@
 // address for each version that can be answered. A caller is labelled by the
 // address that it reaches; the public address counts as the external version.
 // Calls of the node's own version go to its software as they are. Those of other
-// versions go through a chain of simulation objects (package so). Where the
-// software's address, its version or the objects change, [Layer.Apply] puts a
+// versions go through a chain of simulation objects (package so), in this process
+// up to the first one that has a process of its own, which does the rest. Where
+// the software's address, its version or the objects change, [Layer.Apply] puts a
 // whole new [Routing] in place at once, and no listener that is still wanted is
 // closed.
+//
+// # Relaying
+//
+// Calls that need no simulation in this process pass as bytes, unchanged, on a
+// connection to the software that is their caller's alone; half closes and resets
+// pass too. Of HTTP only the framing is followed (package wire), so that the gate
+// knows when a connection is idle between two calls. A connection whose framing
+// cannot be followed, or that changes its protocol, counts as one call until it
+// ends. A call that does need simulation takes its connection along to net/http,
+// which keeps it; when it needs none any more, the answer asks the caller to
+// connect anew.
 //
 // # Holding
 //
@@ -24,6 +36,15 @@
 //	Apply(Down)     optional: says what will come
 //	(start the new software)
 //	Apply           releases what is held
+//
+// While a drain goes on, the answers of calls that are at the node say Connection:
+// close, and connections of HTTP/2 are ended by GOAWAY; idle ones of HTTP/1.1 are
+// kept, and their next calls held. A call that is cut gets 503 if it has no answer
+// yet; else its connection breaks, so that a part never passes for the whole.
+//
+// An idle connection that the node closes is closed towards its caller after a
+// short grace, in which a call that is on its way still goes to the node by another
+// one.
 //
 // A node that crashes is not expected, so calls are caught in it. Those that
 // cannot have reached the software, and GET, HEAD, OPTIONS and TRACE, are tried
