@@ -6,17 +6,20 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"moult/simlayer/host"
 )
 
-// TestMain lets the test binary be what the demo and the tests start: an agent,
-// or a node of the sample system.
+// TestMain lets the test binary be what the demo, the tests and agents start: an
+// agent, a node of the sample system, or the object host.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "agent" || os.Args[1] == sampleCommand) {
+	if len(os.Args) > 1 && slices.Contains([]string{"agent", sampleCommand, host.CommandName}, os.Args[1]) {
 		main()
 	}
 	testscript.Main(m, map[string]func(){

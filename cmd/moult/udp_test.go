@@ -1,0 +1,334 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"moult/agent/control"
+	"moult/store/bundle"
+	udpkv "moult/testdata/udp"
+)
+
+// udpSpec is a release of the UDP sample. The operator starts its nodes.
+const udpSpec = `release {
+  version = %d
+  class "kv" {
+    %s
+    artifact {
+      os   = %q
+      arch = %q
+      path = "udp-kv"
+    }
+    command = ["./udp-kv", "serve", "%d", "--listen", "${service.api}", "--state", "${state}"]
+    service "api" {
+      protocol = "udp"
+    }
+    health {
+      exec             = ["./udp-kv", "check", "%d", "${service.api}"]
+      interval         = "100ms"
+      min_healthy_time = "300ms"
+      healthy_deadline = "1m"
+    }
+    %s
+    schedule {
+      strategy = "manual"
+    }
+  }
+}
+`
+
+// TestUDP takes a service that speaks datagrams over a compatible release and one
+// whose callers an exec object translates, node by node, with clients of each
+// version at every node: what was acknowledged is there, and every call is
+// answered.
+func TestUDP(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		if k.egress != "proxy" && k.egress != "auto" {
+			t.Skip("the sample's nodes call nobody, so their egress makes no difference: see " + portable.String())
+		}
+		c := newCluster(t, 2)
+		c.use(k, "    protocol = \"udp\"\n    external_version = 1\n")
+		if out, err := exec.Command("go", "build", "-o", filepath.Join(c.dir, "udp-kv"), "moult/testdata/udp/cmd/udp-kv").CombinedOutput(); err != nil {
+			t.Fatalf("build the UDP sample: %v\n%s", err, out)
+		}
+		c.up(c.agents)
+		c.formed(2)
+		c.udpRelease(1, "")
+		c.settledAt(c.agents[0], 1, 2)
+		if k.attach != "relay" {
+			// A node that listens on another address than its callers call cannot
+			// be steered to.
+			k.attach = "relay"
+		}
+		c.inUse(k)
+
+		l := &udpLoad{c: c, ok: map[string]int{}, acked: map[string]string{}}
+		defer l.end()
+		l.begin(1, "public", func(a *demoAgent) string { return a.addr(portPublic) })
+		l.versioned(1)
+		l.flow(20)
+		c.udpRelease(2, "past { compatible = true }\n    future { compatible = true }")
+		l.versioned(2)
+		for _, a := range c.agents {
+			c.upgrade(a, 2)
+		}
+		l.flow(20)
+		c.udpRelease(3, "past { exec = [\"./udp-kv\", \"past\"] }\n    future { exec = [\"./udp-kv\", \"future\"] }")
+		l.versioned(3)
+		c.upgrade(c.agents[0], 3)
+		l.flow(20)
+		c.udpDenied(c.agents[0])
+		c.upgrade(c.agents[1], 3)
+		l.flow(20)
+		l.end()
+		l.report()
+		for _, a := range c.agents {
+			for version := 1; version <= 3; version++ {
+				client := c.dialUDP(version, a.versioned(version))
+				l.check(a.name, client)
+				_ = client.Close()
+			}
+		}
+		for _, wrong := range l.failed {
+			t.Error(wrong)
+		}
+	})
+}
+
+func (c *testCluster) udpRelease(v bundle.Version, simulations string) {
+	c.t.Helper()
+	from := ""
+	if v > 1 {
+		from = fmt.Sprintf("from = %d", v-1)
+	}
+	text := fmt.Sprintf(udpSpec, v, from, runtime.GOOS, runtime.GOARCH, v, v, simulations)
+	if err := c.inject(c.agents[0], c.bundle(v, text)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *testCluster) dialUDP(version int, addr string) *udpkv.Client {
+	c.t.Helper()
+	client, err := udpkv.Dial(version, addr)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return client
+}
+
+// udpDenied has a client of version 2 count at a node of version 3, which cannot.
+func (c *testCluster) udpDenied(a *demoAgent) {
+	c.t.Helper()
+	client := c.dialUDP(2, a.versioned(2))
+	defer client.Close()
+	if n, err := client.Count(); err == nil || err.Error() != "denied: version 3 does not count" {
+		c.t.Errorf("count at a node of version 3: %q, %v", n, err)
+	}
+}
+
+// udpCalls is what a client of the sample can do.
+type udpCalls interface {
+	Set(key, value string) error
+	Get(key string) (value string, ok bool, err error)
+}
+
+// udpLoad is clients that call all the time.
+type udpLoad struct {
+	c  *testCluster
+	wg sync.WaitGroup
+
+	mu      sync.Mutex
+	ended   bool              // mu
+	ok      map[string]int    // mu; by client
+	acked   map[string]string // mu; by key, which begins with the node's name
+	failed  []string          // mu
+	again   int               // mu; datagrams that were sent again
+	slowest time.Duration     // mu
+}
+
+// versioned starts clients of a version once every node answers them.
+func (l *udpLoad) versioned(version int) {
+	l.c.t.Helper()
+	for _, a := range l.c.agents {
+		l.c.until(a, fmt.Sprintf("every node to answer callers of version %d", version), func(s control.Status) bool {
+			return answering(s, bundle.Version(version)) == len(l.c.agents)
+		})
+	}
+	l.begin(version, fmt.Sprint("v", version), func(a *demoAgent) string { return a.versioned(version) })
+}
+
+// begin starts one client at every node.
+func (l *udpLoad) begin(version int, name string, at func(*demoAgent) string) {
+	l.c.t.Helper()
+	for _, a := range l.c.agents {
+		client := l.c.dialUDP(version, at(a))
+		who := a.name + "/" + name
+		l.wg.Go(func() {
+			defer client.Close()
+			pause := time.NewTicker(5 * time.Millisecond)
+			defer pause.Stop()
+			calls := 0
+			for i := 0; !l.over(); i++ {
+				calls += l.round(who, client, i)
+				<-pause.C
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.again += client.Asked - calls
+		})
+	}
+}
+
+func (l *udpLoad) over() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended
+}
+
+// end waits until every client has ended its round.
+func (l *udpLoad) end() {
+	l.mu.Lock()
+	l.ended = true
+	l.mu.Unlock()
+	l.wg.Wait()
+}
+
+// round sets a key and gets it, and returns how many calls it made.
+func (l *udpLoad) round(who string, client udpCalls, i int) (calls int) {
+	key := fmt.Sprintf("%s/%d", who, i%8)
+	value := fmt.Sprintf("%d é✓ %s", i, strings.Repeat("x", i*37%700))
+	began := time.Now()
+	err := client.Set(key, value)
+	calls++
+	if err == nil {
+		l.ack(key, value)
+		calls++
+		err = same(client, key, value)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.slowest = max(l.slowest, time.Since(began))
+	if err != nil {
+		l.failed = append(l.failed, who+": "+err.Error())
+	}
+	l.ok[who]++
+	return calls
+}
+
+func (l *udpLoad) ack(key, value string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.acked[key] = value
+}
+
+func same(client udpCalls, key, value string) error {
+	got, ok, err := client.Get(key)
+	if err == nil && (!ok || got != value) {
+		err = fmt.Errorf("key %q is %.40q (%v), want %.40q", key, got, ok, value)
+	}
+	return err
+}
+
+// check looks for all that a node has acknowledged.
+func (l *udpLoad) check(node string, client udpCalls) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, key := range slices.Sorted(maps.Keys(l.acked)) {
+		if !strings.HasPrefix(key, node+"/") {
+			continue
+		}
+		n++
+		if err := same(client, key, l.acked[key]); err != nil {
+			l.failed = append(l.failed, "afterwards: "+err.Error())
+		}
+	}
+	if n == 0 {
+		l.failed = append(l.failed, "nothing was acknowledged by "+node)
+	}
+}
+
+// flow waits until every client has made n more rounds.
+func (l *udpLoad) flow(n int) {
+	l.c.t.Helper()
+	l.mu.Lock()
+	goals := maps.Clone(l.ok)
+	l.mu.Unlock()
+	l.c.until(l.c.agents[0], "calls to go on", func(control.Status) bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for name := range l.ok {
+			if l.ok[name] < goals[name]+n && len(l.failed) == 0 {
+				return false
+			}
+		}
+		return len(l.ok) > 0
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.failed) > 0 {
+		l.c.t.Fatalf("a call failed: %s", l.failed[0])
+	}
+}
+
+// report prints the figures.
+func (l *udpLoad) report() {
+	l.c.t.Helper()
+	total := 0
+	for _, name := range slices.Sorted(maps.Keys(l.ok)) {
+		l.c.t.Logf("%s: %d rounds", name, l.ok[name])
+		total += l.ok[name]
+	}
+	l.c.t.Logf("%d rounds of two calls, %d failed, %d datagrams sent again; the slowest round took %v", total, len(l.failed), l.again, l.slowest.Round(time.Millisecond))
+}
+
+// forgetful is a node that spoils what it was told, as its name says.
+type forgetful struct {
+	values map[string]string
+	lie    string
+}
+
+func (f forgetful) Set(key, value string) error {
+	switch f.lie {
+	case "an answer is lost":
+		return errors.New("no answer")
+	case "forgets":
+		return nil
+	case "changes":
+		value += "!"
+	}
+	f.values[key] = value
+	return nil
+}
+
+func (f forgetful) Get(key string) (string, bool, error) {
+	value, ok := f.values[key]
+	return value, ok, nil
+}
+
+// TestUDPLoadCatches plants faults that the load of TestUDP must find.
+func TestUDPLoadCatches(t *testing.T) {
+	for _, lie := range []string{"", "an answer is lost", "forgets", "changes", "loses all afterwards"} {
+		l := &udpLoad{ok: map[string]int{}, acked: map[string]string{}}
+		node := forgetful{map[string]string{}, lie}
+		for i := range 3 {
+			l.round("n1/w", node, i)
+		}
+		if lie == "loses all afterwards" {
+			clear(node.values)
+		}
+		l.check("n1", node)
+		if (len(l.failed) == 0) != (lie == "") {
+			t.Errorf("%q: found %q", lie, l.failed)
+		}
+	}
+}
