@@ -3,7 +3,7 @@ FUZZTIME ?= 10s
 SEEDS ?= 2000
 
 # The sample systems; ./... leaves them out.
-SAMPLES := ./testdata/kv/... ./testdata/line/... ./testdata/grpc/...
+SAMPLES := ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/...
 
 .PHONY: check format vet staticcheck test race fuzz sim crash mixed nats bench demo tour
 
