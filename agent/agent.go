@@ -215,16 +215,14 @@ func (a *Agent) openLayer(c *closers) error {
 	if err := a.chooseWays(c); err != nil {
 		return err
 	}
-	services, opened := map[string]simlayer.Service{}, map[string]string{}
+	services := map[string]simlayer.Service{}
 	for name, s := range a.cfg.Services {
-		opened[name] = a.protocolOf(name)
 		services[name] = simlayer.Service{
 			Public: s.Address, Host: hostOf(s.Address), First: s.First, Last: s.Last,
-			Protocol: opened[name], External: s.External, Attach: a.ways.attach[name].attachKind(),
+			Protocol: a.protocolOf(name), External: s.External, Attach: a.ways.attach[name].attachKind(),
 		}
 	}
 	a.soft = newSoftware(a)
-	a.soft.opened = opened
 	a.list(a.view.Snapshot())
 	var err error
 	a.layer, err = a.soft.startLayer(simlayer.Config{Services: services, Resolve: a.resolve, Log: a.log})

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,8 +42,6 @@ type software struct {
 	// speaks is the version that labels the software's calls to its peers: that
 	// of the software that runs, or that ran last. The loop's own.
 	speaks bundle.Version
-	// opened are the protocols for which the layer listens, by service. Fixed.
-	opened map[string]string
 }
 
 // processRecord is what the next agent must know to take the software over. It
@@ -567,32 +564,18 @@ func (s *software) fits(v bundle.Version) error {
 		return nil // ensure says it, unless the software runs
 	}
 	var missing []string
-	var mixed error
 	if !s.a.ask(func() {
 		if s.a.machine.State().Running != v {
 			missing = s.a.lacks(p.Services)
-			mixed = p.mixes(s.opened)
 		}
 	}) {
 		return errStopped
 	}
 	if len(missing) == 0 {
-		return mixed
+		return nil
 	}
 	return fmt.Errorf("agent.hcl of this node has service %s, and release %d has only %s: publish a release with all of them, or take the service block out of agent.hcl and restart the agent",
 		strings.Join(missing, ", "), v, strings.Join(p.Services, ", "))
-}
-
-// mixes reports a service that the agent has opened for connections and that
-// speaks datagrams in p, or the other way round.
-func (p plan) mixes(opened map[string]string) error {
-	for _, name := range slices.Sorted(maps.Keys(opened)) {
-		if was, is := opened[name] == bundle.ProtocolUDP, p.Protocols[name] == bundle.ProtocolUDP; was != is && slices.Contains(p.Services, name) {
-			return fmt.Errorf("service %q speaks %s in release %d, and this agent has opened it for %s: say protocol = %q in the service block of agent.hcl, restart the agent, and have it retry",
-				name, cmp.Or(p.Protocols[name], bundle.ProtocolHTTP), p.Version, opened[name], cmp.Or(p.Protocols[name], bundle.ProtocolHTTP))
-		}
-	}
-	return nil
 }
 
 // probe watches version v for its minimum healthy time.

@@ -264,21 +264,3 @@ func TestLaunchNew(t *testing.T) {
 		}
 	})
 }
-
-// A release whose service speaks datagrams does not go where the agent listens for
-// connections, nor the other way round.
-func TestPlanMixes(t *testing.T) {
-	for _, c := range []struct {
-		opened, speaks string
-		want           string
-	}{
-		{"http", "http", ""}, {"http", "tcp", ""}, {"udp", "udp", ""},
-		{"http", "udp", `say protocol = "udp"`}, {"udp", "http", `say protocol = "http"`}, {"udp", "tcp", `say protocol = "tcp"`},
-	} {
-		p := plan{Version: 2, Services: []string{"api"}, Protocols: protocols(map[string]bundle.Service{"api": {Protocol: c.speaks}})}
-		err := p.mixes(map[string]string{"api": c.opened, "admin": "udp"})
-		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("opened for %s, speaks %s: %v, want %q", c.opened, c.speaks, err, c.want)
-		}
-	}
-}
