@@ -1,0 +1,533 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"moult/agent/upgrade"
+	"moult/simlayer/host"
+	"moult/store/bundle"
+	"moult/store/bundle/archive"
+)
+
+// objectsBench is a bench whose service speaks lines over TCP, and whose releases
+// have programs for simulation objects.
+type objectsBench struct {
+	*bench
+	exe      string
+	artifact bundle.Artifact
+}
+
+func newObjectsBench(t *testing.T, running bundle.Version) *objectsBench {
+	t.Helper()
+	cfg := benchConfig(t)
+	api := cfg.Services["api"]
+	api.Protocol = bundle.ProtocolTCP
+	cfg.Services["api"] = api
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &objectsBench{bench: newBench(t, cfg, running), exe: exe}
+	b.pack(`cp "$MOULT_FUTURE_STATE/end" "$MOULT_NEW/" && cp "$MOULT_OLD/data" "$MOULT_NEW/" && echo first > "$MOULT_PAST_STATE/log"`)
+	return b
+}
+
+// pack makes an artifact whose program "migrate" is a script of the shell.
+func (b *objectsBench) pack(script string) {
+	b.t.Helper()
+	dir := b.t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "migrate"), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	var tar bytes.Buffer
+	if _, err := archive.Pack(b.t.Context(), &tar, dir, ""); err != nil {
+		b.t.Fatal(err)
+	}
+	chunk := bundle.Chunk{Digest: bundle.Sum(tar.Bytes()), Length: int64(tar.Len())}
+	b.artifact = bundle.Artifact{Platform: b.platform, Digest: chunk.Digest, Length: chunk.Length, Chunks: []bundle.Chunk{chunk}}
+	as, err := b.depot.Begin(b.artifact)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer as.Close()
+	if err := as.Put(chunk.Digest, tar.Bytes()); err != nil {
+		b.t.Fatal(err)
+	}
+	unpacked, err := as.Finish()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.do(func() { b.objects.files[chunk.Digest] = unpacked })
+}
+
+// brings makes release v known, with programs for both objects. Slow ones do not
+// end before they may.
+func (b *objectsBench) brings(v bundle.Version, slow ...string) {
+	b.releases(v, v, func(_ bundle.Version, cu *bundle.ClassUpgrade) {
+		cu.Services["api"] = bundle.Service{Protocol: bundle.ProtocolTCP}
+		cu.Artifacts = []bundle.Artifact{b.artifact}
+		cu.Health.DrainTimeout = bundle.Duration(20 * time.Second)
+		cu.Transform = bundle.Transform{Exec: []string{"./migrate"}, Timeout: bundle.Duration(20 * time.Second)}
+		if v > 1 {
+			object := bundle.Simulation{Kind: bundle.SimulateExec, Exec: append([]string{b.exe, objectCommand}, slow...)}
+			cu.Past, cu.Future = object, object
+		}
+	})
+}
+
+// serves starts software of a version: a node that says its name.
+func (b *objectsBench) serves(v bundle.Version, name string) {
+	b.t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for in := bufio.NewScanner(c); in.Scan(); {
+					fmt.Fprintln(c, name+": "+in.Text())
+				}
+			}()
+		}
+	}()
+	b.live = liveSoftware{version: v, ready: true, admitted: true, backends: map[string]string{"api": ln.Addr().String()}}
+}
+
+func (b *objectsBench) at(v bundle.Version) string { return b.layer.Addresses()["api"].Versions[v] }
+
+// until routes, as the loop does after each event, until good.
+func (b *objectsBench) until(what string, good func() bool) {
+	b.t.Helper()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for done := false; ; {
+		b.do(func() {
+			b.route()
+			b.check()
+			done = good()
+		})
+		if done {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			b.do(func() {
+				b.t.Fatalf("not in time: %s; answers %v, objects %+v", what, b.answers(), b.objects)
+			})
+		}
+	}
+}
+
+// check reports callers that are led to an object which is not as it should be.
+func (b *objectsBench) check() {
+	b.t.Helper()
+	if wrong := misled(b.Agent); wrong != "" {
+		b.t.Error(wrong)
+	}
+}
+
+// misled says which callers are let in to an object that is not in force, or whose
+// calls go elsewhere than to the node.
+func misled(a *Agent) string {
+	if a.routed.Down {
+		return ""
+	}
+	for v, o := range a.routed.Objects {
+		if o.Local != nil {
+			continue
+		}
+		if _, ok := objectFor(v, a.objects.inForce); !ok || len(o.Addrs) == 0 {
+			return fmt.Sprintf("callers of version %d are let in to an object that does not run", v)
+		}
+		if node := a.objects.inForce.Node["api"]; node != a.routed.Backends["api"] {
+			return fmt.Sprintf("callers of version %d are let in to an object that calls %q, and the node is at %q", v, node, a.routed.Backends["api"])
+		}
+	}
+	return ""
+}
+
+func (b *objectsBench) answered(v bundle.Version) func() bool {
+	return func() bool { return !b.routed.Down && slices.Contains(b.answers(), v) }
+}
+
+func (b *objectsBench) asks(addr, line, want string) {
+	b.t.Helper()
+	if got, err := ask(addr, line); got != want || err != nil {
+		b.t.Errorf("%q: answered %q, %v; want %q", line, got, err, want)
+	}
+}
+
+// runs reports whether the object for callers of v has a process.
+func (b *objectsBench) runs(v bundle.Version) bool {
+	for _, s := range b.objects.host.Stats() {
+		if s.Version == v && s.State == host.StateRunning {
+			return true
+		}
+	}
+	return false
+}
+
+// Objects come and go while the node serves: no caller of its own version waits,
+// callers of others are let in when their object is there, and are led away before
+// it goes. The loop goes on meanwhile.
+func TestObjectsComeAndGo(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.do(func() {
+		b.brings(1)
+		b.serves(1, "n")
+		b.route()
+	})
+	held := func() {
+		if b.routed.Down {
+			t.Error("callers of the node's own version are held for the sake of others")
+		}
+	}
+	b.do(func() { held(); b.brings(2, "slow"); b.route(); held() })
+	b.until("callers of version 2 are answered", func() bool { held(); return slices.Contains(b.answers(), 2) })
+	b.asks(b.at(2), "a", "by object: n: a")
+	b.until("the object runs", func() bool { return b.runs(2) })
+
+	state := b.slots.Objects().FutureState(2)
+	b.do(func() {
+		b.evidence = evidence{frozen: map[bundle.Version]bundle.Digest{2: {}}}
+		b.route()
+		held()
+		if got := b.answers(); !slices.Equal(got, run(1, 1)) || b.objects.making == nil {
+			t.Errorf("release 2 is frozen: callers of %v are answered, a change is under way: %v", got, b.objects.making != nil)
+		}
+	})
+	b.do(held) // the object takes its time, the loop does not
+	b.may(state)
+	b.until("the object has ended", func() bool { return b.objects.wanted == b.objects.inForce })
+	if log := b.read(filepath.Join(state, "log")); log != "a\n" {
+		t.Errorf("the state of the object is %q", log)
+	}
+}
+
+// may lets a slow object end.
+func (b *objectsBench) may(state string) {
+	b.t.Helper()
+	if err := os.WriteFile(filepath.Join(state, "go"), nil, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *objectsBench) read(path string) string {
+	b.t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		b.t.Error(err)
+	}
+	return string(data)
+}
+
+// While the node is drained, calls that are under way reach it through objects as
+// before. Then the objects with state end. When the old version is rolled back to,
+// at another address, they are back with their state, and those who waited get
+// through.
+func TestObjectsOnTheWayDownAndBack(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "old") })
+	b.until("callers of version 2 are answered", b.answered(2))
+	under, err := net.Dial("tcp", b.at(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer under.Close()
+	if got, err := askOver(under, "first"); got != "by object: old: first" {
+		t.Fatalf("answered %q, %v", got, err)
+	}
+	attempt := upgrade.State{Phase: upgrade.Draining, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
+	b.do(func() { b.in(attempt); b.route() })
+	drained := make(chan error, 1)
+	go func() { drained <- b.soft.drain(b.t.Context()) }()
+	b.until("the node is drained", func() bool { return !b.live.ready })
+	if got, err := askOver(under, "second"); got != "by object: old: second" {
+		t.Errorf("while the node is drained, a call is answered %q, %v", got, err)
+	}
+	waiting, err := net.Dial("tcp", b.at(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waiting.Close()
+	under.Close()
+	if err := <-drained; err != nil {
+		t.Fatal(err)
+	}
+	b.do(func() {
+		if stats := b.objects.host.Stats(); len(stats) != 0 {
+			t.Errorf("the node is down, and there are objects: %+v", stats)
+		}
+		attempt.Phase, attempt.Step = upgrade.RollingBack, 2
+		b.in(attempt)
+		b.route()
+		b.serves(1, "new")
+		b.route()
+		if !b.routed.Down {
+			t.Error("callers are let in before the roll-back has ended")
+		}
+		b.in(upgrade.State{Phase: upgrade.Held, Version: 1, Running: 1, Served: true, EndedRelease: 2, EndedCount: 1, Step: 3})
+		b.route()
+		if !b.routed.Down {
+			t.Error("callers are let in before their object has begun")
+		}
+	})
+	b.until("callers of version 2 are answered again", b.answered(2))
+	if got, err := askOver(waiting, "third"); got != "by object: new: third" {
+		t.Errorf("who had waited is answered %q, %v", got, err)
+	}
+	if log := b.read(filepath.Join(b.slots.Objects().FutureState(2), "log")); log != "first\nsecond\nthird\n" {
+		t.Errorf("the object's state is %q", log)
+	}
+}
+
+// When the software starts again at another address, by itself or as another
+// version, nobody is let in before the objects call it there; nor does an address
+// for callers close meanwhile.
+func TestObjectsFollowTheNode(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "old") })
+	b.until("callers of version 2 are answered", b.answered(2))
+	b.asks(b.at(2), "a", "by object: old: a")
+	b.do(func() { b.serves(1, "new") }) // the loop was not told that the old one had ended
+	b.until("callers are let in again", func() bool {
+		if !slices.Contains(b.answers(), 2) {
+			t.Error("an address is closed")
+		}
+		return !b.routed.Down
+	})
+	b.asks(b.at(2), "b", "by object: new: b")
+	b.do(func() { b.live.ready = false; b.route() })
+	b.until("the objects know that nobody is there", func() bool { return len(b.objects.inForce.Node) == 0 })
+
+	if err := b.slots.Create(2); err != nil {
+		t.Fatal(err)
+	}
+	b.do(func() {
+		b.serves(2, "second")
+		b.live.admitted = false
+		b.in(upgrade.State{Phase: upgrade.Probing, Version: 1, Running: 2, Served: true, Goal: 2, Path: []bundle.Version{2}, Done: 1, Step: 5})
+		b.route()
+		b.live.admitted = true
+	})
+	b.until("callers of version 1 are answered", func() bool {
+		if got := b.answers(); !slices.Equal(got, run(1, 2)) {
+			t.Errorf("on the way to version 2, callers of %v are answered", got)
+		}
+		return !b.routed.Down
+	})
+	b.asks(b.at(1), "c", "by object: second: c")
+	b.asks(b.at(2), "d", "second: d")
+}
+
+// Software does not wait for ever for objects that do not follow.
+func TestObjectsThatDoNotFollow(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.do(func() {
+		b.brings(1)
+		b.brings(2)
+		b.live = liveSoftware{version: 1}
+		b.route() // down
+		b.objects.making, b.objects.began, b.objects.done = b.objects.wanted, time.Now(), make(chan struct{})
+		b.serves(1, "n")
+		b.route()
+		if !b.routed.Down {
+			t.Error("callers are let in while the objects may still follow")
+		}
+		b.objects.since = time.Now().Add(-objectsTimeout)
+		b.route()
+		if b.routed.Down || !slices.Equal(b.answers(), run(1, 1)) {
+			t.Errorf("the objects do not follow: down %v, callers of %v are answered", b.routed.Down, b.answers())
+		}
+	})
+	b.asks(b.at(1), "a", "n: a")
+}
+
+// The check that other tests rely on finds what is wrong.
+func TestMisled(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "n") })
+	b.until("callers of version 2 are answered", b.answered(2))
+	b.do(func() {
+		was := b.objects.inForce
+		moved := *was
+		moved.Node = map[string]string{"api": "127.0.0.1:1"}
+		for _, set := range []*host.Objects{{}, &moved} {
+			b.objects.inForce = set
+			if misled(b.Agent) == "" {
+				t.Errorf("with %+v nothing is wrong", set)
+			}
+		}
+		b.objects.inForce = was
+	})
+}
+
+// A transform begins when the future object has ended, gets its state, and makes
+// the past object's first.
+func TestTransformStates(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	if err := b.slots.Create(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(b.slots.Path(1), "data"), []byte("data\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.do(func() { b.brings(1); b.brings(2, "slow"); b.serves(1, "n") })
+	b.until("callers of version 2 are answered", b.answered(2))
+	b.asks(b.at(2), "a", "by object: n: a")
+	b.until("the object runs", func() bool { return b.runs(2) })
+	state := b.slots.Objects().FutureState(2)
+
+	down := upgrade.State{Phase: upgrade.Transforming, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
+	b.do(func() { b.in(down); b.live.ready, b.objects.near = false, false; b.route() })
+	made := make(chan error, 1)
+	go func() { made <- b.transform(b.t.Context(), upgrade.Transform{Step: 1, From: 1, To: 2}) }()
+	b.until("the object is asked to end", func() bool { return b.objects.making != nil })
+	if _, err := os.Stat(filepath.Join(state, "end")); err == nil {
+		t.Error("the object has ended already: the test shows nothing")
+	}
+	select {
+	case err := <-made:
+		t.Fatalf("the transform did not wait for the object to end: %v", err)
+	default:
+	}
+	b.may(state)
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"end": "the end\n", "data": "data\n"} {
+		if got := b.read(filepath.Join(b.slots.Path(2), file)); got != want {
+			t.Errorf("the new slot has %q in %s", got, file)
+		}
+	}
+	b.do(func() {
+		b.in(upgrade.State{Phase: upgrade.Current, Version: 2, Running: 2, Served: true, Step: 9})
+		b.serves(2, "m")
+	})
+	b.until("callers of version 1 are answered", b.answered(1))
+	b.asks(b.at(1), "b", "by object: m: b")
+	past, err := b.slots.Objects().Past(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if log := b.read(filepath.Join(past, "log")); log != "first\nb\n" {
+		t.Errorf("the state of the past object is %q", log)
+	}
+	b.may(past)
+}
+
+// Where no process can be run, callers of the node's own version do not notice,
+// and it is said once.
+func TestObjectsCannotRun(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.do(func() {
+		b.brings(1)
+		b.brings(2)
+		b.serves(1, "n")
+		b.cfg.Services["no name"] = b.cfg.Services["api"] // which no host takes
+		for range 5 {
+			b.route()
+		}
+		tries := b.objects.pause
+		if n := b.alarmed("simulation objects cannot be run"); n != 1 || tries != minPause {
+			t.Errorf("%d alarms, a pause of %v: %q", n, tries, b.alarms)
+		}
+		delete(b.cfg.Services, "no name")
+		b.objects.retry = time.Time{}
+	})
+	b.until("callers of version 2 are answered", b.answered(2))
+	b.asks(b.at(2), "a", "by object: n: a")
+}
+
+// A release without software for this machine has no object that could run here.
+func TestNoProgramForPlatform(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.do(func() {
+		b.artifact.Platform = bundle.Platform{OS: "plan9", Arch: "mips"}
+		b.brings(1)
+		b.brings(2)
+		b.serves(1, "n")
+		b.route()
+		if o := b.routed.Objects[2]; o.Local == nil || len(b.objects.seeking) > 0 {
+			t.Errorf("the object is %+v; what is looked for: %v", o, b.objects.seeking)
+		}
+	})
+}
+
+// What an object runs from is looked for once at a time, and found without an
+// event of the loop's own.
+func TestSeek(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	object := simulated{callers: 2, to: 1, release: 2, what: bundle.Simulation{Kind: bundle.SimulateExec}}
+	file, tries, come := bundle.Sum([]byte("file")), make(chan int, 9), make(chan bool)
+	get := func(ctx context.Context) (string, error) {
+		tries <- 1
+		select {
+		case <-come:
+			return "/here", nil
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+	for range 5 {
+		b.do(func() {
+			if _, here := b.seek(object, file, get); here {
+				t.Error("it is not here")
+			}
+		})
+	}
+	<-tries
+	come <- true
+	b.until("it is found", func() bool { return b.objects.files[file] == "/here" || !b.objects.seeking[file] })
+	if len(tries) != 0 {
+		t.Error("it was looked for several times at once")
+	}
+	b.do(func() {
+		b.objects.files[file] = "/here"
+		b.forgetFiles()
+		if len(b.objects.files) != 0 {
+			t.Errorf("files of no object are kept: %v", b.objects.files)
+		}
+	})
+}
+
+// Whoever waits for the objects is told why they cannot be had.
+func TestSettleObjects(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	if err := b.settleObjects(t.Context()); err != nil {
+		t.Errorf("nothing is wanted: %v", err)
+	}
+	wrong := errors.New("planted")
+	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "n") })
+	b.until("the object is found", func() bool { return len(b.objects.wanted.List) > 0 })
+	if err := b.settleObjects(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b.do(func() {
+		b.objects.want(host.Objects{Native: 1, List: []host.Object{{Version: 2}}}, time.Now())
+		b.objects.err, b.objects.retry = wrong, time.Now().Add(time.Hour)
+	})
+	if err := b.settleObjects(t.Context()); err == nil || !strings.Contains(err.Error(), "planted") {
+		t.Errorf("settleObjects = %v", err)
+	}
+}
