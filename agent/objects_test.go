@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -406,10 +407,12 @@ func TestTransformStates(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(state, "end")); err == nil {
 		t.Error("the object has ended already: the test shows nothing")
 	}
-	select {
-	case err := <-made:
-		t.Fatalf("the transform did not wait for the object to end: %v", err)
-	default:
+	b.until("the transform waits", func() bool {
+		stacks := make([]byte, 1<<20)
+		return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "settleObjects") || len(made) > 0
+	})
+	if len(made) > 0 {
+		t.Fatalf("the transform did not wait for the object to end: %v", <-made)
 	}
 	b.may(state)
 	if err := <-made; err != nil {
