@@ -475,14 +475,15 @@ func (a *Agent) sweep(s upgrade.State) {
 	keep = append(keep, a.boundOrders()...)
 	running := a.programs()
 	for v, m := range a.docs.manifests {
+		recent := v+keptReleases > s.Version
 		for _, cu := range m.Classes {
 			for _, o := range []bundle.Simulation{cu.Past, cu.Future} {
-				if blob, ok := o.Blob(); ok {
+				if blob, ok := o.Blob(); ok && (recent || running[blob.Digest]) {
 					keep = append(keep, blob.Digest)
 				}
 			}
 			for _, art := range cu.Artifacts {
-				if v+keptReleases > s.Version || running[art.Digest] {
+				if recent || running[art.Digest] {
 					keep = append(keep, art.Digest)
 				}
 			}

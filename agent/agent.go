@@ -85,7 +85,9 @@ type Agent struct {
 	serving   serving          // what the routing is made of
 	answering answering
 	heard     map[bundle.Version]heard
-	retireAt  time.Time // when to look for what can be retired
+	watched   map[bundle.Version]bool // versions whose callers are listened to
+	pastSwept bool                    // the disk of retired objects has been given back
+	retireAt  time.Time               // when to look for what can be retired
 	progress  float64
 	own       view.Record // as last published
 	seq       uint64

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"moult/agent/control"
@@ -74,29 +76,39 @@ func (a *Agent) completed(release bundle.Version) bool {
 }
 
 // heard is when callers of a version last called, as far as this agent has seen.
-// It counts from when the agent began to answer them.
+// It counts from when the agent began to listen to them.
 type heard struct {
 	calls int64
 	at    time.Time
 }
 
-// listen notes which versions have called since it was last asked.
-func (a *Agent) listen(stats simlayer.Stats, now time.Time) {
+// watch has callers of the versions that only they keep come through the agent,
+// which else does not hear of those whose calls pass unchanged. It reports whether
+// the routing is another by that.
+func (a *Agent) watch(versions map[bundle.Version]bool, now time.Time) bool {
+	if maps.Equal(versions, a.watched) {
+		return false
+	}
 	if a.heard == nil {
 		a.heard = map[bundle.Version]heard{}
 	}
-	calls := map[bundle.Version]int64{}
-	for v := range a.serving.all {
-		calls[v] = 0
-	}
-	for _, versions := range stats.Services {
-		for v, c := range versions {
-			calls[v] += c.Calls
+	for v := range versions {
+		if !a.watched[v] {
+			a.heard[v] = heard{calls: -1, at: now} // whatever came before was not heard
 		}
 	}
-	for v, n := range calls {
-		if before, known := a.heard[v]; !known || before.calls != n {
-			a.heard[v] = heard{calls: n, at: now}
+	a.watched = versions
+	return true
+}
+
+// listen notes which of the watched versions have called since it was last asked,
+// or are calling: a connection of a raw protocol may be silent for long, and a call
+// that goes on is nobody's to end.
+func (a *Agent) listen(stats simlayer.Stats, now time.Time) {
+	for v := range a.watched {
+		sum := callsOf(stats, v)
+		if before := a.heard[v]; before.calls != sum.Calls || sum.Open > 0 {
+			a.heard[v] = heard{calls: sum.Calls, at: now}
 		}
 	}
 }
@@ -112,7 +124,6 @@ func (a *Agent) retire(now time.Time) {
 	if s.Running == 0 || s.Phase != upgrade.Current {
 		return
 	}
-	a.listen(a.layer.Stats(), now)
 	slowest, ok := a.slowest()
 	if !ok {
 		return
@@ -121,17 +132,52 @@ func (a *Agent) retire(now time.Time) {
 	for v := range a.serving.all {
 		oldest = min(oldest, v)
 	}
-	for v := oldest; v < s.Running && a.retirable(v, slowest, now); v++ {
+	unneeded := map[bundle.Version]bool{}
+	for v := oldest; v < s.Running && a.unneeded(v, slowest); v++ {
+		unneeded[v] = true
+	}
+	if a.watch(unneeded, now) {
+		a.route()
+	}
+	a.listen(a.layer.Stats(), now)
+	for v := oldest; unneeded[v] && now.Sub(a.heard[v].at) >= a.quiet(v); v++ {
 		if !a.setAnswering(answering{Oldest: v + 1, External: a.answering.External}) {
 			return
 		}
 		a.log.Info("simulation object retired: no node needs it, and nobody has called", "callers", v)
-		a.serving.whole = false // so that the objects are worked out anew
+		a.serving.from = servingFrom{} // so that the objects are worked out anew
 		a.route()
-		if err := a.slots.Objects().Retire(v+1, transforms.PastObject); err != nil {
-			a.log.Warn("state of a simulation object not removed", "callers", v, "err", err)
-		}
+		a.pastSwept = false
 	}
+	if !a.pastSwept {
+		a.pastSwept = true
+		a.sweep(s)
+		a.removePastStates(a.answering.Oldest)
+	}
+}
+
+// removePastStates gives back the disk of objects that are retired: those for
+// callers older than oldest. It waits, beside the loop, until they have ended.
+func (a *Agent) removePastStates(oldest bundle.Version) {
+	ctx, cancel := a.untilStopped()
+	a.spawn(func() {
+		defer cancel()
+		if err := a.settleObjects(ctx); err != nil {
+			if ctx.Err() == nil {
+				a.log.Warn("state of retired simulation objects stays for now", "err", err)
+			}
+			return
+		}
+		states, err := a.slots.Objects().List()
+		for _, o := range states {
+			if o.Kind == transforms.PastObject && o.Version <= oldest {
+				err = errors.Join(err, a.slots.Objects().Retire(o.Version, o.Kind))
+			}
+		}
+		if err != nil {
+			a.log.Warn("state of retired simulation objects not removed", "err", err)
+		}
+	})
 }
 
 // slowest is the version of the node that is furthest behind; false where one has
@@ -150,11 +196,12 @@ func (a *Agent) slowest() (bundle.Version, bool) {
 	return slowest, slowest > 0
 }
 
-// retirable reports whether the object that answers callers of v can go: the
-// rollout of its successor, or of a newer release, has ended at every node, none
-// that the view knows is behind, callers of public addresses are taken for a newer
-// version too, and for the time that the release's author set nobody has called.
-func (a *Agent) retirable(v, slowest bundle.Version, now time.Time) bool {
+// unneeded reports whether only callers from outside can need the object that
+// answers callers of v: the rollout of its successor, or of a newer release, has
+// ended at every node, none that the view knows is behind, and callers of public
+// addresses are taken for a newer version too. It can go once nobody has called for
+// as long as quiet says.
+func (a *Agent) unneeded(v, slowest bundle.Version) bool {
 	if slowest <= v || a.answering.External <= v {
 		return false
 	}
@@ -163,11 +210,17 @@ func (a *Agent) retirable(v, slowest bundle.Version, now time.Time) bool {
 			return false
 		}
 	}
+	return true
+}
+
+// quiet is how long nobody must have called for the object that answers callers of
+// v to go, as its release's author has set it.
+func (a *Agent) quiet(v bundle.Version) time.Duration {
 	quiet := time.Duration(bundle.DefaultRetireAfter)
 	if m := a.docs.manifests[v+1]; m != nil {
 		if cu, changes := m.Classes[a.cfg.Class]; changes {
 			quiet = time.Duration(cu.Past.Retire())
 		}
 	}
-	return now.Sub(a.heard[v].at) >= quiet
+	return quiet
 }

@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -77,6 +80,68 @@ func TestRetire(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A call that goes on keeps the object that it goes through, however long nobody
+// begins another.
+func TestOpenCallsAreNotRetired(t *testing.T) {
+	const quiet = time.Hour
+	leave := make(chan struct{})
+	node := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-leave }))
+	defer node.Close()
+	b := newBench(t, benchConfig(t), 2)
+	now := time.Now()
+	var url string
+	look := func(at time.Time) (answers []bundle.Version, open int64) {
+		b.do(func() {
+			b.retire(at)
+			b.route()
+			answers, open = b.answers(), callsOf(b.layer.Stats(), 1).Open
+		})
+		return answers, open
+	}
+	b.do(func() {
+		b.releases(1, 2, func(_ bundle.Version, cu *bundle.ClassUpgrade) { cu.Past.RetireAfter = bundle.Duration(quiet) })
+		b.docs.orders[2] = &schedule.Order{Release: 2, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
+			"kv": {Roster: []bundle.NodeID{b.id}, MaxUnavailable: 1},
+		}}
+		b.tell(2)
+		b.up(2, "api")
+		b.live.backends["api"] = node.Listener.Addr().String()
+		b.viewNews = true
+		b.route()
+		url = "http://" + b.layer.Addresses()["api"].Versions[1]
+	})
+	look(now)
+	b.do(func() {
+		if !b.routed.Watched[1] {
+			t.Error("callers of version 1 may go past the agent, which then hears nothing of them")
+		}
+	})
+	ended := make(chan error)
+	go func() {
+		_, err := http.Get(url)
+		ended <- err
+	}()
+	for _, open := look(now); open == 0; _, open = look(now) {
+		runtime.Gosched()
+	}
+	now = now.Add(2 * quiet)
+	if answers, _ := look(now); !slices.Equal(answers, run(1, 2)) {
+		t.Errorf("while a call goes on it answers %v", answers)
+	}
+	close(leave)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(quiet - time.Minute)
+	if answers, _ := look(now); !slices.Equal(answers, run(1, 2)) {
+		t.Errorf("soon after its end it answers %v", answers)
+	}
+	now = now.Add(quiet)
+	if answers, _ := look(now); !slices.Equal(answers, run(2, 2)) {
+		t.Errorf("long after its end it answers %v", answers)
 	}
 }
 

@@ -135,6 +135,7 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 		return strings.Compare(x.Name+x.ID.String(), y.Name+y.ID.String())
 	})
 	a.releaseStatus(&s)
+	s.Local = a.local()
 	return s
 }
 

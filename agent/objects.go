@@ -112,12 +112,15 @@ func outward[O any](all map[bundle.Version]O, native bundle.Version, newer bool)
 	}
 }
 
-// programs returns the artifacts that simulation objects run from.
+// programs returns the artifacts and files that simulation objects run from.
 func (a *Agent) programs() map[bundle.Digest]bool {
 	all := map[bundle.Digest]bool{}
 	for _, o := range a.serving.all {
 		if o.what.Kind == bundle.SimulateExec {
 			all[o.program] = true
+		}
+		if blob, ok := o.what.Blob(); ok {
+			all[blob.Digest] = true
 		}
 	}
 	return all

@@ -91,6 +91,7 @@ func (a *Agent) routeNow() error {
 	err := a.apply(simlayer.Routing{
 		Native: native, Backends: a.backends(), Protocols: a.protocols(), Processes: a.live.processes, Down: !up, HoldTimeout: a.holdTimeout(s),
 		Objects: a.serving.objects, External: a.serving.external, Egress: a.soft.speaks,
+		Watched: maps.Clone(a.watched),
 	}, now)
 	if err == nil || !a.objects.near {
 		a.follow(now)
@@ -118,7 +119,7 @@ func (a *Agent) apply(r simlayer.Routing, now time.Time) error {
 
 func sameRouting(a, b simlayer.Routing) bool {
 	return a.Native == b.Native && a.Down == b.Down && a.HoldTimeout == b.HoldTimeout && a.External == b.External && a.Egress == b.Egress &&
-		maps.Equal(a.Backends, b.Backends) && maps.Equal(a.Protocols, b.Protocols) && slices.Equal(a.Processes, b.Processes) && maps.EqualFunc(a.Objects, b.Objects, simlayer.Object.Equal)
+		maps.Equal(a.Watched, b.Watched) && maps.Equal(a.Backends, b.Backends) && maps.Equal(a.Protocols, b.Protocols) && slices.Equal(a.Processes, b.Processes) && maps.EqualFunc(a.Objects, b.Objects, simlayer.Object.Equal)
 }
 
 // backends are the software's addresses of the services that this node is

@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -28,7 +30,7 @@ type scripted struct {
 }
 
 func (s *scripted) Status(_ context.Context, live bool) (Status, error) {
-	return Status{Cluster: "c", Head: 3, Classes: map[bundle.Class]ClassStatus{"kv": {Total: 2}}, Alarms: []string{}}, s.err
+	return Status{Cluster: "c", Head: 3, Classes: map[bundle.Class]ClassStatus{"kv": {Total: 2}}, Alarms: []string{}, Local: local}, s.err
 }
 func (s *scripted) Members(context.Context) ([]Member, error) { return []Member{{Name: "n1"}}, s.err }
 func (s *scripted) Why(_ context.Context, node string) (Why, error) {
@@ -56,6 +58,17 @@ func (s *scripted) Leave(context.Context) error { return s.err }
 func (s *scripted) Resolve(_ context.Context, address string) (Resolved, error) {
 	s.got = address
 	return Resolved{Address: "127.0.0.1:7002", Peer: true, Version: 2}, s.err
+}
+
+// local has every field of what an agent says of its own node.
+var local = Local{
+	Name: "n1", Native: 2, Egress: Way{Kind: "proxy", Why: "connect: no cgroup"},
+	Services: map[string]LocalService{"api": {Attach: Way{Kind: "steer"}, Callers: map[bundle.Version]CallCount{2: {Calls: 5}}}},
+	Objects: []ObjectStatus{{
+		Callers: 1, Calls: 2, Release: 2, Side: SidePast, Kind: bundle.SimulateExec, Where: InProcess, State: ObjectRestarting, Problem: "it ended",
+		PID: 7, Restarts: 3, Oldest: bundle.Duration(time.Second), Observation: &ObservationStatus{Told: 1, Missed: 2, Waiting: 3, Problem: "p"},
+		Counted: CallCount{Calls: 9, Denied: 1, Errors: 2, Open: 3, Mean: bundle.Duration(time.Millisecond), Last: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
+	}},
 }
 
 func serve(t *testing.T) (*scripted, *Client) {
@@ -91,7 +104,7 @@ func serve(t *testing.T) (*scripted, *Client) {
 func TestRoundTrip(t *testing.T) {
 	b, c := serve(t)
 	ctx := t.Context()
-	if s, err := c.Status(ctx, true); err != nil || s.Head != 3 || s.Classes["kv"].Total != 2 {
+	if s, err := c.Status(ctx, true); err != nil || s.Head != 3 || s.Classes["kv"].Total != 2 || !reflect.DeepEqual(s.Local, local) {
 		t.Errorf("status: %+v, %v", s, err)
 	}
 	if w, err := c.Why(ctx, "a b&c"); err != nil || w.Node != "a b&c" {

@@ -16,6 +16,105 @@ type Status struct {
 	Release ReleaseStatus                `json:"release"`
 	Classes map[bundle.Class]ClassStatus `json:"classes"`
 	Nodes   []NodeStatus                 `json:"nodes"`
+	// Local is what the agent that was asked knows of its own node alone.
+	Local Local `json:"local"`
+}
+
+// Local tells how one node answers callers of other versions, and how calls come
+// to it and leave it.
+type Local struct {
+	Name string `json:"name"`
+	// Native is the version of the node's software; 0 while there is none.
+	Native bundle.Version `json:"native"`
+	// Services are the ways in, by service, and Egress the way out.
+	Services map[string]LocalService `json:"services"`
+	Egress   Way                     `json:"egress"`
+	// Objects are the node's simulation objects, by the version that they answer.
+	Objects []ObjectStatus `json:"objects"`
+}
+
+// Way is what was chosen for calls, and why nothing better; "" where it is what
+// was asked for, or the best.
+type Way struct {
+	Kind string `json:"kind"`
+	Why  string `json:"why,omitempty"`
+}
+
+// LocalService is one service of the node.
+type LocalService struct {
+	Attach Way `json:"attach"`
+	// Callers are the calls by the version of who made them, as far as they came
+	// through the agent: what the kernel leads past it is not in it.
+	Callers map[bundle.Version]CallCount `json:"callers"`
+}
+
+// CallCount counts calls since the agent began. For raw TCP a call is a
+// connection.
+type CallCount struct {
+	Calls  int64 `json:"calls"`  // that have ended
+	Denied int64 `json:"denied"` // by the author's word
+	Errors int64 `json:"errors"` // that failed without it
+	Open   int64 `json:"open"`   // that go on
+	// Mean is how long a call took on average, waits for the node included.
+	Mean bundle.Duration `json:"mean"`
+	// Last is when the last one ended; zero where none has.
+	Last time.Time `json:"last,omitzero"`
+}
+
+// Sides of a release on which an object stands.
+const (
+	SidePast   = "past"
+	SideFuture = "future"
+)
+
+// Where an object runs.
+const (
+	InAgent   = "agent"   // in the agent's own process
+	InProcess = "process" // in another
+)
+
+// States of an object.
+const (
+	ObjectRunning    = "running"
+	ObjectStarting   = "starting"
+	ObjectRestarting = "restarting" // its process has ended; see Problem
+	ObjectIdle       = "idle"       // nobody needs its process
+	ObjectWaiting    = "waiting"    // what it is made of has not arrived
+	ObjectBroken     = "broken"     // it refuses all calls; see Problem
+)
+
+// ObjectStatus is one simulation object of the node.
+type ObjectStatus struct {
+	// Callers is the version that it answers, Calls the one that it calls for
+	// that, and Release the one that brought it.
+	Callers bundle.Version `json:"callers"`
+	Calls   bundle.Version `json:"calls"`
+	Release bundle.Version `json:"release"`
+	Side    string         `json:"side"`
+	Kind    string         `json:"kind"`
+	Where   string         `json:"where"`
+	State   string         `json:"state"`
+	// Problem says why it does not answer; "" where it does.
+	Problem  string `json:"problem,omitempty"`
+	PID      int    `json:"pid,omitempty"`
+	Restarts int    `json:"restarts,omitempty"`
+	// Counted are the calls of its callers, of all services.
+	Counted CallCount `json:"counted"`
+	// Oldest is how long the oldest call in its process goes on.
+	Oldest bundle.Duration `json:"oldest,omitempty"`
+	// Observation is there where the object sees the calls of version Calls.
+	Observation *ObservationStatus `json:"observation,omitempty"`
+}
+
+// ObservationStatus tells how far an object has been told of calls.
+type ObservationStatus struct {
+	// Told counts the calls that it was told of, Missed those that it was not and
+	// never will be, and Waiting those that it will be.
+	Told    uint64 `json:"told"`
+	Missed  uint64 `json:"missed"`
+	Waiting int    `json:"waiting"`
+	// Problem says why it cannot be told just now.
+	Problem string `json:"problem,omitempty"`
 }
 
 // States of a release.

@@ -123,6 +123,7 @@ func lasting(ctx context.Context, api *control.Client) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	s.Local = control.Local{} // it counts calls
 	var text strings.Builder
 	if err := (statusPrinter{w: &text, json: true}).print(s); err != nil {
 		return "", err

@@ -188,7 +188,10 @@ func (p statusPrinter) print(s control.Status) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.ID.Short(), n.Class, v, phase, seen, oneLine(n.Reason))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return p.local(s.Local)
 }
 
 func (p statusPrinter) paint(word string) string {
@@ -199,7 +202,7 @@ func (p statusPrinter) paint(word string) string {
 	switch word {
 	case control.StateComplete:
 		code = "32"
-	case control.StateHeld, control.StateAborted, "alarm:":
+	case control.StateHeld, control.StateAborted, control.ObjectBroken, "alarm:":
 		code = "31"
 	}
 	return "\x1b[" + code + "m" + word + "\x1b[0m"
