@@ -20,13 +20,14 @@ type Socket struct {
 // becomes the program.
 const shell = "/bin/sh"
 
-// pass makes cmd inherit sockets. It is called once its environment is whole.
-func pass(cmd *exec.Cmd, sockets []Socket) error {
+// pass makes cmd inherit sockets, and behind them files that it is not told of. It
+// is called once its environment is whole.
+func pass(cmd *exec.Cmd, sockets []Socket, held []*os.File) error {
 	if len(sockets) == 0 {
 		return nil
 	}
-	if len(sockets) > maxSockets {
-		return fmt.Errorf("pass %d sockets to the software: at most %d", len(sockets), maxSockets)
+	if n := max(len(sockets), len(held)); n > maxSockets {
+		return fmt.Errorf("pass %d sockets to the software: at most %d", n, maxSockets)
 	}
 	if _, err := os.Stat(shell); err != nil {
 		return fmt.Errorf("pass sockets to the software: %w; install a shell, or use another kind of attach", err)
@@ -39,6 +40,7 @@ func pass(cmd *exec.Cmd, sockets []Socket) error {
 		names[i] = s.Name
 		cmd.ExtraFiles = append(cmd.ExtraFiles, s.File)
 	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, held...)
 	cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(sockets)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	cmd.Path = shell
 	cmd.Args = append([]string{shell, "-c", `LISTEN_PID=$$ exec "$0" "$@"`}, cmd.Args...)

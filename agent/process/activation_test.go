@@ -94,7 +94,7 @@ func TestSocketsThatCannotBePassed(t *testing.T) {
 		"line break": {{Name: "a\nb", File: r}},
 		"too many":   make([]Socket, maxSockets+1),
 	} {
-		if err := pass(&exec.Cmd{}, sockets); err == nil {
+		if err := pass(&exec.Cmd{}, sockets, nil); err == nil {
 			t.Errorf("%s: passed", name)
 		}
 	}

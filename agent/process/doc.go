@@ -40,7 +40,9 @@
 // (sd_listen_fds(3)): descriptors from 3 on, LISTEN_FDS their number,
 // LISTEN_FDNAMES their names with colons between, and LISTEN_PID the process ID
 // of the software. Since nobody knows that before it runs, /bin/sh sets it and
-// then becomes the software.
+// then becomes the software. Spec.Held are descriptors behind these, which are not
+// announced: what they stand for lives as long as the software does, for the next
+// agent to take back.
 //
 // # Output
 //

@@ -186,9 +186,11 @@ func newCheck(spec Spec, n *notifier) func(context.Context) error {
 	h := spec.Health
 	switch {
 	case h.HTTP != "":
-		return func(ctx context.Context) error { return checkHTTP(ctx, "http://"+spec.HealthAddr+h.HTTP) }
+		return func(ctx context.Context) error {
+			return checkHTTP(ctx, spec.dialer(), "http://"+spec.HealthAddr+h.HTTP)
+		}
 	case h.TCP:
-		return func(ctx context.Context) error { return checkTCP(ctx, spec.HealthAddr) }
+		return func(ctx context.Context) error { return checkTCP(ctx, spec.dialer(), spec.HealthAddr) }
 	case len(h.Exec) > 0:
 		return func(ctx context.Context) error { return checkExec(ctx, spec) }
 	case n != nil:
@@ -197,15 +199,17 @@ func newCheck(spec Spec, n *notifier) func(context.Context) error {
 	return func(context.Context) error { return errors.New("no health check is configured") }
 }
 
+func (s Spec) dialer() *net.Dialer { return &net.Dialer{ControlContext: s.DialControl} }
+
 // checkHTTP wants 2xx. It follows no redirect and uses no proxy: it asks this
 // software and no other.
-func checkHTTP(ctx context.Context, url string) error {
+func checkHTTP(ctx context.Context, d *net.Dialer, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true},
+		Transport:     &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	resp, err := client.Do(req)
@@ -220,8 +224,7 @@ func checkHTTP(ctx context.Context, url string) error {
 	return err
 }
 
-func checkTCP(ctx context.Context, addr string) error {
-	var d net.Dialer
+func checkTCP(ctx context.Context, d *net.Dialer, addr string) error {
 	c, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return err

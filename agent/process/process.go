@@ -45,14 +45,19 @@ type Spec struct {
 
 	// Health says how to ask; HealthAddr is the host:port to ask by HTTP or
 	// TCP. NotifySocket is where to listen for READY=1, if Health.Notify.
+	// DialControl is the net.Dialer's ControlContext of these checks, or nil.
 	Health       bundle.Health
 	HealthAddr   string
 	NotifySocket string
+	DialControl  func(ctx context.Context, network, addr string, c syscall.RawConn) error
 
 	// Sockets are listening sockets that the software inherits, in this order,
 	// as socket activation has it (see the package documentation). They stay
 	// the caller's, who closes them when Start has returned.
 	Sockets []Socket
+	// Held are files that the software keeps open for the next agent, behind the
+	// Sockets. Nobody tells it of them. Only where there are Sockets.
+	Held []*os.File
 	// Cgroup is the folder of the cgroup v2 in which the software begins; "" is
 	// the agent's own. Linux only.
 	Cgroup *os.File
@@ -172,6 +177,9 @@ func (s Spec) checkStart() error {
 	if s.LogPath == "" {
 		return fmt.Errorf("start %q: no file for its output", s.Argv[0])
 	}
+	if len(s.Held) > 0 && len(s.Sockets) == 0 {
+		return fmt.Errorf("start %q: files to hold, and no sockets before them", s.Argv[0])
+	}
 	if (s.Health.HTTP != "" || s.Health.TCP) && s.HealthAddr == "" {
 		return fmt.Errorf("start %q: no address to ask whether it is healthy", s.Argv[0])
 	}
@@ -215,7 +223,7 @@ func (p *Process) start() error {
 	defer out.Close()
 	cmd := exec.Command(p.spec.Argv[0], p.spec.Argv[1:]...)
 	cmd.Env = p.environment()
-	if err := pass(cmd, p.spec.Sockets); err != nil {
+	if err := pass(cmd, p.spec.Sockets, p.spec.Held); err != nil {
 		return err
 	}
 	cmd.Dir = p.spec.Dir

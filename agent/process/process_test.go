@@ -170,11 +170,11 @@ func TestFailedChecksSayWhy(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", c, err, want)
 		}
 	}
-	if err := checkHTTP(context.Background(), "http://"+addr+"/ok"); err != nil {
+	if err := checkHTTP(context.Background(), &net.Dialer{}, "http://"+addr+"/ok"); err != nil {
 		t.Error(err)
 	}
 	l.Close()
-	if err := checkTCP(context.Background(), addr); err == nil {
+	if err := checkTCP(context.Background(), &net.Dialer{}, addr); err == nil {
 		t.Error("nobody listens: no error")
 	}
 }

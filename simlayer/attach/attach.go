@@ -14,8 +14,8 @@ const (
 	KindInherit Kind = "inherit"
 	// KindSteer is a Steer.
 	KindSteer Kind = "steer"
-	// KindTake is taking a socket from another process, which a Steer of
-	// unaware software and AdoptPair need.
+	// KindTake is taking a socket from another process: a Steer needs it of
+	// software, which is unaware of it, and a Pair after the agent's restart.
 	KindTake Kind = "take"
 )
 
@@ -56,4 +56,14 @@ type Entry struct {
 	Addr    netip.AddrPort
 	// Cookie is the kernel's number of the socket (SO_COOKIE).
 	Cookie uint64
+}
+
+// Members is what must be known of the two sockets of a Pair to take them back
+// after the agent's death: their numbers (SO_COOKIE), which nothing else has until
+// the machine starts anew, and their order.
+type Members struct {
+	Node  uint64 `json:"node"`
+	Agent uint64 `json:"agent"`
+	// NodeFirst says that the node's has the first place of the group.
+	NodeFirst bool `json:"node_first,omitempty"`
 }

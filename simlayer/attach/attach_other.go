@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"syscall"
 )
 
 func unsupported(what string) error {
@@ -24,7 +25,7 @@ func ListenPair(_ context.Context, _, addr string) (*Pair, error) {
 }
 
 // AdoptPair is not supported here.
-func AdoptPair(_ context.Context, addr string, _ *os.File) (*Pair, error) {
+func AdoptPair(_ context.Context, addr string, _ Members, _, _ *os.File) (*Pair, error) {
 	return nil, unsupported("take the running node's socket of " + addr + " back")
 }
 
@@ -40,8 +41,11 @@ func (*Pair) Node() (*os.File, error) { return nil, unsupported("the node's sock
 // Point is not supported here.
 func (*Pair) Point(bool) error { return unsupported("point an address") }
 
-// ToNode is not supported here.
-func (*Pair) ToNode() bool { return false }
+// Hold is not supported here.
+func (*Pair) Hold() (*os.File, error) { return nil, unsupported("the agent's socket") }
+
+// Members is not supported here.
+func (*Pair) Members() (Members, error) { return Members{}, unsupported("number sockets") }
 
 // Strays is not supported here.
 func (*Pair) Strays() (net.Listener, error) {
@@ -60,6 +64,14 @@ func Strays(*os.File) (net.Listener, error) {
 func Take(_ []int, network string, addr netip.AddrPort) (*os.File, error) {
 	return nil, unsupported("take the socket of " + network + " " + addr.String())
 }
+
+// TakeCookies is not supported here.
+func TakeCookies([]int, ...uint64) ([]*os.File, error) {
+	return nil, unsupported("take the running node's sockets")
+}
+
+// DialControl does nothing: here nobody looks at marks.
+func DialControl(context.Context, string, string, syscall.RawConn) error { return nil }
 
 // Family is not supported here.
 func Family(int) ([]int, error) { return nil, unsupported("list processes") }

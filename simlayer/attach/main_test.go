@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -92,7 +93,34 @@ func furnish() error {
 		return err
 	}
 	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return err
+	}
+	return addV6(netip.MustParseAddr(otherV6))
+}
+
+// otherV6 is a second IPv6 address of this machine (RFC 3849).
+const otherV6 = "2001:db8::1"
+
+// addV6 gives loopback an address, where there is IPv6.
+func addV6(ip netip.Addr) error {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req := struct { // in6_ifreq
+		addr   [16]byte
+		prefix uint32
+		index  int32
+	}{ip.As16(), 128, 1}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSIFADDR, uintptr(unsafe.Pointer(&req))); errno != 0 {
+		return fmt.Errorf("add %s to the loopback interface: %w", ip, errno)
+	}
+	return nil
 }
 
 // pinFolder returns a new folder in a BPF file system of the test's own.
@@ -114,6 +142,14 @@ func pinFolder(tb testing.TB) string {
 		}
 	})
 	return filepath.Join(at, "moult")
+}
+
+// needBox skips where the machine's addresses are not the test's own.
+func needBox(tb testing.TB) {
+	tb.Helper()
+	if os.Getenv(boxVar) != "on" {
+		tb.Skip("needs an address of the test's own: run as root")
+	}
 }
 
 func needV6(tb testing.TB, addr string) {

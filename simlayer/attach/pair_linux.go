@@ -16,15 +16,15 @@ import (
 // Pair is one TCP address with two listening sockets, the agent's and the
 // node's. Its methods may be called at the same time.
 type Pair struct {
-	agent *net.TCPListener
-	addr  netip.AddrPort
+	agent   *net.TCPListener
+	addr    netip.AddrPort
+	network string
 
 	// The places of the two in the group.
 	agentIndex, nodeIndex uint32
 
-	mu     sync.Mutex
-	node   *os.File // under mu; nil once closed
-	toNode bool     // under mu
+	mu   sync.Mutex
+	node *os.File // under mu; nil once closed
 }
 
 // ListenPair binds both sockets of an address, "host:port" as for net.Listen;
@@ -45,76 +45,134 @@ func listenPair(ctx context.Context, network, addr string) (*Pair, error) {
 		return nil, err
 	}
 	// The program is there before the group is: no connection is ever spread.
-	agent, err := listenMember(ctx, network, addr, func(fd int) error { return direct(fd, 0) })
+	agent, err := listenMember(ctx, network, addr, func(fd int) error { return direct(fd, 0, 1) })
 	if err != nil {
 		return nil, err
 	}
 	p := &Pair{agent: agent, agentIndex: 0, nodeIndex: 1}
 	fail := func(err error) (*Pair, error) { p.Close(); return nil, err }
-	s, err := inspectListener(agent)
+	s, err := inspectFile(agent)
 	if err != nil {
 		return fail(err)
 	}
-	p.addr = s.local
+	p.addr, p.network = s.local, s.network()
 	// Before the second socket joins: who is here already has the first place.
-	if err := alone(s.local); err != nil {
+	if err := members(s.local, 1); err != nil {
 		return fail(err)
 	}
-	node, err := listenMember(ctx, s.network(), s.local.String(), nil)
-	if err != nil {
+	if p.node, err = p.newNode(ctx); err != nil {
 		return fail(err)
 	}
-	p.node, err = node.File()
-	node.Close()
-	if err != nil {
-		return fail(err)
-	}
-	if err := both(s.local); err != nil {
+	if err := members(s.local, 2); err != nil {
 		return fail(err)
 	}
 	return p, nil
 }
 
 // AdoptPair is ListenPair for an agent that comes back while the node's software
-// runs on: a new socket of the agent's joins the node's, which [Take] finds in
-// the software. New connections go on to the node. The node's file stays the
-// caller's, who may close it. It fails with ErrShared where another process has
-// a socket of the address, an earlier agent that still runs perhaps.
-func AdoptPair(ctx context.Context, addr string, node *os.File) (*Pair, error) {
-	p, err := adoptPair(ctx, addr, node)
+// runs on. m is what an earlier agent noted (Pair.Members), and node and agent are
+// the sockets that [TakeCookies] finds in the software by it; one may be nil, where
+// the software has closed it. They stay the caller's, who may close them.
+//
+// With both, new connections go where they went before, until Point. With the
+// node's alone the agent gets a new socket, and new connections go to the node.
+// With the agent's alone the node gets a new one, for the next software, and new
+// connections go to the agent.
+//
+// It fails with ErrShared where another process has a socket of the address, an
+// earlier agent that still runs perhaps.
+func AdoptPair(ctx context.Context, addr string, m Members, node, agent *os.File) (*Pair, error) {
+	p, err := adoptPair(ctx, addr, m, node, agent)
 	if err != nil {
 		return nil, fmt.Errorf("take the running node's socket of %s back: %w", addr, err)
 	}
 	return p, nil
 }
 
-func adoptPair(ctx context.Context, addr string, node *os.File) (*Pair, error) {
-	s, err := inspectFile(node)
+func adoptPair(ctx context.Context, addr string, m Members, node, agent *os.File) (*Pair, error) {
+	if node == nil && agent == nil {
+		return nil, fmt.Errorf("%w: neither of its sockets is open any more", ErrNotFound)
+	}
+	p, count := &Pair{agentIndex: 1}, 0
+	for _, f := range []*os.File{node, agent} {
+		if f == nil {
+			continue
+		}
+		s, err := inspectFile(f)
+		if err == nil {
+			err = adoptable(s, addr)
+		}
+		if err != nil {
+			return nil, err
+		}
+		p.addr, p.network = s.local, s.network()
+		count++
+	}
+	// Who is alone has the first place, and keeps it. Of two, nobody has left.
+	if agent != nil && (node == nil || !m.NodeFirst) {
+		p.agentIndex, p.nodeIndex = 0, 1
+	}
+	if err := members(p.addr, count); err != nil {
+		return nil, err
+	}
+	err := p.rejoin(ctx, node, agent)
+	if err == nil {
+		err = members(p.addr, 2)
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// rejoin opens what is missing. What is there gets the program before: a second
+// member changes nothing then.
+func (p *Pair) rejoin(ctx context.Context, node, agent *os.File) (err error) {
+	if agent != nil {
+		if p.agent, err = listener(agent); err != nil {
+			return err
+		}
+	} else {
+		if err := control(node, func(fd int) error { return direct(fd, p.nodeIndex, p.nodeIndex) }); err != nil {
+			return err
+		}
+		if p.agent, err = listenMember(ctx, p.network, p.addr.String(), nil); err != nil {
+			return err
+		}
+	}
+	if node != nil {
+		p.node, err = dup(node)
+		return err
+	}
+	if err := control(agent, func(fd int) error { return direct(fd, p.agentIndex, p.nodeIndex) }); err != nil {
+		return err
+	}
+	p.node, err = p.newNode(ctx)
+	return err
+}
+
+// newNode opens a socket for the node, as the last of the group.
+func (p *Pair) newNode(ctx context.Context) (*os.File, error) {
+	ln, err := listenMember(ctx, p.network, p.addr.String(), nil)
 	if err != nil {
 		return nil, err
 	}
-	if err := adoptable(s, addr); err != nil {
+	defer ln.Close()
+	return ln.File()
+}
+
+func listener(f *os.File) (*net.TCPListener, error) {
+	ln, err := net.FileListener(f)
+	if err != nil {
 		return nil, err
 	}
-	if err := alone(s.local); err != nil {
-		return nil, err
+	tcp, ok := ln.(*net.TCPListener)
+	if !ok {
+		ln.Close()
+		return nil, fmt.Errorf("%w: it is no listening TCP socket", ErrSocket)
 	}
-	p := &Pair{addr: s.local, nodeIndex: 0, agentIndex: 1, toNode: true}
-	if p.node, err = dup(node); err != nil {
-		return nil, err
-	}
-	fail := func(err error) (*Pair, error) { p.Close(); return nil, err }
-	// The place that the node has now, and keeps, before there is a second one.
-	if err := control(p.node, func(fd int) error { return direct(fd, p.nodeIndex) }); err != nil {
-		return fail(err)
-	}
-	if p.agent, err = listenMember(ctx, s.network(), s.local.String(), nil); err != nil {
-		return fail(err)
-	}
-	if err := both(s.local); err != nil {
-		return fail(err)
-	}
-	return p, nil
+	return tcp, nil
 }
 
 // adoptable says whether a socket is one that ListenPair made for the address.
@@ -137,10 +195,7 @@ func adoptable(s socket, addr string) error {
 	return nil
 }
 
-// alone fails unless exactly one socket listens on an address, both unless two do.
-func alone(local netip.AddrPort) error { return members(local, 1) }
-func both(local netip.AddrPort) error  { return members(local, 2) }
-
+// members fails unless this many sockets listen on an address.
 func members(local netip.AddrPort, want int) error {
 	n, err := listenersAt(local)
 	switch {
@@ -201,27 +256,6 @@ func inUse(err error) error {
 	return err
 }
 
-func inspectListener(ln *net.TCPListener) (s socket, err error) {
-	rc, err := ln.SyscallConn()
-	if err != nil {
-		return s, err
-	}
-	if cerr := rc.Control(func(fd uintptr) { s, err = inspect(int(fd)) }); cerr != nil {
-		return s, cerr
-	}
-	return s, err
-}
-
-// direct makes the group of a socket give new connections to one place in it.
-func direct(fd int, index uint32) error {
-	ret := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: index}
-	prog := unix.SockFprog{Len: 1, Filter: &ret}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &prog); err != nil {
-		return fmt.Errorf("say which socket gets new connections (SO_ATTACH_REUSEPORT_CBPF): %w", permission(err))
-	}
-	return nil
-}
-
 // Addr is the address of both sockets, with the port that the kernel chose.
 func (p *Pair) Addr() netip.AddrPort { return p.addr }
 
@@ -246,8 +280,62 @@ func (p *Pair) Node() (*os.File, error) {
 	return dup(p.node)
 }
 
+// Hold returns a descriptor of the agent's socket, which the software is to keep
+// open and not to use: should the agent die, callers of it wait in the kernel for
+// the next agent, and never reach the node instead. The caller closes it. It stays
+// non-blocking.
+func (p *Pair) Hold() (*os.File, error) {
+	f, err := still(p.agent)
+	if err != nil {
+		return nil, fmt.Errorf("the agent's socket of %s: %w", p.addr, err)
+	}
+	return f, nil
+}
+
+// still duplicates a socket for os/exec. A File that finds its descriptor
+// non-blocking makes it blocking when it is given away, for all who share it, and
+// the agent's accept would never end. So this File is made of another descriptor,
+// which the socket's then replaces.
+func still(sock syscall.Conn) (*os.File, error) {
+	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/null: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "the agent's socket")
+	if err := control(sock, func(from int) error { return unix.Dup3(from, fd, unix.O_CLOEXEC) }); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("duplicate a socket: %w", err)
+	}
+	return f, nil
+}
+
+// Members returns what AdoptPair needs to know of the two sockets.
+func (p *Pair) Members() (Members, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := Members{NodeFirst: p.nodeIndex < p.agentIndex}
+	if p.node == nil {
+		return m, fmt.Errorf("the sockets of %s: %w", p.addr, ErrClosed)
+	}
+	ask := func(to *uint64) func(fd int) error {
+		return func(fd int) (err error) {
+			*to, err = cookie(fd)
+			return err
+		}
+	}
+	err := control(p.node, ask(&m.Node))
+	if err == nil {
+		err = control(p.agent, ask(&m.Agent))
+	}
+	if err != nil {
+		return m, fmt.Errorf("number the sockets of %s: %w", p.addr, err)
+	}
+	return m, nil
+}
+
 // Point says where new connections go from now on: to the node or the agent. It
-// is atomic. Those whose first packet has come stay where they are.
+// is atomic. Those whose first packet has come stay where they are. The agent's
+// own ([DialControl]) go to the node in any case.
 func (p *Pair) Point(node bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -258,18 +346,10 @@ func (p *Pair) Point(node bool) error {
 	if node {
 		index = p.nodeIndex
 	}
-	if err := control(p.node, func(fd int) error { return direct(fd, index) }); err != nil {
+	if err := control(p.node, func(fd int) error { return direct(fd, index, p.nodeIndex) }); err != nil {
 		return fmt.Errorf("point %s: %w", p.addr, err)
 	}
-	p.toNode = node
 	return nil
-}
-
-// ToNode says where new connections go.
-func (p *Pair) ToNode() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.toNode
 }
 
 // Strays is [Strays] for the node's socket.

@@ -61,9 +61,6 @@ func TestPairPoints(t *testing.T) {
 					if err := p.Point(to == "node"); err != nil {
 						t.Fatal(err)
 					}
-					if p.ToNode() != (to == "node") {
-						t.Errorf("ToNode says %v", p.ToNode())
-					}
 					wantWho(t, p.Addr().String(), to)
 				}
 			}
@@ -101,7 +98,7 @@ func TestPairRefusesStrangers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer node.Close()
-	if _, err := AdoptPair(t.Context(), p.Addr().String(), node); !errors.Is(err, ErrShared) {
+	if _, err := AdoptPair(t.Context(), p.Addr().String(), Members{}, node, nil); !errors.Is(err, ErrShared) {
 		t.Errorf("adopted from an agent that runs: %v", err)
 	}
 	wantWho(t, p.Addr().String(), "node") // nothing of that disturbed the group
@@ -132,7 +129,7 @@ func TestPlacesInTheGroup(t *testing.T) {
 	wantWho(t, addr, "agent") // the newcomer has 1, and nobody looked
 	wrong.Close()
 
-	again, err := AdoptPair(t.Context(), addr, node)
+	again, err := AdoptPair(t.Context(), addr, Members{}, node, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +154,7 @@ func TestAdoptRefuses(t *testing.T) {
 	}
 	defer node.Close()
 	p.Agent().Close()
-	if _, err := AdoptPair(t.Context(), "127.0.0.2:0", node); !errors.Is(err, ErrSocket) {
+	if _, err := AdoptPair(t.Context(), "127.0.0.2:0", Members{}, node, nil); !errors.Is(err, ErrSocket) {
 		t.Errorf("another address: %v", err)
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -170,11 +167,14 @@ func TestAdoptRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer own.Close()
-	if _, err := AdoptPair(t.Context(), ln.Addr().String(), own); !errors.Is(err, ErrSocket) {
+	if _, err := AdoptPair(t.Context(), ln.Addr().String(), Members{}, own, nil); !errors.Is(err, ErrSocket) {
 		t.Errorf("a socket of the software's own: %v", err)
 	}
-	if _, err := AdoptPair(t.Context(), "127.0.0.1:0", os.Stdin); err == nil {
+	if _, err := AdoptPair(t.Context(), "127.0.0.1:0", Members{}, os.Stdin, nil); err == nil {
 		t.Error("no socket at all was adopted")
+	}
+	if _, err := AdoptPair(t.Context(), "127.0.0.1:0", Members{}, nil, nil); !errors.Is(err, ErrNotFound) {
+		t.Errorf("nothing: %v", err)
 	}
 }
 
@@ -299,7 +299,7 @@ func TestAgentKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := AdoptPair(t.Context(), addr, node)
+	p, err := AdoptPair(t.Context(), addr, Members{}, node, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

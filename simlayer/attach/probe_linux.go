@@ -45,7 +45,7 @@ func probeInherit() error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 		return fmt.Errorf("SO_REUSEPORT: %w", permission(err))
 	}
-	return direct(fd, 0)
+	return direct(fd, 0, 0)
 }
 
 func probeTake() error {

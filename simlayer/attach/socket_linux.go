@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -116,8 +117,14 @@ func (s socket) serves(addr netip.AddrPort) int {
 	return 1
 }
 
+// cookie is the kernel's number of a socket, which no other has until the machine
+// starts anew.
+func cookie(fd int) (uint64, error) {
+	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+}
+
 // control calls f with the descriptor of a file, which stays open meanwhile.
-func control(file *os.File, f func(fd int) error) error {
+func control(file syscall.Conn, f func(fd int) error) error {
 	rc, err := file.SyscallConn()
 	if err != nil {
 		return err
@@ -129,7 +136,7 @@ func control(file *os.File, f func(fd int) error) error {
 	return ferr
 }
 
-func inspectFile(file *os.File) (socket, error) {
+func inspectFile(file syscall.Conn) (socket, error) {
 	var s socket
 	err := control(file, func(fd int) (err error) {
 		s, err = inspect(fd)

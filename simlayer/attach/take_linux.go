@@ -37,19 +37,14 @@ func Take(pids []int, network string, addr netip.AddrPort) (*os.File, error) {
 		return nil, fmt.Errorf("take the socket of %s %s: %w", network, addr, err)
 	}
 	s := search{kind: kind, addr: addr}
-	for _, pid := range pids {
-		s.process(pid)
-		if s.fit == 2 {
-			break
-		}
-	}
+	failed := walk(pids, s.look)
 	if s.found != nil {
 		return s.found, nil
 	}
-	if s.failed == nil {
-		s.failed = fmt.Errorf("%w in %d processes: is the software listening yet, and there?", ErrNotFound, len(pids))
+	if failed == nil {
+		failed = fmt.Errorf("%w in %d processes: is the software listening yet, and there?", ErrNotFound, len(pids))
 	}
-	return nil, fmt.Errorf("take the socket of %s %s: %w", network, addr, s.failed)
+	return nil, fmt.Errorf("take the socket of %s %s: %w", network, addr, failed)
 }
 
 func socketKind(network string) (int, error) {
@@ -64,64 +59,14 @@ func socketKind(network string) (int, error) {
 
 // search is what Take has found so far.
 type search struct {
-	kind   int
-	addr   netip.AddrPort
-	found  *os.File
-	fit    int
-	failed error // the first that says more than that it is not there
+	kind  int
+	addr  netip.AddrPort
+	found *os.File
+	fit   int
 }
 
-func (s *search) process(pid int) {
-	note := func(err error) {
-		if s.failed == nil {
-			s.failed = err
-		}
-	}
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return
-	}
-	if err != nil {
-		note(fmt.Errorf("process %d: %w", pid, permission(err)))
-		return
-	}
-	defer unix.Close(pidfd)
-	dir := "/proc/" + strconv.Itoa(pid) + "/fd"
-	names, err := readNames(dir, maxDescriptors)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return
-	}
-	if err != nil {
-		note(fmt.Errorf("process %d: list its descriptors: %w", pid, foreign(err)))
-		return
-	}
-	for _, name := range names {
-		to, err := os.Readlink(filepath.Join(dir, name))
-		fd, nerr := strconv.Atoi(name)
-		if err != nil || nerr != nil || !strings.HasPrefix(to, "socket:") {
-			continue
-		}
-		if err := s.descriptor(pidfd, fd); err != nil {
-			note(fmt.Errorf("process %d: %w", pid, err))
-			if errors.Is(err, ErrNotPermitted) || errors.Is(err, ErrNotSupported) {
-				return
-			}
-		}
-		if s.fit == 2 {
-			return
-		}
-	}
-}
-
-// descriptor keeps a socket that fits better than what was found so far.
-func (s *search) descriptor(pidfd, fd int) error {
-	got, err := unix.PidfdGetfd(pidfd, fd, 0)
-	if errors.Is(err, unix.EBADF) || errors.Is(err, unix.ESRCH) {
-		return nil // closed or ended meanwhile
-	}
-	if err != nil {
-		return fmt.Errorf("take its descriptor %d: %w", fd, foreign(err))
-	}
+// look keeps a socket that fits better than what was found so far.
+func (s *search) look(got int) (done bool, err error) {
 	k, err := inspect(got)
 	fit := 0
 	if err == nil && k.kind == s.kind && (k.listening || k.kind == unix.SOCK_DGRAM && !k.connected) {
@@ -129,16 +74,100 @@ func (s *search) descriptor(pidfd, fd int) error {
 	}
 	if fit > 0 && k.protocol == unix.IPPROTO_MPTCP {
 		unix.Close(got)
-		return multipath()
+		return false, multipath()
 	}
 	if fit <= s.fit {
-		return unix.Close(got)
+		return false, unix.Close(got)
 	}
 	if s.found != nil {
 		s.found.Close()
 	}
 	s.found, s.fit = os.NewFile(uintptr(got), s.addr.String()), fit
-	return nil
+	return fit == 2, nil
+}
+
+// TakeCookies finds, among the descriptors of processes, sockets by their numbers
+// (SO_COOKIE), and returns a descriptor of each, in the order of the numbers; nil
+// where no process has it. Their states do not matter. The caller closes them.
+//
+// ErrNotPermitted: one is missing, and this process may not look into all of them.
+func TakeCookies(pids []int, cookies ...uint64) ([]*os.File, error) {
+	found, missing := make([]*os.File, len(cookies)), len(cookies)
+	failed := walk(pids, func(got int) (bool, error) {
+		number, err := cookie(got)
+		i := slices.Index(cookies, number)
+		if err != nil || i < 0 || found[i] != nil {
+			return false, unix.Close(got)
+		}
+		found[i] = os.NewFile(uintptr(got), fmt.Sprintf("socket %d", number))
+		missing--
+		return missing == 0, nil
+	})
+	if missing > 0 && failed != nil {
+		for _, f := range found {
+			if f != nil {
+				f.Close()
+			}
+		}
+		return nil, fmt.Errorf("take the running node's sockets: %w", failed)
+	}
+	return found, nil
+}
+
+// walk gives a descriptor of each socket of these processes to look, which closes
+// or keeps it, until that is done. It returns the first error: others may have
+// succeeded.
+func walk(pids []int, look func(got int) (done bool, err error)) (failed error) {
+	for _, pid := range pids {
+		done, err := walkOne(pid, look)
+		if done {
+			return nil
+		}
+		if err != nil && failed == nil {
+			failed = fmt.Errorf("process %d: %w", pid, err)
+		}
+	}
+	return failed
+}
+
+func walkOne(pid int, look func(got int) (done bool, err error)) (done bool, failed error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
+	if err != nil {
+		return false, permission(err)
+	}
+	defer unix.Close(pidfd)
+	dir := "/proc/" + strconv.Itoa(pid) + "/fd"
+	names, err := readNames(dir, maxDescriptors)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("list its descriptors: %w", foreign(err))
+	}
+	for _, name := range names {
+		to, err := os.Readlink(filepath.Join(dir, name))
+		fd, nerr := strconv.Atoi(name)
+		if err != nil || nerr != nil || !strings.HasPrefix(to, "socket:") {
+			continue
+		}
+		got, err := unix.PidfdGetfd(pidfd, fd, 0)
+		if errors.Is(err, unix.EBADF) || errors.Is(err, unix.ESRCH) {
+			continue // closed or ended meanwhile
+		}
+		if err != nil {
+			return false, fmt.Errorf("take its descriptor %d: %w", fd, foreign(err))
+		}
+		if done, err = look(got); done {
+			return true, nil
+		}
+		if err != nil && failed == nil {
+			failed = err
+		}
+	}
+	return false, failed
 }
 
 func multipath() error {
