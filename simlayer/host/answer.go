@@ -42,6 +42,7 @@ type call struct {
 	setup *setup // that it began with
 	held  []*object
 	body  *replayed
+	hops  int // behind it: see so.Hop
 	// failure is why there was no response, err how the call ended.
 	failure, err error
 	// unsafe: a request that must not be sent twice may have reached next.
@@ -75,7 +76,7 @@ func withLabel(ctx context.Context, c net.Conn) context.Context {
 // ServeHTTP implements http.Handler.
 func (a *answerer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	at, _ := r.Context().Value(atKey{}).(listener)
-	c := &call{at: at, h2c: r.ProtoMajor == 2}
+	c := &call{at: at, h2c: r.ProtoMajor == 2, hops: so.Hops(r.Header)}
 	defer c.release(a.log, 0)
 	c.setup = a.hold(c, at.Version)
 	obj := c.setup.objects[at.Version]
@@ -185,8 +186,12 @@ func (h *hop) RoundTrip(r *http.Request) (*http.Response, error) {
 		addr := setup.ends[h.version][h.call.at.Service]
 		var err error
 		if addr != "" {
+			out := toNext(r)
+			if out, err = h.counted(out, setup); err != nil {
+				return nil, err
+			}
 			var resp *http.Response
-			resp, err = h.a.hop(hopKey{addr, h.call.h2c}).RoundTrip(toNext(r))
+			resp, err = h.a.hop(hopKey{addr, h.call.h2c}).RoundTrip(out)
 			if !isDialError(err) {
 				if !safe(r.Method) {
 					h.call.unsafe.Store(true)
@@ -221,6 +226,19 @@ func (h *hop) gone(err error, hold time.Duration) error {
 	r := so.Fail(http.StatusServiceUnavailable, err, "version %d, which is next, did not take calls for %v; try again later", h.version, hold)
 	r.RetryAfter = retryAfter
 	return r
+}
+
+// counted returns a request as it goes to next: with its number of hops where that
+// is another process of an object's, without where it is the node.
+func (h *hop) counted(r *http.Request, s *setup) (*http.Request, error) {
+	if h.version != s.native {
+		return so.Hop(r, h.call.hops)
+	}
+	if r.Header[so.HopsHeader] != nil {
+		r.Header = r.Header.Clone() // r is toNext's, its headers are not
+		r.Header.Del(so.HopsHeader)
+	}
+	return r, nil
 }
 
 // toNext addresses a request to whatever the transport dials.

@@ -25,6 +25,8 @@ type order struct {
 	Generation uint64        `json:"generation"`
 	Hold       time.Duration `json:"hold"`
 	Objects    []hosted      `json:"objects"`
+	// Native is the version of the node's software.
+	Native bundle.Version `json:"native"`
 	// Ends has where calls go of versions that no object in the process answers,
 	// by service.
 	Ends map[bundle.Version]map[string]string `json:"ends"`

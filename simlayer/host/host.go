@@ -188,7 +188,7 @@ func (h *Host) undo(c *change) {
 
 // setWorker tells the object host, which is started when it is first needed.
 func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]Object) error {
-	o := order{Hold: h.cfg.Hold, Ends: map[bundle.Version]map[string]string{}, Sockets: map[string]listener{}, Cache: h.cfg.Cache}
+	o := order{Hold: h.cfg.Hold, Native: s.Native, Ends: map[bundle.Version]map[string]string{}, Sockets: map[string]listener{}, Cache: h.cfg.Cache}
 	sockets := map[string]*socket{}
 	for _, v := range slices.Sorted(maps.Keys(all)) {
 		obj := all[v]

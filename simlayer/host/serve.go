@@ -35,6 +35,7 @@ type server struct {
 // setup is an order made ready. It does not change.
 type setup struct {
 	hold    time.Duration
+	native  bundle.Version
 	objects map[bundle.Version]*object
 	chains  map[bundle.Version]*so.Chain
 	ends    map[bundle.Version]map[string]string
@@ -123,7 +124,7 @@ func (s *server) take(ctx context.Context, o order, files []*os.File) error {
 		return fmt.Errorf("%d sockets came with an order that has %d", len(files), len(o.Passed))
 	}
 	before := s.now.Load()
-	next := &setup{hold: o.Hold, ends: o.Ends, objects: map[bundle.Version]*object{}}
+	next := &setup{hold: o.Hold, native: o.Native, ends: o.Ends, objects: map[bundle.Version]*object{}}
 	plain := map[bundle.Version]so.Object{}
 	for _, h := range o.Objects {
 		obj := before.objects[h.Version]

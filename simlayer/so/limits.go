@@ -32,6 +32,8 @@ const (
 	MaxReasonBytes = bundle.MaxReasonBytes
 	// MaxChain bounds the objects between a caller and a node.
 	MaxChain = 16
+	// MaxHops bounds how often a call may go to objects in processes of their own.
+	MaxHops = 32
 	// MaxNextCalls bounds the calls that all objects of a chain make together
 	// to answer one.
 	MaxNextCalls = 64
