@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +49,8 @@ type processRecord struct {
 	Version  bundle.Version    `json:"version"`
 	Handle   process.Handle    `json:"handle"`
 	Backends map[string]string `json:"backends"`
+	// Inherited are the listening sockets that it was given.
+	Inherited []simlayer.Inherited `json:"inherited,omitempty"`
 	// Egress is the address of the proxy that the software was given: the next
 	// agent must answer there.
 	Egress string `json:"egress"`
@@ -101,7 +102,9 @@ const anyLoopback = "127.0.0.1:0"
 // software was told that it is. Is that address taken, it comes up all the same.
 func (s *software) startLayer(cfg simlayer.Config) (*simlayer.Layer, error) {
 	cfg.Egress = s.egress()
-	cfg.Processes = s.runs()
+	if cfg.Processes = s.runs(); len(cfg.Processes) > 0 {
+		cfg.Inherited = s.record.Inherited
+	}
 	layer, err := simlayer.Start(cfg)
 	if !errors.Is(err, simlayer.ErrEgress) || cfg.Egress == anyLoopback {
 		return layer, err
@@ -270,7 +273,8 @@ func ended(p *process.Process) bool {
 	}
 }
 
-// startLocked starts the software on free ports of the loopback interface.
+// startLocked starts the software on free ports of the loopback interface, or on
+// sockets that it inherits.
 func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, error) {
 	if !p.Artifact.IsZero() {
 		dir, err := s.a.depot.Ensure(ctx, p.Artifact) // no byte runs that was not hashed
@@ -279,27 +283,6 @@ func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, e
 		}
 		p.Dir = dir
 	}
-	backends := map[string]string{}
-	for _, name := range p.Services {
-		addr, err := privateAddr(p.Protocols[name], s.a.cfg.Services[name].Address)
-		if err != nil {
-			return nil, err
-		}
-		backends[name] = addr
-	}
-	spec := s.spec(p, backends)
-	if c := s.a.ways.connect; c != nil {
-		spec.Cgroup = c.Cgroup()
-	}
-	sockets, err := s.sockets(p, backends)
-	if err != nil {
-		return nil, err
-	}
-	defer closeSockets(sockets)
-	spec.Sockets = sockets
-	spec.OnStart = func(h process.Handle) error {
-		return s.save(processRecord{Version: p.Version, Handle: h, Backends: backends, Egress: s.proxy(), Plan: p})
-	}
 	// Its first call may leave before it is ready.
 	if !s.a.ask(func() {
 		s.speaks = p.Version
@@ -307,6 +290,29 @@ func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, e
 		s.a.redirect()
 	}) {
 		return nil, errStopped
+	}
+	sockets, err := s.a.layer.Sockets(p.Version)
+	if err != nil {
+		return nil, err
+	}
+	defer closeSockets(sockets)
+	backends, err := s.places(p, sockets)
+	if err != nil {
+		return nil, err
+	}
+	spec := s.spec(p, backends)
+	if c := s.a.ways.connect; c != nil {
+		spec.Cgroup = c.Cgroup()
+	}
+	record := processRecord{Version: p.Version, Backends: backends, Egress: s.proxy(), Plan: p}
+	for _, one := range sockets {
+		spec.Sockets = append(spec.Sockets, process.Socket{Name: one.Service, File: one.Node})
+		spec.Held = append(spec.Held, one.Hold)
+		record.Inherited = append(record.Inherited, one.Inherited)
+	}
+	spec.OnStart = func(h process.Handle) error {
+		record.Handle = h
+		return s.save(record)
 	}
 	proc, err := process.Start(spec)
 	if err != nil {
@@ -317,42 +323,29 @@ func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, e
 	return proc, nil
 }
 
-// sockets opens what software is to inherit: for each service that asks for it the
-// socket of its versioned address, and one of the private address by which the
-// agent asks after its health and passes on the calls that it has held.
-func (s *software) sockets(p plan, backends map[string]string) (all []process.Socket, err error) {
-	defer func() {
+// places says where the software is to listen: at the sockets that it inherits,
+// and else at free ports.
+func (s *software) places(p plan, sockets []simlayer.Socket) (map[string]string, error) {
+	backends := map[string]string{}
+	for _, one := range sockets {
+		backends[one.Service] = one.Addr
+	}
+	for _, name := range p.Services {
+		if backends[name] != "" {
+			continue
+		}
+		addr, err := privateAddr(p.Protocols[name], s.a.cfg.Services[name].Address)
 		if err != nil {
-			closeSockets(all)
-			all = nil
+			return nil, err
 		}
-	}()
-	versioned, err := s.a.layer.Sockets(p.Version)
-	if err != nil {
-		return nil, err
+		backends[name] = addr
 	}
-	for _, name := range slices.Sorted(maps.Keys(versioned)) {
-		for _, f := range versioned[name] {
-			all = append(all, process.Socket{Name: name, File: f})
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(versioned)) {
-		l, err := net.Listen("tcp", backends[name])
-		if err != nil {
-			return all, fmt.Errorf("open the private socket of service %q: %w", name, err)
-		}
-		f, err := l.(*net.TCPListener).File()
-		if err = errors.Join(err, l.Close()); err != nil {
-			return all, fmt.Errorf("open the private socket of service %q: %w", name, err)
-		}
-		all = append(all, process.Socket{Name: name, File: f})
-	}
-	return all, nil
+	return backends, nil
 }
 
-func closeSockets(sockets []process.Socket) {
+func closeSockets(sockets []simlayer.Socket) {
 	for _, s := range sockets {
-		_ = s.File.Close() // the software has its own
+		_ = s.Close() // the software has its own
 	}
 }
 
@@ -388,7 +381,7 @@ func (s *software) spec(p plan, backends map[string]string) process.Spec {
 	return process.Spec{
 		Dir: p.Dir, Argv: expand(p.Command), Env: s.environment(), Marker: s.a.id.String(),
 		LogPath: filepath.Join(s.a.cfg.Data, "log", "node.log"), Health: health, HealthAddr: backends[health.Service],
-		NotifySocket: filepath.Join(s.a.cfg.Data, "notify.sock"), Log: s.a.log,
+		NotifySocket: filepath.Join(s.a.cfg.Data, "notify.sock"), DialControl: attach.DialControl, Log: s.a.log,
 	}
 }
 

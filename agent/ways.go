@@ -94,7 +94,8 @@ func chooseAttach(asked string, steerable error) (way, error) {
 		}
 		return way{kind: AttachSteer}, nil
 	case AttachInherit:
-		if err := attach.Probe(attach.KindInherit); err != nil {
+		// Without taking, the next agent could not have the sockets back.
+		if err := errors.Join(attach.Probe(attach.KindInherit), attach.Probe(attach.KindTake)); err != nil {
 			return way{}, fmt.Errorf("attach = %q does not work here: %w; %q takes what does", asked, err, AttachAuto)
 		}
 		return way{kind: AttachInherit}, nil

@@ -26,9 +26,10 @@ type Config struct {
 	// none, in words for the caller. Needed where Egress is set. Resolve is
 	// called concurrently and must not block.
 	Resolve func(dest string, v bundle.Version) (addr string, isPeer bool, err error)
-	// Processes are those of software that runs already, among whose sockets
-	// those are that it inherited.
+	// Processes are those of software that runs already, and Inherited are the
+	// Sockets that it was given.
 	Processes []int
+	Inherited []Inherited
 	Log       *slog.Logger
 	Limits    Limits // zero: DefaultLimits
 }
@@ -56,6 +57,11 @@ func (s Service) versionPort(v bundle.Version) int {
 		return 0
 	}
 	return s.First + int((uint64(v)-1)%uint64(s.Last-s.First+1))
+}
+
+// versionAddr is where callers of version v come, perhaps with any port.
+func (s Service) versionAddr(v bundle.Version) string {
+	return net.JoinHostPort(s.host(), strconv.Itoa(s.versionPort(v)))
 }
 
 // apartVersions reports whether two of these versions have one port.
@@ -178,11 +184,12 @@ type Routing struct {
 	Native bundle.Version
 	// Backends are the software's private addresses by service: "host:port", or,
 	// but for UDP, "unix:" and the path of a socket. All services, unless Down.
+	// Where the software has inherited a socket it is that one's address.
 	Backends map[string]string
 	// Protocols are what services speak, where that has turned out to be another
 	// protocol than Config has.
 	Protocols map[string]string
-	// Processes are those of the software, for AttachSteer and AttachInherit.
+	// Processes are those of the software, for AttachSteer.
 	Processes []int
 	// Down holds all calls.
 	Down bool

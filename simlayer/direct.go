@@ -36,103 +36,12 @@ func (l *Layer) SetSteer(s *attach.Steer) {
 	l.steer = s
 }
 
-// bindSocket opens the socket of an address: one of a pair where the node has, or
-// is to get, the other.
-func (l *Layer) bindSocket(s *service, label bundle.Version, addr string) (net.Listener, *attach.Pair, error) {
-	if s.Attach != AttachInherit || label == 0 {
-		ln, err := listenTCP(l.ctx, addr)
-		return ln, nil, err
-	}
-	pair, err := l.adoptPair(addr)
-	if err == nil && pair == nil {
-		pair, err = attach.ListenPair(l.ctx, "tcp", addr)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return pair.Agent(), pair, nil
-}
-
-// adoptPair joins the socket that the running software has of an address; nil
-// where it has none.
-func (l *Layer) adoptPair(addr string) (*attach.Pair, error) {
-	if len(l.processes) == 0 {
-		return nil, nil
-	}
-	at, err := addrPort(addr)
-	if err != nil || at.Port() == 0 {
-		return nil, err
-	}
-	node, err := attach.Take(l.processes, "tcp", at)
-	if errors.Is(err, attach.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the running software listens on %s: %w", addr, err)
-	}
-	defer node.Close()
-	return attach.AdoptPair(l.ctx, addr, node)
-}
-
 func addrPort(addr string) (netip.AddrPort, error) {
 	tcp, err := net.ResolveTCPAddr("tcp", addr)
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
 	return tcp.AddrPort(), nil
-}
-
-// Sockets returns the listening sockets that software of version v is to inherit,
-// by service with AttachInherit: of the address for callers of v. They are the
-// caller's to close. New connections are led to them when a routing that is not
-// Down makes v native.
-func (l *Layer) Sockets(v bundle.Version) (map[string][]*os.File, error) {
-	l.apply.Lock()
-	defer l.apply.Unlock()
-	if l.closed {
-		return nil, ErrClosed
-	}
-	l.endStrays()
-	if !l.inherits() {
-		return nil, nil
-	}
-	fresh, err := l.bind([]bundle.Version{v})
-	for _, f := range fresh {
-		f.serve()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("sockets for version %d of the software: %w", v, err)
-	}
-	sockets := map[string][]*os.File{}
-	for _, f := range l.listeners() {
-		if f.pair == nil || f.label != v {
-			continue
-		}
-		node, err := f.pair.Node()
-		if err != nil {
-			for _, all := range sockets {
-				closeFiles(all)
-			}
-			return nil, fmt.Errorf("sockets for version %d of the software: %w", v, err)
-		}
-		sockets[f.service.name] = append(sockets[f.service.name], node)
-	}
-	return sockets, nil
-}
-
-func (l *Layer) inherits() bool {
-	for _, s := range l.services {
-		if s.Attach == AttachInherit {
-			return true
-		}
-	}
-	return false
-}
-
-func closeFiles(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
 }
 
 // listeners returns all, in no order.
@@ -190,10 +99,7 @@ func (f *listener) straight(l *Layer, r *route) bool {
 func (l *Layer) aimOne(f *listener, r *route, straight bool) (direct bool, err error) {
 	switch {
 	case f.pair != nil:
-		// The software has a socket of the address for its own version only.
-		direct = straight && f.label == r.native
-		err = f.pair.Point(direct)
-		return direct && err == nil, err
+		return l.point(f, r, straight)
 	case f.service.Attach == AttachSteer && l.steer != nil:
 		err = l.steerOne(f, r, straight)
 		return straight && err == nil, err
@@ -243,6 +149,9 @@ func (l *Layer) socket(s *service, r *route) (*os.File, error) {
 	if b == nil || b.network != "tcp" && b.network != "udp" {
 		return nil, fmt.Errorf("service %q: only software that listens on an IP address can be steered to", s.name)
 	}
+	if f := l.versionedOf(s, r.native); f != nil && f.pair != nil {
+		return nil, fmt.Errorf("service %q: the software has a socket that it inherited, until it is started anew", s.name)
+	}
 	have := l.taken[s.name]
 	if have.file != nil && have.addr == b.addr && slices.Equal(have.processes, r.processes) {
 		return have.file, nil
@@ -277,7 +186,8 @@ func (l *Layer) Ended() {
 		return
 	}
 	l.aim(nil)
-	l.endStrays()
+	l.endStrays(func(stray) bool { return true })
+	l.given, l.known = 0, nil
 	for _, f := range l.listeners() {
 		if f.pair == nil {
 			continue
@@ -287,7 +197,7 @@ func (l *Layer) Ended() {
 			l.log.Warn("connections that the software left behind are lost", "address", f.Addr().String(), "err", err)
 			continue
 		}
-		l.takeStrays(f, ln)
+		l.takeStrays(f, ln, true)
 	}
 	for name, t := range l.taken {
 		s := l.services[name]
@@ -302,34 +212,42 @@ func (l *Layer) Ended() {
 		}
 		// Whoever was queued there was steered from an address that is straight:
 		// of the node's own version.
-		if f := l.native(s); f != nil {
-			l.takeStrays(f, ln)
+		if f := l.versionedOf(s, l.gate.current().native); f != nil {
+			l.takeStrays(f, ln, false)
 		} else {
 			ln.Close()
 		}
 	}
 }
 
-// native returns the listener for callers of the node's own version.
-func (l *Layer) native(s *service) *listener {
+// versionedOf returns the listener for callers of a version; nil without one.
+func (l *Layer) versionedOf(s *service, v bundle.Version) *listener {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return s.versioned[l.gate.current().native]
+	return s.versioned[v]
 }
 
-// takeStrays serves what is queued at a socket whose software has ended.
-func (l *Layer) takeStrays(f *listener, ln net.Listener) {
-	l.strays = append(l.strays, ln)
+// stray accepts what is queued at a socket whose software has ended.
+type stray struct {
+	net.Listener
+	at        *listener // serves it
+	inherited bool      // the socket is one of at's pair; else it was the software's own
+}
+
+func (l *Layer) takeStrays(f *listener, ln net.Listener, inherited bool) {
+	l.strays = append(l.strays, stray{ln, f, inherited})
 	f.serveFrom(ln)
 }
 
-// endStrays stops that, before other software gets the sockets, and lets go of
-// those that the software had opened itself.
-func (l *Layer) endStrays() {
-	for _, ln := range l.strays {
-		ln.Close()
-	}
-	l.strays = nil
+// endStrays stops that.
+func (l *Layer) endStrays(which func(stray) bool) {
+	l.strays = slices.DeleteFunc(l.strays, func(s stray) bool {
+		end := which(s)
+		if end {
+			s.Close()
+		}
+		return end
+	})
 }
 
 // Fallen says why callers of a service are relayed although they need not be; ""

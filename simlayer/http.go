@@ -103,9 +103,10 @@ type call struct {
 	// unsafe: a request that must not be sent twice may have reached the node.
 	unsafe  atomic.Bool
 	outcome outcome
-	counted *counters // where it counts as open
 	began   time.Time
+	counted *counters // where it counts as open
 	http2   bool
+	hops    int  // behind it: see so.Hop
 	stay    bool // see handed
 }
 
@@ -123,7 +124,7 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
 	defer cut(nil)
 	c := &call{
 		listener: f, parent: r.Context(), cut: cut, version: f.label, outcome: failed,
-		began: time.Now(), http2: r.ProtoMajor == 2,
+		began: time.Now(), http2: r.ProtoMajor == 2, hops: so.Hops(r.Header),
 	}
 	if h := handedOf(ctx); h != nil {
 		c.stay = h.stay
@@ -157,7 +158,6 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
 
 // end lets a call out of the gate and counts it.
 func (p *callProxy) end(c *call) {
-	c.counted.done()
 	if c.ticket != nil {
 		p.leave(c)
 	}
@@ -167,6 +167,7 @@ func (p *callProxy) end(c *call) {
 	if c.version == 0 {
 		c.version = p.layer.externalVersion(c.listener.service, p.layer.gate.current())
 	}
+	c.counted.done()
 	c.listener.service.tally.of(c.version).ended(c.outcome, c.patience.spent, c.began)
 }
 
@@ -219,6 +220,11 @@ func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Respo
 		return nil, err
 	}
 	c.via, c.plain = path.via, path.plain
+	if c.counted == nil {
+		if err := c.listener.room(route, path, version); err != nil {
+			return nil, err
+		}
+	}
 	c.counted = c.listener.service.tally.begun(version, c.counted)
 	out := r.WithContext(r.Context())
 	c.body.renew(out)
@@ -272,6 +278,12 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 		r = r.WithContext(r.Context())
 		r.URL = &u
 		toNode(r)
+	}
+	if n.call.via != 0 {
+		var err error
+		if r, err = so.Hop(r, n.call.hops); err != nil {
+			return nil, err
+		}
 	}
 	resp, err := n.backend.transport(n.call.http2).RoundTrip(r)
 	if !safe(r.Method) && !isDialError(err) {

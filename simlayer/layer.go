@@ -37,12 +37,15 @@ type Layer struct {
 	services map[string]*service // fixed
 
 	// apply is held by Apply, and by Close once it has begun.
-	apply     sync.Mutex
-	closed    bool
-	processes []int            // apply; of the software
-	steer     *attach.Steer    // apply; nil where nothing is steered
-	taken     map[string]taken // apply; the software's own sockets, by service
-	strays    []net.Listener   // apply; sockets that software left behind
+	apply  sync.Mutex
+	closed bool
+	steer  *attach.Steer    // apply; nil where nothing is steered
+	taken  map[string]taken // apply; the software's own sockets, by service
+	strays []stray          // apply; sockets that software left behind
+	// given is the version of the software that runs with sockets of ours; 0 where
+	// none does. known are those that the software of an earlier layer has.
+	given bundle.Version // apply
+	known []Inherited    // apply
 
 	fallen sync.Map // service to why its callers are relayed although they need not be
 
@@ -80,7 +83,7 @@ func Start(cfg Config) (*Layer, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), services: map[string]*service{}, processes: cfg.Processes, taken: map[string]taken{}}
+	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), services: map[string]*service{}, taken: map[string]taken{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.proxy = newCallProxy(l)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Services)) {
@@ -93,6 +96,7 @@ func Start(cfg Config) (*Layer, error) {
 		}
 		s.public = public
 	}
+	l.rejoin()
 	if cfg.Egress != "" {
 		out, err := l.startEgress(cfg.Egress)
 		if err != nil {
@@ -119,9 +123,6 @@ func (l *Layer) Apply(r Routing) error {
 	}
 	old := l.gate.current()
 	next, err := newRoute(r, l.cfg.Services, old)
-	if err == nil {
-		err = l.noLoop(next)
-	}
 	if err != nil {
 		return fmt.Errorf("routing for version %d: %w", r.Native, err)
 	}
@@ -129,9 +130,15 @@ func (l *Layer) Apply(r Routing) error {
 	if err != nil {
 		return fmt.Errorf("routing for version %d: %w", r.Native, err)
 	}
-	l.processes = r.Processes
+	if err := l.noLoop(next); err != nil {
+		for _, f := range fresh {
+			l.forget(f)
+		}
+		return fmt.Errorf("routing for version %d: %w", r.Native, err)
+	}
 	if !next.down {
-		l.endStrays()
+		// The software has these sockets now, or has others of its own.
+		l.endStrays(func(s stray) bool { return !s.inherited || s.at.label == next.native })
 	}
 	l.gate.set(next)
 	l.aim(next)
@@ -167,11 +174,10 @@ func (l *Layer) bind(versions []bundle.Version) (fresh []*listener, err error) {
 			if l.has(s, v) {
 				continue
 			}
-			port := s.versionPort(v)
-			if port != 0 {
+			if port := s.versionPort(v); port != 0 {
 				l.evict(s, port, versions)
 			}
-			f, err := l.bindListener(s, v, net.JoinHostPort(s.host(), fmt.Sprint(port)))
+			f, err := l.bindListener(s, v, s.versionAddr(v))
 			if err != nil {
 				return fresh, fmt.Errorf("service %q: listen for callers of version %d: %w", name, v, err)
 			}
@@ -193,15 +199,23 @@ func (l *Layer) evict(s *service, port int, keep []bundle.Version) {
 	l.mu.Lock()
 	var gone *listener
 	for v, old := range s.versioned {
-		if s.versionPort(v) == port && !slices.Contains(keep, v) {
+		if s.versionPort(v) == port && !slices.Contains(keep, v) && !l.lent(old) {
 			gone = old
 			delete(s.versioned, v)
 		}
 	}
 	l.mu.Unlock()
 	if gone != nil {
-		gone.retire()
+		l.retireOne(gone)
 	}
+}
+
+// lent reports whether running software has the other socket of a listener's pair.
+func (l *Layer) lent(f *listener) bool { return f.pair != nil && f.label == l.given }
+
+func (l *Layer) retireOne(f *listener) {
+	l.endStrays(func(s stray) bool { return s.at == f })
+	f.retire()
 }
 
 // forget closes a listener that never served.
@@ -218,7 +232,7 @@ func (l *Layer) retire(r *route) {
 	l.mu.Lock()
 	for _, s := range l.services {
 		for v, f := range s.versioned {
-			if r.paths[v] == nil {
+			if r.paths[v] == nil && !l.lent(f) {
 				gone = append(gone, f)
 				delete(s.versioned, v)
 			}
@@ -226,7 +240,7 @@ func (l *Layer) retire(r *route) {
 	}
 	l.mu.Unlock()
 	for _, f := range gone {
-		f.retire()
+		l.retireOne(f)
 	}
 }
 
@@ -238,7 +252,7 @@ func (l *Layer) noLoop(r *route) error {
 			continue
 		}
 		for _, addr := range l.own() {
-			if addr.Network() == b.network && sameAddr(addr, b.addr) {
+			if addr.Network() == b.network && sameAddr(addr, b.addr) && !l.ownBackend(r, b, addr) {
 				return fmt.Errorf("%s is the layer's own address; give the software another one to listen on", what)
 			}
 		}
@@ -386,7 +400,7 @@ func (l *Layer) Close() error {
 	l.closer.Do(func() {
 		l.apply.Lock()
 		l.closed = true
-		l.endStrays()
+		l.endStrays(func(stray) bool { return true })
 		for name := range l.taken {
 			l.letGo(name)
 		}

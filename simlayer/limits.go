@@ -50,6 +50,11 @@ const (
 	minPause = 10 * time.Millisecond
 	maxPause = 250 * time.Millisecond
 
+	// objectShare is the part of Limits.Conns, one in so many, that calls of one
+	// version to one object process may be at once: one that calls itself in a
+	// circle leaves room for all others.
+	objectShare = 4
+
 	dialTimeout = 5 * time.Second
 	// egressDialTimeout is longer: destinations may be far away.
 	egressDialTimeout = 30 * time.Second

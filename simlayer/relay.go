@@ -77,9 +77,9 @@ type exchange struct {
 	cut               bool
 
 	version, native, via bundle.Version
-	counted              *counters // where it counts as open
 	outcome              outcome
 	patience             patience
+	counted              *counters // where it counts as open
 
 	// Only for one that has to wait.
 	ctx    context.Context

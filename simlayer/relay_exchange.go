@@ -177,6 +177,9 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	route, l := ex.ticket.route, f.listener
 	version := l.versionUnder(route)
 	p, b, err := route.path(version, l.service.name)
+	if err == nil && ex.counted == nil {
+		err = l.room(route, p, version)
+	}
 	f.mu.Lock()
 	ex.version, ex.native, ex.via = version, route.native, 0
 	if err == nil {

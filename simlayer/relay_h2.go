@@ -96,7 +96,7 @@ func (h *relay2) connect() bool {
 	route := h.ticket.route
 	h.version = f.listener.versionUnder(route)
 	p, b, err := route.path(h.version, f.listener.service.name)
-	if err != nil || !p.plain {
+	if err != nil || !p.plain || f.listener.room(route, p, h.version) != nil {
 		return false
 	}
 	conn, err := b.dial(f.layer.ctx)
@@ -157,7 +157,9 @@ func (h *relay2) count(id uint32, o outcome) {
 		return
 	}
 	delete(h.began, id)
-	h.front.listener.service.tally.of(h.version).ended(o, 0, began)
+	calls := h.front.listener.service.tally.of(h.version)
+	calls.done()
+	calls.ended(o, 0, began)
 }
 
 // run passes on what the caller says until it ends; false: the node takes no more.
@@ -217,6 +219,7 @@ func (h *relay2) fromCaller() (over bool, err error) {
 				}
 				h.streams.Admit(p[off:])
 				h.began[h.streams.Stream()] = time.Now()
+				h.front.listener.service.tally.begun(h.version, nil)
 			} else {
 				h.asked = true
 				h.streams.Shut()
@@ -266,8 +269,9 @@ func (h *relay2) admit() bool {
 		return false
 	}
 	l, route := h.front.listener, h.ticket.route
-	p, b, err := route.path(l.versionUnder(route), l.service.name)
-	if err != nil || !p.plain || b != h.backend {
+	version := l.versionUnder(route)
+	p, b, err := route.path(version, l.service.name)
+	if err != nil || !p.plain || b != h.backend || l.room(route, p, version) != nil {
 		gate.leave(&h.ticket)
 		return false
 	}

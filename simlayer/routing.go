@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"moult/simlayer/attach"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -392,8 +393,9 @@ func isDialError(err error) bool {
 	return errors.As(err, &d)
 }
 
+// dial connects past the layer's own socket, where the address has another.
 func (b *backend) dial(ctx context.Context) (net.Conn, error) {
-	return dial(ctx, b.network, b.addr, dialTimeout)
+	return dialBy(ctx, net.Dialer{Timeout: dialTimeout, ControlContext: attach.DialControl}, b.network, b.addr)
 }
 
 // dialKept dials for the transport.
@@ -413,7 +415,10 @@ func (b *backend) dialKept(ctx context.Context) (net.Conn, error) {
 var errLeft = errors.New("the node is going down")
 
 func dial(ctx context.Context, network, addr string, timeout time.Duration) (net.Conn, error) {
-	d := net.Dialer{Timeout: timeout}
+	return dialBy(ctx, net.Dialer{Timeout: timeout}, network, addr)
+}
+
+func dialBy(ctx context.Context, d net.Dialer, network, addr string) (net.Conn, error) {
 	d.SetMultipathTCP(false)
 	conn, err := d.DialContext(ctx, network, addr)
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 // Stats is what a Layer has seen since it started.
 type Stats struct {
 	// InFlight calls are at the node now, Held calls wait; the peaks are the most
-	// of each at once. For raw TCP a call is a connection.
+	// of each at once. For raw TCP a call is a connection, for UDP a datagram of
+	// a caller (which is in flight for no time).
 	InFlight     int `json:"in_flight"`
 	Held         int `json:"held"`
 	PeakInFlight int `json:"peak_in_flight"`

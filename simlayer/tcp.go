@@ -96,6 +96,9 @@ func (r *relaying) dial(ctx context.Context, route *route) (net.Conn, error) {
 	if !path.plain {
 		return nil, so.Deny(0, "raw connections cannot be simulated by rules")
 	}
+	if err := r.listener.room(route, path, version); err != nil {
+		return nil, err
+	}
 	up, err := backend.dial(ctx)
 	if err != nil {
 		return nil, err

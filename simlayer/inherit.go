@@ -1,0 +1,215 @@
+package simlayer
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"slices"
+
+	"moult/simlayer/attach"
+	"moult/store/bundle"
+)
+
+// Inherited names one listening socket that software was given, and the layer's of
+// the same address, for a layer that comes after this one.
+type Inherited struct {
+	Service string         `json:"service"`
+	Version bundle.Version `json:"version"`
+	// Addr is where both listen, host:port.
+	Addr    string         `json:"addr"`
+	Members attach.Members `json:"members"`
+}
+
+// Socket is what software is given of one service.
+type Socket struct {
+	Inherited
+	// Node is what it listens on.
+	Node *os.File
+	// Hold is the layer's own socket. The software only keeps it open: so callers
+	// that come to it wait for the next layer when this one has died, instead of
+	// reaching software that must not have them.
+	Hold *os.File
+}
+
+// Close closes both files.
+func (s Socket) Close() error { return errors.Join(s.Node.Close(), s.Hold.Close()) }
+
+// Sockets returns the listening sockets that software of version v is to inherit,
+// one by service with AttachInherit, in the order of the names: of the address for
+// callers of v. They are the caller's to close. New connections are led to them
+// when a routing that is not Down makes v native; the layer's own reach them in any
+// case, so that the address is the software's Backend too.
+func (l *Layer) Sockets(v bundle.Version) ([]Socket, error) {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	if l.closed {
+		return nil, ErrClosed
+	}
+	l.endStrays(func(s stray) bool { return s.inherited && s.at.label == v })
+	if !l.inherits() {
+		return nil, nil
+	}
+	fresh, err := l.bind([]bundle.Version{v})
+	for _, f := range fresh {
+		f.serve()
+	}
+	var all []Socket
+	for _, name := range slices.Sorted(maps.Keys(l.services)) {
+		f := l.versionedOf(l.services[name], v)
+		if err != nil {
+			break
+		}
+		if f == nil || f.pair == nil {
+			continue
+		}
+		var one Socket
+		if one, err = f.socket(); err == nil {
+			all = append(all, one)
+		}
+	}
+	if err != nil {
+		for _, s := range all {
+			_ = s.Close() // nobody has them
+		}
+		return nil, fmt.Errorf("sockets for version %d of the software: %w", v, err)
+	}
+	l.given = v
+	return all, nil
+}
+
+func (l *Layer) inherits() bool {
+	for _, s := range l.services {
+		if s.Attach == AttachInherit {
+			return true
+		}
+	}
+	return false
+}
+
+// socket is what software is given of a listener.
+func (f *listener) socket() (Socket, error) {
+	s := Socket{Inherited: Inherited{Service: f.service.name, Version: f.label, Addr: f.address()}}
+	var err error
+	if s.Members, err = f.pair.Members(); err != nil {
+		return s, err
+	}
+	if s.Node, err = f.pair.Node(); err != nil {
+		return s, err
+	}
+	if s.Hold, err = f.pair.Hold(); err != nil {
+		_ = s.Node.Close() // nobody has it
+	}
+	return s, err
+}
+
+// address is where callers reach a listener of one version.
+func (f *listener) address() string {
+	at, _ := ipPort(f.Addr())
+	return net.JoinHostPort(f.service.host(), fmt.Sprint(at.Port()))
+}
+
+// bindSocket opens the socket of an address: one of a pair where the node has, or
+// is to get, the other.
+func (l *Layer) bindSocket(s *service, label bundle.Version, addr string) (net.Listener, *attach.Pair, error) {
+	pair, err := l.adoptPair(s, label, addr)
+	if err == nil && pair == nil {
+		if s.Attach != AttachInherit || label == 0 {
+			ln, err := listenTCP(l.ctx, addr)
+			return ln, nil, err
+		}
+		pair, err = attach.ListenPair(l.ctx, "tcp", addr)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return pair.Agent(), pair, nil
+}
+
+// adoptPair takes back the sockets of an address that an earlier layer gave to
+// software which still runs; nil where there are none. It does so whatever the
+// service's attach is now: the software keeps them until it is started anew.
+func (l *Layer) adoptPair(s *service, label bundle.Version, addr string) (*attach.Pair, error) {
+	i := slices.IndexFunc(l.known, func(k Inherited) bool { return k.of(s, label, addr) })
+	if i < 0 {
+		return nil, nil
+	}
+	k := l.known[i]
+	files, err := attach.TakeCookies(l.cfg.Processes, k.Members.Node, k.Members.Agent)
+	if err != nil {
+		return nil, fmt.Errorf("the running software has %s: %w", k.Addr, err)
+	}
+	defer func() {
+		for _, f := range files {
+			if f != nil {
+				_ = f.Close() // the pair has its own
+			}
+		}
+	}()
+	if files[0] == nil && files[1] == nil {
+		return nil, nil
+	}
+	pair, err := attach.AdoptPair(l.ctx, k.Addr, k.Members, files[0], files[1])
+	if err == nil && files[0] != nil {
+		l.given = label
+	}
+	return pair, err
+}
+
+// of reports whether k is the socket for callers of a version of a service, which
+// is to be bound at addr, perhaps with any port.
+func (k Inherited) of(s *service, label bundle.Version, addr string) bool {
+	if k.Service != s.name || k.Version != label {
+		return false
+	}
+	host, _, err := splitAddr(k.Addr)
+	return k.Addr == addr || err == nil && s.versionPort(label) == 0 && host == s.host()
+}
+
+// rejoin listens where the running software inherited its sockets, before the
+// first routing: who has come to the layer's own meanwhile is held from now on.
+// Where that fails the next bind tries again, and says why.
+func (l *Layer) rejoin() {
+	for _, k := range l.cfg.Inherited {
+		s := l.services[k.Service]
+		if s == nil || s.network() != "tcp" || l.has(s, k.Version) || !k.of(s, k.Version, s.versionAddr(k.Version)) {
+			continue
+		}
+		l.known = append(l.known, k)
+		f, err := l.bindListener(s, k.Version, s.versionAddr(k.Version))
+		if err != nil {
+			l.log.Warn("the sockets of the running software are not taken back yet", "service", k.Service, "address", k.Addr, "err", err)
+			continue
+		}
+		f.serve()
+	}
+}
+
+// point leads new connections of a pair to the node or to the layer, and reports
+// whether they go to the node.
+func (l *Layer) point(f *listener, r *route, straight bool) (direct bool, err error) {
+	// The software has a socket of the address for its own version only.
+	direct = straight && f.label == r.native
+	if direct && l.given != r.native {
+		direct, err = false, fmt.Errorf("service %q: the software has not inherited its listening socket: it gets it when it is started anew", f.service.name)
+	}
+	if perr := f.pair.Point(direct); perr != nil {
+		return false, perr
+	}
+	return direct, err
+}
+
+// ownBackend reports whether a backend is the node's socket of the pair at addr,
+// which the layer's connections reach past its own.
+func (l *Layer) ownBackend(r *route, b *backend, addr net.Addr) bool {
+	for name, one := range r.backends {
+		if one != b {
+			continue
+		}
+		if f := l.versionedOf(l.services[name], r.native); f != nil && f.pair != nil && f.Addr() == addr {
+			return true
+		}
+	}
+	return false
+}
