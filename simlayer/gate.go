@@ -22,6 +22,7 @@ type gate struct {
 	changed chan struct{} // closed and replaced with every change of the three above
 	inside  ticket        // the ring of the calls at the node; itself none of them
 	in      int           // how many
+	loose   ticket        // the ring of raw connections that nobody waits for any more
 	empty   chan struct{} // if not nil: closed once nobody is inside
 	held    int           // calls that wait
 	peaks   struct{ in, held int }
@@ -34,6 +35,8 @@ type ticket struct {
 	route      *route
 	cut        func() // gate.mu; nil once called
 	prev, next *ticket
+	raw        bool // a connection of a raw protocol; set before it enters
+	loose      bool // gate.mu; it is in the ring of those
 }
 
 // patience is how long one call has waited and still may, over all its waits.
@@ -57,6 +60,7 @@ func newGate(maxHeld int) *gate {
 		changed: make(chan struct{}),
 	}
 	g.inside.prev, g.inside.next = &g.inside, &g.inside
+	g.loose.prev, g.loose.next = &g.loose, &g.loose
 	return g
 }
 
@@ -145,12 +149,38 @@ func (g *gate) leave(t *ticket) (inForce bool) {
 	defer g.mu.Unlock()
 	t.prev.next, t.next.prev = t.next, t.prev
 	t.prev, t.next, t.cut = nil, nil, nil
+	if t.loose {
+		t.loose = false
+	} else {
+		g.out()
+	}
+	return g.route == t.route
+}
+
+// out counts one call less. Callers hold mu.
+func (g *gate) out() {
 	g.in--
 	if g.in == 0 && g.empty != nil {
 		close(g.empty)
 		g.empty = nil
 	}
-	return g.route == t.route
+}
+
+// loosen has nobody wait any more for the connections of raw protocols that are
+// inside: the software must end them.
+func (g *gate) loosen() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for t := g.inside.next; t != &g.inside; {
+		next := t.next
+		if t.raw {
+			t.prev.next, t.next.prev = t.next, t.prev
+			t.prev, t.next, t.loose = g.loose.prev, &g.loose, true
+			t.prev.next, t.next.prev = t, t
+			g.out()
+		}
+		t = next
+	}
 }
 
 // rest lets a call that failed under a routing wait for another one, or for a
@@ -235,22 +265,28 @@ func (g *gate) drained() <-chan struct{} {
 func (g *gate) cut() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for t := g.inside.next; t != &g.inside; t = t.next {
+	g.inside.cutAll()
+	return g.in
+}
+
+// cutAll cuts a whole ring. Callers hold the gate's mu.
+func (ring *ticket) cutAll() {
+	for t := ring.next; t != ring; t = t.next {
 		if cut := t.cut; cut != nil {
 			t.cut = nil
 			cut()
 		}
 	}
-	return g.in
 }
 
 // close shuts the gate for good: who waits gets ErrClosed, who is inside is cut.
 func (g *gate) close() {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.open, g.shut = false, true
 	g.announce()
-	g.mu.Unlock()
-	g.cut()
+	g.inside.cutAll()
+	g.loose.cutAll()
 }
 
 // gateStats is what the gate knows of the calls.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"moult/simlayer/attach"
 	"moult/store/bundle"
@@ -334,8 +335,13 @@ func (l *Layer) EgressURL() *url.URL {
 // ended, whichever routing let them in. If ctx ends first it cuts the rest: calls
 // of HTTP that have no answer yet get 503 with Connection: close, all others
 // lose their connection. inFlight is how many it cut, and err then says so. Calls
-// are held until an Apply that is not Down. Whether a datagram is answered yet
-// cannot be known: callers by UDP that wait for an answer get a short time for it.
+// are held until an Apply that is not Down.
+//
+// Where a call of a raw protocol ends nobody can see, and its connections may last
+// for ever: a second is given to them, and those that remain are the software's to
+// end when it is told to stop, as without the layer. Whether a datagram is answered
+// yet cannot be known either: callers by UDP that wait for an answer get a short
+// time for it.
 func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	l.gate.hold()
 	l.apply.Lock()
@@ -350,12 +356,14 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 		}
 	}
 	defer l.leaveBackends()
+	defer time.AfterFunc(rawGrace, l.gate.loosen).Stop()
 	select {
 	case <-drained:
 		l.restPackets(ctx)
 		return 0, nil
 	case <-ctx.Done():
 	}
+	l.gate.loosen()
 	inFlight = l.gate.cut()
 	if inFlight == 0 {
 		return 0, nil

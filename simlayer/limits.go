@@ -66,6 +66,8 @@ const (
 	idleBackend = 2 * time.Second
 	// idleEgress is the same for connections to peers, which never do that.
 	idleEgress = 30 * time.Second
+	// rawGrace is how long a drain waits for connections of raw protocols to end.
+	rawGrace = time.Second
 	// cutGrace is how long calls have to end once they are cut.
 	cutGrace = 5 * time.Second
 	// packetRest is how long a node that goes down has to answer a datagram.

@@ -64,8 +64,8 @@ func (r *relaying) connect() (net.Conn, error) {
 	for {
 		ctx, cancel := context.WithCancel(l.ctx)
 		defer cancel()
-		t, err := l.gate.enter(ctx, &r.patience, func() { cancel(); r.cut() })
-		if err != nil {
+		t := &ticket{raw: true}
+		if err := l.gate.enterAs(ctx, &r.patience, t, func() { cancel(); r.cut() }); err != nil {
 			return nil, err
 		}
 		up, err := r.dial(ctx, t.route)
