@@ -17,8 +17,11 @@ import (
 )
 
 // TestMain lets the test binary be what the demo, the tests and agents start: an
-// agent, a node of the sample system, or the object host.
+// agent, a node of the sample system, the object host, or an object that does wrong.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == badObjectCommand {
+		os.Exit(badObject(os.Args[2]))
+	}
 	if len(os.Args) > 1 && slices.Contains([]string{"agent", sampleCommand, host.CommandName}, os.Args[1]) {
 		main()
 	}
