@@ -64,6 +64,10 @@ func (k kind) possible() error {
 	case "steer":
 		errs = append(errs, attach.Probe(attach.KindSteer), attach.Probe(attach.KindTake))
 	}
+	if k.attach == "steer" || k.egress == "connect" {
+		_, err := attach.FindBPFFS()
+		errs = append(errs, err)
+	}
 	if k.egress == "connect" {
 		errs = append(errs, connect.Probe(connect.Options{Name: "probe"}))
 	}
