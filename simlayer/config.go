@@ -219,11 +219,22 @@ type Object struct {
 	// steps, and the node, come behind it. A service without an address is
 	// refused to these callers.
 	Addrs map[string]string
+
+	// Observe, where it is not "", is the path at which the object process is told
+	// of the calls of HTTP that the node answers to callers of its own version and
+	// of older ones, as so.Observed; all calls of HTTP then come through the layer.
+	// That is for the object next to Native on the newer side; another is told that
+	// it misses calls. It may stand beside Local while the object is away for a
+	// while. The path must be a secret, or callers could tell the object anything.
+	Observe string
+	// Told says that the object was told before, by a layer that is no more, so
+	// that it may have missed something since.
+	Told bool
 }
 
 // Equal reports whether o and p are the same object.
 func (o Object) Equal(p Object) bool {
-	return o.Local == p.Local && maps.Equal(o.Addrs, p.Addrs)
+	return o.Local == p.Local && maps.Equal(o.Addrs, p.Addrs) && o.Observe == p.Observe && o.Told == p.Told
 }
 
 // InProcess makes Objects of objects that answer in this process.

@@ -91,7 +91,7 @@ func (f *listener) straight(l *Layer, r *route) bool {
 		v = l.externalVersion(f.service, r)
 	}
 	p := r.paths[v]
-	return p != nil && p.plain && p.via == 0 && !r.watched[v]
+	return p != nil && r.relays(p, f.service) && p.via == 0 && !r.watched[v]
 }
 
 // aimOne leads new connections of one listener past the layer, or to it, and

@@ -98,7 +98,8 @@ type call struct {
 	version  bundle.Version
 	native   bundle.Version
 	via      bundle.Version // whose object process it goes to, or 0
-	plain    bool           // it needs no simulation in this process
+	plain    bool           // it could be relayed
+	hidden   *observer      // which does not see what it comes to at the node, or nil
 	body     *callerBody
 	// unsafe: a request that must not be sent twice may have reached the node.
 	unsafe  atomic.Bool
@@ -176,6 +177,10 @@ func (p *callProxy) end(c *call) {
 func (p *callProxy) leave(c *call) {
 	t := c.ticket
 	c.ticket = nil
+	if c.hidden != nil {
+		c.hidden.show()
+		c.hidden = nil
+	}
 	if !p.layer.gate.leave(t) {
 		t.route.release(p.layer.gate.current())
 	}
@@ -219,7 +224,7 @@ func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Respo
 	if err != nil {
 		return nil, err
 	}
-	c.via, c.plain = path.via, path.plain
+	c.via, c.plain = path.via, route.relays(path, c.listener.service)
 	if c.counted == nil {
 		if err := c.listener.room(route, path, version); err != nil {
 			return nil, err
@@ -228,7 +233,11 @@ func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Respo
 	c.counted = c.listener.service.tally.begun(version, c.counted)
 	out := r.WithContext(r.Context())
 	c.body.renew(out)
-	resp, err := path.chain.Answer(out, nodeTrip{c, backend})
+	sees, err := c.observed(r.Context(), route)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := path.chain.Answer(out, nodeTrip{c, backend, sees})
 	if err != nil {
 		return nil, route.sign(err)
 	}
@@ -270,6 +279,7 @@ func (l *Layer) externalVersion(s *service, r *route) bundle.Version {
 type nodeTrip struct {
 	call    *call
 	backend *backend
+	sees    *observer // of what goes to the node, or nil
 }
 
 func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -285,9 +295,16 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
+	var seen *seeing
+	if n.sees != nil {
+		seen, r = n.sees.see(n.call.listener.service.name, r)
+	}
 	resp, err := n.backend.transport(n.call.http2).RoundTrip(r)
 	if !safe(r.Method) && !isDialError(err) {
 		n.call.unsafe.Store(true)
+	}
+	if seen != nil {
+		return seen.answered(resp, err)
 	}
 	return resp, err
 }

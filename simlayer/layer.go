@@ -48,6 +48,11 @@ type Layer struct {
 	given bundle.Version // apply
 	known []Inherited    // apply
 
+	// observers are those of the routing in force, by path, and observed are the
+	// paths of all that there were.
+	observers map[string]*observer // apply
+	observed  map[string]bool      // apply
+
 	fallen sync.Map // service to why its callers are relayed although they need not be
 
 	// mu guards versioned of every service.
@@ -141,8 +146,10 @@ func (l *Layer) Apply(r Routing) error {
 		// The software has these sockets now, or has others of its own.
 		l.endStrays(func(s stray) bool { return !s.inherited || s.at.label == next.native })
 	}
+	gone := l.observe(next, r)
 	l.gate.set(next)
 	l.aim(next)
+	l.seeAll(old, next, gone)
 	old.release(next)
 	l.retire(next)
 	for _, f := range fresh {
@@ -357,6 +364,7 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	}
 	defer l.leaveBackends()
 	defer time.AfterFunc(rawGrace, l.gate.loosen).Stop()
+	defer l.tellAll()
 	select {
 	case <-drained:
 		l.restPackets(ctx)
@@ -399,6 +407,7 @@ func (l *Layer) Stats() Stats {
 	if l.out != nil {
 		s.Egress = l.out.count.load()
 	}
+	s.Observers = l.observerStats()
 	return s
 }
 
@@ -434,6 +443,7 @@ func (l *Layer) Close() error {
 		}
 	})
 	<-l.tasks.close()
+	l.closeObservers()
 	l.gate.current().release(nil)
 	return nil
 }

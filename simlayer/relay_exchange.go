@@ -190,7 +190,7 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !p.plain {
+	if !route.relays(p, l.service) {
 		return nil, errSimulated
 	}
 	if u := f.current(b); u != nil {

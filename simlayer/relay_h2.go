@@ -96,7 +96,7 @@ func (h *relay2) connect() bool {
 	route := h.ticket.route
 	h.version = f.listener.versionUnder(route)
 	p, b, err := route.path(h.version, f.listener.service.name)
-	if err != nil || !p.plain || f.listener.room(route, p, h.version) != nil {
+	if err != nil || !route.relays(p, f.listener.service) || f.listener.room(route, p, h.version) != nil {
 		return false
 	}
 	conn, err := b.dial(f.layer.ctx)
@@ -271,7 +271,7 @@ func (h *relay2) admit() bool {
 	l, route := h.front.listener, h.ticket.route
 	version := l.versionUnder(route)
 	p, b, err := route.path(version, l.service.name)
-	if err != nil || !p.plain || b != h.backend || l.room(route, p, version) != nil {
+	if err != nil || !route.relays(p, l.service) || b != h.backend || l.room(route, p, version) != nil {
 		gate.leave(&h.ticket)
 		return false
 	}

@@ -27,6 +27,7 @@ type route struct {
 	backends         map[string]*backend
 	processes        []int // of the software
 	paths            map[bundle.Version]*path
+	observer         *observer // of the calls at the node; nil where there is none
 }
 
 // path is the way of the callers of one version: steps in this process first,
@@ -349,6 +350,13 @@ func (c *keptConn) Close() error {
 	return c.Conn.Close()
 }
 
+// another returns a backend of the same address, with connections of its own.
+func (b *backend) another() *backend {
+	o := &backend{network: b.network, addr: b.addr, conns: map[net.Conn]bool{}, relays: map[relayed]bool{}}
+	o.addTransports()
+	return o
+}
+
 func newBackend(network, text string) (*backend, error) {
 	b := &backend{network: network, addr: text, conns: map[net.Conn]bool{}, relays: map[relayed]bool{}}
 	if path, ok := strings.CutPrefix(text, "unix:"); ok {
@@ -364,10 +372,14 @@ func newBackend(network, text string) (*backend, error) {
 	} else if port == 0 {
 		return nil, fmt.Errorf("%q: want a port", text)
 	}
+	b.addTransports()
+	return b, nil
+}
+
+func (b *backend) addTransports() {
 	b.http, b.http2 = b.newTransport(), b.newTransport()
 	b.http2.Protocols = new(http.Protocols)
 	b.http2.Protocols.SetUnencryptedHTTP2(true)
-	return b, nil
 }
 
 func (b *backend) newTransport() *http.Transport {

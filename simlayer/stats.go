@@ -24,6 +24,9 @@ type Stats struct {
 	Services map[string]map[bundle.Version]Calls `json:"services"`
 	// Egress are the node's own calls.
 	Egress Calls `json:"egress"`
+	// Observers are the objects that are told of calls, by the version of their
+	// callers.
+	Observers map[bundle.Version]ObserverStats `json:"observers,omitempty"`
 }
 
 // Calls counts calls.

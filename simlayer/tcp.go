@@ -99,6 +99,11 @@ func (r *relaying) dial(ctx context.Context, route *route) (net.Conn, error) {
 	if err := r.listener.room(route, path, version); err != nil {
 		return nil, err
 	}
+	if o := route.observer; o != nil && version > route.native {
+		if err := o.current(ctx); err != nil {
+			return nil, err
+		}
+	}
 	up, err := backend.dial(ctx)
 	if err != nil {
 		return nil, err

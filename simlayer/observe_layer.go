@@ -1,0 +1,188 @@
+package simlayer
+
+import (
+	"context"
+	"time"
+
+	"moult/store/bundle"
+)
+
+// relays reports whether callers of a path can be relayed as they are: nothing in
+// this process changes their calls, or looks at them.
+func (r *route) relays(p *path, s *service) bool {
+	return p.plain && (r.observer == nil || s.Protocol != bundle.ProtocolHTTP)
+}
+
+// observed does what a call under a route has to do with the one who observes: one
+// of the observing object waits until that knows all that was before. sees is who
+// sees what comes of the call at the node, if anybody.
+func (c *call) observed(ctx context.Context, r *route) (sees *observer, err error) {
+	o := r.observer
+	switch {
+	case o == nil:
+		return nil, nil
+	case c.version > r.native:
+		return nil, o.current(ctx)
+	case c.via != 0:
+		c.hidden = o
+		o.hide(c.version)
+		return nil, nil
+	}
+	return o, nil
+}
+
+// observe gives a route who is told of its calls, and returns those that are not
+// needed any more. It is called with apply held.
+func (l *Layer) observe(next *route, r Routing) (gone []*observer) {
+	was := l.observers
+	l.observers = map[string]*observer{}
+	for v, object := range r.Objects {
+		if object.Observe == "" {
+			continue
+		}
+		o := was[object.Observe]
+		if o == nil {
+			o = startObserver(v, object.Observe, object.Told || l.observed[object.Observe], l.log)
+		}
+		delete(was, object.Observe)
+		l.observers[object.Observe] = o
+		if l.observed == nil {
+			l.observed = map[string]bool{}
+		}
+		l.observed[object.Observe] = true
+		if v == next.native+1 {
+			next.observer = o
+		}
+		var addrs map[string]*backend
+		if p := next.paths[v]; p != nil && p.via == v {
+			addrs = p.backends
+		}
+		o.lead(addrs)
+	}
+	for _, o := range was {
+		gone = append(gone, o)
+	}
+	return gone
+}
+
+// seeAll has the observer of a route that has come into force see all calls from a
+// moment on, of which it tells the object, and ends those that are gone. It is
+// called with apply held.
+func (l *Layer) seeAll(old, next *route, gone []*observer) {
+	for _, o := range l.observers {
+		if o != next.observer {
+			o.blind("the object calls a version that the node does not run")
+		}
+	}
+	if next.observer != nil && next.observer != old.observer {
+		// A connection of HTTP/2 that is never idle would stay as it is.
+		for b := range old.all() {
+			for _, r := range b.relaying() {
+				r.drain()
+			}
+		}
+		if l.tasks.begin() {
+			go func() {
+				defer l.tasks.end()
+				l.lookAround(next.observer)
+			}()
+		}
+	}
+	for _, o := range gone {
+		o.close()
+	}
+}
+
+// lookAround waits until no call goes past an observer any more.
+func (l *Layer) lookAround(o *observer) {
+	for pause := lookPause; ; pause = min(2*pause, time.Second) {
+		if l.gate.current().observer != o {
+			return
+		}
+		past, err := l.goPast()
+		if err != nil {
+			l.log.Warn("whether calls go past the layer is not known, so a simulation object that observes them begins later", "object", o.version, "err", err)
+		} else if past == 0 && l.gate.seenBy(o) {
+			o.begin()
+			return
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-o.ctx.Done():
+			timer.Stop()
+			return
+		case <-l.ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// goPast counts the connections of services of HTTP that were made past the layer,
+// when no simulation object looked on, and are there still.
+func (l *Layer) goPast() (int, error) {
+	var past []*listener
+	for _, f := range l.listeners() {
+		if f.service.Protocol == bundle.ProtocolHTTP && f.service.Attach != AttachRelay {
+			past = append(past, f)
+		}
+	}
+	if len(past) == 0 {
+		return 0, nil
+	}
+	return connectionsOfOthers(past)
+}
+
+// tellAll has the objects that observe be told of all that has happened. It waits
+// for that, but not for ever.
+func (l *Layer) tellAll() {
+	ctx, cancel := context.WithTimeout(l.ctx, observedPatience)
+	defer cancel()
+	l.apply.Lock()
+	var all []*observer
+	for _, o := range l.observers {
+		all = append(all, o)
+	}
+	l.apply.Unlock()
+	for _, o := range all {
+		if err := o.await(ctx); err != nil && l.ctx.Err() == nil {
+			l.log.Warn("a simulation object was not told of all calls before the node goes down", "object", o.version, "waiting", o.stats().Waiting, "err", err)
+		}
+	}
+}
+
+func (l *Layer) observerStats() map[bundle.Version]ObserverStats {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	var all map[bundle.Version]ObserverStats
+	for _, o := range l.observers {
+		if all == nil {
+			all = map[bundle.Version]ObserverStats{}
+		}
+		all[o.version] = o.stats()
+	}
+	return all
+}
+
+func (l *Layer) closeObservers() {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	for _, o := range l.observers {
+		o.close()
+	}
+	l.observers = nil
+}
+
+// seenBy reports whether all calls of HTTP that are at the node were let in under
+// routings with this observer.
+func (g *gate) seenBy(o *observer) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for t := g.inside.next; t != &g.inside; t = t.next {
+		if !t.raw && t.route.observer != o {
+			return false
+		}
+	}
+	return true
+}
