@@ -265,8 +265,5 @@ func (a *Agent) found(file bundle.Digest, path string) {
 // forgetFiles forgets those of objects that are no more: they may be swept.
 func (a *Agent) forgetFiles() {
 	used := a.programs()
-	for _, o := range a.serving.all {
-		used[o.what.Wasm.Digest] = true
-	}
 	maps.DeleteFunc(a.objects.files, func(d bundle.Digest, _ string) bool { return !used[d] })
 }

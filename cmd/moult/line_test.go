@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -246,52 +243,20 @@ func (c *testCluster) goesOn(a *demoAgent, last uint64) string {
 	return ""
 }
 
-// restarts is what an agent's log says of a process of objects that has ended.
-const restarts = "a process of simulation objects ended; it is started again"
-
 // killObject ends the program of an agent's object as a crash would, and waits
-// until the agent has started it again.
+// until status says that it was started again.
 func (c *testCluster) killObject(a *demoAgent) {
 	c.t.Helper()
-	pids := c.objectsOf(a)
-	if len(pids) != 1 {
-		c.t.Fatalf("%s has %d programs of objects, want 1", a.name, len(pids))
+	running := func(s control.Status) bool {
+		return len(s.Local.Objects) == 1 && s.Local.Objects[0].State == control.ObjectRunning
 	}
-	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+	before := c.until(a, "the object's program to run", running).Local.Objects[0]
+	if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
 		c.t.Fatal(err)
 	}
-	c.until(a, "the object to be started again", func(control.Status) bool {
-		now := c.objectsOf(a)
-		return len(now) == 1 && now[0] != pids[0]
+	c.until(a, "the object's program to be started again", func(s control.Status) bool {
+		return running(s) && s.Local.Objects[0].Restarts > before.Restarts && s.Local.Objects[0].PID != before.PID
 	})
-	if log, err := os.ReadFile(filepath.Join(a.data, "agent.log")); err != nil || !bytes.Contains(log, []byte(restarts)) {
-		c.t.Errorf("%s does not say that an object's program has ended: %v", a.name, err)
-	}
-}
-
-var markPattern = regexp.MustCompile(`(?:^|\x00)MOULT_OBJECT=([^\x00]*)`)
-
-// objectsOf returns the programs of an agent's exec objects.
-func (c *testCluster) objectsOf(a *demoAgent) (pids []int) {
-	c.t.Helper()
-	paths, err := filepath.Glob("/proc/[0-9]*/environ")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, path := range paths {
-		env, err := os.ReadFile(path)
-		if err != nil {
-			continue // it has ended, or is another's
-		}
-		if m := markPattern.FindSubmatch(env); m != nil && strings.HasPrefix(string(m[1]), a.data+"/") {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-			if err != nil {
-				c.t.Fatal(err)
-			}
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
 
 // same checks that clients of both versions read the same of a node.
