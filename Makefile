@@ -28,7 +28,8 @@ race:
 fuzz:
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
+	    echo "fuzz $$pkg $$f"; run="$(GO) test -run ^$$ -fuzz ^$$f$$ -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg"; \
+	    $$run || { echo "once more: go test may end a good run with context deadline exceeded; what failed is kept and fails again"; $$run; }; \
 	  done; \
 	done
 
