@@ -105,6 +105,7 @@ type loads struct {
 	stop    context.CancelFunc
 	results chan loadResult
 	running []*kvload.Load
+	alone   bool // the nodes are not each other's peers
 }
 
 type loadResult struct {
@@ -122,7 +123,7 @@ func (c *testCluster) loads() *loads {
 func (l *loads) begin(name, prefix string, version int, at func(*demoAgent) string) {
 	l.c.t.Helper()
 	cfg := kvload.DefaultConfig()
-	cfg.Version, cfg.Rate, cfg.Repair, cfg.Workers, cfg.Prefix = version, 60, true, 2, prefix
+	cfg.Version, cfg.Rate, cfg.Repair, cfg.Workers, cfg.Prefix = version, 60, !l.alone, 2, prefix
 	for _, a := range l.c.agents {
 		cfg.Targets = append(cfg.Targets, kvload.Target{Name: a.name, URL: "http://" + at(a)})
 	}

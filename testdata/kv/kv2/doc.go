@@ -44,4 +44,9 @@
 // names. Every key gets revision 1 and text/plain. It may be run again after it
 // was interrupted. Making the new folder durable is left to the caller, who
 // knows when.
+//
+// Where the release's simulation objects are those of testdata/wasm/kvtypes, values
+// that callers of this version wrote at the old node have the types that they gave:
+// the future object has noted them in $MOULT_FUTURE_STATE. The past object is told,
+// in $MOULT_PAST_STATE, which of them callers of version 1 have been able to read.
 package kv2

@@ -14,6 +14,13 @@ import (
 // the folder from, which it only reads. It returns how many objects it made.
 // What an earlier, interrupted run left in to is made anew.
 func Migrate(ctx context.Context, from, to string) (objects int, err error) {
+	return MigrateWith(ctx, from, to, "", "")
+}
+
+// MigrateWith is Migrate where simulation objects keep state: see types.go. future
+// is the folder of what the future object knows, past the one for what the past
+// object is to know; "" is none.
+func MigrateWith(ctx context.Context, from, to, future, past string) (objects int, err error) {
 	// The caller syncs the whole folder once, which costs far less.
 	w := disk.Writer{Tmp: filepath.Join(to, "tmp"), NoSync: true}
 	if err := startOver(to, w); err != nil {
@@ -25,6 +32,9 @@ func Migrate(ctx context.Context, from, to string) (objects int, err error) {
 		}
 		r := Record{Key: key, Revision: 1}
 		r.Value, r.ContentType = encode(old)
+		if err := r.retype(future, past); err != nil {
+			return err
+		}
 		objects++
 		return r.write(w, filepath.Join(to, "objects"))
 	})

@@ -37,6 +37,12 @@ func setStatus(status uint32)
 //go:wasmimport http_handler log
 func logLine(level int32, text string)
 
+//go:wasmimport moult from_version
+func fromVersion() uint64
+
+//go:wasmimport moult to_version
+func toVersion() uint64
+
 //go:wasmimport moult deny
 func deny(status uint32, reason string)
 

@@ -31,6 +31,10 @@ func EnableFeatures(features uint32) { enableFeatures(features) }
 // Config is what the object was given.
 func Config() string { return text(getConfig) }
 
+// From and To are the versions of the callers and of what they are to reach.
+func From() uint64 { return fromVersion() }
+func To() uint64   { return toVersion() }
+
 // Method is the caller's method.
 func Method() string { return text(getMethod) }
 
