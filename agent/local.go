@@ -40,6 +40,9 @@ func (a *Agent) local() control.Local {
 			s.State, s.Problem = control.ObjectBroken, badRules
 		}
 		s.Counted = countOf(callsOf(stats, v))
+		if w, observes := stats.Observers[v]; observes {
+			s.Observation = &control.ObservationStatus{Told: w.Told, Missed: w.Missed, Waiting: w.Waiting, Whole: w.Whole, Problem: w.Problem}
+		}
 		l.Objects = append(l.Objects, s)
 	}
 	return l

@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 			os.Exit(host.Main(os.Args[2:], os.Stderr))
 		case objectCommand:
 			os.Exit(beObject(len(os.Args) > 2))
+		case observerCommand:
+			os.Exit(beObserver())
 		}
 	}
 	os.Exit(m.Run())

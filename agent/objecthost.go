@@ -55,12 +55,14 @@ type objectHost struct {
 	// seeking are those that are looked for.
 	files   map[bundle.Digest]string
 	seeking map[bundle.Digest]bool
+
+	observed map[bundle.Version]observing // by release, since this agent began
 }
 
 func newObjectHost() objectHost {
 	none := &host.Objects{}
 	return objectHost{
-		files: map[bundle.Digest]string{}, seeking: map[bundle.Digest]bool{},
+		files: map[bundle.Digest]string{}, seeking: map[bundle.Digest]bool{}, observed: map[bundle.Version]observing{},
 		wanted: none, inForce: none,
 	}
 }
@@ -246,7 +248,7 @@ func (a *Agent) lead(native bundle.Version, up bool) {
 	p, objects := a.serving.placed, map[bundle.Version]simlayer.Object{}
 	for _, newer := range []bool{false, true} {
 		for _, v := range outward(p.processes, native, newer) {
-			o := simlayer.Object{Local: p.local[v]}
+			o := simlayer.Object{Local: p.local[v], Observe: p.observing[v].path, Told: p.observing[v].told}
 			if o.Local == nil && a.objects.answers(v) {
 				o.Addrs = a.objects.host.Addrs(v)
 			}

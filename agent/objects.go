@@ -50,6 +50,9 @@ type placement struct {
 	// object host; local those that answer in the agent instead.
 	processes map[bundle.Version]host.Object
 	local     map[bundle.Version]so.Object
+	// observing has those that are told of the node's calls, also while they are
+	// away.
+	observing map[bundle.Version]observing
 	whole     bool // nothing is missing
 }
 
@@ -58,7 +61,7 @@ type placement struct {
 // which then make all further steps. Where something that one needs has not
 // arrived, callers from there on are not answered yet.
 func (a *Agent) place(native bundle.Version, all map[bundle.Version]simulated) placement {
-	p := placement{processes: map[bundle.Version]host.Object{}, local: map[bundle.Version]so.Object{}, whole: true}
+	p := placement{processes: map[bundle.Version]host.Object{}, local: map[bundle.Version]so.Object{}, observing: map[bundle.Version]observing{}, whole: true}
 	if len(a.cfg.Services) == 0 {
 		return p // nobody calls
 	}
@@ -70,6 +73,9 @@ func (a *Agent) place(native bundle.Version, all map[bundle.Version]simulated) p
 				break
 			}
 			p.processes[v] = process
+			if w, observes := a.observing(all[v]); observes {
+				p.observing[v] = w
+			}
 			if local != nil {
 				p.local[v] = local
 			}
@@ -176,6 +182,9 @@ func (a *Agent) placeOne(o simulated) (local so.Object, process host.Object, ok 
 		return nil, process, false
 	}
 	process.State = dir
+	if w, observes := a.observing(o); observes {
+		process.Observe = w.path
+	}
 	return nil, process, true
 }
 

@@ -66,7 +66,7 @@ var local = Local{
 	Services: map[string]LocalService{"api": {Attach: Way{Kind: "steer"}, Callers: map[bundle.Version]CallCount{2: {Calls: 5}}}},
 	Objects: []ObjectStatus{{
 		Callers: 1, Calls: 2, Release: 2, Side: SidePast, Kind: bundle.SimulateExec, Where: InProcess, State: ObjectRestarting, Problem: "it ended",
-		PID: 7, Restarts: 3, Oldest: bundle.Duration(time.Second), Observation: &ObservationStatus{Told: 1, Missed: 2, Waiting: 3, Problem: "p"},
+		PID: 7, Restarts: 3, Oldest: bundle.Duration(time.Second), Observation: &ObservationStatus{Told: 1, Missed: 2, Waiting: 3, Whole: true, Problem: "p"},
 		Counted: CallCount{Calls: 9, Denied: 1, Errors: 2, Open: 3, Mean: bundle.Duration(time.Millisecond), Last: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
 	}},
 }

@@ -113,6 +113,8 @@ type ObservationStatus struct {
 	Told    uint64 `json:"told"`
 	Missed  uint64 `json:"missed"`
 	Waiting int    `json:"waiting"`
+	// Whole tells whether it is, or will be, told of every call now.
+	Whole bool `json:"whole"`
 	// Problem says why it cannot be told just now.
 	Problem string `json:"problem,omitempty"`
 }

@@ -76,6 +76,9 @@ func troubleInWords(o control.ObjectStatus) []string {
 	}
 	if s := o.Observation; s != nil {
 		line := fmt.Sprintf("it was told of %d calls of version %d; %d wait, %d were missed", s.Told, o.Calls, s.Waiting, s.Missed)
+		if !s.Whole {
+			line += "; it is not told of every call yet"
+		}
 		if s.Problem != "" {
 			line += "; it cannot be told: " + oneLine(s.Problem)
 		}

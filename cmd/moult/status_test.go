@@ -18,7 +18,7 @@ func TestStatusLocal(t *testing.T) {
 		Objects: []control.ObjectStatus{
 			{Callers: 1, Calls: 2, Release: 2, Side: control.SidePast, Kind: "compatible", Where: control.InAgent, State: control.ObjectRunning},
 			{Callers: 3, Calls: 2, Release: 3, Side: control.SideFuture, Kind: "exec", Where: control.InProcess, State: control.ObjectRestarting,
-				Problem: "exit status 1", Restarts: 4, Observation: &control.ObservationStatus{Told: 8, Missed: 1, Waiting: 2, Problem: "connection refused"},
+				Problem: "exit status 1", Restarts: 4, Observation: &control.ObservationStatus{Told: 8, Missed: 1, Waiting: 2, Whole: true, Problem: "connection refused"},
 				Counted: control.CallCount{Calls: 10, Denied: 2, Errors: 1, Open: 3, Mean: bundle.Duration(1234567), Last: last}},
 		},
 	}

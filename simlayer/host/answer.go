@@ -85,6 +85,10 @@ func (a *answerer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeRefusal(down(at.Version, 0, "it is not needed here any more"), w, r)
 		return
 	}
+	if obj.Observe != "" && r.URL.Path == obj.Observe {
+		a.observed(w, r, c, obj)
+		return
+	}
 	id := obj.tally.begin()
 	c.err = errBroken // ReverseProxy panics where a response ends in the middle
 	defer func() { obj.tally.end(id, c.err) }()

@@ -78,6 +78,10 @@ type Object struct {
 	// State is the folder of KindWasm and KindExec for what outlives the process.
 	// It is there; nobody else writes to it.
 	State string
+	// Observe, where it is not "", is the path at which the agent tells an object of
+	// KindWasm or KindExec of calls, by POST of an so.Observed as JSON. Nobody else
+	// may know it.
+	Observe string
 
 	// StartTimeout is how long callers of an exec object wait in its queue before
 	// it has taken one, until it is taken for hanging; 0 is 10 s.
@@ -160,7 +164,7 @@ func (o Object) hosted() bool { return o.Kind != KindExec }
 // same reports whether a process that runs p may go on to run o.
 func (o Object) same(p Object) bool {
 	return o.Version == p.Version && o.To == p.To && o.Kind == p.Kind && o.Path == p.Path && o.Reason == p.Reason &&
-		o.Dir == p.Dir && slices.Equal(o.Argv, p.Argv) && slices.Equal(o.Env, p.Env) && o.State == p.State &&
+		o.Dir == p.Dir && slices.Equal(o.Argv, p.Argv) && slices.Equal(o.Env, p.Env) && o.State == p.State && o.Observe == p.Observe &&
 		o.StartTimeout == p.StartTimeout && o.Memory == p.Memory && o.Timeout == p.Timeout
 }
 
@@ -175,6 +179,9 @@ func (o Object) validate(native bundle.Version) error {
 		return fail("it calls version %d, want %d, which is next on the way to version %d", o.To, towards(o.Version, native), native)
 	case o.StartTimeout < 0 || o.Memory < 0 || o.Timeout < 0:
 		return fail("a time or a size below 0")
+	}
+	if o.Observe != "" && (o.Kind != KindWasm && o.Kind != KindExec || !strings.HasPrefix(o.Observe, "/")) {
+		return fail("only objects of kind %q and %q can observe, at a path", KindWasm, KindExec)
 	}
 	switch o.Kind {
 	case KindRules, KindWasm:

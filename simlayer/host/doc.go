@@ -42,6 +42,7 @@
 //	                        inherit sockets
 //	MOULT_STATE             its folder; what is there outlives it
 //	MOULT_FROM, MOULT_TO    the version of its callers, and the one that it calls
+//	MOULT_OBSERVED          where it is told of calls, if it observes: see below
 //
 // The sockets are of TCP on loopback, blocking, and of UDP for services of that
 // protocol. MOULT_NEXT leads to the agent, which passes each connection on to
@@ -58,6 +59,33 @@
 // A program that lets its callers wait for [Object.StartTimeout] without taking
 // one is killed and started again, and its callers are told so. There is no
 // connection made only to find that out: it is seen by the length of the queue.
+//
+// # Observation
+//
+// An object whose release says observe is told of the calls that the node answers
+// to callers of its own version, and of older ones whose objects run in the agent:
+// each, in the order of the answers, as a POST of an [so.Observed] in JSON to
+// [Object.Observe], a path that only the agent and the object know. An exec object
+// finds it as MOULT_OBSERVED, and answers such a call at its address of any HTTP
+// service: 204 when it has taken it in (durably, if its state is to be relied on),
+// 503 to be told again, anything else if it cannot. It is told of the next one
+// after that. To wasm objects the object host tells it, by a function of their own.
+//
+// Events are
+//
+//	begin    from here on it is told of every call
+//	call     one call: the service, method, URI, headers and body, and the same of
+//	         the answer. Bodies are base64, and cut at 64 KiB, with truncated: true.
+//	         Status 0: the node may have carried it out, nobody knows.
+//	missed   there were calls of which it is not told: it was too slow (1024 calls or
+//	         16 MiB waited), could not take one in, or the agent was started anew
+//
+// An object that cannot say how things stand after missed denies what depends on it,
+// for good or until it has found out, by calls of its own, after the next begin. It
+// has missed nothing that was before its first begin either, but does not know it.
+// Nobody calls the object before it was told of all that was answered before.
+// An event may come twice, with the same number, if the object ended while it took
+// it in. Calls that the object makes itself are not told.
 //
 // Standard output and error go to the log, line by line, within bounds.
 //

@@ -46,6 +46,7 @@ type hosted struct {
 	Path    string         `json:"path,omitempty"`
 	Reason  string         `json:"reason,omitempty"`
 	State   string         `json:"state,omitempty"`
+	Observe string         `json:"observe,omitempty"`
 	Memory  int64          `json:"memory,omitempty"`
 	Timeout time.Duration  `json:"timeout,omitempty"`
 }

@@ -198,7 +198,7 @@ func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]
 		}
 		o.Objects = append(o.Objects, hosted{
 			Version: v, To: obj.To, Kind: obj.Kind, Path: obj.Path, Reason: obj.Reason,
-			State: obj.State, Memory: obj.Memory, Timeout: obj.Timeout,
+			State: obj.State, Observe: obj.Observe, Memory: obj.Memory, Timeout: obj.Timeout,
 		})
 	}
 	o.Ends[s.Native] = maps.Clone(s.Node)

@@ -78,6 +78,8 @@ const (
 	maxSocketPath = 103
 	// maxProblem bounds a text that says why something failed, in bytes.
 	maxProblem = 2 << 10
+	// maxObserved bounds what an object is told of one call, in bytes of JSON.
+	maxObserved = 2 << 20
 	// maxRefused bounds the connections that are being refused at once.
 	maxRefused = 256
 	// maxRules bounds a rules file, maxWasm a module, in bytes.

@@ -2,17 +2,21 @@ package host
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"moult/simlayer/so"
 	"moult/testdata/line/line2"
 )
 
@@ -57,6 +61,9 @@ func testObject(name string) int {
 			return 1
 		}
 		fmt.Println("forked", c.Process.Pid)
+	case "observes":
+		ln, err := inherited()
+		return observe(ctx, ln, err)
 	case "udp":
 		context.AfterFunc(ctx, func() { os.Exit(0) })
 		return proxyPackets()
@@ -111,6 +118,37 @@ func proxy(ctx context.Context, ln net.Listener, err error) int {
 			splice(c, up)
 		}()
 	}
+}
+
+// observe keeps the events that it is told of in a file of its state, and answers
+// whoever calls it with them.
+func observe(ctx context.Context, ln net.Listener, err error) int {
+	if err != nil {
+		return 1
+	}
+	mux := http.NewServeMux()
+	kept := filepath.Join(os.Getenv("MOULT_STATE"), "events")
+	mux.HandleFunc("POST "+os.Getenv("MOULT_OBSERVED"), func(w http.ResponseWriter, r *http.Request) {
+		var e so.Observed
+		f, err := os.OpenFile(kept, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err == nil {
+			err = json.NewDecoder(r.Body).Decode(&e)
+		}
+		if err == nil {
+			_, err = fmt.Fprintln(f, e.Event, e.Method, e.URI, string(e.Request.Body), e.Status)
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		data, _ := os.ReadFile(kept)
+		_, _ = w.Write(data)
+	})
+	srv := &http.Server{Handler: mux}
+	context.AfterFunc(ctx, func() { srv.Close() })
+	_ = srv.Serve(ln)
+	return 0
 }
 
 // proxyPackets makes the packets upper case on their way back.

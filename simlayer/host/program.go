@@ -175,6 +175,9 @@ func (p *program) environment(own []string) []string {
 			"MOULT_NEXT_"+variable(s.service.Name)+"="+p.bridges[i].addr,
 			"MOULT_LISTEN_"+variable(s.service.Name)+"="+own[i])
 	}
+	if p.object.Observe != "" {
+		env = append(env, "MOULT_OBSERVED="+p.object.Observe)
+	}
 	return append(env,
 		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"),
 		"MOULT_STATE="+p.object.State,

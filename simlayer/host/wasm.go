@@ -35,7 +35,7 @@ func openWasm(ctx context.Context, o opening) (so.Object, error) {
 	}
 	config := wasm.Config{
 		Name: fmt.Sprintf("the simulation object for version %d", o.Version),
-		From: o.Version, To: o.To, CacheDir: o.cache, Log: o.log, Limits: limits,
+		From: o.Version, To: o.To, Observe: o.Observe != "", CacheDir: o.cache, Log: o.log, Limits: limits,
 	}
 	if o.State != "" {
 		state, err := wasm.OpenFileKV(o.State)

@@ -29,6 +29,7 @@ type call struct {
 	status       int            // that the guest has set, 0 for none
 	came         *http.Response // from next
 	after        bool           // next has answered
+	observed     *so.Observed   // what the guest is told of, where this is no call of its callers
 
 	denied      *so.Refusal
 	raised      error // the failure of a next call that the guest passes on

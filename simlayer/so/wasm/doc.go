@@ -116,5 +116,29 @@
 // each, little-endian, the key and the value. Conditions hold or fail before anything
 // is changed.
 //
+// # Observing
+//
+// A guest whose release says observe is told of the calls that the node answers to
+// callers of its own version: see package host for what that is good for, and what
+// is promised. It exports handle_observed: (i32) -> (), which is called with
+//
+//	0  begin    from here on it is told of every call
+//	1  call     one call; all functions of http_handler that read tell of it: method, URI,
+//	            headers, bodies, trailers, and the status, 0 where no answer came
+//	2  missed   there were, or may have been, calls of which it is not told
+//
+// one after the other, never two at once, but beside calls of its callers. What it
+// changes of the call is lost; it may call next, and has the limits that it has for a
+// call. An event counts as taken in when the guest has returned. Where it fails, or
+// denies, missed follows. What is to be known later belongs in the state. Of the event
+// tell
+//
+//	observed_number() -> i64             rises; an event that comes again has the same
+//	observed_missed() -> i64             how many calls missed is about, 0 if that is not known
+//	observed_truncated() -> i32          1 if there was more of the request's body, 2 of the
+//	                                     answer's, 3 of both
+//	observed_service(buf, limit) -> i32  the name of the service
+//	observed_why(buf, limit) -> i32      why calls were missed, for people
+//
 // [FileKV] keeps state as plain files, so that a transform can read and make it.
 package wasm

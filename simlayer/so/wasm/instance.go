@@ -26,7 +26,8 @@ type instance struct {
 	o                     *Object
 	mod                   api.Module
 	onRequest, onResponse api.Function
-	stack                 [2]uint64 // of the calls into the guest
+	onObserved            api.Function // nil where the guest does not observe
+	stack                 [2]uint64    // of the calls into the guest
 	features              handler.Features
 	used                  time.Time
 	out, errs             output
@@ -103,6 +104,7 @@ func (in *instance) enter() {
 	if in.calls++; in.calls%renewCalls == 1 {
 		in.onRequest = in.mod.ExportedFunction(handler.FuncHandleRequest)
 		in.onResponse = in.mod.ExportedFunction(handler.FuncHandleResponse)
+		in.onObserved = in.mod.ExportedFunction(HandleObserved)
 	}
 }
 

@@ -3,6 +3,7 @@ package wasm
 import (
 	"errors"
 	"net/http"
+	"slices"
 
 	"moult/simlayer/so"
 )
@@ -43,7 +44,7 @@ func (h *outgoing) close() {
 	h.resp, h.answer = nil, message{}
 }
 
-var moultModule = hostModule{ModuleName, []hostFunction{
+var moultModule = hostModule{ModuleName, slices.Concat(observedFunctions, []hostFunction{
 	{name: "abi_version", results: "i", anytime: true, run: func(_ *instance, s []uint64) { s[0] = ABIVersion }},
 	{name: "from_version", results: "I", anytime: true, run: func(in *instance, s []uint64) { s[0] = uint64(in.o.config.From) }},
 	{name: "to_version", results: "I", anytime: true, run: func(in *instance, s []uint64) { s[0] = uint64(in.o.config.To) }},
@@ -98,7 +99,7 @@ var moultModule = hostModule{ModuleName, []hostFunction{
 		}
 		s[0] = apply(in, ops)
 	}},
-}}
+})}
 
 // deny refuses the call by the author's word. The first denial counts.
 func deny(in *instance, s []uint64) {

@@ -29,6 +29,9 @@ type Config struct {
 	// State is the guest's durable state. Without it, a guest that uses state
 	// fails. The caller opens and closes it.
 	State KV
+	// Observe says that the guest is told of calls, by Object.Observe: it must
+	// export HandleObserved.
+	Observe bool
 	// Guest is what the guest reads by get_config.
 	Guest []byte
 	// CacheDir is a folder for compiled code, kept between processes; "" for
@@ -105,7 +108,7 @@ func (o *Object) open(ctx context.Context, module []byte) error {
 	if changed.Pages > o.config.Limits.Pages {
 		return fmt.Errorf("its memory starts with %d pages of 64 KiB, at most %d are allowed", changed.Pages, o.config.Limits.Pages)
 	}
-	if err := checkExports(changed.Exports); err != nil {
+	if err := checkExports(changed.Exports, o.config.Observe); err != nil {
 		return err
 	}
 	cache := newCache(o.config.CacheDir, changed.Wasm, o.config.Log)
@@ -149,7 +152,10 @@ func (o *Object) compileWith(ctx context.Context, module []byte, files wazero.Co
 	return nil
 }
 
-func checkExports(exports []fuel.Export) error {
+func checkExports(exports []fuel.Export, observes bool) error {
+	if want := (fuel.Export{Name: HandleObserved, Kind: fuel.Func}); observes && !slices.Contains(exports, want) {
+		return fmt.Errorf("the module exports no %v %q: it cannot observe", want.Kind, want.Name)
+	}
 	for _, want := range []fuel.Export{
 		{Name: handler.FuncHandleRequest, Kind: fuel.Func},
 		{Name: handler.FuncHandleResponse, Kind: fuel.Func},
@@ -185,6 +191,7 @@ func checkSignatures(m wazero.CompiledModule) error {
 	}{
 		{handler.FuncHandleRequest, nil, []api.ValueType{i64}, "() -> i64"},
 		{handler.FuncHandleResponse, []api.ValueType{i32, i32}, nil, "(i32, i32) -> ()"},
+		{HandleObserved, []api.ValueType{i32}, nil, "(i32) -> ()"},
 		{"_initialize", nil, nil, "() -> ()"},
 		{"_start", nil, nil, "() -> ()"},
 	} {

@@ -46,6 +46,21 @@ func toVersion() uint64
 //go:wasmimport moult deny
 func deny(status uint32, reason string)
 
+//go:wasmimport moult observed_number
+func observedNumber() uint64
+
+//go:wasmimport moult observed_missed
+func observedMissed() uint64
+
+//go:wasmimport moult observed_truncated
+func observedTruncated() uint32
+
+//go:wasmimport moult observed_service
+func observedService(buf unsafe.Pointer, limit uint32) uint32
+
+//go:wasmimport moult observed_why
+func observedWhy(buf unsafe.Pointer, limit uint32) uint32
+
 //go:wasmimport moult next_new
 func nextNew(method, uri string) uint32
 

@@ -67,6 +67,23 @@ func Log(line string) { logLine(0, line) }
 // Deny refuses the call; return after it. Status 0 is 501.
 func Deny(status int, reason string) { deny(uint32(status), reason) }
 
+// Kinds of event that handle_observed is told of.
+const (
+	ObservedBegin  = 0
+	ObservedCall   = 1
+	ObservedMissed = 2
+)
+
+// ObservedNumber is the number of the event, and ObservedWhy why calls were missed.
+func ObservedNumber() uint64 { return observedNumber() }
+func ObservedWhy() string    { return text(observedWhy) }
+
+// ObservedCalls is how many were missed, ObservedService whose call it was, and
+// ObservedTruncated whether there was more of the body of one side.
+func ObservedCalls() uint64              { return observedMissed() }
+func ObservedService() string            { return text(observedService) }
+func ObservedTruncated(side uint32) bool { return observedTruncated()>>side&1 != 0 }
+
 // Call is a call to next.
 type Call struct{ n uint32 }
 

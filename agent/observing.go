@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+
+	"moult/store/bundle"
+)
+
+// observing is how an object is told of the calls of the version that it calls.
+type observing struct {
+	// path is where it is told, at its own address: a secret of the agent and the
+	// object.
+	path string
+	// told: another agent may have told it before, so it may have missed something.
+	told bool
+}
+
+// keyObserved has the releases whose objects were ever told of calls, durably: an
+// agent that comes after a crash does not know what its predecessor had not told
+// yet.
+const keyObserved = "observed"
+
+// observing returns how an object is told of calls; false where it does not observe.
+func (a *Agent) observing(o simulated) (observing, bool) {
+	if o.past || !o.what.Observe || !o.what.Stateful() {
+		return observing{}, false
+	}
+	w, known := a.objects.observed[o.release]
+	if !known && a.objects.mustEnd(a.saved) {
+		return observing{}, false // its state is a transform's now
+	}
+	if !known {
+		w = observing{path: "/.moult/observed/" + rand.Text()}
+		var err error
+		if w.told, err = a.wasObserving(o.release); err != nil {
+			a.alarm("whether the simulation object of release %d was told of calls before is not known, so it is told that it may have missed some: %v", o.release, err)
+			w.told = true
+		}
+		a.objects.observed[o.release] = w
+	}
+	return w, true
+}
+
+// wasObserving reports whether the object of a release was told of calls before, as
+// far as that can be known, and makes durable that it is now.
+func (a *Agent) wasObserving(release bundle.Version) (bool, error) {
+	var before []bundle.Version
+	data, ok, err := a.store.Get(bucketMachine, keyObserved)
+	if err == nil && ok {
+		err = json.Unmarshal(data, &before)
+	}
+	if err != nil {
+		return false, fmt.Errorf("read which objects observe: %w", err)
+	}
+	if slices.Contains(before, release) {
+		return true, nil
+	}
+	dir, err := a.slots.Objects().Future(release)
+	if err != nil {
+		return false, err
+	}
+	kept, err := os.ReadDir(dir) // also where the database was lost
+	if err != nil {
+		return false, fmt.Errorf("look at the state of the object: %w", err)
+	}
+	now := slices.DeleteFunc(before, func(v bundle.Version) bool { return v <= a.saved.Version })
+	if data, err = json.Marshal(append(now, release)); err == nil {
+		err = a.store.Put(bucketMachine, keyObserved, data)
+	}
+	if err != nil {
+		return false, fmt.Errorf("record which objects observe: %w", err)
+	}
+	return len(kept) > 0, nil
+}
