@@ -5,7 +5,7 @@ SEEDS ?= 2000
 # The sample systems; ./... leaves them out.
 SAMPLES := ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/...
 
-.PHONY: check format vet staticcheck test race fuzz sim crash mixed nats bench demo tour
+.PHONY: check format vet staticcheck test race fuzz sim crash mixed nats bench microbench demo tour
 
 check: format vet staticcheck test
 
@@ -49,8 +49,15 @@ mixed:
 nats:
 	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestNATS -nats -mixed -v
 
+# The speed table of docs/performance.md, in about nine minutes. As root it has the
+# kernel's part too, with haproxy, nginx and libnginx-mod-stream those, and with clang
+# and lld a guest in C.
 bench:
-	$(GO) test -run '^$$' -bench . -benchtime 1s ./...
+	$(GO) test ./simlayer/speed -count=1 -run '^$$' -bench '^BenchmarkTable$$' -benchtime 1x -timeout 30m
+
+# The benchmarks of single packages.
+microbench:
+	$(GO) test -run '^$$' -bench . -skip '^BenchmarkTable$$' -benchtime 1s ./...
 
 demo:
 	$(GO) run ./cmd/moult demo

@@ -46,6 +46,7 @@ var floors = map[string]int{
 	"agent/control":         3,
 	"agent":                 4,
 	"agent/sim":             4,
+	"simlayer/speed":        4,
 	"cmd/moult":             5,
 }
 

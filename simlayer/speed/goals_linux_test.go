@@ -1,0 +1,121 @@
+package speed
+
+import (
+	"fmt"
+	"slices"
+)
+
+// goal is what was aimed at, and what came out.
+type goal struct {
+	goal, figure string
+	met          bool
+	unknown      bool // it was not measured
+}
+
+func (g goal) verdict() string {
+	switch {
+	case g.unknown:
+		return "not measured"
+	case g.met:
+		return "met"
+	}
+	return "missed"
+}
+
+// goals compares the figures with what was aimed at.
+func (r *report) goals() []goal {
+	var all []goal
+	for _, way := range []string{wayInherit, waySteer, wayConnect} {
+		all = append(all, r.free(way))
+	}
+	for _, way := range []string{wayRelayUnix, wayRelayTCP} {
+		all = append(all, r.noWorse(way))
+	}
+	for i := range 2 {
+		cpu := r.same.of(wayRelayUnix, wayDirect, i, cpuOf)
+		all = append(all, goal{
+			goal:   fmt.Sprintf("`relay` by unix socket takes at most 1.9 × direct's CPU, %s", r.same.shapes[i].name),
+			figure: fmt.Sprintf("%.2f", cpu), met: cpu <= 1.9})
+	}
+	for i, s := range r.changed.shapes {
+		times := r.changed.of(wayRules, wayProxy, i, rpsOf)
+		all = append(all, goal{
+			goal:   fmt.Sprintf("`rules` answer at least 2.5 × the calls of ReverseProxy, %s", s.name),
+			figure: fmt.Sprintf("%.2f", times), met: times >= 2.5})
+	}
+	own := r.own(mapRules) / 2
+	all = append(all, goal{goal: "a mapping takes at most 10 µs", figure: fmt.Sprintf("%.1f µs", own), met: own <= 10})
+	c := r.own(mapC) / r.own(mapRules)
+	all = append(all, goal{goal: "the small guest costs at most 2 × `rules`, by itself", figure: fmt.Sprintf("%.2f", c), met: c <= 2, unknown: c <= 0})
+	for i, s := range r.changed.shapes {
+		g := goal{goal: fmt.Sprintf("the same as a whole call in the object host, CPU of the servers, %s", s.name)}
+		if g.unknown = r.changed.cells[wayHostC] == nil; !g.unknown {
+			times := r.changed.of(wayHostC, wayHostRules, i, cpuOf)
+			g.figure, g.met = fmt.Sprintf("%.2f", times), times <= 2
+		}
+		all = append(all, g)
+	}
+	kib := float64(r.idle) / 1024
+	return append(all, goal{goal: "an idle relayed connection takes at most 16 KiB", figure: fmt.Sprintf("%.1f KiB", kib), met: kib <= 16})
+}
+
+func rpsOf(c *cell) []float64 { return c.rps }
+func cpuOf(c *cell) []float64 { return c.cpu }
+
+// of is what one way has of another, in the median of the rounds.
+func (b *block) of(way, other string, i int, what func(*cell) []float64) float64 {
+	return median(ratios(what(b.cells[way][i]), what(b.cells[other][i])))
+}
+
+// free: nothing of a way may differ from direct calls by more than these do among
+// themselves. Only the loads that the goal names count.
+func (r *report) free(way string) goal {
+	g := goal{goal: way + " is as good as direct, within the noise", met: true}
+	if r.same.cells[way] == nil {
+		g.unknown = true
+		return g
+	}
+	worst := 0.0
+	for i, s := range r.same.shapes {
+		if s.fresh {
+			continue
+		}
+		for _, m := range measures {
+			noise := ratios(m.of(r.same.cells[wayAgain][i]), m.of(r.same.cells[wayDirect][i]))
+			got := r.same.of(way, wayDirect, i, m.of)
+			cost, within := got, got <= slices.Max(noise)
+			if m.more {
+				cost, within = 1/got, got >= slices.Min(noise)
+			}
+			g.met = g.met && within
+			if cost > worst {
+				worst = cost
+				g.figure = fmt.Sprintf("at worst %.2f (%s; %s)", got, m.title, s.name)
+			}
+		}
+	}
+	return g
+}
+
+// noWorse: neither HAProxy nor nginx answers more calls, each with the socket to
+// the node that it is best with.
+func (r *report) noWorse(way string) goal {
+	g := goal{goal: way + ": no worse than HAProxy and nginx", met: true, unknown: true}
+	least := 0.0
+	for i, s := range r.same.shapes {
+		for _, other := range []string{wayHAProxy, wayHAProxySplice, wayHAProxyUnix, wayNginx, wayNginxUnix} {
+			if s.fresh || r.same.cells[other] == nil || (other == wayHAProxyUnix || other == wayNginxUnix) != (way == wayRelayUnix) {
+				continue
+			}
+			g.unknown = false
+			got := r.same.of(way, other, i, rpsOf)
+			noise := ratios(rpsOf(r.same.cells[wayAgain][i]), rpsOf(r.same.cells[wayDirect][i]))
+			g.met = g.met && got >= min(1, slices.Min(noise))
+			if least == 0 || got < least {
+				least = got
+				g.figure = fmt.Sprintf("at worst %.2f × the calls of %s (%s)", got, other, s.name)
+			}
+		}
+	}
+	return g
+}
