@@ -336,6 +336,8 @@ func TestObserveFallsBehind(t *testing.T) {
 	apply(t, l, watched(addrOf(echo(t)), w))
 	w.waitFor(t, "b")
 	leave := make(chan struct{})
+	release := sync.OnceFunc(func() { close(leave) })
+	defer release()
 	w.taking(func(so.Observed) int { <-leave; return 204 })
 	c := newClient(t)
 	const calls = observedCalls + 100
@@ -348,7 +350,7 @@ func TestObserveFallsBehind(t *testing.T) {
 	if s.Missed == 0 || s.Whole || s.Waiting > observedCalls+1 {
 		t.Errorf("while it is slow: %+v", s)
 	}
-	close(leave)
+	release()
 	eventually(t, "the rest", func() bool { return l.Stats().Observers[2].Waiting == 0 })
 	mustDo(t, c, "PUT", versionURL(t, l, 1)+"/last", "v")
 	eventually(t, "the last", func() bool { _, short := w.told(); return strings.HasSuffix(short, "cmbc") })
@@ -429,14 +431,22 @@ func TestObserveBegins(t *testing.T) {
 		}
 	}))
 	defer node.Close()
+	release := sync.OnceFunc(func() { close(leave) })
+	defer release()
 	past := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer past.Close()
 	l := startLayer(t, bundle.ProtocolHTTP, nil)
 	r := Routing{Native: 2, Backends: backends(addrOf(node))}
 	apply(t, l, r)
 	c := newClient(t)
-	ended := make(chan reply)
-	go func() { ended <- mustDo(t, newClient(t), "PUT", versionURL(t, l, 2)+"/slow", "") }()
+	ended := make(chan struct{})
+	slow := versionURL(t, l, 2) + "/slow"
+	go func() {
+		defer close(ended)
+		if _, err := do(c, "PUT", slow, ""); err != nil {
+			t.Error(err)
+		}
+	}()
 	<-inside
 	r.Objects = map[bundle.Version]Object{
 		1: {Addrs: backends(addrOf(past))},
@@ -449,7 +459,7 @@ func TestObserveBegins(t *testing.T) {
 	if l.gate.seenBy(l.gate.current().observer) || l.Stats().Observers[3].Whole {
 		t.Error("it is told that it sees all while a call is at the node that it does not see")
 	}
-	close(leave)
+	release()
 	<-ended
 	w.waitFor(t, "mcb")
 	mustDo(t, c, "PUT", versionURL(t, l, 1)+"/old", "")
@@ -489,10 +499,16 @@ func TestObserveNoAnswer(t *testing.T) {
 	}
 }
 
-// Calls of HTTP/2 are seen too, also on a connection that was there before.
+// Calls of HTTP/2 are seen too, also of a caller whose connection was there before,
+// and is never idle.
 func TestObserveHTTP2(t *testing.T) {
 	w := startWatcher(t)
+	leave := make(chan struct{})
 	node := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hold" {
+			rw.(http.Flusher).Flush()
+			<-leave
+		}
 		_, _ = io.Copy(rw, r.Body)
 	}))
 	node.Config.Protocols = new(http.Protocols)
@@ -509,14 +525,21 @@ func TestObserveHTTP2(t *testing.T) {
 	defer tr.CloseIdleConnections()
 	c := &http.Client{Transport: tr}
 	url := versionURL(t, l, 1)
-	mustDo(t, c, "PUT", url+"/before", "v")
+	release := sync.OnceFunc(func() { close(leave) })
+	defer release()
+	held, err := c.Get(url + "/hold")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Body.Close()
 	r.Objects = objects
 	apply(t, l, r)
-	w.waitFor(t, "b")
 	if got := mustDo(t, c, "PUT", url+"/after", "v"); got.status != 200 || got.body != "v" {
 		t.Errorf("%+v", got)
 	}
-	if e := w.waitFor(t, "bc")[1]; e.URI != "/after" || string(e.Response.Body) != "v" {
+	w.waitFor(t, "c")
+	release()
+	if e := w.waitFor(t, "cb")[0]; e.URI != "/after" || string(e.Response.Body) != "v" {
 		t.Errorf("%+v", e)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,5 +84,40 @@ func TestOpenOnce(t *testing.T) {
 	c.done()
 	if two := calls.snapshot()[2].Open; two != 0 {
 		t.Errorf("open after its end: %d", two)
+	}
+}
+
+// Callers whose calls pass unchanged may go past the layer, unless they are watched,
+// or an object observes the node: then those of raw protocols still may.
+func TestWhoGoesPast(t *testing.T) {
+	for _, protocol := range []string{bundle.ProtocolHTTP, bundle.ProtocolTCP} {
+		l := startLayer(t, protocol, nil)
+		past := func(r Routing) (versions []bundle.Version) {
+			t.Helper()
+			r.Native, r.Backends = 2, backends(closedPort(t))
+			apply(t, l, r)
+			for _, f := range l.listeners() {
+				if f.straight(l, l.gate.current()) {
+					versions = append(versions, f.label)
+				}
+			}
+			slices.Sort(versions)
+			return versions
+		}
+		old := map[bundle.Version]Object{1: {Local: so.Compatible()}}
+		observing := map[bundle.Version]Object{1: old[1], 3: {Addrs: backends(closedPort(t)), Observe: secretPath}}
+		want := []bundle.Version{0, 1, 2}
+		if got := past(Routing{Objects: old}); !slices.Equal(got, want) {
+			t.Errorf("%s: %v may go past, want %v", protocol, got, want)
+		}
+		if got := past(Routing{Objects: old, Watched: map[bundle.Version]bool{1: true}}); !slices.Equal(got, []bundle.Version{0, 2}) {
+			t.Errorf("%s: %v may go past while 1 is watched", protocol, got)
+		}
+		if protocol == bundle.ProtocolHTTP {
+			want = nil
+		}
+		if got := past(Routing{Objects: observing}); !slices.Equal(got, want) {
+			t.Errorf("%s: %v may go past while an object observes, want %v", protocol, got, want)
+		}
 	}
 }

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,11 +30,13 @@ func wasmSample(t *testing.T, name, out string) {
 // A release whose futureSO observes: while it waits beside version 1, it knows of
 // every write of version 1's callers, and says so to callers of version 2.
 func TestObserve(t *testing.T) {
-	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
+	eachKind(t, testObserve)
+}
+
+func testObserve(t *testing.T, k kind) {
+	defer http.DefaultClient.CloseIdleConnections()
 	c := newCluster(t, 1)
+	c.use(k, "")
 	n1 := c.agents[0]
 	c.up(c.agents)
 	c.formed(1)
@@ -39,6 +45,27 @@ func TestObserve(t *testing.T) {
 	if err := n1.put("before", "it was there"); err != nil {
 		t.Fatal(err)
 	}
+	// Whoever is connected by now may go past the agent for as long as that lasts.
+	early, err := net.Dial("tcp", n1.versioned(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer early.Close()
+	ask := func() error {
+		if _, err := io.WriteString(early, "GET /healthz HTTP/1.1\r\nHost: n1\r\n\r\n"); err != nil {
+			return err
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(early), nil)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		return errors.Join(err, resp.Body.Close())
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
 	wasmSample(t, "writes", filepath.Join(c.dir, "writes.wasm"))
 	path, err := writeDemoSpec(c.dir, c.exe, 2)
 	if err != nil {
@@ -63,10 +90,20 @@ func TestObserve(t *testing.T) {
 		}
 		return control.ObservationStatus{}
 	}
-	c.until(n1, "the object to observe", func(s control.Status) bool {
+	s := c.until(n1, "the object", func(s control.Status) bool {
 		_, answered := node(s, n1.name).Services["api"].Versions[2]
-		return answered && observation(s).Whole
+		return answered
 	})
+	if k.attach == "steer" || k.attach == "inherit" {
+		if observation(s).Whole {
+			t.Error("it is told that it sees every call, and one connection goes past the agent")
+		}
+		if err := ask(); err != nil {
+			t.Errorf("a connection from before: %v", err)
+		}
+	}
+	early.Close()
+	c.until(n1, "the object to observe", func(s control.Status) bool { return observation(s).Whole })
 	const writes = 5
 	for i := range writes {
 		if err := n1.put(fmt.Sprint("k", i), "v"); err != nil {
