@@ -221,6 +221,18 @@ func TestInheritedBackend(t *testing.T) {
 		}
 	}
 	apply(t, l, Routing{Native: 1, Backends: backends(p.addr), Objects: objects})
+	// The software of the next version is ready before its routing is.
+	p.kill()
+	l.Ended()
+	apply(t, l, Routing{Native: 1, Down: true, Objects: objects})
+	two, _ := given(t, l, 2, "two")
+	two.ask("serve")
+	apply(t, l, Routing{Native: 1, Down: true, Backends: backends(two.addr), Objects: objects})
+	if err := l.Apply(Routing{Native: 1, Down: true, Backends: backends(p.addr), Objects: objects}); err == nil {
+		t.Error("the address of software that has ended was taken for a backend")
+	}
+	apply(t, l, Routing{Native: 2, Backends: backends(two.addr)})
+	wantAt(t, two.addr, "two", true)
 }
 
 // steerLayer starts a layer that steers, with a program that its test has pinned.

@@ -201,13 +201,14 @@ func (l *Layer) point(f *listener, r *route, straight bool) (direct bool, err er
 }
 
 // ownBackend reports whether a backend is the node's socket of the pair at addr,
-// which the layer's connections reach past its own.
+// which the layer's connections reach past its own. The routing may still be, or be
+// again, that of another version than the software's, while calls are held.
 func (l *Layer) ownBackend(r *route, b *backend, addr net.Addr) bool {
 	for name, one := range r.backends {
 		if one != b {
 			continue
 		}
-		if f := l.versionedOf(l.services[name], r.native); f != nil && f.pair != nil && f.Addr() == addr {
+		if f := l.versionedOf(l.services[name], l.given); f != nil && f.pair != nil && f.Addr() == addr {
 			return true
 		}
 	}
