@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"moult/simlayer/attach"
 )
 
 // target is where calls of one service go now. Whoever waits for one is woken by
@@ -64,9 +66,11 @@ func (t *target) dial(ctx context.Context, hold time.Duration) (net.Conn, error)
 	}
 }
 
-// dial connects to "unix:/path" or "host:port".
+// dial connects to "unix:/path" or "host:port". Where the agent has a socket of the
+// same address, it reaches the node's: calls that are on must end while those that
+// come are held.
 func dial(ctx context.Context, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTimeout}
+	d := net.Dialer{Timeout: dialTimeout, ControlContext: attach.DialControl}
 	d.SetMultipathTCP(false)
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return d.DialContext(ctx, "unix", path)
