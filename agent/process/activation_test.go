@@ -2,13 +2,20 @@ package process
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"moult/store/bundle"
 )
 
 // serveInherited is software that is activated by sockets: it says on each which
@@ -97,5 +104,70 @@ func TestSocketsThatCannotBePassed(t *testing.T) {
 		if err := pass(&exec.Cmd{}, sockets, nil); err == nil {
 			t.Errorf("%s: passed", name)
 		}
+	}
+}
+
+// TestHeld has software keep a file open of which it knows nothing, until it ends.
+func TestHeld(t *testing.T) {
+	t.Parallel()
+	spec := newSpec(t, "inherit")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var pipe [2]int
+	if err := unix.Pipe(pipe[:]); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	if err := unix.SetNonblock(pipe[0], true); err != nil {
+		t.Fatal(err)
+	}
+	unix.CloseOnExec(pipe[0])
+	unix.CloseOnExec(pipe[1])
+	held := os.NewFile(uintptr(pipe[1]), "held")
+	spec.Sockets, spec.Held = []Socket{{Name: "api", File: f}}, []*os.File{held}
+	p := started(t, spec) // the software would not say that it serves, had it been told of two
+	held.Close()
+	if n, err := unix.Read(pipe[0], make([]byte, 1)); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("nobody holds the file: %d, %v", n, err)
+	}
+	end(t, p)
+	if n, err := unix.Read(pipe[0], make([]byte, 1)); n != 0 || err != nil {
+		t.Errorf("somebody holds the file of software that has ended: %d, %v", n, err)
+	}
+	spec.Sockets = nil
+	if _, err := Start(spec); err == nil {
+		t.Error("started with files to hold behind no sockets")
+	}
+}
+
+// TestDialControl checks that the agent's questions are marked as such.
+func TestDialControl(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var asked []string
+	stop := errors.New("seen")
+	for _, health := range []bundle.Health{{HTTP: "/"}, {TCP: true}} {
+		spec := Spec{Health: health, HealthAddr: l.Addr().String(), DialControl: func(_ context.Context, network, addr string, _ syscall.RawConn) error {
+			asked = append(asked, network+" "+addr)
+			return stop
+		}}
+		if err := newCheck(spec, nil)(t.Context()); !errors.Is(err, stop) {
+			t.Errorf("%+v: %v", health, err)
+		}
+	}
+	if want := "tcp4 " + l.Addr().String(); len(asked) != 2 || asked[0] != want || asked[1] != want {
+		t.Errorf("asked %q, want %q twice", asked, want)
 	}
 }
