@@ -6,20 +6,36 @@
 // # Inherit
 //
 // A [Pair] is one TCP address with two listening sockets, the agent's and the
-// node's, in one SO_REUSEPORT group. A classic BPF program of one instruction
-// says which of the two gets a new connection, and [Pair.Point] exchanges it in
-// one system call. No right is needed but that all sockets of a group belong to
-// one user. The node gets its socket as systemd would give it ([Pair.Node]); the
-// agent keeps a duplicate, so that what is queued there outlives the software.
+// node's, in one SO_REUSEPORT group. A classic BPF program says which of the two
+// gets a new connection, and [Pair.Point] exchanges it in one system call. No right
+// is needed but that all sockets of a group belong to one user. The node gets its
+// socket as systemd would give it ([Pair.Node]), and needs no other; the agent keeps
+// a duplicate, so that what is queued there outlives the software.
+//
+// The agent reaches the node's socket at any time, to ask after its health before
+// it gets callers, and for the calls that it relays. Its connections
+// ([DialControl]) carry a code point for local use in the field of the type of
+// service (or traffic class), and come from the address that they go to, so from
+// this machine; to both together the program gives the node's socket. Whoever may
+// run programs on the machine may do the same: it is no protection from them.
+//
+// The kernel gives the callers of a socket that is closed to the other of the
+// group. Were that of an agent that dies, callers would reach a node that is not to
+// have them. So the software holds the agent's socket open too ([Pair.Hold]),
+// without knowing of it: callers of it wait in the kernel for the next agent, which
+// finds both sockets in the software by their numbers ([TakeCookies]) and goes on
+// with the same two ([AdoptPair]), pointed as they were. Software that closes what
+// it does not know loses that, no more.
 //
 // The program names a socket by its place in the group. The kernel appends who
 // joins, and puts the last in the place of who leaves. So in a fresh Pair the
-// agent is 0 and the node 1; where the agent died the node is alone at 0, and
-// both a 0 and an out-of-range 1 lead to it, the latter because the kernel then
-// falls back to spreading by hash, over one member. An agent that comes back
-// ([AdoptPair]) sets 0 before its new socket joins as 1: no connection changes
-// its way at that. A stranger in the group would make the places wrong, so
-// both constructors count the sockets of the address, and refuse.
+// agent is 0 and the node 1, and they stay so while both are open, whoever holds
+// them ([Members]). Who is alone is at 0, and both a 0 and an out-of-range 1 lead
+// to it, the latter because the kernel then falls back to spreading by hash, over
+// one member. An agent that finds only one of the two sets 0 before a new socket
+// joins as 1: no connection changes its way at that. A stranger in the group would
+// make the places wrong, so both constructors count the sockets of the address, and
+// refuse.
 //
 // # Steer
 //
