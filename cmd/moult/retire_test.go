@@ -104,7 +104,10 @@ func TestRetire(t *testing.T) {
 
 	// The node that stayed behind comes back, and calls.
 	c.up([]*demoAgent{late})
-	c.until(late, "the others", func(s control.Status) bool { return settled(s, 2) == 2 && node(s, late.name).Phase != "" })
+	c.until(late, "what the others answer", func(s control.Status) bool {
+		_, stale := node(s, n1.name).Services["api"].Versions[1]
+		return settled(s, 2) == 2 && node(s, late.name).Phase != "" && !stale
+	})
 	_, err := late.api.Resolve(t.Context(), n1.addr(portPublic))
 	if e, ok := errors.AsType[*control.Error](err); !ok || e.Kind != control.KindRefused || !strings.Contains(e.Message, "n1") || !strings.Contains(e.Message, "does not answer callers of version 1") {
 		t.Errorf("a node of version 1 calls n1: %v", err)
