@@ -2,6 +2,8 @@ package speed
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -90,6 +92,8 @@ func TestGoals(t *testing.T) {
 		{"the noise of one round", wayInherit, "met", func(r *report) { r.same.cells[wayInherit][3].cpu = []float64{10, 20, 10} }},
 		{"not measured", wayConnect, "not measured", func(r *report) { delete(r.same.cells, wayConnect) }},
 		{"another relay is faster", wayRelayUnix + ": no worse", "missed", func(r *report) { r.same.cells[wayNginxUnix][2].rps = []float64{1100, 1100, 1100} }},
+		{"another relay is a little faster", wayRelayUnix + ": no worse", "missed", func(r *report) { r.same.cells[wayNginxUnix][2].rps = []float64{1010, 1010, 1010} }},
+		{"another relay is faster but once", wayRelayUnix + ": no worse", "met", func(r *report) { r.same.cells[wayNginxUnix][2].rps = []float64{1010, 1010, 1000} }},
 		{"with another socket it does not count", wayRelayUnix + ": no worse", "met", func(r *report) { r.same.cells[wayNginx][2].rps = []float64{1100, 1100, 1100} }},
 		{"the relay takes too much", "1.9 × direct's CPU, 128 B, 1 ", "missed", func(r *report) { r.same.cells[wayRelayUnix][0].cpu = []float64{20, 20, 20} }},
 		{"rules are slow", "2.5 × the calls of ReverseProxy, 1 KiB of JSON, 32", "missed", func(r *report) { r.changed.cells[wayRules][1].rps = []float64{700, 700, 700} }},
@@ -112,6 +116,52 @@ func TestGoals(t *testing.T) {
 		}
 		if c.goal != "" && !found {
 			t.Errorf("%s: there is no goal %q", c.name, c.goal)
+		}
+	}
+}
+
+// TestSpread: a tenth of the rounds, and no more, may be anything.
+func TestSpread(t *testing.T) {
+	v := []float64{9, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1.1, 0.9, 0.1}
+	if low, high := spread(v); low != 0.9 || high != 1.1 {
+		t.Errorf("%v to %v", low, high)
+	}
+	if low, high := spread([]float64{2, 1, 3}); low != 1 || high != 3 {
+		t.Errorf("of three: %v to %v", low, high)
+	}
+}
+
+// TestSurely: for 16 rounds the sign test leaves out three at either end.
+func TestSurely(t *testing.T) {
+	v := []float64{16, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 1}
+	if low, high := surely(v); low != 4 || high != 13 {
+		t.Errorf("%v to %v", low, high)
+	}
+	if low, high := surely([]float64{2, 1, 3}); low != 1 || high != 3 {
+		t.Errorf("of three: %v to %v", low, high)
+	}
+}
+
+func TestReplaceTable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "doc.md")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("before\n" + tableBegins + "old\n" + tableEnds + "after\n")
+	for range 2 {
+		if err := replaceTable(path, "new\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "before\n"+tableBegins+"new\n\n"+tableEnds+"after\n" {
+		t.Errorf("%q %v", got, err)
+	}
+	for _, text := range []string{"", tableBegins, tableEnds + tableBegins} {
+		write(text)
+		if err := replaceTable(path, "new\n"); err == nil {
+			t.Errorf("%q was taken for a document with marks", text)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package speed
 
 import (
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -170,4 +171,21 @@ func median(v []float64) float64 {
 	}
 	v = slices.Sorted(slices.Values(v))
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+}
+
+// spread is where nine tenths of v are above, and nine tenths below. Single rounds
+// go that far; a median of as many hardly does.
+func spread(v []float64) (low, high float64) {
+	v = slices.Sorted(slices.Values(v))
+	n := (len(v) - 1) / 10
+	return v[n], v[len(v)-1-n]
+}
+
+// surely is where the true median of v is, by 19 chances in 20 or more: the sign test,
+// which asks nothing of how v is spread. Of a few it is all of them.
+func surely(v []float64) (low, high float64) {
+	v = slices.Sorted(slices.Values(v))
+	all := float64(len(v))
+	n := max(0, int((all-1.96*math.Sqrt(all))/2)-1)
+	return v[n], v[len(v)-1-n]
 }

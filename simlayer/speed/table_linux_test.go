@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,8 +27,9 @@ type options struct {
 
 var (
 	quick   = flag.Bool("benchtable.quick", false, "measure so shortly that only the machinery is shown to work")
-	rounds  = flag.Int("benchtable.rounds", 5, "how often each cell is measured")
-	cellFor = flag.Duration("benchtable.cell", time.Second, "how long each cell is measured at a time")
+	rounds  = flag.Int("benchtable.rounds", 16, "how often each cell is measured")
+	cellFor = flag.Duration("benchtable.cell", 300*time.Millisecond, "how long each cell is measured at a time")
+	into    = flag.String("benchtable.into", "", "the Markdown file whose table is to be replaced by this one, between its marks")
 	profile = flag.String("benchtable.profile", "", "the folder for CPU profiles of the agents' processes")
 )
 
@@ -44,8 +44,37 @@ func BenchmarkTable(b *testing.B) {
 	}
 	b.ReportMetric(0, "ns/op")
 	for range b.N {
-		measureAll(b, o).write(os.Stdout)
+		var text bytes.Buffer
+		measureAll(b, o).write(&text)
+		if _, err := os.Stdout.Write(text.Bytes()); err != nil {
+			b.Fatal(err)
+		}
+		if *into != "" {
+			if err := replaceTable(*into, text.String()); err != nil {
+				b.Fatal(err)
+			}
+		}
 	}
+}
+
+// What stands between these lines of a document is the table.
+const (
+	tableBegins = "<!-- make bench: from here -->\n"
+	tableEnds   = "<!-- make bench: to here -->\n"
+)
+
+// replaceTable puts a new table into a document.
+func replaceTable(path, table string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(data), tableBegins)
+	_, after, ends := strings.Cut(rest, tableEnds)
+	if !ok || !ends {
+		return fmt.Errorf("%s has no %q and %q after it", path, tableBegins, tableEnds)
+	}
+	return os.WriteFile(path, []byte(before+tableBegins+table+"\n"+tableEnds+after), 0o644)
 }
 
 // report is the whole table.
@@ -81,7 +110,7 @@ var measures = []struct {
 
 func (r *report) write(w io.Writer) {
 	fmt.Fprintf(w, "\n%s\n", machine())
-	fmt.Fprintf(w, "\n%d rounds of %v for each cell; medians of the rounds' ratios to direct.\n", r.options.rounds, r.options.cell)
+	fmt.Fprintf(w, "\n%d rounds of %v for each cell: medians of the rounds' ratios to direct, which has its\nown units. Of the noise, what lies between a tenth and nine tenths of the rounds.\n", r.options.rounds, r.options.cell)
 	fmt.Fprint(w, "\n### Calls that nobody changes\n")
 	r.same.write(w)
 	fmt.Fprint(w, "\n### Calls of another version: PUT of 1 KiB of JSON, a field renamed there and back\n")
@@ -123,7 +152,8 @@ func (b *block) text(name string, i int, of func(*cell) []float64, unit string) 
 	}
 	all := ratios(own, of(b.cells[wayDirect][i]))
 	if name == wayAgain {
-		return fmt.Sprintf("%.2f (%.2f–%.2f)", median(all), slices.Min(all), slices.Max(all))
+		low, high := spread(all)
+		return fmt.Sprintf("%.2f (%.2f–%.2f)", median(all), low, high)
 	}
 	return fmt.Sprintf("%.2f", median(all))
 }

@@ -148,7 +148,11 @@ func build(t testing.TB, o options) *rig {
 	inherited, attached := r.inherit()
 	r.client = begin(t, role{Kind: "client"}, nil)
 	node := r.node.Public
-	direct := func(name string) *way { return &way{name: name, addr: node, client: r.client} }
+	// The second has a client of its own, as `connect` must: that is noise too.
+	other := begin(t, role{Kind: "client"}, nil)
+	direct := func(name string) *way {
+		return &way{name: name, addr: node, client: map[string]*process{wayDirect: r.client, wayAgain: other}[name]}
+	}
 	r.ways = append(r.ways, direct(wayDirect), direct(wayAgain))
 	if inherited != nil {
 		attached()
