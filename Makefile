@@ -51,9 +51,9 @@ nats:
 
 # The speed table of docs/performance.md, in about nine minutes. As root it has the
 # kernel's part too, with haproxy, nginx and libnginx-mod-stream those, and with clang
-# and lld a guest in C.
+# and lld a guest in C. BENCHFLAGS: see docs/performance.md.
 bench:
-	$(GO) test ./simlayer/speed -count=1 -run '^$$' -bench '^BenchmarkTable$$' -benchtime 1x -timeout 30m
+	$(GO) test ./simlayer/speed -count=1 -run '^$$' -bench '^BenchmarkTable$$' -benchtime 1x -timeout 30m $(BENCHFLAGS)
 
 # The benchmarks of single packages.
 microbench:
