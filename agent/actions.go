@@ -384,13 +384,17 @@ func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 	if err != nil {
 		return err
 	}
+	future, err := a.futureState(x.To, cu)
+	if err != nil {
+		return err
+	}
 	tmp, err := a.slots.Prepare(x.To)
 	if err != nil {
 		return err
 	}
 	job := transforms.Job{
 		Spec: cu.Transform, Dir: dir, Old: a.slots.Path(x.From), New: tmp, From: x.From, To: x.To, Env: a.soft.environment(),
-		Future: a.slots.Objects().FutureState(x.To),
+		Future: future,
 	}
 	if cu.Past.Stateful() {
 		if job.Past, err = a.slots.PreparePast(x.To); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"moult/simlayer/host"
 	"moult/simlayer/so"
+	"moult/simlayer/so/wasm"
 	"moult/store/bundle"
 )
 
@@ -186,6 +187,20 @@ func (a *Agent) placeOne(o simulated) (local so.Object, process host.Object, ok 
 		process.Observe = w.path
 	}
 	return nil, process, true
+}
+
+// futureState returns what the transform of a release reads of its future object's
+// state, "" where there is none. The object has ended, perhaps by a crash. It is called
+// beside the loop.
+func (a *Agent) futureState(release bundle.Version, cu bundle.ClassUpgrade) (string, error) {
+	dir := a.slots.Objects().FutureState(release)
+	if dir == "" || cu.Future.Kind != bundle.SimulateWasm {
+		return dir, nil
+	}
+	if err := wasm.RecoverFileKV(dir); err != nil {
+		return "", fmt.Errorf("state of the future object of release %d: %w", release, err)
+	}
+	return dir, nil
 }
 
 // badRules is what callers are told whose rules are not in order.

@@ -17,6 +17,7 @@ import (
 
 	"moult/agent/upgrade"
 	"moult/simlayer/host"
+	"moult/simlayer/so/wasm"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 )
@@ -437,6 +438,53 @@ func TestTransformStates(t *testing.T) {
 		t.Errorf("the state of the past object is %q", log)
 	}
 	b.may(past)
+}
+
+// What a wasm object has promised to keep, and a crash has kept from its files, is there
+// when the transform reads them, and nothing half made is.
+func TestTransformAfterCrash(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.pack(`cd "$MOULT_FUTURE_STATE" && for f in $(ls -A); do echo "$f=$(cat $f)"; done > "$MOULT_NEW/seen"`)
+	if err := b.slots.Create(1); err != nil {
+		t.Fatal(err)
+	}
+	state, err := b.slots.Objects().Future(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := wasm.OpenFileKV(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The disk fails in the middle of a batch, after it was promised.
+	bad := filepath.Join(state, "b")
+	if err := os.MkdirAll(filepath.Join(bad, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := kv.Apply([]wasm.Op{{Kind: wasm.Set, Key: "a", Value: []byte("1")}, {Kind: wasm.Set, Key: "b", Value: []byte("2")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.RemoveAll(bad), os.WriteFile(filepath.Join(state, ".c.tmp-1"), []byte("ha"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(bad); err == nil {
+		t.Fatal("nothing is missing: the test shows nothing")
+	}
+	b.do(func() {
+		b.brings(1)
+		b.brings(2)
+		cu := b.docs.manifests[2].Classes[b.cfg.Class]
+		cu.Past = bundle.Simulation{Kind: bundle.SimulateCompatible}
+		cu.Future = bundle.Simulation{Kind: bundle.SimulateWasm, Wasm: bundle.Chunk{Digest: bundle.Sum([]byte("module")), Length: 6}}
+		b.docs.manifests[2].Classes[b.cfg.Class] = cu
+		b.in(upgrade.State{Phase: upgrade.Transforming, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1})
+	})
+	if err := b.transform(t.Context(), upgrade.Transform{Step: 1, From: 1, To: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.read(filepath.Join(b.slots.Path(2), "seen")); got != "a=1\nb=2\n" {
+		t.Errorf("the transform has seen %q", got)
+	}
 }
 
 // Where no process can be run, callers of the node's own version do not notice,

@@ -140,5 +140,6 @@
 //	observed_service(buf, limit) -> i32  the name of the service
 //	observed_why(buf, limit) -> i32      why calls were missed, for people
 //
-// [FileKV] keeps state as plain files, so that a transform can read and make it.
+// [FileKV] keeps state as plain files, so that a transform can read and make it. Where
+// the object has ended by a crash, [RecoverFileKV] comes first.
 package wasm

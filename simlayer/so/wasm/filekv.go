@@ -23,8 +23,8 @@ const batchFile = ".batch"
 // FileKV is a KV in a folder: a file a key, named by FileName, with the value and
 // nothing else, so that a transform can read it. A batch of several changes is
 // written to a file of its own first, and then carried out; OpenFileKV ends what a
-// crash has interrupted, so whoever reads the folder calls it first. All is kept in
-// memory too.
+// crash has interrupted. Whoever reads the folder itself calls RecoverFileKV first.
+// All is kept in memory too.
 type FileKV struct {
 	dir string
 
@@ -42,17 +42,43 @@ func OpenFileKV(dir string) (*FileKV, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the object's state: %w", err)
 	}
-	kv := &FileKV{dir: dir, values: map[string][]byte{}}
-	if err := kv.recover(); err != nil {
-		return nil, fmt.Errorf("open the object's state in %s: %w", dir, err)
+	if err := RecoverFileKV(dir); err != nil {
+		return nil, fmt.Errorf("open the object's state: %w", err)
 	}
+	kv := &FileKV{dir: dir, values: map[string][]byte{}}
 	if err := kv.load(); err != nil {
 		return nil, fmt.Errorf("open the object's state in %s: %w", dir, err)
 	}
 	return kv, nil
 }
 
-// recover ends what a crash has interrupted.
+// RecoverFileKV ends what a crash has interrupted in the state in dir: then its files
+// are the keys, each with the value that counts, and nothing else. Nobody may have the
+// state open. Doing it twice changes nothing.
+func RecoverFileKV(dir string) error {
+	kv := &FileKV{dir: dir}
+	err := kv.recover()
+	if err == nil {
+		err = kv.sweep()
+	}
+	if err != nil {
+		return fmt.Errorf("end what a crash has interrupted in %s: %w", dir, err)
+	}
+	return nil
+}
+
+// sweep removes files that were not finished.
+func (kv *FileKV) sweep() error {
+	entries, err := os.ReadDir(kv.dir)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") && strings.Contains(e.Name(), ".tmp-") {
+			err = errors.Join(err, os.Remove(filepath.Join(kv.dir, e.Name())))
+		}
+	}
+	return err
+}
+
+// recover carries out a batch that counts.
 func (kv *FileKV) recover() error {
 	data, err := os.ReadFile(filepath.Join(kv.dir, batchFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -75,12 +101,6 @@ func (kv *FileKV) load() error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(kv.dir, e.Name())
-		if strings.HasPrefix(e.Name(), ".") && strings.Contains(e.Name(), ".tmp-") {
-			if err := os.Remove(path); err != nil {
-				return fmt.Errorf("remove what a crash has left: %w", err)
-			}
-			continue
-		}
 		key, err := KeyOf(e.Name())
 		if err != nil {
 			return err
