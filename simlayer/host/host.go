@@ -226,7 +226,7 @@ func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]
 	case len(sockets) == 0:
 		h.keepWorker(nil)
 		h.ending.Go(w.halt)
-		return nil
+		return w.awaitEnd(ctx)
 	}
 	return w.set(ctx, o, sockets)
 }

@@ -380,3 +380,34 @@ func TestSetRefuses(t *testing.T) {
 		t.Error("a service twice was accepted")
 	}
 }
+
+// When Set has taken the last object away, nothing of it runs that could write to its
+// state still, although a call of it is under way.
+func TestTakenAway(t *testing.T) {
+	n := startNode(t, 2)
+	h, _ := startHost(t, Config{Grace: 100 * time.Millisecond})
+	set(t, h, 2, n.addr, Object{Version: 1, To: 2, Kind: KindWasm, Path: writeFile(t, "slow.wasm", "slow"), State: t.TempDir()})
+	body, more := io.Pipe()
+	defer more.Close()
+	called := make(chan error, 1)
+	go func() {
+		r, err := http.NewRequest("POST", "http://service.test/hello", body)
+		if err == nil {
+			_, err = client(t, h.Addrs(1)["api"], false).Do(r)
+		}
+		called <- err
+	}()
+	if _, err := more.Write([]byte("and then")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the call", func() bool { return statsOf(h, 1).InFlight == 1 })
+	pid := statsOf(h, 1).PID
+	set(t, h, 2, n.addr)
+	if alive(pid) {
+		t.Errorf("process %d runs, and nobody needs it", pid)
+	}
+	more.Close()
+	if err := <-called; err == nil {
+		t.Error("the call was answered after the end of its object")
+	}
+}
