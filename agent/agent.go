@@ -20,6 +20,7 @@ import (
 	"moult/gossip/swarm"
 	"moult/gossip/view"
 	"moult/simlayer"
+	"moult/simlayer/host"
 	"moult/simlayer/so"
 	"moult/store"
 	"moult/store/artifact"
@@ -215,6 +216,10 @@ func (a *Agent) openData(c *closers) error {
 // openLayer binds the node's public addresses.
 func (a *Agent) openLayer(c *closers) error {
 	if err := a.chooseWays(c); err != nil {
+		return err
+	}
+	// Whatever is left of objects may write to state that a transform reads.
+	if err := host.EndLeftovers(a.objectsDir()); err != nil {
 		return err
 	}
 	services := map[string]simlayer.Service{}

@@ -264,12 +264,15 @@ func (a *Agent) lead(native bundle.Version, up bool) {
 	a.serving.objects, a.serving.led = objects, from
 }
 
+// objectsDir names the host of this node's objects.
+func (a *Agent) objectsDir() string { return filepath.Join(a.cfg.Data, "run") }
+
 func (a *Agent) startObjects() error {
 	if a.objects.host != nil {
 		return nil
 	}
 	cfg := host.Config{
-		Dir: filepath.Join(a.cfg.Data, "run"), Hold: a.holdTimeout(a.saved), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log,
+		Dir: a.objectsDir(), Hold: a.holdTimeout(a.saved), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log,
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.cfg.Services)) {
 		cfg.Services = append(cfg.Services, host.Service{Name: name, Protocol: a.protocolOf(name)})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -485,6 +486,40 @@ func TestTransformAfterCrash(t *testing.T) {
 	if got := b.read(filepath.Join(b.slots.Path(2), "seen")); got != "a=1\nb=2\n" {
 		t.Errorf("the transform has seen %q", got)
 	}
+}
+
+// What an agent that was killed has left running of its objects ends before the next
+// one begins.
+func TestObjectsLeftOver(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("processes are found by their environment, which can be read on Linux only")
+	}
+	cfg := benchConfig(t)
+	left := exec.Command("sleep", "600")
+	left.Env = []string{"MOULT_OBJECTS_OF=" + filepath.Join(cfg.Data, "run")}
+	other := exec.Command("sleep", "600")
+	other.Env = []string{"MOULT_OBJECTS_OF=" + filepath.Join(cfg.Data, "run2")}
+	for _, c := range []*exec.Cmd{left, other} {
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Process.Kill() })
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- other.Wait() }()
+	newBench(t, cfg, 1)
+	if err := left.Wait(); err == nil || left.ProcessState.Exited() {
+		t.Errorf("it ended by itself: %v", err)
+	}
+	select {
+	case <-ended:
+		t.Error("the object of another agent was ended")
+	default:
+	}
+	if err := other.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	<-ended
 }
 
 // Where no process can be run, callers of the node's own version do not notice,

@@ -87,6 +87,9 @@
 // An event may come twice, with the same number, if the object ended while it took
 // it in. Calls that the object makes itself are not told.
 //
+// A program ends with the agent, also where that is killed. What it has started itself
+// may not: the next agent ends it ([EndLeftovers]) before it begins.
+//
 // Standard output and error go to the log, line by line, within bounds.
 //
 // # Where

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -402,13 +403,24 @@ func TestAgentDies(t *testing.T) {
 	if _, scanErr := fmt.Sscan(line, &hostPID, &execPID); err != nil || scanErr != nil {
 		t.Fatal(line, err, scanErr)
 	}
+	eventually(t, "the program's own child", func() bool {
+		_, err := os.Stat(filepath.Join(dir, "forked"))
+		return err == nil
+	})
 	agent.Process.Kill()
 	agent.Wait()
 	eventually(t, "the end of both", func() bool { return !alive(hostPID) && !alive(execPID) })
-	// The next agent finds the folder of the sockets, and the stray.
-	mark := []byte("MOULT_OBJECT=" + dir)
-	if err := endMarked(string(mark)); err != nil {
+	// The next agent finds the folder of the sockets, and the stray, whether it has a
+	// use for that object or not.
+	stray := "MOULT_STATE=" + dir
+	if n := marked(t, stray); n != 1 {
+		t.Errorf("%d processes are left, want the stray", n)
+	}
+	if err := EndLeftovers(dir); err != nil {
 		t.Fatal(err)
+	}
+	if n := marked(t, stray); n != 0 {
+		t.Errorf("%d processes are left that write to the object's state", n)
 	}
 	h, err := Start(Config{Dir: dir, Services: api})
 	if err != nil {
@@ -417,6 +429,22 @@ func TestAgentDies(t *testing.T) {
 	defer h.Close()
 	set(t, h, 2, "", Object{Version: 1, To: 2, Kind: KindRules, Path: rules})
 	eventually(t, "running", func() bool { return statsOf(h, 1).State == StateRunning })
+}
+
+// marked counts the processes with an entry in their environment.
+func marked(t *testing.T, entry string) (n int) {
+	t.Helper()
+	environments, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range environments {
+		// One that is gone by now has none.
+		if env, err := os.ReadFile(path); err == nil && slices.Contains(strings.Split(string(env), "\x00"), entry) {
+			n++
+		}
+	}
+	return n
 }
 
 // Callers wait while next is away, as long as Hold says.

@@ -50,6 +50,9 @@ func Start(cfg Config) (*Host, error) {
 		return nil, err
 	}
 	folder, err := socketFolder(cfg.Dir)
+	if err == nil {
+		cfg.Dir, err = filepath.Abs(cfg.Dir) // processes are found by it
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +61,23 @@ func Start(cfg Config) (*Host, error) {
 		sockets: map[socketKey]*socket{}, programs: map[bundle.Version]*program{},
 	}, nil
 }
+
+// EndLeftovers ends every process that a Host of dir has left running, as one of an
+// agent that was killed may: a program's own children do not end with it. Nobody may
+// have a Host of dir meanwhile. It does nothing where environments cannot be read.
+func EndLeftovers(dir string) error {
+	abs, err := filepath.Abs(dir)
+	if err == nil {
+		err = endMarked(markOf(abs))
+	}
+	if err != nil {
+		return fmt.Errorf("end the simulation objects that an earlier agent left running: %w", err)
+	}
+	return nil
+}
+
+// markOf is what all processes of a Host have in their environment.
+func markOf(dir string) string { return "MOULT_OBJECTS_OF=" + dir }
 
 // Set replaces all that h runs. Objects that stay as they are go on undisturbed,
 // with what is now next to them; others are ended when their calls have, or after

@@ -61,6 +61,9 @@ func testObject(name string) int {
 			return 1
 		}
 		fmt.Println("forked", c.Process.Pid)
+		if err := os.WriteFile(filepath.Join(os.Getenv("MOULT_STATE"), "forked"), nil, 0o600); err != nil {
+			return 1
+		}
 	case "observes":
 		ln, err := inherited()
 		return observe(ctx, ln, err)

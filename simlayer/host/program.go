@@ -178,7 +178,7 @@ func (p *program) environment(own []string) []string {
 	if p.object.Observe != "" {
 		env = append(env, "MOULT_OBSERVED="+p.object.Observe)
 	}
-	return append(env,
+	return append(env, markOf(p.cfg.Dir),
 		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"),
 		"MOULT_STATE="+p.object.State,
 		fmt.Sprintf("MOULT_FROM=%d", p.object.Version), fmt.Sprintf("MOULT_TO=%d", p.object.To))

@@ -138,7 +138,7 @@ func (w *worker) launch(stop <-chan struct{}) (*child, error) {
 	}
 	argv := slices.Concat(w.cfg.Program, []string{serveName, strconv.FormatInt(w.cfg.Memory, 10)})
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(ownEnvironment(), fmt.Sprintf("GOMEMLIMIT=%d", w.cfg.Memory/100*memoryShare))
+	cmd.Env = append(ownEnvironment(), markOf(w.cfg.Dir), fmt.Sprintf("GOMEMLIMIT=%d", w.cfg.Memory/100*memoryShare))
 	cmd.ExtraFiles = []*os.File{theirs}
 	c, err := startChild(cmd, w.mark, w.cfg.Log)
 	if err != nil {
