@@ -73,6 +73,8 @@ func (p *callProxy) modify(resp *http.Response) error {
 		// The caller needs no simulation any more: its next connection is
 		// relayed.
 		resp.Header.Set("Connection", "close")
+	} else if !c.http2 && c.body.lingers() {
+		resp.Header.Set("Connection", "close")
 	}
 	return streamLong(resp)
 }
@@ -365,6 +367,9 @@ func (p *callProxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler) // nobody is there to be told
 	}
 	refusal := *so.AsRefusal(err)
+	if !c.http2 && c.body.lingers() {
+		w.Header().Set("Connection", "close")
+	}
 	if errors.Is(context.Cause(r.Context()), errCut) {
 		refusal = *cutRefusal(err)
 		w.Header().Set("Connection", "close")
@@ -388,6 +393,7 @@ type callerBody struct {
 	mu     sync.Mutex
 	used   bool // something was read from in
 	closed bool
+	ended  bool // all has been read from in
 }
 
 // takeBody reads a short body of r, up to limit, or takes over a long one.
@@ -438,7 +444,23 @@ func (b *callerBody) Read(p []byte) (int, error) {
 	if closed {
 		return 0, errors.New("the call has ended")
 	}
-	return b.in.Read(p)
+	n, err := b.in.Read(p)
+	if err == io.EOF {
+		b.mu.Lock()
+		b.ended = true
+		b.mu.Unlock()
+	}
+	return n, err
+}
+
+// lingers reports whether the caller still sends the body. Then its answer must be
+// the last of a connection of HTTP/1.1: net/http would throw the rest away with
+// nobody to stop what begins to watch the caller at its end, and break the agent
+// when that gets in the way of the next call.
+func (b *callerBody) lingers() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.in != nil && !b.ended
 }
 
 // end lets nothing more be read.
