@@ -32,6 +32,8 @@ type Config struct {
 	Inherited []Inherited
 	Log       *slog.Logger
 	Limits    Limits // zero: DefaultLimits
+
+	noLean bool // net/http answers all that is simulated, for tests
 }
 
 // Service is where a service of the node is reached.

@@ -18,9 +18,14 @@
 // pass too. Of HTTP only the framing is followed (package wire), so that the gate
 // knows when a connection is idle between two calls. A connection whose framing
 // cannot be followed, or that changes its protocol, counts as one call until it
-// ends. A call that does need simulation takes its connection along to net/http,
-// which keeps it; when it needs none any more, the answer asks the caller to
-// connect anew.
+// ends.
+//
+// A plain call of HTTP/1.1 whose objects all have the bounded form (so.Bounded) is
+// simulated on the same two connections, and the next one may pass as bytes again.
+// Any other that needs simulation takes its connection along to net/http, which
+// keeps it; when it needs none any more, the answer asks the caller to connect
+// anew. But for the time that it takes, neither the caller nor the node can tell
+// the two ways apart.
 //
 // # Holding
 //

@@ -76,6 +76,12 @@ const (
 	// retryAfter is what held callers are told.
 	retryAfter = time.Second
 
+	// leanAlone is about how long a lean call waits for the node before somebody
+	// watches the caller meanwhile.
+	leanAlone = 5 * time.Millisecond
+	// maxAnswerHead bounds the head of a node's answer to a lean call, in bytes.
+	maxAnswerHead = 1 << 20
+
 	// relayBuffer is what a relayed connection reads into, in bytes, and the
 	// longest head that is relayed; longer ones are net/http's affair.
 	relayBuffer = 16 << 10

@@ -51,7 +51,9 @@ type front struct {
 	hand    bool   // run must hand the connection over
 	grace   bool   // the read deadline is that of idleGrace
 	stay    bool   // where it is handed over, it stays there
-	http2   *relay2
+	// answering: an exchange has ended, and its answer is being written.
+	answering bool
+	http2     *relay2
 }
 
 // exchange is one request and its answer.
@@ -66,6 +68,7 @@ type exchange struct {
 	request []byte // the same, to be sent again; nil: it must not be
 	late    bool   // request is all that is left of it
 	opaque  bool   // no exchange at all, just bytes both ways
+	last    bool   // the caller wants no other
 	began   time.Time
 	tries   int
 
@@ -77,6 +80,8 @@ type exchange struct {
 	cut               bool
 
 	version, native, via bundle.Version
+	path                 *path // what simulates it
+	backend              *backend
 	outcome              outcome
 	patience             patience
 	counted              *counters // where it counts as open
@@ -95,6 +100,11 @@ type upstream struct {
 	conn    net.Conn
 	in      reader
 	last    bool // front.mu: the node closes it, or should not be called by it again
+
+	// Of a lean call's, whose answers that one takes.
+	lean     bool
+	used     time.Time // front.mu; about when
+	deadline time.Time // of reading
 }
 
 // close closes u, and lets its backend forget it.

@@ -317,6 +317,7 @@ func (f *front) again(err error) *upstream {
 	f.mu.Lock()
 	f.ex.tries++
 	f.ex.up = nil
+	f.ex.late = true // where it is handed over, the request goes along
 	if f.ex.ctx == nil {
 		f.ex.ctx, f.ex.cancel = context.WithCancelCause(f.layer.ctx)
 	}
@@ -386,7 +387,7 @@ func (f *front) dropIdle(u *upstream) {
 func (f *front) closeIdle() {
 	f.mu.Lock()
 	h := f.http2
-	if h == nil && !f.ex.on && !f.taken {
+	if h == nil && !f.ex.on && !f.taken && !f.answering {
 		f.conn.Close()
 	}
 	f.mu.Unlock()

@@ -22,7 +22,7 @@ func (f *front) begin(req wire.Request, size int, how taking) bool {
 	ex := &f.ex
 	*ex = exchange{
 		on: true, method: req.Method, whole: how == takeWhole, reqDone: how == takeWhole,
-		opaque: how == takeOdd, began: time.Now(), outcome: answered,
+		opaque: how == takeOdd, last: req.Close, began: time.Now(), outcome: answered,
 	}
 	f.taken = false
 	if ex.whole && safe(ex.method) {
@@ -43,8 +43,7 @@ func (f *front) begin(req wire.Request, size int, how taking) bool {
 	case err == nil:
 		return f.stream(u, req, size)
 	case errors.Is(err, errSimulated):
-		f.handBack()
-		return false
+		return f.simulate(req, size, how)
 	case errors.Is(err, errHeld) || isDialError(err):
 		return f.beginLate(req, size, err)
 	}
@@ -101,14 +100,13 @@ func (f *front) beginLate(req wire.Request, size int, why error) bool {
 // caller must take, or nil.
 func (f *front) late(last error) *upstream {
 	ex, gate := &f.ex, f.layer.gate
-	defer func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if ex.ready != nil {
-			close(ex.ready)
-			ex.ready = nil
-		}
-	}()
+	f.mu.Lock()
+	ready := ex.ready // by the end of late there may be another exchange
+	ex.ready = nil
+	f.mu.Unlock()
+	if ready != nil {
+		defer close(ready)
+	}
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		var err error
 		if last != nil {
@@ -135,8 +133,9 @@ func (f *front) late(last error) *upstream {
 			}
 			return u
 		case errors.Is(err, errSimulated):
-			f.handBack()
-			return nil
+			if err = f.simulateLate(); err == nil {
+				return nil
+			}
 		case !isDialError(err) || ex.ctx.Err() != nil:
 			f.refuse(err)
 			return nil
@@ -191,6 +190,7 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 		return nil, err
 	}
 	if !route.relays(p, l.service) {
+		ex.path, ex.backend = p, b
 		return nil, errSimulated
 	}
 	if u := f.current(b); u != nil {
@@ -221,7 +221,7 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 func (f *front) current(b *backend) *upstream {
 	f.mu.Lock()
 	u := f.up
-	if u != nil && u.backend == b && !u.last {
+	if u != nil && u.backend == b && !u.last && !u.lean {
 		f.ex.up = u
 		f.mu.Unlock()
 		return u
@@ -457,7 +457,7 @@ func (f *front) refuse(err error) {
 		return
 	}
 	resp := refusal.Response(&http.Request{Method: ex.method})
-	resp.Close = cut || !ex.reqDone
+	resp.Close = cut || !ex.reqDone || ex.last
 	var out bytes.Buffer
 	_ = resp.Write(&out) // to memory
 	f.wmu.Lock()

@@ -8,7 +8,10 @@ import (
 )
 
 // buffers are what relayed connections read into while something passes.
-type buffers struct{ pool sync.Pool }
+type buffers struct {
+	pool  sync.Pool
+	leans leans
+}
 
 func (b *buffers) get() *[]byte {
 	if buf, ok := b.pool.Get().(*[]byte); ok {

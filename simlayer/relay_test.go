@@ -353,10 +353,15 @@ func TestLongHead(t *testing.T) {
 	}
 }
 
-// Callers who needed simulation, and do no longer, get back to the relay.
+// Callers who needed simulation, and do no longer, get back to the relay: at once,
+// or by a new connection where net/http had theirs.
 func TestBackToTheRelay(t *testing.T) {
+	bothWays(t, func(t *testing.T, change func(*Config)) { backToTheRelay(t, change) })
+}
+
+func backToTheRelay(t *testing.T, change func(*Config)) {
 	st := &state{values: map[string]string{"k": "v"}}
-	l := startLayer(t, bundle.ProtocolHTTP, nil)
+	l := startLayer(t, bundle.ProtocolHTTP, change)
 	objects := InProcess(map[bundle.Version]so.Object{1: rename(t, 1, 2)})
 	apply(t, l, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, st))), Objects: objects, External: 1})
 	c := rawTo(t, l.Addresses()["api"].Public)
@@ -366,8 +371,19 @@ func TestBackToTheRelay(t *testing.T) {
 	}
 	apply(t, l, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, st))), Objects: objects, External: 2})
 	c.say(getOf("/v2/keys/k"))
-	if resp, body := c.hear(); strings.TrimSpace(body) != `{"f2":"v"}` || !resp.Close {
-		t.Errorf("%q, close %v; want the answer and Connection: close", body, resp.Close)
+	if resp, body := c.hear(); strings.TrimSpace(body) != `{"f2":"v"}` || resp.Close != l.cfg.noLean {
+		t.Errorf("%q, close %v; want the answer, and Connection: close of net/http", body, resp.Close)
+	}
+	if l.cfg.noLean {
+		return
+	}
+	// And there again.
+	apply(t, l, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, st))), Objects: objects, External: 1})
+	c.say(getOf("/v1/keys/k") + getOf("/v1/keys/k"))
+	for range 2 {
+		if resp, body := c.hear(); body != `{"f1":"v"}` || resp.Close {
+			t.Errorf("%q, close %v", body, resp.Close)
+		}
 	}
 }
 

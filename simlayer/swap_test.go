@@ -46,10 +46,14 @@ func (d *load) run(ctx context.Context, t *testing.T, worker int) {
 // The node goes back and forth between two versions under callers of both, on
 // kept connections. No call fails and all answers are right.
 func TestSwapUnderLoad(t *testing.T) {
+	bothWays(t, func(t *testing.T, change func(*Config)) { swapUnderLoad(t, change) })
+}
+
+func swapUnderLoad(t *testing.T, change func(*Config)) {
 	const swaps = 40
 	objects := map[bundle.Version]so.Object{1: rename(t, 1, 2), 2: rename(t, 2, 1)}
 	st := &state{values: map[string]string{}}
-	l := startLayer(t, bundle.ProtocolHTTP, nil)
+	l := startLayer(t, bundle.ProtocolHTTP, change)
 	node := software(t, 1, st)
 	apply(t, l, Routing{Native: 1, Backends: backends(addrOf(node)), Objects: InProcess(objects), External: 1})
 

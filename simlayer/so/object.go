@@ -43,6 +43,26 @@ func Transparent(o Object) bool {
 	return false
 }
 
+// Bounded reports whether o is made of Rules that are Bounded, and of objects that
+// compute nothing: it answers in its caller's goroutine, one call of next after
+// another, in time and memory linear in their bodies.
+func Bounded(o Object) bool {
+	switch o := o.(type) {
+	case compatible, refuse:
+		return true
+	case *Rules:
+		return o.Bounded()
+	case *Chain:
+		for _, s := range o.steps {
+			if !Bounded(s) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}
+
 // Refuse returns the object that denies every call, for the author's reason.
 func Refuse(reason string) Object { return refuse{reason} }
 

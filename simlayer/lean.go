@@ -1,0 +1,250 @@
+package simlayer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"moult/simlayer/so"
+	"moult/simlayer/wire"
+	"moult/store/bundle"
+)
+
+// lean is one plain call of HTTP/1.1 that is simulated in this process without
+// net/http: the front that has read it runs its chain, whose calls go by the
+// front's own connection, and writes the answer. What is not plain is the
+// callProxy's, which does the same in every other respect.
+//
+// It is used by one goroutine: run, where the call could begin at once, else the
+// one that waited for the gate (front.late). run watches the caller while that
+// one works; where run works itself, a watcher begins once the node takes long.
+type lean struct {
+	front   *front
+	path    *path
+	backend *backend
+	via     bundle.Version
+	ctx     context.Context
+	alone   bool // run works: nobody watches the caller
+	more    bool // another request of the caller is here already
+
+	request leanRequest
+	out     []byte // what is written, to the node and then to the caller
+	bufs    []*[]byte
+	answer  leanResponse
+	second  bool // the answer's memory is in use
+	// unsafe: a request that must not be sent twice may have reached the node.
+	unsafe bool
+
+	watching chan struct{} // closed once the watcher has ended; nil: none
+	seen     []byte        // what the watcher has read
+}
+
+// leans are the memory of lean calls.
+type leans struct{ pool sync.Pool }
+
+func (l *leans) get(f *front) *lean {
+	c, ok := l.pool.Get().(*lean)
+	if !ok {
+		c = &lean{}
+		c.request.base = (&http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(f.layer.ctx)
+		c.request.header = http.Header{}
+		c.answer.header = http.Header{}
+	}
+	c.front, c.ctx = f, f.layer.ctx
+	return c
+}
+
+// put takes c back. Nothing of the call is left in it.
+func (l *leans) put(c *lean) {
+	for _, buf := range c.bufs {
+		c.front.layer.buffers.put(buf)
+	}
+	clear(c.bufs)
+	c.request.clear()
+	c.answer.clear()
+	out, values := c.out[:0], c.bufs[:0]
+	if cap(out) > relayBuffer {
+		out = nil
+	}
+	*c = lean{request: c.request, answer: c.answer, out: out, bufs: values}
+	l.pool.Put(c)
+}
+
+// lean begins the simulation of a whole request, if the call is plain; nil: it is
+// not.
+func (f *front) lean(req wire.Request, text []byte) *lean {
+	p := f.ex.path
+	if f.layer.cfg.noLean || f.ex.ticket.route.observer != nil || !so.Bounded(p.chain) {
+		return nil
+	}
+	c := f.layer.buffers.leans.get(f)
+	c.path, c.backend, c.via = p, f.ex.backend, p.via
+	end := len(text) - int(req.Length)
+	if !c.request.read(req, text[:end], text[end:]) {
+		f.layer.buffers.leans.put(c)
+		return nil
+	}
+	return c
+}
+
+// simulate answers a request of which size bytes are here, by run.
+func (f *front) simulate(req wire.Request, size int, how taking) bool {
+	var c *lean
+	if how == takeWhole {
+		c = f.lean(req, (*f.buf)[:size])
+	}
+	if c == nil {
+		f.handBack()
+		return false
+	}
+	c.alone, c.more = true, f.n > size
+	err := c.run()
+	c.unwatch()
+	seen, unsafe := c.seen, c.unsafe
+	again := err != nil && f.leanAgain(err, unsafe)
+	f.layer.buffers.leans.put(c)
+	follows := true
+	if again {
+		follows = f.beginLate(req, size, err)
+	} else {
+		f.consume(size)
+		if err != nil {
+			f.refuse(explain(unsafe, err))
+		}
+	}
+	if len(seen) > 0 {
+		f.buf = f.layer.buffers.get() // nothing else of the caller was here
+		f.n = copy(*f.buf, seen)
+	}
+	return follows
+}
+
+// simulateLate answers a request that had to wait. An error is why it must wait
+// again.
+func (f *front) simulateLate() error {
+	ex := &f.ex
+	var c *lean
+	if end := wire.HeadEnd(ex.request, 0); end > 0 {
+		if req, ok := wire.ParseRequest(ex.request[:end]); ok {
+			c = f.lean(req, ex.request)
+		}
+	}
+	if c == nil {
+		f.handBack()
+		return nil
+	}
+	c.ctx = ex.ctx
+	err := c.run()
+	unsafe := c.unsafe
+	f.layer.buffers.leans.put(c)
+	if err != nil && !f.leanAgain(err, unsafe) {
+		f.refuse(explain(unsafe, err))
+		return nil
+	}
+	return err
+}
+
+// leanAgain reports whether a failed call may be tried again: as call.again does.
+func (f *front) leanAgain(err error, unsafe bool) bool {
+	var refusal *so.Refusal
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if errors.As(err, &refusal) || unsafe || f.ex.cut || f.gone || f.eof {
+		return false
+	}
+	if isDialError(err) {
+		return true
+	}
+	f.ex.tries++
+	return f.ex.tries < maxTries
+}
+
+// run makes the call and answers it. An error is why there is no answer.
+func (c *lean) run() error {
+	f := c.front
+	resp, err := c.call()
+	switch {
+	case errors.Is(err, errBroke):
+		c.unwatch()
+		f.lose(failed)
+		return nil
+	case err != nil:
+		return f.ex.ticket.route.sign(err)
+	}
+	c.respond(resp)
+	return nil
+}
+
+// errBroke says that a simulation object panicked.
+var errBroke = errors.New("the simulation object broke")
+
+// call runs the chain. What breaks in it fails this call only.
+func (c *lean) call() (resp *http.Response, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			f := c.front
+			f.layer.log.Error("a call broke its simulation object", "service", f.listener.service.name, "from", f.ex.version, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			resp, err = nil, errBroke
+		}
+	}()
+	return c.path.chain.Answer(c.request.made(c.ctx), c)
+}
+
+// watch begins to watch the caller, where nobody does: one that goes away ends
+// the call.
+func (c *lean) watch() {
+	if !c.alone || c.watching != nil || c.more {
+		return
+	}
+	c.watching = make(chan struct{})
+	go func() {
+		defer close(c.watching)
+		// A byte of another request says no less than all of it.
+		one := make([]byte, 1)
+		_, n, err := c.front.in.read(&one, 0)
+		switch {
+		case n > 0:
+			c.seen = one
+		case errors.Is(err, io.EOF):
+			c.front.callerLeft(false)
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			c.front.callerLeft(true)
+		}
+	}()
+}
+
+// unwatch ends the watcher.
+func (c *lean) unwatch() {
+	if c.watching == nil {
+		return
+	}
+	_ = c.front.conn.SetReadDeadline(time.Unix(1, 0))
+	<-c.watching
+	c.watching = nil
+	c.alone = false
+	_ = c.front.conn.SetReadDeadline(time.Time{})
+}
+
+// callerLeft passes on that the caller has said all, or has gone.
+func (f *front) callerLeft(gone bool) {
+	f.mu.Lock()
+	f.eof, f.gone = true, gone
+	u := f.up
+	if u != nil {
+		u.last = true
+	}
+	f.mu.Unlock()
+	switch {
+	case u == nil:
+	case gone:
+		u.conn.Close()
+	default:
+		closeWrite(u.conn)
+	}
+}
