@@ -16,7 +16,7 @@ func unsupported(what string) error {
 	return fmt.Errorf("%s: %w: it needs Linux, this is %s: use attach = relay", what, ErrNotSupported, runtime.GOOS)
 }
 
-// Pair is one TCP address with two listening sockets. See the Linux version.
+// Pair is one address with two sockets. See the Linux version.
 type Pair struct{}
 
 // ListenPair is not supported here.
@@ -35,6 +35,9 @@ func (*Pair) Addr() netip.AddrPort { return netip.AddrPort{} }
 // Agent is not supported here.
 func (*Pair) Agent() net.Listener { return nil }
 
+// Packets is not supported here.
+func (*Pair) Packets() *net.UDPConn { return nil }
+
 // Node is not supported here.
 func (*Pair) Node() (*os.File, error) { return nil, unsupported("the node's socket") }
 
@@ -50,6 +53,11 @@ func (*Pair) Members() (Members, error) { return Members{}, unsupported("number 
 // Strays is not supported here.
 func (*Pair) Strays() (net.Listener, error) {
 	return nil, unsupported("accept what is left at the node's socket")
+}
+
+// StrayPackets is not supported here.
+func (*Pair) StrayPackets() (*net.UDPConn, error) {
+	return nil, unsupported("read what is left at the node's socket")
 }
 
 // Close is not supported here.

@@ -5,7 +5,7 @@
 //
 // # Inherit
 //
-// A [Pair] is one TCP address with two listening sockets, the agent's and the
+// A [Pair] is one address with two sockets, of TCP or UDP, the agent's and the
 // node's, in one SO_REUSEPORT group. A classic BPF program says which of the two
 // gets a new connection, and [Pair.Point] exchanges it in one system call. No right
 // is needed but that all sockets of a group belong to one user. The node gets its
@@ -18,6 +18,12 @@
 // service (or traffic class), and come from the address that they go to, so from
 // this machine; to both together the program gives the node's socket. Whoever may
 // run programs on the machine may do the same: it is no protection from them.
+//
+// Of UDP each datagram goes its own way: what is said of connections holds for
+// datagrams, and the agent's own are all that a marked socket sends. What is queued
+// at the node's socket at a switch is the software's to read. Its answers come from
+// the address that was called, for there its socket is bound; so that must not be a
+// wildcard.
 //
 // The kernel gives the callers of a socket that is closed to the other of the
 // group. Were that of an agent that dies, callers would reach a node that is not to

@@ -13,8 +13,8 @@ const (
 	maxProcesses = 1 << 17
 	// maxDescriptors bounds the descriptors of one process that Take looks at.
 	maxDescriptors = 1 << 18
-	// maxListeners bounds the lines of /proc/net/tcp that are read to count the
-	// sockets of an address.
+	// maxListeners bounds the lines of /proc/net/tcp and udp that are read to count
+	// the sockets of an address.
 	maxListeners = 1 << 16
 	// maxMounts bounds the lines of mountinfo that FindBPFFS reads.
 	maxMounts = 1 << 16

@@ -4,19 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// Pair is one TCP address with two listening sockets, the agent's and the
-// node's. Its methods may be called at the same time.
+// Pair is one address with two sockets, the agent's and the node's: of TCP, which
+// listen, or of UDP. What is said of connections is of datagrams there: each goes
+// its way by itself. Its methods may be called at the same time.
 type Pair struct {
-	agent   *net.TCPListener
+	agent   member
 	addr    netip.AddrPort
 	network string
 
@@ -27,11 +30,20 @@ type Pair struct {
 	node *os.File // under mu; nil once closed
 }
 
+// member is a socket of a group: a *net.TCPListener or a *net.UDPConn.
+type member interface {
+	syscall.Conn
+	io.Closer
+	File() (*os.File, error)
+}
+
 // ListenPair binds both sockets of an address, "host:port" as for net.Listen;
 // with port 0 the kernel chooses one for both. New connections go to the agent.
-// The network is "tcp", "tcp4" or "tcp6". The error is EADDRINUSE where somebody
-// listens there already (a node that runs on without its agent is for AdoptPair),
-// and ErrShared where somebody of the same user joined in the same instant.
+// The network is "tcp" or "udp", perhaps with a 4 or 6 behind it. The error is
+// EADDRINUSE where somebody has the address already (a node that runs on without
+// its agent is for AdoptPair), and ErrShared where somebody of the same user joined
+// in the same instant. An address of UDP must not be a wildcard (ErrSocket): the
+// software's answers might come from another address than was called.
 func ListenPair(ctx context.Context, network, addr string) (*Pair, error) {
 	p, err := listenPair(ctx, network, addr)
 	if err != nil {
@@ -41,6 +53,9 @@ func ListenPair(ctx context.Context, network, addr string) (*Pair, error) {
 }
 
 func listenPair(ctx context.Context, network, addr string) (*Pair, error) {
+	if err := oneAddress(network, addr); err != nil {
+		return nil, err
+	}
 	if err := unused(ctx, network, addr); err != nil {
 		return nil, err
 	}
@@ -57,13 +72,13 @@ func listenPair(ctx context.Context, network, addr string) (*Pair, error) {
 	}
 	p.addr, p.network = s.local, s.network()
 	// Before the second socket joins: who is here already has the first place.
-	if err := members(s.local, 1); err != nil {
+	if err := members(s, 1); err != nil {
 		return fail(err)
 	}
 	if p.node, err = p.newNode(ctx); err != nil {
 		return fail(err)
 	}
-	if err := members(s.local, 2); err != nil {
+	if err := members(s, 2); err != nil {
 		return fail(err)
 	}
 	return p, nil
@@ -94,13 +109,17 @@ func adoptPair(ctx context.Context, addr string, m Members, node, agent *os.File
 		return nil, fmt.Errorf("%w: neither of its sockets is open any more", ErrNotFound)
 	}
 	p, count := &Pair{agentIndex: 1}, 0
+	var s socket
 	for _, f := range []*os.File{node, agent} {
 		if f == nil {
 			continue
 		}
-		s, err := inspectFile(f)
-		if err == nil {
+		var err error
+		if s, err = inspectFile(f); err == nil {
 			err = adoptable(s, addr)
+		}
+		if err == nil && count > 0 && s.network() != p.network {
+			err = fmt.Errorf("%w: one is of %s and one of %s", ErrSocket, p.network, s.network())
 		}
 		if err != nil {
 			return nil, err
@@ -112,12 +131,12 @@ func adoptPair(ctx context.Context, addr string, m Members, node, agent *os.File
 	if agent != nil && (node == nil || !m.NodeFirst) {
 		p.agentIndex, p.nodeIndex = 0, 1
 	}
-	if err := members(p.addr, count); err != nil {
+	if err := members(s, count); err != nil {
 		return nil, err
 	}
 	err := p.rejoin(ctx, node, agent)
 	if err == nil {
-		err = members(p.addr, 2)
+		err = members(s, 2)
 	}
 	if err != nil {
 		p.Close()
@@ -130,7 +149,7 @@ func adoptPair(ctx context.Context, addr string, m Members, node, agent *os.File
 // member changes nothing then.
 func (p *Pair) rejoin(ctx context.Context, node, agent *os.File) (err error) {
 	if agent != nil {
-		if p.agent, err = listener(agent); err != nil {
+		if p.agent, err = memberOf(agent); err != nil {
 			return err
 		}
 	} else {
@@ -162,23 +181,40 @@ func (p *Pair) newNode(ctx context.Context) (*os.File, error) {
 	return ln.File()
 }
 
-func listener(f *os.File) (*net.TCPListener, error) {
+func memberOf(f *os.File) (member, error) {
+	s, err := inspectFile(f)
+	if err != nil {
+		return nil, err
+	}
+	if s.kind == unix.SOCK_DGRAM {
+		pc, err := net.FilePacketConn(f)
+		if err != nil {
+			return nil, err
+		}
+		return asMember(pc)
+	}
 	ln, err := net.FileListener(f)
 	if err != nil {
 		return nil, err
 	}
-	tcp, ok := ln.(*net.TCPListener)
+	return asMember(ln)
+}
+
+// asMember closes what is none.
+func asMember(sock io.Closer) (member, error) {
+	m, ok := sock.(member)
 	if !ok {
-		ln.Close()
-		return nil, fmt.Errorf("%w: it is no listening TCP socket", ErrSocket)
+		sock.Close()
+		return nil, fmt.Errorf("%w: it is neither a listening TCP socket nor one of UDP", ErrSocket)
 	}
-	return tcp, nil
+	return m, nil
 }
 
 // adoptable says whether a socket is one that ListenPair made for the address.
 func adoptable(s socket, addr string) error {
-	if s.kind != unix.SOCK_STREAM || !s.listening || s.protocol != unix.IPPROTO_TCP {
-		return fmt.Errorf("%w: it is no listening TCP socket", ErrSocket)
+	stream := s.kind == unix.SOCK_STREAM && s.listening && s.protocol == unix.IPPROTO_TCP
+	if !stream && (s.kind != unix.SOCK_DGRAM || s.protocol != unix.IPPROTO_UDP || s.connected) {
+		return fmt.Errorf("%w: it is neither a listening TCP socket nor an unconnected one of UDP", ErrSocket)
 	}
 	if !s.reuseport {
 		return fmt.Errorf("%w: the software opened it itself (it lacks SO_REUSEPORT), so the agent cannot join it: restart the software, or attach it by steer", ErrSocket)
@@ -195,23 +231,23 @@ func adoptable(s socket, addr string) error {
 	return nil
 }
 
-// members fails unless this many sockets listen on an address.
-func members(local netip.AddrPort, want int) error {
-	n, err := listenersAt(local)
+// members fails unless this many sockets have the address of one.
+func members(s socket, want int) error {
+	n, err := socketsAt(s)
 	switch {
 	case err != nil:
-		return fmt.Errorf("count the sockets of %s: %w", local, err)
+		return fmt.Errorf("count the sockets of %s: %w", s.local, err)
 	case n > want:
-		return fmt.Errorf("%w: %s has %d sockets besides: end that process (an earlier agent or node?) or configure another address", ErrShared, local, n-want)
+		return fmt.Errorf("%w: %s has %d sockets besides: end that process (an earlier agent or node?) or configure another address", ErrShared, s.local, n-want)
 	case n < want:
-		return fmt.Errorf("%d sockets listen on %s, want %d: is /proc that of another network namespace?", n, local, want)
+		return fmt.Errorf("%d sockets have %s, want %d: is /proc that of another network namespace?", n, s.local, want)
 	}
 	return nil
 }
 
 // listenMember opens a socket that joins the group of its address. The function
 // gets the descriptor before it is bound.
-func listenMember(ctx context.Context, network, addr string, before func(fd int) error) (*net.TCPListener, error) {
+func listenMember(ctx context.Context, network, addr string, before func(fd int) error) (member, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
 		var failed error
 		err := rc.Control(func(fd uintptr) {
@@ -221,32 +257,58 @@ func listenMember(ctx context.Context, network, addr string, before func(fd int)
 		})
 		return errors.Join(err, failed)
 	}}
+	sock, err := listenBy(ctx, lc, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return asMember(sock)
+}
+
+// listenBy opens a socket of either protocol.
+func listenBy(ctx context.Context, lc net.ListenConfig, network, addr string) (io.Closer, error) {
 	lc.SetMultipathTCP(false)
+	if datagrams(network) {
+		pc, err := lc.ListenPacket(ctx, network, addr)
+		if err != nil {
+			return nil, inUse(err)
+		}
+		return pc, nil
+	}
 	ln, err := lc.Listen(ctx, network, addr)
 	if err != nil {
 		return nil, inUse(err)
 	}
-	tcp, ok := ln.(*net.TCPListener)
-	if !ok {
-		ln.Close()
-		return nil, fmt.Errorf("network %q: want tcp, tcp4 or tcp6", network)
-	}
-	return tcp, nil
+	return ln, nil
 }
 
-// unused fails where somebody listens on an address. A socket with SO_REUSEPORT
+func datagrams(network string) bool { return strings.HasPrefix(network, "udp") }
+
+// oneAddress fails for a wildcard of UDP.
+func oneAddress(network, addr string) error {
+	if !datagrams(network) {
+		return nil
+	}
+	at, err := net.ResolveUDPAddr(network, addr)
+	if err != nil {
+		return err
+	}
+	if at.IP == nil || at.IP.IsUnspecified() {
+		return fmt.Errorf("%w: software that has all addresses of UDP may answer from another one than was called: configure one address, or attach it by relay", ErrSocket)
+	}
+	return nil
+}
+
+// unused fails where somebody has an address. A socket with SO_REUSEPORT
 // would not fail, but take callers of a group that is not its own.
 func unused(ctx context.Context, network, addr string) error {
 	if _, port, err := net.SplitHostPort(addr); err == nil && port == "0" {
 		return nil
 	}
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(ctx, network, addr)
+	sock, err := listenBy(ctx, net.ListenConfig{}, network, addr)
 	if err != nil {
-		return inUse(err)
+		return err
 	}
-	return ln.Close()
+	return sock.Close()
 }
 
 func inUse(err error) error {
@@ -259,9 +321,21 @@ func inUse(err error) error {
 // Addr is the address of both sockets, with the port that the kernel chose.
 func (p *Pair) Addr() netip.AddrPort { return p.addr }
 
-// Agent is the listener that accepts what comes to the agent's socket. It is the
-// Pair's; closing it leaves all new connections to the node.
-func (p *Pair) Agent() net.Listener { return p.agent }
+// Agent is the listener that accepts what comes to the agent's socket; nil for an
+// address of UDP. It is the Pair's; closing it leaves all new connections to the
+// node.
+func (p *Pair) Agent() net.Listener {
+	if ln, ok := p.agent.(*net.TCPListener); ok {
+		return ln
+	}
+	return nil
+}
+
+// Packets is the agent's socket of UDP, as Agent is of TCP; nil there.
+func (p *Pair) Packets() *net.UDPConn {
+	pc, _ := p.agent.(*net.UDPConn)
+	return pc
+}
 
 // Node returns a descriptor of the node's socket to give to the software, in
 // blocking mode as systemd does it; the caller closes it. Close what Strays
@@ -362,7 +436,27 @@ func (p *Pair) Strays() (net.Listener, error) {
 	return Strays(p.node)
 }
 
-// Close closes the agent's listener and the agent's hold on the node's socket. A
+// StrayPackets is Strays for an address of UDP: a socket that has the datagrams
+// which the software has not read.
+func (p *Pair) StrayPackets() (*net.UDPConn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.node == nil {
+		return nil, fmt.Errorf("the node's socket of %s: %w", p.addr, ErrClosed)
+	}
+	sock, err := memberOf(p.node)
+	if err != nil {
+		return nil, fmt.Errorf("read what is left at the node's socket %s: %w", p.addr, err)
+	}
+	pc, ok := sock.(*net.UDPConn)
+	if !ok {
+		sock.Close()
+		return nil, fmt.Errorf("read what is left at the node's socket %s: %w: it is not of UDP", p.addr, ErrSocket)
+	}
+	return pc, nil
+}
+
+// Close closes the agent's socket and the agent's hold on the node's socket. A
 // node that has its own serves on and gets all new connections. An agent that
 // leaves it so calls Point(true) first, and accepts what is queued at its own
 // socket: closing that resets them.

@@ -125,7 +125,7 @@ func TestPlacesInTheGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go serve(wrong, "agent")
+	go serve(wrong.(net.Listener), "agent")
 	wantWho(t, addr, "agent") // the newcomer has 1, and nobody looked
 	wrong.Close()
 

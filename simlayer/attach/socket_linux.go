@@ -91,15 +91,19 @@ func (s socket) dual() bool {
 	return s.family == unix.AF_INET6 && !s.v6only && s.local.Addr().IsUnspecified()
 }
 
-// network is what net.Listen calls the socket's kind of address.
+// network is what package net calls the socket's kind of address.
 func (s socket) network() string {
+	name := "tcp"
+	if s.kind == unix.SOCK_DGRAM {
+		name = "udp"
+	}
 	switch {
 	case s.family == unix.AF_INET:
-		return "tcp4"
+		return name + "4"
 	case s.dual():
-		return "tcp"
+		return name
 	}
-	return "tcp6"
+	return name + "6"
 }
 
 // serves says how well the socket's address fits: 2 exactly, 1 as a wildcard, 0
@@ -158,11 +162,21 @@ func dup(file *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(copied), file.Name()), nil
 }
 
-// listenersAt counts the TCP sockets of this network namespace that listen on
-// exactly this address.
-func listenersAt(local netip.AddrPort) (int, error) {
-	path := "/proc/self/net/tcp"
-	if local.Addr().Is6() {
+// States of sockets in /proc/net, as the kernel numbers those of TCP: a socket of
+// UDP that is not connected is closed.
+const (
+	stateListening   = "0A"
+	stateUnconnected = "07"
+)
+
+// socketsAt counts the sockets of this network namespace that have exactly the
+// address of one: of TCP those that listen, of UDP those that are not connected.
+func socketsAt(s socket) (int, error) {
+	path, state := "/proc/self/net/tcp", stateListening
+	if s.kind == unix.SOCK_DGRAM {
+		path, state = "/proc/self/net/udp", stateUnconnected
+	}
+	if s.local.Addr().Is6() {
 		path += "6"
 	}
 	f, err := os.Open(path)
@@ -170,21 +184,23 @@ func listenersAt(local netip.AddrPort) (int, error) {
 		return 0, err
 	}
 	defer f.Close()
-	want := procAddr(local)
+	want := procAddr(s.local)
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, maxLine)
 	lines.Scan() // the heading
 	n := 0
 	for read := 0; lines.Scan(); read++ {
 		fields := strings.Fields(lines.Text())
-		// Those that listen come first: connections need not be read.
-		if len(fields) < 4 || fields[3] != "0A" {
+		if len(fields) < 4 {
 			break
 		}
-		if read == maxListeners {
-			return 0, fmt.Errorf("%s: more than %d sockets listen", path, maxListeners)
+		if fields[3] != state && state == stateListening {
+			break // those that listen come first
 		}
-		if fields[1] == want {
+		if read == maxListeners {
+			return 0, fmt.Errorf("%s: more than %d sockets", path, maxListeners)
+		}
+		if fields[3] == state && fields[1] == want {
 			n++
 		}
 	}
