@@ -90,8 +90,6 @@ func (s ServiceConfig) checkWords() error {
 		return fmt.Errorf("attach = %q: want %s", s.Attach, oneOf(attachWords()))
 	case s.Protocol != "" && !slices.Contains(protocols, s.Protocol):
 		return fmt.Errorf("protocol = %q: want %s", s.Protocol, oneOf(protocols))
-	case s.Protocol == bundle.ProtocolUDP && s.Attach == AttachInherit:
-		return fmt.Errorf("attach = %q: services that speak udp can have auto, relay or steer", s.Attach)
 	}
 	return nil
 }

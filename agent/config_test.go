@@ -117,7 +117,6 @@ func TestLoadConfigRefuses(t *testing.T) {
 		"egresses of services": {`service "api" {`, "service \"b\" {\n address = \"127.0.0.1:7120\"\n versions = \"7121-7129\"\n egress = \"connect\"\n }\n service \"api\" {\n egress = \"resolve\"",
 			`egress of service "b" = "connect", but egress of service "api" = "resolve"`},
 		"protocol":          {`versions = "7111-7119"`, "versions = \"7111-7119\"\n protocol = \"quic\"", `protocol = "quic": want "http", "tcp" or "udp"`},
-		"udp inherited":     {`versions = "7111-7119"`, "versions = \"7111-7119\"\n protocol = \"udp\"\n attach = \"inherit\"", "services that speak udp can have auto, relay or steer"},
 		"udp by http":       {`service "api" {`, "service \"api\" {\n protocol = \"udp\"", `adopt: health: service = "api": it speaks udp, which accepts no connection`},
 		"service twice":     {`service "api" {`, "service \"api\" {\n address = \"127.0.0.1:7120\"\n versions = \"7121-7129\"\n }\n service \"api\" {", "there are two such blocks"},
 		"public is ring":    {`"127.0.0.1:7110"`, `"127.0.0.1:7100"`, "port 7100 is taken twice"},

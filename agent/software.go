@@ -369,7 +369,7 @@ func (s *software) spec(p plan, backends map[string]string) process.Spec {
 		replace = append(replace, "${service."+name+"}", addr)
 	}
 	r := strings.NewReplacer(replace...)
-	expand := func(argv []string) []string {
+	expand := func(argv []string, r *strings.Replacer) []string {
 		out := make([]string, len(argv))
 		for i, arg := range argv {
 			out[i] = r.Replace(arg)
@@ -377,12 +377,31 @@ func (s *software) spec(p plan, backends map[string]string) process.Spec {
 		return out
 	}
 	health := p.Health
-	health.Exec = expand(health.Exec)
+	health.Exec = expand(health.Exec, strings.NewReplacer(append(s.asides(p), replace...)...))
 	return process.Spec{
-		Dir: p.Dir, Argv: expand(p.Command), Env: s.environment(), Marker: s.a.id.String(),
+		Dir: p.Dir, Argv: expand(p.Command, r), Env: s.environment(), Marker: s.a.id.String(),
 		LogPath: filepath.Join(s.a.cfg.Data, "log", "node.log"), Health: health, HealthAddr: backends[health.Service],
 		NotifySocket: filepath.Join(s.a.cfg.Data, "notify.sock"), DialControl: attach.DialControl, Log: s.a.log,
 	}
+}
+
+// asides say where a program that asks after the software's health finds services of
+// UDP whose callers may have to wait just then. What cannot be had is left out: then
+// the software is not ready, and the log says why.
+func (s *software) asides(p plan) (replace []string) {
+	for _, name := range slices.Sorted(maps.Keys(p.Protocols)) {
+		if p.Protocols[name] != bundle.ProtocolUDP {
+			continue
+		}
+		addr, err := s.a.layer.Aside(name, p.Version)
+		if err != nil {
+			s.a.log.Error("the software's health cannot be asked after", "err", err)
+		}
+		if addr != "" {
+			replace = append(replace, "${service."+name+"}", addr)
+		}
+	}
+	return replace
 }
 
 // environment is the software's: the agent's own, less what is the agent's

@@ -125,11 +125,7 @@ func (s Service) validate() error {
 		return fmt.Errorf("public address: %w", err)
 	}
 	switch s.Protocol {
-	case bundle.ProtocolHTTP, bundle.ProtocolTCP:
-	case bundle.ProtocolUDP:
-		if s.Attach == AttachInherit {
-			return fmt.Errorf("protocol %q: its sockets cannot be inherited; relay or steer", s.Protocol)
-		}
+	case bundle.ProtocolHTTP, bundle.ProtocolTCP, bundle.ProtocolUDP:
 	default:
 		return fmt.Errorf("protocol %q, want %q, %q or %q", s.Protocol, bundle.ProtocolHTTP, bundle.ProtocolTCP, bundle.ProtocolUDP)
 	}

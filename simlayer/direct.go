@@ -3,6 +3,7 @@ package simlayer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -20,8 +21,7 @@ type Attach int
 const (
 	// AttachRelay: through the layer.
 	AttachRelay Attach = iota
-	// AttachInherit: to listening sockets that the software inherits
-	// (Layer.Sockets).
+	// AttachInherit: to sockets that the software inherits (Layer.Sockets).
 	AttachInherit
 	// AttachSteer: to the socket on which the software listens by itself, at its
 	// Backend, as package attach steers (Layer.SetSteer).
@@ -100,6 +100,8 @@ func (l *Layer) aimOne(f *listener, r *route, straight bool) (direct bool, err e
 	switch {
 	case f.pair != nil:
 		return l.point(f, r, straight)
+	case f.single != nil && straight && f.label == r.native:
+		return false, f.single
 	case f.service.Attach == AttachSteer && l.steer != nil:
 		err = l.steerOne(f, r, straight)
 		return straight && err == nil, err
@@ -178,7 +180,8 @@ func (l *Layer) letGo(service string) {
 }
 
 // Ended tells the layer that the software has ended. Connections that it had not
-// accepted yet are accepted here, and held as all others are.
+// accepted yet are accepted here, and held as all others are; so are datagrams that it
+// had not read.
 func (l *Layer) Ended() {
 	l.apply.Lock()
 	defer l.apply.Unlock()
@@ -192,12 +195,9 @@ func (l *Layer) Ended() {
 		if f.pair == nil {
 			continue
 		}
-		ln, err := f.pair.Strays()
-		if err != nil {
-			l.log.Warn("connections that the software left behind are lost", "address", f.Addr().String(), "err", err)
-			continue
+		if err := l.takePairStrays(f); err != nil {
+			l.log.Warn("calls that the software left behind are lost", "address", f.Addr().String(), "err", err)
 		}
-		l.takeStrays(f, ln, true)
 	}
 	for name, t := range l.taken {
 		s := l.services[name]
@@ -227,11 +227,30 @@ func (l *Layer) versionedOf(s *service, v bundle.Version) *listener {
 	return s.versioned[v]
 }
 
-// stray accepts what is queued at a socket whose software has ended.
+// stray takes what is queued at a socket whose software has ended.
 type stray struct {
-	net.Listener
+	io.Closer
 	at        *listener // serves it
 	inherited bool      // the socket is one of at's pair; else it was the software's own
+}
+
+// takePairStrays takes what is queued at the software's socket of a pair.
+func (l *Layer) takePairStrays(f *listener) error {
+	if f.packets == nil {
+		ln, err := f.pair.Strays()
+		if err != nil {
+			return err
+		}
+		l.takeStrays(f, ln, true)
+		return nil
+	}
+	conn, err := f.pair.StrayPackets()
+	if err != nil {
+		return err
+	}
+	l.strays = append(l.strays, stray{conn, f, true})
+	f.packets.serveFrom(conn)
+	return nil
 }
 
 func (l *Layer) takeStrays(f *listener, ln net.Listener, inherited bool) {

@@ -12,7 +12,7 @@ import (
 	"moult/store/bundle"
 )
 
-// Inherited names one listening socket that software was given, and the layer's of
+// Inherited names one socket that software was given, and the layer's of
 // the same address, for a layer that comes after this one.
 type Inherited struct {
 	Service string         `json:"service"`
@@ -25,7 +25,7 @@ type Inherited struct {
 // Socket is what software is given of one service.
 type Socket struct {
 	Inherited
-	// Node is what it listens on.
+	// Node is what it listens on, or reads its datagrams from.
 	Node *os.File
 	// Hold is the layer's own socket. The software only keeps it open: so callers
 	// that come to it wait for the next layer when this one has died, instead of
@@ -36,7 +36,7 @@ type Socket struct {
 // Close closes both files.
 func (s Socket) Close() error { return errors.Join(s.Node.Close(), s.Hold.Close()) }
 
-// Sockets returns the listening sockets that software of version v is to inherit,
+// Sockets returns the sockets that software of version v is to inherit,
 // one by service with AttachInherit, in the order of the names: of the address for
 // callers of v. They are the caller's to close. New connections are led to them
 // when a routing that is not Down makes v native; the layer's own reach them in any
@@ -110,7 +110,7 @@ func (f *listener) address() string {
 	return net.JoinHostPort(f.service.host(), fmt.Sprint(at.Port()))
 }
 
-// bindSocket opens the socket of an address: one of a pair where the node has, or
+// bindSocket opens the socket of an address of TCP: one of a pair where the node has, or
 // is to get, the other.
 func (l *Layer) bindSocket(s *service, label bundle.Version, addr string) (net.Listener, *attach.Pair, error) {
 	pair, err := l.adoptPair(s, label, addr)
@@ -124,7 +124,11 @@ func (l *Layer) bindSocket(s *service, label bundle.Version, addr string) (net.L
 	if err != nil {
 		return nil, nil, err
 	}
-	return pair.Agent(), pair, nil
+	ln := pair.Agent()
+	if ln == nil {
+		return nil, nil, errors.Join(fmt.Errorf("%s: the running software has a socket of UDP there: stop it first", addr), pair.Close())
+	}
+	return ln, pair, nil
 }
 
 // adoptPair takes back the sockets of an address that an earlier layer gave to
@@ -173,7 +177,7 @@ func (k Inherited) of(s *service, label bundle.Version, addr string) bool {
 func (l *Layer) rejoin() {
 	for _, k := range l.cfg.Inherited {
 		s := l.services[k.Service]
-		if s == nil || s.network() != "tcp" || l.has(s, k.Version) || !k.of(s, k.Version, s.versionAddr(k.Version)) {
+		if s == nil || l.has(s, k.Version) || !k.of(s, k.Version, s.versionAddr(k.Version)) {
 			continue
 		}
 		l.known = append(l.known, k)

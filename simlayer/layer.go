@@ -40,9 +40,10 @@ type Layer struct {
 	// apply is held by Apply, and by Close once it has begun.
 	apply  sync.Mutex
 	closed bool
-	steer  *attach.Steer    // apply; nil where nothing is steered
-	taken  map[string]taken // apply; the software's own sockets, by service
-	strays []stray          // apply; sockets that software left behind
+	steer  *attach.Steer     // apply; nil where nothing is steered
+	taken  map[string]taken  // apply; the software's own sockets, by service
+	asides map[string]*aside // apply; by service
+	strays []stray           // apply; sockets that software left behind
 	// given is the version of the software that runs with sockets of ours; 0 where
 	// none does. known are those that the software of an earlier layer has.
 	given bundle.Version // apply
@@ -89,7 +90,7 @@ func Start(cfg Config) (*Layer, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), services: map[string]*service{}, taken: map[string]taken{}}
+	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), services: map[string]*service{}, taken: map[string]taken{}, asides: map[string]*aside{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.proxy = newCallProxy(l)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Services)) {
@@ -352,6 +353,7 @@ func (l *Layer) EgressURL() *url.URL {
 func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	l.gate.hold()
 	l.apply.Lock()
+	direct := l.directPackets()
 	if !l.closed {
 		l.aim(nil)
 	}
@@ -367,7 +369,7 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	defer l.tellAll()
 	select {
 	case <-drained:
-		l.restPackets(ctx)
+		l.restPackets(ctx, direct)
 		return 0, nil
 	case <-ctx.Done():
 	}
@@ -438,6 +440,7 @@ func (l *Layer) Close() error {
 		for _, f := range all {
 			f.close()
 		}
+		l.closeAsides()
 		if l.out != nil {
 			l.out.close()
 		}

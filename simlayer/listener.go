@@ -33,6 +33,8 @@ type listener struct {
 	packets *udpRelay
 
 	pair *attach.Pair // whose other socket the software has; or nil
+	// single is why there is no pair although there should be; it does not change.
+	single error
 	// direct: new connections to the address go to the node without the agent,
 	// so callers had better make new ones.
 	direct  atomic.Bool
@@ -276,11 +278,17 @@ func (f *listener) close() {
 // closeSocket closes the listening socket. Where new connections go past it, they
 // go on to do so.
 func (f *listener) closeSocket() {
-	if f.pair != nil {
-		f.pair.Close()
-		return
+	if f.pair == nil || f.packets != nil {
+		f.Listener.Close()
 	}
-	f.Listener.Close()
+	_ = f.closePair() // as far as it is not closed yet
+}
+
+func (f *listener) closePair() error {
+	if f.pair == nil {
+		return nil
+	}
+	return f.pair.Close()
 }
 
 // connSet has connections that Close must end.

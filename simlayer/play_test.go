@@ -45,9 +45,15 @@ type program struct {
 // nobody until it is told to.
 func startProgram(t testing.TB, name string, files ...*os.File) *program {
 	t.Helper()
+	return startPlay(t, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, playVar+"="+name) }, files...)
+}
+
+func startPlay(t testing.TB, change func(*exec.Cmd), files ...*os.File) *program {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestPlay$", "-test.v")
-	cmd.Env = append(os.Environ(), playVar+"="+name, "PLAY_SOCKETS="+strconv.Itoa(len(files)), "GODEBUG=multipathtcp=0")
+	cmd.Env = append(os.Environ(), "PLAY_SOCKETS="+strconv.Itoa(len(files)), "GODEBUG=multipathtcp=0")
 	cmd.ExtraFiles = files
+	change(cmd)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -115,6 +121,9 @@ func TestPlay(t *testing.T) {
 	name := os.Getenv(playVar)
 	if name == "" {
 		t.Skip("other tests start it in a process of its own")
+	}
+	if at := os.Getenv(playPacketsVar); at != "" {
+		playPackets(t, name, at)
 	}
 	ln, err := playListener()
 	if err != nil {

@@ -99,6 +99,7 @@ type udpRelay struct {
 
 	mu       sync.Mutex
 	closed   bool
+	others   []*net.UDPConn // that are read too
 	sessions map[udpKey]*udpSession
 	queue    []udpHeld // in their order
 	queued   int       // bytes in queue
@@ -131,6 +132,14 @@ type udpHeld struct {
 
 // bindUDP opens addr. What comes there waits in the socket until serve.
 func bindUDP(ctx context.Context, addr string, target udpTarget, limits udpLimits, log *slog.Logger) (*udpRelay, error) {
+	conn, err := listenUDP(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	return relayUDP(conn, target, limits, log)
+}
+
+func listenUDP(ctx context.Context, addr string) (*net.UDPConn, error) {
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(ctx, "udp", addr)
 	switch {
@@ -141,8 +150,15 @@ func bindUDP(ctx context.Context, addr string, target udpTarget, limits udpLimit
 	case err != nil:
 		return nil, fmt.Errorf("%s (udp): %w", addr, err)
 	}
+	return pc.(*net.UDPConn), nil
+}
+
+// relayUDP is bindUDP for a socket that is open. It is the relay's, also where that
+// fails.
+func relayUDP(conn *net.UDPConn, target udpTarget, limits udpLimits, log *slog.Logger) (*udpRelay, error) {
+	var err error
 	r := &udpRelay{
-		conn: pc.(*net.UDPConn), target: target, limits: limits, log: log,
+		conn: conn, target: target, limits: limits, log: log,
 		heard: make(chan struct{}, 1), done: make(chan struct{}), sessions: map[udpKey]*udpSession{},
 	}
 	r.buffers.New = func() any { b := make([]byte, maxDatagram); return &b }
@@ -156,7 +172,7 @@ func bindUDP(ctx context.Context, addr string, target udpTarget, limits udpLimit
 			err = ipv6.NewPacketConn(r.conn).SetControlMessage(ipv6.FlagDst, true)
 		}
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("%s (udp): ask for the address that callers call: %w; listen on one address instead", addr, err), r.conn.Close())
+			return nil, errors.Join(fmt.Errorf("%s (udp): ask for the address that callers call: %w; listen on one address instead", r.local(), err), r.conn.Close())
 		}
 	}
 	return r, nil
@@ -167,8 +183,26 @@ func (r *udpRelay) serve() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.closed {
-		r.running.Go(r.receive)
+		r.running.Go(func() { r.receive(r.conn) })
 	}
+}
+
+// serveFrom relays what another socket of the same address has as well, until that
+// is closed. The relay closes it when it ends itself.
+func (r *udpRelay) serveFrom(conn *net.UDPConn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		conn.Close()
+		return
+	}
+	r.others = append(r.others, conn)
+	r.running.Go(func() {
+		r.receive(conn)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.others = slices.DeleteFunc(r.others, func(c *net.UDPConn) bool { return c == conn })
+	})
 }
 
 // local returns where the relay listens.
@@ -191,6 +225,9 @@ func (r *udpRelay) close() {
 		r.closed = true
 		close(r.done)
 		r.conn.Close()
+		for _, conn := range r.others {
+			conn.Close()
+		}
 		for _, s := range r.sessions {
 			r.end(s)
 		}
@@ -199,15 +236,15 @@ func (r *udpRelay) close() {
 	r.running.Wait()
 }
 
-// receive takes datagrams from callers until the relay is closed.
-func (r *udpRelay) receive() {
+// receive takes datagrams of callers from a socket until that is closed.
+func (r *udpRelay) receive(conn *net.UDPConn) {
 	buf := make([]byte, maxDatagram)
 	oob := make([]byte, 0)
 	if r.any {
 		oob = make([]byte, 256)
 	}
 	for {
-		n, m, _, caller, err := r.conn.ReadMsgUDPAddrPort(buf, oob)
+		n, m, _, caller, err := conn.ReadMsgUDPAddrPort(buf, oob)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}

@@ -308,7 +308,6 @@ func TestUDPConfig(t *testing.T) {
 		want    string
 	}{
 		{Service{Public: busy.LocalAddr().String(), Protocol: bundle.ProtocolUDP}, "(udp) is in use"},
-		{Service{Public: "127.0.0.1:0", Protocol: bundle.ProtocolUDP, Attach: AttachInherit}, "cannot be inherited"},
 	} {
 		l, err := Start(Config{Services: map[string]Service{"api": c.service}})
 		if err == nil {

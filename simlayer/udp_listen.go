@@ -2,10 +2,14 @@ package simlayer
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
+	"moult/simlayer/attach"
 	"moult/store/bundle"
 )
 
@@ -16,16 +20,47 @@ func (l *Layer) bindPackets(s *service, label bundle.Version, addr string) (*lis
 	limits := defaultUDPLimits()
 	limits.admit = func() bool { return l.conns.Add(1) <= int64(l.cfg.Limits.Conns) }
 	limits.leave = func() { l.conns.Add(-1) }
-	r, err := bindUDP(l.ctx, addr, f, limits, l.log)
+	conn, err := l.bindPacketSocket(f, addr)
 	if err != nil {
 		return nil, err
 	}
-	f.packets, f.Listener = r, packetSocket{r}
+	r, err := relayUDP(conn, f, limits, l.log)
+	if err != nil {
+		return nil, errors.Join(err, f.closePair())
+	}
+	f.packets, f.Listener = r, packetSocket{r, net.UDPAddrFromAddrPort(r.local())}
 	return f, nil
 }
 
+// bindPacketSocket opens the socket of an address of UDP: one of a pair where the
+// node has, or is to get, the other.
+func (l *Layer) bindPacketSocket(f *listener, addr string) (*net.UDPConn, error) {
+	pair, err := l.adoptPair(f.service, f.label, addr)
+	if err == nil && pair == nil && f.service.Attach == AttachInherit && f.label != 0 {
+		pair, err = attach.ListenPair(l.ctx, "udp", addr)
+		if errors.Is(err, attach.ErrSocket) {
+			f.single, pair, err = err, nil, nil // it is relayed
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if pair == nil {
+		return listenUDP(l.ctx, addr)
+	}
+	conn := pair.Packets()
+	if conn == nil {
+		return nil, errors.Join(fmt.Errorf("%s: the running software has a socket of TCP there: stop it first", addr), pair.Close())
+	}
+	f.pair = pair
+	return conn, nil
+}
+
 // packetSocket is a UDP address as far as it is like a net.Listener.
-type packetSocket struct{ relay *udpRelay }
+type packetSocket struct {
+	relay *udpRelay
+	addr  net.Addr // always the same
+}
 
 // Accept implements net.Listener: there is nothing to accept.
 func (packetSocket) Accept() (net.Conn, error) { return nil, net.ErrClosed }
@@ -37,7 +72,7 @@ func (p packetSocket) Close() error {
 }
 
 // Addr implements net.Listener.
-func (p packetSocket) Addr() net.Addr { return net.UDPAddrFromAddrPort(p.relay.local()) }
+func (p packetSocket) Addr() net.Addr { return p.addr }
 
 // way implements udpTarget: datagrams go where the connections of a raw protocol
 // would, and wait where those would be held.
@@ -78,15 +113,32 @@ func (g *gate) look() (r *route, open, shut bool, changed <-chan struct{}) {
 }
 
 // restPackets waits until the node has answered the datagrams that it has, as far
-// as it answers any. It is called when the gate is closed.
-func (l *Layer) restPackets(ctx context.Context) {
+// as it answers any. It is called when the gate is closed. What came past the layer,
+// as it did if direct, nobody knows of here: it gets all the time that there is.
+func (l *Layer) restPackets(ctx context.Context, direct bool) {
 	var wg sync.WaitGroup
 	for _, f := range l.listeners() {
 		if f.packets != nil {
 			wg.Go(func() { f.packets.rest(ctx, packetRest) })
 		}
 	}
+	if direct {
+		wg.Go(func() {
+			timer := time.NewTimer(packetRest)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+			case <-l.ctx.Done():
+			}
+		})
+	}
 	wg.Wait()
+}
+
+// directPackets reports whether datagrams go to the node past the layer.
+func (l *Layer) directPackets() bool {
+	return slices.ContainsFunc(l.listeners(), func(f *listener) bool { return f.packets != nil && f.direct.Load() })
 }
 
 // heldPackets is how many datagrams wait.

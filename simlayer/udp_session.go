@@ -12,6 +12,8 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
+
+	"moult/simlayer/attach"
 )
 
 // reach gives a session its socket to the node at addr.
@@ -23,10 +25,13 @@ func (r *udpRelay) reach(s *udpSession, addr string) error {
 	if err != nil {
 		return err
 	}
-	up, err := net.DialUDP("udp", nil, at)
+	// Marked, to come past the layer's own socket where the address has another.
+	d := net.Dialer{ControlContext: attach.DialControl}
+	conn, err := d.Dial("udp", at.String())
 	if err != nil {
 		return err
 	}
+	up := conn.(*net.UDPConn)
 	if s.up != nil {
 		s.up.Close() // its reader ends
 	}

@@ -17,7 +17,7 @@ import (
 // Main runs a node, or a simulation object, until SIGTERM, or asks a node whether it
 // answers. It returns the exit code. args is without the program's name.
 //
-//	udp-kv serve VERSION --listen host:port --state DIR
+//	udp-kv serve VERSION --listen host:port --state DIR    (or on a socket that it inherits)
 //	udp-kv check VERSION host:port
 //	udp-kv past | future            the objects of version 3
 func Main(args []string) int {
@@ -58,6 +58,14 @@ func run(ctx context.Context, args []string) error {
 	return fmt.Errorf("%q: want serve, check, past or future", args[0])
 }
 
+// listen takes the socket that the node was started with, and else opens its own.
+func listen(addr string) (net.PacketConn, error) {
+	if os.Getenv("LISTEN_FDS") != "" {
+		return inherited("api", os.Getenv)
+	}
+	return net.ListenPacket("udp", addr)
+}
+
 func simulate(ctx context.Context, from, to words, reason string) error {
 	conn, err := inherited("api", os.Getenv)
 	if err != nil {
@@ -89,7 +97,7 @@ func serve(ctx context.Context, version int, args []string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := net.ListenPacket("udp", *addr)
+	conn, err := listen(*addr)
 	if err != nil {
 		return errors.Join(err, n.log.Close())
 	}

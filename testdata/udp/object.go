@@ -31,7 +31,7 @@ type object struct {
 	callers map[netip.AddrPort]net.Conn // mu; nil once it ends
 }
 
-// inherited returns the socket of a service that the object was started with.
+// inherited returns the socket of a service that the process was started with.
 func inherited(service string, getenv func(string) string) (*net.UDPConn, error) {
 	if getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		return nil, fmt.Errorf("no sockets were handed over")
