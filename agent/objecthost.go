@@ -88,7 +88,7 @@ func sameObjects(a, b host.Objects) bool {
 	if len(a.List) == 0 && len(b.List) == 0 {
 		return true // of nothing
 	}
-	return sameNode(a, b) && slices.EqualFunc(a.List, b.List, func(a, b host.Object) bool { return reflect.DeepEqual(a, b) })
+	return sameNode(a, b) && a.Hold == b.Hold && slices.EqualFunc(a.List, b.List, func(a, b host.Object) bool { return reflect.DeepEqual(a, b) })
 }
 
 func sameNode(a, b host.Objects) bool { return a.Native == b.Native && maps.Equal(a.Node, b.Node) }
@@ -272,7 +272,7 @@ func (a *Agent) startObjects() error {
 		return nil
 	}
 	cfg := host.Config{
-		Dir: a.objectsDir(), Hold: a.holdTimeout(a.saved), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log,
+		Dir: a.objectsDir(), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log,
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.cfg.Services)) {
 		cfg.Services = append(cfg.Services, host.Service{Name: name, Protocol: a.protocolOf(name)})

@@ -87,7 +87,7 @@ func (a *Agent) place(native bundle.Version, all map[bundle.Version]simulated) p
 
 // hosted returns what is to run in processes: the objects that are not in the
 // agent, with those between them and the node.
-func (p placement) hosted(native bundle.Version, node map[string]string) host.Objects {
+func (p placement) hosted(native bundle.Version, node map[string]string, hold time.Duration) host.Objects {
 	needed := map[bundle.Version]bool{}
 	for v := range p.processes {
 		if p.local[v] == nil {
@@ -96,7 +96,7 @@ func (p placement) hosted(native bundle.Version, node map[string]string) host.Ob
 			}
 		}
 	}
-	set := host.Objects{Native: native, Node: node}
+	set := host.Objects{Native: native, Node: node, Hold: hold}
 	for _, v := range slices.Sorted(maps.Keys(needed)) {
 		set.List = append(set.List, p.processes[v])
 	}

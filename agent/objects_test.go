@@ -134,9 +134,9 @@ func (b *objectsBench) until(what string, good func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			b.do(func() {
-				b.t.Fatalf("not in time: %s; answers %v, objects %+v", what, b.answers(), b.objects)
-			})
+			var have string
+			b.do(func() { have = fmt.Sprintf("answers %v, objects %+v", b.answers(), b.objects) })
+			b.t.Fatalf("not in time: %s; %s", what, have) // not in the loop, which would end
 		}
 	}
 }
@@ -520,6 +520,23 @@ func TestObjectsLeftOver(t *testing.T) {
 		t.Error(err)
 	}
 	<-ended
+}
+
+// How long objects wait for the node follows what the release on the way says.
+func TestObjectsHold(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "n") })
+	b.until("the object is in force", func() bool { return b.objects.host != nil && b.objects.inForce == b.objects.wanted })
+	if got := b.objects.inForce.Hold; got != holdTimeout {
+		t.Errorf("objects wait for %v, want %v", got, holdTimeout)
+	}
+	b.do(func() {
+		cu := b.docs.manifests[2].Classes[b.cfg.Class]
+		cu.Schedule.HoldTimeout = bundle.Duration(7 * time.Second)
+		b.docs.manifests[2].Classes[b.cfg.Class] = cu
+		b.in(upgrade.State{Phase: upgrade.Waiting, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1})
+	})
+	b.until("objects wait for as long as callers", func() bool { return b.objects.inForce.Hold == 7*time.Second && b.routed.HoldTimeout == 7*time.Second })
 }
 
 // Where no process can be run, callers of the node's own version do not notice,

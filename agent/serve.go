@@ -34,6 +34,7 @@ type serving struct {
 		native bundle.Version
 		node   map[string]string
 		ended  bool
+		hold   time.Duration
 	}
 	objects map[bundle.Version]simlayer.Object
 	led     led
@@ -171,15 +172,15 @@ func (a *Agent) prepare(s upgrade.State, native bundle.Version, up bool, now tim
 	if a.objects.near {
 		node = a.backends()
 	}
-	ended := a.objects.mustEnd(s)
-	if same && v.forNode.native == native && maps.Equal(v.forNode.node, node) && v.forNode.ended == ended {
+	ended, hold := a.objects.mustEnd(s), a.holdTimeout(s)
+	if same && v.forNode.native == native && maps.Equal(v.forNode.node, node) && v.forNode.ended == ended && v.forNode.hold == hold {
 		return
 	}
-	v.forNode.native, v.forNode.node, v.forNode.ended = native, node, ended
+	v.forNode.native, v.forNode.node, v.forNode.ended, v.forNode.hold = native, node, ended, hold
 	v.placed = a.place(native, v.all)
 	v.whole, v.again = v.placed.whole, now.Add(tickInterval)
 	v.objects = nil
-	a.objects.want(v.placed.hosted(native, node), now)
+	a.objects.want(v.placed.hosted(native, node, hold), now)
 }
 
 // simulations returns the simulation objects of a node whose software is of

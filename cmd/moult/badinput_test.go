@@ -113,7 +113,7 @@ func newBadPlace(t *testing.T) *badPlace {
 		t.Fatal(err)
 	}
 	p.host, err = host.Start(host.Config{
-		Dir: dir, Services: []host.Service{{Name: "api", Protocol: bundle.ProtocolHTTP}}, Hold: time.Second, Grace: 100 * time.Millisecond, MinPause: 2 * time.Second,
+		Dir: dir, Services: []host.Service{{Name: "api", Protocol: bundle.ProtocolHTTP}}, Grace: 100 * time.Millisecond, MinPause: 2 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +142,7 @@ func (p *badPlace) set(bad ...host.Object) {
 	defer cancel()
 	list := append(bad, host.Object{Version: 4, To: 3, Kind: host.KindRules, Path: p.file("good.hcl", []byte(goodRules))})
 	node := map[string]string{"api": p.node}
-	if err := p.host.Set(ctx, host.Objects{Native: 3, Node: node, List: list}); err != nil {
+	if err := p.host.Set(ctx, host.Objects{Native: 3, Node: node, Hold: time.Second, List: list}); err != nil {
 		p.t.Fatal(err)
 	}
 	r := simlayer.Routing{Native: 3, Backends: node, Objects: map[bundle.Version]simlayer.Object{}, HoldTimeout: 5 * time.Second}
@@ -314,7 +314,7 @@ func TestBadObjectsCatch(t *testing.T) {
 	p := newBadPlace(t)
 	p.set()
 	list := []host.Object{{Version: 4, To: 3, Kind: host.KindRefuse, Reason: "planted"}}
-	if err := p.host.Set(t.Context(), host.Objects{Native: 3, Node: map[string]string{"api": p.node}, List: list}); err != nil {
+	if err := p.host.Set(t.Context(), host.Objects{Native: 3, Node: map[string]string{"api": p.node}, Hold: time.Second, List: list}); err != nil {
 		t.Fatal(err)
 	}
 	if unwell(p.good()()) == "" {

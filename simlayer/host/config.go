@@ -33,8 +33,6 @@ type Config struct {
 	Program []string
 	// Services are those of the node.
 	Services []Service
-	// Hold is how long calls wait for a next that is away; 0 is 30 s.
-	Hold time.Duration
 	// Memory bounds the object host, in bytes that it may write; 0 is half of the
 	// machine's, and at most 4 GiB.
 	Memory int64
@@ -99,7 +97,10 @@ type Objects struct {
 	// away: who calls it waits.
 	Native bundle.Version
 	Node   map[string]string
-	List   []Object
+	// Hold is how long calls wait for a next that is away; 0 is 30 s. Those that
+	// wait in a program's stead go by what it was when they began.
+	Hold time.Duration
+	List []Object
 }
 
 func (c Config) withDefaults() Config {
@@ -108,7 +109,6 @@ func (c Config) withDefaults() Config {
 			*d = otherwise
 		}
 	}
-	or(&c.Hold, defaultHold)
 	or(&c.Silence, defaultSilence)
 	or(&c.Grace, defaultGrace)
 	or(&c.MinPause, minPause)
@@ -130,7 +130,7 @@ func (c Config) validate() error {
 	switch {
 	case c.Dir == "":
 		return errors.New("object host: no folder")
-	case c.Hold < 0 || c.Silence < 0 || c.Grace < 0 || c.MinPause < 0 || c.MaxPause < 0 || c.Memory < 0:
+	case c.Silence < 0 || c.Grace < 0 || c.MinPause < 0 || c.MaxPause < 0 || c.Memory < 0:
 		return errors.New("object host: a time or a size below 0")
 	case len(c.Services) == 0 || len(c.Services) > maxServices:
 		return fmt.Errorf("object host: %d services, want 1 to %d", len(c.Services), maxServices)
@@ -213,6 +213,9 @@ func towards(v, native bundle.Version) bundle.Version {
 func (s Objects) byVersion() (map[bundle.Version]Object, error) {
 	if len(s.List) > maxObjects {
 		return nil, fmt.Errorf("%d simulation objects, at most %d", len(s.List), maxObjects)
+	}
+	if s.Hold < 0 {
+		return nil, fmt.Errorf("calls of simulation objects are to wait for %v", s.Hold)
 	}
 	if s.Native < 1 || s.Native > bundle.MaxVersion {
 		return nil, fmt.Errorf("native version %d, want 1 to %d", s.Native, bundle.MaxVersion)

@@ -24,7 +24,7 @@
 // driven over a control socket, by which new listening sockets are passed while
 // it runs: a change of what is next, or of the set of objects, restarts nothing.
 // Calls that are under way end as they began; calls that wait for a next that is
-// away (dial errors are tried again, up to [Config.Hold]) follow the change. A
+// away (dial errors are tried again, up to [Objects.Hold]) follow the change. A
 // memory limit ends the process rather than the machine. Every 200 ms it sends
 // its figures; where none came for [Config.Silence] it is killed and started
 // again. It ends when the control socket closes, so also when the agent dies.
@@ -46,7 +46,7 @@
 //
 // The sockets are of TCP on loopback, blocking, and of UDP for services of that
 // protocol. MOULT_NEXT leads to the agent, which passes each connection on to
-// whoever is next, and lets it wait, up to [Config.Hold], while that one is away.
+// whoever is next, and lets it wait, up to [Objects.Hold], while that one is away.
 // A program that ignores the sockets may listen at MOULT_LISTEN instead: when
 // callers wait at the socket and nobody takes them, the agent looks there, and
 // carries their connections over, for one hop more.

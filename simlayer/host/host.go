@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,13 +106,13 @@ func (h *Host) Set(ctx context.Context, s Objects) error {
 	if err != nil {
 		return err
 	}
-	s.Node = maps.Clone(s.Node)
+	s.Node, s.Hold = maps.Clone(s.Node), cmp.Or(s.Hold, defaultHold)
 	h.mu.Lock()
 	h.objects, h.native = all, s
 	h.sockets, h.programs = change.sockets, change.programs
 	h.mu.Unlock()
 	for v, p := range change.programs {
-		p.setNext(h.nexts(s, all, all[v].To))
+		p.setNext(h.nexts(s, all, all[v].To), s.Hold)
 	}
 	for v := range change.started {
 		change.programs[v].start(change.left[v])
@@ -208,7 +209,7 @@ func (h *Host) undo(c *change) {
 
 // setWorker tells the object host, which is started when it is first needed.
 func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]Object) error {
-	o := order{Hold: h.cfg.Hold, Native: s.Native, Ends: map[bundle.Version]map[string]string{}, Sockets: map[string]listener{}, Cache: h.cfg.Cache}
+	o := order{Hold: s.Hold, Native: s.Native, Ends: map[bundle.Version]map[string]string{}, Sockets: map[string]listener{}, Cache: h.cfg.Cache}
 	sockets := map[string]*socket{}
 	for _, v := range slices.Sorted(maps.Keys(all)) {
 		obj := all[v]

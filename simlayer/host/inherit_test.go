@@ -39,12 +39,12 @@ func TestBridgeReachesNode(t *testing.T) {
 	}
 	defer node.Close()
 	go says(node, "node")
-	b, err := newBridge(Service{Name: "api", Protocol: bundle.ProtocolTCP}, time.Minute, slog.New(slog.DiscardHandler))
+	b, err := newBridge(Service{Name: "api", Protocol: bundle.ProtocolTCP}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer b.close()
-	b.set(pair.Addr().String())
+	b.lead(pair.Addr().String(), time.Minute)
 	for addr, want := range map[string]string{b.addr: "node", pair.Addr().String(): "agent"} {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {

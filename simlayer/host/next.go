@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"moult/simlayer/attach"
@@ -83,7 +84,7 @@ func dial(ctx context.Context, addr string) (net.Conn, error) {
 type bridge struct {
 	*target
 	addr string
-	hold time.Duration
+	hold atomic.Int64 // of nanoseconds that who is carried waits for the target
 	log  *slog.Logger
 
 	ln      net.Listener
@@ -96,8 +97,8 @@ type bridge struct {
 	conns map[net.Conn]bool // mu; nil once closed
 }
 
-func newBridge(s Service, hold time.Duration, log *slog.Logger) (*bridge, error) {
-	b := &bridge{target: newTarget(), hold: hold, log: log, conns: map[net.Conn]bool{}}
+func newBridge(s Service, log *slog.Logger) (*bridge, error) {
+	b := &bridge{target: newTarget(), log: log, conns: map[net.Conn]bool{}}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if s.Protocol == protocolUDP {
 		p, err := newPacketBridge(b.target)
@@ -116,6 +117,12 @@ func newBridge(s Service, hold time.Duration, log *slog.Logger) (*bridge, error)
 	b.ln, b.addr = ln, ln.Addr().String()
 	b.work.Go(b.accept)
 	return b, nil
+}
+
+// lead says where connections go from now on, and how long they wait for that.
+func (b *bridge) lead(addr string, hold time.Duration) {
+	b.hold.Store(int64(hold))
+	b.set(addr)
 }
 
 func (b *bridge) accept() {
@@ -143,7 +150,7 @@ func (b *bridge) accept() {
 
 func (b *bridge) carry(c net.Conn) {
 	defer b.forget(c)
-	up, err := b.dial(b.ctx, b.hold)
+	up, err := b.dial(b.ctx, time.Duration(b.hold.Load()))
 	if err != nil {
 		b.log.Debug("call of a simulation object got nowhere", "err", err)
 		reset(c)

@@ -52,7 +52,7 @@ func newProgram(cfg Config, o Object) (p *program, err error) {
 			return nil, err
 		}
 		p.sockets = append(p.sockets, sock)
-		b, err := newBridge(s, cfg.Hold, log)
+		b, err := newBridge(s, log)
 		if err != nil {
 			return nil, err
 		}
@@ -104,9 +104,9 @@ func (p *program) address(service string) string {
 	return ""
 }
 
-func (p *program) setNext(next map[string]string) {
+func (p *program) setNext(next map[string]string, hold time.Duration) {
 	for i, b := range p.bridges {
-		b.set(next[p.sockets[i].service.Name])
+		b.lead(next[p.sockets[i].service.Name], hold)
 	}
 }
 
