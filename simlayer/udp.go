@@ -50,6 +50,8 @@ type udpLimits struct {
 	// perSession bounds the datagrams of one session that wait, and total the
 	// bytes of all.
 	perSession, total int
+	// rest is how long a node that goes down has to answer a datagram.
+	rest time.Duration
 	// admit and leave count sessions with others elsewhere; admit reports false
 	// where there are too many, and leave follows all the same. Nil: they do not.
 	admit func() bool
@@ -57,7 +59,7 @@ type udpLimits struct {
 }
 
 func defaultUDPLimits() udpLimits {
-	return udpLimits{sessions: 8192, idle: 2 * time.Minute, perSession: 32, total: 4 << 20}
+	return udpLimits{sessions: 8192, idle: 2 * time.Minute, perSession: 32, total: 4 << 20, rest: packetRest}
 }
 
 const (
@@ -341,14 +343,13 @@ func (r *udpRelay) wait() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		way := r.target.way()
-		next, more := r.settle(way)
+		next, changed, more := r.settle()
 		if !more {
 			return
 		}
 		timer.Reset(time.Until(next))
 		select {
-		case <-way.changed:
+		case <-changed:
 		case <-timer.C:
 		case <-r.done:
 			return
@@ -357,10 +358,12 @@ func (r *udpRelay) wait() {
 }
 
 // settle does what the way allows with what waits. If something goes on waiting,
-// more is true, and next is when it has waited too long.
-func (r *udpRelay) settle(way udpWay) (next time.Time, more bool) {
+// more is true, next is when it has waited too long, and changed is closed when the
+// way may have become another.
+func (r *udpRelay) settle() (next time.Time, changed <-chan struct{}, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	way := r.target.way() // locked, as in take: a way of before may lead to a node that is gone
 	switch {
 	case r.closed:
 	case way.addr != "":
@@ -377,9 +380,9 @@ func (r *udpRelay) settle(way udpWay) (next time.Time, more bool) {
 	}
 	if r.closed || len(r.queue) == 0 {
 		r.waiting = false
-		return time.Time{}, false
+		return time.Time{}, nil, false
 	}
-	return r.queue[0].until, true
+	return r.queue[0].until, way.changed, true
 }
 
 // next takes the first datagram that waits. The lock is held, as in all below.
@@ -428,6 +431,7 @@ func (r *udpRelay) send(s *udpSession, way udpWay, data []byte, waited time.Dura
 		r.endIfUnused(s)
 		return
 	}
+	asked := time.Now() // before the node can answer
 	_, err := s.up.Write(data)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		// That was said of an earlier datagram; this one was not sent yet.
@@ -438,7 +442,7 @@ func (r *udpRelay) send(s *udpSession, way udpWay, data []byte, waited time.Dura
 		r.lose(way, &r.stats.unreachable, waited)
 		return
 	}
-	s.asked = time.Now()
+	s.asked = asked
 	r.stats.toNode++
 	r.target.count(way.version, answered, waited)
 }

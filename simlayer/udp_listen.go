@@ -119,7 +119,7 @@ func (l *Layer) restPackets(ctx context.Context, direct bool) {
 	var wg sync.WaitGroup
 	for _, f := range l.listeners() {
 		if f.packets != nil {
-			wg.Go(func() { f.packets.rest(ctx, packetRest) })
+			wg.Go(func() { f.packets.rest(ctx) })
 		}
 	}
 	if direct {

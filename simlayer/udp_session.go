@@ -64,9 +64,10 @@ func (r *udpRelay) answer(s *udpSession, up *net.UDPConn) {
 		var buf *[]byte
 		var n int
 		if buf, n, err = r.read(raw); err == nil {
+			said := time.Now()
 			_, _, sendErr := r.conn.WriteMsgUDPAddrPort((*buf)[:n], oob, s.key.caller)
 			r.buffers.Put(buf)
-			r.answered(s, sendErr)
+			r.answered(s, said, sendErr)
 			continue
 		}
 		err = r.pardon(s, up, err)
@@ -79,13 +80,13 @@ func (r *udpRelay) answer(s *udpSession, up *net.UDPConn) {
 }
 
 // rest waits until every caller has heard from the node since it last asked, or
-// has not for so long that it may hear nothing; or until ctx ends. It is called when
-// the target lets nothing more through.
-func (r *udpRelay) rest(ctx context.Context, long time.Duration) {
+// has not for so long (limits.rest) that it may hear nothing; or until ctx ends. It
+// is called when the target lets nothing more through.
+func (r *udpRelay) rest(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		left := r.owed(long)
+		left := r.owed(r.limits.rest)
 		if left <= 0 {
 			return
 		}
@@ -129,10 +130,15 @@ func callFrom(a netip.Addr) []byte {
 	return bytes.Replace((&ipv6.ControlMessage{Src: other}).Marshal(), other, a.AsSlice(), 1)
 }
 
-func (r *udpRelay) answered(s *udpSession, err error) {
+// answered notes what the node said at that time, and what came of passing it on.
+func (r *udpRelay) answered(s *udpSession, said time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s.last, s.asked = time.Now(), time.Time{}
+	s.last = time.Now()
+	if !s.asked.After(said) {
+		// A caller is quick: it may have asked again since, and is still owed that.
+		s.asked = time.Time{}
+	}
 	select {
 	case r.heard <- struct{}{}:
 	default: // rest will look anyway
