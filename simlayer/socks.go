@@ -128,8 +128,8 @@ func readSOCKSAddr(r io.Reader, kind byte, buf []byte) (string, error) {
 
 func checkName(name string) error {
 	for i := range len(name) {
-		if name[i] <= ' ' || name[i] >= 0x7f {
-			return socksErrorf(socksFailure, "host name %.100q: want printable ASCII without spaces", name)
+		if name[i] <= ' ' || name[i] >= 0x7f || name[i] == '[' || name[i] == ']' {
+			return socksErrorf(socksFailure, "host name %.100q: want printable ASCII without spaces and brackets", name)
 		}
 	}
 	if name == "" {

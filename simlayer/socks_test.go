@@ -245,7 +245,7 @@ func TestEgressConnsBound(t *testing.T) {
 }
 
 func FuzzSOCKS(f *testing.F) {
-	for _, seed := range []string{hello + socksName("peer", 7000), hello + "\x01\x7f\x00\x00\x01\x00\x50", hello + "\x04", "\x05\xff", "\x04\x01"} {
+	for _, seed := range []string{hello + socksName("peer", 7000), hello + socksName("[peer", 7000), hello + "\x01\x7f\x00\x00\x01\x00\x50", hello + "\x04", "\x05\xff", "\x04\x01"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

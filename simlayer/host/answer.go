@@ -56,11 +56,11 @@ type atKey struct{}
 func newAnswerer(s *server) *answerer {
 	a := &answerer{server: s, log: s.log, hops: map[hopKey]*http.Transport{}}
 	a.proxy = &httputil.ReverseProxy{
-		Rewrite:       rewrite,
-		Transport:     a,
-		ErrorHandler:  a.refuse,
-		FlushInterval: -1,
-		ErrorLog:      slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		Rewrite:        rewrite,
+		Transport:      a,
+		ErrorHandler:   a.refuse,
+		ModifyResponse: so.PassAtOnce,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	return a
 }
