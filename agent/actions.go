@@ -32,6 +32,9 @@ func (a *Agent) step(e upgrade.Event) {
 	a.machine.Step(e)
 	if s := a.machine.State(); s.Phase != before.Phase {
 		a.log.Info("phase", "from", before.Phase, "to", s.Phase, "version", s.Version, "goal", s.Goal, "reason", s.Reason)
+		if a.retriesAlone(s) {
+			a.notBefore = time.Now().Add(retryInstall)
+		}
 	}
 	a.carryOut()
 }

@@ -119,9 +119,8 @@ func (a *Agent) retry() {
 	if a.standing(goal) == upgrade.Aborted || a.conflicted(goal) {
 		return
 	}
-	if s.Running == 0 || a.standing(goal) == upgrade.Unordered { // an installation: nobody waits for its turn
+	if a.retriesAlone(s) {
 		if time.Now().After(a.notBefore) {
-			a.notBefore = time.Now().Add(retryInstall)
 			a.step(upgrade.Retry{Release: goal})
 		}
 		return
@@ -129,6 +128,12 @@ func (a *Agent) retry() {
 	if o := a.docs.orders[goal]; o != nil && o.Attempts(a.cfg.Class, a.id) > s.EndedCount {
 		a.step(upgrade.Retry{Release: goal})
 	}
+}
+
+// retriesAlone reports that a node is held after an installation: it tries again by
+// itself, a while later, since nobody waits for its turn.
+func (a *Agent) retriesAlone(s upgrade.State) bool {
+	return s.Phase == upgrade.Held && (s.Running == 0 || a.standing(s.EndedRelease) == upgrade.Unordered)
 }
 
 // schedule asks whether the node may go down now.

@@ -108,9 +108,8 @@ func (a *agent) retry() {
 	if s.Phase != upgrade.Held || a.standing(goal) == upgrade.Aborted {
 		return
 	}
-	if s.Running == 0 || a.standing(goal) == upgrade.Unordered { // an installation: nobody waits for its turn
+	if a.retriesAlone(s) {
 		if a.s.now > a.notBefore {
-			a.notBefore = a.s.now + retryInstall
 			a.step(upgrade.Retry{Release: goal})
 		}
 		return
@@ -118,6 +117,12 @@ func (a *agent) retry() {
 	if o := a.orders[goal]; o != nil && o.Attempts(a.h.class, a.h.id) > s.EndedCount {
 		a.step(upgrade.Retry{Release: goal})
 	}
+}
+
+// retriesAlone reports that a node is held after an installation: it tries again by
+// itself, a while later, since nobody waits for its turn.
+func (a *agent) retriesAlone(s upgrade.State) bool {
+	return s.Phase == upgrade.Held && (s.Running == 0 || a.standing(s.EndedRelease) == upgrade.Unordered)
 }
 
 // schedule asks whether the node may go down now. The check of the disk that

@@ -223,6 +223,9 @@ func (a *agent) step(e upgrade.Event) {
 	a.machine.Step(e)
 	if s := a.machine.State(); s.Phase != before.Phase {
 		a.h.trace("%s -> %s, version %d, goal %d %s", before.Phase, s.Phase, s.Version, s.Goal, s.Reason)
+		if a.retriesAlone(s) {
+			a.notBefore = a.s.now + retryInstall
+		}
 	}
 	a.carryOut()
 }
