@@ -55,6 +55,7 @@ type placement struct {
 	// away.
 	observing map[bundle.Version]observing
 	whole     bool // nothing is missing
+	soon      bool // what is missing is on this disk, and only to be checked
 }
 
 // place decides where each object answers: those that are bounded in time and
@@ -70,7 +71,7 @@ func (a *Agent) place(native bundle.Version, all map[bundle.Version]simulated) p
 		for _, v := range outward(all, native, newer) {
 			local, process, ok := a.placeOne(all[v])
 			if !ok {
-				p.whole = false
+				p.whole, p.soon = false, p.soon || a.onDisk(all[v])
 				break
 			}
 			p.processes[v] = process
@@ -83,6 +84,14 @@ func (a *Agent) place(native bundle.Version, all map[bundle.Version]simulated) p
 		}
 	}
 	return p
+}
+
+// onDisk reports whether what an object runs from is here, good or not.
+func (a *Agent) onDisk(o simulated) bool {
+	if blob, ok := o.what.Blob(); ok {
+		return a.depot.HasBlob(blob.Digest)
+	}
+	return o.what.Kind == bundle.SimulateExec && a.depot.Has(o.program)
 }
 
 // hosted returns what is to run in processes: the objects that are not in the

@@ -614,6 +614,50 @@ func TestSeek(t *testing.T) {
 	})
 }
 
+// Nobody is let in while what an object runs from is still being checked, and its
+// callers would be refused: as after the agent's restart, and when the node has just
+// become another version.
+func TestObjectsFoundBeforeCallers(t *testing.T) {
+	b := &objectsBench{bench: newBench(t, benchConfig(t), 1)}
+	module, err := b.depot.PutBlob([]byte("no module, but who is told so is answered"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.do(func() {
+		b.releases(1, 2, func(v bundle.Version, cu *bundle.ClassUpgrade) {
+			if v == 2 {
+				cu.Future = bundle.Simulation{Kind: bundle.SimulateWasm, Wasm: module}
+			}
+		})
+		b.httpNode(1)
+		b.route()
+		if !b.routed.Down || !b.objects.seeking[module.Digest] {
+			t.Errorf("callers are let in: %v; the module is looked for: %v", !b.routed.Down, b.objects.seeking)
+		}
+	})
+	b.until("callers are let in", func() bool {
+		if !b.routed.Down && !slices.Contains(b.answers(), 2) {
+			t.Error("callers of version 1 are let in, and those of version 2 refused")
+		}
+		return !b.routed.Down
+	})
+	b.do(func() {
+		b.objects.files, b.objects.seeking[module.Digest] = map[bundle.Digest]string{}, true // for ever
+		b.live.ready = false
+		b.route()
+		b.httpNode(1)
+		b.route()
+		if !b.routed.Down {
+			t.Error("callers are let in before the module is found again")
+		}
+		b.serving.moved = time.Now().Add(-2 * objectsTimeout)
+		b.route()
+		if b.routed.Down {
+			t.Error("callers wait for ever for a module that is not found")
+		}
+	})
+}
+
 // Whoever waits for the objects is told why they cannot be had.
 func TestSettleObjects(t *testing.T) {
 	b := newObjectsBench(t, 1)

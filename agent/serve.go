@@ -30,6 +30,7 @@ type serving struct {
 	// placed is where all objects answer, and for is what that was worked out for;
 	// objects are those to which callers can be led, as of led.
 	placed  placement
+	moved   time.Time // when the node came, went, or became another
 	forNode struct {
 		native bundle.Version
 		node   map[string]string
@@ -86,7 +87,8 @@ func (a *Agent) routeNow() error {
 	}
 	now := time.Now()
 	a.prepare(s, native, up, now)
-	a.serving.holding = up && a.objects.behind(a.routed.Native != 0 && !a.routed.Down, now)
+	open := a.routed.Native != 0 && !a.routed.Down
+	a.serving.holding = up && (a.objects.behind(open, now) || a.serving.lacks(open, now))
 	up = up && !a.serving.holding
 	a.lead(native, up)
 	err := a.apply(simlayer.Routing{
@@ -98,6 +100,12 @@ func (a *Agent) routeNow() error {
 		a.follow(now)
 	}
 	return err
+}
+
+// lacks reports whether objects are about to be found: whoever they answer would be
+// refused until then, where callers are let in now. It is not waited for for ever.
+func (v *serving) lacks(open bool, now time.Time) bool {
+	return !open && v.placed.soon && now.Sub(v.moved) <= objectsTimeout
 }
 
 // apply puts a routing in force, unless it is, or has just failed.
@@ -175,6 +183,9 @@ func (a *Agent) prepare(s upgrade.State, native bundle.Version, up bool, now tim
 	ended, hold := a.objects.mustEnd(s), a.holdTimeout(s)
 	if same && v.forNode.native == native && maps.Equal(v.forNode.node, node) && v.forNode.ended == ended && v.forNode.hold == hold {
 		return
+	}
+	if v.forNode.native != native || !maps.Equal(v.forNode.node, node) {
+		v.moved = now
 	}
 	v.forNode.native, v.forNode.node, v.forNode.ended, v.forNode.hold = native, node, ended, hold
 	v.placed = a.place(native, v.all)
