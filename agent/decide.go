@@ -189,7 +189,7 @@ func (a *Agent) lookup(id bundle.NodeID) (view.Record, bool) {
 
 // check looks, beside the loop, whether the software is whole and the disk has
 // room for the new slots, and lets the machine go down only if so: what can
-// fail should fail while the node serves.
+// fail should fail while the node serves, and what takes time be done.
 func (a *Agent) check(s upgrade.State) {
 	a.preflight = true
 	old := a.slots.Path(s.Running)
@@ -199,6 +199,9 @@ func (a *Agent) check(s upgrade.State) {
 		err := a.fetchPath(ctx, s.Path) // fetches again what the disk has lost
 		if err == nil {
 			err = a.spaceFor(old, s.Path)
+		}
+		if err == nil {
+			a.compileAhead(ctx, s.Path)
 		}
 		a.post(func() {
 			a.preflight = false

@@ -267,13 +267,16 @@ func (a *Agent) lead(native bundle.Version, up bool) {
 // objectsDir names the host of this node's objects.
 func (a *Agent) objectsDir() string { return filepath.Join(a.cfg.Data, "run") }
 
+// hostConfig is how objects are run, but for the services.
+func (a *Agent) hostConfig() host.Config {
+	return host.Config{Dir: a.objectsDir(), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log}
+}
+
 func (a *Agent) startObjects() error {
 	if a.objects.host != nil {
 		return nil
 	}
-	cfg := host.Config{
-		Dir: a.objectsDir(), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log,
-	}
+	cfg := a.hostConfig()
 	for _, name := range slices.Sorted(maps.Keys(a.cfg.Services)) {
 		cfg.Services = append(cfg.Services, host.Service{Name: name, Protocol: a.protocolOf(name)})
 	}

@@ -198,6 +198,25 @@ func (a *Agent) placeOne(o simulated) (local so.Object, process host.Object, ok 
 	return nil, process, true
 }
 
+// compileAhead compiles the modules of the past objects that begin when the node has
+// gone the path: callers are held meanwhile, who need not wait for that too. Where it
+// fails they wait. It is called beside the loop.
+func (a *Agent) compileAhead(ctx context.Context, path []bundle.Version) {
+	var files []string
+	a.ask(func() {
+		for _, v := range path {
+			if cu, err := a.classUpgrade(v); err == nil && cu.Past.Kind == bundle.SimulateWasm && len(a.cfg.Services) > 0 {
+				files = append(files, a.depot.BlobPath(cu.Past.Wasm.Digest))
+			}
+		}
+	})
+	for _, file := range files {
+		if err := host.Compile(ctx, a.hostConfig(), file); err != nil && ctx.Err() == nil {
+			a.log.Warn("the module of a simulation object is not compiled ahead, so callers may have to wait for it", "err", err)
+		}
+	}
+}
+
 // futureState returns what the transform of a release reads of its future object's
 // state, "" where there is none. The object has ended, perhaps by a crash. It is called
 // beside the loop.

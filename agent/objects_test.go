@@ -658,6 +658,27 @@ func TestObjectsFoundBeforeCallers(t *testing.T) {
 	})
 }
 
+// The module of the past object is compiled before the node goes down.
+func TestCompileAhead(t *testing.T) {
+	b := newBench(t, benchConfig(t), 1)
+	module, err := b.depot.PutBlob([]byte("\x00asm\x01\x00\x00\x00\x01\x04\x01\x60\x00\x00\x03\x02\x01\x00\x0a\x04\x01\x02\x00\x0b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.do(func() {
+		b.releases(1, 3, func(v bundle.Version, cu *bundle.ClassUpgrade) {
+			if v == 2 {
+				cu.Past = bundle.Simulation{Kind: bundle.SimulateWasm, Wasm: module}
+			}
+		})
+	})
+	b.compileAhead(t.Context(), []bundle.Version{2, 3})
+	made, err := filepath.Glob(filepath.Join(b.cfg.Data, "cache", "*", "sums.json"))
+	if err != nil || len(made) != 1 {
+		t.Errorf("compiled: %q, %v", made, err)
+	}
+}
+
 // Whoever waits for the objects is told why they cannot be had.
 func TestSettleObjects(t *testing.T) {
 	b := newObjectsBench(t, 1)

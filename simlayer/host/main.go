@@ -12,12 +12,14 @@ import (
 )
 
 // CommandName is the hidden command of moult that is the object host, and that
-// becomes exec objects: `moult object-host serve|exec …`.
+// becomes exec objects: `moult object-host serve|exec|compile …`.
 const CommandName = "object-host"
 
 const (
 	serveName  = "serve"
 	becomeName = "exec"
+	// compileName is followed by a memory limit, the cache's folder and a file.
+	compileName = "compile"
 	// controlFD is where the object host finds its control socket.
 	controlFD = 3
 )
@@ -41,6 +43,7 @@ func run(args []string, stderr io.Writer, openers map[string]opener) error {
 	case len(args) > 0 && args[0] == becomeName:
 		return become(args[1:])
 	case len(args) == 2 && args[0] == serveName:
+	case len(args) == 4 && args[0] == compileName:
 	default:
 		return fmt.Errorf("the agent starts this command; it is of no use by itself")
 	}
@@ -51,14 +54,17 @@ func run(args []string, stderr io.Writer, openers map[string]opener) error {
 	if err := limitMemory(memory); err != nil {
 		return err
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	if args[0] == compileName {
+		return compile(ctx, args[2], args[3], log)
+	}
 	syscall.CloseOnExec(controlFD)
 	control, err := newFramer(os.NewFile(controlFD, "control"))
 	if err != nil {
 		return err
 	}
 	defer control.conn.Close()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	return serve(ctx, control, openers, log)
 }

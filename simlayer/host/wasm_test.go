@@ -1,6 +1,8 @@
 package host
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -66,5 +68,27 @@ func TestWasm(t *testing.T) {
 	}
 	if h.Addrs(bundle.Version(1)) != nil {
 		t.Error("it has addresses still")
+	}
+}
+
+// A module that was compiled ahead is not compiled again when its object begins.
+func TestCompile(t *testing.T) {
+	cache, module := t.TempDir(), writeFile(t, "module.wasm", "\x00asm\x01\x00\x00\x00\x01\x04\x01\x60\x00\x00\x03\x02\x01\x00\x0a\x04\x01\x02\x00\x0b")
+	cfg := Config{Dir: t.TempDir(), Cache: cache}
+	if err := Compile(t.Context(), cfg, module); err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := filepath.Glob(filepath.Join(cache, "*", "sums.json"))
+	if err != nil || len(sealed) != 1 {
+		t.Fatalf("compiled: %q, %v", sealed, err)
+	}
+	err = Compile(t.Context(), cfg, writeFile(t, "bad.wasm", "no module"))
+	if err == nil || !strings.Contains(err.Error(), "moult: object-host: ") {
+		t.Errorf("of what is no module: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Compile(ctx, cfg, module); !errors.Is(err, context.Canceled) {
+		t.Errorf("when it is not wanted any more: %v", err)
 	}
 }

@@ -3,12 +3,14 @@ package wasm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -351,4 +353,37 @@ func link(path string) error {
 		return err
 	}
 	return os.Symlink("/dev/zero", path)
+}
+
+// TestCompileAhead shows that an object takes what Compile has made, whatever its
+// limits.
+func TestCompileAhead(t *testing.T) {
+	dir := t.TempDir()
+	if err := Compile(t.Context(), pass(), dir, testConfig(t).Log); err != nil {
+		t.Fatal(err)
+	}
+	made := func() (list []string) {
+		t.Helper()
+		files, err := filepath.Glob(filepath.Join(dir, "*", "*"))
+		inner, innerErr := filepath.Glob(filepath.Join(dir, "*", "*", "*"))
+		if err != nil || innerErr != nil {
+			t.Fatal(err, innerErr)
+		}
+		for _, path := range append(files, inner...) {
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, fmt.Sprint(path, info.ModTime(), info.Size()))
+		}
+		return list
+	}
+	before := made()
+	open(t, pass(), func(c *Config) { c.CacheDir, c.Limits.Pages = dir, 16 })
+	if after := made(); len(before) < 3 || !slices.Equal(before, after) {
+		t.Errorf("there was %q, and now there is %q", before, after)
+	}
+	if err := Compile(t.Context(), []byte("no module"), dir, testConfig(t).Log); err == nil {
+		t.Error("what is no module was compiled")
+	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tetratelabs/wazero"
 
+	"moult/simlayer/so/wasm/fuel"
 	"moult/store/durable"
 )
 
@@ -161,6 +162,19 @@ func prune(root string, keep int, but string) {
 		// Whoever runs this code has it in memory.
 		_ = os.RemoveAll(filepath.Join(root, u.name))
 	}
+}
+
+// Compile puts the compiled code of a module into cacheDir, where Open finds it: that
+// of a guest in Go takes a second or more to make, and a twentieth of that to load. An
+// error says what is wrong with the module, as far as it shows by then.
+func Compile(ctx context.Context, module []byte, cacheDir string, log *slog.Logger) error {
+	changed, err := fuel.Instrument(module)
+	if err != nil {
+		return err
+	}
+	o := &Object{config: Config{Log: log, Limits: Limits{Pages: MaxPages}}}
+	defer o.closeRuntime(context.WithoutCancel(ctx))
+	return o.compile(ctx, changed.Wasm, newCache(cacheDir, changed.Wasm, log))
 }
 
 // compile compiles module in a new runtime with the host's modules in it.
