@@ -32,6 +32,25 @@ func appendPiece(m *machine, n piece, in val, dst []byte) ([]byte, error) {
 	return dst, m.did(len(dst) - size)
 }
 
+// text returns the value of n as JSON text, without a copy where it is some.
+func (m *machine) text(n piece, in val) ([]byte, error) {
+	if _, ok := n.(appender); ok {
+		return appendPiece(m, n, in, nil)
+	}
+	x, err := n.eval(m, in)
+	if err != nil || x.raw != nil {
+		return x.raw, err
+	}
+	text, err := x.appendTo(nil)
+	if err == nil && len(text) > MaxBody {
+		err = errLarge
+	}
+	if err != nil {
+		return nil, err
+	}
+	return text, m.did(len(text))
+}
+
 // made is the value of an appender.
 func made(m *machine, a appender, in val) (val, error) {
 	raw, err := a.appendValue(m, in, make([]byte, 0, 256))
@@ -115,7 +134,25 @@ type object struct {
 	values []piece
 }
 
-func (n object) eval(m *machine, in val) (val, error) { return made(m, n, in) }
+func (n object) eval(m *machine, in val) (val, error) {
+	members := m.clock.room.take(len(n.names))
+	var empty error
+	for i, value := range n.values {
+		text, err := m.text(value, in)
+		switch err {
+		case nil:
+			members = append(members, member{n.names[i][:len(n.names[i])-1], text})
+		case errEmpty:
+			empty = err
+		default:
+			return val{}, err
+		}
+	}
+	if empty != nil {
+		return val{}, empty
+	}
+	return joined(m, members)
+}
 
 func (n object) appendValue(m *machine, in val, dst []byte) ([]byte, error) {
 	dst = append(dst, '{')
@@ -242,7 +279,7 @@ func both(m *machine, left, right piece, in val) (l, r val, err error) {
 	l, err = left.eval(m, in)
 	r, err2 := right.eval(m, in)
 	if err = worse(err, err2); err == nil {
-		err = m.did(len(l.raw) + len(r.raw) + 1)
+		err = m.did(l.size() + r.size() + 1)
 	}
 	return l, r, err
 }

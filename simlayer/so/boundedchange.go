@@ -33,7 +33,7 @@ func (n sum) eval(m *machine, in val) (val, error) {
 			return val{}, errLarge
 		}
 		return val{v: a + b}, nil
-	case lk == kindObject && rk == kindObject && l.raw != nil && r.raw != nil:
+	case lk == kindObject && rk == kindObject && l.isText() && r.isText():
 		return n.merge(m, l, r)
 	}
 	return n.general.on(m, l, r)
@@ -51,7 +51,7 @@ func (n sum) merge(m *machine, l, r val) (val, error) {
 	if len(fresh) > fewNames { // comparing all with all would not be linear
 		return n.general.on(m, l, r)
 	}
-	var out []member
+	out := m.clock.room.take(len(old) + len(fresh))
 	for _, one := range old {
 		if !slices.ContainsFunc(fresh, func(f member) bool { return bytes.Equal(f.name, one.name) }) {
 			out = append(out, one)
@@ -60,26 +60,15 @@ func (n sum) merge(m *machine, l, r val) (val, error) {
 	return joined(m, append(out, fresh...))
 }
 
-// joined makes an object of members with different names.
+// joined makes an object of members with different names. Its text is not made:
+// most often it is only a part on the way to another.
 func joined(m *machine, members []member) (val, error) {
-	size := 2
-	for _, one := range members {
-		size += len(one.name) + len(one.value) + 2
-	}
+	d := &document{members: members}
+	size := d.size()
 	if size > MaxBody {
 		return val{}, errLarge
 	}
-	raw := append(make([]byte, 0, size), '{')
-	for i, one := range members {
-		if i > 0 {
-			raw = append(raw, ',')
-		}
-		raw = append(raw, one.name...)
-		raw = append(raw, ':')
-		raw = append(raw, one.value...)
-	}
-	raw = append(raw, '}')
-	return val{raw: raw, doc: &document{raw, members}}, m.did(size)
+	return val{doc: d}, m.did(size)
 }
 
 // removal is del(.name, …).
@@ -93,7 +82,7 @@ func (n removal) eval(m *machine, in val) (val, error) {
 	if err != nil {
 		return val{}, err
 	}
-	out := make([]member, 0, len(members))
+	out := m.clock.room.take(len(members))
 	for _, one := range members {
 		if !slices.ContainsFunc(n.names, func(name []byte) bool { return bytes.Equal(name, one.name) }) {
 			out = append(out, one)
@@ -126,14 +115,14 @@ func (n assignment) eval(m *machine, in val) (val, error) {
 			return val{}, err
 		}
 	}
-	text, err := appendPiece(m, n.value, from, nil)
+	text, err := m.text(n.value, from)
 	if err == errEmpty {
 		return val{}, errGiveUp // it has a meaning of its own here
 	}
 	if err != nil {
 		return val{}, err
 	}
-	out := slices.Clone(members)
+	out := append(m.clock.room.take(len(members)+1), members...)
 	i := slices.IndexFunc(out, func(one member) bool { return bytes.Equal(one.name, n.name.encoded) })
 	if i < 0 {
 		return joined(m, append(out, member{n.name.encoded, text}))
@@ -152,7 +141,7 @@ func (n renaming) eval(m *machine, in val) (val, error) {
 	if err != nil {
 		return val{}, err
 	}
-	out := slices.Clone(members)
+	out := append(m.clock.room.take(len(members)), members...)
 	renamed := false
 	for i := range out {
 		for _, r := range n.names {
@@ -192,7 +181,7 @@ func (n call) eval(m *machine, in val) (val, error) {
 	if err != nil {
 		return val{}, errGiveUp
 	}
-	return n.run(m, v, len(in.raw))
+	return n.run(m, v, in.size())
 }
 
 // on runs the program over an array of two values.
@@ -205,7 +194,7 @@ func (n call) on(m *machine, l, r val) (val, error) {
 	if err != nil {
 		return val{}, errGiveUp
 	}
-	return n.run(m, []any{a, b}, len(l.raw)+len(r.raw))
+	return n.run(m, []any{a, b}, l.size()+r.size())
 }
 
 func (n call) run(m *machine, in any, size int) (val, error) {

@@ -119,11 +119,11 @@ func (b *binder) value(p call) piece {
 	if f, ok := v.(float64); ok && math.IsInf(f, 0) {
 		return b.fail()
 	}
-	raw, err := gojq.Marshal(v)
-	if s := (scanner{data: raw, normal: true}); err != nil || s.value(0, 0) != len(raw) {
+	d := normalDocument(v)
+	if d == nil {
 		return b.fail()
 	}
-	return constant{val{raw: raw}}
+	return constant{val{raw: d.raw}}
 }
 
 // program compiles what is left to gojq.

@@ -11,7 +11,7 @@ type exchange struct {
 	call    *callRule
 	req     *http.Request
 	next    http.RoundTripper
-	clock   *clock         // of the expressions up to the last response
+	clock   clock          // of the expressions up to the last response
 	params  map[string]any // from the path; computed ones join them
 	body    body           // the caller's, if the rule reads it
 	input   map[string]any // see view
@@ -19,6 +19,7 @@ type exchange struct {
 	item    any            // of the foreach that is in work
 	inEach  bool
 	made    int // calls of next
+	room    *scratch
 }
 
 func (x *exchange) hasSteps() bool { return len(x.call.steps) > 0 }
@@ -30,6 +31,7 @@ func (x *exchange) run() (*http.Response, error) {
 		if err := x.body.readRequest(x.req); err != nil {
 			return nil, err
 		}
+		x.clock.sized(len(x.body.data))
 	}
 	if err := x.addParams(c.params, http.StatusInternalServerError, x.over); err != nil {
 		return nil, err
@@ -78,7 +80,7 @@ func (x *exchange) addParams(params []param, status int, over func(*expr) scope)
 		computed[name] = v
 	}
 	for _, p := range params {
-		v, ok, err := p.value.value(x.clock, over(p.value))
+		v, ok, err := p.value.value(&x.clock, over(p.value))
 		if err == nil && !ok {
 			err = fmt.Errorf("it yields nothing; write null for a parameter that is not there")
 		}
@@ -98,7 +100,7 @@ func (x *exchange) denied(denials []*denial, status int, what string, over func(
 		applies := d.when == nil
 		if !applies {
 			var err error
-			if applies, err = d.when.holds(x.clock, over(d.when)); err != nil {
+			if applies, err = d.when.holds(&x.clock, over(d.when)); err != nil {
 				return x.place(status, what, err)
 			}
 		}
@@ -121,12 +123,15 @@ func (x *exchange) place(status int, what string, err error) error {
 	return Fail(status, err, "the call cannot be translated: %s: %s: %v", x.call.place, what, err)
 }
 
-// make makes a body.
-func (x *exchange) make(c content, status int, what string, over func(*expr) scope) (data []byte, contentType string, err error) {
+func bodyOfAnswer() string { return "body of the answer" }
+func bodyOfNext() string   { return "body of next" }
+
+// make makes a body; what says which where that fails.
+func (x *exchange) make(c content, status int, what func() string, over func(*expr) scope) (data []byte, contentType string, err error) {
 	switch {
 	case c.json != nil:
-		if data, err = c.json.json(x.clock, over(c.json)); err != nil {
-			return nil, "", x.place(status, what, err)
+		if data, err = c.json.json(&x.clock, over(c.json)); err != nil {
+			return nil, "", x.place(status, what(), err)
 		}
 		return data, "application/json", nil
 	case c.made:
@@ -142,7 +147,7 @@ func (x *exchange) answer() (*http.Response, error) {
 	if err := x.addParams(a.params, http.StatusInternalServerError, x.over); err != nil {
 		return nil, err
 	}
-	data, contentType, err := x.make(a.content, http.StatusInternalServerError, "body of the answer", x.over)
+	data, contentType, err := x.make(a.content, http.StatusInternalServerError, bodyOfAnswer, x.over)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +170,7 @@ func (x *exchange) translate(t *target, header http.Header, plainResponse bool) 
 	if t.keepQuery {
 		u.RawQuery = joinQueries(u.RawQuery, x.req.URL.RawQuery)
 	}
-	out := x.unchanged().WithContext(x.req.Context())
+	out := x.copied()
 	out.URL, out.RequestURI = u, ""
 	out.Header = header
 	if t.method != "" {
@@ -173,11 +178,11 @@ func (x *exchange) translate(t *target, header http.Header, plainResponse bool) 
 	}
 	if plainResponse {
 		for _, name := range []string{"Accept-Encoding", "Range", "If-Range"} {
-			out.Header.Del(name)
+			delete(out.Header, name)
 		}
 	}
 	if t.content.made {
-		data, contentType, err := x.make(t.content, http.StatusInternalServerError, "body of next", x.over)
+		data, contentType, err := x.make(t.content, http.StatusInternalServerError, bodyOfNext, x.over)
 		if err != nil {
 			return nil, err
 		}
@@ -217,12 +222,13 @@ func refused(resp *http.Response) bool { return resp.Header.Get(RefusalHeader) !
 
 // translateResponse changes resp in place: trailers arrive in it later.
 func (x *exchange) translateResponse(r *response, resp *http.Response) error {
-	x.clock = newClock(x.req.Context())
-	var b body
+	x.clock = newClock(x.req.Context(), x.room)
+	b := body{room: x.room}
 	if r.reads {
 		if err := b.readResponse(resp); err != nil {
 			return err
 		}
+		x.clock.sized(len(b.data))
 	}
 	over := x.overResponse(resp, &b)
 	if err := x.denied(r.denials, http.StatusBadGateway, "when of a deny of a response", over); err != nil {
@@ -231,7 +237,8 @@ func (x *exchange) translateResponse(r *response, resp *http.Response) error {
 	if err := x.addParams(r.params, http.StatusBadGateway, over); err != nil {
 		return err
 	}
-	data, contentType, err := x.make(r.content, http.StatusBadGateway, fmt.Sprintf("body of the response %d", resp.StatusCode), over)
+	what := func() string { return fmt.Sprintf("body of the response %d", resp.StatusCode) }
+	data, contentType, err := x.make(r.content, http.StatusBadGateway, what, over)
 	if err != nil {
 		return err
 	}

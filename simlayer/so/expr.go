@@ -76,9 +76,16 @@ var errMany = errors.New("it yields more than one value")
 type clock struct {
 	ctx  context.Context
 	left time.Duration
+	room *scratch // for values of bounded expressions, or nil
+	size int      // about that of a body that is made
 }
 
-func newClock(ctx context.Context) *clock { return &clock{ctx, MaxEvaluation} }
+func newClock(ctx context.Context, room *scratch) clock {
+	return clock{ctx: ctx, left: MaxEvaluation, room: room, size: 512}
+}
+
+// sized takes the size of a body that was read for that of one that is made of it.
+func (c *clock) sized(read int) { c.size = min(max(c.size, read+read/8), believedLength) }
 
 // eval returns the program's only value; ok is false when it yields none.
 func (e *expr) eval(c *clock, s scope) (v val, ok bool, err error) {
@@ -163,7 +170,7 @@ func (e *expr) json(c *clock, s scope) (data []byte, err error) {
 	defer catch(&err)
 	if e.fast != nil {
 		m := machine{clock: c}
-		data, err = appendPiece(&m, e.fast, val{scope: s}, make([]byte, 0, 512))
+		data, err = appendPiece(&m, e.fast, val{scope: s}, make([]byte, 0, c.size))
 		switch err {
 		case errEmpty:
 			return nil, nil

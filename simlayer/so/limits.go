@@ -46,8 +46,15 @@ const (
 	// maxScanDepth bounds how deep a JSON text may be for the bounded form; gojq
 	// takes deeper ones.
 	maxScanDepth = 256
-	// fewNames is up to how many names of an object are compared one by one.
-	fewNames = 32
+	// maxScanned bounds, in bytes, a text whose names are found by offsets.
+	maxScanned = 1 << 30
+	// fewNames is up to how many names of an object are compared one by one, and
+	// fewScanned where its text is scanned.
+	fewNames   = 32
+	fewScanned = 8
+	// keptMembers is how many members of objects have memory that is kept from one
+	// call to the next.
+	keptMembers = 1024
 	// maxBoundedPieces, maxBoundedIndex and maxGrowth bound expressions in bounded
 	// form: their parts, an index in a path, and how many times the size of what
 	// they look at they can make of it.

@@ -16,6 +16,7 @@ import (
 type body struct {
 	read bool
 	data []byte
+	room *scratch  // for doc, or nil
 	doc  *document // nil where it is not in a form for bounded expressions
 	// value is what gojq sees; it is made when first asked for.
 	value  any
@@ -25,7 +26,7 @@ type body struct {
 // parse reads the JSON value in b's bytes.
 func (b *body) parse() (err error) {
 	var ok bool
-	if b.doc, ok = scanDocument(b.data); ok {
+	if b.doc, ok = b.room.scan(b.data); ok {
 		return nil
 	}
 	if b.value, err = parseJSON(b.data); err != nil {
@@ -109,6 +110,11 @@ func readBounded(r io.Reader, length int64) ([]byte, error) {
 	if length > MaxBody {
 		return nil, errTooLarge
 	}
+	if m, ok := r.(InMemory); ok {
+		if data, whole := m.Rest(); whole && len(data) <= MaxBody {
+			return data, nil
+		}
+	}
 	data := make([]byte, 0, max(512, min(length+1, believedLength)))
 	for {
 		n, err := r.Read(data[len(data):cap(data)])
@@ -126,20 +132,33 @@ func readBounded(r io.Reader, length int64) ([]byte, error) {
 	}
 }
 
+// InMemory is a body that is in memory, and need not be copied. Rest returns what
+// is left of it without reading it; that does not change as long as the body's
+// message is in use. whole is false where the body breaks off after it.
+type InMemory interface {
+	Rest() (data []byte, whole bool)
+}
+
 // memory is a body in memory.
-type memory struct{ bytes.Reader }
+type memory struct {
+	bytes.Reader
+	data []byte
+}
 
 func newMemory(data []byte) *memory {
-	m := &memory{}
+	m := &memory{data: data}
 	m.Reset(data)
 	return m
 }
+
+// Rest implements InMemory.
+func (m *memory) Rest() ([]byte, bool) { return m.data[len(m.data)-m.Len():], true }
 
 // Close implements io.Closer.
 func (*memory) Close() error { return nil }
 
 func encoding(h http.Header) string {
-	if e := h.Get("Content-Encoding"); !strings.EqualFold(e, "identity") {
+	if e := h.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return e
 	}
 	return ""
@@ -150,8 +169,15 @@ func (x *exchange) unchanged() *http.Request {
 	if !x.body.read {
 		return x.req
 	}
+	return x.copied()
+}
+
+// copied returns a copy of the caller's request, with its body.
+func (x *exchange) copied() *http.Request {
 	out := x.req.WithContext(x.req.Context())
-	restoreRequestBody(out, x.body.data)
+	if x.body.read {
+		restoreRequestBody(out, x.body.data)
+	}
 	return out
 }
 
@@ -171,7 +197,7 @@ func restoreRequestBody(r *http.Request, data []byte) {
 func setRequestBody(r *http.Request, data []byte) {
 	restoreRequestBody(r, data)
 	r.Trailer = nil
-	r.Header.Del("Expect")
+	delete(r.Header, "Expect")
 }
 
 // setResponseBody gives resp a body of its own, or none where its status has
@@ -185,11 +211,12 @@ func setResponseBody(resp *http.Response, data []byte, contentType string) {
 	resp.TransferEncoding, resp.Trailer, resp.Uncompressed = nil, nil, false
 	describeBody(resp.Header, len(data), contentType)
 	if bodyAllowed(resp.StatusCode) {
-		resp.Header.Set("Content-Length", strconv.Itoa(len(data)))
+		resp.Header["Content-Length"] = []string{strconv.Itoa(len(data))}
 	}
 }
 
-// ofOldBody are headers about bytes that a rule has replaced.
+// ofOldBody are headers about bytes that a rule has replaced, in the form of
+// http.Header, as all of these lists.
 var ofOldBody = []string{
 	"Content-Length", "Content-Encoding", "Content-Md5", "Content-Digest", "Repr-Digest",
 	"Digest", "Content-Range", "Accept-Ranges", "Content-Type",
@@ -197,11 +224,9 @@ var ofOldBody = []string{
 
 // describeBody sets the headers about a body of n bytes that replaces another.
 func describeBody(h http.Header, n int, contentType string) {
-	for _, name := range ofOldBody {
-		h.Del(name)
-	}
+	without(h, ofOldBody)
 	if n > 0 {
-		h.Set("Content-Type", contentType)
+		h["Content-Type"] = []string{contentType}
 	}
 }
 
@@ -231,9 +256,7 @@ func endToEnd(h http.Header) http.Header {
 			out.Del(strings.TrimSpace(name))
 		}
 	}
-	for _, name := range hopByHop {
-		out.Del(name)
-	}
+	without(out, hopByHop)
 	// gRPC's callers say that they take trailers, and its servers may ask for it.
 	if slices.ContainsFunc(h["Te"], takesTrailers) {
 		out.Set("Te", "trailers")
@@ -260,10 +283,22 @@ var ofOneCall = []string{
 // about its own call.
 func ofStep(h http.Header) http.Header {
 	out := endToEnd(h)
-	for _, names := range [][]string{ofOldBody, ofOneCall} {
-		for _, name := range names {
-			out.Del(name)
-		}
-	}
+	without(out, ofOldBody)
+	without(out, ofOneCall)
 	return out
+}
+
+// without removes headers by their names in h.
+func without(h http.Header, names []string) {
+	if len(h) < len(names) {
+		for name := range h {
+			if slices.Contains(names, name) {
+				delete(h, name)
+			}
+		}
+		return
+	}
+	for _, name := range names {
+		delete(h, name)
+	}
 }

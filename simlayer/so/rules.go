@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// Rules is a compiled rules file. It is immutable.
+// Rules is a compiled rules file. It does not change.
 type Rules struct {
 	name     string // of the file
 	calls    []*callRule
@@ -14,6 +14,7 @@ type Rules struct {
 	examples []*example
 	// unbounded lists the places of expressions without a bounded form.
 	unbounded []string
+	rooms     scratches
 }
 
 var _ Object = (*Rules)(nil)
@@ -106,8 +107,11 @@ type response struct {
 // Answer implements Object.
 func (r *Rules) Answer(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 	c, params := r.find(req)
-	x := &exchange{call: c, req: req, params: params, clock: newClock(req.Context()), next: next}
-	return x.run()
+	room := r.rooms.get()
+	x := &exchange{call: c, req: req, params: params, clock: newClock(req.Context(), room), next: next, room: room, body: body{room: room}}
+	resp, err := x.run()
+	r.rooms.put(room) // nothing of it is in what is returned
+	return resp, err
 }
 
 // Bounded reports whether every expression of the file has a bounded form, so that

@@ -2,6 +2,9 @@ package so
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math/bits"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/itchyny/gojq"
@@ -11,8 +14,31 @@ import (
 // It is what bounded expressions work on. No object in it has a name twice, and
 // names are written in one way only, so that they compare as bytes.
 type document struct {
-	raw     []byte   // one JSON value without space around it
+	raw     []byte   // one JSON value without space around it; nil: not made
 	members []member // of raw, where it is an object
+}
+
+// size is how long the text of an object is at least.
+func (d *document) size() int {
+	size := 2
+	for _, one := range d.members {
+		size += len(one.name) + len(one.value) + 2
+	}
+	return size
+}
+
+// appendTo appends an object's text, made of its members.
+func (d *document) appendTo(dst []byte) []byte {
+	dst = append(slices.Grow(dst, d.size()), '{')
+	for i, one := range d.members {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, one.name...)
+		dst = append(dst, ':')
+		dst = append(dst, one.value...)
+	}
+	return append(dst, '}')
 }
 
 // member is a name of an object, with its quotes, and its value.
@@ -20,12 +46,15 @@ type member struct{ name, value []byte }
 
 // scanDocument checks a body. For what it does not take, which is more than what
 // is no JSON, ok is false: ask parseJSON. An empty body is null.
-func scanDocument(data []byte) (d *document, ok bool) {
-	s := scanner{data: data}
-	if s.space(0) == len(data) {
+func scanDocument(data []byte) (d *document, ok bool) { return (*scratch)(nil).scan(data) }
+
+// scan is scanDocument for a document that lives as long as what is in s.
+func (s *scratch) scan(data []byte) (d *document, ok bool) {
+	scan := scanner{data: data, room: s}
+	if scan.space(0) == len(data) {
 		return &document{raw: []byte("null")}, true
 	}
-	return s.document()
+	return scan.document()
 }
 
 // normalDocument makes a document out of a value that parseJSON returned, or nil
@@ -45,18 +74,20 @@ type scanner struct {
 	data []byte
 	// normal: the text is gojq's own, which escapes names in one way.
 	normal bool
-	names  [][]byte // of the objects that are open
+	room   *scratch
 	top    []member
 }
 
 func (s *scanner) document() (*document, bool) {
-	s.names = make([][]byte, 0, fewNames)
-	s.top = make([]member, 0, 16)
 	start := s.space(0)
-	if start == len(s.data) || !utf8.Valid(s.data) {
+	if start == len(s.data) || len(s.data) > maxScanned || !utf8.Valid(s.data) {
 		return nil, false
 	}
+	if s.room == nil {
+		s.room = &scratch{}
+	}
 	end := s.value(start, 0)
+	s.room.names, s.room.large.slots = s.room.names[:0], s.room.large.slots[:0] // where it broke off
 	if end < 0 || s.space(end) != len(s.data) {
 		return nil, false
 	}
@@ -134,8 +165,7 @@ func (s *scanner) array(i, depth int) int {
 }
 
 func (s *scanner) object(i, depth int) int {
-	mine := len(s.names)
-	var many map[string]bool
+	names := nameList{first: len(s.room.names)}
 	i = s.space(i + 1)
 	if i < len(s.data) && s.data[i] == '}' {
 		return i + 1
@@ -145,14 +175,10 @@ func (s *scanner) object(i, depth int) int {
 			return -1
 		}
 		end, plain := s.text(i)
-		if end < 0 || !plain && !s.normal {
+		if end < 0 || !plain && !s.normal || !s.fresh(&names, i, end) {
 			return -1
 		}
 		name := s.data[i:end]
-		var fresh bool
-		if fresh, many = s.fresh(name, mine, many); !fresh {
-			return -1
-		}
 		if i = s.space(end); i == len(s.data) || s.data[i] != ':' {
 			return -1
 		}
@@ -161,14 +187,15 @@ func (s *scanner) object(i, depth int) int {
 			return -1
 		}
 		if depth == 0 {
-			s.top = append(s.top, member{name, s.data[start:i]})
+			s.addTop(member{name, s.data[start:i]})
 		}
 		if i = s.space(i); i == len(s.data) {
 			return -1
 		}
 		switch s.data[i] {
 		case '}':
-			s.names = s.names[:mine]
+			s.room.names = s.room.names[:names.first]
+			s.room.large.close(names.many)
 			return i + 1
 		case ',':
 			i = s.space(i + 1)
@@ -178,29 +205,43 @@ func (s *scanner) object(i, depth int) int {
 	}
 }
 
-// fresh notes a name of the object whose names begin at mine, and reports whether
-// it is new there. Objects with many names have them in a map.
-func (s *scanner) fresh(name []byte, mine int, many map[string]bool) (bool, map[string]bool) {
-	if many != nil {
-		if many[string(name)] {
-			return false, many
-		}
-		many[string(name)] = true
-		return true, many
+// addTop adds a member of the text's own object.
+func (s *scanner) addTop(m member) {
+	if len(s.top) == cap(s.top) {
+		longer := s.room.take(max(32, 2*len(s.top)))
+		s.top = append(longer, s.top...)
 	}
-	for _, other := range s.names[mine:] {
-		if bytes.Equal(other, name) {
-			return false, nil
+	s.top = append(s.top, m)
+}
+
+// nameList is the names of an open object: some from first on in the scanner's
+// list, or many of them in a set.
+type nameList struct {
+	first int
+	many  nameSet
+}
+
+// fresh notes the name at [start, end) of the object whose names are in list, and
+// reports whether it is new there.
+func (s *scanner) fresh(list *nameList, start, end int) bool {
+	if list.many.size > 0 {
+		return s.room.large.add(&list.many, s.data, span{uint32(start), uint32(end)})
+	}
+	name, few := s.data[start:end], s.room.names[list.first:]
+	for _, other := range few {
+		if bytes.Equal(s.data[other.start:other.end], name) {
+			return false
 		}
 	}
-	s.names = append(s.names, name)
-	if len(s.names)-mine == fewNames {
-		many = make(map[string]bool, 2*fewNames)
-		for _, other := range s.names[mine:] {
-			many[string(other)] = true
-		}
+	s.room.names = append(s.room.names, span{uint32(start), uint32(end)})
+	if len(few)+1 < fewScanned {
+		return true
 	}
-	return true, many
+	list.many = s.room.large.open()
+	for _, one := range s.room.names[list.first:] {
+		s.room.large.add(&list.many, s.data, one)
+	}
+	return true
 }
 
 // inText says which bytes stand for themselves in a string and need no look.
@@ -211,11 +252,28 @@ var inText = func() (plain [256]bool) {
 	return plain
 }()
 
+// notPlain looks at eight bytes at once. The lowest bit that is set is in the first
+// byte for which inText is false; 0: there is none.
+func notPlain(w uint64) uint64 {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	zero := func(w uint64) uint64 { return (w - ones) &^ w & tops } // false above a true one
+	control := (w - ones*0x20) &^ w & tops
+	return control | zero(w^ones*'"') | zero(w^ones*'\\') | zero(w^ones*0x7f)
+}
+
 // text returns where the string at i ends, or -1. It is plain if it has no
 // escape, nor a character that is sometimes written as one.
 func (s *scanner) text(i int) (end int, plain bool) {
 	plain = true
 	for i++; i < len(s.data); {
+		if len(s.data)-i >= 8 {
+			look := notPlain(binary.LittleEndian.Uint64(s.data[i:]))
+			if look == 0 {
+				i += 8
+				continue
+			}
+			i += bits.TrailingZeros64(look) / 8
+		}
 		c := s.data[i]
 		switch {
 		case inText[c]:

@@ -12,7 +12,7 @@ import (
 func (x *exchange) step(s *step) (*http.Response, error) {
 	x.results = append(x.results, nil)
 	if s.when != nil {
-		holds, err := s.when.holds(x.clock, x.over(s.when))
+		holds, err := s.when.holds(&x.clock, x.over(s.when))
 		if err != nil {
 			return nil, x.place(http.StatusInternalServerError, fmt.Sprintf("when of step %q", s.name), err)
 		}
@@ -49,7 +49,7 @@ func (x *exchange) step(s *step) (*http.Response, error) {
 // items returns what s makes a call for each of.
 func (x *exchange) items(s *step) ([]any, error) {
 	what := fmt.Sprintf("foreach of step %q", s.name)
-	v, ok, err := s.foreach.value(x.clock, x.over(s.foreach))
+	v, ok, err := s.foreach.value(&x.clock, x.over(s.foreach))
 	if err != nil {
 		return nil, x.place(http.StatusInternalServerError, what, err)
 	}
@@ -87,7 +87,7 @@ func (x *exchange) stepCall(s *step) (*stepResult, *http.Response, error) {
 			fmt.Errorf("the node answered %d, which the rules neither expect nor answer", resp.StatusCode))
 	}
 	defer resp.Body.Close()
-	result := &stepResult{status: resp.StatusCode, headers: headerView(resp.Header), item: x.item}
+	result := &stepResult{body: body{room: x.room}, status: resp.StatusCode, headers: headerView(resp.Header), item: x.item}
 	if x.call.readsSteps || s.reads {
 		if err := result.read(resp); err != nil {
 			return nil, nil, err

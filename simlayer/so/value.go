@@ -21,13 +21,27 @@ type scope interface {
 	whole() (any, error)
 }
 
-// val is a value of a bounded expression: JSON text, or a value of gojq's, or a
-// scope.
+// val is a value of a bounded expression: JSON text, an object in parts, a value of
+// gojq's, or a scope.
 type val struct {
 	raw   []byte    // checked JSON text, if not nil
-	doc   *document // whose text raw is, or nil
+	doc   *document // whose text raw is; where raw is nil, an object without one
 	scope scope
-	v     any // if raw and scope are nil
+	v     any // if the others are nil
+}
+
+// inParts reports whether x is an object of which only the members are known.
+func (x val) inParts() bool { return x.raw == nil && x.doc != nil }
+
+// isText reports whether x is neither gojq's nor a scope.
+func (x val) isText() bool { return x.raw != nil || x.doc != nil }
+
+// size is about how long x's text is, if it is not gojq's value.
+func (x val) size() int {
+	if x.inParts() {
+		return x.doc.size()
+	}
+	return len(x.raw)
 }
 
 // Bounded expressions end early with one of these. What they give up is done by
@@ -55,6 +69,8 @@ func (x val) kind() int {
 		return kindObject
 	case x.raw != nil:
 		return rawKind(x.raw[0])
+	case x.doc != nil:
+		return kindObject
 	}
 	switch v := x.v.(type) {
 	case nil:
@@ -99,6 +115,8 @@ func (x val) tree() (any, error) {
 	switch {
 	case x.scope != nil:
 		return x.scope.whole()
+	case x.inParts():
+		return parseJSON(x.doc.appendTo(nil))
 	case x.raw == nil:
 		return x.v, nil
 	}
@@ -131,8 +149,11 @@ func (x val) text() (s string, ok bool) {
 
 // appendTo appends x as JSON text.
 func (x val) appendTo(dst []byte) ([]byte, error) {
-	if x.raw != nil {
+	switch {
+	case x.raw != nil:
 		return append(dst, x.raw...), nil
+	case x.doc != nil:
+		return x.doc.appendTo(dst), nil
 	}
 	switch v := x.v.(type) {
 	case string:
@@ -226,7 +247,7 @@ func (m *machine) member(x val, name string, encoded []byte) (found val, there b
 	case x.scope != nil:
 		found, err = x.scope.field(name)
 		return found, true, err
-	case x.raw == nil:
+	case !x.isText():
 		switch v := x.v.(type) {
 		case nil:
 			return val{}, false, nil
@@ -235,9 +256,9 @@ func (m *machine) member(x val, name string, encoded []byte) (found val, there b
 			return val{v: item}, there, nil
 		}
 		return val{}, false, errGiveUp
-	case x.raw[0] == 'n':
+	case x.kind() == kindNull:
 		return val{}, false, nil
-	case x.raw[0] != '{':
+	case x.kind() != kindObject:
 		return val{}, false, errGiveUp
 	}
 	look := func(one member) bool {
@@ -262,6 +283,8 @@ func (m *machine) member(x val, name string, encoded []byte) (found val, there b
 func (m *machine) item(x val, i int) (found val, err error) {
 	switch {
 	case x.scope != nil:
+		return val{}, errGiveUp
+	case x.inParts():
 		return val{}, errGiveUp
 	case x.raw == nil:
 		switch v := x.v.(type) {
@@ -290,15 +313,15 @@ func (m *machine) item(x val, i int) (found val, err error) {
 	return found, m.did(len(x.raw))
 }
 
-// members returns all members of an object of text.
+// members returns all members of an object of text, or in parts.
 func (m *machine) members(x val) ([]member, error) {
-	if x.raw == nil || x.raw[0] != '{' {
+	if !x.isText() || x.kind() != kindObject {
 		return nil, errGiveUp
 	}
 	if x.doc != nil {
 		return x.doc.members, m.did(len(x.doc.members))
 	}
-	var list []member
+	list := m.clock.room.take(8)
 	eachMember(x.raw, func(one member) bool {
 		list = append(list, one)
 		return true
