@@ -275,6 +275,9 @@ type leanBody struct {
 
 func (b *leanBody) set(data []byte) { b.data, b.err = data, io.EOF }
 
+// Rest implements so.InMemory.
+func (b *leanBody) Rest() ([]byte, bool) { return b.data, b.err == io.EOF }
+
 // Len is how many bytes are left.
 func (b *leanBody) Len() int { return len(b.data) }
 
