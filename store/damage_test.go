@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/dgraph-io/badger/v4/table"
 )
 
 // fill writes n journal entries and documents, in turn, and some of the floor.
@@ -330,6 +332,35 @@ func TestRecoverFrom(t *testing.T) {
 		p := recoverFrom(c.f, false)
 		if (p.Refuse != nil) != c.refuse || p.Fresh != c.fresh || (p.Damage != "") != c.damaged || p.Mark != c.mark {
 			t.Errorf("%s: %+v", c.name, p)
+		}
+	}
+}
+
+// TestTableBegun leaves what a crash leaves of a table that Badger was writing: it is
+// no damage, for no table that counts is missing. Nor is it while the store is open.
+func TestTableBegun(t *testing.T) {
+	dirs, want, floor := prepare(t, 30)
+	for name, dir := range dirs {
+		for _, size := range []int{0, 1, 4096} {
+			begun := filepath.Join(dir, "db", "000999.sst")
+			must(t, os.WriteFile(begun, make([]byte, size), 0o600))
+			if got := openDamaged(t, dir, want, floor, Options{}); got != harmless {
+				t.Errorf("%s, %d bytes: %v", name, size, got)
+			}
+		}
+		s := mustOpen(t, dir, Options{})
+		must(t, os.WriteFile(filepath.Join(dir, "db", "000998.sst"), nil, 0o600))
+		must(t, s.Check())
+		mustClose(t, s)
+		// One that counts is missed.
+		named, err := namedTables(filepath.Join(dir, "db"))
+		must(t, err)
+		for id := range named {
+			must(t, os.Remove(table.NewFilename(id, filepath.Join(dir, "db"))))
+			break
+		}
+		if got := openDamaged(t, dir, want, floor, Options{}); got != reported {
+			t.Errorf("%s without a table: %v", name, got)
 		}
 	}
 }

@@ -4,12 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/fb"
 	"github.com/dgraph-io/badger/v4/pb"
+	"github.com/dgraph-io/badger/v4/table"
 	"github.com/dgraph-io/badger/v4/y"
 	"google.golang.org/protobuf/proto"
 )
@@ -21,26 +24,55 @@ import (
 // checksum length (4 bytes). A block is: data; checksum of the data; checksum
 // length (4 bytes). Lengths are big-endian, checksums protobuf, the index a
 // flatbuffer.
+//
+// Only those that the manifest names count: a crash while Badger writes a table leaves
+// one that is named by nobody and may be empty, and what it was made of is still in
+// the log. The database may be open: a table that is no longer named once it was
+// looked at was compacted away meanwhile.
 func checkTables(dir string) error {
-	names, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	named, err := namedTables(dir)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		if err := checkTable(name); err != nil {
-			return fmt.Errorf("table %s: %w", filepath.Base(name), err)
+	for _, id := range slices.Sorted(maps.Keys(named)) {
+		err := checkTable(table.NewFilename(id, dir))
+		if err == nil {
+			continue
+		}
+		now, nowErr := namedTables(dir)
+		if nowErr != nil {
+			return nowErr
+		}
+		if _, still := now[id]; still {
+			return fmt.Errorf("table %s: %w", table.IDToFilename(id), err)
 		}
 	}
 	return nil
+}
+
+// namedTables returns the tables that Badger's manifest names.
+func namedTables(dir string) (_ map[uint64]badger.TableManifest, err error) {
+	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		err = errors.Join(err, f.Close())
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the manifest is unreadable: %.100v", r)
+		}
+	}()
+	m, _, err := badger.ReplayManifestFile(f, 0, badger.DefaultOptions(dir))
+	if err != nil {
+		return nil, fmt.Errorf("the manifest: %w", err)
+	}
+	return m.Tables, nil
 }
 
 func checkTable(name string) (err error) {
 	// For writing too, as Badger will: a wrong owner is found here, where it
 	// cannot be taken for damage.
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // compacted away since it was listed
-	}
 	if err != nil {
 		return err
 	}
