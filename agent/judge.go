@@ -51,6 +51,8 @@ func CheckRelease(inForce *trust.Verified, m *bundle.Manifest, digest bundle.Dig
 	case known && ref.Digest != digest:
 		return control.Refused(fmt.Errorf("release %d is known here with other content", m.Version),
 			"both are signed: publish the next number, and find out who else holds the publisher's key")
+	case m.Version < head && known && !slices.ContainsFunc(inForce.Orders(), func(n bundle.Version) bool { return n >= m.Version }):
+		return nil // the publisher is ahead: newer ones are signed, and no node has been asked to go beyond this
 	case m.Version < head:
 		return control.Refused(fmt.Errorf("release %d is older than release %d, which is here", m.Version, head), "build the next release on top of that")
 	case m.Version == head && ordered:

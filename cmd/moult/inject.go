@@ -90,7 +90,11 @@ func prepareInjection(c *cli.Context, api *control.Client, f *os.File) (*control
 	if err != nil {
 		return nil, err
 	}
-	return signFirstOrder(c.Context, api, folder, b)
+	signed, err := signFirstOrder(c.Context, api, folder, b)
+	if head := folder.Current().Head(); err == nil && head > b.Head().Version {
+		fmt.Fprintf(c.App.ErrWriter, "moult: note: releases up to %d are signed in this trust folder, and the cluster hears of them now: inject their bundles next, in their order\n", head)
+	}
+	return signed, err
 }
 
 // signFirstOrder makes and signs the order that begins the rollout of a

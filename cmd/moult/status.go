@@ -97,8 +97,8 @@ func watchStatus(ctx context.Context, api *control.Client, p statusPrinter, live
 
 // waitStatus polls until the release is complete, held or aborted. The last
 // status seen is returned in any case.
-func waitStatus(ctx context.Context, api *control.Client, release bundle.Version, timeout time.Duration, each func(control.Status)) (*control.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func waitStatus(user context.Context, api *control.Client, release bundle.Version, timeout time.Duration, each func(control.Status)) (*control.Status, error) {
+	ctx, cancel := context.WithTimeout(user, timeout)
 	defer cancel()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -119,6 +119,9 @@ func waitStatus(ctx context.Context, api *control.Client, release bundle.Version
 		}
 		select {
 		case <-ctx.Done():
+			if user.Err() != nil {
+				return last, failedf("the rollout goes on by itself; `moult status --wait` waits again", "wait for the rollout: interrupted")
+			}
 			return last, &exitError{code: exitTimedOut, hint: "`moult why NODE` tells what a node waits for",
 				err: fmt.Errorf("wait for the rollout: gave up after %v", timeout)}
 		case <-tick.C:
@@ -130,6 +133,11 @@ func waitStatus(ctx context.Context, api *control.Client, release bundle.Version
 func finished(s control.Status, release bundle.Version) (bool, error) {
 	if s.Release.Version < release {
 		return false, nil
+	}
+	// The metadata may name a newer release already, and the state is of that one.
+	below := func(n control.NodeStatus) bool { return n.Version < release }
+	if release > 0 && s.Release.Version > release && len(s.Nodes) > 0 && !slices.ContainsFunc(s.Nodes, below) {
+		return true, nil
 	}
 	switch s.Release.State {
 	case control.StateComplete, control.StateNone:

@@ -11,7 +11,7 @@ import (
 )
 
 // local prints what the agent that was asked says of its own node: the ways of
-// calls where they are not the best, and the simulation objects.
+// calls, and the simulation objects.
 func (p statusPrinter) local(l control.Local) error {
 	for _, line := range waysInWords(l) {
 		fmt.Fprintln(p.w, line)
@@ -50,17 +50,20 @@ func (p statusPrinter) local(l control.Local) error {
 }
 
 // waysInWords tells of every service, and of the node's own calls, by what way they
-// go, where there is a reason why it is no better one; nothing where all are as
-// asked for, or the best.
+// go, and why by no better one, unless it is as asked for, or the best.
 func waysInWords(l control.Local) []string {
+	kind := func(w control.Way) string {
+		if w.Why == "" {
+			return w.Kind
+		}
+		return w.Kind + ": " + oneLine(w.Why)
+	}
 	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(l.Services)) {
-		if w := l.Services[name].Attach; w.Why != "" {
-			lines = append(lines, fmt.Sprintf("callers reach service %s of %s by %s: %s", name, l.Name, w.Kind, oneLine(w.Why)))
-		}
+		lines = append(lines, fmt.Sprintf("callers reach service %s of %s by %s", name, l.Name, kind(l.Services[name].Attach)))
 	}
-	if w := l.Egress; w.Why != "" {
-		lines = append(lines, fmt.Sprintf("calls of %s go out by %s: %s", l.Name, w.Kind, oneLine(w.Why)))
+	if l.Egress.Kind != "" {
+		lines = append(lines, fmt.Sprintf("calls of %s go out by %s", l.Name, kind(l.Egress)))
 	}
 	return lines
 }
