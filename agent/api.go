@@ -238,6 +238,9 @@ func (a *Agent) why(node string) (control.Why, error) {
 	switch {
 	case r.Held:
 		w.Code, w.Command = "held", "moult retry "+r.Name
+		if o := a.docs.orders[head]; o != nil && o.State == schedule.StateAborted {
+			w.Command = "moult inject BUNDLE"
+		}
 	case r.Version >= head && r.Target == 0:
 		w.Code, w.Reason = "current", "it waits for nothing: it is at the newest release"
 	case r.Phase == string(upgrade.Waiting), r.Phase == string(upgrade.Current):

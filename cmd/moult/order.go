@@ -53,7 +53,11 @@ func wholeOrderCommand(name, usage string, f change) *cli.Command {
 			if err := noArgs(c); err != nil {
 				return err
 			}
-			return signOrder(c, f)
+			release, err := signOrder(c, f)
+			if err == nil && name != "resume" {
+				noteComplete(c, release)
+			}
+			return err
 		}}
 }
 
@@ -68,8 +72,20 @@ func nodeOrderCommand(name, usage string, f func(*schedule.Order, bundle.Class, 
 			if err != nil {
 				return err
 			}
-			return signOrder(c, func(o *schedule.Order) (*schedule.Order, error) { return f(o, n.Class, n.ID) })
+			_, err = signOrder(c, func(o *schedule.Order) (*schedule.Order, error) { return f(o, n.Class, n.ID) })
+			if err == nil && name == "skip" && n.Reachable {
+				fmt.Fprintf(c.App.ErrWriter, "moult: note: %s is there: it stays at the version that it has; `moult retry %s` gives it a place again\n", n.Name, n.Name)
+			}
+			return err
 		}}
+}
+
+// noteComplete tells that there was nothing left to pause or to abort.
+func noteComplete(c *cli.Context, release bundle.Version) {
+	s, err := client(c).Status(c.Context, false)
+	if err == nil && s.Release.Version == release && s.Release.State == control.StateComplete {
+		fmt.Fprintf(c.App.ErrWriter, "moult: note: every node has release %d already: this concerns only nodes that come later\n", release)
+	}
 }
 
 // findNode finds a node by its name or by a unique prefix of its ID.
@@ -94,20 +110,21 @@ func findNode(ctx context.Context, api *control.Client, node string) (control.No
 }
 
 // signOrder fetches what is in force from the agent, changes the order, signs
-// the change with the operator's key and hands it to the agent.
-func signOrder(c *cli.Context, f change) error {
+// the change with the operator's key and hands it to the agent. It returns the
+// release whose order it was.
+func signOrder(c *cli.Context, f change) (bundle.Version, error) {
 	folder, err := openTrust(c)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer folder.Close()
 	api := client(c)
 	peer, err := api.Trust(c.Context)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := absorb(folder, peer.Set); err != nil {
-		return err
+		return 0, err
 	}
 	release := bundle.Version(c.Uint64("release"))
 	if release == 0 {
@@ -117,30 +134,30 @@ func signOrder(c *cli.Context, f change) error {
 	}
 	for v := range peer.Orders {
 		if v > release && (c.Command.Name == "retry" || c.Command.Name == "start") {
-			return refusedf("leave out --release", "%s under the order of release %d: that of release %d is newer, and no node goes down under an older one", c.Command.Name, release, v)
+			return 0, refusedf("leave out --release", "%s under the order of release %d: that of release %d is newer, and no node goes down under an older one", c.Command.Name, release, v)
 		}
 	}
 	if release == 0 {
-		return refusedf("hand a release in with `moult inject`", "this agent knows of no rollout to %s", c.Command.Name)
+		return 0, refusedf("hand a release in with `moult inject`", "this agent knows of no rollout to %s", c.Command.Name)
 	}
 	old, err := orderInForce(folder, peer, release)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	next, err := f(old)
 	if err != nil {
-		return refusedf("", "change the rollout order of release %d: %w", release, err)
+		return 0, refusedf("", "change the rollout order of release %d: %w", release, err)
 	}
 	signed, err := addOrder(folder, next)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	accepted, err := api.Accept(c.Context, *signed)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	fmt.Fprintf(c.App.ErrWriter, "moult: %s\n", accepted.Message)
-	return nil
+	return release, nil
 }
 
 // orderInForce returns the newest order of a release that the peer has or that
