@@ -49,6 +49,7 @@ type relay2 struct {
 	contentType string
 
 	native, via bundle.Version
+	refusals    *refusals2 // mu; of an object process
 	wasCut      atomic.Bool
 }
 
@@ -104,6 +105,10 @@ func (h *relay2) connect() bool {
 		return false
 	}
 	h.conn, h.backend, h.native, h.via = conn, b, route.native, p.via
+	if h.via != 0 {
+		h.refusals = newRefusals2()
+		h.streams.CollectBlocks()
+	}
 	if h.in.reads(conn, &f.layer.buffers) != nil || !b.keepRelay(h) {
 		conn.Close()
 		return false
@@ -157,6 +162,9 @@ func (h *relay2) count(id uint32, o outcome) {
 		return
 	}
 	delete(h.began, id)
+	if refused := h.refusals.of(id); o == answered {
+		o = refused
+	}
 	calls := h.front.listener.service.tally.of(h.version)
 	calls.done()
 	calls.ended(o, 0, began)
@@ -434,10 +442,7 @@ func (h *relay2) fromNode(p []byte) (rest []byte, err error) {
 		if n == 0 {
 			break
 		}
-		switch e {
-		case wire.Closed, wire.Reset:
-			h.count(h.streams.Stream(), answered)
-		}
+		h.heard(e)
 		off += n
 		h.greeted = true
 		if tell == nil {

@@ -78,6 +78,7 @@ type Streams struct {
 	dropping       bool   // a frame of such a stream passes
 	dropped        bool   // a header block was: the tables of both sides differ
 	event          uint32 // the stream of the last event
+	blocks         *blocks
 }
 
 // ends is which sides of a stream have ended, and whether the server has begun to
@@ -192,7 +193,9 @@ func (s *Streams) clientFrame(f Frame) Event {
 // returns how many; 0 and Nothing where p is too short to tell.
 func (s *Streams) FromServer(p []byte) (n int, e Event) {
 	if s.server.skip > 0 {
-		return s.server.rest(p), Nothing
+		n = s.server.rest(p)
+		s.blocks.take(p[:n], s.server.skip == 0)
+		return n, Nothing
 	}
 	f, ok := s.server.peek(p)
 	if !ok {
@@ -210,7 +213,10 @@ func (s *Streams) FromServer(p []byte) (n int, e Event) {
 	case frameReset:
 		e = s.reset(f.Stream, open)
 	}
-	return s.server.pass(f, p), e
+	n = s.server.pass(f, p)
+	s.blocks.begin(f)
+	s.blocks.take(p[:n], s.server.skip == 0)
+	return n, e
 }
 
 func (s *Streams) put(id uint32, one ends) Event {
@@ -237,7 +243,12 @@ func Block(p []byte) []byte {
 	if !ok || f.Type != frameHeaders || f.Flags&flagEndHeaders == 0 || len(p) < frameHead+f.Length {
 		return nil
 	}
-	p = p[frameHead : frameHead+f.Length]
+	return fragment(f, p[frameHead:frameHead+f.Length])
+}
+
+// fragment takes what belongs to a header block out of the payload of a HEADERS frame;
+// nil where it is not in order.
+func fragment(f Frame, p []byte) []byte {
 	skip, padding := 0, 0
 	if f.Flags&flagPadded != 0 {
 		if len(p) < 1 {

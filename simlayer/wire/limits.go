@@ -9,4 +9,8 @@ const (
 	maxTrailer = 64 << 10
 	// MaxStreams bounds the streams of one connection that are open at once.
 	MaxStreams = 4096
+	// MaxBlock bounds a header block that is collected, in bytes, with the headers of
+	// its frames; keptBlock what is kept of its memory for the next one.
+	MaxBlock  = 64 << 10
+	keptBlock = 2 << 10
 )
