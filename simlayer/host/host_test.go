@@ -411,3 +411,25 @@ func TestTakenAway(t *testing.T) {
 		t.Error("the call was answered after the end of its object")
 	}
 }
+
+// Who made the object host end is gone, so the others need not wait until its pause is
+// over.
+func TestRestEndsWithItsReason(t *testing.T) {
+	n := startNode(t, 2)
+	h, _ := startHost(t, Config{MinPause: time.Hour})
+	good, bad := rulesObject(t, 1, 2), Object{Version: 3, To: 2, Kind: KindWasm, Path: writeFile(t, "die.wasm", "die")}
+	set(t, h, 2, n.addr, good, bad)
+	if got, _, err := do(client(t, h.Addrs(3)["api"], false), "POST", "/hello", ""); err == nil && strings.HasPrefix(got, "200 ") {
+		t.Fatalf("the bad object answers: %s", got)
+	}
+	eventually(t, "its end", func() bool { return statsOf(h, 1).State == StateResting })
+	set(t, h, 2, n.addr, good, bad) // nothing new
+	if s := statsOf(h, 1); s.State != StateResting || s.Restarts != 1 {
+		t.Errorf("%+v: it is not in its pause any more", s)
+	}
+	set(t, h, 2, n.addr, good)
+	eventually(t, "an answer", func() bool {
+		got, _, err := do(client(t, h.Addrs(1)["api"], false), "GET", "/hello", "")
+		return err == nil && strings.HasPrefix(got, "200 ")
+	})
+}

@@ -29,6 +29,8 @@ type keeper struct {
 	// start.
 	resting, starting func()
 
+	// afresh has one where a pause is to end, since what made the process end may be gone.
+	afresh   chan struct{}
 	stop     chan struct{}
 	stopOnce sync.Once
 	done     chan struct{}
@@ -68,6 +70,9 @@ func (k *keeper) run() {
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
+		case <-k.afresh:
+			timer.Stop()
+			pauses = backoff{}
 		case <-k.stop:
 			timer.Stop()
 		}
@@ -112,6 +117,19 @@ func (k *keeper) refuses() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.refusing
+}
+
+// renew ends the pause that the process is in, if it is in one.
+func (k *keeper) renew() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.state != StateResting {
+		return
+	}
+	select {
+	case k.afresh <- struct{}{}:
+	default:
+	}
 }
 
 func (k *keeper) halted() bool {

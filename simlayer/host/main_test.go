@@ -41,10 +41,19 @@ func openTest(ctx context.Context, o opening) (so.Object, error) {
 	switch string(o.data) {
 	case "slow":
 		return slowObject{}, nil
+	case "die":
+		return dieObject{}, nil
 	case "stop": // the process gives no sign of life any more
 		return stopObject{}, nil
 	}
 	return openWasm(ctx, o)
+}
+
+type dieObject struct{}
+
+func (dieObject) Answer(*http.Request, http.RoundTripper) (*http.Response, error) {
+	os.Exit(1)
+	return nil, nil
 }
 
 type stopObject struct{}

@@ -41,7 +41,7 @@ func newWorker(cfg Config) *worker {
 	w.keeper = &keeper{
 		log: cfg.Log, grace: cfg.Grace, min: cfg.MinPause, max: cfg.MaxPause,
 		launch: w.launch, resting: w.refuse, starting: w.admit,
-		stop: make(chan struct{}), done: make(chan struct{}), state: StateIdle,
+		afresh: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}), state: StateIdle,
 	}
 	return w
 }
@@ -51,6 +51,9 @@ func newWorker(cfg Config) *worker {
 func (w *worker) set(ctx context.Context, o order, sockets map[string]*socket) error {
 	w.mu.Lock()
 	o.Generation = w.order.Generation + 1
+	if slices.ContainsFunc(w.order.Objects, func(h hosted) bool { return !slices.Contains(o.Objects, h) }) {
+		w.renew() // it may have been that one that made the process end
+	}
 	w.order, w.sockets = o, sockets
 	if w.refuses() {
 		w.refuseLocked()
