@@ -46,7 +46,8 @@
 //
 // The sockets are of TCP on loopback, blocking, and of UDP for services of that
 // protocol. MOULT_NEXT leads to the agent, which passes each connection on to
-// whoever is next, and lets it wait, up to [Objects.Hold], while that one is away.
+// whoever is next, and lets it wait, up to [Objects.Hold], while that one is away. More
+// than 4096 at once are reset.
 // A program that ignores the sockets may listen at MOULT_LISTEN instead: when
 // callers wait at the socket and nobody takes them, the agent looks there, and
 // carries their connections over, for one hop more.

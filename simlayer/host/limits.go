@@ -80,6 +80,9 @@ const (
 	maxProblem = 2 << 10
 	// maxObserved bounds what an object is told of one call, in bytes of JSON.
 	maxObserved = 2 << 20
+	// maxCarried bounds the connections by which an exec object calls a service of its
+	// next at once: each takes two descriptors of the agent's.
+	maxCarried = 4096
 	// maxRefused bounds the connections that are being refused at once.
 	maxRefused = 256
 	// maxRules bounds a rules file, maxWasm a module, in bytes.

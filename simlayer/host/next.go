@@ -94,11 +94,12 @@ type bridge struct {
 	work    sync.WaitGroup
 
 	mu    sync.Mutex
-	conns map[net.Conn]bool // mu; nil once closed
+	conns map[net.Conn]bool // mu; of both sides; nil once closed
+	most  int               // of them, before another is taken
 }
 
 func newBridge(s Service, log *slog.Logger) (*bridge, error) {
-	b := &bridge{target: newTarget(), log: log, conns: map[net.Conn]bool{}}
+	b := &bridge{target: newTarget(), log: log, conns: map[net.Conn]bool{}, most: 2 * maxCarried}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if s.Protocol == protocolUDP {
 		p, err := newPacketBridge(b.target)
@@ -142,6 +143,11 @@ func (b *bridge) accept() {
 			continue
 		}
 		pause = minDial
+		if b.full() {
+			b.log.Debug("call of a simulation object reset: it has too many under way", "connections", maxCarried)
+			reset(c)
+			continue
+		}
 		if b.keep(c) {
 			b.work.Go(func() { b.carry(c) })
 		}
@@ -160,6 +166,14 @@ func (b *bridge) carry(c net.Conn) {
 		splice(c, up)
 		b.forget(up)
 	}
+}
+
+// full reports whether the object has as many connections as it may: they are in this
+// process, which has other things to do as well.
+func (b *bridge) full() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.conns) >= b.most
 }
 
 // keep remembers a connection, to end it with the bridge; where that has ended,

@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -210,4 +211,54 @@ default {
 	if l.ok.Load() > 0 {
 		t.Error("wrong answers were taken for right")
 	}
+}
+
+// An object that calls next without end fails its own calls.
+func TestBridgeFull(t *testing.T) {
+	n := startNode(t, 2)
+	b, err := newBridge(Service{Name: "api", Protocol: bundle.ProtocolTCP}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	b.mu.Lock()
+	b.most = 4
+	b.mu.Unlock()
+	b.lead(n.addr, time.Minute)
+	say := func() (net.Conn, error) {
+		c, err := net.Dial("tcp", b.addr)
+		if err != nil {
+			return nil, err
+		}
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_, err = fmt.Fprint(c, "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n")
+		if err == nil {
+			_, err = c.Read(make([]byte, 1))
+		}
+		if err != nil {
+			c.Close()
+			return nil, err
+		}
+		return c, nil
+	}
+	var some []net.Conn
+	for range 2 {
+		c, err := say()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		some = append(some, c)
+	}
+	if _, err := say(); err == nil {
+		t.Error("a third connection is carried")
+	}
+	some[0].Close()
+	eventually(t, "room again", func() bool {
+		c, err := say()
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 }
