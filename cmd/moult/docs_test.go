@@ -120,3 +120,60 @@ func TestSimulationDocCatches(t *testing.T) {
 		}
 	}
 }
+
+// docLink is a link to a file of this repository.
+var docLink = regexp.MustCompile(`\]\(([^)#\s]+)[)#]`)
+
+// brokenLinks returns the links of a document, whose text is given, that lead nowhere.
+func brokenLinks(path, text string) (broken []string) {
+	for _, m := range docLink.FindAllStringSubmatch(text, -1) {
+		if strings.Contains(m[1], "://") {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
+			broken = append(broken, m[1])
+		}
+	}
+	return broken
+}
+
+// TestDocLinks checks that every link of the documents leads to something.
+func TestDocLinks(t *testing.T) {
+	const root = "../../"
+	paths, err := filepath.Glob(root + "docs/*.md")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no documents: %v", err)
+	}
+	for _, path := range append(paths, root+"README.md", root+"CHANGELOG.md") {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range brokenLinks(path, string(data)) {
+			t.Errorf("%s: nothing is at %s", path, link)
+		}
+	}
+	if got := brokenLinks(root+"README.md", "[a](docs/nope.md) [b](docs/operations.md#keys) [c](https://x.y/z)"); len(got) != 1 {
+		t.Errorf("of a text with one link to nothing: %q", got)
+	}
+}
+
+// TestDependenciesDoc checks that docs/dependencies.md names every module that
+// go.mod asks for itself.
+func TestDependenciesDoc(t *testing.T) {
+	mod, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile("../../docs/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct, _, _ := strings.Cut(string(mod), "// indirect")
+	for _, m := range regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllStringSubmatch(direct, -1) {
+		name := strings.TrimPrefix(m[1], "github.com/")
+		if !strings.Contains(string(doc), "`"+name) {
+			t.Errorf("docs/dependencies.md does not tell what %s is for", m[1])
+		}
+	}
+}
