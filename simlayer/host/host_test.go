@@ -191,7 +191,8 @@ func TestKilledUnderLoad(t *testing.T) {
 func TestRefusedWhileResting(t *testing.T) {
 	n := startNode(t, 2)
 	h, _ := startHost(t, Config{MinPause: time.Hour})
-	set(t, h, 2, n.addr, rulesObject(t, 1, 2))
+	object := rulesObject(t, 1, 2)
+	set(t, h, 2, n.addr, object)
 	for _, h2c := range []bool{false, true} {
 		if got, _, err := do(client(t, h.Addrs(1)["api"], h2c), "PUT", "/v1/a", `{"f1":1}`); err != nil || got != `200 {"r1":"a"}` {
 			t.Fatal(got, err)
@@ -207,7 +208,7 @@ func TestRefusedWhileResting(t *testing.T) {
 		})
 	}
 	// One that is new is refused as well, at once.
-	set(t, h, 2, n.addr, rulesObject(t, 1, 2), rulesObject(t, 3, 2))
+	set(t, h, 2, n.addr, object, rulesObject(t, 3, 2))
 	if got, _, err := do(client(t, h.Addrs(3)["api"], false), "GET", "/", ""); err != nil || !strings.HasPrefix(got, "503 ") {
 		t.Error(got, err)
 	}
