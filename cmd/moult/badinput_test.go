@@ -200,9 +200,13 @@ func (p *badPlace) program(what string, env ...string) host.Object {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	patience := 20 * time.Second
+	if what == "never" {
+		patience = 300 * time.Millisecond
+	}
 	return host.Object{
 		Version: 2, To: 3, Kind: host.KindExec, Dir: p.dir, State: p.dir, Argv: []string{exe, badObjectCommand, what},
-		Env: append(os.Environ(), env...), StartTimeout: 300 * time.Millisecond,
+		Env: append(os.Environ(), env...), StartTimeout: patience,
 	}
 }
 
@@ -234,6 +238,7 @@ func (p *badPlace) refused(v bundle.Version, status int, reason string) {
 // and of a good object, notice nothing. simlayer/badinput_test.go lists what else is
 // tested, and where.
 func TestBadObjectProcesses(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts processes; run without -short")
 	}
@@ -308,6 +313,7 @@ func unwell(answered map[bundle.Version]int, wrong []string) string {
 
 // TestBadObjectsCatch shows that the calls of the test above notice what goes wrong.
 func TestBadObjectsCatch(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts processes; run without -short")
 	}
