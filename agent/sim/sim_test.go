@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 200, "how many seeds TestSeeds runs")
+	seeds = flag.Int("seeds", 100, "how many seeds TestSeeds runs; make sim runs more")
 	seed  = flag.Int64("seed", -1, "the one seed that TestSeeds runs, with its trace")
 )
 
