@@ -22,6 +22,7 @@ import (
 // to the next version and back. The next agent takes over whatever runs; who has
 // come meanwhile waits for it, and is not given to software that is not admitted.
 func TestAttachCrash(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}
@@ -146,6 +147,7 @@ func (c *testCluster) recorded(a *demoAgent) process.Handle {
 // the agent, and then its agent as well: each is started again, and the node can be
 // upgraded.
 func TestAttachAfterSoftwareDied(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}

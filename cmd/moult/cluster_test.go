@@ -11,9 +11,11 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -34,6 +36,39 @@ type testCluster struct {
 	t   *testing.T
 	dir string
 	exe string
+}
+
+// sampleSoftware builds the sample system, small: the test binary would do, but every
+// release of it is cut, compressed, sent and hashed, by every agent, in every test.
+var sampleSoftware = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "moult-sample-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	out := filepath.Join(dir, "kv")
+	text, err := exec.Command("go", "build", "-ldflags=-s -w", "-o", out, "moult/testdata/kv/internal/sample").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("build the sample system: %w: %s", err, text)
+	}
+	return os.ReadFile(out)
+})
+
+// software returns the path of the sample system's binary, all versions in one.
+func (c *testCluster) software() string {
+	c.t.Helper()
+	path := filepath.Join(c.dir, "sample")
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	binary, err := sampleSoftware()
+	if err == nil {
+		err = os.WriteFile(path, binary, 0o755)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return path
 }
 
 // newCluster makes a trust folder and the configurations of n agents, and
@@ -166,7 +201,7 @@ type spec struct {
 
 func (c *testCluster) build(v bundle.Version, s spec) string {
 	c.t.Helper()
-	path, err := writeDemoSpec(c.dir, c.exe, v)
+	path, err := writeDemoSpec(c.dir, c.software(), v)
 	if err != nil {
 		c.t.Fatal(err)
 	}

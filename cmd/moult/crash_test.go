@@ -29,6 +29,7 @@ var (
 // TestCrash kills the agent at every failpoint, twice in a row, and has the
 // next agent finish what it began.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}
@@ -164,6 +165,7 @@ func (c *testCluster) chainIntact(a *demoAgent) {
 // TestAgentDeath kills an agent whose node serves: the node goes on, and the
 // next agent takes it over without starting it again.
 func TestAgentDeath(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	a := c.agents[0]
 	c.up(c.agents)

@@ -10,11 +10,13 @@ import (
 // call the node: where their calls go past the agent none fails, and the next agent
 // takes the same process over, and upgrades it.
 func TestAgentDiesUnderLoad(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}
 	for _, k := range []kind{{"steer", "connect"}, {"inherit", "connect"}} {
 		t.Run(k.attach, func(t *testing.T) {
+			t.Parallel()
 			if err := k.possible(); err != nil {
 				t.Skipf("not possible here: %v", err)
 			}

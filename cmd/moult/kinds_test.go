@@ -36,7 +36,9 @@ func eachKind(t *testing.T, f func(t *testing.T, k kind)) {
 		t.Skip("starts many processes; run without -short")
 	}
 	kinds := []kind{portable}
-	if *allKinds {
+	if !*allKinds {
+		t.Parallel()
+	} else {
 		kinds = nil
 		for _, way := range []string{"relay", "inherit", "steer"} {
 			for _, egress := range []string{"proxy", "connect", "resolve"} {

@@ -50,7 +50,7 @@ var wavePattern = regexp.MustCompile(`(?s)\n *wave \{.*?\}`)
 // spoil is what its author did wrong to its rules, from one text to another.
 func (c *testCluster) manual(v bundle.Version, spoil ...string) {
 	c.t.Helper()
-	path, err := writeDemoSpec(c.dir, c.exe, v)
+	path, err := writeDemoSpec(c.dir, c.software(), v)
 	if err != nil {
 		c.t.Fatal(err)
 	}

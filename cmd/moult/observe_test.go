@@ -67,7 +67,7 @@ func testObserve(t *testing.T, k kind) {
 	}
 	http.DefaultClient.CloseIdleConnections()
 	wasmSample(t, "writes", filepath.Join(c.dir, "writes.wasm"))
-	path, err := writeDemoSpec(c.dir, c.exe, 2)
+	path, err := writeDemoSpec(c.dir, c.software(), 2)
 	if err != nil {
 		t.Fatal(err)
 	}

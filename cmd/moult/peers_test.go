@@ -58,6 +58,7 @@ func node(s control.Status, name string) control.NodeStatus {
 
 // TestDemo plays the demo, small.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}
@@ -158,7 +159,7 @@ func (c *testCluster) adopt(a *demoAgent, state string) {
     }
   }
 }
-`, c.exe, sampleCommand, state)
+`, c.software(), sampleCommand, state)
 	if err := os.WriteFile(a.configPath(), []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)
 	}

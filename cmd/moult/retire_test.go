@@ -17,7 +17,7 @@ import (
 // when nobody has called for a second.
 func (c *testCluster) retiring(v bundle.Version, past string) {
 	c.t.Helper()
-	path, err := writeDemoSpec(c.dir, c.exe, v)
+	path, err := writeDemoSpec(c.dir, c.software(), v)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -24,6 +25,10 @@ func TestMain(m *testing.M) {
 	}
 	if len(os.Args) > 1 && slices.Contains([]string{"agent", sampleCommand, host.CommandName}, os.Args[1]) {
 		main()
+	}
+	// Tests of clusters wait for processes much more than they compute.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err) // there is no such flag any more
 	}
 	testscript.Main(m, map[string]func(){
 		"moult": main,
@@ -48,6 +53,7 @@ func TestMain(m *testing.M) {
 //	                       and the signed metadata that it holds
 //	listen PORT            takes a port of the loopback; "! listen PORT" frees it
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {

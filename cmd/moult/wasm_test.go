@@ -70,7 +70,7 @@ func wasmCluster(t *testing.T, n int, k kind, env ...string) *testCluster {
 // its author wrote.
 func (c *testCluster) wasmRelease(spoil ...string) {
 	c.t.Helper()
-	path, err := writeDemoSpec(c.dir, c.exe, 2)
+	path, err := writeDemoSpec(c.dir, c.software(), 2)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -224,6 +224,7 @@ func (c *testCluster) stillBinary(a *demoAgent) {
 // TestWasmCatches gives the release transforms that leave out the state of one
 // object: that is noticed.
 func TestWasmCatches(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}
@@ -247,6 +248,7 @@ func TestWasmCatches(t *testing.T) {
 // TestWasmCrash kills the agent at points of the upgrade, with state of both objects
 // in play: afterwards it is wholly old, or wholly new.
 func TestWasmCrash(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}
