@@ -127,6 +127,7 @@ func startLayer(t testing.TB, protocol string, change func(*Config)) *Layer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.laneAfter = 1 // nobody has called yet
 	t.Cleanup(func() { l.Close() })
 	return l
 }

@@ -34,6 +34,9 @@ type Layer struct {
 	conns  atomic.Int64 // that are open
 
 	buffers buffers
+	lanes   lanes
+	// laneAfter is the constant, if not 0: tests have their connections in lanes soon.
+	laneAfter int
 
 	services map[string]*service // fixed
 

@@ -182,7 +182,7 @@ func half(dst, src net.Conn, cp func() error) error {
 
 // reset closes a connection so that the other side sees that it broke.
 func reset(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
+	if tcp, ok := c.(interface{ SetLinger(sec int) error }); ok {
 		_ = tcp.SetLinger(0)
 	}
 	c.Close()

@@ -1,0 +1,307 @@
+package simlayer
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"moult/store/bundle"
+)
+
+// taken is how many connections are in lanes.
+func (l *lanes) taken() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, one := range l.all {
+		if one != nil {
+			one.mu.Lock()
+			n += len(one.seats) - len(one.free)
+			one.mu.Unlock()
+		}
+	}
+	return n
+}
+
+// sayLast sends text together with the end.
+func sayLast(t testing.TB, c net.Conn, text string) {
+	t.Helper()
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = raw.Write(func(fd uintptr) bool {
+		if err := unix.Sendto(int(fd), []byte(text), unix.MSG_MORE|unix.MSG_NOSIGNAL, nil); err != nil {
+			t.Error(err)
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeWrite(c)
+}
+
+// listenNode listens for a node, and returns how a layer reaches it.
+func listenNode(t testing.TB, network string) (ln net.Listener, backend string) {
+	addr, prefix := "127.0.0.1:0", ""
+	if network == "unix" {
+		addr, prefix = filepath.Join(t.TempDir(), "node.sock"), "unix:"
+	}
+	ln, err := net.Listen(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln, prefix + ln.Addr().String()
+}
+
+// hang is how long something may take whose failure is that it never comes.
+const hang = 10 * time.Second
+
+// comes waits for a value.
+func comes(t testing.TB, what string, from <-chan struct{}) {
+	t.Helper()
+	end := time.NewTimer(hang)
+	defer end.Stop()
+	select {
+	case <-from:
+	case <-end.C:
+		t.Fatalf("never came: %s", what)
+	}
+}
+
+const okAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+// lastNode answers each call; "/last" with the end of the connection, of which the
+// answer says nothing. It gives ended a value whenever a caller has ended.
+func lastNode(t testing.TB, network string, ended chan<- struct{}) (backend string) {
+	return rawNode(t, network, func(c net.Conn, r *http.Request) bool {
+		if r.URL.Path == "/last" {
+			sayLast(t, c, okAnswer)
+			return false
+		}
+		_, err := io.WriteString(c, okAnswer)
+		return err == nil
+	}, func() { ended <- struct{}{} })
+}
+
+// rawNode has answer answer its calls, until that says false, and calls ended when
+// a caller has ended.
+func rawNode(t testing.TB, network string, answer func(net.Conn, *http.Request) bool, ended func()) (backend string) {
+	ln, backend := listenNode(t, network)
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	serve := func(c net.Conn) {
+		defer c.Close()
+		for br := bufio.NewReader(c); ; {
+			r, err := http.ReadRequest(br)
+			if err != nil {
+				ended()
+				return
+			}
+			if _, err := io.Copy(io.Discard, r.Body); err != nil || !answer(c, r) {
+				return
+			}
+		}
+	}
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { serve(c) })
+		}
+	})
+	t.Cleanup(func() { ln.Close() }) // before wg.Wait
+	return backend
+}
+
+// inLane makes a connection that is in a lane.
+func inLane(t testing.TB, l *Layer) *rawCaller {
+	c := rawTo(t, l.Addresses()["api"].Public)
+	_ = c.SetDeadline(time.Now().Add(hang))
+	for range 2 {
+		c.say(getOf("/"))
+		c.hear()
+	}
+	eventually(t, "a connection in a lane", func() bool {
+		if l.lanes.taken() == 1 {
+			return true
+		}
+		c.say(getOf("/"))
+		c.hear()
+		return false
+	})
+	return c
+}
+
+// The end of a connection that comes together with the last bytes is not lost,
+// neither the caller's nor the node's.
+func TestLaneEnds(t *testing.T) {
+	if !hasLanes() {
+		t.Skip("there are no lanes with one processor")
+	}
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			ended := make(chan struct{}, 256)
+			l := relayTo(t, lastNode(t, network, ended))
+			for range 50 {
+				c := inLane(t, l)
+				sayLast(t, c.TCPConn, getOf("/"))
+				if _, body := c.hear(); body != "ok" {
+					t.Fatalf("%q", body)
+				}
+				if _, err := c.br.ReadByte(); err != io.EOF {
+					t.Fatalf("after the last answer: %v, want the end", err)
+				}
+				comes(t, "the end at the node", ended)
+				eventually(t, "no connection", func() bool { return l.conns.Load() == 0 })
+			}
+			for range 50 {
+				c := inLane(t, l)
+				c.say(getOf("/last"))
+				if _, body := c.hear(); body != "ok" {
+					t.Fatalf("%q", body)
+				}
+				b := l.gate.current().backends["api"]
+				eventually(t, "no connection to the node", func() bool { return len(b.relaying()) == 0 })
+				c.say(strings.Replace(getOf("/"), "GET", "POST", 1))
+				if _, body := c.hear(); body != "ok" {
+					t.Fatalf("%q", body)
+				}
+				c.Close()
+				comes(t, "the end at the node", ended)
+				eventually(t, "no connection", func() bool { return l.conns.Load() == 0 })
+			}
+		})
+	}
+}
+
+// A caller that does not read its answers gets all of them once it does.
+func TestLaneSlowCaller(t *testing.T) {
+	if !hasLanes() {
+		t.Skip("there are no lanes with one processor")
+	}
+	body := func(path string) string { return strings.Repeat(path, 15_000/len(path)) }
+	answered := make(chan struct{}, 1)
+	l := relayTo(t, rawNode(t, "unix", func(c net.Conn, r *http.Request) bool {
+		text := body(r.URL.Path)
+		_, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
+		if r.URL.Path != "/" {
+			answered <- struct{}{}
+		}
+		return err == nil
+	}, func() {}))
+	c := inLane(t, l)
+	// Each call is made when the one before is counted, so the connection is still
+	// in its lane, unless its answer did not get through.
+	sent := 0
+	for left := false; !left; sent++ {
+		if sent == 4000 {
+			t.Fatal("the caller's connection takes everything")
+		}
+		before := l.Stats().Services["api"][1].Calls
+		c.say(getOf(fmt.Sprintf("/%d", sent)))
+		comes(t, "an answer", answered)
+		eventually(t, "an answer", func() bool { return l.Stats().Services["api"][1].Calls > before })
+		// The answer is being written now, or was.
+		left = l.lanes.taken() == 0
+	}
+	for i := range sent {
+		if _, got := c.hear(); got != body(fmt.Sprintf("/%d", i)) {
+			t.Fatalf("answer %d is wrong: %.40q", i, got)
+		}
+	}
+	c.say(getOf("/x"))
+	comes(t, "an answer", answered)
+	if _, got := c.hear(); got != body("/x") {
+		t.Errorf("%.40q", got)
+	}
+}
+
+// A node that does not read its requests, and answers them all the same, gets all
+// of them once it does.
+func TestLaneSlowNode(t *testing.T) {
+	if !hasLanes() {
+		t.Skip("there are no lanes with one processor")
+	}
+	ln, backend := listenNode(t, "unix")
+	l := relayTo(t, backend)
+	c := rawTo(t, l.Addresses()["api"].Public)
+	post := func(i int) string {
+		body := strings.Repeat(fmt.Sprint(i), 14_000/len(fmt.Sprint(i)))
+		return fmt.Sprintf("POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", i, len(body), body)
+	}
+	c.say(post(0))
+	node, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	_ = node.SetDeadline(time.Now().Add(hang))
+	var want strings.Builder
+	was := false
+	for i := 0; ; i++ {
+		if i == 1000 {
+			t.Fatal("the node's connection takes everything, or was in no lane: ", was)
+		}
+		if i > 0 {
+			c.say(post(i))
+		}
+		want.WriteString(post(i))
+		eventually(t, "a call at the node", func() bool { return l.Stats().InFlight == 1 })
+		_, _ = io.WriteString(node, okAnswer)
+		if _, body := c.hear(); body != "ok" {
+			t.Fatalf("%q", body)
+		}
+		in := l.lanes.taken() == 1
+		if was && !in {
+			break
+		}
+		was = in
+	}
+	got := make([]byte, want.Len())
+	if _, err := io.ReadFull(node, got); err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want.String() {
+		t.Error("the node got something else than was sent")
+	}
+}
+
+// A connection that others close while it is in a lane is closed.
+func TestLaneIsClosed(t *testing.T) {
+	if !hasLanes() {
+		t.Skip("there are no lanes with one processor")
+	}
+	ended := make(chan struct{}, 256)
+	backend := lastNode(t, "unix", ended)
+	l := startLayer(t, bundle.ProtocolHTTP, nil)
+	apply(t, l, Routing{Native: 1, Backends: backends(backend)})
+	c := inLane(t, l)
+	l.leaveBackends()
+	comes(t, "the end at the node", ended)
+	eventually(t, "nothing in a lane", func() bool { return l.lanes.taken() == 0 })
+	apply(t, l, Routing{Native: 2, Backends: backends(backend)})
+	c.say(getOf("/"))
+	if _, body := c.hear(); body != "ok" {
+		t.Errorf("%q", body)
+	}
+	c = inLane(t, l)
+	l.Close()
+	comes(t, "the end at the node", ended)
+	if _, err := c.br.ReadByte(); err == nil {
+		t.Error("the caller is still served")
+	}
+}
