@@ -79,7 +79,9 @@
 //	         the answer. Bodies are base64, and cut at 64 KiB, with truncated: true.
 //	         Status 0: the node may have carried it out, nobody knows.
 //	missed   there were calls of which it is not told: it was too slow (1024 calls or
-//	         16 MiB waited), could not take one in, or the agent was started anew
+//	         16 MiB waited), could not take one in, or the agent was started anew; or
+//	         an older caller's call went by an object in a process (wasm, exec, and
+//	         rules whose expressions have no bound), which calls the node itself
 //
 // An object that cannot say how things stand after missed denies what depends on it,
 // for good or until it has found out, by calls of its own, after the next begin. It
