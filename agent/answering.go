@@ -162,20 +162,19 @@ func (a *Agent) removePastStates(oldest bundle.Version) {
 	ctx, cancel := a.untilStopped()
 	a.spawn(func() {
 		defer cancel()
-		if err := a.settleObjects(ctx); err != nil {
-			if ctx.Err() == nil {
-				a.log.Warn("state of retired simulation objects stays for now", "err", err)
-			}
-			return
+		var states []transforms.ObjectState
+		err := a.settleObjects(ctx)
+		if err == nil {
+			states, err = a.slots.Objects().List()
 		}
-		states, err := a.slots.Objects().List()
 		for _, o := range states {
 			if o.Kind == transforms.PastObject && o.Version <= oldest {
 				err = errors.Join(err, a.slots.Objects().Retire(o.Version, o.Kind))
 			}
 		}
-		if err != nil {
-			a.log.Warn("state of retired simulation objects not removed", "err", err)
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("state of retired simulation objects stays for now", "err", err)
+			a.post(func() { a.pastSwept, a.retireAt = false, time.Now().Add(maxPause) })
 		}
 	})
 }

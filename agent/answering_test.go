@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -11,6 +12,7 @@ import (
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
+	"moult/simlayer/host"
 	"moult/store/bundle"
 )
 
@@ -191,4 +193,28 @@ func (b *bench) tell(v bundle.Version) {
 	if r, ok := b.view.Get(b.id); !ok || r.Version != v {
 		b.t.Fatalf("own record %+v, %v", r, ok)
 	}
+}
+
+// The disk of retired objects is given back later where that fails at first.
+func TestPastStatesRemovedLater(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	if _, err := b.slots.Objects().Past(2); err != nil {
+		t.Fatal(err)
+	}
+	b.do(func() {
+		b.route() // nothing is wanted any more
+		b.objects.want(host.Objects{Native: 1, List: []host.Object{{Version: 2}}}, time.Now())
+		b.objects.err, b.objects.retry = errors.New("planted"), time.Now().Add(time.Hour)
+		b.pastSwept = true
+		b.removePastStates(2)
+	})
+	b.until("it is to be tried again", func() bool { return !b.pastSwept && b.retireAt.After(time.Now()) })
+	b.do(func() {
+		b.objects.want(host.Objects{}, time.Now())
+		b.removePastStates(2)
+	})
+	b.until("the state is gone", func() bool {
+		states, err := b.slots.Objects().List()
+		return err == nil && len(states) == 0
+	})
 }
