@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"moult/simlayer/attach"
 )
 
 // packetBridge carries packets to a target, each caller's by a socket of its own,
@@ -62,14 +64,13 @@ func (p *packetBridge) session(from netip.AddrPort) *net.UDPConn {
 	if p.sessions == nil || addr == "" || len(p.sessions) == maxSessions {
 		return nil
 	}
-	to, err := net.ResolveUDPAddr("udp", addr)
+	// Marked, to come to the node also where its callers are held.
+	d := net.Dialer{Timeout: dialTimeout, ControlContext: attach.DialControl}
+	conn, err := d.Dial("udp", addr)
 	if err != nil {
 		return nil
 	}
-	up, err := net.DialUDP("udp", nil, to)
-	if err != nil {
-		return nil
-	}
+	up := conn.(*net.UDPConn)
 	p.sessions[from] = up
 	p.work.Go(func() { p.back(from, up) })
 	return up
