@@ -54,6 +54,10 @@ func command(what string, args []string) (string, error) {
 		return callUDP(args[0])
 	case "udpConnected":
 		return callUDPConnected(args[0])
+	case "bind":
+		return bind(args[0], args[1:])
+	case "bindMapped":
+		return bindMapped(args[0])
 	case "load":
 		return load(args)
 	case "bench":
@@ -126,6 +130,70 @@ func callUDPConnected(addr string) (string, error) {
 	buf := make([]byte, 100)
 	n, from, err := c.(*net.UDPConn).ReadFromUDPAddrPort(buf)
 	return fmt.Sprintf("%s as %s from %s", buf[:n], c.RemoteAddr(), netip.AddrPortFrom(from.Addr().Unmap(), from.Port())), err
+}
+
+// bind opens a socket of UDP with these options, or of TCP, which stays open, and
+// returns where it is.
+func bind(addr string, options []string) (string, error) {
+	set := func(option int) func(string, string, syscall.RawConn) error {
+		return func(_, _ string, rc syscall.RawConn) (failed error) {
+			err := rc.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, 1) })
+			return errors.Join(err, failed)
+		}
+	}
+	var lc net.ListenConfig
+	for _, o := range options {
+		switch o {
+		case "shared":
+			lc.Control = set(unix.SO_REUSEPORT)
+		case "again":
+			lc.Control = set(unix.SO_REUSEADDR)
+		case "nobody":
+			if err := syscall.Setuid(65534); err != nil {
+				return "", err
+			}
+		case "tcp":
+			ln, err := net.Listen("tcp", addr)
+			if err != nil {
+				return "", err
+			}
+			return ln.Addr().String(), nil
+		}
+	}
+	pc, err := lc.ListenPacket(context.Background(), "udp", addr)
+	if err != nil {
+		return "", err
+	}
+	go func() {
+		buf := make([]byte, 10)
+		for {
+			_, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = pc.WriteTo([]byte("node"), from)
+		}
+	}()
+	return pc.LocalAddr().String(), nil
+}
+
+// bindMapped binds an IPv4 address by an IPv6 socket of UDP.
+func bindMapped(text string) (string, error) {
+	addr := netip.MustParseAddrPort(text)
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrInet6{Addr: addr.Addr().As16(), Port: int(addr.Port())}); err != nil {
+		return "", err
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		return "", err
+	}
+	six := at.(*unix.SockaddrInet6)
+	return netip.AddrPortFrom(netip.AddrFrom16(six.Addr), uint16(six.Port)).String(), nil
 }
 
 // load calls the addresses in turn until the file that the first argument names is

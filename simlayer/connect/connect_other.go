@@ -5,6 +5,7 @@ package connect
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 )
 
@@ -45,3 +46,21 @@ func (*Connect) Remove() error { return nil }
 
 // Close does nothing.
 func (*Connect) Close() error { return nil }
+
+// Binder has what a node binds for UDP bound elsewhere. Only Linux can.
+type Binder struct{}
+
+// OpenBinder fails: only Linux has cgroups.
+func OpenBinder(Options) (*Binder, error) { return nil, errLinux }
+
+// RemoveCgroup does nothing.
+func RemoveCgroup(Options) error { return nil }
+
+// Cgroup returns nil.
+func (*Binder) Cgroup() *os.File { return nil }
+
+// Set fails.
+func (*Binder) Set(map[netip.AddrPort]netip.AddrPort) error { return errLinux }
+
+// Close does nothing.
+func (*Binder) Close() error { return nil }

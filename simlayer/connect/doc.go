@@ -24,6 +24,14 @@
 //
 // Connections that are open stay as they are, whatever the table says later.
 //
+// # Binding
+//
+// A [Binder] is for software that takes calls by UDP and opens its socket by itself.
+// A program on the same cgroup has it bound, with SO_REUSEPORT, to the address that its
+// callers call, so that its answers come from there; the software believes that it has
+// the address that it was told, until it asks. Nothing of that is pinned: it matters
+// when the software starts, which an agent does.
+//
 // # Needs
 //
 // Linux 5.11 or newer, the right to load BPF programs of networks and to attach

@@ -7,6 +7,8 @@ const (
 	// that are sent unconnected. Past it the longest unused is forgotten, and its
 	// answers seem to come from where they come from.
 	maxSent = 1 << 14
+	// maxBinds bounds the addresses of a Binder.
+	maxBinds = 256
 	// maxName bounds Options.Name, in bytes.
 	maxName = 64
 	// maxMountinfo bounds what is read of the list of mounts, in bytes.
