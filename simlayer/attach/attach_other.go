@@ -29,6 +29,27 @@ func AdoptPair(_ context.Context, addr string, _ Members, _, _ *os.File) (*Pair,
 	return nil, unsupported("take the running node's socket of " + addr + " back")
 }
 
+// ListenOpen is not supported here.
+func ListenOpen(_ context.Context, _, addr string) (*Pair, error) {
+	return nil, unsupported("listen on " + addr + " beside the node")
+}
+
+// AdoptOpen is not supported here.
+func AdoptOpen(_ context.Context, addr string, _ *os.File) (*Pair, error) {
+	return nil, unsupported("take the agent's socket of " + addr + " back")
+}
+
+// Open is not supported here.
+func (*Pair) Open() bool { return false }
+
+// Joined is not supported here.
+func (*Pair) Joined() (bool, error) { return false, unsupported("list sockets") }
+
+// TakeOther is not supported here.
+func TakeOther(_ []int, network string, addr netip.AddrPort, _ uint64) (*os.File, error) {
+	return nil, unsupported("take the socket of " + network + " " + addr.String())
+}
+
 // Addr is not supported here.
 func (*Pair) Addr() netip.AddrPort { return netip.AddrPort{} }
 

@@ -374,3 +374,137 @@ func askFrom(c *net.UDPConn, to netip.AddrPort) (string, error) {
 	}
 	return string(bytes.TrimSpace(b[:n])), err
 }
+
+// openNode is software in this process that opens the node's socket by itself.
+func openNode(t *testing.T, p *Pair) member {
+	t.Helper()
+	m, err := listenMember(t.Context(), p.network, p.Addr().String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	go answerPackets(m.(net.PacketConn), "node")
+	return m
+}
+
+// TestPacketsOpen leads callers to a socket that software opens by itself, and all of
+// them to the agent as soon as it closes it; twice, wherever the address is pointed.
+func TestPacketsOpen(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(addr, func(t *testing.T) {
+			needV6(t, addr)
+			p, err := ListenOpen(t.Context(), "udp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			go answerPackets(p.Packets(), "agent")
+			at := p.Addr().String()
+			if _, err := p.Node(); !p.Open() || !errors.Is(err, ErrSocket) {
+				t.Error(err)
+			}
+			for _, to := range []string{"agent", "node", "agent"} {
+				if err := p.Point(to == "node"); err != nil {
+					t.Fatal(err)
+				}
+				if joined, err := p.Joined(); joined || err != nil {
+					t.Fatal(joined, err)
+				}
+				wantPackets(t, at, "agent")
+				wantOwnPackets(t, at, "agent")
+				n := openNode(t, p)
+				if joined, err := p.Joined(); !joined || err != nil {
+					t.Fatal(joined, err)
+				}
+				wantPackets(t, at, to)
+				wantOwnPackets(t, at, "node")
+				for _, next := range []string{"agent", "node"} {
+					if err := p.Point(next == "node"); err != nil {
+						t.Fatal(err)
+					}
+					wantPackets(t, at, next)
+					wantOwnPackets(t, at, "node")
+				}
+				n.Close()
+			}
+			wantPackets(t, at, "agent")
+		})
+	}
+}
+
+func wantOwnPackets(t *testing.T, addr, want string) {
+	t.Helper()
+	if got, err := packetWho(net.Dialer{ControlContext: DialControl}, addr, ""); got != want {
+		t.Fatalf("to the agent's own %q answers at %s, %v; want %s", got, addr, err, want)
+	}
+}
+
+// TestPacketsOpenAgentGone ends an agent while software has a socket that it opened by
+// itself, and holds the agent's or not.
+func TestPacketsOpenAgentGone(t *testing.T) {
+	p, err := ListenOpen(t.Context(), "udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	addr := p.Addr().String()
+	openNode(t, p)
+	for _, to := range []string{"agent", "node"} {
+		if err := p.Point(to == "node"); err != nil {
+			t.Fatal(err)
+		}
+		hold, err := p.Hold()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := membersOf(t, p)
+		other, err := TakeOther([]int{os.Getpid()}, "udp", p.Addr(), m.Agent)
+		if err != nil || m.Node != 0 {
+			t.Fatal(m, err)
+		}
+		other.Close()
+		p.Close()
+		c, err := net.Dial("udp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("waits")); err != nil {
+			t.Fatal(err)
+		}
+		if p, err = AdoptOpen(t.Context(), addr, hold); err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		hold.Close()
+		go answerPackets(p.Packets(), "agent")
+		var b [10]byte
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		size, err := c.Read(b[:])
+		if got := string(b[:size]); got != to {
+			t.Fatalf("who waited is answered by %q, %v; want %s", got, err, to)
+		}
+		wantPackets(t, addr, to)
+		wantOwnPackets(t, addr, "node")
+	}
+	// Software that does not hold it has the first place then.
+	m := membersOf(t, p)
+	p.Close()
+	wantPackets(t, addr, "node")
+	other, err := TakeOther([]int{os.Getpid()}, "udp", p.Addr(), m.Agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	again, err := AdoptPair(t.Context(), addr, Members{}, other, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	go answerPackets(again.Packets(), "agent")
+	wantPackets(t, addr, "node")
+	if err := again.Point(false); err != nil {
+		t.Fatal(err)
+	}
+	wantPackets(t, addr, "agent")
+}

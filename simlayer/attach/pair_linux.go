@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -25,16 +23,10 @@ type Pair struct {
 
 	// The places of the two in the group.
 	agentIndex, nodeIndex uint32
+	open                  bool // the node's is not ours
 
 	mu   sync.Mutex
-	node *os.File // under mu; nil once closed
-}
-
-// member is a socket of a group: a *net.TCPListener or a *net.UDPConn.
-type member interface {
-	syscall.Conn
-	io.Closer
-	File() (*os.File, error)
+	node *os.File // under mu; nil once closed, and if open
 }
 
 // ListenPair binds both sockets of an address, "host:port" as for net.Listen;
@@ -53,35 +45,45 @@ func ListenPair(ctx context.Context, network, addr string) (*Pair, error) {
 }
 
 func listenPair(ctx context.Context, network, addr string) (*Pair, error) {
-	if err := oneAddress(network, addr); err != nil {
+	p, s, err := listenAgent(ctx, network, addr)
+	if err != nil {
 		return nil, err
 	}
-	if err := unused(ctx, network, addr); err != nil {
+	// Before the second socket joins: who is here already has the first place.
+	err = members(s, 1)
+	if err == nil {
+		p.node, err = p.newNode(ctx)
+	}
+	if err == nil {
+		err = members(s, 2)
+	}
+	if err != nil {
+		p.Close()
 		return nil, err
+	}
+	return p, nil
+}
+
+// listenAgent opens the agent's socket, which has the first place.
+func listenAgent(ctx context.Context, network, addr string) (*Pair, socket, error) {
+	var s socket
+	err := oneAddress(network, addr)
+	if err == nil {
+		err = unused(ctx, network, addr)
+	}
+	if err != nil {
+		return nil, s, err
 	}
 	// The program is there before the group is: no connection is ever spread.
 	agent, err := listenMember(ctx, network, addr, func(fd int) error { return direct(fd, 0, 1) })
 	if err != nil {
-		return nil, err
+		return nil, s, err
 	}
-	p := &Pair{agent: agent, agentIndex: 0, nodeIndex: 1}
-	fail := func(err error) (*Pair, error) { p.Close(); return nil, err }
-	s, err := inspectFile(agent)
-	if err != nil {
-		return fail(err)
+	if s, err = inspectFile(agent); err != nil {
+		agent.Close()
+		return nil, s, err
 	}
-	p.addr, p.network = s.local, s.network()
-	// Before the second socket joins: who is here already has the first place.
-	if err := members(s, 1); err != nil {
-		return fail(err)
-	}
-	if p.node, err = p.newNode(ctx); err != nil {
-		return fail(err)
-	}
-	if err := members(s, 2); err != nil {
-		return fail(err)
-	}
-	return p, nil
+	return &Pair{agent: agent, agentIndex: 0, nodeIndex: 1, addr: s.local, network: s.network()}, s, nil
 }
 
 // AdoptPair is ListenPair for an agent that comes back while the node's software
@@ -181,35 +183,6 @@ func (p *Pair) newNode(ctx context.Context) (*os.File, error) {
 	return ln.File()
 }
 
-func memberOf(f *os.File) (member, error) {
-	s, err := inspectFile(f)
-	if err != nil {
-		return nil, err
-	}
-	if s.kind == unix.SOCK_DGRAM {
-		pc, err := net.FilePacketConn(f)
-		if err != nil {
-			return nil, err
-		}
-		return asMember(pc)
-	}
-	ln, err := net.FileListener(f)
-	if err != nil {
-		return nil, err
-	}
-	return asMember(ln)
-}
-
-// asMember closes what is none.
-func asMember(sock io.Closer) (member, error) {
-	m, ok := sock.(member)
-	if !ok {
-		sock.Close()
-		return nil, fmt.Errorf("%w: it is neither a listening TCP socket nor one of UDP", ErrSocket)
-	}
-	return m, nil
-}
-
 // adoptable says whether a socket is one that ListenPair made for the address.
 func adoptable(s socket, addr string) error {
 	stream := s.kind == unix.SOCK_STREAM && s.listening && s.protocol == unix.IPPROTO_TCP
@@ -229,93 +202,6 @@ func adoptable(s socket, addr string) error {
 		return fmt.Errorf("%w: it is bound to %s", ErrSocket, s.local)
 	}
 	return nil
-}
-
-// members fails unless this many sockets have the address of one.
-func members(s socket, want int) error {
-	n, err := socketsAt(s)
-	switch {
-	case err != nil:
-		return fmt.Errorf("count the sockets of %s: %w", s.local, err)
-	case n > want:
-		return fmt.Errorf("%w: %s has %d sockets besides: end that process (an earlier agent or node?) or configure another address", ErrShared, s.local, n-want)
-	case n < want:
-		return fmt.Errorf("%d sockets have %s, want %d: is /proc that of another network namespace?", n, s.local, want)
-	}
-	return nil
-}
-
-// listenMember opens a socket that joins the group of its address. The function
-// gets the descriptor before it is bound.
-func listenMember(ctx context.Context, network, addr string, before func(fd int) error) (member, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
-		var failed error
-		err := rc.Control(func(fd uintptr) {
-			if failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); failed == nil && before != nil {
-				failed = before(int(fd))
-			}
-		})
-		return errors.Join(err, failed)
-	}}
-	sock, err := listenBy(ctx, lc, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return asMember(sock)
-}
-
-// listenBy opens a socket of either protocol.
-func listenBy(ctx context.Context, lc net.ListenConfig, network, addr string) (io.Closer, error) {
-	lc.SetMultipathTCP(false)
-	if datagrams(network) {
-		pc, err := lc.ListenPacket(ctx, network, addr)
-		if err != nil {
-			return nil, inUse(err)
-		}
-		return pc, nil
-	}
-	ln, err := lc.Listen(ctx, network, addr)
-	if err != nil {
-		return nil, inUse(err)
-	}
-	return ln, nil
-}
-
-func datagrams(network string) bool { return strings.HasPrefix(network, "udp") }
-
-// oneAddress fails for a wildcard of UDP.
-func oneAddress(network, addr string) error {
-	if !datagrams(network) {
-		return nil
-	}
-	at, err := net.ResolveUDPAddr(network, addr)
-	if err != nil {
-		return err
-	}
-	if at.IP == nil || at.IP.IsUnspecified() {
-		return fmt.Errorf("%w: software that has all addresses of UDP may answer from another one than was called: configure one address, or attach it by relay", ErrSocket)
-	}
-	return nil
-}
-
-// unused fails where somebody has an address. A socket with SO_REUSEPORT
-// would not fail, but take callers of a group that is not its own.
-func unused(ctx context.Context, network, addr string) error {
-	if _, port, err := net.SplitHostPort(addr); err == nil && port == "0" {
-		return nil
-	}
-	sock, err := listenBy(ctx, net.ListenConfig{}, network, addr)
-	if err != nil {
-		return err
-	}
-	return sock.Close()
-}
-
-func inUse(err error) error {
-	if errors.Is(err, unix.EADDRINUSE) {
-		return fmt.Errorf("it is in use: stop the program that has it, or configure another address (a node that runs on can only be joined by an agent of the same user): %w", err)
-	}
-	return err
 }
 
 // Addr is the address of both sockets, with the port that the kernel chose.
@@ -345,13 +231,22 @@ func (p *Pair) Node() (*os.File, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.node == nil {
-		return nil, fmt.Errorf("the node's socket of %s: %w", p.addr, ErrClosed)
+		return nil, p.lacksNode()
 	}
 	err := control(p.node, func(fd int) error { return unix.SetNonblock(fd, false) })
 	if err != nil {
 		return nil, fmt.Errorf("the node's socket of %s: %w", p.addr, err)
 	}
 	return dup(p.node)
+}
+
+// lacksNode says why the Pair has no socket of the node's.
+func (p *Pair) lacksNode() error {
+	why := ErrClosed
+	if p.open {
+		why = fmt.Errorf("%w: the software opens it by itself", ErrSocket)
+	}
+	return fmt.Errorf("the node's socket of %s: %w", p.addr, why)
 }
 
 // Hold returns a descriptor of the agent's socket, which the software is to keep
@@ -383,12 +278,13 @@ func still(sock syscall.Conn) (*os.File, error) {
 	return f, nil
 }
 
-// Members returns what AdoptPair needs to know of the two sockets.
+// Members returns what AdoptPair needs to know of the two sockets, or AdoptOpen of the
+// agent's.
 func (p *Pair) Members() (Members, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := Members{NodeFirst: p.nodeIndex < p.agentIndex}
-	if p.node == nil {
+	if p.node == nil && !p.open {
 		return m, fmt.Errorf("the sockets of %s: %w", p.addr, ErrClosed)
 	}
 	ask := func(to *uint64) func(fd int) error {
@@ -397,9 +293,9 @@ func (p *Pair) Members() (Members, error) {
 			return err
 		}
 	}
-	err := control(p.node, ask(&m.Node))
-	if err == nil {
-		err = control(p.agent, ask(&m.Agent))
+	err := control(p.agent, ask(&m.Agent))
+	if err == nil && p.node != nil {
+		err = control(p.node, ask(&m.Node))
 	}
 	if err != nil {
 		return m, fmt.Errorf("number the sockets of %s: %w", p.addr, err)
@@ -413,14 +309,18 @@ func (p *Pair) Members() (Members, error) {
 func (p *Pair) Point(node bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.node == nil {
+	var of syscall.Conn = p.node // any of the group
+	switch {
+	case p.open:
+		of = p.agent
+	case p.node == nil:
 		return fmt.Errorf("point %s: %w", p.addr, ErrClosed)
 	}
 	index := p.agentIndex
 	if node {
 		index = p.nodeIndex
 	}
-	if err := control(p.node, func(fd int) error { return direct(fd, index, p.nodeIndex) }); err != nil {
+	if err := control(of, func(fd int) error { return direct(fd, index, p.nodeIndex) }); err != nil {
 		return fmt.Errorf("point %s: %w", p.addr, err)
 	}
 	return nil
@@ -431,7 +331,7 @@ func (p *Pair) Strays() (net.Listener, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.node == nil {
-		return nil, fmt.Errorf("the node's socket of %s: %w", p.addr, ErrClosed)
+		return nil, p.lacksNode()
 	}
 	return Strays(p.node)
 }
@@ -442,7 +342,7 @@ func (p *Pair) StrayPackets() (*net.UDPConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.node == nil {
-		return nil, fmt.Errorf("the node's socket of %s: %w", p.addr, ErrClosed)
+		return nil, p.lacksNode()
 	}
 	sock, err := memberOf(p.node)
 	if err != nil {

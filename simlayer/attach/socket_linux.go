@@ -106,15 +106,18 @@ func (s socket) network() string {
 	return name + "6"
 }
 
-// serves says how well the socket's address fits: 2 exactly, 1 as a wildcard, 0
-// not at all.
+// exactFit is how well a socket's own address fits it.
+const exactFit = 2
+
+// serves says how well the socket's address fits: exactly, 1 as a wildcard, 0 not at
+// all.
 func (s socket) serves(addr netip.AddrPort) int {
 	ip := addr.Addr().Unmap()
 	switch {
 	case s.local.Port() != addr.Port():
 		return 0
 	case s.local.Addr().Unmap() == ip:
-		return 2
+		return exactFit
 	case !s.local.Addr().IsUnspecified(), ip.Is6() && s.family == unix.AF_INET, ip.Is4() && s.family == unix.AF_INET6 && s.v6only:
 		return 0
 	}

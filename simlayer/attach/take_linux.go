@@ -26,6 +26,15 @@ import (
 // it. ErrNotFound: none has it; processes that have ended count as having none.
 // ErrSocket: what listens there is multipath TCP.
 func Take(pids []int, network string, addr netip.AddrPort) (*os.File, error) {
+	f, err := takeWhere(pids, network, addr, nil)
+	if err != nil {
+		return nil, fmt.Errorf("take the socket of %s %s: %w", network, addr, err)
+	}
+	return f, nil
+}
+
+// takeWhere is Take; the function, where it is not nil, says which sockets count.
+func takeWhere(pids []int, network string, addr netip.AddrPort, counts func(fd, fit int) bool) (*os.File, error) {
 	kind, err := socketKind(network)
 	if err == nil && (!addr.IsValid() || addr.Port() == 0) {
 		err = fmt.Errorf("%v is no address with a port", addr)
@@ -34,9 +43,9 @@ func Take(pids []int, network string, addr netip.AddrPort) (*os.File, error) {
 		err = fmt.Errorf("%d processes, want at most %d", len(pids), maxPids)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("take the socket of %s %s: %w", network, addr, err)
+		return nil, err
 	}
-	s := search{kind: kind, addr: addr}
+	s := search{kind: kind, addr: addr, counts: counts}
 	failed := walk(pids, s.look)
 	if s.found != nil {
 		return s.found, nil
@@ -44,7 +53,7 @@ func Take(pids []int, network string, addr netip.AddrPort) (*os.File, error) {
 	if failed == nil {
 		failed = fmt.Errorf("%w in %d processes: is the software listening yet, and there?", ErrNotFound, len(pids))
 	}
-	return nil, fmt.Errorf("take the socket of %s %s: %w", network, addr, failed)
+	return nil, failed
 }
 
 func socketKind(network string) (int, error) {
@@ -59,10 +68,11 @@ func socketKind(network string) (int, error) {
 
 // search is what Take has found so far.
 type search struct {
-	kind  int
-	addr  netip.AddrPort
-	found *os.File
-	fit   int
+	kind   int
+	addr   netip.AddrPort
+	counts func(fd, fit int) bool // or nil: all do
+	found  *os.File
+	fit    int
 }
 
 // look keeps a socket that fits better than what was found so far.
@@ -71,6 +81,9 @@ func (s *search) look(got int) (done bool, err error) {
 	fit := 0
 	if err == nil && k.kind == s.kind && (k.listening || k.kind == unix.SOCK_DGRAM && !k.connected) {
 		fit = k.serves(s.addr)
+	}
+	if fit > 0 && s.counts != nil && !s.counts(got, fit) {
+		fit = 0
 	}
 	if fit > 0 && k.protocol == unix.IPPROTO_MPTCP {
 		unix.Close(got)
@@ -83,7 +96,7 @@ func (s *search) look(got int) (done bool, err error) {
 		s.found.Close()
 	}
 	s.found, s.fit = os.NewFile(uintptr(got), s.addr.String()), fit
-	return fit == 2, nil
+	return fit == exactFit, nil
 }
 
 // TakeCookies finds, among the descriptors of processes, sockets by their numbers
