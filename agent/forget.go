@@ -31,10 +31,16 @@ func Forget(cfg Config, log *slog.Logger) (err error) {
 		return fmt.Errorf("forget the node: its software runs, with process ID %d: stop it first", pids[0])
 	}
 	dir, err := a.pinned()
-	if dir == "" || err != nil {
+	if dir != "" && err == nil {
+		err = a.unpin(dir)
+	}
+	if err != nil {
 		return err
 	}
-	return a.unpin(dir)
+	if err := connect.RemoveCgroup(connect.Options{Name: a.pinName()}); err != nil {
+		return fmt.Errorf("forget the node: %w", err)
+	}
+	return nil
 }
 
 // pinned returns the folder of what is pinned for this node; "" where nothing is.

@@ -18,6 +18,7 @@ import (
 	"moult/agent/process"
 	"moult/simlayer"
 	"moult/simlayer/attach"
+	"moult/simlayer/connect"
 	"moult/store/bundle"
 	"moult/store/durable"
 )
@@ -37,6 +38,7 @@ type software struct {
 	record processRecord
 	proc   *process.Process // nil: not running, or not known to run
 	keeper *keeper          // the loop's own
+	binder *connect.Binder  // mu; nil before there is need of it
 
 	// speaks is the version that labels the software's calls to its peers: that
 	// of the software that runs, or that ran last. The loop's own.
@@ -255,6 +257,7 @@ func (s *software) take(v bundle.Version) (*process.Process, error) {
 		return nil, fmt.Errorf("take over the running software of version %d; it goes on, unwatched, until that succeeds: %w", v, err)
 	}
 	s.a.log.Info("took over the running software", "pid", s.record.Handle.PID, "version", v)
+	s.bind(s.record) // it may do so again
 	if c := s.a.ways.connect; c != nil {
 		if err := c.Add(s.record.Handle.PID); err != nil {
 			s.a.log.Error("the running software's calls are not labelled with its version until it is started anew", "err", err)
@@ -301,14 +304,17 @@ func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, e
 		return nil, err
 	}
 	spec := s.spec(p, backends)
-	if c := s.a.ways.connect; c != nil {
-		spec.Cgroup = c.Cgroup()
-	}
 	record := processRecord{Version: p.Version, Backends: backends, Egress: s.proxy(), Plan: p}
 	for _, one := range sockets {
-		spec.Sockets = append(spec.Sockets, process.Socket{Name: one.Service, File: one.Node})
+		if one.Node != nil {
+			spec.Sockets = append(spec.Sockets, process.Socket{Name: one.Service, File: one.Node})
+		}
 		spec.Held = append(spec.Held, one.Hold)
 		record.Inherited = append(record.Inherited, one.Inherited)
+	}
+	spec.Cgroup = s.bind(record)
+	if c := s.a.ways.connect; c != nil {
+		spec.Cgroup = c.Cgroup() // the same
 	}
 	spec.OnStart = func(h process.Handle) error {
 		record.Handle = h
@@ -328,7 +334,9 @@ func (s *software) startLocked(ctx context.Context, p plan) (*process.Process, e
 func (s *software) places(p plan, sockets []simlayer.Socket) (map[string]string, error) {
 	backends := map[string]string{}
 	for _, one := range sockets {
-		backends[one.Service] = one.Addr
+		if one.Node != nil {
+			backends[one.Service] = one.Addr
+		}
 	}
 	for _, name := range p.Services {
 		if backends[name] != "" {
@@ -377,7 +385,7 @@ func (s *software) spec(p plan, backends map[string]string) process.Spec {
 		return out
 	}
 	health := p.Health
-	health.Exec = expand(health.Exec, strings.NewReplacer(append(s.asides(p), replace...)...))
+	health.Exec = expand(health.Exec, strings.NewReplacer(append(s.asides(p, backends), replace...)...))
 	return process.Spec{
 		Dir: p.Dir, Argv: expand(p.Command, r), Env: s.environment(), Marker: s.a.id.String(),
 		LogPath: filepath.Join(s.a.cfg.Data, "log", "node.log"), Health: health, HealthAddr: backends[health.Service],
@@ -388,12 +396,12 @@ func (s *software) spec(p plan, backends map[string]string) process.Spec {
 // asides say where a program that asks after the software's health finds services of
 // UDP whose callers may have to wait just then. What cannot be had is left out: then
 // the software is not ready, and the log says why.
-func (s *software) asides(p plan) (replace []string) {
+func (s *software) asides(p plan, backends map[string]string) (replace []string) {
 	for _, name := range slices.Sorted(maps.Keys(p.Protocols)) {
 		if p.Protocols[name] != bundle.ProtocolUDP {
 			continue
 		}
-		addr, err := s.a.layer.Aside(name, p.Version)
+		addr, err := s.a.layer.Aside(name, p.Version, backends[name])
 		if err != nil {
 			s.a.log.Error("the software's health cannot be asked after", "err", err)
 		}
@@ -526,16 +534,20 @@ func (s *software) close() error {
 	<-s.release()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.proc == nil {
-		return nil
+	var errs []error
+	if s.binder != nil {
+		errs = append(errs, s.binder.Close())
 	}
-	return s.proc.Close()
+	if s.proc != nil {
+		errs = append(errs, s.proc.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // open tells the loop where the software answers.
 func (s *software) open(v bundle.Version) {
 	s.mu.Lock()
-	backends := maps.Clone(s.record.Backends)
+	backends := s.a.layer.Found(v, s.record.Backends)
 	processes := s.family(s.record.Handle.PID)
 	s.mu.Unlock()
 	s.a.post(func() {

@@ -24,7 +24,9 @@ const (
 	// AttachInherit: to sockets that the software inherits (Layer.Sockets).
 	AttachInherit
 	// AttachSteer: to the socket on which the software listens by itself, at its
-	// Backend, as package attach steers (Layer.SetSteer).
+	// Backend, as package attach steers (Layer.SetSteer). Of UDP to the one that it
+	// opens beside the layer's (Layer.Found); callers of the public address, which is
+	// another, come through the layer.
 	AttachSteer
 )
 
@@ -102,6 +104,8 @@ func (l *Layer) aimOne(f *listener, r *route, straight bool) (direct bool, err e
 		return l.point(f, r, straight)
 	case f.single != nil && straight && f.label == r.native:
 		return false, f.single
+	case f.packets != nil:
+		return false, nil
 	case f.service.Attach == AttachSteer && l.steer != nil:
 		err = l.steerOne(f, r, straight)
 		return straight && err == nil, err
@@ -110,22 +114,19 @@ func (l *Layer) aimOne(f *listener, r *route, straight bool) (direct bool, err e
 }
 
 func (l *Layer) steerOne(f *listener, r *route, straight bool) error {
-	network, at := f.service.network(), netip.AddrPort{}
+	at := netip.AddrPort{}
 	if a, ok := ipPort(f.Addr()); ok {
 		at = a
 	}
 	if !straight {
-		return l.steer.Clear(network, at)
+		return l.steer.Clear("tcp", at)
 	}
 	sock, err := l.socket(f.service, r)
 	if err == nil {
-		err = l.steer.Point(network, at, sock)
+		err = l.steer.Point("tcp", at, sock)
 	}
 	if err != nil {
-		if network == "udp" {
-			l.letGo(f.service.name) // else what is sent there would wait for nobody
-		}
-		return errors.Join(err, l.steer.Clear(network, at))
+		return errors.Join(err, l.steer.Clear("tcp", at))
 	}
 	return nil
 }
@@ -148,7 +149,7 @@ type taken struct {
 // software is another: what is queued at it outlives the software.
 func (l *Layer) socket(s *service, r *route) (*os.File, error) {
 	b := r.backends[s.name]
-	if b == nil || b.network != "tcp" && b.network != "udp" {
+	if b == nil || b.network != "tcp" {
 		return nil, fmt.Errorf("service %q: only software that listens on an IP address can be steered to", s.name)
 	}
 	if f := l.versionedOf(s, r.native); f != nil && f.pair != nil {
@@ -163,7 +164,7 @@ func (l *Layer) socket(s *service, r *route) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := attach.Take(r.processes, s.network(), at)
+	file, err := attach.Take(r.processes, "tcp", at)
 	if err != nil {
 		return nil, fmt.Errorf("the software's socket %s: %w", b.addr, err)
 	}
@@ -192,7 +193,7 @@ func (l *Layer) Ended() {
 	l.endStrays(func(stray) bool { return true })
 	l.given, l.known = 0, nil
 	for _, f := range l.listeners() {
-		if f.pair == nil {
+		if f.pair == nil || f.pair.Open() {
 			continue
 		}
 		if err := l.takePairStrays(f); err != nil {
@@ -202,7 +203,7 @@ func (l *Layer) Ended() {
 	for name, t := range l.taken {
 		s := l.services[name]
 		if s.network() != "tcp" {
-			l.letGo(name) // what is queued there is lost
+			l.letGo(name) // it speaks another protocol by now
 			continue
 		}
 		ln, err := attach.Strays(t.file)

@@ -25,7 +25,9 @@ type Inherited struct {
 // Socket is what software is given of one service.
 type Socket struct {
 	Inherited
-	// Node is what it listens on, or reads its datagrams from.
+	// Node is what it listens on, or reads its datagrams from. It is nil of a service
+	// of UDP with AttachSteer: the software is to open that socket by itself, at Addr,
+	// with SO_REUSEPORT (package connect, Binder).
 	Node *os.File
 	// Hold is the layer's own socket. The software only keeps it open: so callers
 	// that come to it wait for the next layer when this one has died, instead of
@@ -34,10 +36,16 @@ type Socket struct {
 }
 
 // Close closes both files.
-func (s Socket) Close() error { return errors.Join(s.Node.Close(), s.Hold.Close()) }
+func (s Socket) Close() error {
+	err := s.Hold.Close()
+	if s.Node != nil {
+		err = errors.Join(err, s.Node.Close())
+	}
+	return err
+}
 
-// Sockets returns the sockets that software of version v is to inherit,
-// one by service with AttachInherit, in the order of the names: of the address for
+// Sockets returns the sockets that software of version v is to inherit, or to hold,
+// one by service with AttachInherit, or of UDP with AttachSteer, in the order of the names: of the address for
 // callers of v. They are the caller's to close. New connections are led to them
 // when a routing that is not Down makes v native; the layer's own reach them in any
 // case, so that the address is the software's Backend too.
@@ -48,7 +56,7 @@ func (l *Layer) Sockets(v bundle.Version) ([]Socket, error) {
 		return nil, ErrClosed
 	}
 	l.endStrays(func(s stray) bool { return s.inherited && s.at.label == v })
-	if !l.inherits() {
+	if !l.lends() {
 		return nil, nil
 	}
 	fresh, err := l.bind([]bundle.Version{v})
@@ -79,9 +87,10 @@ func (l *Layer) Sockets(v bundle.Version) ([]Socket, error) {
 	return all, nil
 }
 
-func (l *Layer) inherits() bool {
+// lends reports whether software is given anything.
+func (l *Layer) lends() bool {
 	for _, s := range l.services {
-		if s.Attach == AttachInherit {
+		if s.Attach == AttachInherit || s.Attach == AttachSteer && s.Protocol == bundle.ProtocolUDP {
 			return true
 		}
 	}
@@ -95,11 +104,11 @@ func (f *listener) socket() (Socket, error) {
 	if s.Members, err = f.pair.Members(); err != nil {
 		return s, err
 	}
-	if s.Node, err = f.pair.Node(); err != nil {
+	if s.Hold, err = f.pair.Hold(); err != nil || f.pair.Open() {
 		return s, err
 	}
-	if s.Hold, err = f.pair.Hold(); err != nil {
-		_ = s.Node.Close() // nobody has it
+	if s.Node, err = f.pair.Node(); err != nil {
+		_ = s.Hold.Close() // nobody has it
 	}
 	return s, err
 }
@@ -140,6 +149,9 @@ func (l *Layer) adoptPair(s *service, label bundle.Version, addr string) (*attac
 		return nil, nil
 	}
 	k := l.known[i]
+	if k.Members.Node == 0 {
+		return l.adoptOpen(k)
+	}
 	files, err := attach.TakeCookies(l.cfg.Processes, k.Members.Node, k.Members.Agent)
 	if err != nil {
 		return nil, fmt.Errorf("the running software has %s: %w", k.Addr, err)
@@ -159,6 +171,35 @@ func (l *Layer) adoptPair(s *service, label bundle.Version, addr string) (*attac
 		l.given = label
 	}
 	return pair, err
+}
+
+// adoptOpen is adoptPair for software that was to open the socket by itself.
+func (l *Layer) adoptOpen(k Inherited) (*attach.Pair, error) {
+	files, err := attach.TakeCookies(l.cfg.Processes, k.Members.Agent)
+	if err != nil {
+		return nil, fmt.Errorf("the running software holds the agent's socket of %s: %w", k.Addr, err)
+	}
+	if held := files[0]; held != nil {
+		defer held.Close() // the pair has its own
+		l.given = k.Version
+		return attach.AdoptOpen(l.ctx, k.Addr, held)
+	}
+	at, err := addrPort(k.Addr)
+	if err != nil {
+		return nil, err
+	}
+	// It has closed what it did not know. Its own then has the first place, and must
+	// keep it: so from now on it is held here.
+	node, err := attach.TakeOther(l.cfg.Processes, "udp", at, k.Members.Agent)
+	if errors.Is(err, attach.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer node.Close()
+	l.given = k.Version
+	return attach.AdoptPair(l.ctx, k.Addr, attach.Members{}, node, nil)
 }
 
 // of reports whether k is the socket for callers of a version of a service, which
@@ -195,7 +236,10 @@ func (l *Layer) rejoin() {
 func (l *Layer) point(f *listener, r *route, straight bool) (direct bool, err error) {
 	// The software has a socket of the address for its own version only.
 	direct = straight && f.label == r.native
-	if direct && l.given != r.native {
+	switch {
+	case direct && f.pair.Open():
+		direct, err = l.bound(f, r)
+	case direct && l.given != r.native:
 		direct, err = false, fmt.Errorf("service %q: the software has not inherited its listening socket: it gets it when it is started anew", f.service.name)
 	}
 	if perr := f.pair.Point(direct); perr != nil {
@@ -212,8 +256,11 @@ func (l *Layer) ownBackend(r *route, b *backend, addr net.Addr) bool {
 		if one != b {
 			continue
 		}
-		if f := l.versionedOf(l.services[name], l.given); f != nil && f.pair != nil && f.Addr() == addr {
-			return true
+		for _, v := range []bundle.Version{l.given, r.native} {
+			f := l.versionedOf(l.services[name], v)
+			if f != nil && f.pair != nil && f.Addr() == addr && (v == l.given || f.pair.Open()) {
+				return true
+			}
 		}
 	}
 	return false

@@ -49,13 +49,16 @@ type Layer struct {
 	strays []stray           // apply; sockets that software left behind
 	// given is the version of the software that runs with sockets of ours; 0 where
 	// none does. known are those that the software of an earlier layer has.
-	given bundle.Version // apply
-	known []Inherited    // apply
+	given   bundle.Version // apply
+	known   []Inherited    // apply
+	unbound error          // apply; why software cannot open its sockets of UDP beside ours
 
 	// observers are those of the routing in force, by path, and observed are the
 	// paths of all that there were.
 	observers map[string]*observer // apply
 	observed  map[string]bool      // apply
+
+	senders senders
 
 	fallen sync.Map // service to why its callers are relayed although they need not be
 

@@ -73,6 +73,10 @@ const (
 	// packetRest is how long a node that goes down has to answer a datagram.
 	// There is no telling whether it would.
 	packetRest = 100 * time.Millisecond
+	// asideHold is how long questions after the health of software wait for it to
+	// open its socket, asideLook how often is looked whether it has.
+	asideHold = time.Second
+	asideLook = 10 * time.Millisecond
 	// retryAfter is what held callers are told.
 	retryAfter = time.Second
 

@@ -87,10 +87,11 @@ type udpStats struct {
 // node is down datagrams wait, in their order. Sessions outlive a restart of the
 // node: they go on with its new address. It is safe for concurrent use.
 type udpRelay struct {
-	conn   *net.UDPConn
-	target udpTarget
-	limits udpLimits
-	log    *slog.Logger
+	conn    *net.UDPConn
+	senders *senders // of the layer; nil where there are no others
+	target  udpTarget
+	limits  udpLimits
+	log     *slog.Logger
 	// any is set where the relay listens on all addresses: then the one that was
 	// called is part of a session.
 	any     bool
@@ -256,6 +257,10 @@ func (r *udpRelay) receive(conn *net.UDPConn) {
 			case <-time.After(minPause):
 			case <-r.done:
 			}
+			continue
+		}
+		if r.senders.has(caller) {
+			r.log.Debug("datagram for the node came back, for the node has no socket", "address", r.local().String())
 			continue
 		}
 		key := udpKey{caller: caller}

@@ -12,15 +12,18 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
 
-// playPacketsVar makes a program of the tests speak UDP: where it listens, or
-// "inherit".
+// playPacketsVar makes a program of the tests speak UDP: where it listens, perhaps
+// with "shared " before it, or "inherit".
 const playPacketsVar = "SIMLAYER_PLAYS_PACKETS"
 
 // playPackets answers each datagram with its name, the address that it came from
@@ -33,7 +36,15 @@ func playPackets(t *testing.T, name, at string) {
 		pc, err = net.FilePacketConn(f)
 		f.Close()
 	} else {
-		pc, err = net.ListenPacket("udp", at)
+		var lc net.ListenConfig
+		addr, shared := strings.CutPrefix(at, "shared ")
+		if shared {
+			lc.Control = func(_, _ string, rc syscall.RawConn) (failed error) {
+				err := rc.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+				return errors.Join(err, failed)
+			}
+		}
+		pc, err = lc.ListenPacket(t.Context(), "udp", addr)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -60,6 +71,9 @@ func playPackets(t *testing.T, name, at string) {
 			_ = pc.SetReadDeadline(time.Now())
 			<-ended
 			fmt.Println("> resting")
+		case "close":
+			pc.Close()
+			fmt.Println("> closed")
 		}
 	}
 	os.Exit(0)
@@ -143,7 +157,7 @@ func eachFamily(t *testing.T, test func(t *testing.T, public string)) {
 func TestUDPInherit(t *testing.T) {
 	eachFamily(t, func(t *testing.T, public string) {
 		l := packetLayer(t, AttachInherit, public, nil)
-		if addr, err := l.Aside("api", 1); addr != "" || err != nil {
+		if addr, err := l.Aside("api", 1, ""); addr != "" || err != nil {
 			t.Errorf("past software that is not there: %q, %v", addr, err)
 		}
 		one, _ := givenPackets(t, l, 1, "one")
@@ -152,7 +166,7 @@ func TestUDPInherit(t *testing.T) {
 		early := dialUDP(t, one.addr)
 		sendUDP(t, early, "early")
 		eventually(t, "the caller is held", func() bool { return l.Stats().Held == 1 })
-		health, err := l.Aside("api", 1)
+		health, err := l.Aside("api", 1, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,7 +194,7 @@ func TestUDPInherit(t *testing.T) {
 		l.Ended()
 		two, _ := givenPackets(t, l, 2, "two")
 		two.ask("serve")
-		if again, err := l.Aside("api", 2); again != health || err != nil {
+		if again, err := l.Aside("api", 2, ""); again != health || err != nil {
 			t.Errorf("the way aside is %s, %v; was %s", again, err, health)
 		}
 		wantPackets(t, health, "two", false)
@@ -243,7 +257,7 @@ func TestUDPInheritWithoutLayer(t *testing.T) {
 			if !admitted {
 				eventually(t, "the caller is held", func() bool { return l.Stats().Held == 1 })
 			}
-			health, err := l.Aside("api", 1)
+			health, err := l.Aside("api", 1, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -396,6 +410,209 @@ func (l *packetLoad) by() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.names
+}
+
+// besidePackets starts software that opens its socket beside the layer's by itself, and
+// holds that, as Binder has it do.
+func besidePackets(t testing.TB, l *Layer, v bundle.Version, name string) (*program, Socket) {
+	t.Helper()
+	sockets, err := l.Sockets(v)
+	if err != nil || len(sockets) != 1 || sockets[0].Node != nil {
+		t.Fatalf("%v, %v; want one to hold", sockets, err)
+	}
+	defer sockets[0].Close()
+	p := startPlay(t, playsPackets(name, "shared "+sockets[0].Addr), sockets[0].Hold)
+	p.ask("serve")
+	return p, sockets[0]
+}
+
+// found is a routing to software that was told to listen elsewhere.
+func found(t testing.TB, l *Layer, v bundle.Version, private string) Routing {
+	t.Helper()
+	return Routing{Native: v, Backends: l.Found(v, backends(private))}
+}
+
+// TestUDPBeside leads callers to a socket that software opens by itself, and away from
+// it, over an upgrade, and when it closes it.
+func TestUDPBeside(t *testing.T) {
+	eachFamily(t, func(t *testing.T, public string) {
+		l := packetLayer(t, AttachSteer, public, nil)
+		private, stop := udpNode(t, "private ", public) // where the software is not
+		apply(t, l, Routing{Native: 1, Down: true})
+		early := dialUDP(t, l.versioned(1))
+		sendUDP(t, early, "early")
+		eventually(t, "the caller is held", func() bool { return l.Stats().Held == 1 })
+		health, err := l.Aside("api", 1, private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := dialUDP(t, health)
+		sendUDP(t, c, "hi")
+		wantUDP(t, c, "private hi") // nobody knows better yet
+		stop()
+		sendUDP(t, c, "waits")
+		one, _ := besidePackets(t, l, 1, "one")
+		if name, direct := packetAnswer(t, c, "waits"); name != "one" || direct {
+			t.Errorf("who asked early: %s, directly %v", name, direct)
+		}
+		wantPackets(t, health, "one", false)
+		apply(t, l, found(t, l, 1, private))
+		if name, direct := packetAnswer(t, early, "early"); name != "one" || direct {
+			t.Errorf("held: %s, directly %v", name, direct)
+		}
+		wantPackets(t, l.versioned(1), "one", true)
+		wantPackets(t, l.Addresses()["api"].Public, "one", false)
+		if why := l.Fallen("api"); why != "" {
+			t.Error(why)
+		}
+
+		if _, err := l.Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		sendUDP(t, early, "held")
+		eventually(t, "the caller is held again", func() bool { return l.Stats().Held == 1 })
+		wantPackets(t, health, "one", false)
+		one.kill()
+		l.Ended()
+		two, _ := besidePackets(t, l, 2, "two")
+		r := found(t, l, 2, private)
+		r.Objects = InProcess(map[bundle.Version]so.Object{1: so.Compatible()})
+		apply(t, l, r)
+		if name, direct := packetAnswer(t, early, "held"); name != "two" || direct {
+			t.Errorf("held: %s, directly %v", name, direct)
+		}
+		wantPackets(t, l.versioned(2), "two", true)
+		wantPackets(t, l.versioned(1), "two", false)
+
+		// It closes its socket: what comes is the layer's, and does not go in a circle.
+		two.ask("close")
+		before := udpCalls(l, 2)
+		sendUDP(t, dialUDP(t, l.versioned(2)), "lost")
+		eventually(t, "the layer has it", func() bool { return udpCalls(l, 2).Calls == before.Calls+1 })
+		l.Ended()
+		r.Down = true
+		apply(t, l, r)
+		sendUDP(t, early, "waits")
+		eventually(t, "the caller is held once more", func() bool { return l.Stats().Held == 1 })
+		again, _ := besidePackets(t, l, 2, "again")
+		r.Down = false
+		apply(t, l, r)
+		if name, direct := packetAnswer(t, early, "waits"); name != "again" || direct {
+			t.Errorf("held: %s, directly %v", name, direct)
+		}
+		wantPackets(t, again.addr, "again", true)
+	})
+}
+
+// TestUDPBesideCircle has no software where a routing says that it is: nothing comes
+// back for ever.
+func TestUDPBesideCircle(t *testing.T) {
+	l := packetLayer(t, AttachSteer, "127.0.0.1:0", nil)
+	apply(t, l, Routing{Native: 1, Down: true})
+	at := Routing{Native: 1, Backends: backends(l.versioned(1))}
+	apply(t, l, at)
+	sendUDP(t, dialUDP(t, l.Addresses()["api"].Public), "hi")
+	sendUDP(t, dialUDP(t, l.versioned(1)), "hi")
+	eventually(t, "both count", func() bool { return udpCalls(l, 1).Calls >= 2 })
+	// Behind them in the queue, so that what came back is seen.
+	health, err := l.Aside("api", 1, l.versioned(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sendUDP(t, dialUDP(t, health), "hi")
+	for i := range int64(10) {
+		sendUDP(t, dialUDP(t, l.versioned(1)), "hi")
+		eventually(t, "it counts", func() bool { return udpCalls(l, 1).Calls >= 3+i })
+	}
+	if n := udpCalls(l, 1).Calls; n != 12 {
+		t.Errorf("%d calls were counted of 12", n)
+	}
+}
+
+// TestUDPBesideWithoutLayer ends the layer while the software runs, admitted or not,
+// and holding the layer's socket or not.
+func TestUDPBesideWithoutLayer(t *testing.T) {
+	needInherit(t)
+	for _, c := range []struct{ admitted, holds bool }{{true, true}, {false, true}, {true, false}} {
+		l := packetLayer(t, AttachSteer, "127.0.0.1:0", nil)
+		sockets, err := l.Sockets(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := sockets[0]
+		files := []*os.File{s.Hold}
+		if !c.holds {
+			files = nil
+		}
+		p := startPlay(t, playsPackets("one", "shared "+s.Addr), files...)
+		s.Close()
+		p.ask("serve")
+		r := found(t, l, 1, "127.0.0.1:1")
+		r.Down = !c.admitted
+		apply(t, l, r)
+		next := after(l, p, s)
+		l.Close()
+		caller := dialUDP(t, p.addr)
+		sendUDP(t, caller, "hi")
+		if c.admitted {
+			wantPackets(t, p.addr, "one", true)
+		}
+		l = packetLayer(t, AttachSteer, "127.0.0.1:0", next)
+		if c.admitted {
+			wantPackets(t, p.addr, "one", true) // before it knows anything
+		} else {
+			eventually(t, "the caller is held", func() bool { return l.Stats().Held == 1 })
+		}
+		apply(t, l, Routing{Native: 1, Down: true})
+		late := dialUDP(t, p.addr)
+		sendUDP(t, late, "late")
+		eventually(t, "a caller is held", func() bool { return l.Stats().Held >= 1 })
+		r = found(t, l, 1, "127.0.0.1:1")
+		if !c.holds { // then it is as if inherited
+			r = Routing{Native: 1, Backends: backends(p.addr)}
+		}
+		apply(t, l, r)
+		if name, direct := packetAnswer(t, caller, "hi"); name != "one" || direct != c.admitted {
+			t.Errorf("%+v: %s, directly %v", c, name, direct)
+		}
+		if name, direct := packetAnswer(t, late, "late"); name != "one" || direct {
+			t.Errorf("%+v: %s, directly %v", c, name, direct)
+		}
+		wantPackets(t, p.addr, "one", true)
+		if why := l.Fallen("api"); why != "" {
+			t.Error(why)
+		}
+		l.Close()
+		p.kill()
+	}
+}
+
+// TestUDPBesideFalls relays to software that is where it was told to be, and says why.
+func TestUDPBesideFalls(t *testing.T) {
+	l := packetLayer(t, AttachSteer, "127.0.0.1:0", nil)
+	sockets, err := l.Sockets(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets[0].Close()
+	node, _ := udpNode(t, "", "127.0.0.1:0")
+	for _, why := range []error{nil, errors.New("the moon is full")} {
+		l.Unbound(why)
+		r := found(t, l, 1, node)
+		r.Watched = map[bundle.Version]bool{9: why != nil} // so that it is another
+		apply(t, l, r)
+		for _, at := range []string{l.Addresses()["api"].Public, l.versioned(1)} {
+			c := dialUDP(t, at)
+			sendUDP(t, c, "hi")
+			wantUDP(t, c, "hi")
+		}
+		if why == nil {
+			why = errNotBound
+		}
+		if got := l.Fallen("api"); got != why.Error() {
+			t.Errorf("fallen: %q, want %q", got, why)
+		}
+	}
 }
 
 // A drain gives software the time for answers to what came past the layer: nobody

@@ -2,18 +2,14 @@ package simlayer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"moult/simlayer/attach"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -339,42 +335,5 @@ func TestUDPConfig(t *testing.T) {
 		if err := l.Apply(Routing{Native: 1, Backends: backends(addr)}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("backend %s: %v, want %q in it", addr, err, want)
 		}
-	}
-}
-
-// Where callers by UDP cannot be steered to the node, since its answers would come
-// from another address than they called, they are relayed, and the layer says why.
-func TestUDPSteerFalls(t *testing.T) {
-	fs, err := attach.FindBPFFS()
-	if err = errors.Join(err, attach.Probe(attach.KindSteer), attach.Probe(attach.KindTake)); err != nil {
-		t.Skipf("not possible here: %v", err)
-	}
-	s, err := attach.OpenSteer(filepath.Join(fs, fmt.Sprintf("moult_test_%d", os.Getpid())), attach.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := Start(Config{Services: map[string]Service{"api": {Public: "127.0.0.1:0", Protocol: bundle.ProtocolUDP, Attach: AttachSteer}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := errors.Join(l.Close(), s.Remove()); err != nil {
-			t.Error(err)
-		}
-	}()
-	l.SetSteer(s)
-	node, _ := udpNode(t, "", "127.0.0.1:0")
-	apply(t, l, Routing{Native: 1, Backends: backends(node), Processes: []int{os.Getpid()}})
-	c := dialUDP(t, l.Addresses()["api"].Public)
-	sendUDP(t, c, "hi")
-	wantUDP(t, c, "hi")
-	if why := l.Fallen("api"); !strings.Contains(why, "its answers would come from "+node) {
-		t.Errorf("fallen: %q", why)
-	}
-	l.apply.Lock()
-	kept := len(l.taken)
-	l.apply.Unlock()
-	if kept != 0 {
-		t.Error("the layer keeps the socket of the node's, where datagrams would wait for nobody")
 	}
 }

@@ -28,6 +28,7 @@ func (l *Layer) bindPackets(s *service, label bundle.Version, addr string) (*lis
 	if err != nil {
 		return nil, errors.Join(err, f.closePair())
 	}
+	r.senders = &l.senders
 	f.packets, f.Listener = r, packetSocket{r, net.UDPAddrFromAddrPort(r.local())}
 	return f, nil
 }
@@ -36,8 +37,12 @@ func (l *Layer) bindPackets(s *service, label bundle.Version, addr string) (*lis
 // node has, or is to get, the other.
 func (l *Layer) bindPacketSocket(f *listener, addr string) (*net.UDPConn, error) {
 	pair, err := l.adoptPair(f.service, f.label, addr)
-	if err == nil && pair == nil && f.service.Attach == AttachInherit && f.label != 0 {
-		pair, err = attach.ListenPair(l.ctx, "udp", addr)
+	if err == nil && pair == nil && f.service.Attach != AttachRelay && f.label != 0 {
+		listen := attach.ListenPair
+		if f.service.Attach == AttachSteer {
+			listen = attach.ListenOpen
+		}
+		pair, err = listen(l.ctx, "udp", addr)
 		if errors.Is(err, attach.ErrSocket) {
 			f.single, pair, err = err, nil, nil // it is relayed
 		}

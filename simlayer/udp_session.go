@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,8 +35,10 @@ func (r *udpRelay) reach(s *udpSession, addr string) error {
 	up := conn.(*net.UDPConn)
 	if s.up != nil {
 		s.up.Close() // its reader ends
+		r.senders.remove(s.up)
 	}
 	s.up, s.addr = up, addr
+	r.senders.add(up)
 	_ = up.SetReadDeadline(s.last.Add(r.limits.idle))
 	r.running.Go(func() { r.answer(s, up) })
 	return nil
@@ -49,6 +52,7 @@ func (r *udpRelay) end(s *udpSession) {
 	delete(r.sessions, s.key)
 	if s.up != nil {
 		s.up.Close()
+		r.senders.remove(s.up)
 	}
 	if r.limits.leave != nil {
 		r.limits.leave()
@@ -212,4 +216,34 @@ func calledAddr(oob []byte) netip.Addr {
 		a, _ = netip.AddrFromSlice(six.Dst)
 	}
 	return a
+}
+
+// senders are the sockets by which the relays of a layer send to nodes. What comes
+// from one of them to a relay was for a node that has no socket just now, at an address
+// that the relay shares with it: passed on, it would come back for ever. It is safe for
+// concurrent use; nil has none.
+type senders struct{ all sync.Map }
+
+func sender(addr netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port())
+}
+
+func (s *senders) add(c *net.UDPConn) {
+	if s != nil {
+		s.all.Store(sender(c.LocalAddr().(*net.UDPAddr).AddrPort()), nil)
+	}
+}
+
+func (s *senders) remove(c *net.UDPConn) {
+	if s != nil {
+		s.all.Delete(sender(c.LocalAddr().(*net.UDPAddr).AddrPort()))
+	}
+}
+
+func (s *senders) has(caller netip.AddrPort) bool {
+	if s == nil {
+		return false
+	}
+	_, has := s.all.Load(sender(caller))
+	return has
 }

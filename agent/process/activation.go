@@ -23,11 +23,12 @@ const shell = "/bin/sh"
 // pass makes cmd inherit sockets, and behind them files that it is not told of. It
 // is called once its environment is whole.
 func pass(cmd *exec.Cmd, sockets []Socket, held []*os.File) error {
-	if len(sockets) == 0 {
-		return nil
-	}
 	if n := max(len(sockets), len(held)); n > maxSockets {
 		return fmt.Errorf("pass %d sockets to the software: at most %d", n, maxSockets)
+	}
+	if len(sockets) == 0 {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, held...)
+		return nil
 	}
 	if _, err := os.Stat(shell); err != nil {
 		return fmt.Errorf("pass sockets to the software: %w; install a shell, or use another kind of attach", err)

@@ -107,10 +107,10 @@ func TestSocketsThatCannotBePassed(t *testing.T) {
 	}
 }
 
-// TestHeld has software keep a file open of which it knows nothing, until it ends.
+// TestHeld has software keep a file open of which it knows nothing, until it ends:
+// behind a socket that it is told of, and by itself.
 func TestHeld(t *testing.T) {
 	t.Parallel()
-	spec := newSpec(t, "inherit")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -121,30 +121,29 @@ func TestHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	var pipe [2]int
-	if err := unix.Pipe(pipe[:]); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(pipe[0])
-	if err := unix.SetNonblock(pipe[0], true); err != nil {
-		t.Fatal(err)
-	}
-	unix.CloseOnExec(pipe[0])
-	unix.CloseOnExec(pipe[1])
-	held := os.NewFile(uintptr(pipe[1]), "held")
-	spec.Sockets, spec.Held = []Socket{{Name: "api", File: f}}, []*os.File{held}
-	p := started(t, spec) // the software would not say that it serves, had it been told of two
-	held.Close()
-	if n, err := unix.Read(pipe[0], make([]byte, 1)); !errors.Is(err, unix.EAGAIN) {
-		t.Errorf("nobody holds the file: %d, %v", n, err)
-	}
-	end(t, p)
-	if n, err := unix.Read(pipe[0], make([]byte, 1)); n != 0 || err != nil {
-		t.Errorf("somebody holds the file of software that has ended: %d, %v", n, err)
-	}
-	spec.Sockets = nil
-	if _, err := Start(spec); err == nil {
-		t.Error("started with files to hold behind no sockets")
+	for mode, sockets := range map[string][]Socket{"inherit": {{Name: "api", File: f}}, "http": nil} {
+		var pipe [2]int
+		if err := unix.Pipe(pipe[:]); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(pipe[0])
+		if err := unix.SetNonblock(pipe[0], true); err != nil {
+			t.Fatal(err)
+		}
+		unix.CloseOnExec(pipe[0])
+		unix.CloseOnExec(pipe[1])
+		held := os.NewFile(uintptr(pipe[1]), "held")
+		spec := newSpec(t, mode)
+		spec.Sockets, spec.Held = sockets, []*os.File{held}
+		p := started(t, spec) // the software would not say that it serves, had it been told of another
+		held.Close()
+		if n, err := unix.Read(pipe[0], make([]byte, 1)); !errors.Is(err, unix.EAGAIN) {
+			t.Errorf("%s: nobody holds the file: %d, %v", mode, n, err)
+		}
+		end(t, p)
+		if n, err := unix.Read(pipe[0], make([]byte, 1)); n != 0 || err != nil {
+			t.Errorf("%s: somebody holds the file of software that has ended: %d, %v", mode, n, err)
+		}
 	}
 }
 

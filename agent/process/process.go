@@ -56,7 +56,7 @@ type Spec struct {
 	// the caller's, who closes them when Start has returned.
 	Sockets []Socket
 	// Held are files that the software keeps open for the next agent, behind the
-	// Sockets. Nobody tells it of them. Only where there are Sockets.
+	// Sockets. Nobody tells it of them.
 	Held []*os.File
 	// Cgroup is the folder of the cgroup v2 in which the software begins; "" is
 	// the agent's own. Linux only.
@@ -176,9 +176,6 @@ func (s Spec) checkStart() error {
 	}
 	if s.LogPath == "" {
 		return fmt.Errorf("start %q: no file for its output", s.Argv[0])
-	}
-	if len(s.Held) > 0 && len(s.Sockets) == 0 {
-		return fmt.Errorf("start %q: files to hold, and no sockets before them", s.Argv[0])
 	}
 	if (s.Health.HTTP != "" || s.Health.TCP) && s.HealthAddr == "" {
 		return fmt.Errorf("start %q: no address to ask whether it is healthy", s.Argv[0])

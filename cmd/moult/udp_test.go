@@ -68,11 +68,6 @@ func TestUDP(t *testing.T) {
 		c.formed(2)
 		c.udpRelease(1, "")
 		c.settledAt(c.agents[0], 1, 2)
-		if k.attach == "steer" || k.attach == "auto" {
-			// A node that listens on another address than its callers call cannot
-			// be steered to.
-			k.attach = "relay"
-		}
 		c.inUse(k)
 
 		l := &udpLoad{c: c, ok: map[string]int{}, acked: map[string]string{}}

@@ -42,6 +42,9 @@ func AdoptOpen(_ context.Context, addr string, _ *os.File) (*Pair, error) {
 // Open is not supported here.
 func (*Pair) Open() bool { return false }
 
+// Bound is not supported here.
+func Bound(uint16) (bool, error) { return false, unsupported("list sockets") }
+
 // Joined is not supported here.
 func (*Pair) Joined() (bool, error) { return false, unsupported("list sockets") }
 

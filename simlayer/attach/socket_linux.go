@@ -182,16 +182,39 @@ func socketsAt(s socket) (int, error) {
 	if s.local.Addr().Is6() {
 		path += "6"
 	}
+	want, n := procAddr(s.local), 0
+	err := eachSocket(path, state, func(local string) {
+		if local == want {
+			n++
+		}
+	})
+	return n, err
+}
+
+// Bound says whether an unconnected socket of UDP has a port in this network namespace,
+// at any address.
+func Bound(port uint16) (bool, error) {
+	suffix, bound := fmt.Sprintf(":%04X", port), false
+	for _, path := range []string{"/proc/self/net/udp", "/proc/self/net/udp6"} {
+		err := eachSocket(path, stateUnconnected, func(local string) { bound = bound || strings.HasSuffix(local, suffix) })
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // there may be no IPv6
+			return false, fmt.Errorf("is there a socket of UDP at port %d: %w", port, err)
+		}
+	}
+	return bound, nil
+}
+
+// eachSocket calls visit with the local address of every socket in a state, as the
+// file has it.
+func eachSocket(path, state string, visit func(local string)) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer f.Close()
-	want := procAddr(s.local)
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, maxLine)
 	lines.Scan() // the heading
-	n := 0
 	for read := 0; lines.Scan(); read++ {
 		fields := strings.Fields(lines.Text())
 		if len(fields) < 4 {
@@ -201,13 +224,13 @@ func socketsAt(s socket) (int, error) {
 			break // those that listen come first
 		}
 		if read == maxListeners {
-			return 0, fmt.Errorf("%s: more than %d sockets", path, maxListeners)
+			return fmt.Errorf("%s: more than %d sockets", path, maxListeners)
 		}
-		if fields[3] == state && fields[1] == want {
-			n++
+		if fields[3] == state {
+			visit(fields[1])
 		}
 	}
-	return n, lines.Err()
+	return lines.Err()
 }
 
 // procAddr writes an address as /proc/net/tcp does: words of the machine's order.
