@@ -26,6 +26,7 @@ import (
 	"moult/store/artifact"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
+	"moult/store/durable"
 	"moult/transforms"
 )
 
@@ -181,7 +182,7 @@ func (a *Agent) open(ctx context.Context, c *closers) error {
 // openData opens the data folder: identity, store, artifacts, slots.
 func (a *Agent) openData(c *closers) error {
 	var err error
-	if a.firstRoot, err = readFile(a.cfg.Root, maxRootFile); err != nil {
+	if a.firstRoot, err = durable.ReadFile(a.cfg.Root, maxRootFile); err != nil {
 		return fmt.Errorf("read the cluster's first root: %w; `moult trust init` makes it", err)
 	}
 	genesis, err := trust.Genesis(a.firstRoot)

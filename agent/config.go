@@ -22,6 +22,7 @@ import (
 
 	"moult/store/bundle"
 	"moult/store/bundle/hclguard"
+	"moult/store/durable"
 )
 
 // Config is all that an agent is told. It is a value; an Agent keeps its own copy.
@@ -130,7 +131,7 @@ type (
 // LoadConfig reads agent.hcl on top of DefaultConfig. Paths in the file are
 // taken from the file's folder. Errors show file, line and text.
 func LoadConfig(path string) (Config, error) {
-	src, err := readFile(path, maxConfigFile)
+	src, err := durable.ReadFile(path, maxConfigFile)
 	if err != nil {
 		return Config{}, err
 	}

@@ -9,9 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -28,7 +26,7 @@ const (
 // first start. The key is the node: a copied data folder is the same node.
 func loadIdentity(dir string) (ed25519.PrivateKey, error) {
 	path := filepath.Join(dir, identityFile)
-	data, err := readFile(path, maxKeyFile)
+	data, err := durable.ReadFile(path, maxKeyFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return makeIdentity(path)
 	}
@@ -73,7 +71,7 @@ func loadGossipKey(path string, cluster bundle.Digest) (key []byte, secret bool,
 		sum := sha256.Sum256([]byte("moult gossip key of an open ring\n" + cluster.String()))
 		return sum[:], false, nil
 	}
-	data, err := readFile(path, maxKeyFile)
+	data, err := durable.ReadFile(path, maxKeyFile)
 	if err != nil {
 		return nil, false, fmt.Errorf("read the ring's secret: %w", err)
 	}
@@ -82,21 +80,4 @@ func loadGossipKey(path string, cluster bundle.Digest) (key []byte, secret bool,
 		return nil, false, fmt.Errorf("read the ring's secret %s: want %d bytes in base64, as `moult trust init` writes them", path, gossipKeySize)
 	}
 	return key, true, nil
-}
-
-// readFile reads a file of at most limit bytes.
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("read %s: more than %d bytes", path, limit)
-	}
-	return data, nil
 }

@@ -83,7 +83,7 @@ type keeper struct {
 
 func newSoftware(a *Agent) *software {
 	s := &software{a: a, path: filepath.Join(a.cfg.Data, ProcessFile)}
-	data, err := readFile(s.path, maxProcessFile)
+	data, err := durable.ReadFile(s.path, maxProcessFile)
 	if err == nil {
 		err = json.Unmarshal(data, &s.record)
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/gofrs/flock"
+
+	"moult/store/durable"
 )
 
 // prepareDir makes the data folder if it is missing. Its parent must exist:
@@ -59,7 +61,7 @@ func lockDir(dir string) (*flock.Flock, error) {
 
 // holder returns " (pid N)" where the lock file says it.
 func holder(path string) string {
-	b, err := readBounded(path, maxLockFile)
+	b, err := durable.ReadFile(path, maxLockFile)
 	if err != nil {
 		return ""
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 
 	"moult/store/bundle"
 	"moult/store/durable"
@@ -110,28 +109,11 @@ func writeMark(path string, m mark) error {
 
 // readMark returns fs.ErrNotExist where there is no file.
 func readMark(path string) (mark, error) {
-	b, err := readBounded(path, maxMarkFile)
+	b, err := durable.ReadFile(path, maxMarkFile)
 	if err != nil {
 		return mark{}, err
 	}
 	return decodeMark(b)
-}
-
-// readBounded reads a small file; a larger one is an error.
-func readBounded(path string, limit int64) (_ []byte, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, limit)
-	}
-	return b, nil
 }
 
 // isDamage tells an unreadable mark from a disk or a permission that stands in

@@ -303,7 +303,7 @@ func (s *Store) quarantine() (string, error) {
 // end. Some damage makes Badger end the process (its y.Check is log.Fatalf),
 // which would otherwise repeat for ever.
 func (s *Store) attempts() (int, error) {
-	b, err := readBounded(s.attemptsPath(), maxLockFile)
+	b, err := durable.ReadFile(s.attemptsPath(), maxLockFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -21,6 +20,7 @@ import (
 	"moult/store/bundle/archive"
 	"moult/store/bundle/build"
 	"moult/store/bundle/trust"
+	"moult/store/durable"
 )
 
 func bundleCommand() *cli.Command {
@@ -123,7 +123,7 @@ func withBundle(c *cli.Context, do func(*archive.Bundle) error) error {
 	if c.String("root") == "" {
 		return misusef("it is the root.json that `moult trust init` made", "%s takes the cluster's first root: --root FILE", commandName(c))
 	}
-	root, err := readBounded(c.String("root"), trust.MaxRootBytes)
+	root, err := durable.ReadFile(c.String("root"), trust.MaxRootBytes)
 	if err == nil {
 		_, err = trust.Genesis(root)
 	}
@@ -136,22 +136,6 @@ func withBundle(c *cli.Context, do func(*archive.Bundle) error) error {
 	}
 	defer f.Close()
 	return do(b)
-}
-
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("read %s: more than %d bytes", path, limit)
-	}
-	return data, nil
 }
 
 // inspection is `moult bundle inspect -o json`.

@@ -23,6 +23,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/process"
 	"moult/store/bundle"
+	"moult/store/durable"
 	"moult/testdata/kv"
 )
 
@@ -242,7 +243,7 @@ func (c *demoCluster) stop() error {
 // stopNode ends the node's software, as its agent has recorded it: an agent
 // that ends, in whatever way, leaves it running.
 func (a *demoAgent) stopNode() error {
-	data, err := readBounded(filepath.Join(a.data, agent.ProcessFile), 16<<20)
+	data, err := durable.ReadFile(filepath.Join(a.data, agent.ProcessFile), 16<<20)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
+	"moult/store/durable"
 )
 
 func planCommand() *cli.Command {
@@ -84,7 +85,7 @@ func planRoot(c *cli.Context) ([]byte, error) {
 	if path == "" {
 		path = filepath.Join(c.String("trust"), "root.json")
 	}
-	root, err := readBounded(path, trust.MaxRootBytes)
+	root, err := durable.ReadFile(path, trust.MaxRootBytes)
 	if err == nil {
 		_, err = trust.Genesis(root)
 	}

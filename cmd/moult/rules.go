@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/simlayer/so"
+	"moult/store/durable"
 )
 
 func rulesCommand() *cli.Command {
@@ -112,7 +113,7 @@ func fails(n int) string {
 
 func testRulesFile(path string) rulesFile {
 	f := rulesFile{File: path, Unbounded: []string{}, Examples: []so.Result{}, Unreached: []so.CallPlace{}}
-	data, err := readBounded(path, so.MaxFileBytes)
+	data, err := durable.ReadFile(path, so.MaxFileBytes)
 	if err != nil {
 		f.Error = err.Error()
 		return f

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"moult/simlayer/so/wasm"
+	"moult/store/durable"
 )
 
 // Compile has the module in file compiled into cfg.Cache before an object of KindWasm
@@ -40,7 +41,7 @@ func Compile(ctx context.Context, cfg Config, file string) error {
 
 // compile is the process that Compile starts.
 func compile(ctx context.Context, cache, file string, log *slog.Logger) error {
-	data, err := readFile(file, maxWasm)
+	data, err := durable.ReadFile(file, maxWasm)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"moult/simlayer/so"
 	"moult/store/bundle"
+	"moult/store/durable"
 )
 
 // server is the object host's own side.
@@ -208,7 +209,7 @@ func (s *server) openKind(ctx context.Context, h hosted, cache string) (so.Objec
 	case KindRefuse:
 		return so.Refuse(h.Reason), nil
 	case KindRules:
-		data, err := readFile(h.Path, maxRules)
+		data, err := durable.ReadFile(h.Path, maxRules)
 		if err != nil {
 			return nil, err
 		}
@@ -218,28 +219,11 @@ func (s *server) openKind(ctx context.Context, h hosted, cache string) (so.Objec
 	if open == nil {
 		return nil, fmt.Errorf("this moult cannot run objects of kind %q", h.Kind)
 	}
-	data, err := readFile(h.Path, maxWasm)
+	data, err := durable.ReadFile(h.Path, maxWasm)
 	if err != nil {
 		return nil, err
 	}
 	return open(ctx, opening{hosted: h, data: data, cache: cache, log: s.log.With("object", h.Version)})
-}
-
-// readFile reads a file of at most limit bytes.
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s: more than %d bytes", path, limit)
-	}
-	return data, nil
 }
 
 // broken is an object that could not be made.

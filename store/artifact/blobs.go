@@ -23,7 +23,7 @@ func (d *Depot) PutBlob(data []byte) (bundle.Chunk, error) {
 	path := d.blobPath(c.Digest)
 	var before int64
 	if fi, err := os.Stat(path); err == nil {
-		if old, err := readBounded(path, MaxBlob); err == nil && bundle.Sum(old) == c.Digest {
+		if old, err := durable.ReadFile(path, MaxBlob); err == nil && bundle.Sum(old) == c.Digest {
 			return c, nil
 		}
 		before = fi.Size()
@@ -42,7 +42,7 @@ func (d *Depot) PutBlob(data []byte) (bundle.Chunk, error) {
 // bytes have changed is removed, so that it is missing from then on; the error
 // wraps ErrDamaged that once.
 func (d *Depot) Blob(digest bundle.Digest) (data []byte, ok bool, err error) {
-	data, err = readBounded(d.blobPath(digest), MaxBlob)
+	data, err = durable.ReadFile(d.blobPath(digest), MaxBlob)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, false, nil

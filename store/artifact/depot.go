@@ -372,7 +372,7 @@ func writeTable(path string, a bundle.Artifact) error {
 }
 
 func readTable(path string, digest bundle.Digest) (bundle.Artifact, error) {
-	b, err := readBounded(path, maxTable)
+	b, err := durable.ReadFile(path, maxTable)
 	if err != nil {
 		return bundle.Artifact{}, err
 	}
@@ -403,18 +403,4 @@ func checkTable(a bundle.Artifact) error {
 		return fmt.Errorf("artifact %s: its chunks have %d bytes, it %d, at most %d are allowed", a.Digest.Short(), sum, a.Length, int64(bundle.MaxArtifactBytes))
 	}
 	return nil
-}
-
-// readBounded reads a small file; a larger one is an error.
-func readBounded(path string, limit int64) (_ []byte, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s: larger than %d bytes", path, limit)
-	}
-	return b, err
 }

@@ -1,6 +1,6 @@
 // Package durable writes files so that a crash at any instant leaves either
 // the old content or the new, never a mixture: temporary file, write, fsync,
-// close, rename, fsync of the folder.
+// close, rename, fsync of the folder. It reads them within a bound.
 //
 // The order follows Pillai et al., "All File Systems Are Not Created Equal"
 // (OSDI 2014): without the fsync of the folder a rename may be lost, and
@@ -10,10 +10,29 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 )
+
+// ReadFile returns the content of a file of at most most bytes. That of a longer one
+// is not read, which the error says; a missing one is fs.ErrNotExist.
+func ReadFile(path string, most int64) (data []byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	data, err = io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > most {
+		return nil, fmt.Errorf("%s: it has more than %d bytes, the most that is allowed", path, most)
+	}
+	return data, nil
+}
 
 // WriteFile replaces path by data. When it returns nil, the new content
 // survives a power loss. A temporary file beside path is removed on error.

@@ -1,8 +1,11 @@
 package durable
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -24,6 +27,28 @@ func TestWriteFile(t *testing.T) {
 	}
 	if left := names(t, dir); len(left) != 1 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestReadFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if _, err := ReadFile(path, 3); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing file: %v", err)
+	}
+	for content, good := range map[string]bool{"": true, "abc": true, "abcd": false} {
+		if err := WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		data, err := ReadFile(path, 3)
+		switch {
+		case good && (err != nil || string(data) != content):
+			t.Errorf("read %q, %v, want %q", data, err, content)
+		case !good && (err == nil || !strings.Contains(err.Error(), path+": it has more than 3 bytes")):
+			t.Errorf("%q: %q, %v, want an error that names the file and the limit", content, data, err)
+		}
+	}
+	if _, err := ReadFile(filepath.Dir(path), 3); err == nil {
+		t.Error("a folder was read")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 
 	"moult/store/bundle"
+	"moult/store/durable"
 )
 
 // objectBlock is one of the two blocks that say how callers of a neighbouring
@@ -160,7 +161,7 @@ func (b *builder) object(o objectFile) ([]byte, error) {
 	if o.sim.Kind == bundle.SimulateWasm {
 		most, check = bundle.MaxWasmBytes, b.CheckWasm
 	}
-	data, err := readBounded(path, most)
+	data, err := durable.ReadFile(path, most)
 	if err != nil {
 		return nil, err
 	}

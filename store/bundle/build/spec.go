@@ -2,10 +2,7 @@ package build
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +13,7 @@ import (
 
 	"moult/store/bundle"
 	"moult/store/bundle/hclguard"
+	"moult/store/durable"
 )
 
 // Spec is a release as its author described it, checked as far as that goes
@@ -95,7 +93,7 @@ func (e *SpecError) Error() string {
 
 // Load reads a spec. An error in its text is a *SpecError.
 func Load(path string) (*Spec, error) {
-	src, err := readBounded(path, maxSpecBytes)
+	src, err := durable.ReadFile(path, maxSpecBytes)
 	if err != nil {
 		return nil, fmt.Errorf("read release spec: %w", err)
 	}
@@ -144,20 +142,4 @@ func specError(diags hcl.Diagnostics, files map[string]*hcl.File) *SpecError {
 		return bytes.Compare([]byte(a.Summary+a.Detail), []byte(b.Summary+b.Detail))
 	})
 	return &SpecError{Problems: diags, files: files}
-}
-
-// readBounded reads a whole file that is meant to be small.
-func readBounded(path string, most int64) (data []byte, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if data, err = io.ReadAll(io.LimitReader(f, most+1)); err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > most {
-		return nil, fmt.Errorf("%s: more than %d bytes", path, most)
-	}
-	return data, nil
 }

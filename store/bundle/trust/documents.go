@@ -14,6 +14,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"moult/store/bundle"
+	"moult/store/durable"
 )
 
 // pendingSuffix marks a rollout order whose signature is not in force yet.
@@ -107,7 +108,7 @@ func (f *Folder) SignedRelease(n bundle.Version) ([]byte, bool) {
 	if !ok {
 		return nil, false
 	}
-	data, err := readFile(f.releasePath(n), maxReleaseBytes)
+	data, err := durable.ReadFile(f.releasePath(n), maxReleaseBytes)
 	return data, err == nil && refOf(data) == known
 }
 
@@ -183,7 +184,7 @@ func (f *Folder) orderPath(n bundle.Version, serial uint64) string {
 // SignedOrder returns the rollout order that this folder signed for release n
 // with that serial. It need not be in force any more.
 func (f *Folder) SignedOrder(n bundle.Version, serial uint64) ([]byte, bool) {
-	data, err := readFile(f.orderPath(n, serial), MaxOrderBytes)
+	data, err := durable.ReadFile(f.orderPath(n, serial), MaxOrderBytes)
 	return data, err == nil
 }
 
@@ -262,7 +263,7 @@ func (f *Folder) endOrders() error {
 			continue
 		}
 		pending := filepath.Join(dir, e.Name())
-		data, err := readFile(pending, MaxOrderBytes)
+		data, err := durable.ReadFile(pending, MaxOrderBytes)
 		if err != nil {
 			return err
 		}

@@ -224,7 +224,7 @@ func (f *Folder) open() error {
 	if err := f.readSettings(); err != nil {
 		return err
 	}
-	if f.first, err = readFile(filepath.Join(f.dir, rootFile), MaxRootBytes); err != nil {
+	if f.first, err = durable.ReadFile(filepath.Join(f.dir, rootFile), MaxRootBytes); err != nil {
 		return err
 	}
 	set, err := f.readSet()
@@ -262,7 +262,7 @@ func (f *Folder) Current() *Verified { return f.current }
 
 func (f *Folder) readSettings() error {
 	path := filepath.Join(f.dir, settingsFile)
-	data, err := readFile(path, maxKeyFileBytes)
+	data, err := durable.ReadFile(path, maxKeyFileBytes)
 	if err != nil {
 		return err
 	}
@@ -291,7 +291,7 @@ func (f *Folder) readSet() (Set, error) {
 	dir := filepath.Join(f.dir, metadataDir)
 	var s Set
 	var err error
-	if s.Timestamp, err = readFile(filepath.Join(dir, timestampFile), MaxPinBytes); err != nil {
+	if s.Timestamp, err = durable.ReadFile(filepath.Join(dir, timestampFile), MaxPinBytes); err != nil {
 		return Set{}, err
 	}
 	ts, err := decode[metadata.TimestampType](timestampFile, s.Timestamp)
@@ -318,7 +318,7 @@ func (f *Folder) readSet() (Set, error) {
 		return Set{}, fmt.Errorf("%w: %s: names no root", ErrMalformed, snapshotFile)
 	}
 	for i := range int(root.Version) {
-		data, err := readFile(filepath.Join(dir, rootName(i+1)), MaxRootBytes)
+		data, err := durable.ReadFile(filepath.Join(dir, rootName(i+1)), MaxRootBytes)
 		if err != nil {
 			return Set{}, err
 		}
@@ -332,7 +332,7 @@ func (f *Folder) readPinned(p *metadata.MetaFiles, file string, most int64) ([]b
 		return nil, fmt.Errorf("%w: nothing names %s by hash", ErrMalformed, file)
 	}
 	name := versionedName(p.Version, bundle.Digest(p.Hashes["sha256"]), file)
-	return readFile(filepath.Join(f.dir, metadataDir, name), most)
+	return durable.ReadFile(filepath.Join(f.dir, metadataDir, name), most)
 }
 
 // files names the files of a set below metadata/, the timestamp apart.
@@ -357,7 +357,7 @@ func (f *Folder) commit(v *Verified) error {
 	all := files(v)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		path, data := filepath.Join(dir, name), all[name]
-		if old, err := readFile(path, int64(len(data))); err == nil && bytes.Equal(old, data) {
+		if old, err := durable.ReadFile(path, int64(len(data))); err == nil && bytes.Equal(old, data) {
 			continue
 		}
 		if err := f.disk.write(path, data, 0o600); err != nil {

@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"moult/store/durable"
 )
 
 // ErrNoKey is a key that an operation needs and this folder does not have, or
@@ -108,24 +109,7 @@ func readSecret(path string) ([]byte, error) {
 	if perm := fi.Mode().Perm(); perm&0o077 != 0 {
 		return nil, fmt.Errorf("%s: others may read this secret (mode %04o): chmod 600 it", path, perm)
 	}
-	return readFile(path, maxKeyFileBytes)
-}
-
-// readFile reads a regular file of at most most bytes.
-func readFile(path string, most int64) (data []byte, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	data, err = io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > most {
-		return nil, fmt.Errorf("%s: more than %d bytes", path, most)
-	}
-	return data, nil
+	return durable.ReadFile(path, maxKeyFileBytes)
 }
 
 func newGossipKey() []byte {
