@@ -100,6 +100,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		var text strings.Builder
 		ts.Check(statusPrinter{w: &text, json: true}.print(s))
+		ts.Check(statusPrinter{w: &text}.print(s))
 		return want.MatchString(text.String()), text.String()
 	})
 }

@@ -48,7 +48,8 @@ func TestMain(m *testing.M) {
 //	                       and waits until it answers; it logs to NAME/agent.log. The
 //	                       script's end ends it, with its node's software
 //	! agent NAME           waits until that agent has ended by itself
-//	await AGENT REGEXP     waits until the agent's status, as JSON, matches
+//	await AGENT REGEXP     waits until the agent's status matches: as JSON, followed
+//	                       by what people are shown
 //	record AGENT FILE      writes down all that must not change: the agent's status
 //	                       and the signed metadata that it holds
 //	listen PORT            takes a port of the loopback; "! listen PORT" frees it
