@@ -30,6 +30,7 @@ type lean struct {
 	backend *backend
 	via     bundle.Version
 	ctx     context.Context
+	budget  *so.Budget
 	alone   bool // run works: nobody watches the caller
 	more    bool // another request of the caller is here already
 
@@ -51,12 +52,13 @@ type leans struct{ pool sync.Pool }
 func (l *leans) get(f *front) *lean {
 	c, ok := l.pool.Get().(*lean)
 	if !ok {
-		c = &lean{}
-		c.request.base = (&http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(f.layer.ctx)
+		c = &lean{budget: so.NewBudget()}
+		c.request.base = (&http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(c.budget.Within(f.layer.ctx))
 		c.request.header = http.Header{}
 		c.answer.header = http.Header{}
 	}
-	c.front, c.ctx = f, f.layer.ctx
+	c.front, c.ctx = f, c.request.base.Context()
+	c.budget.Reset()
 	return c
 }
 
@@ -72,7 +74,7 @@ func (l *leans) put(c *lean) {
 	if cap(out) > relayBuffer {
 		out = nil
 	}
-	*c = lean{request: c.request, answer: c.answer, out: out, bufs: values}
+	*c = lean{budget: c.budget, request: c.request, answer: c.answer, out: out, bufs: values}
 	l.pool.Put(c)
 }
 
@@ -139,7 +141,7 @@ func (f *front) simulateLate() error {
 		f.handBack()
 		return nil
 	}
-	c.ctx = ex.ctx
+	c.ctx = c.budget.Within(ex.ctx)
 	err := c.run()
 	unsafe := c.unsafe
 	f.layer.buffers.leans.put(c)

@@ -28,7 +28,7 @@ func (c *lean) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp, err := c.roundTrip(r)
-	if !safe(r.Method) && !isDialError(err) {
+	if !safe(r.Method) && (err == nil || !isDialError(err)) {
 		c.unsafe = true
 	}
 	return resp, err

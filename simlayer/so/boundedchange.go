@@ -63,7 +63,7 @@ func (n sum) merge(m *machine, l, r val) (val, error) {
 // joined makes an object of members with different names. Its text is not made:
 // most often it is only a part on the way to another.
 func joined(m *machine, members []member) (val, error) {
-	d := &document{members: members}
+	d := m.clock.room.document(nil, members)
 	size := d.size()
 	if size > MaxBody {
 		return val{}, errLarge

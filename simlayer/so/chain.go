@@ -76,11 +76,10 @@ func (c *Chain) Answer(r *http.Request, next http.RoundTripper) (*http.Response,
 	}
 	// A chain that is reached again from its own end shares what is left, so that a
 	// circle of them ends too.
-	left, inside := r.Context().Value(budgetKey{}).(*budget)
+	left, inside := r.Context().Value(budgetKey{}).(*Budget)
 	if !inside {
-		left = &budget{}
-		left.n.Store(MaxNextCalls)
-		r = r.WithContext(context.WithValue(r.Context(), budgetKey{}, left))
+		left = NewBudget()
+		r = r.WithContext(left.Within(r.Context()))
 	}
 	resp, err := link{steps: c.steps, end: next, left: left}.RoundTrip(r)
 	if err != nil {
@@ -100,8 +99,24 @@ func (c *Chain) sign(err error) error {
 	return &signed
 }
 
-// budget bounds the calls that one call may become.
-type budget struct{ n atomic.Int64 }
+// Budget bounds the calls that one call may become, at MaxNextCalls: a Chain makes
+// one where the call's context has none.
+type Budget struct{ n atomic.Int64 }
+
+// NewBudget returns a whole one.
+func NewBudget() *Budget {
+	b := &Budget{}
+	b.Reset()
+	return b
+}
+
+// Reset makes b whole again, for another call; the one before must have ended.
+func (b *Budget) Reset() { b.n.Store(MaxNextCalls) }
+
+// Within returns a context for calls that b bounds.
+func (b *Budget) Within(ctx context.Context) context.Context {
+	return context.WithValue(ctx, budgetKey{}, b)
+}
 
 type budgetKey struct{}
 
@@ -109,7 +124,7 @@ type budgetKey struct{}
 type link struct {
 	steps []Object
 	end   http.RoundTripper
-	left  *budget
+	left  *Budget
 }
 
 func (l link) RoundTrip(r *http.Request) (*http.Response, error) {

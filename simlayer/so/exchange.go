@@ -170,7 +170,10 @@ func (x *exchange) translate(t *target, header http.Header, plainResponse bool) 
 	if t.keepQuery {
 		u.RawQuery = joinQueries(u.RawQuery, x.req.URL.RawQuery)
 	}
-	out := x.copied()
+	out := x.req.WithContext(x.req.Context())
+	if x.body.read && !t.content.made {
+		restoreRequestBody(out, x.body.data)
+	}
 	out.URL, out.RequestURI = u, ""
 	out.Header = header
 	if t.method != "" {
@@ -230,7 +233,8 @@ func (x *exchange) translateResponse(r *response, resp *http.Response) error {
 		}
 		x.clock.sized(len(b.data))
 	}
-	over := x.overResponse(resp, &b)
+	view := responseView{x: x, resp: resp, body: &b}
+	over := view.over
 	if err := x.denied(r.denials, http.StatusBadGateway, "when of a deny of a response", over); err != nil {
 		return err
 	}
@@ -242,7 +246,10 @@ func (x *exchange) translateResponse(r *response, resp *http.Response) error {
 	if err != nil {
 		return err
 	}
-	resp.Header = endToEnd(resp.Header)
+	if resp.Header == nil {
+		resp.Header = http.Header{}
+	}
+	ofConnection(resp.Header)
 	if r.status != 0 {
 		setStatus(resp, r.status)
 	}

@@ -93,8 +93,7 @@ func (e *expr) eval(c *clock, s scope) (v val, ok bool, err error) {
 	if e.fast == nil {
 		return e.general(c, s)
 	}
-	m := machine{clock: c}
-	v, err = e.fast.eval(&m, val{scope: s})
+	v, err = e.fast.eval(c.room.run(c), val{scope: s})
 	switch err {
 	case nil:
 		return v, true, nil
@@ -169,8 +168,7 @@ func (e *expr) value(c *clock, s scope) (v any, ok bool, err error) {
 func (e *expr) json(c *clock, s scope) (data []byte, err error) {
 	defer catch(&err)
 	if e.fast != nil {
-		m := machine{clock: c}
-		data, err = appendPiece(&m, e.fast, val{scope: s}, make([]byte, 0, c.size))
+		data, err = appendPiece(c.room.run(c), e.fast, val{scope: s}, make([]byte, 0, c.size))
 		switch err {
 		case errEmpty:
 			return nil, nil

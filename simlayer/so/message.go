@@ -93,9 +93,11 @@ func (b *body) readResponse(r *http.Response) error {
 	case err != nil:
 		return fmt.Errorf("read the node's answer: %w", err)
 	}
-	r.Body.Close()
 	b.read, b.data = true, data
-	r.Body = newMemory(data)
+	if _, ok := r.Body.(InMemory); !ok {
+		r.Body.Close()
+		r.Body = newMemory(data)
+	}
 	if err = b.parse(); err != nil {
 		return Fail(http.StatusBadGateway, err, "the answer cannot be translated: its body is not JSON: %v", err)
 	}
@@ -169,15 +171,8 @@ func (x *exchange) unchanged() *http.Request {
 	if !x.body.read {
 		return x.req
 	}
-	return x.copied()
-}
-
-// copied returns a copy of the caller's request, with its body.
-func (x *exchange) copied() *http.Request {
 	out := x.req.WithContext(x.req.Context())
-	if x.body.read {
-		restoreRequestBody(out, x.body.data)
-	}
+	restoreRequestBody(out, x.body.data)
 	return out
 }
 
@@ -251,17 +246,23 @@ func endToEnd(h http.Header) http.Header {
 	if out == nil {
 		return http.Header{}
 	}
+	ofConnection(out)
+	return out
+}
+
+// ofConnection removes the headers of one connection from h.
+func ofConnection(h http.Header) {
+	// gRPC's callers say that they take trailers, and its servers may ask for it.
+	trailers := slices.ContainsFunc(h["Te"], takesTrailers)
 	for _, list := range h["Connection"] {
 		for name := range strings.SplitSeq(list, ",") {
-			out.Del(strings.TrimSpace(name))
+			h.Del(strings.TrimSpace(name))
 		}
 	}
-	without(out, hopByHop)
-	// gRPC's callers say that they take trailers, and its servers may ask for it.
-	if slices.ContainsFunc(h["Te"], takesTrailers) {
-		out.Set("Te", "trailers")
+	without(h, hopByHop)
+	if trailers {
+		h.Set("Te", "trailers")
 	}
-	return out
 }
 
 func takesTrailers(te string) bool {

@@ -6,7 +6,8 @@ import "net/http"
 //
 // Answer gets a call as its caller made it and returns the response for that
 // caller. It makes calls by next, none, one or several; next's requests are its
-// own, and it closes the bodies of the responses that it does not return. The
+// own, and so are the responses: it may change them, and closes the bodies of those
+// that it does not return. The
 // path, query, headers and body of a request to next count, and so does its
 // context; scheme and host are next's affair. r is not changed.
 //

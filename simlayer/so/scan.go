@@ -52,7 +52,7 @@ func scanDocument(data []byte) (d *document, ok bool) { return (*scratch)(nil).s
 func (s *scratch) scan(data []byte) (d *document, ok bool) {
 	scan := scanner{data: data, room: s}
 	if scan.space(0) == len(data) {
-		return &document{raw: []byte("null")}, true
+		return s.document([]byte("null"), nil), true
 	}
 	return scan.document()
 }
@@ -94,7 +94,7 @@ func (s *scanner) document() (*document, bool) {
 	if bytes.Contains(s.data, []byte(`\u`)) && loneSurrogate(s.data) {
 		return nil, false
 	}
-	return &document{raw: s.data[start:end], members: s.top}, true
+	return s.room.document(s.data[start:end], s.top), true
 }
 
 // space returns where the white space at i ends.

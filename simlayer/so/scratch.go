@@ -11,7 +11,9 @@ import (
 // call uses again: most of what a mapping would allocate. A nil scratch allocates.
 type scratch struct {
 	members []member
-	taken   int    // of members, those included for which there was no room
+	taken   int // of members, those included for which there was no room
+	docs    []document
+	machine machine
 	names   []span // of the small objects that a scanner has open
 	large   nameTable
 }
@@ -32,6 +34,8 @@ func (p *scratches) get() *scratch {
 // put takes back s, of which nothing is in use any more.
 func (p *scratches) put(s *scratch) {
 	clear(s.members)
+	clear(s.docs)
+	s.docs, s.machine = s.docs[:0], machine{}
 	s.members = s.members[:0]
 	switch {
 	case s.taken > keptMembers:
@@ -62,6 +66,27 @@ func (s *scratch) take(n int) []member {
 	}
 	s.members = s.members[:start+n]
 	return s.members[start : start : start+n]
+}
+
+// document returns a new document.
+func (s *scratch) document(raw []byte, members []member) *document {
+	if s == nil {
+		return &document{raw, members}
+	}
+	if len(s.docs) == cap(s.docs) {
+		s.docs = make([]document, 0, 16) // the others stay where they are
+	}
+	s.docs = append(s.docs, document{raw, members})
+	return &s.docs[len(s.docs)-1]
+}
+
+// run returns the machine for an expression. There is never more than one at work.
+func (s *scratch) run(c *clock) *machine {
+	if s == nil {
+		return &machine{clock: c}
+	}
+	s.machine = machine{clock: c}
+	return &s.machine
 }
 
 // nameTable finds names that come twice in objects with many names. Objects that

@@ -96,7 +96,8 @@ func (x *exchange) stepCall(s *step) (*stepResult, *http.Response, error) {
 		// What is left in it would cost the connection.
 		_, _ = io.CopyN(io.Discard, resp.Body, MaxBody)
 	}
-	return result, nil, x.denied(s.denials, http.StatusBadGateway, fmt.Sprintf("when of a deny of step %q", s.name), x.overResponse(resp, &result.body))
+	view := responseView{x: x, resp: resp, body: &result.body, seen: result.headers}
+	return result, nil, x.denied(s.denials, http.StatusBadGateway, fmt.Sprintf("when of a deny of step %q", s.name), view.over)
 }
 
 // stepRequest makes the request of s. It has a body only if s makes one.

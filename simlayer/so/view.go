@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 )
 
 // requestScope is what an expression sees over the request.
@@ -81,17 +80,33 @@ func (x *exchange) over(e *expr) scope { return requestScope{x, e.body} }
 
 // responseScope is what an expression sees over a response.
 type responseScope struct {
-	x       *exchange
-	status  int
-	headers func() map[string]any
-	body    *body // nil where the expression does not read it
-	caller  bool  // it reads the caller's body
+	*responseView
+	reads  bool // the expression reads the response's body
+	caller bool // it reads the caller's body
+}
+
+// responseView is what expressions may see of a response.
+type responseView struct {
+	x    *exchange
+	resp *http.Response
+	body *body
+	seen map[string]any // the headers, once somebody asks for them
+}
+
+// over returns what e sees.
+func (v *responseView) over(e *expr) scope { return responseScope{v, e.body, e.callerBody} }
+
+func (v *responseView) headers() map[string]any {
+	if v.seen == nil {
+		v.seen = headerView(v.resp.Header)
+	}
+	return v.seen
 }
 
 func (s responseScope) field(name string) (val, error) {
 	switch name {
 	case "status":
-		return val{v: s.status}, nil
+		return val{v: s.resp.StatusCode}, nil
 	case "headers":
 		return val{v: s.headers()}, nil
 	case "request":
@@ -103,7 +118,7 @@ func (s responseScope) field(name string) (val, error) {
 	case "item":
 		return val{v: s.x.item}, nil
 	case "body":
-		if s.body != nil {
+		if s.reads {
 			return s.body.val(), nil
 		}
 	}
@@ -115,28 +130,16 @@ func (s responseScope) whole() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	view := map[string]any{"status": s.status, "headers": s.headers(), "request": request}
+	view := map[string]any{"status": s.resp.StatusCode, "headers": s.headers(), "request": request}
 	for _, name := range []string{"steps", "item"} {
 		if v, there := request.(map[string]any)[name]; there {
 			view[name] = v
 		}
 	}
-	if s.body != nil {
+	if s.reads {
 		view["body"], err = s.body.tree()
 	}
 	return view, err
-}
-
-// overResponse returns what expressions see over a response.
-func (x *exchange) overResponse(resp *http.Response, b *body) func(*expr) scope {
-	headers := sync.OnceValue(func() map[string]any { return headerView(resp.Header) })
-	return func(e *expr) scope {
-		s := responseScope{x: x, status: resp.StatusCode, headers: headers, caller: e.callerBody}
-		if e.body {
-			s.body = b
-		}
-		return s
-	}
 }
 
 // stepResult is the response of a step.
