@@ -127,7 +127,7 @@ func rawNode(t testing.TB, network string, answer func(net.Conn, *http.Request) 
 	return backend
 }
 
-// inLane makes a connection that is in a lane.
+// inLane makes a connection that is in a lane, and alone there.
 func inLane(t testing.TB, l *Layer) *rawCaller {
 	c := rawTo(t, l.Addresses()["api"].Public)
 	_ = c.SetDeadline(time.Now().Add(hang))
@@ -298,6 +298,9 @@ func TestLaneIsClosed(t *testing.T) {
 	if _, body := c.hear(); body != "ok" {
 		t.Errorf("%q", body)
 	}
+	c.Close()
+	eventually(t, "no connection", func() bool { return l.conns.Load() == 0 })
+	comes(t, "the end at the node", ended)
 	c = inLane(t, l)
 	l.Close()
 	comes(t, "the end at the node", ended)
