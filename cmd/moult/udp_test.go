@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,9 +62,7 @@ func TestUDP(t *testing.T) {
 			more += "    protocol = \"udp\"\n"
 		}
 		c.use(k, more)
-		if out, err := exec.Command("go", "build", "-o", filepath.Join(c.dir, "udp-kv"), "moult/testdata/udp/cmd/udp-kv").CombinedOutput(); err != nil {
-			t.Fatalf("build the UDP sample: %v\n%s", err, out)
-		}
+		c.buildUDP()
 		c.up(c.agents)
 		c.formed(2)
 		c.udpRelease(1, "")
@@ -100,6 +99,115 @@ func TestUDP(t *testing.T) {
 		for _, wrong := range l.failed {
 			t.Error(wrong)
 		}
+	})
+}
+
+func (c *testCluster) buildUDP() {
+	c.t.Helper()
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(c.dir, "udp-kv"), "moult/testdata/udp/cmd/udp-kv").CombinedOutput(); err != nil {
+		c.t.Fatalf("build the UDP sample: %v\n%s", err, out)
+	}
+}
+
+// eachUDPDirect runs f for the kinds by which datagrams reach a node past its agent,
+// with one node at version 1.
+func eachUDPDirect(t *testing.T, f func(c *testCluster, a *demoAgent, k kind)) {
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	for _, k := range []kind{{"inherit", "proxy"}, {"steer", "proxy"}} {
+		t.Run(k.attach, func(t *testing.T) {
+			t.Parallel()
+			if err := k.possible(); err != nil {
+				t.Skipf("not possible here: %v", err)
+			}
+			c := newCluster(t, 1)
+			c.use(k, "    protocol = \"udp\"\n")
+			c.buildUDP()
+			c.up(c.agents)
+			a := c.agents[0]
+			c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
+			c.udpRelease(1, "")
+			c.settledAt(a, 1, 1)
+			c.inUse(k)
+			f(c, a, k)
+		})
+	}
+}
+
+// TestUDPAgentDies ends the agent of a node under load, twice, and its software too:
+// no call past the agent fails while that runs, the next agent takes it over, starts
+// it again when it ends, and upgrades it.
+func TestUDPAgentDies(t *testing.T) {
+	eachUDPDirect(t, func(c *testCluster, a *demoAgent, k kind) {
+		pid := c.nodePID(a)
+		l := &udpLoad{c: c, ok: map[string]int{}, acked: map[string]string{}}
+		defer l.end()
+		l.begin(1, "v1", func(a *demoAgent) string { return a.versioned(1) })
+		l.flow(20)
+		for range 2 {
+			c.kill(a)
+			l.progress(50) // with no agent there
+			c.up(c.agents)
+			if now := c.nodePID(a); now != pid {
+				c.t.Errorf("after its agent's death the node is process %d, was %d", now, pid)
+			}
+			l.flow(20)
+		}
+		c.inUse(k)
+		before := c.recorded(a)
+		if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
+			c.t.Fatal(err)
+		}
+		c.until(a, "the software to be started again", func(control.Status) bool {
+			now := c.recorded(a)
+			return now.PID != 0 && now != before
+		})
+		l.flow(20)
+		c.udpRelease(2, "past { compatible = true }\n    future { compatible = true }")
+		c.upgrade(a, 2)
+		l.flow(20)
+		l.end()
+		l.report()
+		client := c.dialUDP(2, a.versioned(2))
+		defer client.Close()
+		l.check(a.name, client)
+		for _, wrong := range l.failed {
+			c.t.Error(wrong)
+		}
+		c.inUse(k)
+	})
+}
+
+// TestUDPAgentDiesProbing ends the agent while the software of the next version runs
+// and is not admitted: who calls that waits for the next agent.
+func TestUDPAgentDiesProbing(t *testing.T) {
+	eachUDPDirect(t, func(c *testCluster, a *demoAgent, k kind) {
+		c.kill(a)
+		c.up(c.agents, "MOULT_FAILPOINT=probing.saved")
+		c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
+		c.udpRelease(2, "past { compatible = true }\n    future { compatible = true }")
+		if code, _, errs := c.command(a, "start", "--trust", c.trustDir(), a.name); code != exitDone {
+			c.t.Fatalf("start: exit code %d, %s", code, errs)
+		}
+		if !c.dies(a) {
+			c.t.Fatal("the agent did not reach its failpoint")
+		}
+		early := c.dialUDP(2, a.versioned(2))
+		defer early.Close()
+		early.Patience, early.Tries = 300*time.Millisecond, 1
+		if err := early.Set("early", "bird"); err == nil {
+			c.t.Error("software that is not admitted has answered")
+		}
+		c.up(c.agents)
+		c.settledAt(a, 2, 1)
+		client := c.dialUDP(2, a.versioned(2))
+		defer client.Close()
+		// What waited was carried out, though its caller has given up.
+		if got, ok, err := client.Get("early"); got != "bird" || err != nil {
+			c.t.Errorf("who came early set %q, %v, %v", got, ok, err)
+		}
+		c.inUse(k)
 	})
 }
 
@@ -259,10 +367,36 @@ func (l *udpLoad) check(node string, client udpCalls) {
 // flow waits until every client has made n more rounds.
 func (l *udpLoad) flow(n int) {
 	l.c.t.Helper()
+	done := l.more(n)
+	l.c.until(l.c.agents[0], "calls to go on", func(control.Status) bool { return done() })
+	l.none()
+}
+
+// progress is flow where there may be no agent to ask.
+func (l *udpLoad) progress(n int) {
+	l.c.t.Helper()
+	done := l.more(n)
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			l.c.t.Fatal("calls do not go on")
+		}
+	}
+	l.none()
+}
+
+// more returns what reports whether every client has made n more rounds, or one has
+// failed.
+func (l *udpLoad) more(n int) func() bool {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	goals := maps.Clone(l.ok)
-	l.mu.Unlock()
-	l.c.until(l.c.agents[0], "calls to go on", func(control.Status) bool {
+	return func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for name := range l.ok {
@@ -271,7 +405,12 @@ func (l *udpLoad) flow(n int) {
 			}
 		}
 		return len(l.ok) > 0
-	})
+	}
+}
+
+// none ends the test where a call has failed.
+func (l *udpLoad) none() {
+	l.c.t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.failed) > 0 {
