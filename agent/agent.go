@@ -224,6 +224,7 @@ func (a *Agent) openLayer(c *closers) error {
 	if err := host.EndLeftovers(a.objectsDir()); err != nil {
 		a.alarm("%v", err)
 	}
+	a.soft = newSoftware(a)
 	services := map[string]simlayer.Service{}
 	for name, s := range a.cfg.Services {
 		services[name] = simlayer.Service{
@@ -231,7 +232,6 @@ func (a *Agent) openLayer(c *closers) error {
 			Protocol: a.protocolOf(name), External: s.External, Attach: a.ways.attach[name].attachKind(),
 		}
 	}
-	a.soft = newSoftware(a)
 	a.list(a.view.Snapshot())
 	var err error
 	a.layer, err = a.soft.startLayer(simlayer.Config{Services: services, Resolve: a.resolve, Log: a.log})

@@ -349,34 +349,53 @@ func splitAddr(addr string) (host string, port int, err error) {
 // checkPorts reports a port that the configuration gives to two things. Ports
 // that other programs hold only show when the agent starts.
 func (c Config) checkPorts() error {
-	type use struct{ host, what string }
+	type use struct{ host, network, what string }
 	uses := map[int][]use{}
 	var errs []error
-	add := func(host string, port int, what string) {
+	add := func(host string, port int, network, what string) {
 		for _, u := range uses[port] {
-			if port != 0 && (u.host == host || anyHost(u.host) || anyHost(host)) {
+			apart := u.network != "" && network != "" && u.network != network
+			if port != 0 && !apart && (u.host == host || anyHost(u.host) || anyHost(host)) {
 				errs = append(errs, fmt.Errorf("port %d is taken twice: by %s and by %s", port, u.what, what))
 				return
 			}
 		}
-		uses[port] = append(uses[port], use{host, what})
+		uses[port] = append(uses[port], use{host, network, what})
 	}
-	addAddr := func(addr, what string) {
+	addAddr := func(addr, network, what string) {
 		if host, port, err := splitAddr(addr); err == nil {
-			add(host, port, what)
+			add(host, port, network, what)
 		}
 	}
-	addAddr(c.Bind, "bind")
-	addAddr(c.API, "api")
+	addAddr(c.Bind, "", "bind") // of both networks
+	addAddr(c.API, "tcp", "api")
 	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
-		s := c.Services[name]
-		addAddr(s.Address, fmt.Sprintf("the address of service %q", name))
+		s, network, hint := c.Services[name], c.networkOf(name), ""
+		if network == "" {
+			hint = " (which may speak udp or not: a protocol says it)"
+		}
+		addAddr(s.Address, network, fmt.Sprintf("the address of service %q%s", name, hint))
 		found := len(errs)
 		for port := max(s.First, 1); port <= min(s.Last, maxPort) && len(errs) == found; port++ {
-			add(hostOf(s.Address), port, fmt.Sprintf("the versions of service %q", name))
+			add(hostOf(s.Address), port, network, fmt.Sprintf("the versions of service %q%s", name, hint))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// networkOf is "tcp" or "udp"; "" where only a release says what a service speaks.
+func (c Config) networkOf(name string) string {
+	protocol := c.Services[name].Protocol
+	if c.Adopt != nil && protocol == "" {
+		protocol = c.Adopt.Services[name].Protocol
+	}
+	switch protocol {
+	case "":
+		return ""
+	case bundle.ProtocolUDP:
+		return "udp"
+	}
+	return "tcp"
 }
 
 func anyHost(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }

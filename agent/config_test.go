@@ -119,6 +119,7 @@ func TestLoadConfigRefuses(t *testing.T) {
 		"protocol":          {`versions = "7111-7119"`, "versions = \"7111-7119\"\n protocol = \"quic\"", `protocol = "quic": want "http", "tcp" or "udp"`},
 		"udp by http":       {`service "api" {`, "service \"api\" {\n protocol = \"udp\"", `adopt: health: service = "api": it speaks udp, which accepts no connection`},
 		"service twice":     {`service "api" {`, "service \"api\" {\n address = \"127.0.0.1:7120\"\n versions = \"7121-7129\"\n }\n service \"api\" {", "there are two such blocks"},
+		"udp by udp":        {`service "api" {`, "service \"b\" {\n protocol = \"udp\"\n address = \"127.0.0.1:7110\"\n versions = \"7121-7129\"\n }\n service \"c\" {\n protocol = \"udp\"\n address = \"127.0.0.1:7110\"\n versions = \"7131-7139\"\n }\n service \"api\" {", `taken twice: by the address of service "b" and by the address of service "c"`},
 		"public is ring":    {`"127.0.0.1:7110"`, `"127.0.0.1:7100"`, "port 7100 is taken twice"},
 		"public is version": {`"127.0.0.1:7110"`, `"127.0.0.1:7111"`, "port 7111 is taken twice"},
 	} {
@@ -140,5 +141,31 @@ func TestLoadConfigRefuses(t *testing.T) {
 	}
 	if _, err := LoadConfig(t.TempDir()); err == nil {
 		t.Error("a folder was read as a configuration")
+	}
+}
+
+// Services of TCP and UDP may have one number; where nobody says which it is, not.
+func TestPortsOfNetworks(t *testing.T) {
+	for _, c := range []struct{ a, b, want string }{
+		{"tcp", "udp", ""}, {"http", "udp", ""},
+		{"udp", "udp", "taken twice"}, {"http", "tcp", "taken twice"},
+		{"", "udp", "a protocol says it"}, {"", "", "a protocol says it"},
+	} {
+		services := map[string]ServiceConfig{}
+		for name, protocol := range map[string]string{"a": c.a, "b": c.b} {
+			services[name] = ServiceConfig{Address: "127.0.0.1:7000", First: 7001, Last: 7009, Protocol: protocol}
+		}
+		err := Config{Bind: "127.0.0.1:7946", Services: services}.checkPorts()
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q and %q: %v, want %q", c.a, c.b, err, c.want)
+		}
+		for name, s := range services { // the ring has both
+			s.Address, s.First, s.Last = "127.0.0.1:7946", 0, 0
+			services[name] = s
+			break
+		}
+		if err := (Config{Bind: "127.0.0.1:7946", Services: services}).checkPorts(); err == nil {
+			t.Errorf("%q and %q: the port of the ring was given away", c.a, c.b)
+		}
 	}
 }

@@ -345,12 +345,18 @@ func (a *Agent) skipped() map[bundle.NodeID]bool {
 	return gone
 }
 
-// directory says where each service of each peer answers callers of each version.
-type directory map[string]peerService
+// directory says where each service of each peer answers callers of each version, by
+// its public address.
+type directory map[publicAddr]peerService
+
+// publicAddr is an address of TCP or UDP: services of both may have one number.
+type publicAddr struct {
+	addr string
+	udp  bool
+}
 
 type peerService struct {
 	node     string
-	protocol string
 	versions map[bundle.Version]string
 }
 
@@ -359,13 +365,14 @@ type peerService struct {
 // is alive, or was last heard of in a new phase.
 func (a *Agent) list(s *view.Snapshot) {
 	d := directory{}
-	owners := map[string]view.Record{}
+	owners := map[publicAddr]view.Record{}
 	for r := range s.All() {
 		if r.Left {
 			continue
 		}
 		for _, service := range r.Services {
-			owner, claimed := owners[service.Public]
+			public := publicAddr{service.Public, service.Protocol == bundle.ProtocolUDP}
+			owner, claimed := owners[public]
 			if claimed && owner.Node != r.Node && a.alive[owner.Node] && a.alive[r.Node] {
 				a.alarm("nodes %s (%s) and %s (%s) both say that %s is their address: give one of them another in its agent.hcl",
 					owner.Name, owner.Node.Short(), r.Name, r.Node.Short(), service.Public)
@@ -373,8 +380,8 @@ func (a *Agent) list(s *view.Snapshot) {
 			if claimed && !a.supersedes(r, owner) {
 				continue
 			}
-			owners[service.Public] = r
-			d[service.Public] = peerService{node: r.Name, protocol: service.Protocol, versions: service.Versions}
+			owners[public] = r
+			d[public] = peerService{node: r.Name, versions: service.Versions}
 		}
 	}
 	a.directory.Store(&d)
@@ -390,14 +397,17 @@ func (a *Agent) supersedes(r, owner view.Record) bool {
 }
 
 // resolve finds the address at which the peer behind a public address answers
-// callers of version v: the egress proxy's question. It may be called from
-// anywhere.
+// callers of version v: the egress proxy's question, which is one of TCP. Where there
+// is only a service of UDP it is that one's. It may be called from anywhere.
 func (a *Agent) resolve(dest string, v bundle.Version) (addr string, isPeer bool, err error) {
 	d := a.directory.Load()
 	if d == nil {
 		return "", false, nil
 	}
-	service, ok := (*d)[dest]
+	service, ok := (*d)[publicAddr{addr: dest}]
+	if !ok {
+		service, ok = (*d)[publicAddr{dest, true}]
+	}
 	if !ok {
 		return "", false, nil
 	}
@@ -417,25 +427,41 @@ func (a *Agent) protocols() map[string]string {
 	return all
 }
 
-// protocolOf returns the protocol of a service, as the newest release that
-// knows it says; before there is one, as agent.hcl says.
+// protocolOf returns the protocol of a service, as the newest release says that the
+// software which runs, or ran last, has reached: what a later one changes is no matter
+// before this node goes there. Where no such release is known it is what agent.hcl says,
+// and else the next release; before any software has run, the newest.
 func (a *Agent) protocolOf(name string) string {
-	var newest bundle.Version
-	protocol := bundle.ProtocolHTTP
-	if said := a.cfg.Services[name].Protocol; said != "" {
-		protocol = said
-	}
+	said := a.cfg.Services[name].Protocol
 	if ad := a.cfg.Adopt; ad != nil {
 		if s, ok := ad.Services[name]; ok {
-			protocol = s.Protocol
+			said = s.Protocol
 		}
 	}
+	at := a.saved.Running
+	if a.soft.speaks != 0 {
+		at = a.soft.speaks // it is there before the machine is, and after
+	}
+	var reached, next bundle.Version
 	for v, m := range a.docs.manifests {
-		if s, ok := m.Classes[a.cfg.Class].Services[name]; ok && v > newest {
-			newest, protocol = v, s.Protocol
+		switch _, ok := m.Classes[a.cfg.Class].Services[name]; {
+		case !ok:
+		case at == 0 || v <= at:
+			reached = max(reached, v)
+		case next == 0 || v < next:
+			next = v
 		}
 	}
-	return protocol
+	if reached == 0 && said == "" {
+		reached = next
+	}
+	if reached != 0 {
+		return a.docs.manifests[reached].Classes[a.cfg.Class].Services[name].Protocol
+	}
+	if said == "" {
+		return bundle.ProtocolHTTP
+	}
+	return said
 }
 
 func hostOf(addr string) string {

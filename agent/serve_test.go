@@ -453,6 +453,94 @@ func TestDirectory(t *testing.T) {
 	})
 }
 
+// Services of TCP and UDP may have one number, of one node or of two.
+func TestDirectoryNetworks(t *testing.T) {
+	b := newBench(t, benchConfig(t), 1)
+	b.do(func() {
+		b.peer(func(r *view.Record) {
+			r.Services = map[string]view.ServiceAddr{
+				"api": {Public: "10.0.0.2:7000", Versions: map[bundle.Version]string{1: "10.0.0.2:7001"}, Native: 1, Attach: "relay", Egress: "proxy", Protocol: "tcp"},
+				"log": {Public: "10.0.0.2:7000", Versions: map[bundle.Version]string{1: "10.0.0.2:8001"}, Native: 1, Attach: "relay", Egress: "proxy", Protocol: "udp"},
+				"ntp": {Public: "10.0.0.2:123", Versions: map[bundle.Version]string{1: "10.0.0.2:9001"}, Native: 1, Attach: "relay", Egress: "proxy", Protocol: "udp"},
+			}
+		})
+		b.list(b.view.Snapshot())
+		for public, want := range map[publicAddr]string{
+			{"10.0.0.2:7000", false}: "10.0.0.2:7001", {"10.0.0.2:7000", true}: "10.0.0.2:8001", {"10.0.0.2:123", true}: "10.0.0.2:9001",
+		} {
+			if got := (*b.directory.Load())[public].versions[1]; got != want {
+				t.Errorf("%v: %q, want %q", public, got, want)
+			}
+		}
+		for public, want := range map[string]string{"10.0.0.2:7000": "10.0.0.2:7001", "10.0.0.2:123": "10.0.0.2:9001"} {
+			if got, isPeer, err := b.resolve(public, 1); got != want || !isPeer || err != nil {
+				t.Errorf("%s: %q, %v, %v", public, got, isPeer, err)
+			}
+		}
+	})
+}
+
+// What a service speaks is what the software speaks that runs, whatever a release says
+// to which the node has not gone yet.
+func TestProtocolOfRunning(t *testing.T) {
+	b := newBench(t, benchConfig(t), 1)
+	b.do(func() {
+		speaks := map[bundle.Version]string{2: "tcp", 3: "tcp", 4: "udp"}
+		b.releases(2, 4, func(v bundle.Version, cu *bundle.ClassUpgrade) {
+			cu.Services = map[string]bundle.Service{"api": {Protocol: speaks[v]}}
+		})
+		for _, c := range []struct {
+			running, speaks bundle.Version
+			want            string
+		}{
+			{0, 0, "udp"}, // it is installed at the newest
+			{3, 3, "tcp"}, {2, 0, "tcp"}, {4, 4, "udp"}, {9, 9, "udp"},
+			{3, 4, "udp"}, // it is being started at 4
+			{4, 3, "tcp"}, // and goes back
+			{1, 1, "tcp"}, // nobody knows release 1 any more
+		} {
+			b.saved.Running, b.soft.speaks = c.running, c.speaks
+			if got := b.protocolOf("api"); got != c.want {
+				t.Errorf("at version %d, software of %d: %s, want %s", c.running, c.speaks, got, c.want)
+			}
+		}
+		b.saved.Running, b.soft.speaks = 1, 1
+		s := b.cfg.Services["api"]
+		s.Protocol = "udp"
+		b.cfg.Services["api"] = s
+		if got := b.protocolOf("api"); got != "udp" {
+			t.Errorf("agent.hcl says udp, and nobody knows release 1: %s", got)
+		}
+		b.saved.Running, b.soft.speaks = 0, 0
+	})
+}
+
+// A release that changes what a service speaks leaves its callers alone until the node
+// goes there.
+func TestProtocolChangesWithNode(t *testing.T) {
+	b := newBench(t, benchConfig(t), 1)
+	b.do(func() {
+		b.releases(1, 1)
+		b.in(upgrade.State{Running: 1, Version: 1, Phase: upgrade.Current})
+		b.soft.speaks = 1
+		b.up(1, "api")
+		b.route()
+		before := b.layer.Addresses()["api"].Versions[1]
+		b.releases(2, 2, func(_ bundle.Version, cu *bundle.ClassUpgrade) {
+			cu.Services = map[string]bundle.Service{"api": {Protocol: bundle.ProtocolUDP}}
+		})
+		b.route()
+		if b.routed.Protocols["api"] != bundle.ProtocolHTTP {
+			t.Errorf("a node of version 1 speaks %s", b.routed.Protocols["api"])
+		}
+		c, err := net.Dial("tcp", before)
+		if err != nil {
+			t.Fatalf("callers of version 1 at %s: %v", before, err)
+		}
+		c.Close()
+	})
+}
+
 // The directory is there before the first call can leave.
 func TestDirectoryAtStart(t *testing.T) {
 	cfg := benchConfig(t)

@@ -207,11 +207,11 @@ func (a *Agent) redirect() {
 	}
 	t := connect.Table{TCP: map[netip.AddrPort]netip.AddrPort{}, UDP: map[netip.AddrPort]netip.AddrPort{}}
 	for public, peer := range *d {
-		from, err := netip.ParseAddrPort(public)
+		from, err := netip.ParseAddrPort(public.addr)
 		if err != nil {
-			if !a.ways.unfit[public] {
-				a.ways.unfit[public] = true
-				a.alarm("calls to %s are not labelled with this node's version: with egress %q the public addresses of peers must be numbers", public, EgressConnect)
+			if !a.ways.unfit[public.addr] {
+				a.ways.unfit[public.addr] = true
+				a.alarm("calls to %s are not labelled with this node's version: with egress %q the public addresses of peers must be numbers", public.addr, EgressConnect)
 			}
 			continue
 		}
@@ -220,7 +220,7 @@ func (a *Agent) redirect() {
 			to = netip.AddrPortFrom(loopbackOf(from.Addr()), refusing)
 		}
 		table := t.TCP
-		if peer.protocol == bundle.ProtocolUDP {
+		if public.udp {
 			table = t.UDP
 		}
 		table[from] = to

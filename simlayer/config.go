@@ -141,8 +141,12 @@ func (s Service) validate() error {
 	return nil
 }
 
-// apart reports whether the addresses of two services clash.
+// apart reports whether the addresses of two services clash. Those of TCP and of UDP
+// never do.
 func (s Service) apart(o Service) error {
+	if s.network() != o.network() {
+		return nil
+	}
 	_, a, _ := splitAddr(s.Public)
 	_, b, _ := splitAddr(o.Public)
 	within := func(port int, s Service) bool { return port != 0 && port >= s.First && port <= s.Last }

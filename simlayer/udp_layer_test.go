@@ -3,6 +3,7 @@ package simlayer
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/simlayer/attach"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -335,5 +337,55 @@ func TestUDPConfig(t *testing.T) {
 		if err := l.Apply(Routing{Native: 1, Backends: backends(addr)}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("backend %s: %v, want %q in it", addr, err, want)
 		}
+	}
+}
+
+// Two services of a node have one number, and the same ports for their versions: one of
+// TCP and one of UDP.
+func TestUDPBesideTCP(t *testing.T) {
+	for _, way := range []Attach{AttachRelay, AttachInherit} {
+		if way == AttachInherit && attach.Probe(attach.KindInherit) != nil {
+			continue
+		}
+		free, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		public := free.Addr().String()
+		free.Close()
+		l := startLayer(t, bundle.ProtocolUDP, func(c *Config) {
+			c.Services["api"] = Service{Public: public, Protocol: bundle.ProtocolUDP, Attach: way}
+			c.Services["raw"] = Service{Public: public, Protocol: bundle.ProtocolTCP, Attach: way}
+		})
+		node, _ := udpNode(t, "udp ", "127.0.0.1:0")
+		stream, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		go func() {
+			for {
+				c, err := stream.Accept()
+				if err != nil {
+					return
+				}
+				fmt.Fprint(c, "tcp")
+				c.Close()
+			}
+		}()
+		apply(t, l, Routing{Native: 1, Backends: map[string]string{"api": node, "raw": stream.Addr().String()}})
+		c := dialUDP(t, public)
+		sendUDP(t, c, "hi")
+		wantUDP(t, c, "udp hi")
+		tcp, err := net.Dial("tcp", public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said, err := io.ReadAll(tcp)
+		tcp.Close()
+		if string(said) != "tcp" || err != nil {
+			t.Errorf("%q, %v", said, err)
+		}
+		l.Close()
 	}
 }
