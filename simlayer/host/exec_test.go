@@ -276,7 +276,7 @@ func TestFlood(t *testing.T) {
 	n := startNode(t, 2)
 	h, l := startHost(t, Config{})
 	set(t, h, 2, n.addr, execObject(t, 1, 2, "flood"))
-	eventually(t, "a full allowance", func() bool { return strings.Count(l.String(), "flood flood") >= 1000 })
+	eventually(t, "more than is logged", func() bool { return strings.Contains(l.String(), "linesLeftOut") })
 	for range 20 {
 		if got, _, err := get(t, h); err != nil || !strings.HasPrefix(got, "200 ") {
 			t.Fatal(got, err)
@@ -287,7 +287,7 @@ func TestFlood(t *testing.T) {
 	}
 	text := l.String()
 	lines := strings.Count(text, "a simulation object writes\"")
-	if lines > 10*lineBurst || !strings.Contains(text, "linesLeftOut") {
+	if lines > 10*lineBurst {
 		t.Errorf("%d lines in the log", lines)
 	}
 	for line := range strings.SplitSeq(text, "\n") {
