@@ -1,16 +1,12 @@
 package transforms
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
-	"strconv"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -120,78 +116,6 @@ func mountReadOnly(dirs []string) error {
 		}
 	}
 	return nil
-}
-
-// stopStrays kills every process that has MOULT_NEW=newSlot in its environment:
-// children of a transform that left its process group, or outlived the agent
-// that ran it. It returns when they have ended.
-func stopStrays(newSlot string) error {
-	mark := []byte("MOULT_NEW=" + newSlot)
-	for range strayRounds {
-		strays, err := findMarked(mark)
-		if err != nil || len(strays) == 0 {
-			return err
-		}
-		for _, fd := range strays {
-			unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-			awaitEnd(fd, strayWait)
-			unix.Close(fd)
-		}
-	}
-	return fmt.Errorf("processes that write to %s do not end although killed", newSlot)
-}
-
-// awaitEnd waits until the process of a pidfd has ended, at most for wait.
-func awaitEnd(pidfd int, wait time.Duration) {
-	for end := time.Now().Add(wait); ; {
-		left := max(time.Until(end), 0)
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds()))
-		if !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
-}
-
-// findMarked returns a pidfd of each live process that was started with mark
-// in its environment.
-func findMarked(mark []byte) (fds []int, err error) {
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return nil, err
-	}
-	defer proc.Close()
-	names, err := proc.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		// The pidfd comes first, so that it is of the process whose
-		// environment is read, or of one that has ended.
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue
-		}
-		env, err := os.ReadFile(filepath.Join("/proc", name, "environ"))
-		if err != nil || !hasEntry(env, mark) {
-			unix.Close(fd)
-			continue
-		}
-		fds = append(fds, fd)
-	}
-	return fds, nil
-}
-
-func hasEntry(env, mark []byte) bool {
-	for e := range bytes.SplitSeq(env, []byte{0}) {
-		if bytes.Equal(e, mark) {
-			return true
-		}
-	}
-	return false
 }
 
 // syncFileSystem makes everything on dir's file system durable, in one call.

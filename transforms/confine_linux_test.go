@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"moult/agent/process/stray"
 )
 
 // A program that ends well but leaves a child behind: the child is stopped
@@ -21,7 +23,7 @@ func TestChildLeftBehind(t *testing.T) {
 	if _, err := (Runner{}).Run(context.Background(), j); err != nil {
 		t.Fatal(err)
 	}
-	left, err := findMarked([]byte("MOULT_NEW=" + j.New))
+	left, err := stray.Find("MOULT_NEW=" + j.New)
 	if len(left) != 0 || err != nil {
 		t.Errorf("%d processes left, %v", len(left), err)
 	}
@@ -71,7 +73,7 @@ func TestAgentDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	agent.Wait()
-	awaitEnd(main, 10*time.Second)
+	stray.Await(main, 10*time.Second)
 	if alive(pids[0]) {
 		t.Error("the program has outlived the agent")
 	}

@@ -40,9 +40,6 @@ func runConfined(cmd *exec.Cmd, c confinement) error {
 	return err
 }
 
-// stopStrays is only possible where environments can be read.
-func stopStrays(string) error { return nil }
-
 func syncFileSystem(string) (bool, error) { return false, nil }
 
 // nextData takes the rest of a file as data.

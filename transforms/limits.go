@@ -33,8 +33,4 @@ const (
 
 	// pipeGrace is how long a program's output may stay open after its end.
 	pipeGrace = 2 * time.Second
-	// strayRounds bounds the scans for processes that left the group.
-	strayRounds = 20
-	// strayWait is how long a killed stray may take to end, per round.
-	strayWait = 200 * time.Millisecond
 )

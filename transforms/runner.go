@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"moult/agent/process/stray"
 	"moult/store/bundle"
 )
 
@@ -466,4 +467,14 @@ func (l *lineLogger) flush() {
 		l.log.Info("transform says more than is logged")
 	}
 	l.line = l.line[:0]
+}
+
+// stopStrays kills every process that has MOULT_NEW=newSlot in its environment:
+// children of a transform that left its process group, or outlived the agent
+// that ran it. It returns when they have ended.
+func stopStrays(newSlot string) error {
+	if err := stray.End("MOULT_NEW=" + newSlot); err != nil {
+		return fmt.Errorf("end what still writes to %s: %w", newSlot, err)
+	}
+	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"moult/agent/process/stray"
 )
 
 // ref is a process held by pidfd: it cannot come to mean another one.
@@ -178,7 +180,7 @@ func stopMarked(marker string) error {
 	if marker == "" {
 		return nil
 	}
-	marked := func(pid int) bool { return pid != os.Getpid() && hasMarker(pid, marker) }
+	marked := func(pid int) bool { return pid != os.Getpid() && stray.Has(pid, markerEntry(marker)) }
 	if n, err := signalAll(marked, unix.SIGTERM, orphanGrace); err != nil || n == 0 {
 		return err
 	}
@@ -262,7 +264,7 @@ func FindOrphans(marker string) ([]Handle, error) {
 		if err != nil || stat.session != pid || stat.ended() {
 			return // only the first process leads the session
 		}
-		if hasMarker(pid, marker) {
+		if stray.Has(pid, markerEntry(marker)) {
 			found = append(found, h)
 		}
 	})
@@ -270,19 +272,4 @@ func FindOrphans(marker string) ([]Handle, error) {
 		return nil, fmt.Errorf("look for node software that still runs: %w", err)
 	}
 	return found, nil
-}
-
-// hasMarker reports whether a live process was started with the marker.
-func hasMarker(pid int, marker string) bool {
-	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return false
-	}
-	entry := []byte(markerEntry(marker))
-	for e := range bytes.SplitSeq(env, []byte{0}) {
-		if bytes.Equal(e, entry) {
-			return true
-		}
-	}
-	return false
 }

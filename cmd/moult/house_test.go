@@ -42,6 +42,7 @@ var floors = map[string]int{
 	"simlayer/dial":         3,
 	"simlayer":              3,
 	"agent/process":         3,
+	"agent/process/stray":   0,
 	"simlayer/host":         3,
 	"agent/control":         3,
 	"agent":                 4,

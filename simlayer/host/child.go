@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"moult/agent/process/stray"
 )
 
 // child is a process with all that it starts: a session of its own.
@@ -29,7 +31,7 @@ type child struct {
 // writes. What still runs with the same mark, of an agent that was killed, is
 // ended first: two must not share a folder.
 func startChild(cmd *exec.Cmd, mark string, log *slog.Logger) (*child, error) {
-	if err := endMarked(mark); err != nil {
+	if err := stray.End(mark); err != nil {
 		return nil, fmt.Errorf("end what an earlier agent left running: %w", err)
 	}
 	out, in, err := os.Pipe()

@@ -2,7 +2,6 @@ package host
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"moult/agent/process/stray"
 )
 
 // thisProgram is this binary, also where its file has been replaced.
@@ -54,82 +55,12 @@ func (c *child) run(started chan<- error, out *os.File, log *slog.Logger) {
 	c.reaped = true
 	c.mu.Unlock()
 	err := c.cmd.Wait()
-	strayErr := endMarked(c.mark)
+	strayErr := stray.End(c.mark)
 	// Nobody is left who could write, or else it is not waited for.
 	_ = out.SetReadDeadline(time.Now().Add(strayWait))
 	lines.Wait()
 	out.Close()
 	c.finish(err, strayErr)
-}
-
-// endMarked kills every process that was started with mark in its environment,
-// and returns when they have ended.
-func endMarked(mark string) error {
-	for range strayRounds {
-		fds, err := findMarked([]byte(mark))
-		if err != nil || len(fds) == 0 {
-			return err
-		}
-		for _, fd := range fds {
-			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		}
-		for _, fd := range fds {
-			awaitEnd(fd)
-			unix.Close(fd)
-		}
-	}
-	return fmt.Errorf("processes with %s do not end although killed", mark)
-}
-
-func awaitEnd(pidfd int) {
-	for end := time.Now().Add(strayWait); ; {
-		left := max(time.Until(end), 0)
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds()))
-		if !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
-}
-
-// findMarked returns a pidfd of each live process with mark in its environment.
-func findMarked(mark []byte) (fds []int, err error) {
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return nil, err
-	}
-	defer proc.Close()
-	names, err := proc.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		// The pidfd comes first, so that it is of the process whose environment
-		// is read, or of one that has ended.
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue
-		}
-		env, err := os.ReadFile(filepath.Join("/proc", name, "environ"))
-		if err != nil || !hasEntry(env, mark) {
-			unix.Close(fd)
-			continue
-		}
-		fds = append(fds, fd)
-	}
-	return fds, nil
-}
-
-func hasEntry(env, mark []byte) bool {
-	for e := range bytes.SplitSeq(env, []byte{0}) {
-		if bytes.Equal(e, mark) {
-			return true
-		}
-	}
-	return false
 }
 
 // limitMemory bounds what this process, and what it becomes, may write to.
@@ -163,7 +94,7 @@ func listensAt(mark, addr string) bool {
 	if err != nil || socket == "" {
 		return false
 	}
-	fds, err := findMarked([]byte(mark))
+	fds, err := stray.Find(mark)
 	if err != nil {
 		return false
 	}

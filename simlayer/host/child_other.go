@@ -42,9 +42,6 @@ func (c *child) run(started chan<- error, out *os.File, log *slog.Logger) {
 	c.finish(err, nil)
 }
 
-// endMarked is only possible where environments can be read.
-func endMarked(string) error { return nil }
-
 // limitMemory does nothing: there is no limit on this system that would hold.
 func limitMemory(int64) error { return nil }
 

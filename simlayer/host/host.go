@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"moult/agent/process/stray"
 	"moult/store/bundle"
 )
 
@@ -69,7 +70,7 @@ func Start(cfg Config) (*Host, error) {
 func EndLeftovers(dir string) error {
 	abs, err := filepath.Abs(dir)
 	if err == nil {
-		err = endMarked(markOf(abs))
+		err = stray.End(markOf(abs))
 	}
 	if err != nil {
 		return fmt.Errorf("end the simulation objects that an earlier agent left running: %w", err)

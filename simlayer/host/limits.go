@@ -106,8 +106,7 @@ const (
 	// maxTable bounds what is read of the kernel's table of sockets, in bytes.
 	maxTable = 16 << 20
 
-	// strayRounds and strayWait bound the killing of what a program left behind:
-	// it may fork while it is being killed.
-	strayRounds = 50
-	strayWait   = 100 * time.Millisecond
+	// strayWait is how long the output of a program that has ended is read on: what
+	// it left behind may hold it open.
+	strayWait = 100 * time.Millisecond
 )

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package stray
+
+// End does nothing here.
+func End(string) error { return nil }
