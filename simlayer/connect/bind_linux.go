@@ -124,8 +124,8 @@ func (b *Binder) Close() error {
 	return errors.Join(errs...)
 }
 
-// RemoveCgroup removes the cgroup of a node whose processes have ended; it is no error
-// where there is none.
+// RemoveCgroup removes the cgroup of a node. It is no error where there is none, or
+// where processes are still in it: then it stays.
 func RemoveCgroup(o Options) error {
 	if err := o.validate(); err != nil {
 		return err
@@ -141,7 +141,7 @@ func RemoveCgroup(o Options) error {
 		}
 		parent = filepath.Join(mount, "moult")
 	}
-	if err := os.Remove(filepath.Join(parent, o.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(filepath.Join(parent, o.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("remove the node's cgroup: %w", err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -136,6 +137,14 @@ func TestBindLeavesAlone(t *testing.T) {
 	want(t, "not any more", node.ask("bind %s", private), private.String())
 	if err := b.Set(addrs{private: public6}); err == nil {
 		t.Error("an address of another family was taken")
+	}
+	path := b.Cgroup().Name()
+	busy := Options{Cgroup: filepath.Dir(path), Name: filepath.Base(path)}
+	if err := RemoveCgroup(busy); err != nil { // its processes are in it
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
 	}
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
