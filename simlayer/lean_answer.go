@@ -126,13 +126,7 @@ func (c *lean) end(a *leanAnswer, text []byte) {
 	f.mu.Unlock()
 	f.finish(a.outcome)
 	_, err := f.conn.Write(text)
-	f.mu.Lock()
-	f.answering = false
-	if f.listener.retired.Load() && !f.ex.on && !f.taken {
-		f.closing = true
-	}
-	closing := f.closing
-	f.mu.Unlock()
+	closing := f.wrote()
 	f.wmu.Unlock()
 	switch {
 	case err != nil:

@@ -329,6 +329,11 @@ func (f *front) discard() {
 	f.wmu.Lock()
 	closeWrite(f.conn)
 	f.wmu.Unlock()
+	f.discardRest()
+}
+
+// discardRest is discard where the caller has been told already.
+func (f *front) discardRest() {
 	_ = f.conn.SetReadDeadline(time.Now().Add(linger))
 	buf := f.buf
 	if buf == nil {

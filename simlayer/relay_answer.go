@@ -187,19 +187,30 @@ func (f *front) pass(a *answer, parts ...[]byte) error {
 	f.mu.Lock()
 	f.ex.begun, f.ex.respDone = true, true
 	both, o := f.ex.reqDone, f.ex.outcome
+	f.answering = both
 	f.mu.Unlock()
 	if both {
 		f.finish(o)
 	}
 	err := f.writeLocked(parts)
-	f.mu.Lock()
-	closing := both && f.closing
-	f.mu.Unlock()
+	closing := both && f.wrote()
 	f.wmu.Unlock()
 	if closing && err == nil {
 		f.shut()
 	}
 	return err
+}
+
+// wrote notes that the last of an answer has been written, for which closeIdle does
+// not wait. It reports whether the connection ends.
+func (f *front) wrote() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answering = false
+	if f.listener.retired.Load() && !f.ex.on && !f.taken {
+		f.closing = true
+	}
+	return f.closing
 }
 
 // write writes to the caller.

@@ -76,8 +76,8 @@ func (f *front) relay2() bool {
 		h.drain()
 	}
 	if !h.run() {
-		down.Wait()
-		f.discard() // the caller reads what down has said
+		down.Wait() // it has said farewell, and the caller reads that
+		f.discardRest()
 	}
 	h.close()
 	f.conn.Close()
@@ -307,8 +307,22 @@ func (h *relay2) polite() {
 		_, _ = h.front.conn.Write(tell) // down notices where that fails
 	}
 	if over {
-		h.front.shut()
+		h.farewell()
 	}
+}
+
+// farewell ends the connection towards the caller, who has been told; the front's wmu
+// is held. Who has not called yet has time to end it: clients (Go's) take a connection
+// that ends before its first call for a server that cannot be reached, and do not make
+// the call by another one, as they do after a GOAWAY.
+func (h *relay2) farewell() {
+	h.mu.Lock()
+	called := h.streams.Last() > 0
+	h.mu.Unlock()
+	if called {
+		closeWrite(h.front.conn)
+	}
+	_ = h.front.conn.SetReadDeadline(time.Now().Add(linger))
 }
 
 // leave leaves the gate where no call is open. mu is held.
@@ -405,11 +419,9 @@ func (h *relay2) down() {
 			if last := h.lastWords(err); last != nil {
 				_, _ = f.conn.Write(last)
 			}
-			closeWrite(f.conn)
+			h.farewell() // the caller has no use for half a connection
 			f.wmu.Unlock()
 			h.end()
-			// The caller has no use for half a connection.
-			_ = f.conn.SetReadDeadline(time.Now().Add(linger))
 			return
 		}
 		p := (*buf)[:n]

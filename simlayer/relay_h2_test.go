@@ -10,7 +10,10 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/net/http2"
+
 	"moult/simlayer/so"
+	"moult/simlayer/wire"
 	"moult/store/bundle"
 )
 
@@ -240,4 +243,55 @@ func TestHTTP2Cut(t *testing.T) {
 		t.Errorf("a call that was cut: %+v, want 503", r)
 	}
 	eventually(t, "an error counted", func() bool { return l.Stats().Services["api"][1].Errors == 1 })
+}
+
+// A caller that has connected and not called yet is told that this connection takes no
+// calls, and does not see its end first: it would not make its call by another one.
+func TestHTTP2Farewell(t *testing.T) {
+	for name, end := range map[string]func(*Layer, *httptest.Server) error{
+		"drain":         func(l *Layer, _ *httptest.Server) error { _, err := l.Drain(t.Context()); return err },
+		"the node ends": func(_ *Layer, node *httptest.Server) error { return node.Config.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 10 {
+				node := serve2(t, http.HandlerFunc(sumNode))
+				l := relayTo(t, addrOf(node))
+				conn := dialLayer(t, l.Addresses()["api"].Public)
+				frames := http2.NewFramer(conn, conn)
+				_, _ = io.WriteString(conn, wire.Preface)
+				if err := frames.WriteSettings(); err != nil {
+					t.Fatal(err)
+				}
+				until := func(kind http2.FrameType) {
+					for {
+						f, err := frames.ReadFrame()
+						if err != nil {
+							t.Fatalf("before %v: %v", kind, err)
+						}
+						if f.Header().Type == kind {
+							return
+						}
+					}
+				}
+				until(http2.FrameSettings) // the node's
+				if err := end(l, node); err != nil {
+					t.Fatal(err)
+				}
+				until(http2.FrameGoAway)
+				var in reader
+				if err := in.reads(conn, &l.buffers); err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range l.services["api"].public.allFronts(false) {
+					f.wmu.Lock() // nothing more is on its way
+					open := in.alive()
+					f.wmu.Unlock()
+					if !open {
+						t.Fatal("the connection ended before it was used")
+					}
+				}
+				l.Close()
+			}
+		})
+	}
 }

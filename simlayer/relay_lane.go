@@ -49,9 +49,13 @@ func (f *front) heard(u *upstream, a *answer) (*[]byte, int, error) {
 	<-r.met
 	if r.toCaller != nil {
 		err := f.writeLocked([][]byte{r.toCaller})
+		closing := f.wrote()
 		f.wmu.Unlock()
 		if err != nil {
 			return nil, 0, err
+		}
+		if closing {
+			f.shut()
 		}
 	}
 	if r.heard != nil {

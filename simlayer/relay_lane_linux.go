@@ -227,6 +227,9 @@ func (r *rest) turn(e *unix.EpollEvent, buf []byte, pool *buffers) bool {
 	}
 	left := append([]byte(nil), p[n:]...)
 	if fromNode {
+		r.front.mu.Lock()
+		r.front.answering = true // still
+		r.front.mu.Unlock()
 		r.toCaller = left
 	} else {
 		r.toNode = left

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"moult/simlayer/so"
 	"moult/store/bundle"
 )
 
@@ -306,5 +307,71 @@ func TestLaneIsClosed(t *testing.T) {
 	comes(t, "the end at the node", ended)
 	if _, err := c.br.ReadByte(); err == nil {
 		t.Error("the caller is still served")
+	}
+}
+
+// An answer that the caller takes slowly arrives whole, though the address that it
+// has called is given up meanwhile. The last bytes of it are written by down, the
+// second time as what a lane could not write.
+func TestRetireWhileAnswering(t *testing.T) {
+	for _, before := range []int{0, 2} {
+		t.Run(fmt.Sprintf("after %d calls", before), func(t *testing.T) {
+			if before > 0 && !hasLanes() {
+				t.Skip("there are no lanes with one processor")
+			}
+			body := strings.Repeat("x", 15_000)
+			l := startLayer(t, bundle.ProtocolHTTP, nil)
+			routing := Routing{Native: 2, Backends: backends(rawNode(t, "unix", func(c net.Conn, r *http.Request) bool {
+				text := body
+				if r.URL.Path == "/short" {
+					text = ""
+				}
+				_, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
+				return err == nil
+			}, func() {})), Objects: InProcess(map[bundle.Version]so.Object{1: so.Compatible()})}
+			apply(t, l, routing)
+			d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+				return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
+			}}
+			conn, err := d.DialContext(t.Context(), "tcp", l.versioned(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(hang))
+			c := &rawCaller{conn.(*net.TCPConn), t, bufio.NewReader(conn)}
+			var f *front
+			eventually(t, "the connection", func() bool {
+				all := l.services["api"].versioned[1].allFronts(false)
+				if len(all) == 1 {
+					f = all[0]
+				}
+				return len(all) == 1
+			})
+			if err := polled(f.conn).(*net.TCPConn).SetWriteBuffer(4096); err != nil {
+				t.Fatal(err)
+			}
+			for range before {
+				c.say(getOf("/short"))
+				c.hear()
+			}
+			if before > 0 {
+				eventually(t, "a connection in a lane", func() bool { return l.lanes.taken() == 1 })
+			}
+			c.say(getOf("/long"))
+			eventually(t, "an answer that cannot be written", func() bool {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				return f.answering && l.lanes.taken() == 0
+			})
+			routing.Objects = nil
+			apply(t, l, routing)
+			if _, got := c.hear(); got != body {
+				t.Errorf("%d bytes of %d arrived", len(got), len(body))
+			}
+			if _, err := c.br.ReadByte(); err != io.EOF {
+				t.Errorf("after it: %v, want the connection's end", err)
+			}
+		})
 	}
 }
