@@ -274,6 +274,7 @@ func TestHTTP2Farewell(t *testing.T) {
 					}
 				}
 				until(http2.FrameSettings) // the node's
+				until(http2.FrameSettings) // it has the caller's, and says no more
 				if err := end(l, node); err != nil {
 					t.Fatal(err)
 				}
