@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"errors"
+
+	"moult/agent/upgrade"
+	"moult/store/bundle"
+	"moult/transforms"
+)
+
+// sweep gives back the disk of releases long past. The last keptReleases stay,
+// with all their platforms: peers that were away take each on the way.
+func (a *Agent) sweep(s upgrade.State) {
+	if a.injecting > 0 || len(a.docs.missing) > 0 || a.belowFloor() {
+		return // there may be something that is named by nothing that is here
+	}
+	if a.store.Damage() != nil {
+		if err := a.store.Healed(); err != nil {
+			a.log.Warn("the store's damage is not noted as healed", "err", err)
+		}
+	}
+	keep := []bundle.Digest{a.trust.Digest(), a.evidence.digest}
+	for _, n := range a.trust.Releases() {
+		ref, _ := a.trust.Release(n)
+		keep = append(keep, ref.Digest)
+	}
+	for _, n := range a.trust.Orders() {
+		ref, _ := a.trust.Order(n)
+		keep = append(keep, ref.Digest)
+	}
+	keep = append(keep, a.boundOrders()...)
+	running := a.programs()
+	for v, m := range a.docs.manifests {
+		recent := v+keptReleases > s.Version
+		for _, cu := range m.Classes {
+			for _, o := range []bundle.Simulation{cu.Past, cu.Future} {
+				if blob, ok := o.Blob(); ok && (recent || running[blob.Digest]) {
+					keep = append(keep, blob.Digest)
+				}
+			}
+			for _, art := range cu.Artifacts {
+				if recent || running[art.Digest] {
+					keep = append(keep, art.Digest)
+				}
+			}
+		}
+	}
+	removed, err := a.depot.Sweep(keep)
+	if err != nil {
+		a.log.Warn("old artifacts not removed", "err", err)
+	}
+	if removed > 0 {
+		a.log.Info("removed old artifacts and documents", "count", removed)
+	}
+}
+
+// removeOldSlots keeps the slot before the running one, and gives back the
+// disk of those before it.
+func (a *Agent) removeOldSlots(s upgrade.State) {
+	versions, err := a.slots.List()
+	if err != nil {
+		a.log.Warn("old slots not removed", "err", err)
+		return
+	}
+	var previous bundle.Version
+	for _, v := range versions {
+		if v < s.Running {
+			previous = max(previous, v)
+		}
+	}
+	for _, v := range versions {
+		if v >= previous {
+			continue
+		}
+		if err := a.slots.Remove(v); err != nil {
+			a.log.Warn("old slot not removed", "version", v, "err", err)
+		}
+	}
+}
+
+// removeFutureStates gives back the disk of what answered callers of versions that
+// the node has reached; the transforms have had it.
+func (a *Agent) removeFutureStates(s upgrade.State) {
+	states, err := a.slots.Objects().List()
+	for _, o := range states {
+		if o.Kind == transforms.FutureObject && o.Version <= s.Version {
+			err = errors.Join(err, a.slots.Objects().Retire(o.Version, o.Kind))
+		}
+	}
+	if err != nil {
+		a.log.Warn("state of simulation objects not removed", "err", err)
+	}
+}
