@@ -43,7 +43,7 @@ crash:
 
 # Versions mixed, under load, for every kind of attach and egress that works here.
 mixed:
-	$(GO) test ./cmd/moult -count=1 -timeout 30m -run 'TestMixed|TestGRPC|TestLine|TestUDP|TestAgentDies|TestObserve|TestRetire' -mixed -v
+	$(GO) test ./cmd/moult -count=1 -timeout 30m -run 'TestMixed|TestGRPC|TestLine|TestUDP|TestAgentDies|TestObserve|TestWasm' -mixed -v
 
 # Two real releases of nats-server, a rolling upgrade under a real client.
 nats:
