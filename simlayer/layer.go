@@ -35,8 +35,9 @@ type Layer struct {
 
 	buffers buffers
 	lanes   lanes
-	// laneAfter is the constant, if not 0: tests have their connections in lanes soon.
-	laneAfter int
+	// laneAfter and laneMost are laneAfter and laneAfterMost, if not 0: tests have
+	// their connections in lanes soon, and again.
+	laneAfter, laneMost int
 
 	services map[string]*service // fixed
 

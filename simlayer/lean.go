@@ -21,9 +21,10 @@ import (
 // front's own connection, and writes the answer. What is not plain is the
 // callProxy's, which does the same in every other respect.
 //
-// It is used by one goroutine: run, where the call could begin at once, else the
-// one that waited for the gate (front.late). run watches the caller while that
-// one works; where run works itself, a watcher begins once the node takes long.
+// It is used by one goroutine: run, where the call could begin at once, a coroutine
+// of a lane in its place, or the one that waited for the gate (front.late). run
+// watches the caller while that one works; where run works itself, a watcher begins
+// once the node takes long, and a lane sees both sides.
 type lean struct {
 	front   *front
 	path    *path
@@ -44,6 +45,8 @@ type lean struct {
 
 	watching chan struct{} // closed once the watcher has ended; nil: none
 	seen     []byte        // what the watcher has read
+
+	lane *rest // it is in a lane
 }
 
 // leans are the memory of lean calls.
@@ -105,8 +108,18 @@ func (f *front) simulate(req wire.Request, size int, how taking) bool {
 		f.handBack()
 		return false
 	}
-	c.alone, c.more = true, f.n > size
+	c.more = f.n > size
+	return f.carry(c, req, size)
+}
+
+// carry answers a request, of which size bytes are here, by c, in run's place.
+// false: no other follows on this connection.
+func (f *front) carry(c *lean, req wire.Request, size int) bool {
+	c.alone = true
 	err := c.run()
+	if err != nil {
+		c.ground()
+	}
 	c.unwatch()
 	seen, unsafe := c.seen, c.unsafe
 	again := err != nil && f.leanAgain(err, unsafe)
@@ -123,6 +136,9 @@ func (f *front) simulate(req wire.Request, size int, how taking) bool {
 	if len(seen) > 0 {
 		f.buf = f.layer.buffers.get() // nothing else of the caller was here
 		f.n = copy(*f.buf, seen)
+	}
+	if err == nil && f.n == 0 {
+		f.lanePlain++
 	}
 	return follows
 }
@@ -173,6 +189,7 @@ func (c *lean) run() error {
 	resp, err := c.call()
 	switch {
 	case errors.Is(err, errBroke):
+		c.ground()
 		c.unwatch()
 		f.lose(failed)
 		return nil
@@ -201,6 +218,7 @@ func (c *lean) call() (resp *http.Response, err error) {
 // watch begins to watch the caller, where nobody does: one that goes away ends
 // the call.
 func (c *lean) watch() {
+	c.ground()
 	if !c.alone || c.watching != nil || c.more {
 		return
 	}

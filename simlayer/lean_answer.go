@@ -30,8 +30,7 @@ func (c *lean) respond(resp *http.Response) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		c.unwatch()
-		f.refuse(explain(false, errors.New("the node switched protocols without being asked")))
+		c.refuse(explain(false, errors.New("the node switched protocols without being asked")))
 		return
 	}
 	dropNamed(resp.Header)
@@ -48,8 +47,7 @@ func (c *lean) respond(resp *http.Response) {
 	c.out = a.appendHead(c.out[:0])
 	switch {
 	case c.out == nil:
-		c.unwatch()
-		f.refuse(explain(c.unsafe, errField))
+		c.refuse(explain(c.unsafe, errField))
 	case a.bare:
 		c.end(&a, c.out)
 	case a.memory:
@@ -57,6 +55,13 @@ func (c *lean) respond(resp *http.Response) {
 	default:
 		c.stream(&a)
 	}
+}
+
+// refuse answers by a refusal.
+func (c *lean) refuse(err error) {
+	c.ground()
+	c.unwatch()
+	c.front.refuse(err)
 }
 
 // dropNamed removes the headers that are of one connection, as its own header says.
@@ -105,6 +110,7 @@ func (c *lean) whole(a *leanAnswer, here int64) {
 
 // lose breaks an answer off.
 func (c *lean) lose(o outcome) {
+	c.ground()
 	c.unwatch()
 	f := c.front
 	f.mu.Lock()
@@ -125,9 +131,12 @@ func (c *lean) end(a *leanAnswer, text []byte) {
 	f.ex.respDone, f.ex.closeAfter, f.answering = true, a.last, true
 	f.mu.Unlock()
 	f.finish(a.outcome)
-	_, err := f.conn.Write(text)
+	err := c.say(text)
 	closing := f.wrote()
 	f.wmu.Unlock()
+	if err != nil || closing {
+		c.ground()
+	}
 	switch {
 	case err != nil:
 		f.breakOff()
@@ -141,6 +150,7 @@ const chunkRoom = 8
 
 // stream answers by a body that is still to come, piece by piece.
 func (c *lean) stream(a *leanAnswer) {
+	c.ground()
 	f := c.front
 	if f.write(c.out) != nil {
 		c.lose(canceled)

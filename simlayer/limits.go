@@ -105,6 +105,8 @@ const (
 	laneAfter     = 4
 	laneAfterMost = 1 << 12
 	maxLanes      = 8
+	// laneWrites is how many simulated calls of a lane write together.
+	laneWrites = 32
 	// laneEvents is how many events a lane takes in at a time.
 	laneEvents = 64
 	// idleGrace is how long a caller keeps an idle connection whose other end

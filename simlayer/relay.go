@@ -37,6 +37,9 @@ type front struct {
 	buf   *[]byte // nil while n is 0
 	n     int     // bytes of the caller that have not passed on
 	later bool    // not the first request
+	// lanePlain is how many calls were simulated, one after the other, since the
+	// connection could last go to a lane.
+	lanePlain int
 
 	// wmu is held while something is written to conn. It comes before mu.
 	wmu sync.Mutex
@@ -184,7 +187,7 @@ var errGone = errors.New("the caller has gone")
 
 // turn takes one request on its way; false: none follows.
 func (f *front) turn() bool {
-	if f.n == 0 && !f.await() {
+	if f.n == 0 && (!f.restLean() || f.n == 0 && !f.await()) {
 		return false
 	}
 	switch f.settle() {

@@ -26,9 +26,13 @@ type rest struct {
 	front        *front
 	up           *upstream
 	caller, node int   // descriptors, which are not in Go's poller
-	seat         int32 // the lane's
+	seat         int32 // the lane's; noSeat once it has left
 
 	calling bool          // an exchange is on; the lane's
+	call    *lean         // what simulates it, once it has begun
+	req     wire.Request  // of call
+	work    *worker       // what runs call; nil: nothing does
+	left    bool          // run has it back
 	over    chan struct{} // closed where run has it back
 	met     chan struct{} // closed where down has, too
 
@@ -75,10 +79,7 @@ func (f *front) askRest(u *upstream, a *answer) *rest {
 	if !f.ex.respDone || u.last || f.ex.via != 0 || !f.ex.whole {
 		return nil
 	}
-	if f.enough == 0 {
-		f.enough = cmp.Or(f.layer.laneAfter, laneAfter)
-	}
-	if f.plain++; f.plain < f.enough || f.downs > 1 || f.ex.on || f.up != u || f.taken || f.closing || f.hand || f.eof || f.gone || f.grace {
+	if f.plain++; f.plain < f.laneDue() || f.downs > 1 || f.ex.on || f.up != u || f.taken || f.closing || f.hand || f.eof || f.gone || f.grace {
 		return nil
 	}
 	f.plain = 0
@@ -88,6 +89,14 @@ func (f *front) askRest(u *upstream, a *answer) *rest {
 	f.rest = &rest{front: f, up: u, over: make(chan struct{}), met: make(chan struct{})}
 	_ = f.conn.SetReadDeadline(time.Unix(1, 0))
 	return f.rest
+}
+
+// laneDue is how many plain calls make a connection go to a lane. mu is held.
+func (f *front) laneDue() int {
+	if f.enough == 0 {
+		f.enough = cmp.Or(f.layer.laneAfter, laneAfter)
+	}
+	return f.enough
 }
 
 // stir lets down go on where it waits for run. mu is held.
@@ -139,15 +148,19 @@ func (f *front) goLane(r *rest) {
 	if r.node, ok = node.unpoll(); ok {
 		f.layer.lanes.serve(r)
 		node.poll()
+		f.mu.Lock()
 		_ = r.up.in.reads(node.Conn, &f.layer.buffers)
+		f.mu.Unlock()
+		r.up.deadline = time.Time{} // it has none now
 	}
 	caller.poll()
 	_ = f.in.reads(caller.Conn, &f.layer.buffers)
+	r.left = true
 	if r.heard != nil && !r.calling {
 		f.buf, f.n, r.heard = r.heard, r.have, nil
 	}
 	f.mu.Lock()
-	f.enough = min(2*f.enough, laneAfterMost)
+	f.enough = min(2*f.enough, cmp.Or(f.layer.laneMost, laneAfterMost))
 	f.mu.Unlock()
 }
 
@@ -155,21 +168,21 @@ func (f *front) goLane(r *rest) {
 // reports whether it has: nothing of it is done else.
 func (r *rest) fromCaller(p []byte) bool {
 	f, gate := r.front, r.front.layer.gate
-	method, ok := f.plainRequest(p)
+	req, ok := f.plainRequest(p)
 	if !ok {
 		return false
 	}
 	ex := &f.ex
 	f.mu.Lock()
-	*ex = exchange{on: true, method: method, whole: true, reqDone: true, began: time.Now(), outcome: answered}
-	if safe(method) {
+	*ex = exchange{on: true, method: req.Method, whole: true, reqDone: true, began: time.Now(), outcome: answered}
+	if safe(req.Method) && !r.up.lean {
 		f.kept = append(f.kept[:0], p...)
 		ex.request = f.kept
 	}
 	f.mu.Unlock()
 	if gate.tryEnter(&ex.ticket, f.cutFunc) {
 		f.setInside(true)
-		if f.stays(r.up) {
+		if r.up.lean && r.simulates(req, p) || !r.up.lean && f.stays(r.up) {
 			r.calling = true
 			return true
 		}
@@ -182,19 +195,19 @@ func (r *rest) fromCaller(p []byte) bool {
 }
 
 // plainRequest reports whether p is one whole request, and nothing more.
-func (f *front) plainRequest(p []byte) (method string, ok bool) {
+func (f *front) plainRequest(p []byte) (req wire.Request, ok bool) {
 	end := wire.HeadEnd(p, 0)
 	if end < 0 {
-		return "", false
+		return req, false
 	}
-	req, ok := wire.ParseRequest(p[:end])
+	req, ok = wire.ParseRequest(p[:end])
 	switch {
 	case !ok || req.Method == http.MethodConnect || req.Expect || req.Close:
-		return "", false
+		return req, false
 	case req.Body == wire.Sized && req.Length <= int64(f.layer.cfg.Limits.Replay):
-		return req.Method, len(p)-end == int(req.Length)
+		return req, len(p)-end == int(req.Length)
 	}
-	return req.Method, req.Body == wire.NoBody && len(p) == end
+	return req, req.Body == wire.NoBody && len(p) == end
 }
 
 // stays is admitted for an exchange that can go to u; false: it cannot.

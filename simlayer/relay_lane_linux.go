@@ -58,6 +58,11 @@ type lane struct {
 	free  []int32
 	begun bool
 	ended bool
+
+	workers []*worker // that have nothing to do; run's
+	// writing are those whose calls have something to write; run's. Whoever is
+	// woken by the first of many finds the others too, and sleeps less often.
+	writing []*rest
 }
 
 // seat is the place of a connection in a lane. What is polled refers to it by
@@ -66,6 +71,8 @@ type seat struct {
 	rest *rest
 	turn int32
 }
+
+const noSeat = -1
 
 func (l *lane) hasEnded() bool {
 	l.mu.Lock()
@@ -152,10 +159,11 @@ func (l *lane) remove(r *rest) bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := &l.seats[r.seat]
-	s.rest = nil
+	at := r.seat
+	s := &l.seats[at]
+	s.rest, r.seat = nil, noSeat
 	s.turn++
-	l.free = append(l.free, r.seat)
+	l.free = append(l.free, at)
 	l.ended = l.ended || len(l.free) == len(l.seats)
 	close(r.over)
 	return l.ended
@@ -177,6 +185,7 @@ func (l *lane) removeAll() {
 // run serves those who have seats until none has.
 func (l *lane) run(pool *buffers) {
 	defer unix.Close(l.fd)
+	defer l.dismiss()
 	events := make([]unix.EpollEvent, laneEvents)
 	buf := make([]byte, relayBuffer)
 	for {
@@ -188,18 +197,27 @@ func (l *lane) run(pool *buffers) {
 		for i := range max(n, 0) {
 			e := &events[i]
 			r := l.of(e)
-			if r != nil && !r.turn(e, buf, pool) && l.remove(r) {
+			if r != nil && !l.turn(r, e, buf, pool) && l.remove(r) {
 				return
 			}
+			if len(l.writing) >= laneWrites && l.write() {
+				return
+			}
+		}
+		if l.write() {
+			return
 		}
 	}
 }
 
 // turn does what an event asks for; false: r goes back to run and down.
-func (r *rest) turn(e *unix.EpollEvent, buf []byte, pool *buffers) bool {
+func (l *lane) turn(r *rest, e *unix.EpollEvent, buf []byte, pool *buffers) bool {
 	fromNode := e.Fd&1 == 1
 	if e.Events != unix.EPOLLIN || fromNode != r.calling {
 		return false
+	}
+	if r.work != nil {
+		return l.goOn(r)
 	}
 	src, dst, take := r.caller, r.node, r.fromCaller
 	if fromNode {
@@ -218,11 +236,10 @@ func (r *rest) turn(e *unix.EpollEvent, buf []byte, pool *buffers) bool {
 		copy(*r.heard, p)
 		return false
 	}
-	n, err = transfer(unix.SYS_WRITE, dst, p)
-	for err == unix.EINTR {
-		n, err = transfer(unix.SYS_WRITE, dst, p)
+	if r.up.lean {
+		return l.simulate(r)
 	}
-	if n == len(p) {
+	if n = writeNow(dst, p); n == len(p) {
 		return true
 	}
 	left := append([]byte(nil), p[n:]...)
