@@ -189,6 +189,7 @@ func (l *Layer) Ended() {
 	if l.closed {
 		return
 	}
+	l.orphan.Store(l.gate.current())
 	l.aim(nil)
 	l.endStrays(func(stray) bool { return true })
 	l.given, l.known = 0, nil

@@ -50,9 +50,12 @@ type Layer struct {
 	strays []stray           // apply; sockets that software left behind
 	// given is the version of the software that runs with sockets of ours; 0 where
 	// none does. known are those that the software of an earlier layer has.
-	given   bundle.Version // apply
-	known   []Inherited    // apply
-	unbound error          // apply; why software cannot open its sockets of UDP beside ours
+	given bundle.Version // apply
+	// orphan is the routing under which the software has ended, until there is
+	// another or software again: datagrams wait, as nothing tells that they are lost.
+	orphan  atomic.Pointer[route]
+	known   []Inherited // apply
+	unbound error       // apply; why software cannot open its sockets of UDP beside ours
 
 	// observers are those of the routing in force, by path, and observed are the
 	// paths of all that there were.

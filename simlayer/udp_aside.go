@@ -27,6 +27,7 @@ func (l *Layer) Unbound(why error) {
 func (l *Layer) Found(v bundle.Version, told map[string]string) map[string]string {
 	l.apply.Lock()
 	defer l.apply.Unlock()
+	l.orphan.Store(nil)
 	found := maps.Clone(told)
 	for _, name := range slices.Sorted(maps.Keys(told)) {
 		s := l.services[name]

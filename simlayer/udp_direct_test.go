@@ -221,9 +221,9 @@ func TestUDPInheritCrash(t *testing.T) {
 			queued = append(queued, c)
 		}
 		one.kill()
-		l.Ended()
-		apply(t, l, Routing{Native: 1, Down: true})
+		l.Ended() // from here on, whatever the routing says
 		eventually(t, "those in the queue are held", func() bool { return l.Stats().Held == len(queued) })
+		apply(t, l, Routing{Native: 1, Down: true})
 		again, _ := givenPackets(t, l, 1, "again")
 		again.ask("serve")
 		apply(t, l, Routing{Native: 1, Backends: backends(again.addr)})

@@ -87,7 +87,7 @@ func (f *listener) way() udpWay {
 	switch {
 	case shut:
 		return w
-	case !open:
+	case !open, f.layer.orphan.Load() == route:
 		w.hold = route.hold
 		return w
 	}
