@@ -49,7 +49,7 @@ mixed:
 nats:
 	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestNATS -nats -mixed -v
 
-# The speed table of docs/performance.md, in about nine minutes. As root it has the
+# The speed table of docs/performance.md, in less than ten minutes. As root it has the
 # kernel's part too, with haproxy, nginx and libnginx-mod-stream those, and with clang
 # and lld a guest in C. BENCHFLAGS: see docs/performance.md.
 bench:
