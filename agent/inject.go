@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/agent/operator"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
@@ -42,7 +43,7 @@ func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *contro
 	}
 	opened, err := archive.Open(f, size, b.a.firstRoot, nil)
 	if err != nil {
-		return control.Accepted{}, Refusal(fmt.Errorf("inject: %w", err))
+		return control.Accepted{}, operator.Refusal(fmt.Errorf("inject: %w", err))
 	}
 	if signed == nil {
 		if signed, err = ownSigned(opened); err != nil {
@@ -98,11 +99,11 @@ func (b api) judge(opened *archive.Bundle, signed *control.Signed) (*trust.Verif
 	digest := bundle.Sum(opened.ManifestBytes(m.Version))
 	set, err := trust.ParseSet(signed.Set)
 	if err != nil {
-		return nil, Refusal(err)
+		return nil, operator.Refusal(err)
 	}
 	v, err := trust.Verify(b.a.firstRoot, nil, set)
 	if err != nil {
-		return nil, Refusal(err)
+		return nil, operator.Refusal(err)
 	}
 	if ref, ok := v.Release(m.Version); !ok || ref.Digest != digest {
 		return nil, control.Refused(fmt.Errorf("the signed metadata beside the bundle name another release %d", m.Version), "run `moult inject` with that very bundle")
@@ -118,7 +119,7 @@ func (a *Agent) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verifie
 		a.freeze(v)
 		return control.Refused(fmt.Errorf("release %d is known here with other content: both are signed, neither is started", ns[0]), "publish a newer release")
 	}
-	if err := CheckRelease(a.trust, m, digest); err != nil {
+	if err := operator.CheckRelease(a.trust, m, digest); err != nil {
 		return err
 	}
 	nodes := map[bundle.Class][]bundle.Platform{}
@@ -127,14 +128,14 @@ func (a *Agent) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verifie
 			nodes[r.Class] = append(nodes[r.Class], r.Platform)
 		}
 	}
-	if err := CheckPlatforms(m, nodes); err != nil {
+	if err := operator.CheckPlatforms(m, nodes); err != nil {
 		return err
 	}
 	if v.Digest() == a.trust.Digest() {
 		return control.Refused(fmt.Errorf("release %d is here already, without a rollout order", m.Version), "`moult inject` without --no-order hands one over")
 	}
 	if _, err := trust.Verify(a.firstRoot, a.trust, v.Set()); err != nil {
-		return Refusal(err)
+		return operator.Refusal(err)
 	}
 	for n, data := range orders {
 		if err := a.checkOrder(v, n, data); err != nil {

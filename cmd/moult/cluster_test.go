@@ -22,6 +22,7 @@ import (
 
 	"moult/agent"
 	"moult/agent/control"
+	"moult/agent/operator"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/build"
@@ -265,7 +266,7 @@ func (c *testCluster) inject(a *demoAgent, path string) error {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	signed, err := signFirstOrder(c.t.Context(), a.api, folder, b)
+	signed, err := operator.New(folder).Begin(c.t.Context(), a.api, b)
 	if err != nil {
 		return err
 	}

@@ -11,8 +11,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"moult/agent"
 	"moult/agent/control"
+	"moult/agent/operator"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
 )
@@ -104,7 +104,7 @@ func checkBundle(f *os.File, firstRoot []byte) (*archive.Bundle, error) {
 	}
 	b, err := archive.Open(f, fi.Size(), firstRoot, nil)
 	if err != nil {
-		return nil, agent.Refusal(fmt.Errorf("%s: %w", f.Name(), err))
+		return nil, operator.Refusal(fmt.Errorf("%s: %w", f.Name(), err))
 	}
 	return b, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/control"
+	"moult/agent/operator"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/build"
@@ -215,7 +216,7 @@ func (d *demo) release(ctx context.Context, exe string, version bundle.Version) 
 		return err
 	}
 	api := d.cluster.injector().api
-	signed, err := signFirstOrder(ctx, api, folder, b)
+	signed, err := operator.New(folder).Begin(ctx, api, b)
 	if err != nil {
 		return err
 	}
@@ -228,11 +229,7 @@ func (d *demo) release(ctx context.Context, exe string, version bundle.Version) 
 
 // follow shows the table until the release is complete.
 func (d *demo) follow(ctx context.Context, release bundle.Version) (control.Status, error) {
-	remaining := demoTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		remaining = time.Until(deadline)
-	}
-	s, err := waitStatus(ctx, d.cluster.injector().api, release, remaining, d.draw)
+	s, err := operator.Follow(ctx, d.cluster.injector().api, release, d.draw)
 	if s == nil {
 		return control.Status{}, err
 	}

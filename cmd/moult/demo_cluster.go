@@ -21,6 +21,7 @@ import (
 
 	"moult/agent"
 	"moult/agent/control"
+	"moult/agent/operator"
 	"moult/agent/process"
 	"moult/store/bundle"
 	"moult/store/durable"
@@ -186,7 +187,7 @@ func allFree(base, n int) bool {
 
 // await waits until every agent sees the cluster as good.
 func (c *demoCluster) await(ctx context.Context, what string, good func(control.Status) bool) error {
-	tick := time.NewTicker(pollInterval)
+	tick := time.NewTicker(operator.PollInterval)
 	defer tick.Stop()
 	for {
 		all := true

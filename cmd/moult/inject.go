@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,12 +10,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"moult/agent"
 	"moult/agent/control"
-	"moult/agent/schedule"
-	"moult/store/bundle"
-	"moult/store/bundle/archive"
-	"moult/store/bundle/trust"
+	"moult/agent/operator"
 )
 
 func injectCommand() *cli.Command {
@@ -67,7 +62,7 @@ func inject(c *cli.Context) error {
 	if !c.Bool("wait") {
 		return nil
 	}
-	s, err := waitStatus(c.Context, api, accepted.Version, timeout, nil)
+	s, err := waitStatus(c.Context, api, accepted.Version, timeout)
 	if s != nil {
 		if perr := (statusPrinter{w: c.App.Writer}).print(*s); perr != nil {
 			return perr
@@ -90,104 +85,9 @@ func prepareInjection(c *cli.Context, api *control.Client, f *os.File) (*control
 	if err != nil {
 		return nil, err
 	}
-	signed, err := signFirstOrder(c.Context, api, folder, b)
+	signed, err := operator.New(folder).Begin(c.Context, api, b)
 	if head := folder.Current().Head(); err == nil && head > b.Head().Version {
 		fmt.Fprintf(c.App.ErrWriter, "moult: note: releases up to %d are signed in this trust folder, and the cluster hears of them now: inject their bundles next, in their order\n", head)
 	}
 	return signed, err
-}
-
-// signFirstOrder makes and signs the order that begins the rollout of a
-// bundle's release, on top of what the peer and the bundle hold. Nothing is
-// signed for a release that the peer would refuse: an order, once signed, binds.
-func signFirstOrder(ctx context.Context, api *control.Client, folder *trust.Folder, b *archive.Bundle) (*control.Signed, error) {
-	peer, err := api.Trust(ctx)
-	if err != nil {
-		return nil, err
-	}
-	status, err := api.Status(ctx, false)
-	if err != nil {
-		return nil, err
-	}
-	if err := fits(folder, b, peer, status); err != nil {
-		return nil, err
-	}
-	if err := absorb(folder, peer.Set); err != nil {
-		return nil, err
-	}
-	if _, err := folder.Absorb(b.Trust().Set()); err != nil {
-		return nil, agent.Refusal(err)
-	}
-	order, err := firstOrder(folder, b, peer, status)
-	if err != nil {
-		return nil, err
-	}
-	return addOrder(folder, order)
-}
-
-// fits reports why the peer would refuse the bundle's release.
-func fits(folder *trust.Folder, b *archive.Bundle, peer control.Trust, status control.Status) error {
-	set, err := trust.ParseSet(peer.Set)
-	if err != nil {
-		return fmt.Errorf("read the agent's metadata: %w", err)
-	}
-	inForce, err := trust.Verify(folder.FirstRoot(), nil, set)
-	if err != nil {
-		return otherCluster(err)
-	}
-	m := b.Head()
-	if err := agent.CheckRelease(inForce, m, bundle.Sum(b.ManifestBytes(m.Version))); err != nil {
-		return err
-	}
-	nodes := map[bundle.Class][]bundle.Platform{}
-	for _, n := range status.Nodes {
-		nodes[n.Class] = append(nodes[n.Class], n.Platform)
-	}
-	return agent.CheckPlatforms(m, nodes)
-}
-
-// firstOrder returns the order that begins the rollout of the bundle's
-// release: the one that this folder has signed before, if it has (two
-// injections of one bundle must not rank the nodes differently), else a new one.
-func firstOrder(folder *trust.Folder, b *archive.Bundle, peer control.Trust, status control.Status) (*schedule.Order, error) {
-	m := b.Head()
-	if _, data, ok := folder.LastOrder(m.Version); ok {
-		return schedule.ParseOrder(data)
-	}
-	previous, err := orderBefore(folder, peer, m.Version)
-	if err != nil {
-		return nil, err
-	}
-	var nodes []schedule.Candidate
-	for _, n := range status.Nodes {
-		nodes = append(nodes, schedule.Candidate{ID: n.ID, Class: n.Class, Reachable: n.Reachable})
-	}
-	return schedule.Instantiate(m, bundle.Sum(b.ManifestBytes(m.Version)), previous, nodes)
-}
-
-// orderBefore returns the newest order of a release before n, nil where none
-// was ever signed. What was signed decides, not what has arrived at the peer:
-// nodes may be down under that order, so the next must name it and have them.
-func orderBefore(folder *trust.Folder, peer control.Trust, n bundle.Version) (*schedule.Order, error) {
-	inForce := folder.Current()
-	var release bundle.Version
-	for _, v := range inForce.Orders() {
-		if v < n {
-			release = v
-		}
-	}
-	if release == 0 {
-		return nil, nil
-	}
-	ref, _ := inForce.Order(release)
-	data, ok := peer.Orders[release]
-	if !ok || bundle.Sum(data) != ref.Digest {
-		data, ok = folder.OrderInForce(release)
-	}
-	if !ok {
-		return nil, refusedf("try again in a moment, or at another agent",
-			"the rollout order of release %d (%s) has not arrived at this agent and was not signed in this trust folder; the order of release %d must follow it",
-			release, ref.Digest.Short(), n)
-	}
-	return schedule.ParseOrder(data)
 }

@@ -2,16 +2,14 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 
-	"moult/agent"
 	"moult/agent/control"
+	"moult/agent/operator"
 	"moult/agent/schedule"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
-	"moult/store/bundle/trust"
 )
 
 // planRingPart is what a plan knows from an agent.
@@ -57,10 +55,10 @@ func planRing(ctx context.Context, api *control.Client, b *archive.Bundle, root 
 		return nil, err
 	}
 	part := &planRingPart{Classes: []planRingClass{}}
-	if err := wouldTake(root, b, peer, status); err != nil {
+	if err := operator.Fits(root, b, peer, status); err != nil {
 		part.Refused = err.Error()
 	}
-	order, signed, err := planOrder(b, peer, status)
+	order, signed, err := operator.Preview(b, peer, status)
 	if err != nil {
 		return nil, err
 	}
@@ -74,59 +72,6 @@ func planRing(ctx context.Context, api *control.Client, b *archive.Bundle, root 
 		part.Classes = append(part.Classes, ringClass(class, changed, order.Classes[class], nodes))
 	}
 	return part, nil
-}
-
-// wouldTake reports why the peer would refuse the release.
-func wouldTake(root []byte, b *archive.Bundle, peer control.Trust, status control.Status) error {
-	set, err := trust.ParseSet(peer.Set)
-	if err != nil {
-		return fmt.Errorf("the agent's metadata: %w", err)
-	}
-	inForce, err := trust.Verify(root, nil, set)
-	if err != nil {
-		return fmt.Errorf("the agent is of another cluster: %w", err)
-	}
-	m := b.Head()
-	if err := agent.CheckRelease(inForce, m, bundle.Sum(b.ManifestBytes(m.Version))); err != nil {
-		return err
-	}
-	platforms := map[bundle.Class][]bundle.Platform{}
-	for _, n := range status.Nodes {
-		platforms[n.Class] = append(platforms[n.Class], n.Platform)
-	}
-	return agent.CheckPlatforms(m, platforms)
-}
-
-// planOrder returns the rollout order of the release: one that is signed, in
-// force at the peer or in the bundle, else what would be signed now.
-func planOrder(b *archive.Bundle, peer control.Trust, status control.Status) (order *schedule.Order, signed bool, err error) {
-	m := b.Head()
-	digest := bundle.Sum(b.ManifestBytes(m.Version))
-	data, ok := peer.Orders[m.Version]
-	if !ok {
-		data, ok = b.Order(m.Version)
-	}
-	if ok {
-		// One for other content under this number says nothing of this release.
-		if order, err := schedule.ParseOrder(data); err != nil || order.Manifest == digest {
-			return order, true, err
-		}
-	}
-	var previous *schedule.Order
-	for _, v := range slices.Backward(slices.Sorted(maps.Keys(peer.Orders))) {
-		if v < m.Version {
-			if previous, err = schedule.ParseOrder(peer.Orders[v]); err != nil {
-				return nil, false, err
-			}
-			break
-		}
-	}
-	var candidates []schedule.Candidate
-	for _, n := range status.Nodes {
-		candidates = append(candidates, schedule.Candidate{ID: n.ID, Class: n.Class, Reachable: n.Reachable})
-	}
-	order, err = schedule.Instantiate(m, digest, previous, candidates)
-	return order, false, err
 }
 
 func ringClass(class bundle.Class, changed bool, c schedule.ClassOrder, nodes map[bundle.NodeID]control.NodeStatus) planRingClass {

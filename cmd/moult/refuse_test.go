@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/agent/operator"
 	"moult/agent/schedule"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
@@ -351,6 +352,7 @@ func (c *testCluster) ranked(a *demoAgent, path string, reversed bool) control.S
 		c.t.Fatal(err)
 	}
 	defer folder.Close()
+	op := operator.New(folder)
 	b, f, err := openBundle(path, folder.FirstRoot())
 	if err != nil {
 		c.t.Fatal(err)
@@ -364,17 +366,17 @@ func (c *testCluster) ranked(a *demoAgent, path string, reversed bool) control.S
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := absorb(folder, peer.Set); err != nil {
+	if err := op.Absorb(peer.Set); err != nil {
 		c.t.Fatal(err)
 	}
-	o, err := firstOrder(folder, b, peer, status)
+	o, err := op.First(b, peer, status)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	if reversed {
 		slices.Reverse(o.Classes["kv"].Roster)
 	}
-	signed, err := addOrder(folder, o)
+	signed, err := op.Sign(o)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,11 +16,9 @@ import (
 	"golang.org/x/term"
 
 	"moult/agent/control"
+	"moult/agent/operator"
 	"moult/store/bundle"
 )
-
-// pollInterval is the time between two looks at a status that is followed.
-const pollInterval = 300 * time.Millisecond
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
@@ -55,7 +54,7 @@ func showStatus(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		s, err := waitStatus(c.Context, api, bundle.Version(c.Uint64("release")), timeout, nil)
+		s, err := waitStatus(c.Context, api, bundle.Version(c.Uint64("release")), timeout)
 		if s != nil {
 			if perr := p.print(*s); perr != nil {
 				return perr
@@ -71,7 +70,7 @@ func showStatus(c *cli.Context) error {
 }
 
 func watchStatus(ctx context.Context, api *control.Client, p statusPrinter, live bool) error {
-	tick := time.NewTicker(pollInterval)
+	tick := time.NewTicker(operator.PollInterval)
 	defer tick.Stop()
 	for {
 		s, err := api.Status(ctx, live)
@@ -95,59 +94,20 @@ func watchStatus(ctx context.Context, api *control.Client, p statusPrinter, live
 	}
 }
 
-// waitStatus polls until the release is complete, held or aborted. The last
+// waitStatus waits until the release is complete, held or aborted. The last
 // status seen is returned in any case.
-func waitStatus(user context.Context, api *control.Client, release bundle.Version, timeout time.Duration, each func(control.Status)) (*control.Status, error) {
+func waitStatus(user context.Context, api *control.Client, release bundle.Version, timeout time.Duration) (*control.Status, error) {
 	ctx, cancel := context.WithTimeout(user, timeout)
 	defer cancel()
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
-	var last *control.Status
-	for {
-		s, err := api.Status(ctx, false)
-		if err != nil && ctx.Err() == nil {
-			return last, err
-		}
-		if err == nil {
-			last = &s
-			if each != nil {
-				each(s)
-			}
-			if done, err := finished(s, release); done {
-				return last, err
-			}
-		}
-		select {
-		case <-ctx.Done():
-			if user.Err() != nil {
-				return last, failedf("the rollout goes on by itself; `moult status --wait` waits again", "wait for the rollout: interrupted")
-			}
-			return last, &exitError{code: exitTimedOut, hint: "`moult why NODE` tells what a node waits for",
-				err: fmt.Errorf("wait for the rollout: gave up after %v", timeout)}
-		case <-tick.C:
-		}
+	last, err := operator.Follow(ctx, api, release, nil)
+	switch {
+	case err == nil || ctx.Err() == nil || !errors.Is(err, ctx.Err()):
+		return last, err
+	case user.Err() != nil:
+		return last, failedf("the rollout goes on by itself; `moult status --wait` waits again", "wait for the rollout: interrupted")
 	}
-}
-
-// finished reports whether a wait for release (0: any) is over, and how.
-func finished(s control.Status, release bundle.Version) (bool, error) {
-	if s.Release.Version < release {
-		return false, nil
-	}
-	// The metadata may name a newer release already, and the state is of that one.
-	below := func(n control.NodeStatus) bool { return n.Version < release }
-	if release > 0 && s.Release.Version > release && len(s.Nodes) > 0 && !slices.ContainsFunc(s.Nodes, below) {
-		return true, nil
-	}
-	switch s.Release.State {
-	case control.StateComplete, control.StateNone:
-		return true, nil
-	case control.StateHeld:
-		return true, refusedf("`moult why NODE` tells more; `moult retry NODE` tries again", "release %d is held: %s", s.Release.Version, s.Release.Reason)
-	case control.StateAborted:
-		return true, refusedf("inject a newer release", "release %d was aborted", s.Release.Version)
-	}
-	return false, nil
+	return last, &exitError{code: exitTimedOut, hint: "`moult why NODE` tells what a node waits for",
+		err: fmt.Errorf("wait for the rollout: gave up after %v", timeout)}
 }
 
 // statusPrinter writes a Status for people or for programs.

@@ -50,50 +50,11 @@ CALLERS  OBJECT       KIND        WHERE    STATE       CALLS  DENIED  ERRORS  ME
 	}
 }
 
-// What a wait is for, and how it ends.
-func TestFinished(t *testing.T) {
-	status := func(head bundle.Version, state string, versions ...bundle.Version) (s control.Status) {
-		s.Release = control.ReleaseStatus{Version: head, State: state}
-		for _, v := range versions {
-			s.Nodes = append(s.Nodes, control.NodeStatus{Version: v})
-		}
-		return s
-	}
-	for _, c := range []struct {
-		name    string
-		s       control.Status
-		release bundle.Version
-		done    bool
-		code    int
-	}{
-		{"nothing there", status(0, control.StateNone), 0, true, exitDone},
-		{"not here yet", status(1, control.StateComplete, 1, 1), 2, false, exitDone},
-		{"under way", status(2, control.StateRolling, 2, 1), 2, false, exitDone},
-		{"all have it", status(2, control.StateComplete, 2, 2), 2, true, exitDone},
-		{"held", status(2, control.StateHeld, 1, 1), 2, true, exitRefused},
-		{"aborted", status(2, control.StateAborted, 1, 1), 2, true, exitRefused},
-		{"a newer one is signed, and all have this", status(2, control.StateSpreading, 1, 1), 1, true, exitDone},
-		{"a newer one is signed, and one has not this", status(2, control.StateSpreading, 1, 0), 1, false, exitDone},
-		{"a newer one has failed, and all have this", status(3, control.StateHeld, 2, 3), 2, true, exitDone},
-		{"whatever there is", status(2, control.StateSpreading, 1, 1), 0, false, exitDone},
-		{"a newer one, and no node seen", status(2, control.StateSpreading), 1, false, exitDone},
-	} {
-		done, err := finished(c.s, c.release)
-		code := exitDone
-		if err != nil {
-			code, _ = classify(err)
-		}
-		if done != c.done || code != c.code {
-			t.Errorf("%s: %v, %v", c.name, done, err)
-		}
-	}
-}
-
 // A wait that is interrupted does not say that the time was up.
 func TestWaitInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := waitStatus(ctx, control.NewClient(t.TempDir()), 1, time.Hour, nil)
+	_, err := waitStatus(ctx, control.NewClient(t.TempDir()), 1, time.Hour)
 	if code, hint := classify(err); code != exitFailed || !strings.Contains(err.Error(), "interrupted") || hint == "" {
 		t.Errorf("%v, exit %d", err, code)
 	}

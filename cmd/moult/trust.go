@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/control"
+	"moult/agent/operator"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 )
@@ -131,7 +132,7 @@ func pushTrust(c *cli.Context, f *trust.Folder) error {
 	if err != nil {
 		return err
 	}
-	if err := absorb(f, peer.Set); err != nil {
+	if err := operator.New(f).Absorb(peer.Set); err != nil {
 		return err
 	}
 	set, err := f.Current().Set().Marshal()

@@ -1,4 +1,4 @@
-package agent
+package operator
 
 import (
 	"errors"
@@ -39,6 +39,27 @@ func Refusal(err error) error {
 		}
 	}
 	return err
+}
+
+// Fits reports why an agent, with these metadata and nodes, would refuse the
+// bundle's release. firstRoot is the root of the cluster that is meant.
+func Fits(firstRoot []byte, b *archive.Bundle, peer control.Trust, status control.Status) error {
+	set, err := trust.ParseSet(peer.Set)
+	if err != nil {
+		return fmt.Errorf("read the agent's metadata: %w", err)
+	}
+	inForce, err := trust.Verify(firstRoot, nil, set)
+	if err != nil {
+		return otherCluster(err)
+	}
+	if err := CheckRelease(inForce, b.Head(), headDigest(b)); err != nil {
+		return err
+	}
+	platforms := map[bundle.Class][]bundle.Platform{}
+	for _, n := range status.Nodes {
+		platforms[n.Class] = append(platforms[n.Class], n.Platform)
+	}
+	return CheckPlatforms(b.Head(), platforms)
 }
 
 // CheckRelease reports why a peer must not take release m, whose manifest has

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"os"
@@ -68,20 +68,20 @@ func TestOrderBefore(t *testing.T) {
 	}
 	late := control.Trust{Orders: map[bundle.Version][]byte{1: orders[1]}} // the order of release 2 is on its way
 	for name, peer := range map[string]control.Trust{"at the peer": {Orders: orders}, "in the folder only": late} {
-		if o, err := orderBefore(f, peer, 3); err != nil || o == nil || o.Release != 2 {
+		if o, err := New(f).orderBefore(peer, 3); err != nil || o == nil || o.Release != 2 {
 			t.Errorf("%s: %+v, %v, want the order of release 2", name, o, err)
 		}
 	}
-	if o, err := orderBefore(f, late, 1); o != nil || err != nil {
+	if o, err := New(f).orderBefore(late, 1); o != nil || err != nil {
 		t.Errorf("before release 1: %+v, %v", o, err)
 	}
 	if err := os.Remove(filepath.Join(dir, "rollouts", "2.1.json")); err != nil { // another operator's
 		t.Fatal(err)
 	}
-	if o, err := orderBefore(f, late, 3); err == nil || !strings.Contains(err.Error(), "release 2") {
+	if o, err := New(f).orderBefore(late, 3); err == nil || !strings.Contains(err.Error(), "release 2") {
 		t.Errorf("the order of release 2 is nowhere: %+v, %v", o, err)
 	}
-	if o, err := orderBefore(f, control.Trust{Orders: orders}, 3); err != nil || o.Release != 2 {
+	if o, err := New(f).orderBefore(control.Trust{Orders: orders}, 3); err != nil || o.Release != 2 {
 		t.Errorf("the peer has the order of release 2: %+v, %v", o, err)
 	}
 }

@@ -1,0 +1,45 @@
+package operator
+
+import (
+	"errors"
+	"testing"
+
+	"moult/agent/control"
+	"moult/store/bundle"
+)
+
+// What a wait is for, and how it ends.
+func TestFinished(t *testing.T) {
+	status := func(head bundle.Version, state string, versions ...bundle.Version) (s control.Status) {
+		s.Release = control.ReleaseStatus{Version: head, State: state}
+		for _, v := range versions {
+			s.Nodes = append(s.Nodes, control.NodeStatus{Version: v})
+		}
+		return s
+	}
+	for _, c := range []struct {
+		name    string
+		s       control.Status
+		release bundle.Version
+		done    bool
+		refused bool
+	}{
+		{"nothing there", status(0, control.StateNone), 0, true, false},
+		{"not here yet", status(1, control.StateComplete, 1, 1), 2, false, false},
+		{"under way", status(2, control.StateRolling, 2, 1), 2, false, false},
+		{"all have it", status(2, control.StateComplete, 2, 2), 2, true, false},
+		{"held", status(2, control.StateHeld, 1, 1), 2, true, true},
+		{"aborted", status(2, control.StateAborted, 1, 1), 2, true, true},
+		{"a newer one is signed, and all have this", status(2, control.StateSpreading, 1, 1), 1, true, false},
+		{"a newer one is signed, and one has not this", status(2, control.StateSpreading, 1, 0), 1, false, false},
+		{"a newer one has failed, and all have this", status(3, control.StateHeld, 2, 3), 2, true, false},
+		{"whatever there is", status(2, control.StateSpreading, 1, 1), 0, false, false},
+		{"a newer one, and no node seen", status(2, control.StateSpreading), 1, false, false},
+	} {
+		done, err := finished(c.s, c.release)
+		refusal, refused := errors.AsType[*control.Error](err)
+		if done != c.done || refused != c.refused || (err != nil) != c.refused || (refused && refusal.Kind != control.KindRefused) {
+			t.Errorf("%s: %v, %v", c.name, done, err)
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"moult/agent/control"
+	"moult/agent/schedule"
+	"moult/store/bundle"
+	"moult/store/bundle/archive"
+	"moult/store/bundle/trust"
+)
+
+// Operator signs rollout orders with the keys of a trust folder, which stays
+// its caller's to close.
+type Operator struct {
+	folder *trust.Folder
+}
+
+// New returns the operator whose keys are in folder.
+func New(folder *trust.Folder) Operator { return Operator{folder} }
+
+// Begin makes and signs the order that begins the rollout of a bundle's
+// release, on top of what the agent and the bundle hold. The agent is only asked:
+// handing the bundle and the order over is the caller's.
+func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bundle) (*control.Signed, error) {
+	peer, err := api.Trust(ctx)
+	if err != nil {
+		return nil, err
+	}
+	status, err := api.Status(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := Fits(o.folder.FirstRoot(), b, peer, status); err != nil {
+		return nil, err
+	}
+	if err := o.Absorb(peer.Set); err != nil {
+		return nil, err
+	}
+	if _, err := o.folder.Absorb(b.Trust().Set()); err != nil {
+		return nil, Refusal(err)
+	}
+	order, err := o.First(b, peer, status)
+	if err != nil {
+		return nil, err
+	}
+	return o.Sign(order)
+}
+
+// Change is what an operator does to a rollout order.
+type Change struct {
+	Name string // as the command is called
+	// Apply makes the successor and leaves the order as it is.
+	Apply func(*schedule.Order) (*schedule.Order, error)
+	// Newest refuses the change where a newer release has an order: no node goes
+	// down under an older one.
+	Newest bool
+}
+
+// Change fetches what is in force from the agent, changes the order of a release
+// (0: the newest with an order), signs the change and hands it over. It returns
+// the release whose order it was.
+func (o Operator) Change(ctx context.Context, api *control.Client, release bundle.Version, c Change) (bundle.Version, control.Accepted, error) {
+	peer, err := api.Trust(ctx)
+	if err != nil {
+		return 0, control.Accepted{}, err
+	}
+	if err := o.Absorb(peer.Set); err != nil {
+		return 0, control.Accepted{}, err
+	}
+	old, err := o.changing(peer, release, c)
+	if err != nil {
+		return 0, control.Accepted{}, err
+	}
+	next, err := c.Apply(old)
+	if err != nil {
+		return 0, control.Accepted{}, control.Refused(fmt.Errorf("change the rollout order of release %d: %w", old.Release, err), "")
+	}
+	signed, err := o.Sign(next)
+	if err != nil {
+		return 0, control.Accepted{}, err
+	}
+	accepted, err := api.Accept(ctx, *signed)
+	return old.Release, accepted, err
+}
+
+// changing returns the order that a change is to be made to: the newest of the
+// release that the peer has or that this folder has signed, for an earlier
+// command may have signed one that no peer has taken yet.
+func (o Operator) changing(peer control.Trust, release bundle.Version, c Change) (*schedule.Order, error) {
+	var newest bundle.Version
+	for v := range peer.Orders {
+		newest = max(newest, v)
+	}
+	if release == 0 {
+		release = newest
+	}
+	if c.Newest && newest > release {
+		return nil, control.Refused(fmt.Errorf("%s under the order of release %d: that of release %d is newer, and no node goes down under an older one", c.Name, release, newest), "leave out --release")
+	}
+	if release == 0 {
+		return nil, control.Refused(fmt.Errorf("this agent knows of no rollout to %s", c.Name), "hand a release in with `moult inject`")
+	}
+	data, ok := peer.Orders[release]
+	if !ok {
+		return nil, control.Refused(fmt.Errorf("release %d has no rollout order at this agent", release), "hand one in with `moult inject`")
+	}
+	order, err := schedule.ParseOrder(data)
+	for err == nil {
+		if data, ok = o.folder.SignedOrder(release, order.Serial+1); !ok {
+			break
+		}
+		order, err = schedule.ParseOrder(data)
+	}
+	return order, err
+}
+
+// Sign signs an order and returns what a peer needs.
+func (o Operator) Sign(order *schedule.Order) (*control.Signed, error) {
+	data, err := schedule.MarshalOrder(order)
+	if err != nil {
+		return nil, err
+	}
+	v, err := o.folder.AddOrder(order.Release, order.Serial, data)
+	if err != nil {
+		return nil, err
+	}
+	set, err := v.Set().Marshal()
+	if err != nil {
+		return nil, err
+	}
+	return &control.Signed{Set: set, Orders: map[bundle.Version][]byte{order.Release: data}}, nil
+}
+
+// Absorb takes a peer's metadata over into the folder where it is newer.
+func (o Operator) Absorb(set []byte) error {
+	s, err := trust.ParseSet(set)
+	if err != nil {
+		return fmt.Errorf("read the agent's metadata: %w", err)
+	}
+	if _, err := o.folder.Absorb(s); err != nil {
+		return otherCluster(err)
+	}
+	return nil
+}
+
+// otherCluster explains why an agent's metadata cannot be used: most often they
+// are those of another cluster.
+func otherCluster(err error) error {
+	if errors.Is(err, trust.ErrUntrusted) {
+		return control.Refused(fmt.Errorf("the agent's metadata are not those of this trust folder: %w", err),
+			"use the trust folder of the agent's cluster: `moult status` shows which it is")
+	}
+	return Refusal(err)
+}
