@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -26,7 +25,7 @@ type egress struct {
 	front     *egressFront
 	server    *http.Server
 	transport *http.Transport
-	proxy     *httputil.ReverseProxy
+	proxy     *proxy.Proxy
 	tunnels   connSet
 	hijacked  sync.Map // connections of the server that are tunnels
 	held      atomic.Int64
@@ -49,14 +48,7 @@ func (l *Layer) startEgress(addr string) (*egress, error) {
 		IdleConnTimeout:       idleEgress,
 		ExpectContinueTimeout: time.Second,
 	}
-	e.proxy = &httputil.ReverseProxy{
-		Rewrite:        func(pr *httputil.ProxyRequest) { asCame(pr) },
-		Transport:      e,
-		ModifyResponse: streamLong,
-		ErrorHandler:   e.refuse,
-		BufferPool:     &bufferPool{},
-		ErrorLog:       slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
-	}
+	e.proxy = proxy.New(proxy.Config{Transport: e, Refuse: e.refusal, Log: l.log})
 	e.server = e.newServer()
 	for _, serve := range []func() error{func() error { return e.server.Serve(e.front) }, e.accept} {
 		l.tasks.begin()
@@ -79,14 +71,12 @@ func (e *egress) close() {
 
 // outgoing is one call of the node.
 type outgoing struct {
+	proxy.Call
 	dest     string         // host:port
 	version  bundle.Version // that the call is labelled with
-	body     *callerBody
 	patience patience
 	outcome  outcome
 }
-
-type outgoingKey struct{}
 
 // ServeHTTP implements http.Handler.
 func (e *egress) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -98,7 +88,7 @@ func (e *egress) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o := &outgoing{outcome: failed}
 	parent := r.Context()
 	// Connections that were upgraded outlive the server, so they end with ctx.
-	ctx, cancel := context.WithCancel(context.WithValue(parent, outgoingKey{}, o))
+	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
 	defer context.AfterFunc(e.layer.ctx, cancel)()
 	r = r.WithContext(ctx)
@@ -110,7 +100,7 @@ func (e *egress) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.count.end(o.outcome, o.patience.spent)
 	}()
 	if err := e.forward(w, r, o); err != nil {
-		e.refuse(w, r, err)
+		e.refuse(o, r, err).WriteTo(w, r)
 	}
 }
 
@@ -133,12 +123,7 @@ func (e *egress) forward(w http.ResponseWriter, r *http.Request, o *outgoing) er
 	if isPeer {
 		keep = egressReplay
 	}
-	if o.body, err = takeBody(w, r, keep); err != nil {
-		return err
-	}
-	defer o.body.end()
-	w.Header()["Content-Type"] = nil // else the server would guess one
-	e.proxy.ServeHTTP(w, r)
+	e.proxy.Serve(w, r, o, keep)
 	return nil
 }
 
@@ -197,37 +182,26 @@ func (e *egress) resolve(o *outgoing) (addr string, isPeer bool, err error) {
 	return addr, true, nil
 }
 
-// asCame undoes what ReverseProxy changes, like rewrite, but keeps the
-// destination.
-func asCame(pr *httputil.ProxyRequest) {
-	u := *pr.Out.URL
-	rewrite(pr)
-	pr.Out.URL.Scheme, pr.Out.URL.Host = u.Scheme, u.Host
-	pr.Out.URL.Opaque = ""
-}
-
 // RoundTrip sends one call, and again while a peer is briefly away. It implements
-// http.RoundTripper for the ReverseProxy.
+// http.RoundTripper for the proxy.
 func (e *egress) RoundTrip(r *http.Request) (*http.Response, error) {
-	o := r.Context().Value(outgoingKey{}).(*outgoing)
+	o := proxy.Of[*outgoing](r.Context())
 	pause := minPause
 	for tries := 1; ; tries++ {
 		addr, isPeer, err := e.resolve(o)
 		if err != nil {
 			return nil, err
 		}
-		out := r.WithContext(r.Context())
-		u := *r.URL
-		u.Host = addr
-		out.URL = &u
-		o.body.renew(out)
+		out := proxy.To(r, addr).WithContext(r.Context())
+		o.Renew(out)
 		resp, err := e.transport.RoundTrip(out)
 		if err == nil {
 			o.outcome = answered
 			return resp, nil
 		}
-		again := isDialError(err) || safe(r.Method) && tries < maxTries
-		if !isPeer || !again || !o.body.whole() || r.Context().Err() != nil {
+		o.Sent(r.Method, err)
+		again := o.Again(r.Context(), err) && (proxy.IsDialError(err) || tries < maxTries)
+		if !isPeer || !again {
 			return nil, o.unreachable(addr, isPeer, err)
 		}
 		if e.rest(r.Context(), o, pause) != nil {
@@ -276,16 +250,19 @@ func (e *egress) rest(ctx context.Context, o *outgoing, pause time.Duration) err
 	}
 }
 
-// refuse answers a call that got no response. It is ReverseProxy's ErrorHandler.
-func (e *egress) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	o := r.Context().Value(outgoingKey{}).(*outgoing)
+// refusal says with what a call is answered that got no response.
+func (e *egress) refusal(_ http.Header, r *http.Request, err error) *so.Refusal {
+	return e.refuse(proxy.Of[*outgoing](r.Context()), r, err)
+}
+
+func (e *egress) refuse(o *outgoing, r *http.Request, err error) *so.Refusal {
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler)
 	}
 	refusal := *so.AsRefusal(err)
 	refusal.From = o.version
 	e.layer.log.Debug("call of the node failed", "destination", o.dest, "status", refusal.Status, "error", &refusal)
-	refusal.WriteTo(w, r)
+	return &refusal
 }
 
 // tunnel carries out a CONNECT. It returns an error only while the caller can

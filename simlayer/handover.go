@@ -114,19 +114,10 @@ func (f *front) handOver() {
 	f.listener.removeFront(f)
 }
 
-// takesHanded makes a server know the connections that are handed over to it, and
-// take HTTP/2 without TLS as well.
+// takesHanded makes a server know the connections that are handed over to it.
 func takesHanded(s *http.Server) *http.Server {
 	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, handedKey{}, c)
 	}
-	return http2Too(s)
-}
-
-// http2Too makes a server take HTTP/2 without TLS as well.
-func http2Too(s *http.Server) *http.Server {
-	s.Protocols = new(http.Protocols)
-	s.Protocols.SetHTTP1(true)
-	s.Protocols.SetUnencryptedHTTP2(true)
 	return s
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -384,7 +385,7 @@ func TestDrainLeavesNoConnection(t *testing.T) {
 	if _, err := unused.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("an unused connection after Drain: %v, want it closed", err)
 	}
-	if _, err := b.dialKept(t.Context()); !isDialError(err) {
+	if _, err := b.dialKept(t.Context()); !proxy.IsDialError(err) {
 		t.Errorf("a dial that ends after Drain: %v, want it refused", err)
 	}
 }

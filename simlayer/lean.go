@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/simlayer/wire"
 	"moult/store/bundle"
@@ -176,7 +177,7 @@ func (f *front) leanAgain(err error, unsafe bool) bool {
 	if errors.As(err, &refusal) || unsafe || f.ex.cut || f.gone || f.eof {
 		return false
 	}
-	if isDialError(err) {
+	if proxy.IsDialError(err) {
 		return true
 	}
 	f.ex.tries++

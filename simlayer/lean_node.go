@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/simlayer/wire"
 )
@@ -28,7 +29,7 @@ func (c *lean) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp, err := c.roundTrip(r)
-	if !safe(r.Method) && (err == nil || !isDialError(err)) {
+	if !proxy.Safe(r.Method) && (err == nil || !proxy.IsDialError(err)) {
 		c.unsafe = true
 	}
 	return resp, err
@@ -38,7 +39,7 @@ func (c *lean) RoundTrip(r *http.Request) (*http.Response, error) {
 // taken, since it closed a kept connection, is sent anew.
 func (c *lean) roundTrip(r *http.Request) (*http.Response, error) {
 	u, kept, err := c.upstream(false)
-	if err == nil && kept && !safe(r.Method) && !c.alive(u) {
+	if err == nil && kept && !proxy.Safe(r.Method) && !c.alive(u) {
 		u, kept, err = c.upstream(true)
 	}
 	for {
@@ -54,7 +55,7 @@ func (c *lean) roundTrip(r *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		c.drop(u)
-		if !kept || !silent || n > 0 && !safe(r.Method) {
+		if !kept || !silent || n > 0 && !proxy.Safe(r.Method) {
 			return nil, cmp.Or(writeErr, readErr)
 		}
 		u, kept, err = c.upstream(true)
@@ -210,7 +211,7 @@ func (c *lean) memory() *leanResponse {
 func (c *lean) sized(u *upstream, a *leanResponse, framing wire.Response, buf *[]byte, start, n int) {
 	length := int(min(framing.Length, maxReplay)) // enough for what is compared
 	var err error
-	for n-start < length && length < streamFrom && start+length <= len(*buf) && err == nil {
+	for n-start < length && length < proxy.StreamFrom && start+length <= len(*buf) && err == nil {
 		var more int
 		_, more, err = c.read(u, buf, n)
 		n += more

@@ -4,13 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"log/slog"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"reflect"
 	"strings"
 	"testing"
 
+	"moult/simlayer/proxy"
+	"moult/simlayer/so"
 	"moult/simlayer/wire"
 )
 
@@ -36,8 +38,8 @@ var leanRequests = []string{
 // byProxy returns the request that a ReverseProxy makes of one, and how it is sent.
 func byProxy(in *http.Request) (out *http.Request, sent []byte) {
 	var b bytes.Buffer
-	p := &httputil.ReverseProxy{
-		Rewrite: rewrite,
+	p := proxy.New(proxy.Config{
+		Host: theNode,
 		Transport: tripper(func(r *http.Request) (*http.Response, error) {
 			out = r
 			if err := r.Write(&b); err != nil {
@@ -45,8 +47,10 @@ func byProxy(in *http.Request) (out *http.Request, sent []byte) {
 			}
 			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}, nil
 		}),
-	}
-	p.ServeHTTP(nobody{}, in)
+		Refuse: func(http.Header, *http.Request, error) *so.Refusal { return so.Deny(0, "not written") },
+		Log:    slog.New(slog.DiscardHandler),
+	})
+	p.Serve(nobody{}, in, &call{}, 0)
 	return out, b.Bytes()
 }
 

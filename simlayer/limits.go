@@ -141,11 +141,6 @@ const (
 	// lookPause is the least time between two looks whether there are still calls
 	// that are not seen.
 	lookPause = 20 * time.Millisecond
-
-	copyBuffer = 32 << 10
-	// streamFrom is the length from which a response is passed on in the pieces
-	// in which it comes. What is shorter goes in one piece.
-	streamFrom = 4 << 10
 )
 
 var (

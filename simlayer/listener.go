@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/proxy"
 	"moult/store/bundle"
 )
 
@@ -155,22 +155,18 @@ func listenTCP(ctx context.Context, addr string) (net.Listener, error) {
 
 // newServer returns a server of HTTP whose connections count.
 func (l *Layer) newServer(h http.Handler) *http.Server {
-	return &http.Server{
-		Handler:                      h,
-		ReadHeaderTimeout:            headerTimeout,
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
-		ConnState: func(c net.Conn, s http.ConnState) {
-			switch s {
-			case http.StateNew:
-				if l.conns.Add(1) > int64(l.cfg.Limits.Conns) {
-					c.Close()
-				}
-			case http.StateClosed, http.StateHijacked:
-				l.conns.Add(-1)
+	s := proxy.NewServer(h, l.log)
+	s.ConnState = func(c net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			if l.conns.Add(1) > int64(l.cfg.Limits.Conns) {
+				c.Close()
 			}
-		},
+		case http.StateClosed, http.StateHijacked:
+			l.conns.Add(-1)
+		}
 	}
+	return s
 }
 
 // serve accepts callers until the listener is closed.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 )
 
@@ -54,7 +55,7 @@ func (o *observer) see(service string, r *http.Request) (*seeing, *http.Request)
 // answered takes in what came of the call, and returns what its caller gets.
 func (c *seeing) answered(resp *http.Response, err error) (*http.Response, error) {
 	if err != nil {
-		if !isDialError(err) && !safe(c.s.event.Method) {
+		if !proxy.IsDialError(err) && !proxy.Safe(c.s.event.Method) {
 			c.note(&http.Response{Body: http.NoBody})
 		}
 		return nil, err

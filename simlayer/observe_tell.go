@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 )
 
@@ -84,7 +85,7 @@ func (o *observer) tell(s *sighting) {
 			return
 		case errors.As(err, &failed) && failed.final():
 			broken = tellTries
-		case !isDialError(err) && failed == nil:
+		case !proxy.IsDialError(err) && failed == nil:
 			broken++ // it may be this event that breaks it
 		}
 		if broken >= tellTries && s.event.Event == so.ObservedCall {
@@ -163,7 +164,7 @@ func (e *notTaken) final() bool { return e.status != http.StatusServiceUnavailab
 func (o *observer) post(service string, body []byte) error {
 	b := o.at(service)
 	if b == nil {
-		return &dialError{errors.New("it has no address")}
+		return &proxy.DialError{Err: errors.New("it has no address")}
 	}
 	ctx, cancel := context.WithTimeout(o.ctx, tellTimeout)
 	defer cancel()

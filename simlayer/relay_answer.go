@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"syscall"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/simlayer/wire"
 )
@@ -272,8 +272,8 @@ func (f *front) upEnded(u *upstream, err error) *upstream {
 	current := f.up == u
 	on := ex.on && ex.up == u
 	opaque, cut, begun := on && ex.opaque, ex.cut, ex.begun
-	whole := ex.request != nil && safe(ex.method) && ex.tries+1 < maxTries
-	unsafe := !safe(ex.method)
+	whole := ex.request != nil && proxy.Safe(ex.method) && ex.tries+1 < maxTries
+	unsafe := !proxy.Safe(ex.method)
 	if current && !opaque {
 		f.up = nil
 	}
@@ -411,13 +411,4 @@ func (f *front) closeIdle() {
 }
 
 // explain makes the failure of a call at the node a refusal.
-func explain(unsafe bool, err error) error {
-	var refusal *so.Refusal
-	if errors.As(err, &refusal) {
-		return err
-	}
-	if unsafe {
-		return so.Fail(http.StatusBadGateway, err, "the node went away before it answered; whether it has carried out the call is not known: %v", err)
-	}
-	return so.Fail(http.StatusBadGateway, err, "the call to the node failed: %v", err)
-}
+func explain(unsafe bool, err error) error { return proxy.Explain("the node", unsafe, err) }

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/simlayer/wire"
 )
@@ -25,7 +26,7 @@ func (f *front) begin(req wire.Request, size int, how taking) bool {
 		opaque: how == takeOdd, last: req.Close, began: time.Now(), outcome: answered,
 	}
 	f.taken = false
-	if ex.whole && safe(ex.method) {
+	if ex.whole && proxy.Safe(ex.method) {
 		f.keep(size)
 	}
 	f.mu.Unlock()
@@ -44,7 +45,7 @@ func (f *front) begin(req wire.Request, size int, how taking) bool {
 		return f.stream(u, req, size)
 	case errors.Is(err, errSimulated):
 		return f.simulate(req, size, how)
-	case errors.Is(err, errHeld) || isDialError(err):
+	case errors.Is(err, errHeld) || proxy.IsDialError(err):
 		return f.beginLate(req, size, err)
 	}
 	f.consume(size)
@@ -136,7 +137,7 @@ func (f *front) late(last error) *upstream {
 			if err = f.simulateLate(); err == nil {
 				return nil
 			}
-		case !isDialError(err) || ex.ctx.Err() != nil:
+		case !proxy.IsDialError(err) || ex.ctx.Err() != nil:
 			f.refuse(err)
 			return nil
 		}
@@ -246,7 +247,7 @@ func (f *front) dial(ctx context.Context, b *backend) (*upstream, error) {
 		return nil, err
 	}
 	if !b.keepRelay(u) {
-		return nil, &dialError{errors.Join(errLeft, conn.Close())}
+		return nil, &proxy.DialError{Err: errors.Join(errLeft, conn.Close())}
 	}
 	return u, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/wire"
 )
 
@@ -175,7 +176,7 @@ func (r *rest) fromCaller(p []byte) bool {
 	ex := &f.ex
 	f.mu.Lock()
 	*ex = exchange{on: true, method: req.Method, whole: true, reqDone: true, began: time.Now(), outcome: answered}
-	if safe(req.Method) && !r.up.lean {
+	if proxy.Safe(req.Method) && !r.up.lean {
 		f.kept = append(f.kept[:0], p...)
 		ex.request = f.kept
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -377,32 +378,8 @@ func newBackend(network, text string) (*backend, error) {
 }
 
 func (b *backend) addTransports() {
-	b.http, b.http2 = b.newTransport(), b.newTransport()
-	b.http2.Protocols = new(http.Protocols)
-	b.http2.Protocols.SetUnencryptedHTTP2(true)
-}
-
-func (b *backend) newTransport() *http.Transport {
-	return &http.Transport{
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return b.dialKept(ctx) },
-		DisableCompression:     true,
-		MaxIdleConns:           1024,
-		MaxIdleConnsPerHost:    1024,
-		IdleConnTimeout:        idleBackend,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 1 << 20,
-	}
-}
-
-// dialError is a failure to connect: nothing of a call was sent.
-type dialError struct{ err error }
-
-func (e *dialError) Error() string { return e.err.Error() }
-func (e *dialError) Unwrap() error { return e.err }
-
-func isDialError(err error) bool {
-	var d *dialError
-	return errors.As(err, &d)
+	b.http = proxy.NewTransport(b.dialKept, false, idleBackend)
+	b.http2 = proxy.NewTransport(b.dialKept, true, idleBackend)
 }
 
 // dial connects past the layer's own socket, where the address has another.
@@ -418,7 +395,7 @@ func (b *backend) dialKept(ctx context.Context) (net.Conn, error) {
 	}
 	kept := &keptConn{Conn: conn, b: b}
 	if !b.keep(kept) {
-		return nil, &dialError{errors.Join(errLeft, conn.Close())}
+		return nil, &proxy.DialError{Err: errors.Join(errLeft, conn.Close())}
 	}
 	return kept, nil
 }
@@ -434,7 +411,7 @@ func dialBy(ctx context.Context, d net.Dialer, network, addr string) (net.Conn, 
 	d.SetMultipathTCP(false)
 	conn, err := d.DialContext(ctx, network, addr)
 	if err != nil {
-		return nil, &dialError{err}
+		return nil, &proxy.DialError{Err: err}
 	}
 	return conn, nil
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 )
 
@@ -74,7 +75,7 @@ func (r *relaying) connect() (net.Conn, error) {
 			return up, nil
 		}
 		l.gate.leave(t)
-		if !isDialError(err) || ctx.Err() != nil {
+		if !proxy.IsDialError(err) || ctx.Err() != nil {
 			return nil, err
 		}
 		if rest := l.gate.rest(l.ctx, &r.patience, t.route, pause); rest != nil {

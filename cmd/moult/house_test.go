@@ -32,6 +32,7 @@ var floors = map[string]int{
 	"simlayer/so/wasm":      2,
 	"simlayer/so/wasm/fuel": 1,
 	"simlayer/attach":       2,
+	"simlayer/proxy":        2,
 	"agent/schedule":        2,
 	"agent/upgrade":         2,
 	"store":                 3,

@@ -1,20 +1,16 @@
 package host
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -22,7 +18,7 @@ import (
 // answerer answers the calls that reach the object host.
 type answerer struct {
 	server *server
-	proxy  *httputil.ReverseProxy
+	proxy  *proxy.Proxy
 	log    *slog.Logger
 
 	mu   sync.Mutex
@@ -37,33 +33,24 @@ type hopKey struct {
 
 // call is one call on its way.
 type call struct {
+	proxy.Call
 	at    listener
-	h2c   bool   // the caller speaks HTTP/2
 	setup *setup // that it began with
 	held  []*object
-	body  *replayed
-	hops  int // behind it: see so.Hop
 	// failure is why there was no response, err how the call ended.
 	failure, err error
-	// unsafe: a request that must not be sent twice may have reached next.
-	unsafe atomic.Bool
 }
-
-type callKey struct{}
 
 type atKey struct{}
 
 func newAnswerer(s *server) *answerer {
 	a := &answerer{server: s, log: s.log, hops: map[hopKey]*http.Transport{}}
-	a.proxy = &httputil.ReverseProxy{
-		Rewrite:        rewrite,
-		Transport:      a,
-		ErrorHandler:   a.refuse,
-		ModifyResponse: so.PassAtOnce,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
+	a.proxy = proxy.New(proxy.Config{Host: theNext, Transport: a, Refuse: a.refuse, Log: s.log})
 	return a
 }
+
+// theNext is what requests are addressed to that go to next.
+const theNext = "next"
 
 // withLabel is http.Server.ConnContext.
 func withLabel(ctx context.Context, c net.Conn) context.Context {
@@ -76,13 +63,14 @@ func withLabel(ctx context.Context, c net.Conn) context.Context {
 // ServeHTTP implements http.Handler.
 func (a *answerer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	at, _ := r.Context().Value(atKey{}).(listener)
-	c := &call{at: at, h2c: r.ProtoMajor == 2, hops: so.Hops(r.Header)}
+	c := &call{at: at}
+	c.Begin(r)
 	defer c.release(a.log, 0)
 	c.setup = a.hold(c, at.Version)
 	obj := c.setup.objects[at.Version]
 	if obj == nil {
 		w.Header().Set("Connection", "close")
-		writeRefusal(down(at.Version, 0, "it is not needed here any more"), w, r)
+		down(at.Version, 0, "it is not needed here any more").WriteTo(w, r)
 		return
 	}
 	if obj.Observe != "" && r.URL.Path == obj.Observe {
@@ -90,46 +78,26 @@ func (a *answerer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := obj.tally.begin()
-	c.err = errBroken // ReverseProxy panics where a response ends in the middle
+	c.err = errBroken // the proxy panics where a response ends in the middle
 	defer func() { obj.tally.end(id, c.err) }()
-	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
-	var err error
-	if c.body, err = takeBody(w, r); err != nil {
-		a.refuse(w, r, err)
-		return
-	}
-	w.Header()["Content-Type"] = nil // else the server would guess one
-	a.proxy.ServeHTTP(w, r)
+	a.proxy.Serve(w, r, c, replay)
 	c.err = c.failure
 }
 
 var errBroken = errors.New("the answer broke off")
 
-// rewrite undoes what ReverseProxy changes and a caller without it would not see.
-func rewrite(pr *httputil.ProxyRequest) {
-	in, out := pr.In, pr.Out
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-		if values := in.Header[name]; values != nil {
-			out.Header[name] = values
-		}
-	}
-	out.URL.RawQuery = in.URL.RawQuery
-	out.Trailer = in.Trailer // filled while the body is read
-	path, _, _ := strings.Cut(in.RequestURI, "?")
-	if strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") && path != out.URL.EscapedPath() {
-		out.URL.Opaque = path
-	}
-	out.URL.Scheme, out.URL.Host = "http", "next"
-}
-
-// RoundTrip runs the objects of a call; ReverseProxy calls it.
+// RoundTrip runs the objects of a call. It implements http.RoundTripper for the
+// proxy.
 func (a *answerer) RoundTrip(r *http.Request) (*http.Response, error) {
-	c := r.Context().Value(callKey{}).(*call)
+	c := proxy.Of[*call](r.Context())
 	for tries := 1; ; tries++ {
-		c.body.renew(r)
+		c.Renew(r)
 		resp, err := a.answer(c.setup, c.at.Version, c, r)
-		if err == nil || !c.again(r, err) || tries == maxTries {
-			return resp, err
+		switch {
+		case err == nil:
+			return resp, nil
+		case tries == maxTries || !c.Again(r.Context(), err):
+			return nil, c.Explain("next", err)
 		}
 	}
 }
@@ -190,16 +158,14 @@ func (h *hop) RoundTrip(r *http.Request) (*http.Response, error) {
 		addr := setup.ends[h.version][h.call.at.Service]
 		var err error
 		if addr != "" {
-			out := toNext(r)
-			if out, err = h.counted(out, setup); err != nil {
+			var out *http.Request
+			if out, err = h.counted(proxy.To(r, theNext), setup); err != nil {
 				return nil, err
 			}
 			var resp *http.Response
-			resp, err = h.a.hop(hopKey{addr, h.call.h2c}).RoundTrip(out)
-			if !isDialError(err) {
-				if !safe(r.Method) {
-					h.call.unsafe.Store(true)
-				}
+			resp, err = h.a.hop(hopKey{addr, h.call.HTTP2}).RoundTrip(out)
+			h.call.Sent(r.Method, err)
+			if !proxy.IsDialError(err) {
 				return resp, err
 			}
 		}
@@ -236,33 +202,14 @@ func (h *hop) gone(err error, hold time.Duration) error {
 // is another process of an object's, without where it is the node.
 func (h *hop) counted(r *http.Request, s *setup) (*http.Request, error) {
 	if h.version != s.native {
-		return so.Hop(r, h.call.hops)
+		return so.Hop(r, h.call.Hops)
 	}
 	if r.Header[so.HopsHeader] != nil {
-		r.Header = r.Header.Clone() // r is toNext's, its headers are not
+		r = r.WithContext(r.Context())
+		r.Header = r.Header.Clone()
 		r.Header.Del(so.HopsHeader)
 	}
 	return r, nil
-}
-
-// toNext addresses a request to whatever the transport dials.
-func toNext(r *http.Request) *http.Request {
-	u := *r.URL
-	u.Scheme, u.Host = "http", "next"
-	r = r.WithContext(r.Context())
-	r.URL = &u
-	return r
-}
-
-// dialError is a failure to connect: nothing of a call was sent.
-type dialError struct{ err error }
-
-func (e *dialError) Error() string { return e.err.Error() }
-func (e *dialError) Unwrap() error { return e.err }
-
-func isDialError(err error) bool {
-	var d *dialError
-	return errors.As(err, &d)
 }
 
 // hop returns the transport to an address.
@@ -272,25 +219,13 @@ func (a *answerer) hop(key hopKey) *http.Transport {
 	if t := a.hops[key]; t != nil {
 		return t
 	}
-	var protocols http.Protocols
-	protocols.SetHTTP1(!key.h2c)
-	protocols.SetUnencryptedHTTP2(key.h2c)
-	t := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			c, err := dial(ctx, key.addr)
-			if err != nil {
-				return nil, &dialError{err}
-			}
-			return c, nil
-		},
-		Protocols:              &protocols,
-		DisableCompression:     true,
-		MaxIdleConns:           1024,
-		MaxIdleConnsPerHost:    1024,
-		IdleConnTimeout:        idleNext,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: maxHead,
-	}
+	t := proxy.NewTransport(func(ctx context.Context) (net.Conn, error) {
+		c, err := dial(ctx, key.addr)
+		if err != nil {
+			return nil, &proxy.DialError{Err: err}
+		}
+		return c, nil
+	}, key.h2c, idleNext)
 	a.hops[key] = t
 	return t
 }
@@ -318,89 +253,22 @@ func (a *answerer) close() {
 	a.forgetBut(&setup{})
 }
 
-// safe reports whether a method may be sent again when nobody knows whether it
-// was carried out (RFC 9110, 9.2.1).
-func safe(method string) bool {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return true
-	}
-	return false
-}
-
-// again reports whether a failed call may be tried again.
-func (c *call) again(r *http.Request, err error) bool {
-	var refusal *so.Refusal
-	return !errors.As(err, &refusal) && r.Context().Err() == nil && !c.unsafe.Load() && c.body.whole()
-}
-
-// refuse answers a call that got no response. It is ReverseProxy's ErrorHandler.
-func (a *answerer) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	c := r.Context().Value(callKey{}).(*call)
+// refuse says with what a call is answered that got no response.
+func (a *answerer) refuse(_ http.Header, r *http.Request, err error) *so.Refusal {
+	c := proxy.Of[*call](r.Context())
 	c.err, c.failure = err, err
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // nobody is there to be told
 	}
 	refusal := *so.AsRefusal(err)
-	if c.unsafe.Load() && refusal.Status == http.StatusBadGateway && !refusal.Denied {
-		refusal.Reason = fmt.Sprintf("next went away before it answered; whether it has carried out the call is not known: %v", err)
-	}
 	if refusal.From == 0 {
 		refusal.From = c.at.Version
 		if o := c.setup.objects[c.at.Version]; o != nil {
 			refusal.To = o.To
 		}
 	}
-	writeRefusal(&refusal, w, r)
+	return &refusal
 }
-
-// replayed is a caller's body: a short one is read at once, so that its call can
-// be sent again.
-type replayed struct {
-	data []byte
-	in   io.ReadCloser // instead, for a long one
-	used atomic.Bool   // something of in may have been read
-}
-
-func takeBody(w http.ResponseWriter, r *http.Request) (*replayed, error) {
-	b := &replayed{}
-	switch {
-	case r.ContentLength == 0 || r.Body == nil:
-	case r.ContentLength > 0 && r.ContentLength <= replay:
-		b.data = make([]byte, r.ContentLength)
-		if _, err := io.ReadFull(r.Body, b.data); err != nil {
-			return nil, so.Fail(http.StatusBadRequest, err, "the body of the call cannot be read: %v", err)
-		}
-		r.Header.Del("Expect") // it was answered by reading
-	default:
-		b.in = r.Body
-		// The answer may begin before the body has ended. HTTP/2 needs no asking.
-		_ = http.NewResponseController(w).EnableFullDuplex()
-	}
-	return b, nil
-}
-
-// renew gives a try of the call its body.
-func (b *replayed) renew(r *http.Request) {
-	switch {
-	case b.data != nil:
-		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.data)), nil }
-		r.Body, _ = r.GetBody()
-	case b.in != nil:
-		r.Body = &readOnce{in: b.in, used: &b.used}
-	}
-}
-
-func (b *replayed) whole() bool { return !b.used.Load() }
-
-// readOnce notes that it was read.
-type readOnce struct {
-	in   io.ReadCloser
-	used *atomic.Bool
-}
-
-func (b *readOnce) Read(p []byte) (int, error) { b.used.Store(true); return b.in.Read(p) }
-func (b *readOnce) Close() error               { return nil } // the server closes it
 
 // heldBody is a request's body that a transport closes before it was read when it
 // cannot dial: it stays open until it is settled that no other will be tried.

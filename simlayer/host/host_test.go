@@ -434,3 +434,24 @@ func TestRestEndsWithItsReason(t *testing.T) {
 		return err == nil && strings.HasPrefix(got, "200 ")
 	})
 }
+
+// What an object says of an answer that it cannot use is what its caller is told,
+// also of a call that must not be sent twice.
+func TestOwnWordOfAFailure(t *testing.T) {
+	n := startNode(t, 2)
+	h, _ := startHost(t, Config{})
+	set(t, h, 2, n.addr, Object{Version: 1, To: 2, Kind: KindRules, Path: rulesFile(t, `
+call "POST /hello" {
+  next "POST /hello" {}
+  response "*" {
+    body = "error(\"it is of no use\")"
+  }
+}
+default {
+  pass = true
+}`)})
+	got, _, err := do(client(t, h.Addrs(1)["api"], false), "POST", "/hello", "")
+	if err != nil || !strings.HasPrefix(got, "502 ") || strings.Contains(got, "went away") {
+		t.Errorf("%s, %v", got, err)
+	}
+}

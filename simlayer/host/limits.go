@@ -59,10 +59,9 @@ const (
 	// replay bounds, in bytes, a body that is read at once, so that its call can
 	// be sent again.
 	replay = 64 << 10
-	// headTimeout bounds the time that a caller takes to send a head.
-	headTimeout = time.Minute
-	// maxHead bounds the head of a request or a response, in bytes.
-	maxHead = 1 << 20
+	// refusedTimeout bounds the time that a caller who is refused takes to send a
+	// whole call.
+	refusedTimeout = time.Minute
 	// retryAfter is what refused callers are told.
 	retryAfter = time.Second
 

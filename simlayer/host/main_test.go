@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -152,7 +153,7 @@ func startNode(t *testing.T, version int) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: mux, Protocols: bothProtocols()}
+	srv := proxy.NewServer(mux, slog.New(slog.DiscardHandler))
 	var done sync.WaitGroup
 	done.Go(func() { _ = srv.Serve(ln) })
 	t.Cleanup(func() { srv.Close(); done.Wait() })

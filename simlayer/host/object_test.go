@@ -46,7 +46,7 @@ func testObject(name string) int {
 		}
 	case "own":
 		ln, err := net.Listen("tcp", os.Getenv("MOULT_LISTEN_API"))
-		return proxy(ctx, ln, err)
+		return passOn(ctx, ln, err)
 	case "flood":
 		go func() {
 			for {
@@ -90,7 +90,7 @@ func testObject(name string) int {
 		panic(fmt.Sprint("crashed by a caller ", err))
 	}
 	ln, err := inherited()
-	return proxy(ctx, ln, err)
+	return passOn(ctx, ln, err)
 }
 
 func inherited() (net.Listener, error) {
@@ -101,7 +101,7 @@ func inherited() (net.Listener, error) {
 }
 
 // proxy carries every connection to next.
-func proxy(ctx context.Context, ln net.Listener, err error) int {
+func passOn(ctx context.Context, ln net.Listener, err error) int {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -13,7 +13,7 @@ func (a *answerer) observed(w http.ResponseWriter, r *http.Request, c *call, obj
 	refuse := func(err error) {
 		refusal := *so.AsRefusal(err)
 		refusal.From, refusal.To = obj.Version, obj.To
-		writeRefusal(&refusal, w, r)
+		refusal.WriteTo(w, r)
 	}
 	watcher, ok := obj.Object.(so.Observer)
 	if !ok {
@@ -26,7 +26,6 @@ func (a *answerer) observed(w http.ResponseWriter, r *http.Request, c *call, obj
 		refuse(so.Fail(http.StatusBadRequest, err, "the event cannot be read: %v", err))
 		return
 	}
-	c.body = &replayed{}
 	if event.Service != "" {
 		c.at.Service = event.Service // whose next it calls
 	}

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 	"moult/store/durable"
@@ -57,14 +58,8 @@ func serve(ctx context.Context, control *framer, openers map[string]opener, log 
 	s := &server{openers: openers, log: log, sockets: map[string]net.Listener{}}
 	s.now.Store(&setup{})
 	s.answers = newAnswerer(s)
-	s.http = &http.Server{
-		Handler:           s.answers,
-		ReadHeaderTimeout: headTimeout,
-		MaxHeaderBytes:    maxHead,
-		Protocols:         bothProtocols(),
-		ConnContext:       withLabel,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
+	s.http = proxy.NewServer(s.answers, log)
+	s.http.ConnContext = withLabel
 	defer s.serving.Wait()
 	// The first sign of life comes before anything that may hang.
 	if err := control.send(s.report(), nil); err != nil {

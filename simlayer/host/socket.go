@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -191,31 +192,25 @@ func (s *socket) refuse(refusal func() *so.Refusal, log *slog.Logger) {
 
 func (s *socket) refuseHTTP(ctx context.Context, ln net.Listener, refusal func() *so.Refusal, log *slog.Logger) {
 	slots := make(chan struct{}, maxRefused)
-	srv := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			s.refused.Add(1)
-			w.Header().Set("Connection", "close") // the next call may find the object
-			writeRefusal(refusal(), w, r)
-		}),
-		ReadHeaderTimeout: headTimeout,
-		ReadTimeout:       headTimeout,
-		MaxHeaderBytes:    maxHead,
-		Protocols:         bothProtocols(),
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew: // in the loop that accepts
-				select {
-				case slots <- struct{}{}:
-				case <-ctx.Done():
-				}
-			case http.StateClosed, http.StateHijacked:
-				select {
-				case <-slots:
-				default:
-				}
+	srv := proxy.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.refused.Add(1)
+		w.Header().Set("Connection", "close") // the next call may find the object
+		refusal().WriteTo(w, r)
+	}), log)
+	srv.ReadTimeout = refusedTimeout
+	srv.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew: // in the loop that accepts
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
 			}
-		},
+		case http.StateClosed, http.StateHijacked:
+			select {
+			case <-slots:
+			default:
+			}
+		}
 	}
 	srv.SetKeepAlivesEnabled(false)
 	_ = srv.Serve(ln) // it ends with the mode
@@ -278,18 +273,6 @@ func (s *socket) shut() {
 func (s *socket) close() {
 	s.shut()
 	s.work.Wait()
-}
-
-// writeRefusal answers one call of HTTP.
-func writeRefusal(r *so.Refusal, w http.ResponseWriter, req *http.Request) {
-	r.WriteTo(w, req)
-}
-
-func bothProtocols() *http.Protocols {
-	var p http.Protocols
-	p.SetHTTP1(true)
-	p.SetUnencryptedHTTP2(true)
-	return &p
 }
 
 // splice copies both ways until both have ended, passing on the end of each, and

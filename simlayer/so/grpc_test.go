@@ -52,8 +52,7 @@ func h2Front(t *testing.T, o Object, node *url.URL) *httptest.Server {
 		return to.RoundTrip(r)
 	})
 	return h2c(t, &httputil.ReverseProxy{
-		Rewrite:        func(pr *httputil.ProxyRequest) { pr.Out.Trailer = pr.In.Trailer },
-		ModifyResponse: PassAtOnce,
+		Rewrite: func(pr *httputil.ProxyRequest) { pr.Out.Trailer = pr.In.Trailer },
 		Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			return o.Answer(r, next)
 		}),

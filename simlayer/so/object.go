@@ -72,14 +72,3 @@ type refuse struct{ reason string }
 func (o refuse) Answer(*http.Request, http.RoundTripper) (*http.Response, error) {
 	return nil, Deny(0, o.reason)
 }
-
-// PassAtOnce has a httputil.ReverseProxy pass on what comes of a response's body as
-// it comes; it is its ModifyResponse. A FlushInterval of -1 would flush responses
-// without a body as well: their end then follows in a frame of its own, and clients
-// of gRPC take what was a status for a header.
-func PassAtOnce(resp *http.Response) error {
-	if resp.ContentLength > 0 {
-		resp.ContentLength = -1 // the header keeps it
-	}
-	return nil
-}
