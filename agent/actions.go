@@ -159,7 +159,7 @@ func (a *Agent) keepUp(v bundle.Version) {
 			a.alarm("the current slot is not the one that serves: %v", err)
 		}
 	}
-	a.soft.keep(v)
+	a.soft.Keep(v)
 }
 
 // final marks an error that trying again cannot mend.
@@ -213,7 +213,7 @@ func (a *Agent) performer(action upgrade.Action) func(context.Context) upgrade.E
 		}
 	case upgrade.Launch:
 		return func(ctx context.Context) upgrade.Event {
-			return answer(x.Step, a.soft.launch(ctx, x.Version), upgrade.Ready{Step: x.Step})
+			return answer(x.Step, a.launch(ctx, x.Version), upgrade.Ready{Step: x.Step})
 		}
 	case upgrade.Admit:
 		return func(ctx context.Context) upgrade.Event {
@@ -221,7 +221,7 @@ func (a *Agent) performer(action upgrade.Action) func(context.Context) upgrade.E
 		}
 	case upgrade.Probe:
 		return func(ctx context.Context) upgrade.Event {
-			return answer(x.Step, a.soft.probe(ctx, x.Version), upgrade.Healthy{Step: x.Step})
+			return answer(x.Step, a.soft.Probe(ctx, x.Version), upgrade.Healthy{Step: x.Step})
 		}
 	case upgrade.Settle:
 		a.sweep(s)
@@ -266,7 +266,7 @@ func (a *Agent) classUpgrade(v bundle.Version) (bundle.ClassUpgrade, error) {
 // slots of the path that an earlier attempt may have left: the old state has
 // gone on since then.
 func (a *Agent) drain(ctx context.Context, path []bundle.Version) error {
-	if err := a.soft.drain(ctx); err != nil {
+	if err := a.stopSoftware(ctx); err != nil {
 		return err
 	}
 	return a.removeSlots(path)
@@ -320,7 +320,7 @@ func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 		return err
 	}
 	job := transforms.Job{
-		Spec: cu.Transform, Dir: dir, Old: a.slots.Path(x.From), New: tmp, From: x.From, To: x.To, Env: a.soft.environment(),
+		Spec: cu.Transform, Dir: dir, Old: a.slots.Path(x.From), New: tmp, From: x.From, To: x.To, Env: a.soft.Environment(),
 		Future: future,
 	}
 	if cu.Past.Stateful() {
@@ -342,7 +342,7 @@ func (a *Agent) admit(ctx context.Context, v bundle.Version) error {
 	if err := a.slots.Switch(v); err != nil {
 		return err
 	}
-	if err := a.soft.launch(ctx, v); err != nil {
+	if err := a.launch(ctx, v); err != nil {
 		return err
 	}
 	for {
@@ -380,5 +380,5 @@ func (a *Agent) rollBack(ctx context.Context, x upgrade.Rollback, path []bundle.
 	if x.To == 0 {
 		return nil
 	}
-	return a.soft.launch(ctx, x.To)
+	return a.launch(ctx, x.To)
 }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +14,7 @@ import (
 
 	"moult/agent/control"
 	"moult/agent/schedule"
+	"moult/agent/software"
 	"moult/agent/upgrade"
 	"moult/gossip"
 	"moult/gossip/swarm"
@@ -22,32 +22,22 @@ import (
 	"moult/simlayer"
 	"moult/simlayer/host"
 	"moult/simlayer/so"
-	"moult/store"
-	"moult/store/artifact"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
-	"moult/store/durable"
-	"moult/transforms"
 )
 
 // Agent looks after one node.
 type Agent struct {
-	cfg       Config
-	log       *slog.Logger
-	key       ed25519.PrivateKey
-	id        bundle.NodeID
-	firstRoot []byte
-	cluster   bundle.Digest
-	platform  bundle.Platform
-	fail      failpoints
+	folder
+	cfg      Config
+	log      *slog.Logger
+	platform bundle.Platform
+	fail     failpoints
 
-	store *store.Store
-	depot *artifact.Depot
-	slots *transforms.Slots
 	layer *simlayer.Layer
 	ring  *gossip.Gossip
 	fetch *swarm.Fetcher
-	soft  *software
+	soft  *software.Software
 	ways  ways
 
 	directory atomic.Pointer[directory] // who answers where, for the egress proxy
@@ -83,6 +73,7 @@ type Agent struct {
 	started   time.Time
 	doneAt    map[doneKey]time.Time // when this agent first saw a node done
 	live      liveSoftware
+	speaks    bundle.Version   // what labels the node's calls to its peers: the version that runs, or ran last
 	routed    simlayer.Routing // as last applied
 	serving   serving          // what the routing is made of
 	answering answering
@@ -123,12 +114,30 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
-	a := &Agent{
-		cfg: cfg, log: log, quit: quit,
+	closers := &closers{}
+	f, err := openFolder(cfg, log, closers)
+	if err != nil {
+		return errors.Join(err, closers.close())
+	}
+	a := newAgent(f, cfg, log, quit)
+	if err = a.open(closers); err == nil {
+		err = a.loop(ctx)
+	} else {
+		close(a.stopped)
+	}
+	quit()
+	a.work.Wait() // before the data folder is let go
+	return errors.Join(err, closers.close())
+}
+
+func newAgent(f folder, cfg Config, log *slog.Logger, quit func()) *Agent {
+	return &Agent{
+		folder: f, cfg: cfg, log: log, quit: quit,
 		platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH},
 		fail:     loadFailpoints(),
 		inbox:    make(chan func(), inboxSize),
 		stopped:  make(chan struct{}),
+		trust:    f.genesis,
 		view:     view.New(),
 		dirty:    map[bundle.NodeID]bool{},
 		doneAt:   map[doneKey]time.Time{},
@@ -137,16 +146,6 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		objects:  newObjectHost(),
 		started:  time.Now(),
 	}
-	closers := &closers{}
-	err := a.open(ctx, closers)
-	if err == nil {
-		err = a.loop(ctx)
-	} else {
-		close(a.stopped)
-	}
-	quit()
-	a.work.Wait() // before the data folder is let go
-	return errors.Join(err, closers.close())
 }
 
 // closers ends what was opened, the last first.
@@ -162,11 +161,9 @@ func (c *closers) close() error {
 	return errors.Join(errs...)
 }
 
-// open brings up everything below the loop, in the order of dependence.
-func (a *Agent) open(ctx context.Context, c *closers) error {
-	if err := a.openData(c); err != nil {
-		return err
-	}
+// open brings up everything below the loop but the data folder, in the order of
+// dependence.
+func (a *Agent) open(c *closers) error {
 	if err := a.restore(); err != nil {
 		return err
 	}
@@ -179,41 +176,6 @@ func (a *Agent) open(ctx context.Context, c *closers) error {
 	return a.openControl(c)
 }
 
-// openData opens the data folder: identity, store, artifacts, slots.
-func (a *Agent) openData(c *closers) error {
-	var err error
-	if a.firstRoot, err = durable.ReadFile(a.cfg.Root, maxRootFile); err != nil {
-		return fmt.Errorf("read the cluster's first root: %w; `moult trust init` makes it", err)
-	}
-	genesis, err := trust.Genesis(a.firstRoot)
-	if err != nil {
-		return fmt.Errorf("read the cluster's first root %s: %w", a.cfg.Root, err)
-	}
-	a.trust, a.cluster = genesis, genesis.Cluster()
-	if a.store, err = store.Open(a.cfg.Data, store.Options{Log: a.log}); err != nil {
-		return err
-	}
-	c.add(a.store.Close)
-	if f := a.store.Floor(); !f.Cluster.IsZero() && f.Cluster != a.cluster {
-		return fmt.Errorf("data folder %s belongs to cluster %s, and %s is the root of cluster %s: give the agent another data folder or the other root",
-			a.cfg.Data, f.Cluster.Short(), a.cfg.Root, a.cluster.Short())
-	}
-	if err := a.store.Raise(func(f *store.Floor) { f.Cluster = a.cluster }); err != nil {
-		return err
-	}
-	if a.key, err = loadIdentity(a.cfg.Data); err != nil {
-		return err
-	}
-	a.id = bundle.NodeIDOf(a.key.Public().(ed25519.PublicKey))
-	if a.depot, err = artifact.Open(filepath.Join(a.cfg.Data, "artifacts"), artifact.Options{Log: a.log, CheckSpace: transforms.CheckSpace}); err != nil {
-		return err
-	}
-	if a.slots, err = transforms.OpenSlots(filepath.Join(a.cfg.Data, "state")); err != nil {
-		return err
-	}
-	return nil
-}
-
 // openLayer binds the node's public addresses.
 func (a *Agent) openLayer(c *closers) error {
 	if err := a.chooseWays(c); err != nil {
@@ -224,7 +186,8 @@ func (a *Agent) openLayer(c *closers) error {
 	if err := host.EndLeftovers(a.objectsDir()); err != nil {
 		a.alarm("%v", err)
 	}
-	a.soft = newSoftware(a)
+	left := software.Find(a.cfg.Data, a.log)
+	a.speaks = left.Version()
 	services := map[string]simlayer.Service{}
 	for name, s := range a.cfg.Services {
 		services[name] = simlayer.Service{
@@ -234,7 +197,7 @@ func (a *Agent) openLayer(c *closers) error {
 	}
 	a.list(a.view.Snapshot())
 	var err error
-	a.layer, err = a.soft.startLayer(simlayer.Config{Services: services, Resolve: a.resolve, Log: a.log})
+	a.layer, err = a.startLayer(simlayer.Config{Services: services, Resolve: a.resolve, Log: a.log}, left)
 	if err != nil {
 		return err
 	}
@@ -243,7 +206,8 @@ func (a *Agent) openLayer(c *closers) error {
 		return err
 	}
 	c.add(a.closeObjects)
-	c.add(a.soft.close)
+	a.soft = a.lookAfter(left)
+	c.add(a.soft.Close)
 	return nil
 }
 

@@ -318,7 +318,7 @@ func (b api) Info(context.Context) (i control.Info, err error) {
 		a := b.a
 		i = control.Info{
 			Name: a.cfg.Name, ID: a.id, Cluster: a.cluster.Short(), Class: a.cfg.Class, PID: os.Getpid(), Bind: a.ring.Addr(),
-			NodePID: a.soft.pid(), Objects: a.changed, LongestHold: bundle.Duration(stats.LongestHold),
+			NodePID: a.soft.PID(), Objects: a.changed, LongestHold: bundle.Duration(stats.LongestHold),
 			Traffic: control.Traffic{Fetched: maps.Clone(a.fetch.Stats())},
 		}
 	}) {
@@ -335,7 +335,7 @@ func (b api) Resolve(_ context.Context, address string) (r control.Resolved, err
 		return r, control.Misuse(fmt.Errorf("resolve %.200q: want host:port", address), "")
 	}
 	if !b.a.ask(func() {
-		if r.Version = b.a.soft.speaks; r.Version == 0 {
+		if r.Version = b.a.speaks; r.Version == 0 {
 			r.Version = b.a.saved.Running
 		}
 	}) {

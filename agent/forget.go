@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"moult/agent/software"
 	"moult/simlayer/attach"
 	"moult/simlayer/connect"
+	"moult/store/bundle"
 )
 
 // Forget takes out of the kernel what an agent has left there for its node: what
@@ -21,75 +23,79 @@ func Forget(cfg Config, log *slog.Logger) (err error) {
 	if _, err := os.Stat(filepath.Join(cfg.Data, identityFile)); err != nil {
 		return fmt.Errorf("forget the node of data folder %s: it has no identity, so no agent ran there: %w", cfg.Data, err)
 	}
-	a := &Agent{cfg: cfg, log: log}
 	opened := &closers{}
 	defer func() { err = errors.Join(err, opened.close()) }()
-	if err := a.openData(opened); err != nil { // it holds the folder's lock
+	f, err := openFolder(cfg, log, opened) // it holds the folder's lock
+	if err != nil {
 		return fmt.Errorf("forget the node: %w", err)
 	}
-	if pids := newSoftware(a).runs(); len(pids) > 0 {
+	if pids := software.Find(cfg.Data, log).Processes(); len(pids) > 0 {
 		return fmt.Errorf("forget the node: its software runs, with process ID %d: stop it first", pids[0])
 	}
-	dir, err := a.pinned()
-	if dir != "" && err == nil {
-		err = a.unpin(dir)
-	}
-	if err != nil {
-		return err
-	}
-	if err := connect.RemoveCgroup(connect.Options{Name: a.pinName()}); err != nil {
+	if err := removeFromKernel(f.id, log); err != nil {
 		return fmt.Errorf("forget the node: %w", err)
 	}
 	return nil
 }
 
-// pinned returns the folder of what is pinned for this node; "" where nothing is.
-func (a *Agent) pinned() (string, error) {
+// removeFromKernel takes out of the kernel what outlives the agent of a node.
+func removeFromKernel(id bundle.NodeID, log *slog.Logger) error {
+	dir, err := pinned(id)
+	if err != nil {
+		return err
+	}
+	if dir != "" {
+		if err := unpin(dir, id, log); err != nil {
+			return err
+		}
+		log.Info("forgot the node", "id", id.Short(), "pins", dir)
+	}
+	return connect.RemoveCgroup(connect.Options{Name: kernelName(id)})
+}
+
+// pinned returns the folder of what is pinned for a node; "" where nothing is.
+func pinned(id bundle.NodeID) (string, error) {
 	bpffs, err := attach.FindBPFFS()
 	switch {
 	case errors.Is(err, attach.ErrNotFound) || errors.Is(err, attach.ErrNotSupported):
 		return "", nil
 	case err != nil:
-		return "", fmt.Errorf("forget the node: %w", err)
+		return "", err
 	}
-	dir := filepath.Join(bpffs, a.pinFolder())
+	dir := filepath.Join(bpffs, pinFolder(id))
 	_, err = os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", nil
 	case err != nil:
-		return "", fmt.Errorf("forget the node: %w", err)
+		return "", err
 	}
 	return dir, nil
 }
 
-func (a *Agent) unpin(dir string) error {
+func unpin(dir string, id bundle.NodeID, log *slog.Logger) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("forget the node: %w", err)
+		return err
 	}
 	for _, e := range entries {
 		if e.Name() == steerFolder {
-			s, err := attach.OpenSteer(filepath.Join(dir, steerFolder), attach.Options{Logger: a.log})
+			s, err := attach.OpenSteer(filepath.Join(dir, steerFolder), attach.Options{Logger: log})
 			if err == nil {
 				err = errors.Join(s.Remove(), s.Close())
 			}
 			if err != nil {
-				return fmt.Errorf("forget the node: %w", err)
+				return err
 			}
 			continue
 		}
-		c, err := connect.Open(connect.Options{Dir: dir, Name: a.pinName()})
+		c, err := connect.Open(connect.Options{Dir: dir, Name: kernelName(id)})
 		if err == nil {
 			err = errors.Join(c.Remove(), c.Close())
 		}
 		if err != nil {
-			return fmt.Errorf("forget the node: %w", err)
+			return err
 		}
 	}
-	if err := os.Remove(dir); err != nil {
-		return fmt.Errorf("forget the node: %w", err)
-	}
-	a.log.Info("forgot the node", "id", a.id.Short(), "pins", dir)
-	return nil
+	return os.Remove(dir)
 }

@@ -9,9 +9,6 @@ const (
 	maxKeyFile = 16 << 10
 	// maxRootFile bounds the first root, in bytes.
 	maxRootFile = 1 << 20
-	// maxProcessFile bounds the record of the running software, in bytes: it has
-	// two commands of at most 1 MiB, and JSON may write a byte as six.
-	maxProcessFile = 16 << 20
 	// maxBundle bounds an injected bundle, in bytes.
 	maxBundle = 16 << 30
 	// maxAlarms bounds the alarms kept; the oldest go first.
@@ -49,5 +46,4 @@ const (
 	objectsLimit    = 30 * time.Second // for them to follow, and to end; they will in any case
 	retireInterval  = 2 * time.Second  // between two looks for objects to retire
 	routePause      = time.Second      // between two tries of a routing that failed
-	earlyExit       = 10 * time.Second // software that ends sooner may have found its port taken
 )

@@ -53,7 +53,7 @@ func (a *Agent) native() bundle.Version {
 	if a.saved.Running != 0 {
 		return a.saved.Running
 	}
-	return a.soft.speaks
+	return a.speaks
 }
 
 // callsOf adds up the calls of callers of one version.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"moult/agent/software"
 	"moult/simlayer/host"
 	"moult/simlayer/so"
 	"moult/simlayer/so/wasm"
@@ -177,7 +178,7 @@ func (a *Agent) placeOne(o simulated) (local so.Object, process host.Object, ok 
 			return refuse(fmt.Sprintf("release %d has no software for %s, so no simulation object either", o.release, a.platform))
 		}
 		process.Dir, ok = a.program(o)
-		process.Argv, process.Env = o.what.Exec, a.soft.plain()
+		process.Argv, process.Env = o.what.Exec, software.PlainEnvironment(a.cfg.Env)
 	}
 	if !ok {
 		return nil, process, false

@@ -263,7 +263,7 @@ func TestObjectsOnTheWayDownAndBack(t *testing.T) {
 	attempt := upgrade.State{Phase: upgrade.Draining, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
 	b.do(func() { b.in(attempt); b.route() })
 	drained := make(chan error, 1)
-	go func() { drained <- b.soft.drain(b.t.Context()) }()
+	go func() { drained <- b.stopSoftware(b.t.Context()) }()
 	b.until("the node is drained", func() bool { return !b.live.ready })
 	if got, err := askOver(under, "second"); got != "by object: old: second" {
 		t.Errorf("while the node is drained, a call is answered %q, %v", got, err)

@@ -139,7 +139,7 @@ func TestObserving(t *testing.T) {
 	// Down, and back after a roll-back: it has missed nothing.
 	attempt := upgrade.State{Phase: upgrade.Draining, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
 	b.do(func() { b.in(attempt); b.route() })
-	if err := b.soft.drain(t.Context()); err != nil {
+	if err := b.stopSoftware(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	b.do(func() {

@@ -48,7 +48,7 @@ func TestResolve(t *testing.T) {
 	if e, ok := errors.AsType[*control.Error](err); !ok || e.Kind != control.KindRefused {
 		t.Errorf("as version 1: %v", err)
 	}
-	b.do(func() { b.soft.speaks = 2 }) // its new software starts
+	b.do(func() { b.speaks = 2 }) // its new software starts
 	if r, err := client.Resolve(t.Context(), public); err != nil || r != (control.Resolved{Address: ln.Addr().String(), Peer: true, Version: 2}) {
 		t.Errorf("as version 2: %+v, %v", r, err)
 	}
@@ -62,7 +62,7 @@ func TestResolve(t *testing.T) {
 		}
 	}
 
-	for _, kv := range b.soft.environment() {
+	for _, kv := range b.soft.Environment() {
 		if path, ok := strings.CutPrefix(kv, dial.SocketVariable+"="); ok {
 			d := dial.Dialer{Socket: path}
 			conn, err := d.DialContext(t.Context(), "tcp", public)

@@ -76,7 +76,7 @@ func (a *Agent) routeNow() error {
 	s := a.saved
 	native := s.Running
 	if native == 0 {
-		native = a.soft.speaks // it is being installed
+		native = a.speaks // it is being installed
 	}
 	if native == 0 {
 		return nil
@@ -93,7 +93,7 @@ func (a *Agent) routeNow() error {
 	a.lead(native, up)
 	err := a.apply(simlayer.Routing{
 		Native: native, Backends: a.backends(), Protocols: a.protocols(), Processes: a.live.processes, Down: !up, HoldTimeout: a.holdTimeout(s),
-		Objects: a.serving.objects, External: a.serving.external, Egress: a.soft.speaks,
+		Objects: a.serving.objects, External: a.serving.external, Egress: a.speaks,
 		Watched: maps.Clone(a.watched),
 	}, now)
 	if err == nil || !a.objects.near {
@@ -283,25 +283,6 @@ func (a *Agent) holdTimeout(s upgrade.State) time.Duration {
 	return holdTimeout
 }
 
-// drainTimeout is how long the running software has to end. It is called
-// beside the loop.
-func (a *Agent) drainTimeout() time.Duration {
-	timeout := time.Duration(DefaultHealth().DrainTimeout)
-	a.ask(func() {
-		v := a.machine.State().Running
-		if m := a.docs.manifests[v]; m != nil {
-			if cu, ok := m.Classes[a.cfg.Class]; ok {
-				timeout = time.Duration(cu.Health.DrainTimeout)
-				return
-			}
-		}
-		if ad := a.cfg.Adopt; ad != nil && ad.Version == v {
-			timeout = time.Duration(ad.Health.DrainTimeout)
-		}
-	})
-	return timeout
-}
-
 // external is the version that callers from outside speak: the newest that is
 // settled everywhere. Nodes that have left, or that the newest order skips, are
 // nowhere.
@@ -439,8 +420,8 @@ func (a *Agent) protocolOf(name string) string {
 		}
 	}
 	at := a.saved.Running
-	if a.soft.speaks != 0 {
-		at = a.soft.speaks // it is there before the machine is, and after
+	if a.speaks != 0 {
+		at = a.speaks // it is there before the machine is, and after
 	}
 	var reached, next bundle.Version
 	for v, m := range a.docs.manifests {

@@ -4,12 +4,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -91,18 +89,14 @@ func freeRun(t *testing.T, n int) int {
 func newBench(t *testing.T, cfg Config, running bundle.Version) *bench {
 	t.Helper()
 	ctx, quit := context.WithCancel(t.Context())
-	a := &Agent{
-		cfg: cfg, log: slog.New(slog.NewTextHandler(io.Discard, nil)), quit: quit,
-		platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH},
-		inbox:    make(chan func(), inboxSize), stopped: make(chan struct{}),
-		view: view.New(), dirty: map[bundle.NodeID]bool{}, doneAt: map[doneKey]time.Time{},
-		known: map[string]bool{}, rules: map[bundle.Digest]*so.Rules{}, objects: newObjectHost(), started: time.Now(),
-	}
+	log := slog.New(slog.DiscardHandler)
 	c := &closers{}
-	err := a.openData(c)
-	if err == nil {
-		err = a.restore()
+	f, err := openFolder(cfg, log, c)
+	if err != nil {
+		t.Fatal(err)
 	}
+	a := newAgent(f, cfg, log, quit)
+	err = a.restore()
 	if err == nil {
 		err = a.openLayer(c)
 	}
@@ -499,19 +493,19 @@ func TestProtocolOfRunning(t *testing.T) {
 			{4, 3, "tcp"}, // and goes back
 			{1, 1, "tcp"}, // nobody knows release 1 any more
 		} {
-			b.saved.Running, b.soft.speaks = c.running, c.speaks
+			b.saved.Running, b.speaks = c.running, c.speaks
 			if got := b.protocolOf("api"); got != c.want {
 				t.Errorf("at version %d, software of %d: %s, want %s", c.running, c.speaks, got, c.want)
 			}
 		}
-		b.saved.Running, b.soft.speaks = 1, 1
+		b.saved.Running, b.speaks = 1, 1
 		s := b.cfg.Services["api"]
 		s.Protocol = "udp"
 		b.cfg.Services["api"] = s
 		if got := b.protocolOf("api"); got != "udp" {
 			t.Errorf("agent.hcl says udp, and nobody knows release 1: %s", got)
 		}
-		b.saved.Running, b.soft.speaks = 0, 0
+		b.saved.Running, b.speaks = 0, 0
 	})
 }
 
@@ -522,7 +516,7 @@ func TestProtocolChangesWithNode(t *testing.T) {
 	b.do(func() {
 		b.releases(1, 1)
 		b.in(upgrade.State{Running: 1, Version: 1, Phase: upgrade.Current})
-		b.soft.speaks = 1
+		b.speaks = 1
 		b.up(1, "api")
 		b.route()
 		before := b.layer.Addresses()["api"].Versions[1]

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -58,92 +57,13 @@ func newSoftwareBench(t *testing.T, cfg Config) *bench {
 
 func (b *bench) launched(v bundle.Version) int {
 	b.t.Helper()
-	if err := b.soft.launch(b.t.Context(), v); err != nil {
+	if err := b.launch(b.t.Context(), v); err != nil {
 		b.t.Fatal(err)
 	}
-	return b.soft.pid()
-}
-
-func alive(pid int) bool {
-	_, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
-	return err == nil
+	return b.soft.PID()
 }
 
 const sleeper = "exec sleep 1000"
-
-// Adopted software can be started, in its slot, and its health check finds its
-// program there also after a restart of the agent.
-func TestAdoptedSoftware(t *testing.T) {
-	cfg := adopting(t, benchConfig(t), 1, sleeper)
-	b := newSoftwareBench(t, cfg)
-	pid := b.launched(1)
-	if dir, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || dir != b.slots.Path(1) {
-		t.Errorf("it runs in %s, %v; want its slot %s", dir, err, b.slots.Path(1))
-	}
-	b.close()
-	if !alive(pid) {
-		t.Fatal("it ended with the agent")
-	}
-	again := newSoftwareBench(t, cfg)
-	if got := again.launched(1); got != pid {
-		t.Errorf("after a restart of the agent it is process %d, was %d", got, pid)
-	}
-}
-
-// An agent that has lost what it was told of the software takes it over by what
-// it wrote down itself, and leaves it alone where that fails.
-func TestTakeOverWithoutManifest(t *testing.T) {
-	cfg := adopting(t, benchConfig(t), 1, sleeper)
-	b := newSoftwareBench(t, cfg)
-	pid := b.launched(1)
-	b.close()
-
-	blocked := filepath.Join(cfg.Data, "notify.sock", "x")
-	edit := func(f func(*processRecord)) {
-		t.Helper()
-		path := filepath.Join(cfg.Data, ProcessFile)
-		data, err := os.ReadFile(path)
-		var r processRecord
-		if err == nil {
-			err = json.Unmarshal(data, &r)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		f(&r)
-		if data, err = json.Marshal(r); err == nil {
-			err = os.WriteFile(path, data, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	notify := func(on bool) {
-		edit(func(r *processRecord) { r.Plan.Health.Notify, r.Plan.Health.MinHealthyTime = on, 0 })
-	}
-	notify(true)
-	if err := os.MkdirAll(blocked, 0o700); err != nil { // nobody can listen there
-		t.Fatal(err)
-	}
-	failing := newSoftwareBench(t, cfg)
-	if err := failing.soft.launch(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "take over") {
-		t.Errorf("launch = %v, want that it cannot be taken over", err)
-	}
-	if !alive(pid) {
-		t.Fatal("software that could not be taken over was stopped")
-	}
-	failing.close()
-
-	notify(false)
-	cfg.Adopt = nil // from here on nothing but the record says how it is started
-	again := newSoftwareBench(t, cfg)
-	if got := again.launched(1); got != pid {
-		t.Errorf("without a manifest it is process %d, was %d", got, pid)
-	}
-	if err := again.soft.probe(t.Context(), 1); err != nil || again.soft.pid() != pid {
-		t.Errorf("probe = %v, process %d", err, again.soft.pid())
-	}
-}
 
 // A taken egress port does not keep the agent from starting.
 func TestEgressPortTaken(t *testing.T) {
@@ -159,15 +79,8 @@ func TestEgressPortTaken(t *testing.T) {
 		if running {
 			b.launched(1)
 		}
-		b.soft.mu.Lock()
-		record := b.soft.record
-		record.Egress = taken
-		err := b.soft.save(record)
-		b.soft.mu.Unlock()
-		if err != nil {
-			t.Fatal(err)
-		}
 		b.close()
+		setEgress(t, cfg, taken)
 
 		again := newSoftwareBench(t, cfg)
 		if host := again.layer.EgressURL().Host; host == taken {
@@ -177,6 +90,28 @@ func TestEgressPortTaken(t *testing.T) {
 			t.Errorf("software runs: %v: %d alarms: %q", running, n, again.alarms)
 		}
 		again.close()
+	}
+}
+
+// setEgress has the record of the software say that it was given another proxy.
+func setEgress(t *testing.T, cfg Config, addr string) {
+	t.Helper()
+	record, path := map[string]any{}, filepath.Join(cfg.Data, ProcessFile)
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, &record)
+	} else if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	record["egress"] = addr
+	if err == nil {
+		data, err = json.Marshal(record)
+	}
+	if err == nil {
+		err = os.WriteFile(path, data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -193,52 +128,6 @@ func TestEgressPortKept(t *testing.T) {
 	}
 }
 
-// Software that no record names does not run beside a transform.
-func TestDrainWithoutRecord(t *testing.T) {
-	cfg := adopting(t, benchConfig(t), 1, sleeper)
-	b := newSoftwareBench(t, cfg)
-	pid := b.launched(1)
-	b.close()
-	if err := os.Remove(filepath.Join(cfg.Data, ProcessFile)); err != nil {
-		t.Fatal(err)
-	}
-	again := newSoftwareBench(t, cfg)
-	if err := again.soft.drain(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if alive(pid) {
-		t.Error("it still runs")
-	}
-}
-
-// Software that ends at once, as it does where its port was taken meanwhile, is
-// started once more, and not for ever.
-func TestLaunchOnceMore(t *testing.T) {
-	for _, c := range []struct {
-		script string
-		starts int
-		good   bool
-	}{
-		{"echo x >> starts; [ $(wc -l < starts) = 2 ] && exec sleep 1000; exit 1", 2, true},
-		{"echo x >> starts; exit 1", 2, false},
-	} {
-		cfg := adopting(t, benchConfig(t), 1, c.script)
-		cfg.Adopt.Health.Exec = []string{"/bin/sh", "-c", "false"}
-		if c.good {
-			cfg.Adopt.Health.Exec = []string{"/bin/sh", "-c", "[ $(wc -l < starts) = 2 ]"}
-		}
-		b := newSoftwareBench(t, cfg)
-		if err := b.soft.launch(t.Context(), 1); (err == nil) != c.good {
-			t.Errorf("%s: %v", c.script, err)
-		}
-		data, err := os.ReadFile(filepath.Join(b.slots.Path(1), "starts"))
-		if n := strings.Count(string(data), "x"); n != c.starts || err != nil {
-			t.Errorf("%s: started %d times, %v; want %d", c.script, n, err, c.starts)
-		}
-		b.close()
-	}
-}
-
 // Software without a configured service is found out before it starts, and the
 // calls of new software are its own version's from its start on.
 func TestLaunchNew(t *testing.T) {
@@ -248,10 +137,10 @@ func TestLaunchNew(t *testing.T) {
 		b.in(upgrade.State{Phase: upgrade.Starting, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Done: 1})
 		b.cfg.Adopt.Services = map[string]bundle.Service{"admin": {Protocol: bundle.ProtocolHTTP}}
 	})
-	if err := b.soft.launch(t.Context(), 2); err == nil || !strings.Contains(err.Error(), "service api") || !strings.Contains(err.Error(), "admin") {
+	if err := b.launch(t.Context(), 2); err == nil || !strings.Contains(err.Error(), "service api") || !strings.Contains(err.Error(), "admin") {
 		t.Errorf("launch = %v, want that the node has a service api", err)
 	}
-	if pid := b.soft.pid(); pid != 0 {
+	if pid := b.soft.PID(); pid != 0 {
 		t.Errorf("process %d was started", pid)
 	}
 	b.do(func() {

@@ -35,7 +35,8 @@ func newJudge(t *testing.T, dir string, firstRoot []byte) *judgeBench {
 		t.Fatal(err)
 	}
 	a := &Agent{
-		cfg: Config{Class: "kv"}, log: slog.New(slog.DiscardHandler), firstRoot: firstRoot, trust: genesis,
+		folder: folder{firstRoot: firstRoot, genesis: genesis},
+		cfg:    Config{Class: "kv"}, log: slog.New(slog.DiscardHandler), trust: genesis,
 		view: view.New(), doneAt: map[doneKey]time.Time{},
 	}
 	if a.store, err = store.Open(dir, store.Options{}); err != nil {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -83,7 +82,7 @@ func (a *Agent) connectable() error {
 	if _, err := attach.FindBPFFS(); err != nil {
 		return err
 	}
-	return connect.Probe(connect.Options{Name: a.pinName()})
+	return connect.Probe(connect.Options{Name: kernelName(a.id)})
 }
 
 func chooseAttach(asked string, steerable error) (way, error) {
@@ -131,20 +130,20 @@ func (a *Agent) pins() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(fs, a.pinFolder())
+	dir := filepath.Join(fs, pinFolder(a.id))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make a folder for what outlives the agent in the kernel: %w", err)
 	}
 	return dir, nil
 }
 
-func (a *Agent) pinFolder() string { return "moult_" + a.pinName() }
+func pinFolder(id bundle.NodeID) string { return "moult_" + kernelName(id) }
 
 // steerFolder is within it.
 const steerFolder = "steer"
 
-// pinName is short, since the names of cgroups and pins are, and the node's own.
-func (a *Agent) pinName() string { return a.id.String()[:16] }
+// kernelName is short, since the names of cgroups and pins are, and the node's own.
+func kernelName(id bundle.NodeID) string { return id.String()[:16] }
 
 // openConnect makes the node's cgroup, or takes over that of an earlier agent.
 func (a *Agent) openConnect(c *closers) error {
@@ -153,7 +152,7 @@ func (a *Agent) openConnect(c *closers) error {
 	}
 	dir, err := a.pins()
 	if err == nil {
-		a.ways.connect, err = connect.Open(connect.Options{Dir: dir, Name: a.pinName()})
+		a.ways.connect, err = connect.Open(connect.Options{Dir: dir, Name: kernelName(a.id)})
 	}
 	if err != nil {
 		return fmt.Errorf("egress by connect: %w", err)
@@ -198,7 +197,7 @@ func (a *Agent) steered(name string) way {
 // go, for the version that the software speaks. A peer that does not answer that
 // version is not called.
 func (a *Agent) redirect() {
-	if a.ways.connect == nil || a.soft.speaks == 0 {
+	if a.ways.connect == nil || a.speaks == 0 {
 		return
 	}
 	d := a.directory.Load()
@@ -215,7 +214,7 @@ func (a *Agent) redirect() {
 			}
 			continue
 		}
-		to, err := netip.ParseAddrPort(peer.versions[a.soft.speaks])
+		to, err := netip.ParseAddrPort(peer.versions[a.speaks])
 		if err != nil {
 			to = netip.AddrPortFrom(loopbackOf(from.Addr()), refusing)
 		}
@@ -250,27 +249,4 @@ func (w way) attachKind() simlayer.Attach {
 		return simlayer.AttachInherit
 	}
 	return simlayer.AttachRelay
-}
-
-// privateAddr returns a free address for the software to listen on, of the family
-// of the address that its callers know.
-func privateAddr(protocol, public string) (string, error) {
-	local := "127.0.0.1:0"
-	if ip, err := netip.ParseAddr(hostOf(public)); err == nil && ip.Is6() && !ip.Is4In6() {
-		local = "[::1]:0"
-	}
-	if protocol == bundle.ProtocolUDP {
-		c, err := net.ListenPacket("udp", local)
-		if err != nil {
-			return "", fmt.Errorf("find a free port for the software: %w", err)
-		}
-		addr := c.LocalAddr().String()
-		return addr, c.Close()
-	}
-	l, err := net.Listen("tcp", local)
-	if err != nil {
-		return "", fmt.Errorf("find a free port for the software: %w", err)
-	}
-	addr := l.Addr().String()
-	return addr, l.Close()
 }

@@ -47,10 +47,11 @@ var floors = map[string]int{
 	"simlayer/host":         3,
 	"agent/control":         2,
 	"agent/operator":        3,
-	"agent":                 4,
+	"agent/software":        4,
+	"agent":                 5,
 	"agent/sim":             4,
 	"simlayer/speed":        4,
-	"cmd/moult":             5,
+	"cmd/moult":             6,
 }
 
 // pure lists packages that decide: no clock of their own, no network, no

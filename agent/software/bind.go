@@ -1,4 +1,4 @@
-package agent
+package software
 
 import (
 	"net"
@@ -12,7 +12,7 @@ import (
 // where its callers call, for attach by steer: its answers come from there. It returns
 // the cgroup, nil where there is no need. Where that does not work the layer relays, and
 // says why. s.mu is held.
-func (s *software) bind(r processRecord) *os.File {
+func (s *Software) bind(r record) *os.File {
 	where := map[netip.AddrPort]netip.AddrPort{}
 	for _, one := range r.Inherited {
 		if one.Members.Node != 0 {
@@ -24,7 +24,7 @@ func (s *software) bind(r processRecord) *os.File {
 			to, err = udpAddr(one.Addr)
 		}
 		if err != nil {
-			s.a.layer.Unbound(err)
+			s.cfg.Layer.Unbound(err)
 			return nil
 		}
 		where[from] = to
@@ -36,17 +36,17 @@ func (s *software) bind(r processRecord) *os.File {
 	if err == nil {
 		err = s.binder.Set(where)
 	}
-	s.a.layer.Unbound(err)
+	s.cfg.Layer.Unbound(err)
 	if err != nil {
-		s.a.log.Warn("the software's sockets of UDP cannot be where its callers call", "err", err)
+		s.cfg.Log.Warn("the software's sockets of UDP cannot be where its callers call", "err", err)
 		return nil
 	}
 	return s.binder.Cgroup()
 }
 
-func (s *software) openBinder() (err error) {
+func (s *Software) openBinder() (err error) {
 	if s.binder == nil {
-		s.binder, err = connect.OpenBinder(connect.Options{Name: s.a.pinName()})
+		s.binder, err = connect.OpenBinder(connect.Options{Name: s.cfg.KernelName})
 	}
 	return err
 }

@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"moult/store"
+	"moult/store/artifact"
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
+	"moult/store/durable"
+	"moult/transforms"
+)
+
+// folder is a node's data folder, open and locked: whose it is, and what it keeps.
+type folder struct {
+	firstRoot []byte
+	genesis   *trust.Verified // what the first root says
+	cluster   bundle.Digest
+	key       ed25519.PrivateKey
+	id        bundle.NodeID
+	store     *store.Store
+	depot     *artifact.Depot
+	slots     *transforms.Slots
+}
+
+// openFolder opens the data folder of a configuration. What it has opened c closes,
+// also where it fails.
+func openFolder(cfg Config, log *slog.Logger, c *closers) (folder, error) {
+	var f folder
+	var err error
+	if f.firstRoot, err = durable.ReadFile(cfg.Root, maxRootFile); err != nil {
+		return f, fmt.Errorf("read the cluster's first root: %w; `moult trust init` makes it", err)
+	}
+	if f.genesis, err = trust.Genesis(f.firstRoot); err != nil {
+		return f, fmt.Errorf("read the cluster's first root %s: %w", cfg.Root, err)
+	}
+	f.cluster = f.genesis.Cluster()
+	if f.store, err = store.Open(cfg.Data, store.Options{Log: log}); err != nil {
+		return f, err
+	}
+	c.add(f.store.Close)
+	if floor := f.store.Floor(); !floor.Cluster.IsZero() && floor.Cluster != f.cluster {
+		return f, fmt.Errorf("data folder %s belongs to cluster %s, and %s is the root of cluster %s: give the agent another data folder or the other root",
+			cfg.Data, floor.Cluster.Short(), cfg.Root, f.cluster.Short())
+	}
+	if err := f.store.Raise(func(floor *store.Floor) { floor.Cluster = f.cluster }); err != nil {
+		return f, err
+	}
+	if f.key, err = loadIdentity(cfg.Data); err != nil {
+		return f, err
+	}
+	f.id = bundle.NodeIDOf(f.key.Public().(ed25519.PublicKey))
+	if f.depot, err = artifact.Open(filepath.Join(cfg.Data, "artifacts"), artifact.Options{Log: log, CheckSpace: transforms.CheckSpace}); err != nil {
+		return f, err
+	}
+	f.slots, err = transforms.OpenSlots(filepath.Join(cfg.Data, "state"))
+	return f, err
+}

@@ -1,0 +1,125 @@
+package software
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+
+	"moult/agent/process"
+	"moult/simlayer"
+	"moult/simlayer/attach"
+	"moult/store/bundle"
+	"moult/store/durable"
+)
+
+// RecordFile is the file of the data folder that names the running software:
+// JSON with the field "handle", a process.Handle.
+const RecordFile = "process.json"
+
+// record is what the next agent must know to take the software over. It is a
+// file of its own, so that it survives the loss of the database.
+type record struct {
+	Version  bundle.Version    `json:"version"`
+	Handle   process.Handle    `json:"handle"`
+	Backends map[string]string `json:"backends"`
+	// Inherited are the listening sockets that it was given.
+	Inherited []simlayer.Inherited `json:"inherited,omitempty"`
+	// Egress is the address of the proxy that the software was given: the next
+	// agent must answer there.
+	Egress string `json:"egress"`
+	// Plan is how the software was started. The next agent may have lost the
+	// manifest that says it.
+	Plan Plan `json:"plan"`
+}
+
+// names reports whether the record names a process. It may have ended since.
+func (r record) names() bool { return r.Handle.PID != 0 }
+
+func (s *Software) save(r record) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(s.cfg.Data, RecordFile), data, 0o600); err != nil {
+		return fmt.Errorf("record the running software: %w", err)
+	}
+	s.record = r
+	return nil
+}
+
+// Left is what an earlier agent has left of the software.
+type Left struct {
+	record    record
+	processes []int
+}
+
+// Find reads the record of a data folder, and looks whether the software that it
+// names still runs. A record that cannot be read names none: what runs all the same
+// is stopped by its marker before other software starts.
+func Find(data string, log *slog.Logger) Left {
+	var l Left
+	text, err := durable.ReadFile(filepath.Join(data, RecordFile), maxRecord)
+	if err == nil {
+		err = json.Unmarshal(text, &l.record)
+	}
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			log.Warn("record of the running software not read", "err", err)
+		}
+		return Left{}
+	}
+	if !l.record.names() {
+		return l
+	}
+	proc, err := process.Adopt(l.record.Handle, process.Spec{Log: log})
+	if errors.Is(err, process.ErrGone) {
+		return l
+	}
+	if err == nil {
+		_ = proc.Close() // it was only looked at
+	}
+	l.processes = family(l.record.Handle.PID)
+	return l
+}
+
+// Version is that of the software that runs, or that ran last; 0 where none is
+// recorded.
+func (l Left) Version() bundle.Version {
+	if !l.record.names() {
+		return 0
+	}
+	return l.record.Version
+}
+
+// Processes are those among which the sockets of software that still runs are, its
+// first process first; none where none runs.
+func (l Left) Processes() []int { return l.processes }
+
+// Inherited are the listening sockets that software that still runs was given.
+func (l Left) Inherited() []simlayer.Inherited {
+	if len(l.processes) == 0 {
+		return nil
+	}
+	return l.record.Inherited
+}
+
+// Egress is the address of the proxy that software which still runs was given; ""
+// where there is none.
+func (l Left) Egress() string {
+	if len(l.processes) == 0 {
+		return ""
+	}
+	return l.record.Egress
+}
+
+// family returns the processes among which the software's sockets are.
+func family(pid int) []int {
+	pids, err := attach.Family(pid)
+	if err != nil {
+		return []int{pid}
+	}
+	return pids
+}

@@ -1,0 +1,301 @@
+package software
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"moult/agent/process"
+	"moult/simlayer"
+	"moult/store/bundle"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// node is a node whose software is a command of the shell, and ends with the test.
+type node struct {
+	t    *testing.T
+	cfg  Config
+	plan Plan
+	told chan Event
+}
+
+const sleeper = "exec sleep 1000"
+
+var errNoPlan = errors.New("no plan")
+
+// newNode has version 1 be a script, whose health check is a program of its state
+// folder.
+func newNode(t *testing.T, script string) *node {
+	t.Helper()
+	n := &node{t: t, told: make(chan Event, 64)}
+	health := bundle.Health{Exec: []string{"./ok"}, HealthyDeadline: bundle.Duration(20 * time.Second), DrainTimeout: bundle.Duration(time.Second)}
+	n.cfg = Config{
+		Data: t.TempDir(), Node: bundle.NodeID(bundle.Sum([]byte(t.TempDir()))), KernelName: "test",
+		Log: slog.New(slog.DiscardHandler),
+		Tell: func(e Event) error {
+			n.told <- e
+			return nil
+		},
+		Plan: func(v bundle.Version) (Plan, error) {
+			if v != n.plan.Version {
+				return Plan{}, errNoPlan
+			}
+			return n.plan, nil
+		},
+	}
+	n.cfg.State = func(v bundle.Version) string { return filepath.Join(n.cfg.Data, fmt.Sprint(v)) }
+	state := n.cfg.State(1)
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(state, "ok"), []byte("#!/bin/sh\nexit 0\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.plan = Plan{Version: 1, Dir: state, Command: []string{"/bin/sh", "-c", script}, Services: []string{"api"}, Health: health}
+	t.Cleanup(n.end)
+	return n
+}
+
+// end ends whatever runs for the node.
+func (n *node) end() {
+	left, err := process.FindOrphans(n.cfg.Node.String())
+	if err != nil {
+		n.t.Error(err)
+	}
+	for _, h := range left {
+		p, err := process.Adopt(h, process.Spec{})
+		if err == nil {
+			_, err = p.Stop(context.Background(), 0)
+		}
+		if err != nil && !errors.Is(err, process.ErrGone) {
+			n.t.Error(err)
+		}
+	}
+}
+
+// agent is the life of one agent of the node, up to its close.
+type agent struct {
+	*Software
+	close func()
+}
+
+func (n *node) agent() agent {
+	n.t.Helper()
+	left := Find(n.cfg.Data, n.cfg.Log)
+	layer, err := simlayer.Start(simlayer.Config{Processes: left.Processes(), Log: n.cfg.Log})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	cfg := n.cfg
+	cfg.Layer = layer
+	a, open := agent{Software: New(cfg, left)}, true
+	a.close = func() {
+		if !open {
+			return
+		}
+		open = false
+		if err := errors.Join(a.Close(), layer.Close()); err != nil {
+			n.t.Error(err)
+		}
+	}
+	n.t.Cleanup(a.close)
+	return a
+}
+
+func (n *node) launched(a agent) int {
+	n.t.Helper()
+	if err := a.Launch(n.t.Context(), 1); err != nil {
+		n.t.Fatal(err)
+	}
+	return a.PID()
+}
+
+// next returns the next event, which must be of a type.
+func next[E Event](n *node) E {
+	n.t.Helper()
+	select {
+	case e := <-n.told:
+		if want, ok := e.(E); ok {
+			return want
+		}
+		n.t.Fatalf("told %+v", e)
+	case <-time.After(20 * time.Second):
+		n.t.Fatal("told nothing")
+	}
+	panic("unreachable")
+}
+
+func alive(pid int) bool {
+	_, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
+	return err == nil
+}
+
+// Software runs in its folder, is told of, and is the same after a restart of the
+// agent.
+func TestAdopt(t *testing.T) {
+	n := newNode(t, sleeper)
+	a := n.agent()
+	pid := n.launched(a)
+	if dir, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || dir != n.cfg.State(1) {
+		t.Errorf("it runs in %s, %v; want %s", dir, err, n.cfg.State(1))
+	}
+	if e := next[Starting](n); e.Version != 1 {
+		t.Errorf("told %+v", e)
+	}
+	ready := next[Ready](n)
+	if ready.Version != 1 || ready.Backends["api"] == "" || len(ready.Processes) == 0 || ready.Processes[0] != pid {
+		t.Errorf("told %+v of process %d", ready, pid)
+	}
+	a.close()
+	if !alive(pid) {
+		t.Fatal("it ended with the agent")
+	}
+	if got := n.launched(n.agent()); got != pid {
+		t.Errorf("after a restart of the agent it is process %d, was %d", got, pid)
+	}
+	if again := next[Ready](n); again.Backends["api"] != ready.Backends["api"] {
+		t.Errorf("told %+v, was %+v", again, ready)
+	}
+}
+
+// An agent that has lost what it was told of the software takes it over by what
+// it wrote down itself, and leaves it alone where that fails.
+func TestAdoptWithoutPlan(t *testing.T) {
+	n := newNode(t, sleeper)
+	a := n.agent()
+	pid := n.launched(a)
+	a.close()
+
+	blocked := filepath.Join(n.cfg.Data, "notify.sock", "x")
+	notify := func(on bool) {
+		t.Helper()
+		path := filepath.Join(n.cfg.Data, RecordFile)
+		data, err := os.ReadFile(path)
+		var r record
+		if err == nil {
+			err = json.Unmarshal(data, &r)
+		}
+		r.Plan.Health.Notify, r.Plan.Health.MinHealthyTime = on, 0
+		if err == nil {
+			data, err = json.Marshal(r)
+		}
+		if err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	notify(true)
+	if err := os.MkdirAll(blocked, 0o700); err != nil { // nobody can listen there
+		t.Fatal(err)
+	}
+	failing := n.agent()
+	if err := failing.Launch(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "take over") {
+		t.Errorf("launch = %v, want that it cannot be taken over", err)
+	}
+	if !alive(pid) {
+		t.Fatal("software that could not be taken over was stopped")
+	}
+	failing.close()
+
+	notify(false)
+	n.plan = Plan{} // from here on nothing but the record says how it is started
+	again := n.agent()
+	if got := n.launched(again); got != pid {
+		t.Errorf("without a plan it is process %d, was %d", got, pid)
+	}
+	if err := again.Probe(t.Context(), 1); err != nil || again.PID() != pid {
+		t.Errorf("probe = %v, process %d", err, again.PID())
+	}
+	if err := again.Launch(t.Context(), 2); !errors.Is(err, errNoPlan) || !alive(pid) {
+		t.Errorf("launch of a version without a plan = %v; what runs is alive: %v", err, alive(pid))
+	}
+}
+
+// Software that no record names does not run beside a transform.
+func TestStopWithoutRecord(t *testing.T) {
+	n := newNode(t, sleeper)
+	a := n.agent()
+	pid := n.launched(a)
+	a.close()
+	if err := os.Remove(filepath.Join(n.cfg.Data, RecordFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.agent().Stop(t.Context(), time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if alive(pid) {
+		t.Error("it still runs")
+	}
+}
+
+// Software that ends at once, as it does where its port was taken meanwhile, is
+// started once more, and not for ever.
+func TestLaunchOnceMore(t *testing.T) {
+	for _, c := range []struct {
+		script, ok string
+		starts     int
+		good       bool
+	}{
+		{"echo x >> starts; [ $(wc -l < starts) = 2 ] && exec sleep 1000; exit 1", "[ $(wc -l < starts) = 2 ]", 2, true},
+		{"echo x >> starts; exit 1", "false", 2, false},
+	} {
+		n := newNode(t, c.script)
+		n.plan.Health.Exec = []string{"/bin/sh", "-c", c.ok}
+		a := n.agent()
+		if err := a.Launch(t.Context(), 1); (err == nil) != c.good {
+			t.Errorf("%s: %v", c.script, err)
+		}
+		data, err := os.ReadFile(filepath.Join(n.cfg.State(1), "starts"))
+		if n := strings.Count(string(data), "x"); n != c.starts || err != nil {
+			t.Errorf("%s: started %d times, %v; want %d", c.script, n, err, c.starts)
+		}
+	}
+}
+
+// What is kept up is started again when it ends, and told of each time; once calls
+// are to end it is let go of.
+func TestKeep(t *testing.T) {
+	n := newNode(t, sleeper)
+	a := n.agent()
+	a.Keep(1)
+	next[Starting](n)
+	first := next[Ready](n)
+	a.Keep(1) // it is
+	if err := syscall.Kill(first.Processes[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if e := next[Ended](n); e.Version != 1 || e.Exit.Signal == "" {
+		t.Errorf("told %+v", e)
+	}
+	next[Starting](n)
+	second := next[Ready](n)
+	if second.Processes[0] == first.Processes[0] {
+		t.Error("it was not started again")
+	}
+	if err := a.EndCalls(t.Context(), time.Second); err != nil {
+		t.Fatal(err)
+	}
+	next[Draining](n)
+	if !alive(second.Processes[0]) {
+		t.Error("it ended before it was stopped")
+	}
+	if err := a.Stop(t.Context(), time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if alive(second.Processes[0]) || a.PID() != 0 || len(Find(n.cfg.Data, n.cfg.Log).Processes()) != 0 {
+		t.Error("it runs on")
+	}
+}
