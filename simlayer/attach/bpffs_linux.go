@@ -1,63 +1,34 @@
 package attach
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
 // FindBPFFS returns where a BPF file system is mounted, /sys/fs/bpf if there. It
 // fails with ErrNotFound where there is none; see MountBPFFS.
 func FindBPFFS() (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("bpf"))
 	if err != nil {
 		return "", fmt.Errorf("find a BPF file system: %w", err)
 	}
-	defer f.Close()
 	found := ""
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, maxLine)
-	for n := 0; lines.Scan() && n < maxMounts; n++ {
-		mount, fs, ok := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(mount)
-		if !ok || len(fields) < 5 || !strings.HasPrefix(fs, "bpf ") {
-			continue
-		}
-		at := unescape(fields[4])
+	for _, m := range mounts {
 		// One that is hidden below another mount is of no use.
-		if onBPFFS(at) && (found == "" || at == DefaultBPFFS) {
-			found = at
+		if onBPFFS(m.Mountpoint) && (found == "" || m.Mountpoint == DefaultBPFFS) {
+			found = m.Mountpoint
 		}
-	}
-	if err := lines.Err(); err != nil {
-		return "", fmt.Errorf("find a BPF file system: %w", err)
 	}
 	if found == "" {
 		return "", fmt.Errorf("find a BPF file system: %w: mount one (mount -t bpf bpf %s)", ErrNotFound, DefaultBPFFS)
 	}
 	return found, nil
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+4 <= len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // MountBPFFS mounts a BPF file system on a folder, which it makes where it is

@@ -16,8 +16,6 @@ const (
 	// maxListeners bounds the lines of /proc/net/tcp and udp that are read to count
 	// the sockets of an address.
 	maxListeners = 1 << 16
-	// maxMounts bounds the lines of mountinfo that FindBPFFS reads.
-	maxMounts = 1 << 16
 	// maxLine bounds a line of a file in /proc, in bytes.
 	maxLine = 1 << 16
 	// maxPinned bounds the names read in the folder of a Steer.

@@ -1,16 +1,13 @@
 package connect
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,53 +24,22 @@ func MountCgroup2(path string) error {
 	return nil
 }
 
-// findCgroup2 returns where cgroup v2 is mounted.
+// findCgroup2 returns where cgroup v2 is mounted, with its root.
 func findCgroup2() (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(firstCgroup2)
 	if err != nil {
 		return "", fmt.Errorf("find the mounted cgroup v2: %w", err)
 	}
-	defer f.Close()
-	path, err := parseMountinfo(io.LimitReader(f, maxMountinfo))
-	if err != nil {
-		return "", fmt.Errorf("find the mounted cgroup v2: %w", err)
-	}
-	if path == "" {
+	if len(mounts) == 0 {
 		return "", fmt.Errorf("no cgroup v2 is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup`: %w", ErrNotSupported)
 	}
-	return path, nil
+	return mounts[0].Mountpoint, nil
 }
 
-// parseMountinfo returns the first place of cgroup v2 whose root is mounted; ""
-// if there is none. The form is that of proc(5).
-func parseMountinfo(r io.Reader) (string, error) {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, 64<<10)
-	for lines.Scan() {
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(before)
-		if !ok || len(fields) < 5 || !strings.HasPrefix(after, "cgroup2 ") || fields[3] != "/" {
-			continue
-		}
-		return unescape(fields[4]), nil
-	}
-	return "", lines.Err()
-}
-
-// unescape undoes the kernel's escapes: a backslash and three octal digits.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+4 <= len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+// firstCgroup2 picks the first place of cgroup v2 whose root is mounted.
+func firstCgroup2(m *mountinfo.Info) (skip, stop bool) {
+	found := m.FSType == "cgroup2" && m.Root == "/"
+	return !found, found
 }
 
 // openCgroup makes the node's cgroup below parent and opens its folder.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -431,15 +432,16 @@ func TestFullTable(t *testing.T) {
 	}
 }
 
-func TestMountinfo(t *testing.T) {
+func TestFirstCgroup2(t *testing.T) {
 	for text, want := range map[string]string{
 		"": "",
-		"25 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n35 25 0:30 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n": "/sys/fs/cgroup/unified",
-		"35 25 0:30 /part /a rw - cgroup2 none rw\n36 25 0:30 / /with\\040space rw - cgroup2 none rw\n":                                   "/with space",
-		"35 25 0:30 / /only - cgroup none rw\nnonsense\n":                                                                                 "",
+		"25 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n35 25 0:30 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n":     "/sys/fs/cgroup/unified",
+		"35 25 0:30 /part /a rw - cgroup2 none rw\n36 25 0:30 / /with\\040space rw - cgroup2 none rw\n37 25 0:30 / /b rw - cgroup2 none rw\n": "/with space",
+		"35 25 0:30 / /only rw - cgroup none rw\n": "",
 	} {
-		if got, err := parseMountinfo(strings.NewReader(text)); err != nil || got != want {
-			t.Errorf("%q: %q, %v, want %q", text, got, err, want)
+		mounts, err := mountinfo.GetMountsFromReader(strings.NewReader(text), firstCgroup2)
+		if err != nil || len(mounts) > 1 || (len(mounts) == 1) != (want != "") || want != "" && mounts[0].Mountpoint != want {
+			t.Errorf("%q: %v, %v, want %q", text, mounts, err, want)
 		}
 	}
 }

@@ -11,6 +11,4 @@ const (
 	maxBinds = 256
 	// maxName bounds Options.Name, in bytes.
 	maxName = 64
-	// maxMountinfo bounds what is read of the list of mounts, in bytes.
-	maxMountinfo = 4 << 20
 )
