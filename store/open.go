@@ -56,7 +56,7 @@ func newStore(dir string, o Options) *Store {
 		s.out.now = time.Now
 	}
 	if s.out.free == nil {
-		s.out.free = freeSpace
+		s.out.free = durable.FreeSpace
 	}
 	if s.out.writeMark == nil {
 		s.out.writeMark = writeMark

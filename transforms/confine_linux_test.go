@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"moult/agent/process/stray"
+	"moult/transforms/stray"
 )
 
 // A program that ends well but leaves a child behind: the child is stopped

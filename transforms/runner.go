@@ -11,8 +11,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"moult/agent/process/stray"
 	"moult/store/bundle"
+	"moult/store/durable"
+	"moult/transforms/stray"
 )
 
 // Protection is how the old slot is kept from the transform program.
@@ -410,7 +411,7 @@ func (j Job) watchDisk(ctx context.Context, cancel context.CancelCauseFunc) <-ch
 }
 
 func (j Job) diskTrouble() error {
-	free, err := freeBytes(j.New)
+	free, err := durable.FreeSpace(j.New)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,7 @@ import (
 	"os"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"moult/store/durable"
 )
 
 // NeedBytes returns how many free bytes a transform from the slot old needs:
@@ -34,7 +34,7 @@ func NeedBytes(old string, given ...string) (int64, error) {
 
 // CheckSpace returns an error unless the disk of dir has need free bytes.
 func CheckSpace(dir string, need int64) error {
-	free, err := freeBytes(dir)
+	free, err := durable.FreeSpace(dir)
 	if err != nil {
 		return err
 	}
@@ -42,15 +42,6 @@ func CheckSpace(dir string, need int64) error {
 		return fmt.Errorf("the disk of %s has %s free, %s are needed: free some, or move the data folder", dir, size(free), size(need))
 	}
 	return nil
-}
-
-// freeBytes returns what unprivileged users may still write to dir's disk.
-func freeBytes(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("free space of %s: %w", dir, err)
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
 // owner returns a file's user and group.

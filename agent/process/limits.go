@@ -44,10 +44,6 @@ const (
 	// orphanGrace is how long a process of an earlier agent may take to end
 	// after SIGTERM.
 	orphanGrace = 10 * time.Second
-	// sessionRounds and sessionWait bound the kills of a session: it may fork
-	// while it is being killed.
-	sessionRounds = 50
-	sessionWait   = 100 * time.Millisecond
 
 	// The back-off between restarts doubles from minBackoff to maxBackoff; a
 	// process that was up, and ready, for backoffReset starts afresh.

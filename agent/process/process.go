@@ -110,7 +110,7 @@ func Start(spec Spec) (*Process, error) {
 	if err := spec.checkStart(); err != nil {
 		return nil, err
 	}
-	if err := stopMarked(spec.Marker); err != nil {
+	if err := stopMarked(spec.Marker, spec.Cgroup); err != nil {
 		return nil, fmt.Errorf("start %q: stop what an earlier agent left running: %w", spec.Argv[0], err)
 	}
 	p, err := newProcess(spec)

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"moult/agent/process/stray"
+	"moult/transforms/stray"
 )
 
 // ref is a process held by pidfd: it cannot come to mean another one.
@@ -156,101 +156,51 @@ func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is
 // killSession kills every process of the session that h began, and returns
 // when they have ended. The leader, if it is a zombie, is left to its parent.
 func killSession(h Handle) error {
-	member := func(pid int) bool {
+	return stray.EndAll(func(pid int) bool {
 		stat, err := readStat(pid)
-		return err == nil && stat.session == h.PID && !stat.ended()
-	}
-	for range sessionRounds {
-		if now, _, err := handleOf(h.PID); err == nil && now != h {
-			// The number is another process's: it was free, so no process of
-			// the session was left.
-			return nil
+		if err != nil || stat.session != h.PID || stat.ended() {
+			return false
 		}
-		left, err := signalAll(member, unix.SIGKILL, sessionWait)
-		if err != nil || left == 0 {
-			return err
-		}
-	}
-	return fmt.Errorf("session %d still has processes after %d rounds of SIGKILL", h.PID, sessionRounds)
+		// Where the number is another process's by now it was free, so no process
+		// of the session was left: this is another session.
+		now, _, err := handleOf(h.PID)
+		return err != nil || now == h
+	}, fmt.Sprintf("of session %d", h.PID))
 }
 
-// stopMarked stops every process that carries the marker: SIGTERM to all, and
-// SIGKILL to those that do not end.
-func stopMarked(marker string) error {
+// stopMarked stops the software that carries the marker: SIGTERM to all of it, and
+// SIGKILL to what does not end. Software that has changed its user is known by the
+// cgroup, where there is one: others cannot get into it.
+func stopMarked(marker string, cgroup *os.File) error {
 	if marker == "" {
 		return nil
 	}
-	marked := func(pid int) bool { return pid != os.Getpid() && stray.Has(pid, markerEntry(marker)) }
-	if n, err := signalAll(marked, unix.SIGTERM, orphanGrace); err != nil || n == 0 {
+	entry, inside := markerEntry(marker), members(cgroup)
+	marked := func(pid int) bool {
+		return stray.Has(pid, entry) || inside[pid] && stray.Carries(pid, entry)
+	}
+	if n, err := stray.Signal(marked, unix.SIGTERM, orphanGrace); err != nil || n == 0 {
 		return err
 	}
-	for range sessionRounds {
-		left, err := signalAll(marked, unix.SIGKILL, sessionWait)
-		if err != nil || left == 0 {
-			return err
-		}
-	}
-	return fmt.Errorf("processes with %s in their environment do not end after %d rounds of SIGKILL", markerEntry(marker), sessionRounds)
+	return stray.EndAll(marked, "with "+entry+" in their environment")
 }
 
-// signalAll sends sig to every process that is one of them, waits until they
-// have ended, at most for wait in all, and returns how many they were.
-func signalAll(isOne func(pid int) bool, sig unix.Signal, wait time.Duration) (n int, err error) {
-	var fds []int
-	err = eachProcess(func(pid int) {
-		if !isOne(pid) {
-			return
-		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			return
-		}
-		// Asked once more now that the number cannot change hands.
-		if !isOne(pid) {
-			unix.Close(fd)
-			return
-		}
-		fds = append(fds, fd)
-	})
-	for _, fd := range fds {
-		// It fails only for one that has ended, or that is not ours to signal;
-		// the latter is still there in the next round.
-		unix.PidfdSendSignal(fd, sig, nil, 0)
+// members are the processes in a cgroup.
+func members(cgroup *os.File) map[int]bool {
+	if cgroup == nil {
+		return nil
 	}
-	end := time.Now().Add(wait)
-	for _, fd := range fds {
-		awaitPidfd(fd, time.Until(end))
-		unix.Close(fd)
-	}
-	return len(fds), err
-}
-
-func awaitPidfd(fd int, wait time.Duration) {
-	for end := time.Now().Add(wait); ; {
-		left := max(time.Until(end), 0)
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds()))
-		if !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
-}
-
-func eachProcess(visit func(pid int)) error {
-	proc, err := os.Open("/proc")
+	list, err := os.ReadFile(filepath.Join(cgroup.Name(), "cgroup.procs"))
 	if err != nil {
-		return err
+		return nil
 	}
-	defer proc.Close()
-	names, err := proc.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil {
-			visit(pid)
+	inside := map[int]bool{}
+	for _, word := range strings.Fields(string(list)) {
+		if pid, err := strconv.Atoi(word); err == nil {
+			inside[pid] = true
 		}
 	}
-	return nil
+	return inside
 }
 
 // FindOrphans returns the software that was started with marker and still
@@ -259,7 +209,7 @@ func eachProcess(visit func(pid int)) error {
 // More than one is a fault.
 func FindOrphans(marker string) ([]Handle, error) {
 	var found []Handle
-	err := eachProcess(func(pid int) {
+	err := stray.Each(func(pid int) {
 		h, stat, err := handleOf(pid)
 		if err != nil || stat.session != pid || stat.ended() {
 			return // only the first process leads the session

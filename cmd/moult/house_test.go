@@ -20,12 +20,13 @@ const module = "moult/"
 // one. See docs/rationale.md, "The house".
 var floors = map[string]int{
 	"store/durable":         -3,
-	"store/bundle/hclguard": -3,
+	"store/bundle/hclguard": 0,
 	"store/bundle":          -2,
 	"store/bundle/trust":    -1,
 	"store/bundle/archive":  0,
 	"store/bundle/build":    1,
 	"gossip/view":           1,
+	"transforms/stray":      0,
 	"transforms":            1,
 	"simlayer/so":           1,
 	"simlayer/wire":         1,
@@ -43,7 +44,6 @@ var floors = map[string]int{
 	"simlayer/dial":         3,
 	"simlayer":              3,
 	"agent/process":         3,
-	"agent/process/stray":   0,
 	"simlayer/host":         3,
 	"agent/control":         2,
 	"agent/operator":        3,

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"moult/agent/process/stray"
+	"moult/transforms/stray"
 )
 
 // child is a process with all that it starts: a session of its own.

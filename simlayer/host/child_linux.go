@@ -20,7 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"moult/agent/process/stray"
+	"moult/transforms/stray"
 )
 
 // thisProgram is this binary, also where its file has been replaced.

@@ -12,8 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"moult/agent/process/stray"
 	"moult/store/bundle"
+	"moult/transforms/stray"
 )
 
 // ErrClosed is returned by Set after Close.

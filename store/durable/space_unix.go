@@ -1,6 +1,6 @@
 //go:build linux || darwin || freebsd
 
-package store
+package durable
 
 import (
 	"fmt"
@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// freeSpace returns how many bytes an ordinary user may still write to the
+// FreeSpace returns how many bytes an ordinary user may still write to the
 // file system of dir.
-func freeSpace(dir string) (int64, error) {
+func FreeSpace(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("free space of %s: %w", dir, err)

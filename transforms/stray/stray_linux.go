@@ -1,0 +1,145 @@
+package stray
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// End kills every process but this one that [Has] entry, and returns when they have
+// ended. An error says that some did not, or that none can be found.
+func End(entry string) error {
+	return EndAll(func(pid int) bool { return Has(pid, entry) }, "with "+entry+" in their environment")
+}
+
+// EndAll kills every process but this one of which isOne is true, and returns when
+// they have ended. who names them in the error that says that some did not.
+func EndAll(isOne func(pid int) bool, who string) error {
+	for range rounds {
+		if n, err := Signal(isOne, unix.SIGKILL, wait); err != nil || n == 0 {
+			return err
+		}
+	}
+	return fmt.Errorf("processes %s do not end after %d rounds of SIGKILL", who, rounds)
+}
+
+// Signal sends sig to every process but this one of which isOne is true, waits until
+// they have ended, at most so long in all, and returns how many they were.
+func Signal(isOne func(pid int) bool, sig unix.Signal, long time.Duration) (n int, err error) {
+	fds, err := open(isOne)
+	for _, fd := range fds {
+		// It fails only for one that has ended, or that is not ours to signal;
+		// the latter is still there in the next round.
+		_ = unix.PidfdSendSignal(fd, sig, nil, 0)
+	}
+	end := time.Now().Add(long)
+	for _, fd := range fds {
+		Await(fd, time.Until(end))
+		unix.Close(fd)
+	}
+	return len(fds), err
+}
+
+// Await waits until the process of a pidfd has ended, at most so long.
+func Await(pidfd int, long time.Duration) {
+	for end := time.Now().Add(long); ; {
+		left := max(time.Until(end), 0)
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// Find returns a pidfd of each live process but this one that [Has] entry. They are
+// the caller's to close.
+func Find(entry string) (pidfds []int, err error) {
+	return open(func(pid int) bool { return Has(pid, entry) })
+}
+
+func open(isOne func(pid int) bool) (pidfds []int, err error) {
+	err = Each(func(pid int) {
+		if pid == os.Getpid() || !isOne(pid) {
+			return
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			return
+		}
+		// Asked once more now that the number cannot change hands.
+		if !isOne(pid) {
+			unix.Close(fd)
+			return
+		}
+		pidfds = append(pidfds, fd)
+	})
+	return pidfds, err
+}
+
+// Each visits the numbers of all processes.
+func Each(visit func(pid int)) error {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return err
+	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			visit(pid)
+		}
+	}
+	return nil
+}
+
+// Has reports whether a live process of this process's own user was started with
+// entry in its environment: anybody may start programs with any environment, and
+// those of others must neither be ended nor waited for.
+func Has(pid int, entry string) bool { return owned(pid) && Carries(pid, entry) }
+
+// owned reports whether a process belongs to this process's user. What counts is the
+// real user: who starts a set-user-ID program has another's effective one. The owner
+// of /proc/PID says nothing, since any process can make that root's.
+func owned(pid int) bool {
+	status, err := os.ReadFile(procFile(pid, "status"))
+	return err == nil && isOwn(status, os.Getuid())
+}
+
+// isOwn looks into a file /proc/PID/status; see proc_pid_status(5).
+func isOwn(status []byte, uid int) bool {
+	for line := range bytes.Lines(status) {
+		if ids, ok := bytes.CutPrefix(line, []byte("Uid:")); ok {
+			fields := bytes.Fields(ids)
+			return len(fields) > 0 && string(fields[0]) == strconv.Itoa(uid)
+		}
+	}
+	return false
+}
+
+// Carries is [Has] whoever's the process is: for those who know otherwise that it is
+// their own. It is false where the environment may not be read.
+func Carries(pid int, entry string) bool {
+	env, err := os.ReadFile(procFile(pid, "environ"))
+	if err != nil {
+		return false
+	}
+	for e := range bytes.SplitSeq(env, []byte{0}) {
+		if string(e) == entry {
+			return true
+		}
+	}
+	return false
+}
+
+func procFile(pid int, name string) string {
+	return filepath.Join("/proc", strconv.Itoa(pid), name)
+}
