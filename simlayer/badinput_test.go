@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -267,7 +268,7 @@ func TestRawCircle(t *testing.T) {
 			reset(c)
 			return
 		}
-		splice(c, up)
+		stream.Splice(c, up)
 	})
 	node := tcpNode(t, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	l := startLayer(t, bundle.ProtocolTCP, func(c *Config) { c.Limits = Limits{Held: 10, Conns: 200} })

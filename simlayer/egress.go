@@ -14,6 +14,7 @@ import (
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -33,7 +34,7 @@ type egress struct {
 }
 
 func (l *Layer) startEgress(addr string) (*egress, error) {
-	ln, err := listenTCP(l.ctx, addr)
+	ln, err := stream.Listen(l.ctx, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -292,7 +293,7 @@ func (e *egress) tunnel(w http.ResponseWriter, r *http.Request, o *outgoing) err
 		return nil
 	}
 	o.outcome = answered
-	splice(conn, up)
+	stream.Splice(conn, up)
 	return nil
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"moult/simlayer/stream"
 )
 
 // egressFront accepts the software's connections to the egress proxy. The first
@@ -47,34 +49,8 @@ func (f *egressFront) Close() error {
 
 // accept takes connections until the front is closed.
 func (e *egress) accept() error {
-	pause := minPause
-	for {
-		conn, err := e.front.Listener.Accept()
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) || e.layer.ctx.Err() != nil {
-				return net.ErrClosed
-			}
-			// Such as too many open files: it may pass.
-			e.layer.log.Warn("accept failed", "service", "egress", "error", err)
-			select {
-			case <-time.After(pause):
-			case <-e.layer.ctx.Done():
-			}
-			pause = min(2*pause, maxPause)
-			continue
-		}
-		pause = minPause
-		over := e.layer.conns.Add(1) > int64(e.layer.cfg.Limits.Conns)
-		if over || !e.layer.tasks.begin() {
-			e.layer.conns.Add(-1)
-			reset(conn)
-			continue
-		}
-		go func() {
-			defer e.layer.tasks.end()
-			e.sort(conn)
-		}()
-	}
+	l := e.layer
+	return stream.Accept(l.ctx, e.front.Listener, l.log.With("service", "egress"), func(c net.Conn) { l.admit(c, e.sort) })
 }
 
 // sort finds out what a connection speaks, and hands it to whoever serves that.

@@ -3,11 +3,13 @@ package simlayer
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"time"
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -286,3 +288,6 @@ func (p *callProxy) refuse(h http.Header, r *http.Request, err error) *so.Refusa
 	p.layer.log.Debug("call refused", "service", c.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "error", &refusal)
 	return &refusal
 }
+
+func reset(c net.Conn)      { stream.Reset(c) }
+func closeWrite(c net.Conn) { stream.CloseWrite(c) }

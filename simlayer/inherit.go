@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -125,7 +126,7 @@ func (l *Layer) bindSocket(s *service, label bundle.Version, addr string) (net.L
 	pair, err := l.adoptPair(s, label, addr)
 	if err == nil && pair == nil {
 		if s.Attach != AttachInherit || label == 0 {
-			ln, err := listenTCP(l.ctx, addr)
+			ln, err := stream.Listen(l.ctx, addr)
 			return ln, nil, err
 		}
 		pair, err = attach.ListenPair(l.ctx, "tcp", addr)

@@ -1,20 +1,17 @@
 package simlayer
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
-	"time"
 
 	"moult/simlayer/attach"
 	"moult/simlayer/proxy"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -138,21 +135,6 @@ func (l *Layer) bindStream(s *service, label bundle.Version, addr string) (*list
 	return f, nil
 }
 
-func listenTCP(ctx context.Context, addr string) (net.Listener, error) {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(ctx, "tcp", addr)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s is in use: stop the program that has it, or configure another address: %w", addr, err)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%s is no address of this machine: %w", addr, err)
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w", addr, err)
-	}
-	return ln, nil
-}
-
 // newServer returns a server of HTTP whose connections count.
 func (l *Layer) newServer(h http.Handler) *http.Server {
 	s := proxy.NewServer(h, l.log)
@@ -205,34 +187,23 @@ func (f *listener) task(run func() error) {
 
 // accept gives each caller to take, in a goroutine of its own.
 func (f *listener) accept(ln net.Listener, take func(net.Conn)) error {
-	pause := minPause
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) || f.layer.ctx.Err() != nil {
-				return net.ErrClosed
-			}
-			// Such as too many open files: it may pass.
-			f.layer.log.Warn("accept failed", "service", f.service.name, "error", err)
-			select {
-			case <-time.After(pause):
-			case <-f.layer.ctx.Done():
-			}
-			pause = min(2*pause, maxPause)
-			continue
-		}
-		pause = minPause
-		over := f.layer.conns.Add(1) > int64(f.layer.cfg.Limits.Conns)
-		if over || !f.layer.tasks.begin() {
-			f.layer.conns.Add(-1)
-			reset(conn)
-			continue
-		}
-		go func() {
-			defer f.layer.tasks.end()
-			take(conn)
-		}()
+	l := f.layer
+	return stream.Accept(l.ctx, ln, l.log.With("service", f.service.name), func(c net.Conn) { l.admit(c, take) })
+}
+
+// admit gives a new connection to take, in a goroutine of its own, if there is room
+// for it.
+func (l *Layer) admit(c net.Conn, take func(net.Conn)) {
+	over := l.conns.Add(1) > int64(l.cfg.Limits.Conns)
+	if over || !l.tasks.begin() {
+		l.conns.Add(-1)
+		stream.Reset(c)
+		return
 	}
+	go func() {
+		defer l.tasks.end()
+		take(c)
+	}()
 }
 
 // retire closes the listener; connections end after the call that they are in.

@@ -28,14 +28,6 @@ func (b *buffers) put(buf *[]byte) {
 	}
 }
 
-// closeWrite passes on that one side has said all.
-func closeWrite(c net.Conn) {
-	if half, ok := c.(interface{ CloseWrite() error }); ok {
-		// Where it fails, the other direction ends with the same error.
-		_ = half.CloseWrite()
-	}
-}
-
 // moves reports whether the kernel can move bytes to this connection.
 func moves(dst net.Conn) bool {
 	_, ok := polled(dst).(*net.TCPConn)

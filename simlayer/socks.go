@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"moult/simlayer/stream"
 )
 
 // SOCKS5 is RFC 1928. What is here: CONNECT, without authentication.
@@ -223,7 +225,7 @@ func (e *egress) socks(conn net.Conn, deadline time.Time) {
 	}
 	_ = conn.SetDeadline(time.Time{})
 	o.outcome = answered
-	splice(conn, up)
+	stream.Splice(conn, up)
 }
 
 // socksConnect dials the destination, by the same rules as CONNECT.

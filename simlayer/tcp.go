@@ -3,13 +3,13 @@ package simlayer
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 )
 
 // relay takes one connection to the node. Its call ends with the connection.
@@ -35,7 +35,7 @@ func (f *listener) relay(conn net.Conn) {
 	switch {
 	case err != nil:
 		f.layer.log.Debug("connection refused", "service", f.service.name, "from", version, "to", route.native, "error", err)
-		reset(conn)
+		stream.Reset(conn)
 		end = failed
 		if so.AsRefusal(err).Denied {
 			end = denied
@@ -141,50 +141,9 @@ func (r *relaying) wasCut() bool {
 func (l *Layer) relayBytes(a, b net.Conn) bool {
 	var ra, rb reader
 	if ra.reads(a, &l.buffers) != nil || rb.reads(b, &l.buffers) != nil {
-		return splice(a, b)
+		return stream.Splice(a, b)
 	}
-	return both(a, b,
+	return stream.Both(a, b,
 		func() error { return pump(b, a, &ra) },
 		func() error { return pump(a, b, &rb) })
-}
-
-// splice copies both ways until both have ended, passing on the end of each, and
-// closes both. It reports whether both ended without an error; one is passed on
-// as a reset.
-func splice(a, b net.Conn) bool {
-	return both(a, b,
-		func() error { _, err := io.Copy(b, a); return err },
-		func() error { _, err := io.Copy(a, b); return err })
-}
-
-// both runs what copies from a to b and back.
-func both(a, b net.Conn, there, back func() error) bool {
-	var wg sync.WaitGroup
-	var backErr error
-	wg.Go(func() { backErr = half(a, b, back) })
-	err := half(b, a, there)
-	wg.Wait()
-	a.Close()
-	b.Close()
-	return err == nil && backErr == nil
-}
-
-// half copies from src to dst and passes on how that ended.
-func half(dst, src net.Conn, cp func() error) error {
-	err := cp()
-	if err == nil {
-		closeWrite(dst)
-		return nil
-	}
-	reset(dst)
-	reset(src)
-	return err
-}
-
-// reset closes a connection so that the other side sees that it broke.
-func reset(c net.Conn) {
-	if tcp, ok := c.(interface{ SetLinger(sec int) error }); ok {
-		_ = tcp.SetLinger(0)
-	}
-	c.Close()
 }

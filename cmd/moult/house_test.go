@@ -34,6 +34,7 @@ var floors = map[string]int{
 	"simlayer/so/wasm/fuel": 1,
 	"simlayer/attach":       2,
 	"simlayer/proxy":        2,
+	"simlayer/stream":       1,
 	"agent/schedule":        2,
 	"agent/upgrade":         2,
 	"store":                 3,

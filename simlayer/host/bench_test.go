@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -17,7 +18,7 @@ import (
 // field both ways, JSON of 1 KiB) with direct ones, interleaved, on one
 // connection.
 func BenchmarkHosted(b *testing.B) {
-	ln, err := listenTCP()
+	ln, err := stream.Listen(b.Context(), anyPort)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 	"moult/testdata/line/line1"
 	"moult/testdata/line/line2"
@@ -50,7 +51,7 @@ func startLine2(t *testing.T) (string, *line2.Store) {
 }
 
 func serveLine(t *testing.T, open func(net.Conn) func(func()) error, store io.Closer) string {
-	ln, err := listenTCP()
+	ln, err := stream.Listen(t.Context(), anyPort)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -149,7 +150,7 @@ func startNode(t *testing.T, version int) *node {
 		fmt.Fprintf(w, "%s hello %s from %d", r.Proto, r.Host, version)
 		w.Header().Set("X-End", "yes")
 	})
-	ln, err := listenTCP()
+	ln, err := stream.Listen(t.Context(), anyPort)
 	if err != nil {
 		t.Fatal(err)
 	}

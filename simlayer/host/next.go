@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/stream"
 )
 
 // target is where calls of one service go now. Whoever waits for one is woken by
@@ -110,13 +111,13 @@ func newBridge(s Service, log *slog.Logger) (*bridge, error) {
 		b.packets, b.addr = p, p.conn.LocalAddr().String()
 		return b, nil
 	}
-	ln, err := listenTCP()
+	ln, err := stream.Listen(b.ctx, anyPort)
 	if err != nil {
 		b.cancel()
 		return nil, fmt.Errorf("address of what a simulation object calls next: %w", err)
 	}
 	b.ln, b.addr = ln, ln.Addr().String()
-	b.work.Go(b.accept)
+	b.work.Go(func() { _ = stream.Accept(b.ctx, ln, log, b.accept) }) // it ends with ln
 	return b, nil
 }
 
@@ -126,31 +127,15 @@ func (b *bridge) lead(addr string, hold time.Duration) {
 	b.set(addr)
 }
 
-func (b *bridge) accept() {
-	pause := minDial
-	for {
-		c, err := b.ln.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil { // too many open files: it passes
-			b.log.Warn("call of a simulation object not accepted", "err", err)
-			select {
-			case <-time.After(pause):
-			case <-b.ctx.Done():
-			}
-			pause = min(2*pause, maxDial)
-			continue
-		}
-		pause = minDial
-		if b.full() {
-			b.log.Debug("call of a simulation object reset: it has too many under way", "connections", maxCarried)
-			reset(c)
-			continue
-		}
-		if b.keep(c) {
-			b.work.Go(func() { b.carry(c) })
-		}
+// accept takes a connection of the object's, unless it has as many as it may.
+func (b *bridge) accept(c net.Conn) {
+	if b.full() {
+		b.log.Debug("call of a simulation object reset: it has too many under way", "connections", maxCarried)
+		stream.Reset(c)
+		return
+	}
+	if b.keep(c) {
+		b.work.Go(func() { b.carry(c) })
 	}
 }
 
@@ -159,11 +144,11 @@ func (b *bridge) carry(c net.Conn) {
 	up, err := b.dial(b.ctx, time.Duration(b.hold.Load()))
 	if err != nil {
 		b.log.Debug("call of a simulation object got nowhere", "err", err)
-		reset(c)
+		stream.Reset(c)
 		return
 	}
 	if b.keep(up) {
-		splice(c, up)
+		stream.Splice(c, up)
 		b.forget(up)
 	}
 }
@@ -182,7 +167,7 @@ func (b *bridge) keep(c net.Conn) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.conns == nil {
-		reset(c)
+		stream.Reset(c)
 		return false
 	}
 	b.conns[c] = true
@@ -207,7 +192,7 @@ func (b *bridge) close() {
 	conns := b.conns
 	b.conns = nil
 	for c := range conns {
-		reset(c)
+		stream.Reset(c)
 	}
 	b.mu.Unlock()
 	b.work.Wait()

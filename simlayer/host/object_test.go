@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/testdata/line/line2"
 )
 
@@ -115,10 +116,10 @@ func passOn(ctx context.Context, ln net.Listener, err error) int {
 		go func() {
 			up, err := net.Dial("tcp", os.Getenv("MOULT_NEXT_API"))
 			if err != nil {
-				reset(c)
+				stream.Reset(c)
 				return
 			}
-			splice(c, up)
+			stream.Splice(c, up)
 		}()
 	}
 }

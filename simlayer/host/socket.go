@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -16,6 +15,7 @@ import (
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -62,24 +62,15 @@ func listenLoopback(s Service) (*socket, error) {
 		}
 		return &socket{service: s, addr: conn.LocalAddr().String(), packets: conn}, nil
 	}
-	ln, err := listenTCP()
+	ln, err := stream.Listen(context.Background(), anyPort)
 	if err != nil {
 		return nil, fmt.Errorf("socket of a simulation object: %w", err)
 	}
 	return &socket{service: s, addr: ln.Addr().String(), ln: ln}, nil
 }
 
-// listenTCP listens on a free port of loopback, never by multipath TCP, which
-// programs that inherit the socket would not expect.
-func listenTCP() (*net.TCPListener, error) {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(context.Background(), "tcp4", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	return ln.(*net.TCPListener), nil
-}
+// anyPort is a free port of loopback.
+const anyPort = "127.0.0.1:0"
 
 // file returns a descriptor of the socket for a process; the caller closes it.
 func (s *socket) file() (*os.File, error) {
@@ -176,14 +167,10 @@ func (s *socket) refuse(refusal func() *so.Refusal, log *slog.Logger) {
 			s.refuseHTTP(ctx, ln, refusal, log)
 			return
 		}
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
+		_ = stream.Accept(ctx, ln, log, func(c net.Conn) { // it ends with the mode
 			s.refused.Add(1)
-			reset(c)
-		}
+			stream.Reset(c)
+		})
 	})
 	if err != nil {
 		log.Error("callers of a simulation object that is not running cannot be refused", "address", s.addr, "err", err)
@@ -229,11 +216,7 @@ func (s *socket) refuseHTTP(ctx context.Context, ln net.Listener, refusal func()
 func (s *socket) carry(dial func(context.Context) (net.Conn, error), first net.Conn, log *slog.Logger) error {
 	return s.accept(func(ctx context.Context, ln net.Listener) {
 		var conns sync.WaitGroup
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				break
-			}
+		_ = stream.Accept(ctx, ln, log, func(c net.Conn) { // it ends with the mode
 			up := first
 			first = nil
 			conns.Go(func() {
@@ -241,13 +224,13 @@ func (s *socket) carry(dial func(context.Context) (net.Conn, error), first net.C
 					var err error
 					if up, err = dial(ctx); err != nil {
 						log.Debug("connection not carried over to a simulation object", "err", err)
-						reset(c)
+						stream.Reset(c)
 						return
 					}
 				}
-				splice(c, up)
+				stream.Splice(c, up)
 			})
-		}
+		})
 		if first != nil {
 			first.Close()
 		}
@@ -273,37 +256,4 @@ func (s *socket) shut() {
 func (s *socket) close() {
 	s.shut()
 	s.work.Wait()
-}
-
-// splice copies both ways until both have ended, passing on the end of each, and
-// closes both. A failure is passed on as a reset.
-func splice(a, b net.Conn) {
-	var wg sync.WaitGroup
-	wg.Go(func() { pipe(a, b) })
-	pipe(b, a)
-	wg.Wait()
-	a.Close()
-	b.Close()
-}
-
-// pipe copies from src to dst; between sockets in the kernel.
-func pipe(dst, src net.Conn) {
-	_, err := io.Copy(dst, src)
-	if err == nil {
-		if half, ok := dst.(interface{ CloseWrite() error }); ok {
-			// Where it fails, the other direction ends with the same error.
-			_ = half.CloseWrite()
-			return
-		}
-	}
-	reset(dst)
-	reset(src)
-}
-
-// reset closes a connection so that the other side sees that it broke.
-func reset(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	c.Close()
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -34,7 +35,7 @@ func pair(t *testing.T) (a, b *framer) {
 
 func TestFrames(t *testing.T) {
 	a, b := pair(t)
-	ln, err := listenTCP()
+	ln, err := stream.Listen(t.Context(), anyPort)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -34,7 +35,7 @@ func TestWasm(t *testing.T) {
 		t.Skip("with the race detector, compiling the guest takes longer than all the rest")
 	}
 	h, _ := startHost(t, Config{Cache: t.TempDir()})
-	ln, err := listenTCP()
+	ln, err := stream.Listen(t.Context(), anyPort)
 	if err != nil {
 		t.Fatal(err)
 	}
