@@ -16,25 +16,25 @@ func TestAdopted(t *testing.T) {
 		t.Skip("starts many processes; run without -short")
 	}
 	c := newCluster(t, 1)
-	a := c.agents[0]
+	a := c.Agents[0]
 	old := filepath.Join(c.dir, "old-state")
 	if err := os.Mkdir(old, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	c.adopt(a, old)
-	c.up(c.agents)
+	c.up(c.Agents)
 	serves := func(s control.Status) bool { return len(s.Nodes) == 1 && s.Nodes[0].Version == 1 }
 	c.until(a, "the adopted node", serves)
 	c.fill(a)
-	before, err := a.api.Info(t.Context())
+	before, err := a.API.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.kill(a)
-	c.up(c.agents)
+	c.up(c.Agents)
 	c.until(a, "the adopted node again", serves)
 	c.check(a, 1)
-	after, err := a.api.Info(t.Context())
+	after, err := a.API.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"moult/agent"
 	"moult/agent/control"
 	"moult/agent/process"
+	"moult/cmd/moult/internal/cluster"
 )
 
 // TestAttachCrash kills the agent of a node that inherits its sockets, on its way
@@ -40,7 +41,7 @@ func TestAttachCrash(t *testing.T) {
 			t.Parallel()
 			// Since the software runs, its sockets are there without the agent.
 			runs := slices.Contains([]string{"starting.done", "probing.saved", "probing.done", "settled.saved"}, point)
-			attachCrash(t, k, point, spec{}, runs, func(c *testCluster, a *demoAgent) {
+			attachCrash(t, k, point, spec{}, runs, func(c *testCluster, a *cluster.Agent) {
 				c.settledAt(a, 2, 1)
 				c.check(a, 2)
 			})
@@ -49,7 +50,7 @@ func TestAttachCrash(t *testing.T) {
 	for _, point := range bad {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
-			attachCrash(t, k, point, spec{health: `"/no-such-path"`}, false, func(c *testCluster, a *demoAgent) {
+			attachCrash(t, k, point, spec{health: `"/no-such-path"`}, false, func(c *testCluster, a *cluster.Agent) {
 				c.until(a, "the node to be held", func(s control.Status) bool {
 					return len(s.Nodes) == 1 && s.Nodes[0].Phase == "held" && s.Nodes[0].Version == 1
 				})
@@ -58,11 +59,11 @@ func TestAttachCrash(t *testing.T) {
 	}
 }
 
-func attachCrash(t *testing.T, k kind, point string, release spec, runs bool, good func(*testCluster, *demoAgent)) {
+func attachCrash(t *testing.T, k kind, point string, release spec, runs bool, good func(*testCluster, *cluster.Agent)) {
 	c := newCluster(t, 1)
 	c.use(k, "")
-	a := c.agents[0]
-	c.up(c.agents)
+	a := c.Agents[0]
+	c.up(c.Agents)
 	c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
 	c.releaseAt(a, 1, spec{})
 	c.settledAt(a, 1, 1)
@@ -70,7 +71,7 @@ func attachCrash(t *testing.T, k kind, point string, release spec, runs bool, go
 	path := c.build(2, release)
 	c.kill(a)
 	c.check(a, 1) // without an agent
-	c.up(c.agents, "MOULT_FAILPOINT="+point)
+	c.up(c.Agents, "MOULT_FAILPOINT="+point)
 	c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
 	if err := c.inject(a, path); err != nil && !c.dies(a) {
 		t.Fatal(err)
@@ -82,13 +83,13 @@ func attachCrash(t *testing.T, k kind, point string, release spec, runs bool, go
 	var waiting net.Conn
 	if runs {
 		before = c.recorded(a)
-		waiting = c.waits(a.versioned(2), "/v2/keys/key-0")
+		waiting = c.waits(a.Versioned(2), "/v2/keys/key-0")
 		defer waiting.Close()
 	}
-	c.up(c.agents)
+	c.up(c.Agents)
 	good(c, a)
 	c.check(a, 1)
-	s, err := a.api.Status(t.Context(), false)
+	s, err := a.API.Status(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,9 +129,9 @@ func (c *testCluster) waits(addr, path string) net.Conn {
 }
 
 // recorded is the software as its agent has noted it.
-func (c *testCluster) recorded(a *demoAgent) process.Handle {
+func (c *testCluster) recorded(a *cluster.Agent) process.Handle {
 	c.t.Helper()
-	data, err := os.ReadFile(filepath.Join(a.data, agent.ProcessFile))
+	data, err := os.ReadFile(filepath.Join(a.Data, agent.ProcessFile))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -159,8 +160,8 @@ func TestAttachAfterSoftwareDied(t *testing.T) {
 			}
 			c := newCluster(t, 1)
 			c.use(k, "")
-			a := c.agents[0]
-			c.up(c.agents)
+			a := c.Agents[0]
+			c.up(c.Agents)
 			c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
 			c.releaseAt(a, 1, spec{})
 			c.settledAt(a, 1, 1)
@@ -174,7 +175,7 @@ func TestAttachAfterSoftwareDied(t *testing.T) {
 					t.Fatal(err)
 				}
 				if agentToo {
-					c.up(c.agents)
+					c.up(c.Agents)
 				}
 				c.until(a, "the software to be started again", func(control.Status) bool {
 					now := c.recorded(a)

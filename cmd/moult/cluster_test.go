@@ -16,15 +16,14 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"moult/agent"
 	"moult/agent/control"
-	"moult/agent/operator"
+	"moult/cmd/moult/internal/cluster"
+	"moult/cmd/moult/internal/demo"
 	"moult/store/bundle"
-	"moult/store/bundle/archive"
 	"moult/store/bundle/build"
 	"moult/store/bundle/trust"
 	"moult/transforms"
@@ -33,7 +32,7 @@ import (
 // testCluster is the demo's cluster with what tests need: real agents and real
 // nodes, each a process.
 type testCluster struct {
-	demoCluster
+	cluster.Cluster
 	t   *testing.T
 	dir string
 	exe string
@@ -90,7 +89,7 @@ func newCluster(t *testing.T, n int) *testCluster {
 		if t.Failed() {
 			c.dump()
 		}
-		if err := c.stop(); err != nil {
+		if err := c.Stop(); err != nil {
 			t.Errorf("stop the cluster: %v", err)
 		}
 		c.forget()
@@ -101,7 +100,7 @@ func newCluster(t *testing.T, n int) *testCluster {
 	if err := trust.Init(filepath.Join(dir, "trust"), trust.InitOptions{Now: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.configure(dir, n); err != nil {
+	if err := c.Configure(dir, n); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -109,56 +108,55 @@ func newCluster(t *testing.T, n int) *testCluster {
 
 // forget takes out of the kernel what the agents left there.
 func (c *testCluster) forget() {
-	for _, a := range c.agents {
-		cfg, err := agent.LoadConfig(a.configPath())
+	for _, a := range c.Agents {
+		cfg, err := agent.LoadConfig(a.ConfigPath())
 		if err == nil {
 			if cfg.Data, err = filepath.Abs(cfg.Data); err == nil {
 				err = agent.Forget(cfg, slog.New(slog.DiscardHandler))
 			}
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			c.t.Errorf("%s: %v", a.name, err)
+			c.t.Errorf("%s: %v", a.Name, err)
 		}
 	}
 }
 
 // dump prints what the agents logged.
 func (c *testCluster) dump() {
-	for _, a := range c.agents {
+	for _, a := range c.Agents {
 		for _, name := range []string{"agent.log", "log/node.log"} {
-			data, err := os.ReadFile(filepath.Join(a.data, name))
+			data, err := os.ReadFile(filepath.Join(a.Data, name))
 			if err != nil {
 				continue
 			}
 			if len(data) > 8000 {
 				data = data[len(data)-8000:]
 			}
-			c.t.Logf("%s of %s:\n%s", name, a.name, data)
+			c.t.Logf("%s of %s:\n%s", name, a.Name, data)
 		}
 	}
 }
 
 // up starts agents; env is added to their environment.
-func (c *testCluster) up(agents []*demoAgent, env ...string) {
+func (c *testCluster) up(agents []*cluster.Agent, env ...string) {
 	c.t.Helper()
 	for _, a := range agents {
-		if err := a.start(c.exe, env...); err != nil {
+		if err := a.Start(c.exe, env...); err != nil {
 			c.t.Fatal(err)
 		}
 	}
 }
 
 // kill ends an agent as a crash would.
-func (c *testCluster) kill(a *demoAgent) {
+func (c *testCluster) kill(a *cluster.Agent) {
 	c.t.Helper()
-	if err := syscall.Kill(a.cmd.Process.Pid, syscall.SIGKILL); err != nil {
+	if err := a.Kill(); err != nil {
 		c.t.Fatal(err)
 	}
-	<-a.ended
 }
 
 // until waits until agent a sees what good asks for.
-func (c *testCluster) until(a *demoAgent, what string, good func(control.Status) bool) control.Status {
+func (c *testCluster) until(a *cluster.Agent, what string, good func(control.Status) bool) control.Status {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
 	defer cancel()
@@ -166,10 +164,10 @@ func (c *testCluster) until(a *demoAgent, what string, good func(control.Status)
 	defer tick.Stop()
 	var last control.Status
 	for {
-		if err := a.alive(); err != nil {
+		if err := a.Alive(); err != nil {
 			c.t.Fatalf("wait for %s: %v", what, err)
 		}
-		if s, err := a.api.Status(ctx, false); err == nil {
+		if s, err := a.API.Status(ctx, false); err == nil {
 			last = s
 			if good(s) {
 				return s
@@ -185,9 +183,9 @@ func (c *testCluster) until(a *demoAgent, what string, good func(control.Status)
 }
 
 // settledAt waits until n nodes have settled at v.
-func (c *testCluster) settledAt(a *demoAgent, v bundle.Version, n int) control.Status {
+func (c *testCluster) settledAt(a *cluster.Agent, v bundle.Version, n int) control.Status {
 	c.t.Helper()
-	return c.until(a, fmt.Sprintf("%d nodes at version %d", n, v), func(s control.Status) bool { return settled(s, v) >= n })
+	return c.until(a, fmt.Sprintf("%d nodes at version %d", n, v), func(s control.Status) bool { return cluster.Settled(s, v) >= n })
 }
 
 // spec changes a release of the demo for a test.
@@ -202,7 +200,7 @@ type spec struct {
 
 func (c *testCluster) build(v bundle.Version, s spec) string {
 	c.t.Helper()
-	path, err := writeDemoSpec(c.dir, c.software(), v)
+	path, err := demo.WriteSpec(c.dir, c.software(), v)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -249,36 +247,13 @@ func (c *testCluster) openTrust() *trust.Folder {
 }
 
 // inject signs the first order and hands the bundle to an agent.
-func (c *testCluster) inject(a *demoAgent, path string) error {
+func (c *testCluster) inject(a *cluster.Agent, path string) error {
 	c.t.Helper()
-	folder := c.openTrust()
-	defer folder.Close()
-	f, err := os.Open(path)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	b, err := archive.Open(f, fi.Size(), folder.FirstRoot(), nil)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	signed, err := operator.New(folder).Begin(c.t.Context(), a.api, b)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		c.t.Fatal(err)
-	}
-	_, err = a.api.Inject(c.t.Context(), f, signed)
-	return err
+	return a.Inject(c.t.Context(), c.trustDir(), path)
 }
 
 // release builds and injects a release.
-func (c *testCluster) releaseAt(a *demoAgent, v bundle.Version, s spec) {
+func (c *testCluster) releaseAt(a *cluster.Agent, v bundle.Version, s spec) {
 	c.t.Helper()
 	if err := c.inject(a, c.build(v, s)); err != nil {
 		c.t.Fatal(err)
@@ -286,18 +261,18 @@ func (c *testCluster) releaseAt(a *demoAgent, v bundle.Version, s spec) {
 }
 
 // command runs moult in this process against an agent.
-func (c *testCluster) command(a *demoAgent, args ...string) (code int, stdout, stderr string) {
+func (c *testCluster) command(a *cluster.Agent, args ...string) (code int, stdout, stderr string) {
 	c.t.Helper()
 	var out, errs bytes.Buffer
-	all := append([]string{"moult", args[0], "--agent", a.data}, args[1:]...)
+	all := append([]string{"moult", args[0], "--agent", a.Data}, args[1:]...)
 	code = run(c.t.Context(), all, &out, &errs)
 	return code, out.String(), errs.String()
 }
 
 // put and get call a node at the address for callers of version 1.
-func (a *demoAgent) put(key, value string) error {
+func put(a *cluster.Agent, key, value string) error {
 	body := fmt.Sprintf(`{"key": %q, "value": %q}`, key, value)
-	req, err := http.NewRequest(http.MethodPut, "http://"+a.versioned(1)+"/set", strings.NewReader(body))
+	req, err := http.NewRequest(http.MethodPut, "http://"+a.Versioned(1)+"/set", strings.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -305,9 +280,9 @@ func (a *demoAgent) put(key, value string) error {
 	return err
 }
 
-func (a *demoAgent) get(version int, key string) (string, error) {
+func get(a *cluster.Agent, version int, key string) (string, error) {
 	url := map[int]string{1: "/get?k=" + key, 2: "/v2/keys/" + key, 3: "/v3/entries/" + key}[version]
-	data, err := answer(http.Get("http://" + a.versioned(version) + url))
+	data, err := answer(http.Get("http://" + a.Versioned(version) + url))
 	if err != nil {
 		return "", err
 	}
@@ -333,29 +308,29 @@ func answer(resp *http.Response, err error) ([]byte, error) {
 const fillKeys = 20
 
 // fill writes keys to a node; check reads them back.
-func (c *testCluster) fill(a *demoAgent) {
+func (c *testCluster) fill(a *cluster.Agent) {
 	c.t.Helper()
 	for i := range fillKeys {
-		if err := a.put(fmt.Sprintf("key-%d", i), fmt.Sprintf("value-%d", i)); err != nil {
+		if err := put(a, fmt.Sprintf("key-%d", i), fmt.Sprintf("value-%d", i)); err != nil {
 			c.t.Fatal(err)
 		}
 	}
 }
 
-func (c *testCluster) check(a *demoAgent, version int) {
+func (c *testCluster) check(a *cluster.Agent, version int) {
 	c.t.Helper()
 	for i := range fillKeys {
-		got, err := a.get(version, fmt.Sprintf("key-%d", i))
+		got, err := get(a, version, fmt.Sprintf("key-%d", i))
 		if err != nil || got != fmt.Sprintf("value-%d", i) {
-			c.t.Errorf("%s, as a caller of version %d: key-%d = %q, %v", a.name, version, i, got, err)
+			c.t.Errorf("%s, as a caller of version %d: key-%d = %q, %v", a.Name, version, i, got, err)
 		}
 	}
 }
 
 // digest is the content of a node's slot for a version.
-func (c *testCluster) digest(a *demoAgent, v bundle.Version) bundle.Digest {
+func (c *testCluster) digest(a *cluster.Agent, v bundle.Version) bundle.Digest {
 	c.t.Helper()
-	slots, err := transforms.OpenSlots(filepath.Join(a.data, "state"))
+	slots, err := transforms.OpenSlots(filepath.Join(a.Data, "state"))
 	if err != nil {
 		c.t.Fatal(err)
 	}

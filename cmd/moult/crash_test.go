@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
+	"moult/cmd/moult/internal/demo"
 	"moult/store"
 	"moult/transforms"
 )
@@ -36,7 +38,7 @@ func TestCrash(t *testing.T) {
 	for _, point := range goodPoints {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
-			testCrash(t, point, spec{}, func(c *testCluster, a *demoAgent) {
+			testCrash(t, point, spec{}, func(c *testCluster, a *cluster.Agent) {
 				c.settledAt(a, 2, 1)
 				c.check(a, 1)
 				c.check(a, 2)
@@ -46,7 +48,7 @@ func TestCrash(t *testing.T) {
 	for _, point := range badPoints {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
-			testCrash(t, point, spec{health: `"/no-such-path"`}, func(c *testCluster, a *demoAgent) {
+			testCrash(t, point, spec{health: `"/no-such-path"`}, func(c *testCluster, a *cluster.Agent) {
 				c.until(a, "the node to be held", func(s control.Status) bool {
 					return len(s.Nodes) == 1 && s.Nodes[0].Phase == "held" && s.Nodes[0].Version == 1
 				})
@@ -56,10 +58,10 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-func testCrash(t *testing.T, point string, release spec, good func(*testCluster, *demoAgent)) {
+func testCrash(t *testing.T, point string, release spec, good func(*testCluster, *cluster.Agent)) {
 	c := newCluster(t, 1)
-	a := c.agents[0]
-	c.up(c.agents)
+	a := c.Agents[0]
+	c.up(c.Agents)
 	c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
 	c.releaseAt(a, 1, spec{})
 	c.settledAt(a, 1, 1)
@@ -69,7 +71,7 @@ func testCrash(t *testing.T, point string, release spec, good func(*testCluster,
 	path := c.build(2, release)
 	c.kill(a)
 	for attempt := range 2 {
-		c.up(c.agents, "MOULT_FAILPOINT="+point)
+		c.up(c.Agents, "MOULT_FAILPOINT="+point)
 		if attempt == 0 {
 			c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
 			if err := c.inject(a, path); err != nil && !c.dies(a) {
@@ -81,12 +83,12 @@ func testCrash(t *testing.T, point string, release spec, good func(*testCluster,
 		}
 		c.whole(a, before)
 	}
-	if a.alive() == nil {
+	if a.Alive() == nil {
 		c.kill(a) // the second time the point was behind it
 	}
-	c.up(c.agents)
+	c.up(c.Agents)
 	good(c, a)
-	s, err := a.api.Status(t.Context(), false)
+	s, err := a.API.Status(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,19 +103,19 @@ func testCrash(t *testing.T, point string, release spec, good func(*testCluster,
 
 // dies waits until the agent has ended, or has got past the failpoint: what it says
 // of its last phase it says after the last point.
-func (c *testCluster) dies(a *demoAgent) bool {
+func (c *testCluster) dies(a *cluster.Agent) bool {
 	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
-		case <-a.ended:
+		case <-a.Ended:
 			return true
 		case <-ctx.Done():
 			return false
 		case <-tick.C:
-			s, err := a.api.Status(ctx, false)
+			s, err := a.API.Status(ctx, false)
 			if err == nil && len(s.Nodes) == 1 && (s.Nodes[0].Phase == "held" || s.Nodes[0].Phase == "current" && s.Nodes[0].Version == 2) {
 				return false
 			}
@@ -123,12 +125,12 @@ func (c *testCluster) dies(a *demoAgent) bool {
 
 // whole checks that every slot is a complete one, and that the old one is as
 // it was.
-func (c *testCluster) whole(a *demoAgent, before [32]byte) {
+func (c *testCluster) whole(a *cluster.Agent, before [32]byte) {
 	c.t.Helper()
 	if got := c.digest(a, 1); got != before {
 		c.t.Errorf("the old slot has changed")
 	}
-	slots, err := transforms.OpenSlots(filepath.Join(a.data, "state"))
+	slots, err := transforms.OpenSlots(filepath.Join(a.Data, "state"))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -145,10 +147,10 @@ func (c *testCluster) whole(a *demoAgent, before [32]byte) {
 }
 
 // chainIntact ends the agent and reads its journal from end to end.
-func (c *testCluster) chainIntact(a *demoAgent) {
+func (c *testCluster) chainIntact(a *cluster.Agent) {
 	c.t.Helper()
 	c.kill(a)
-	s, err := store.Open(a.data, store.Options{})
+	s, err := store.Open(a.Data, store.Options{})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -167,26 +169,26 @@ func (c *testCluster) chainIntact(a *demoAgent) {
 func TestAgentDeath(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
-	a := c.agents[0]
-	c.up(c.agents)
+	a := c.Agents[0]
+	c.up(c.Agents)
 	c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
 	c.releaseAt(a, 1, spec{})
 	c.settledAt(a, 1, 1)
 	c.fill(a)
-	info, err := a.api.Info(t.Context())
+	info, err := a.API.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.kill(a)
 	if runtime.GOOS == "linux" {
-		if cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(info.NodePID), "cmdline")); err != nil || !strings.Contains(string(cmdline), sampleCommand) {
+		if cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(info.NodePID), "cmdline")); err != nil || !strings.Contains(string(cmdline), demo.SampleCommand) {
 			t.Errorf("the node's process is gone with the agent: %q, %v", cmdline, err)
 		}
 	}
-	c.up(c.agents)
+	c.up(c.Agents)
 	c.settledAt(a, 1, 1)
 	c.check(a, 1)
-	again, err := a.api.Info(t.Context())
+	again, err := a.API.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
 	"moult/store/bundle"
 	grpckv "moult/testdata/grpc"
 )
@@ -62,8 +63,8 @@ func TestGRPC(t *testing.T) {
 		c := newCluster(t, 3)
 		c.use(k, "    external_version = 1\n")
 		c.buildGRPC()
-		n1, n2, n3 := c.agents[0], c.agents[1], c.agents[2]
-		c.up(c.agents)
+		n1, n2, n3 := c.Agents[0], c.Agents[1], c.Agents[2]
+		c.up(c.Agents)
 		c.formed(3)
 		c.grpcRelease(1, "")
 		c.settledAt(n1, 1, 3)
@@ -71,7 +72,7 @@ func TestGRPC(t *testing.T) {
 
 		l := &grpcLoad{c: c, reasons: map[string]int{}}
 		defer l.end()
-		l.begin(1, "public", func(a *demoAgent) string { return a.addr(portPublic) })
+		l.begin(1, "public", func(a *cluster.Agent) string { return a.Public() })
 		l.versioned(1)
 		l.flow(20)
 		c.grpcRelease(2, "past { compatible = true }\n    future { compatible = true }")
@@ -114,17 +115,17 @@ func (c *testCluster) grpcRelease(v bundle.Version, simulations string) {
 		from = fmt.Sprintf("from = %d", v-1)
 	}
 	text := fmt.Sprintf(grpcSpec, v, from, runtime.GOOS, runtime.GOARCH, v, simulations)
-	if err := c.inject(c.agents[0], c.bundle(v, text)); err != nil {
+	if err := c.inject(c.Agents[0], c.bundle(v, text)); err != nil {
 		c.t.Fatal(err)
 	}
 }
 
 // clearDenied has clients of the older versions try at a node of version 3 what
 // it cannot do for them.
-func (c *testCluster) clearDenied(a *demoAgent) {
+func (c *testCluster) clearDenied(a *cluster.Agent) {
 	c.t.Helper()
 	for version := 1; version <= 2; version++ {
-		client, err := grpckv.Dial(version, a.versioned(version))
+		client, err := grpckv.Dial(version, a.Versioned(version))
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -167,23 +168,23 @@ type grpcLoad struct {
 // versioned starts clients of a version once every node answers them.
 func (l *grpcLoad) versioned(version int) {
 	l.c.t.Helper()
-	for _, a := range l.c.agents {
+	for _, a := range l.c.Agents {
 		l.c.until(a, fmt.Sprintf("every node to answer callers of version %d", version), func(s control.Status) bool {
-			return answering(s, bundle.Version(version)) == len(l.c.agents)
+			return cluster.Answering(s, bundle.Version(version)) == len(l.c.Agents)
 		})
 	}
-	l.begin(version, fmt.Sprint("v", version), func(a *demoAgent) string { return a.versioned(version) })
+	l.begin(version, fmt.Sprint("v", version), func(a *cluster.Agent) string { return a.Versioned(version) })
 }
 
 // begin starts one client at every node.
-func (l *grpcLoad) begin(version int, name string, at func(*demoAgent) string) {
+func (l *grpcLoad) begin(version int, name string, at func(*cluster.Agent) string) {
 	l.c.t.Helper()
-	for _, a := range l.c.agents {
+	for _, a := range l.c.Agents {
 		client, err := grpckv.Dial(version, at(a))
 		if err != nil {
 			l.c.t.Fatal(err)
 		}
-		w := &grpcWorker{load: l, client: client, version: version, name: name + " at " + a.name}
+		w := &grpcWorker{load: l, client: client, version: version, name: name + " at " + a.Name}
 		l.wg.Go(func() {
 			defer client.Close()
 			pause := time.NewTicker(20 * time.Millisecond)
@@ -216,7 +217,7 @@ func (l *grpcLoad) flow(n int) {
 	l.mu.Lock()
 	goals := maps.Clone(l.ok)
 	l.mu.Unlock()
-	l.c.until(l.c.agents[0], "calls to go on", func(control.Status) bool {
+	l.c.until(l.c.Agents[0], "calls to go on", func(control.Status) bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for name := range l.ok {

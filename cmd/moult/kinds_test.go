@@ -12,6 +12,7 @@ import (
 
 	"moult/agent"
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
 	"moult/simlayer/attach"
 	"moult/simlayer/connect"
 )
@@ -78,14 +79,14 @@ func (k kind) possible() error {
 
 // edit changes the configuration of every agent that has not been started. A
 // kind that agent.hcl does not take ends the test as skipped, with its reason.
-func (c *testCluster) edit(change func(a *demoAgent, config string) string) {
+func (c *testCluster) edit(change func(a *cluster.Agent, config string) string) {
 	c.t.Helper()
-	for _, a := range c.agents {
-		data, err := os.ReadFile(a.configPath())
+	for _, a := range c.Agents {
+		data, err := os.ReadFile(a.ConfigPath())
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		if err := a.configure(change(a, string(data))); err != nil {
+		if err := a.Configure(change(a, string(data))); err != nil {
 			c.t.Fatal(err)
 		}
 	}
@@ -97,7 +98,7 @@ var ways = regexp.MustCompile(`(?m)^ +(attach|egress) += .*\n`)
 // use gives every service of every agent a kind.
 func (c *testCluster) use(k kind, more string) {
 	c.t.Helper()
-	c.edit(func(_ *demoAgent, config string) string {
+	c.edit(func(_ *cluster.Agent, config string) string {
 		if k.egress == "resolve" {
 			config = strings.Replace(config, "env = {", `env = { KV_RESOLVE = "1", `, 1)
 		}
@@ -105,7 +106,7 @@ func (c *testCluster) use(k kind, more string) {
 		set := fmt.Sprintf("    attach = %q\n    egress = %q\n%s    versions =", k.attach, k.egress, more)
 		return strings.ReplaceAll(config, "    versions =", set)
 	})
-	cfg, err := agent.LoadConfig(c.agents[0].configPath())
+	cfg, err := agent.LoadConfig(c.Agents[0].ConfigPath())
 	if err == nil {
 		err = cfg.Validate()
 	}
@@ -117,7 +118,7 @@ func (c *testCluster) use(k kind, more string) {
 // inUse checks that every node says that it is reached, and calls, as k asks.
 func (c *testCluster) inUse(k kind) {
 	c.t.Helper()
-	s := c.until(c.agents[0], "the nodes' services", func(s control.Status) bool {
+	s := c.until(c.Agents[0], "the nodes' services", func(s control.Status) bool {
 		return !slices.ContainsFunc(s.Nodes, func(n control.NodeStatus) bool { return len(n.Services) == 0 })
 	})
 	for _, n := range s.Nodes {

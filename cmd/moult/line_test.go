@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
 	"moult/store/bundle"
 	"moult/testdata/line"
 	"moult/testdata/line/line1"
@@ -27,7 +28,7 @@ import (
 func lineCluster(t *testing.T, n int, k kind) *testCluster {
 	t.Helper()
 	c := newCluster(t, n)
-	c.edit(func(_ *demoAgent, config string) string {
+	c.edit(func(_ *cluster.Agent, config string) string {
 		return strings.NewReplacer(`class = "kv"`, `class = "line"`, "service \"api\" {\n", "service \"line\" {\n    protocol = \"tcp\"\n    external_version = 1\n").Replace(config)
 	})
 	c.use(k, "")
@@ -37,10 +38,10 @@ func lineCluster(t *testing.T, n int, k kind) *testCluster {
 			t.Fatalf("build %s: %v\n%s", name, err, out)
 		}
 	}
-	c.up(c.agents)
+	c.up(c.Agents)
 	c.formed(n)
 	c.lineRelease(1)
-	c.settledAt(c.agents[0], 1, n)
+	c.settledAt(c.Agents[0], 1, n)
 	return c
 }
 
@@ -56,7 +57,7 @@ func (c *testCluster) lineRelease(v bundle.Version, spoil ...string) {
 		"../../build/", "", `"linux"`, strconv.Quote(runtime.GOOS), `"amd64"`, strconv.Quote(runtime.GOARCH),
 		`"rolling"`, `"manual"`, `min_healthy_time = "2s"`, "min_healthy_time = \"500ms\"\n      drain_timeout = \"1s\"",
 	).Replace(string(text))
-	if err := c.inject(c.agents[0], c.bundle(v, strings.NewReplacer(spoil...).Replace(spec))); err != nil {
+	if err := c.inject(c.Agents[0], c.bundle(v, strings.NewReplacer(spoil...).Replace(spec))); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -71,15 +72,15 @@ func TestLine(t *testing.T) {
 		}
 		c := lineCluster(t, 3, k)
 		c.inUse(k)
-		n1, n2, n3 := c.agents[0], c.agents[1], c.agents[2]
+		n1, n2, n3 := c.Agents[0], c.Agents[1], c.Agents[2]
 		l := &lineLoads{c: c}
 		defer l.end()
-		l.begin("public", 1, func(a *demoAgent) string { return a.addr(portPublic) })
-		l.begin("v1", 1, func(a *demoAgent) string { return a.versioned(1) })
+		l.begin("public", 1, func(a *cluster.Agent) string { return a.Public() })
+		l.begin("v1", 1, func(a *cluster.Agent) string { return a.Versioned(1) })
 
 		c.lineRelease(2)
 		c.answer2(3)
-		l.begin("v2", 2, func(a *demoAgent) string { return a.versioned(2) })
+		l.begin("v2", 2, func(a *cluster.Agent) string { return a.Versioned(2) })
 		l.flow(20)
 		c.lineDenied(n1, 1)
 		spans := []*spanning{c.span(n1, 1), c.span(n1, 2)}
@@ -91,7 +92,7 @@ func TestLine(t *testing.T) {
 
 		// Now there are a past object at n1, and future objects at n2 and n3.
 		l.flow(20)
-		for _, a := range c.agents {
+		for _, a := range c.Agents {
 			c.killObject(a)
 		}
 		l.flow(20)
@@ -104,7 +105,7 @@ func TestLine(t *testing.T) {
 		l.flow(20)
 		l.end()
 		l.report()
-		for _, a := range c.agents {
+		for _, a := range c.Agents {
 			c.same(a)
 		}
 	})
@@ -123,10 +124,10 @@ func TestLineCatches(t *testing.T) {
 	// More writes than keys, which is what the transform counts from by itself.
 	var last uint64
 	for range 5 {
-		last = c.numbered(c.agents[0], last)
+		last = c.numbered(c.Agents[0], last)
 	}
-	c.upgrade(c.agents[0], 2)
-	if c.goesOn(c.agents[0], last) == "" {
+	c.upgrade(c.Agents[0], 2)
+	if c.goesOn(c.Agents[0], last) == "" {
 		t.Error("the state of the future object was left out, and nothing was noticed")
 	}
 }
@@ -134,7 +135,7 @@ func TestLineCatches(t *testing.T) {
 // answer2 waits until n nodes answer callers of version 2.
 func (c *testCluster) answer2(n int) {
 	c.t.Helper()
-	for _, a := range c.agents {
+	for _, a := range c.Agents {
 		c.until(a, "every node to answer callers of version 2", func(s control.Status) bool {
 			ready := 0
 			for _, node := range s.Nodes {
@@ -159,9 +160,9 @@ func (c *testCluster) dialLine(addr string) net.Conn {
 }
 
 // lineDenied tries at a node of a version what callers of the other one are denied.
-func (c *testCluster) lineDenied(a *demoAgent, native int) {
+func (c *testCluster) lineDenied(a *cluster.Agent, native int) {
 	c.t.Helper()
-	v1, v2 := line1.NewClient(c.dialLine(a.versioned(1))), line2.NewClient(c.dialLine(a.versioned(2)))
+	v1, v2 := line1.NewClient(c.dialLine(a.Versioned(1))), line2.NewClient(c.dialLine(a.Versioned(2)))
 	defer v1.Close()
 	defer v2.Close()
 	denied := func(what string, err error, reason string) {
@@ -193,9 +194,9 @@ type spanning struct {
 }
 
 // span makes a call over a connection and leaves it open.
-func (c *testCluster) span(a *demoAgent, version int) *spanning {
+func (c *testCluster) span(a *cluster.Agent, version int) *spanning {
 	c.t.Helper()
-	s := &spanning{fmt.Sprintf("a connection of version %d to %s", version, a.name), a.versioned(version), c.dialLine(a.versioned(version))}
+	s := &spanning{fmt.Sprintf("a connection of version %d to %s", version, a.Name), a.Versioned(version), c.dialLine(a.Versioned(version))}
 	if err := s.put(version, s.conn); err != nil {
 		c.t.Fatal(err)
 	}
@@ -220,9 +221,9 @@ func (s *spanning) cut(c *testCluster) {
 
 // numbered makes a write of version 2 and returns its number, which must be higher
 // than last.
-func (c *testCluster) numbered(a *demoAgent, last uint64) uint64 {
+func (c *testCluster) numbered(a *cluster.Agent, last uint64) uint64 {
 	c.t.Helper()
-	client := line2.NewClient(c.dialLine(a.versioned(2)))
+	client := line2.NewClient(c.dialLine(a.Versioned(2)))
 	defer client.Close()
 	client.Last = last
 	if err := client.Put("numbered", "n"); err != nil {
@@ -233,8 +234,8 @@ func (c *testCluster) numbered(a *demoAgent, last uint64) uint64 {
 
 // goesOn says what is wrong with the number of a write after the upgrade of a node
 // whose future object gave the number last: the transform had to go on from there.
-func (c *testCluster) goesOn(a *demoAgent, last uint64) string {
-	client := line2.NewClient(c.dialLine(a.versioned(2)))
+func (c *testCluster) goesOn(a *cluster.Agent, last uint64) string {
+	client := line2.NewClient(c.dialLine(a.Versioned(2)))
 	defer client.Close()
 	client.Last = last
 	if err := client.Put("numbered", "m"); err != nil {
@@ -245,7 +246,7 @@ func (c *testCluster) goesOn(a *demoAgent, last uint64) string {
 
 // killObject ends the program of an agent's object as a crash would, and waits
 // until status says that it was started again.
-func (c *testCluster) killObject(a *demoAgent) {
+func (c *testCluster) killObject(a *cluster.Agent) {
 	c.t.Helper()
 	running := func(s control.Status) bool {
 		return len(s.Local.Objects) == 1 && s.Local.Objects[0].State == control.ObjectRunning
@@ -260,9 +261,9 @@ func (c *testCluster) killObject(a *demoAgent) {
 }
 
 // same checks that clients of both versions read the same of a node.
-func (c *testCluster) same(a *demoAgent) {
+func (c *testCluster) same(a *cluster.Agent) {
 	c.t.Helper()
-	v1, v2 := line1.NewClient(c.dialLine(a.versioned(1))), line2.NewClient(c.dialLine(a.versioned(2)))
+	v1, v2 := line1.NewClient(c.dialLine(a.Versioned(1))), line2.NewClient(c.dialLine(a.Versioned(2)))
 	defer v1.Close()
 	defer v2.Close()
 	found := 0
@@ -273,7 +274,7 @@ func (c *testCluster) same(a *demoAgent) {
 				one, ok1, err1 := v1.Get(key)
 				two, ok2, err2 := v2.Get(key)
 				if err := errors.Join(err1, err2); err != nil || one != two || ok1 != ok2 {
-					c.t.Errorf("%s: %s is %q (%v) for version 1, and %q (%v) for version 2: %v", a.name, key, one, ok1, two, ok2, err)
+					c.t.Errorf("%s: %s is %q (%v) for version 1, and %q (%v) for version 2: %v", a.Name, key, one, ok1, two, ok2, err)
 				}
 				if ok1 {
 					found++
@@ -282,7 +283,7 @@ func (c *testCluster) same(a *demoAgent) {
 		}
 	}
 	if found == 0 {
-		c.t.Errorf("%s has nothing of what the load wrote", a.name)
+		c.t.Errorf("%s has nothing of what the load wrote", a.Name)
 	}
 }
 
@@ -297,9 +298,9 @@ type lineLoads struct {
 }
 
 // begin starts a client of a version at every node.
-func (l *lineLoads) begin(name string, version int, at func(*demoAgent) string) {
+func (l *lineLoads) begin(name string, version int, at func(*cluster.Agent) string) {
 	cfg := lineload.Config{Version: version, Workers: lineWorkers, Prefix: name}
-	for _, a := range l.c.agents {
+	for _, a := range l.c.Agents {
 		cfg.Addrs = append(cfg.Addrs, at(a))
 	}
 	l.names, l.running = append(l.names, name), append(l.running, lineload.Start(cfg))
@@ -312,7 +313,7 @@ func (l *lineLoads) flow(n int64) {
 	for _, load := range l.running {
 		goals = append(goals, load.Calls()+n*lineWorkers)
 	}
-	l.c.until(l.c.agents[0], "calls to go on", func(control.Status) bool {
+	l.c.until(l.c.Agents[0], "calls to go on", func(control.Status) bool {
 		for i, load := range l.running {
 			if load.Calls() < goals[i] {
 				return false

@@ -20,6 +20,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/demo"
 )
 
 // Exit codes.
@@ -43,7 +44,7 @@ func main() {
 
 // run is main without the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if code, ok := sampleNode(args); ok {
+	if code, ok := demo.SampleNode(args); ok {
 		return code
 	}
 	if code, ok := objectHost(args); ok {

@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
+	"moult/cmd/moult/internal/demo"
 	"moult/store/bundle"
 	"moult/store/bundle/build"
 	"moult/testdata/kv"
@@ -50,7 +52,7 @@ var wavePattern = regexp.MustCompile(`(?s)\n *wave \{.*?\}`)
 // spoil is what its author did wrong to its rules, from one text to another.
 func (c *testCluster) manual(v bundle.Version, spoil ...string) {
 	c.t.Helper()
-	path, err := writeDemoSpec(c.dir, c.software(), v)
+	path, err := demo.WriteSpec(c.dir, c.software(), v)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -62,7 +64,7 @@ func (c *testCluster) manual(v bundle.Version, spoil ...string) {
 		c.spoil(v, strings.NewReplacer(spoil...))
 	}
 	text = bytes.Replace(text, []byte(`"rolling"`), []byte(`"manual"`), 1)
-	if err := c.inject(c.agents[0], c.bundle(v, string(wavePattern.ReplaceAll(text, nil)))); err != nil {
+	if err := c.inject(c.Agents[0], c.bundle(v, string(wavePattern.ReplaceAll(text, nil)))); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -85,14 +87,14 @@ func (c *testCluster) spoil(v bundle.Version, change *strings.Replacer) {
 }
 
 // upgrade starts the upgrade of one node by hand and waits until it has settled.
-func (c *testCluster) upgrade(a *demoAgent, v bundle.Version) {
+func (c *testCluster) upgrade(a *cluster.Agent, v bundle.Version) {
 	c.t.Helper()
-	if code, _, errs := c.command(c.agents[0], "start", "--trust", c.trustDir(), a.name); code != exitDone {
-		c.t.Fatalf("start %s: exit code %d, %s", a.name, code, errs)
+	if code, _, errs := c.command(c.Agents[0], "start", "--trust", c.trustDir(), a.Name); code != exitDone {
+		c.t.Fatalf("start %s: exit code %d, %s", a.Name, code, errs)
 	}
-	for _, at := range c.agents {
-		c.until(at, fmt.Sprintf("%s at version %d", a.name, v), func(s control.Status) bool {
-			n := node(s, a.name)
+	for _, at := range c.Agents {
+		c.until(at, fmt.Sprintf("%s at version %d", a.Name, v), func(s control.Status) bool {
+			n := node(s, a.Name)
 			return n.Version == v && n.Phase == "current"
 		})
 	}
@@ -120,12 +122,12 @@ func (c *testCluster) loads() *loads {
 
 // begin starts clients of one version at every node, at the address that at
 // gives. One prefix has the keys of clients that know of each other's values.
-func (l *loads) begin(name, prefix string, version int, at func(*demoAgent) string) {
+func (l *loads) begin(name, prefix string, version int, at func(*cluster.Agent) string) {
 	l.c.t.Helper()
 	cfg := kvload.DefaultConfig()
 	cfg.Version, cfg.Rate, cfg.Repair, cfg.Workers, cfg.Prefix = version, 60, !l.alone, 2, prefix
-	for _, a := range l.c.agents {
-		cfg.Targets = append(cfg.Targets, kvload.Target{Name: a.name, URL: "http://" + at(a)})
+	for _, a := range l.c.Agents {
+		cfg.Targets = append(cfg.Targets, kvload.Target{Name: a.Name, URL: "http://" + at(a)})
 	}
 	load, err := kvload.New(cfg)
 	if err != nil {
@@ -139,12 +141,12 @@ func (l *loads) begin(name, prefix string, version int, at func(*demoAgent) stri
 // every node answers them.
 func (l *loads) versioned(version int) {
 	l.c.t.Helper()
-	for _, a := range l.c.agents {
+	for _, a := range l.c.Agents {
 		l.c.until(a, fmt.Sprintf("every node to answer callers of version %d", version), func(s control.Status) bool {
-			return answering(s, bundle.Version(version)) == len(l.c.agents)
+			return cluster.Answering(s, bundle.Version(version)) == len(l.c.Agents)
 		})
 	}
-	l.begin(fmt.Sprintf("clients of version %d", version), "load", version, func(a *demoAgent) string { return a.versioned(version) })
+	l.begin(fmt.Sprintf("clients of version %d", version), "load", version, func(a *cluster.Agent) string { return a.Versioned(version) })
 }
 
 // flow waits until every client has made n more calls since now.
@@ -155,7 +157,7 @@ func (l *loads) flow(n int64) {
 	for _, load := range l.running {
 		goals = append(goals, total(load)+n)
 	}
-	l.c.until(l.c.agents[0], "calls to go on", func(control.Status) bool {
+	l.c.until(l.c.Agents[0], "calls to go on", func(control.Status) bool {
 		for i, load := range l.running {
 			if total(load) < goals[i] {
 				return false
@@ -211,17 +213,17 @@ func authors(t *testing.T) (reasons []string) {
 func (c *testCluster) pairs(round string, versions ...int) (wrong []string) {
 	c.t.Helper()
 	p := pairing{c: c, ctx: c.t.Context(), reasons: authors(c.t), http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
-	for i, callee := range c.agents {
+	for i, callee := range c.Agents {
 		for v := 1; v <= slices.Max(versions); v++ {
-			p.what = fmt.Sprintf("%s: client of version %d at %s of version %d", round, v, callee.name, versions[i])
-			p.clientPair(fmt.Sprintf("%s/v%d %s", round, v, callee.name), v, callee, versions[i])
+			p.what = fmt.Sprintf("%s: client of version %d at %s of version %d", round, v, callee.Name, versions[i])
+			p.clientPair(fmt.Sprintf("%s/v%d %s", round, v, callee.Name), v, callee, versions[i])
 		}
-		for j, caller := range c.agents {
+		for j, caller := range c.Agents {
 			if i == j {
 				continue
 			}
-			p.what = fmt.Sprintf("%s: %s of version %d calls %s of version %d", round, caller.name, versions[j], callee.name, versions[i])
-			p.nodePair(fmt.Sprintf("%s/%s>%s", round, caller.name, callee.name), caller, versions[j], callee, versions[i])
+			p.what = fmt.Sprintf("%s: %s of version %d calls %s of version %d", round, caller.Name, versions[j], callee.Name, versions[i])
+			p.nodePair(fmt.Sprintf("%s/%s>%s", round, caller.Name, callee.Name), caller, versions[j], callee, versions[i])
 		}
 	}
 	return p.wrong
@@ -249,9 +251,9 @@ func (p *pairing) bad(format string, args ...any) {
 	p.wrong = append(p.wrong, p.what+": "+fmt.Sprintf(format, args...))
 }
 
-func (p *pairing) client(a *demoAgent, version int) *kvload.Client {
+func (p *pairing) client(a *cluster.Agent, version int) *kvload.Client {
 	p.c.t.Helper()
-	client, err := kvload.NewClient(version, "http://"+a.versioned(version), p.http)
+	client, err := kvload.NewClient(version, "http://"+a.Versioned(version), p.http)
 	if err != nil {
 		p.c.t.Fatal(err)
 	}
@@ -289,7 +291,7 @@ func (p *pairing) denied(err error, status int, says string) {
 
 // clientPair writes and reads as a client of a version at one node, and is
 // denied what its version and the node's do not share.
-func (p *pairing) clientPair(key string, version int, a *demoAgent, native int) {
+func (p *pairing) clientPair(key string, version int, a *cluster.Agent, native int) {
 	client, own := p.client(a, version), p.client(a, native)
 	p.put(client, key, awkward(key))
 	p.get(client, key)
@@ -314,7 +316,7 @@ func (p *pairing) clientPair(key string, version int, a *demoAgent, native int) 
 
 // nodePair has one node call another for a key that only that one has: no other
 // node can have answered.
-func (p *pairing) nodePair(key string, caller *demoAgent, version int, callee *demoAgent, native int) {
+func (p *pairing) nodePair(key string, caller *cluster.Agent, version int, callee *cluster.Agent, native int) {
 	p.put(p.client(callee, native), key, awkward(key))
 	p.get(p.client(caller, version), key)
 	if version != 1 || native == 1 {
@@ -336,8 +338,8 @@ func TestMixed(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		c := newCluster(t, 3)
 		c.use(k, "    external_version = 1\n")
-		n1, n2, n3 := c.agents[0], c.agents[1], c.agents[2]
-		c.up(c.agents)
+		n1, n2, n3 := c.Agents[0], c.Agents[1], c.Agents[2]
+		c.up(c.Agents)
 		c.formed(3)
 		c.releaseAt(n1, 1, spec{})
 		c.settledAt(n1, 1, 3)
@@ -345,7 +347,7 @@ func TestMixed(t *testing.T) {
 
 		l := c.loads()
 		defer l.stop()
-		l.begin("clients of the public addresses", "public", 1, func(a *demoAgent) string { return a.addr(portPublic) })
+		l.begin("clients of the public addresses", "public", 1, func(a *cluster.Agent) string { return a.Public() })
 		l.versioned(1)
 		c.holds("all at 1", 1, 1, 1)
 
@@ -368,12 +370,12 @@ func TestMixed(t *testing.T) {
 		c.holds("all at 3", 3, 3, 3)
 		l.flow(50)
 		l.end(authors(t))
-		for _, a := range c.agents {
-			info, err := a.api.Info(t.Context())
+		for _, a := range c.Agents {
+			info, err := a.API.Info(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("%s: the longest hold was %v", a.name, info.LongestHold)
+			t.Logf("%s: the longest hold was %v", a.Name, info.LongestHold)
 		}
 	})
 }
@@ -386,16 +388,16 @@ func TestMixedCatches(t *testing.T) {
 		t.Skip("starts many processes; run without -short")
 	}
 	c := newCluster(t, 2)
-	c.up(c.agents)
+	c.up(c.Agents)
 	c.formed(2)
-	c.releaseAt(c.agents[0], 1, spec{})
-	c.settledAt(c.agents[0], 1, 2)
+	c.releaseAt(c.Agents[0], 1, spec{})
+	c.settledAt(c.Agents[0], 1, 2)
 	c.holds("before", 1, 1)
 	c.manual(2,
 		`"{key: .body.key, value: .body.value}"`, `"{key: .body.key, value: (.body.value + .body.value)}"`,
 		`the value is binary: only callers of kv version 2 and later can read it`, `no`,
 		`.body.if_revision != null`, `false`)
-	c.upgrade(c.agents[0], 2)
+	c.upgrade(c.Agents[0], 2)
 	wrong := strings.Join(c.pairs("spoilt", 2, 1), "\n")
 	for _, want := range []string{
 		"client of version 1 at n1 of version 2: got ",

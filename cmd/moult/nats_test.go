@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
 	"moult/store/bundle"
 )
 
@@ -138,13 +139,13 @@ func natsCluster(t *testing.T, k kind) (c *testCluster, urls []string) {
 	t.Helper()
 	const n = 3
 	c = newCluster(t, n)
-	base, err := freePorts(n * natsPorts)
+	base, err := cluster.FreePorts(n * natsPorts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := func(i, offset int) string { return fmt.Sprintf("127.0.0.1:%d", base+i*natsPorts+offset) }
-	c.edit(func(a *demoAgent, config string) string {
-		i := slices.Index(c.agents, a)
+	c.edit(func(a *cluster.Agent, config string) string {
+		i := slices.Index(c.Agents, a)
 		var services strings.Builder
 		for _, s := range []struct {
 			name, protocol string
@@ -154,7 +155,7 @@ func natsCluster(t *testing.T, k kind) (c *testCluster, urls []string) {
 			fmt.Fprintf(&services, "  service %q {\n    address = %q\n    protocol = %q\n    versions = \"%d-%d\"\n  }\n", s.name, addr(i, s.offset), s.protocol, first, first+1)
 		}
 		env := map[string]string{
-			"NATS_NAME": a.name, "NATS_PUBLIC_CLIENT": addr(i, natsClient), "NATS_PUBLIC_ROUTE": addr(i, natsRoute),
+			"NATS_NAME": a.Name, "NATS_PUBLIC_CLIENT": addr(i, natsClient), "NATS_PUBLIC_ROUTE": addr(i, natsRoute),
 			"NATS_ROUTE_1": "nats://" + addr((i+1)%n, natsRoute), "NATS_ROUTE_2": "nats://" + addr((i+2)%n, natsRoute),
 			"GODEBUG": "multipathtcp=0", // for steer
 		}
@@ -175,15 +176,15 @@ func natsCluster(t *testing.T, k kind) (c *testCluster, urls []string) {
 
 func upgradeNATS(t *testing.T, k kind, folders []string) {
 	c, urls := natsCluster(t, k)
-	c.up(c.agents)
-	c.formed(len(c.agents))
+	c.up(c.Agents)
+	c.formed(len(c.Agents))
 	release := func(v bundle.Version, from, health, simulations string) {
 		t.Helper()
 		text := fmt.Sprintf(natsSpec, v, from, runtime.GOOS, runtime.GOARCH, folders[v-1], health, simulations)
-		if err := c.inject(c.agents[v-1], c.bundle(v, text)); err != nil {
+		if err := c.inject(c.Agents[v-1], c.bundle(v, text)); err != nil {
 			t.Fatal(err)
 		}
-		c.settledAt(c.agents[0], v, len(c.agents))
+		c.settledAt(c.Agents[0], v, len(c.Agents))
 	}
 	release(1, "", "/healthz?js-enabled-only=true", "")
 	c.inUse(k)
@@ -204,8 +205,8 @@ func upgradeNATS(t *testing.T, k kind, folders []string) {
 	}
 	t.Logf("%s: %s to %s in %.1f s on 3 nodes: %d messages acknowledged, %d of them until the upgrade's end; %d stored; %d tries were not acknowledged and made again; the longest wait for an acknowledgement was %v; %d delivered to a consumer meanwhile",
 		k, natsReleases[0], natsReleases[1], took.Seconds(), p.count(), during, len(stored), p.retries, p.longest.Round(time.Millisecond), len(p.delivered))
-	for _, a := range c.agents {
-		c.until(a, "all to be as it was", func(s control.Status) bool { return settled(s, 2) == 3 && reachable(s) == 3 })
+	for _, a := range c.Agents {
+		c.until(a, "all to be as it was", func(s control.Status) bool { return cluster.Settled(s, 2) == 3 && cluster.Reachable(s) == 3 })
 	}
 }
 

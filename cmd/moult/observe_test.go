@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/demo"
 )
 
 // wasmSample builds a guest of testdata/wasm.
@@ -37,16 +38,16 @@ func testObserve(t *testing.T, k kind) {
 	defer http.DefaultClient.CloseIdleConnections()
 	c := newCluster(t, 1)
 	c.use(k, "")
-	n1 := c.agents[0]
-	c.up(c.agents)
+	n1 := c.Agents[0]
+	c.up(c.Agents)
 	c.formed(1)
 	c.releaseAt(n1, 1, spec{})
 	c.settledAt(n1, 1, 1)
-	if err := n1.put("before", "it was there"); err != nil {
+	if err := put(n1, "before", "it was there"); err != nil {
 		t.Fatal(err)
 	}
 	// Whoever is connected by now may go past the agent for as long as that lasts.
-	early, err := net.Dial("tcp", n1.versioned(1))
+	early, err := net.Dial("tcp", n1.Versioned(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +68,7 @@ func testObserve(t *testing.T, k kind) {
 	}
 	http.DefaultClient.CloseIdleConnections()
 	wasmSample(t, "writes", filepath.Join(c.dir, "writes.wasm"))
-	path, err := writeDemoSpec(c.dir, c.software(), 2)
+	path, err := demo.WriteSpec(c.dir, c.software(), 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +92,7 @@ func testObserve(t *testing.T, k kind) {
 		return control.ObservationStatus{}
 	}
 	s := c.until(n1, "the object", func(s control.Status) bool {
-		_, answered := node(s, n1.name).Services["api"].Versions[2]
+		_, answered := node(s, n1.Name).Services["api"].Versions[2]
 		return answered
 	})
 	if k.attach == "steer" || k.attach == "inherit" {
@@ -106,10 +107,10 @@ func testObserve(t *testing.T, k kind) {
 	c.until(n1, "the object to observe", func(s control.Status) bool { return observation(s).Whole })
 	const writes = 5
 	for i := range writes {
-		if err := n1.put(fmt.Sprint("k", i), "v"); err != nil {
+		if err := put(n1, fmt.Sprint("k", i), "v"); err != nil {
 			t.Fatal(err)
 		}
-		told := func() ([]byte, error) { return answer(http.Get("http://" + n1.versioned(2) + "/v2/writes")) }
+		told := func() ([]byte, error) { return answer(http.Get("http://" + n1.Versioned(2) + "/v2/writes")) }
 		got, err := told()
 		if err != nil && strings.Contains(err.Error(), "has not been told yet of all calls") {
 			// A caller waits for that, but not for long on a busy machine.
@@ -120,7 +121,7 @@ func testObserve(t *testing.T, k kind) {
 			t.Errorf("after %d writes a caller of version 2 hears %s, %v", i+1, got, err)
 		}
 	}
-	if _, err := n1.get(1, "k0"); err != nil {
+	if _, err := get(n1, 1, "k0"); err != nil {
 		t.Error(err)
 	}
 	c.until(n1, "the figures", func(s control.Status) bool {
@@ -133,9 +134,9 @@ func testObserve(t *testing.T, k kind) {
 
 	// After a crash of the agent it may have missed something, and denies.
 	c.kill(n1)
-	c.up(c.agents)
+	c.up(c.Agents)
 	c.until(n1, "the object to observe again", func(s control.Status) bool { return observation(s).Whole })
-	_, err = answer(http.Get("http://" + n1.versioned(2) + "/v2/writes"))
+	_, err = answer(http.Get("http://" + n1.Versioned(2) + "/v2/writes"))
 	if err == nil || !strings.Contains(err.Error(), "409") || !strings.Contains(err.Error(), "how many writes there were is not known") {
 		t.Errorf("after a crash a caller of version 2 hears %v", err)
 	}

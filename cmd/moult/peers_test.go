@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
+	"moult/cmd/moult/internal/demo"
 	"moult/store/bundle"
 )
 
@@ -19,25 +21,25 @@ func running(t *testing.T, n int) *testCluster {
 		t.Skip("starts many processes; run without -short")
 	}
 	c := newCluster(t, n)
-	c.up(c.agents)
+	c.up(c.Agents)
 	c.formed(n)
-	c.releaseAt(c.agents[0], 1, spec{})
-	c.settledAt(c.agents[n-1], 1, n)
+	c.releaseAt(c.Agents[0], 1, spec{})
+	c.settledAt(c.Agents[n-1], 1, n)
 	return c
 }
 
 // formed waits until every agent sees n nodes.
 func (c *testCluster) formed(n int) {
 	c.t.Helper()
-	for _, a := range c.agents[:n] {
-		c.until(a, fmt.Sprintf("%d nodes", n), func(s control.Status) bool { return len(s.Nodes) == n && reachable(s) == n })
+	for _, a := range c.Agents[:n] {
+		c.until(a, fmt.Sprintf("%d nodes", n), func(s control.Status) bool { return len(s.Nodes) == n && cluster.Reachable(s) == n })
 	}
 }
 
 // killNode ends an agent and its node, as a power cut would.
-func (c *testCluster) killNode(a *demoAgent) {
+func (c *testCluster) killNode(a *cluster.Agent) {
 	c.t.Helper()
-	info, err := a.api.Info(c.t.Context())
+	info, err := a.API.Info(c.t.Context())
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -56,37 +58,25 @@ func node(s control.Status, name string) control.NodeStatus {
 	return control.NodeStatus{}
 }
 
-// TestDemo plays the demo, small.
-func TestDemo(t *testing.T) {
-	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
-	var out, talk strings.Builder
-	if code := run(t.Context(), []string{"moult", "demo", "--nodes", "3", "-o", "json"}, &out, &talk); code != exitDone {
-		t.Fatalf("exit code %d\n%s\n%s", code, talk.String(), out.String())
-	}
-}
-
 // TestHeld gives a release whose software never becomes healthy: its first
 // node goes back to its untouched state, and the rollout stops there.
 func TestHeld(t *testing.T) {
 	t.Parallel()
 	c := running(t, 3)
 	digests := map[string]bundle.Digest{}
-	for _, a := range c.agents {
+	for _, a := range c.Agents {
 		c.fill(a)
-		digests[a.name] = c.digest(a, 1)
+		digests[a.Name] = c.digest(a, 1)
 	}
-	c.releaseAt(c.agents[1], 2, spec{health: `"/never"`})
-	for _, a := range c.agents {
+	c.releaseAt(c.Agents[1], 2, spec{health: `"/never"`})
+	for _, a := range c.Agents {
 		c.until(a, "the release to be held", func(s control.Status) bool { return s.Release.State == control.StateHeld })
 	}
-	code, _, errs := c.command(c.agents[0], "status", "--wait")
+	code, _, errs := c.command(c.Agents[0], "status", "--wait")
 	if code != exitRefused || !strings.Contains(errs, "held") {
 		t.Errorf("status --wait: exit code %d, %q", code, errs)
 	}
-	s := c.until(c.agents[0], "one held node", func(s control.Status) bool { return s.Classes["kv"].Held == 1 })
+	s := c.until(c.Agents[0], "one held node", func(s control.Status) bool { return s.Classes["kv"].Held == 1 })
 	for _, n := range s.Nodes {
 		if n.Version != 1 {
 			t.Errorf("%s is at version %d", n.Name, n.Version)
@@ -94,21 +84,21 @@ func TestHeld(t *testing.T) {
 		if n.Phase != "held" {
 			continue
 		}
-		code, out, errs := c.command(c.agents[2], "why", n.Name)
+		code, out, errs := c.command(c.Agents[2], "why", n.Name)
 		if code != exitDone || !strings.Contains(out, "held") || !strings.Contains(out, "moult retry") {
 			t.Errorf("why %s: exit code %d\n%s%s", n.Name, code, out, errs)
 		}
 	}
-	for _, a := range c.agents {
+	for _, a := range c.Agents {
 		c.check(a, 1)
-		if got := c.digest(a, 1); got != digests[a.name] {
-			t.Errorf("%s: the old state has changed", a.name)
+		if got := c.digest(a, 1); got != digests[a.Name] {
+			t.Errorf("%s: the old state has changed", a.Name)
 		}
 	}
 	// A mended release goes through without a word from the operator.
-	c.releaseAt(c.agents[2], 3, spec{})
-	c.settledAt(c.agents[0], 3, 3)
-	for _, a := range c.agents {
+	c.releaseAt(c.Agents[2], 3, spec{})
+	c.settledAt(c.Agents[0], 3, 3)
+	for _, a := range c.Agents {
 		c.check(a, 1)
 		c.check(a, 3)
 	}
@@ -121,30 +111,30 @@ func TestLateJoiner(t *testing.T) {
 		t.Skip("starts many processes; run without -short")
 	}
 	c := newCluster(t, 4)
-	c.up(c.agents[:3])
+	c.up(c.Agents[:3])
 	c.formed(3)
-	c.releaseAt(c.agents[0], 1, spec{})
-	c.settledAt(c.agents[0], 1, 3)
-	c.fill(c.agents[0])
-	c.releaseAt(c.agents[1], 2, spec{})
-	c.settledAt(c.agents[2], 2, 3)
+	c.releaseAt(c.Agents[0], 1, spec{})
+	c.settledAt(c.Agents[0], 1, 3)
+	c.fill(c.Agents[0])
+	c.releaseAt(c.Agents[1], 2, spec{})
+	c.settledAt(c.Agents[2], 2, 3)
 
-	late := c.agents[3]
+	late := c.Agents[3]
 	old := filepath.Join(c.dir, "old-state")
-	if err := os.CopyFS(old, os.DirFS(filepath.Join(c.agents[0].data, "state", "1"))); err != nil {
+	if err := os.CopyFS(old, os.DirFS(filepath.Join(c.Agents[0].Data, "state", "1"))); err != nil {
 		t.Fatal(err)
 	}
 	c.adopt(late, old)
-	c.up(c.agents[3:])
-	c.settledAt(c.agents[0], 2, 4)
+	c.up(c.Agents[3:])
+	c.settledAt(c.Agents[0], 2, 4)
 	c.check(late, 1)
 	c.check(late, 2)
 }
 
 // adopt adds an adopt block for version 1 to an agent's configuration.
-func (c *testCluster) adopt(a *demoAgent, state string) {
+func (c *testCluster) adopt(a *cluster.Agent, state string) {
 	c.t.Helper()
-	data, err := os.ReadFile(a.configPath())
+	data, err := os.ReadFile(a.ConfigPath())
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -159,8 +149,8 @@ func (c *testCluster) adopt(a *demoAgent, state string) {
     }
   }
 }
-`, c.software(), sampleCommand, state)
-	if err := os.WriteFile(a.configPath(), []byte(text), 0o600); err != nil {
+`, c.software(), demo.SampleCommand, state)
+	if err := os.WriteFile(a.ConfigPath(), []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -169,18 +159,18 @@ func (c *testCluster) adopt(a *demoAgent, state string) {
 func TestAwayForTwoReleases(t *testing.T) {
 	t.Parallel()
 	c := running(t, 3)
-	away := c.agents[2]
+	away := c.Agents[2]
 	c.fill(away)
 	c.killNode(away)
-	c.until(c.agents[0], "the dead node to be missed", func(s control.Status) bool { return !node(s, away.name).Reachable })
+	c.until(c.Agents[0], "the dead node to be missed", func(s control.Status) bool { return !node(s, away.Name).Reachable })
 	for _, v := range []bundle.Version{2, 3} {
 		// For all that the others know, the dead node may be down under the
 		// first order when the second one comes: it uses one unit of the budget.
-		c.releaseAt(c.agents[1], v, spec{budget: `"2"`})
-		c.settledAt(c.agents[0], v, 2)
+		c.releaseAt(c.Agents[1], v, spec{budget: `"2"`})
+		c.settledAt(c.Agents[0], v, 2)
 	}
-	c.up(c.agents[2:])
-	c.settledAt(c.agents[0], 3, 3)
+	c.up(c.Agents[2:])
+	c.settledAt(c.Agents[0], 3, 3)
 	for v := 1; v <= 3; v++ {
 		c.check(away, v)
 	}
@@ -191,35 +181,35 @@ func TestOrders(t *testing.T) {
 	t.Parallel()
 	c := running(t, 3)
 	trustDir := filepath.Join(c.dir, "trust")
-	gone := c.agents[2]
-	c.fill(c.agents[0])
+	gone := c.Agents[2]
+	c.fill(c.Agents[0])
 	// The node dies before the ring knows: it may be ranked first.
 	c.killNode(gone)
-	c.releaseAt(c.agents[0], 2, spec{})
-	if code, _, errs := c.command(c.agents[0], "pause", "--trust", trustDir); code != exitDone {
+	c.releaseAt(c.Agents[0], 2, spec{})
+	if code, _, errs := c.command(c.Agents[0], "pause", "--trust", trustDir); code != exitDone {
 		t.Fatalf("pause: exit code %d, %s", code, errs)
 	}
-	s := c.until(c.agents[1], "the pause", func(s control.Status) bool { return s.Release.State == control.StatePaused })
+	s := c.until(c.Agents[1], "the pause", func(s control.Status) bool { return s.Release.State == control.StatePaused })
 	if n := s.Classes["kv"].Settled; n == 3 {
 		t.Errorf("all %d settled in spite of the pause", n)
 	}
-	if code, _, errs := c.command(c.agents[1], "resume", "--trust", trustDir); code != exitDone {
+	if code, _, errs := c.command(c.Agents[1], "resume", "--trust", trustDir); code != exitDone {
 		t.Fatalf("resume: exit code %d, %s", code, errs)
 	}
-	if code, _, errs := c.command(c.agents[1], "skip", "--trust", trustDir, gone.name); code != exitDone {
+	if code, _, errs := c.command(c.Agents[1], "skip", "--trust", trustDir, gone.Name); code != exitDone {
 		t.Fatalf("skip: exit code %d, %s", code, errs)
 	}
-	c.settledAt(c.agents[0], 2, 2)
-	c.until(c.agents[0], "the rollout to be complete without the skipped node", func(s control.Status) bool {
+	c.settledAt(c.Agents[0], 2, 2)
+	c.until(c.Agents[0], "the rollout to be complete without the skipped node", func(s control.Status) bool {
 		return s.Release.State == control.StateComplete
 	})
 	// It comes back, and waits until an order appends it.
-	c.up(c.agents[2:])
+	c.up(c.Agents[2:])
 	c.until(gone, "the skipped node to wait", func(s control.Status) bool {
-		n := node(s, gone.name)
+		n := node(s, gone.Name)
 		return n.Version == 1 && n.Phase == "waiting" && n.Reason != ""
 	})
-	if code, _, errs := c.command(c.agents[1], "retry", "--trust", trustDir, gone.name); code != exitDone {
+	if code, _, errs := c.command(c.Agents[1], "retry", "--trust", trustDir, gone.Name); code != exitDone {
 		t.Fatalf("retry: exit code %d, %s", code, errs)
 	}
 	c.settledAt(gone, 2, 3)
@@ -229,10 +219,10 @@ func TestOrders(t *testing.T) {
 func TestFullOutage(t *testing.T) {
 	t.Parallel()
 	c := running(t, 3)
-	c.fill(c.agents[1])
-	for _, a := range c.agents {
+	c.fill(c.Agents[1])
+	for _, a := range c.Agents {
 		c.killNode(a)
-		data, err := os.ReadFile(a.configPath())
+		data, err := os.ReadFile(a.ConfigPath())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -242,14 +232,14 @@ func TestFullOutage(t *testing.T) {
 				kept = append(kept, line)
 			}
 		}
-		if err := os.WriteFile(a.configPath(), []byte(strings.Join(kept, "")), 0o600); err != nil {
+		if err := os.WriteFile(a.ConfigPath(), []byte(strings.Join(kept, "")), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c.up(c.agents)
+	c.up(c.Agents)
 	c.formed(3)
-	c.check(c.agents[1], 1)
-	c.releaseAt(c.agents[2], 2, spec{})
-	c.settledAt(c.agents[0], 2, 3)
-	c.check(c.agents[1], 2)
+	c.check(c.Agents[1], 1)
+	c.releaseAt(c.Agents[2], 2, spec{})
+	c.settledAt(c.Agents[0], 2, 3)
+	c.check(c.Agents[1], 2)
 }

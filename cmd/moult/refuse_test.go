@@ -16,6 +16,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/operator"
 	"moult/agent/schedule"
+	"moult/cmd/moult/internal/cluster"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 )
@@ -85,23 +86,23 @@ func (c *testCluster) must(args ...string) {
 func settledSmall(t *testing.T, n int) *testCluster {
 	t.Helper()
 	c := newCluster(t, n)
-	c.up(c.agents)
+	c.up(c.Agents)
 	c.formed(n)
 	path := c.small(1, c.trustDir())
-	if code, _, errs := c.command(c.agents[0], "inject", "--trust", c.trustDir(), path); code != exitDone {
+	if code, _, errs := c.command(c.Agents[0], "inject", "--trust", c.trustDir(), path); code != exitDone {
 		t.Fatalf("inject: exit code %d, %s", code, errs)
 	}
-	for _, a := range c.agents {
+	for _, a := range c.Agents {
 		c.until(a, "release 1 to be complete", func(s control.Status) bool {
-			return s.Release.Version == 1 && s.Release.State == control.StateComplete && reachable(s) == n
+			return s.Release.Version == 1 && s.Release.State == control.StateComplete && cluster.Reachable(s) == n
 		})
 	}
 	return c
 }
 
-func (c *testCluster) lasting(a *demoAgent) string {
+func (c *testCluster) lasting(a *cluster.Agent) string {
 	c.t.Helper()
-	text, err := lasting(c.t.Context(), a.api)
+	text, err := lasting(c.t.Context(), a.API)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -110,7 +111,7 @@ func (c *testCluster) lasting(a *demoAgent) string {
 
 // refused hands a file to the agent, which must refuse it in one clear line
 // that has want in it, and be afterwards as it was.
-func (c *testCluster) refused(a *demoAgent, what string, data []byte, want string) {
+func (c *testCluster) refused(a *cluster.Agent, what string, data []byte, want string) {
 	c.t.Helper()
 	path := filepath.Join(c.dir, "tampered.moult")
 	if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -124,7 +125,7 @@ func (c *testCluster) refused(a *demoAgent, what string, data []byte, want strin
 	if after := c.lasting(a); after != before {
 		c.t.Errorf("%s: it left a trace\nbefore: %s\nafter: %s", what, before, after)
 	}
-	left, err := filepath.Glob(filepath.Join(a.data, ".inject-*"))
+	left, err := filepath.Glob(filepath.Join(a.Data, ".inject-*"))
 	if err != nil || len(left) > 0 {
 		c.t.Errorf("%s: temporary files stay: %q, %v", what, left, err)
 	}
@@ -151,7 +152,7 @@ func refusal(code int, out, errs, want string) string {
 func TestTampered(t *testing.T) {
 	t.Parallel()
 	c := settledSmall(t, 1)
-	a := c.agents[0]
+	a := c.Agents[0]
 	path := c.small(2, c.trustDir())
 	good, err := os.ReadFile(path)
 	if err != nil {
@@ -195,7 +196,7 @@ func TestTampered(t *testing.T) {
 	if code, _, errs := c.command(a, "inject", "--trust", c.trustDir(), path); code != exitDone {
 		t.Fatalf("the good bundle: exit code %d, %s", code, errs)
 	}
-	c.until(a, "release 2", func(s control.Status) bool { return settled(s, 2) == 1 })
+	c.until(a, "release 2", func(s control.Status) bool { return cluster.Settled(s, 2) == 1 })
 }
 
 // TestRefusedCatches shows that the check of the test above can fail.
@@ -222,7 +223,7 @@ func TestRefusedCatches(t *testing.T) {
 func TestTooFewKeys(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
-	a := c.agents[0]
+	a := c.Agents[0]
 	good, err := os.ReadFile(c.small(1, c.trustDir()))
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +234,7 @@ func TestTooFewKeys(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(c.trustDir(), "root.json"), f.set.Roots[0], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.up(c.agents)
+	c.up(c.Agents)
 	c.formed(1)
 	c.refused(a, "signed by one of two", f.bundle(f.withTargets(f.publisher)), "untrusted metadata")
 	c.refused(a, "signed by the other of two", f.bundle(f.withTargets(second)), "untrusted metadata")
@@ -246,7 +247,7 @@ func TestTooFewKeys(t *testing.T) {
 	if code, _, errs := c.command(a, "inject", "--no-order", both); code != exitDone {
 		t.Fatalf("signed by both: exit code %d, %s", code, errs)
 	}
-	c.until(a, "release 1", func(s control.Status) bool { return settled(s, 1) == 1 })
+	c.until(a, "release 1", func(s control.Status) bool { return cluster.Settled(s, 1) == 1 })
 }
 
 // TestInjectAtTwoPeers injects one bundle at two peers at once: from one trust
@@ -258,13 +259,13 @@ func TestInjectAtTwoPeers(t *testing.T) {
 		t.Skip("starts many processes; run without -short")
 	}
 	c := settledSmall(t, 3)
-	first, last := c.agents[0], c.agents[2]
+	first, last := c.Agents[0], c.Agents[2]
 	path := c.small(2, c.trustDir())
 
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	accepted := 0
-	for _, a := range []*demoAgent{first, last} {
+	for _, a := range []*cluster.Agent{first, last} {
 		wg.Go(func() {
 			code, _, errs := c.command(a, "inject", "--trust", c.trustDir(), path)
 			mu.Lock()
@@ -275,7 +276,7 @@ func TestInjectAtTwoPeers(t *testing.T) {
 			case code == exitRefused && strings.Contains(errs, "release 2 is here already"):
 			case code == exitFailed && strings.Contains(errs, "another moult command has it open: wait for that to end"):
 			default:
-				t.Errorf("%s: exit code %d, %s", a.name, code, errs)
+				t.Errorf("%s: exit code %d, %s", a.Name, code, errs)
 			}
 		})
 	}
@@ -288,16 +289,16 @@ func TestInjectAtTwoPeers(t *testing.T) {
 	// Two operators, each with a copy of the folder, at one moment: they see the
 	// same nodes, so they rank them alike, and at most their metadata differ.
 	path = c.small(3, c.trustDir())
-	c.injectBoth(path, map[*demoAgent]control.Signed{first: c.ranked(first, path, false), last: c.ranked(last, path, false)})
+	c.injectBoth(path, map[*cluster.Agent]control.Signed{first: c.ranked(first, path, false), last: c.ranked(last, path, false)})
 	c.must("trust", "refresh", "--trust", c.trustDir())
-	c.must("trust", "push", "--trust", c.trustDir(), "--agent", first.data)
+	c.must("trust", "push", "--trust", c.trustDir(), "--agent", first.Data)
 	c.oneOrder(3)
 
 	// Orders that contradict each other: no agent exchanges the one that it has
 	// for the other, since it may have gone down under it. Whoever sees both says
 	// so, and the next release is for all.
 	path = c.small(4, c.trustDir())
-	if c.injectBoth(path, map[*demoAgent]control.Signed{first: c.ranked(first, path, false), last: c.ranked(last, path, true)}) == 0 {
+	if c.injectBoth(path, map[*cluster.Agent]control.Signed{first: c.ranked(first, path, false), last: c.ranked(last, path, true)}) == 0 {
 		c.until(last, "the alarm", func(s control.Status) bool {
 			return strings.Contains(strings.Join(s.Alarms, "\n"), "somebody signed twice")
 		})
@@ -310,7 +311,7 @@ func TestInjectAtTwoPeers(t *testing.T) {
 
 // injectBoth injects a bundle with different orders at several peers at once.
 // At least one of them takes it; it returns how many refused.
-func (c *testCluster) injectBoth(path string, orders map[*demoAgent]control.Signed) (refused int) {
+func (c *testCluster) injectBoth(path string, orders map[*cluster.Agent]control.Signed) (refused int) {
 	c.t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -320,7 +321,7 @@ func (c *testCluster) injectBoth(path string, orders map[*demoAgent]control.Sign
 	var mu sync.Mutex
 	for a, signed := range orders {
 		wg.Go(func() {
-			_, err := a.api.Inject(c.t.Context(), bytes.NewReader(data), &signed)
+			_, err := a.API.Inject(c.t.Context(), bytes.NewReader(data), &signed)
 			if err == nil {
 				return
 			}
@@ -328,7 +329,7 @@ func (c *testCluster) injectBoth(path string, orders map[*demoAgent]control.Sign
 			defer mu.Unlock()
 			refused++
 			if e, ok := errors.AsType[*control.Error](err); !ok || e.Kind != control.KindRefused || e.Hint == "" {
-				c.t.Errorf("%s: %v, want a refusal with a hint", a.name, err)
+				c.t.Errorf("%s: %v, want a refusal with a hint", a.Name, err)
 			}
 		})
 	}
@@ -341,9 +342,9 @@ func (c *testCluster) injectBoth(path string, orders map[*demoAgent]control.Sign
 
 // ranked signs the first order for a bundle with a copy of the trust folder,
 // with the ranks turned round if so wished.
-func (c *testCluster) ranked(a *demoAgent, path string, reversed bool) control.Signed {
+func (c *testCluster) ranked(a *cluster.Agent, path string, reversed bool) control.Signed {
 	c.t.Helper()
-	dir := filepath.Join(c.dir, fmt.Sprintf("trust-of-%s-%s", a.name, filepath.Base(path)))
+	dir := filepath.Join(c.dir, fmt.Sprintf("trust-of-%s-%s", a.Name, filepath.Base(path)))
 	if err := copyTrust(dir, c.trustDir()); err != nil {
 		c.t.Fatal(err)
 	}
@@ -358,11 +359,11 @@ func (c *testCluster) ranked(a *demoAgent, path string, reversed bool) control.S
 		c.t.Fatal(err)
 	}
 	defer f.Close()
-	peer, err := a.api.Trust(c.t.Context())
+	peer, err := a.API.Trust(c.t.Context())
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	status, err := a.api.Status(c.t.Context(), false)
+	status, err := a.API.Status(c.t.Context(), false)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -400,30 +401,30 @@ func copyTrust(to, from string) error {
 // peers hold the same metadata and the same rollout order.
 func (c *testCluster) oneOrder(v bundle.Version) {
 	c.t.Helper()
-	for _, a := range c.agents {
+	for _, a := range c.Agents {
 		c.until(a, fmt.Sprintf("release %d to be complete", v), func(s control.Status) bool {
 			return s.Release.Version == v && s.Release.State == control.StateComplete
 		})
 	}
-	held := func(a *demoAgent) (control.Trust, *schedule.Order) {
-		tr, err := a.api.Trust(c.t.Context())
+	held := func(a *cluster.Agent) (control.Trust, *schedule.Order) {
+		tr, err := a.API.Trust(c.t.Context())
 		if err != nil {
 			c.t.Fatal(err)
 		}
 		o, err := schedule.ParseOrder(tr.Orders[v])
 		if err != nil {
-			c.t.Fatalf("%s: order of release %d: %v", a.name, v, err)
+			c.t.Fatalf("%s: order of release %d: %v", a.Name, v, err)
 		}
 		return tr, o
 	}
-	set, order := held(c.agents[0])
-	for _, a := range c.agents[1:] {
+	set, order := held(c.Agents[0])
+	for _, a := range c.Agents[1:] {
 		s, o := held(a)
 		if !slices.Equal(o.Classes["kv"].Roster, order.Classes["kv"].Roster) {
-			c.t.Errorf("%s ranks %v, %s ranks %v", a.name, o.Classes["kv"].Roster, c.agents[0].name, order.Classes["kv"].Roster)
+			c.t.Errorf("%s ranks %v, %s ranks %v", a.Name, o.Classes["kv"].Roster, c.Agents[0].Name, order.Classes["kv"].Roster)
 		}
 		if !bytes.Equal(s.Set, set.Set) {
-			c.t.Errorf("%s and %s hold different metadata", a.name, c.agents[0].name)
+			c.t.Errorf("%s and %s hold different metadata", a.Name, c.Agents[0].Name)
 		}
 	}
 }

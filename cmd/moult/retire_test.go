@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
+	"moult/cmd/moult/internal/demo"
 	"moult/store/bundle"
 )
 
@@ -17,7 +19,7 @@ import (
 // when nobody has called for a second.
 func (c *testCluster) retiring(v bundle.Version, past string) {
 	c.t.Helper()
-	path, err := writeDemoSpec(c.dir, c.software(), v)
+	path, err := demo.WriteSpec(c.dir, c.software(), v)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -32,7 +34,7 @@ func (c *testCluster) retiring(v bundle.Version, past string) {
 		}
 		spec = strings.Replace(spec, from, past+"\n      retire_after = \"1s\"", 1)
 	}
-	if err := c.inject(c.agents[0], c.bundle(v, spec)); err != nil {
+	if err := c.inject(c.Agents[0], c.bundle(v, spec)); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -54,18 +56,18 @@ func TestRetire(t *testing.T) {
 		t.Skip("starts many processes; run without -short")
 	}
 	c := newCluster(t, 3)
-	n1, n2, late := c.agents[0], c.agents[1], c.agents[2]
-	c.up(c.agents)
+	n1, n2, late := c.Agents[0], c.Agents[1], c.Agents[2]
+	c.up(c.Agents)
 	c.formed(3)
 	c.releaseAt(n1, 1, spec{})
 	c.settledAt(n1, 1, 3)
 	// The last one is away during the rollout, and given up.
 	c.kill(late)
-	if err := late.stopNode(); err != nil {
+	if err := late.StopNode(); err != nil {
 		t.Fatal(err)
 	}
 	c.retiring(2, `exec = ["sleep", "1000"]`)
-	c.must("skip", "--agent", n1.data, "--trust", c.trustDir(), late.name)
+	c.must("skip", "--agent", n1.Data, "--trust", c.trustDir(), late.Name)
 	var past control.ObjectStatus
 	var text string
 	c.until(n1, "the pastSO", func(s control.Status) bool {
@@ -79,40 +81,40 @@ func TestRetire(t *testing.T) {
 	if !strings.Contains(text, "simulation objects of n1, which runs version 2") || !strings.Contains(text, "past of 2") {
 		t.Errorf("status says nothing of it:\n%s", text)
 	}
-	state := func(a *demoAgent) string { return filepath.Join(a.data, "objects", "2", "past") }
+	state := func(a *cluster.Agent) string { return filepath.Join(a.Data, "objects", "2", "past") }
 	if _, err := os.Stat(state(n1)); err != nil {
 		t.Errorf("its folder: %v", err)
 	}
 	c.settledAt(n1, 2, 2)
-	for _, a := range []*demoAgent{n1, n2} {
+	for _, a := range []*cluster.Agent{n1, n2} {
 		c.until(a, "the object to go", func(s control.Status) bool {
 			_, ok := callersOf(s, 1)
-			_, here := node(s, a.name).Services["api"].Versions[1]
+			_, here := node(s, a.Name).Services["api"].Versions[1]
 			_, err := os.Stat(state(a))
-			return settled(s, 2) == 2 && !ok && !here && errors.Is(err, os.ErrNotExist)
+			return cluster.Settled(s, 2) == 2 && !ok && !here && errors.Is(err, os.ErrNotExist)
 		})
 		if err := syscall.Kill(past.PID, 0); a == n1 && !errors.Is(err, syscall.ESRCH) {
 			t.Errorf("its process: %v, want that there is none", err)
 		}
-		if _, err := a.get(1, "k"); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("%s: a caller of version 1: %v, want that it is refused", a.name, err)
+		if _, err := get(a, 1, "k"); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s: a caller of version 1: %v, want that it is refused", a.Name, err)
 		}
 		if code, out, _ := c.command(a, "status", "-o", "json"); code != exitDone || strings.Contains(out, `"callers": 1`) {
-			t.Errorf("status of %s has it still (exit code %d):\n%s", a.name, code, out)
+			t.Errorf("status of %s has it still (exit code %d):\n%s", a.Name, code, out)
 		}
 	}
 
 	// The node that stayed behind comes back, and calls.
-	c.up([]*demoAgent{late})
+	c.up([]*cluster.Agent{late})
 	c.until(late, "what the others answer", func(s control.Status) bool {
-		_, stale := node(s, n1.name).Services["api"].Versions[1]
-		return settled(s, 2) == 2 && node(s, late.name).Phase != "" && !stale
+		_, stale := node(s, n1.Name).Services["api"].Versions[1]
+		return cluster.Settled(s, 2) == 2 && node(s, late.Name).Phase != "" && !stale
 	})
-	_, err := late.api.Resolve(t.Context(), n1.addr(portPublic))
+	_, err := late.API.Resolve(t.Context(), n1.Public())
 	if e, ok := errors.AsType[*control.Error](err); !ok || e.Kind != control.KindRefused || !strings.Contains(e.Message, "n1") || !strings.Contains(e.Message, "does not answer callers of version 1") {
 		t.Errorf("a node of version 1 calls n1: %v", err)
 	}
-	if _, ok := callersOf(c.until(n1, "the late one", func(s control.Status) bool { return node(s, late.name).Reachable }), 1); ok {
+	if _, ok := callersOf(c.until(n1, "the late one", func(s control.Status) bool { return node(s, late.Name).Reachable }), 1); ok {
 		t.Error("the object is back for it: what is retired stays so")
 	}
 }

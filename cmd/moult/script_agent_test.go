@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
 )
 
 // scriptTimeout bounds each wait of a script.
@@ -37,10 +38,10 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: [!] agent NAME")
 	}
-	name, running := args[0], ts.Value(agents{}).(map[string]*demoAgent)
+	name, running := args[0], ts.Value(agents{}).(map[string]*cluster.Agent)
 	if neg {
 		select {
-		case <-running[name].ended:
+		case <-running[name].Ended:
 		case <-time.After(scriptTimeout):
 			ts.Fatalf("agent %s goes on", name)
 		}
@@ -48,20 +49,20 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	exe, err := os.Executable()
 	ts.Check(err)
-	a := &demoAgent{name: name, data: ts.MkAbs(name)}
-	ts.Check(a.start(exe))
+	a := &cluster.Agent{Name: name, Data: ts.MkAbs(name)}
+	ts.Check(a.Start(exe))
 	running[name] = a
 	ts.Defer(func() {
 		if running[name] != a {
 			return // started again since
 		}
-		if err := (&demoCluster{agents: []*demoAgent{a}}).stop(); err != nil {
+		if err := (&cluster.Cluster{Agents: []*cluster.Agent{a}}).Stop(); err != nil {
 			ts.Logf("stop agent %s: %v", name, err)
 		}
 	})
 	poll(ts, "agent "+name+" to answer", func(ctx context.Context) (bool, string) {
-		ts.Check(a.alive())
-		_, err := a.api.Info(ctx)
+		ts.Check(a.Alive())
+		_, err := a.API.Info(ctx)
 		return err == nil, fmt.Sprint(err)
 	})
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"moult/cmd/moult/internal/cluster"
+	"moult/cmd/moult/internal/demo"
 	"moult/simlayer/host"
 )
 
@@ -23,7 +25,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == badObjectCommand {
 		os.Exit(badObject(os.Args[2]))
 	}
-	if len(os.Args) > 1 && slices.Contains([]string{"agent", sampleCommand, host.CommandName}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{"agent", "demo", demo.SampleCommand, host.CommandName}, os.Args[1]) {
 		main()
 	}
 	// Tests of clusters wait for processes much more than they compute.
@@ -61,7 +63,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GOOS", runtime.GOOS)
 			env.Setenv("GOARCH", runtime.GOARCH)
 			env.Setenv("NO_COLOR", "1")
-			env.Values[agents{}] = map[string]*demoAgent{}
+			env.Values[agents{}] = map[string]*cluster.Agent{}
 			env.Values[listeners{}] = map[string]net.Listener{}
 			return nil
 		},
@@ -84,7 +86,7 @@ func ports(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) == 4 && args[0] == "-range" {
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
-		base, err := freePorts(n)
+		base, err := cluster.FreePorts(n)
 		ts.Check(err)
 		ts.Setenv(args[2], strconv.Itoa(base))
 		ts.Setenv(args[3], strconv.Itoa(base+n-1))

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
 	"moult/store/bundle"
 	udpkv "moult/testdata/udp"
 )
@@ -63,36 +64,36 @@ func TestUDP(t *testing.T) {
 		}
 		c.use(k, more)
 		c.buildUDP()
-		c.up(c.agents)
+		c.up(c.Agents)
 		c.formed(2)
 		c.udpRelease(1, "")
-		c.settledAt(c.agents[0], 1, 2)
+		c.settledAt(c.Agents[0], 1, 2)
 		c.inUse(k)
 
 		l := &udpLoad{c: c, ok: map[string]int{}, acked: map[string]string{}}
 		defer l.end()
-		l.begin(1, "public", func(a *demoAgent) string { return a.addr(portPublic) })
+		l.begin(1, "public", func(a *cluster.Agent) string { return a.Public() })
 		l.versioned(1)
 		l.flow(20)
 		c.udpRelease(2, "past { compatible = true }\n    future { compatible = true }")
 		l.versioned(2)
-		for _, a := range c.agents {
+		for _, a := range c.Agents {
 			c.upgrade(a, 2)
 		}
 		l.flow(20)
 		c.udpRelease(3, "past { exec = [\"./udp-kv\", \"past\"] }\n    future { exec = [\"./udp-kv\", \"future\"] }")
 		l.versioned(3)
-		c.upgrade(c.agents[0], 3)
+		c.upgrade(c.Agents[0], 3)
 		l.flow(20)
-		c.udpDenied(c.agents[0])
-		c.upgrade(c.agents[1], 3)
+		c.udpDenied(c.Agents[0])
+		c.upgrade(c.Agents[1], 3)
 		l.flow(20)
 		l.end()
 		l.report()
-		for _, a := range c.agents {
+		for _, a := range c.Agents {
 			for version := 1; version <= 3; version++ {
-				client := c.dialUDP(version, a.versioned(version))
-				l.check(a.name, client)
+				client := c.dialUDP(version, a.Versioned(version))
+				l.check(a.Name, client)
 				_ = client.Close()
 			}
 		}
@@ -111,7 +112,7 @@ func (c *testCluster) buildUDP() {
 
 // eachUDPDirect runs f for the kinds by which datagrams reach a node past its agent,
 // with one node at version 1.
-func eachUDPDirect(t *testing.T, f func(c *testCluster, a *demoAgent, k kind)) {
+func eachUDPDirect(t *testing.T, f func(c *testCluster, a *cluster.Agent, k kind)) {
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}
@@ -124,8 +125,8 @@ func eachUDPDirect(t *testing.T, f func(c *testCluster, a *demoAgent, k kind)) {
 			c := newCluster(t, 1)
 			c.use(k, "    protocol = \"udp\"\n")
 			c.buildUDP()
-			c.up(c.agents)
-			a := c.agents[0]
+			c.up(c.Agents)
+			a := c.Agents[0]
 			c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
 			c.udpRelease(1, "")
 			c.settledAt(a, 1, 1)
@@ -139,16 +140,16 @@ func eachUDPDirect(t *testing.T, f func(c *testCluster, a *demoAgent, k kind)) {
 // no call past the agent fails while that runs, the next agent takes it over, starts
 // it again when it ends, and upgrades it.
 func TestUDPAgentDies(t *testing.T) {
-	eachUDPDirect(t, func(c *testCluster, a *demoAgent, k kind) {
+	eachUDPDirect(t, func(c *testCluster, a *cluster.Agent, k kind) {
 		pid := c.nodePID(a)
 		l := &udpLoad{c: c, ok: map[string]int{}, acked: map[string]string{}}
 		defer l.end()
-		l.begin(1, "v1", func(a *demoAgent) string { return a.versioned(1) })
+		l.begin(1, "v1", func(a *cluster.Agent) string { return a.Versioned(1) })
 		l.flow(20)
 		for range 2 {
 			c.kill(a)
 			l.progress(50) // with no agent there
-			c.up(c.agents)
+			c.up(c.Agents)
 			if now := c.nodePID(a); now != pid {
 				c.t.Errorf("after its agent's death the node is process %d, was %d", now, pid)
 			}
@@ -169,9 +170,9 @@ func TestUDPAgentDies(t *testing.T) {
 		l.flow(20)
 		l.end()
 		l.report()
-		client := c.dialUDP(2, a.versioned(2))
+		client := c.dialUDP(2, a.Versioned(2))
 		defer client.Close()
-		l.check(a.name, client)
+		l.check(a.Name, client)
 		for _, wrong := range l.failed {
 			c.t.Error(wrong)
 		}
@@ -182,26 +183,26 @@ func TestUDPAgentDies(t *testing.T) {
 // TestUDPAgentDiesProbing ends the agent while the software of the next version runs
 // and is not admitted: who calls that waits for the next agent.
 func TestUDPAgentDiesProbing(t *testing.T) {
-	eachUDPDirect(t, func(c *testCluster, a *demoAgent, k kind) {
+	eachUDPDirect(t, func(c *testCluster, a *cluster.Agent, k kind) {
 		c.kill(a)
-		c.up(c.agents, "MOULT_FAILPOINT=probing.saved")
+		c.up(c.Agents, "MOULT_FAILPOINT=probing.saved")
 		c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
 		c.udpRelease(2, "past { compatible = true }\n    future { compatible = true }")
-		if code, _, errs := c.command(a, "start", "--trust", c.trustDir(), a.name); code != exitDone {
+		if code, _, errs := c.command(a, "start", "--trust", c.trustDir(), a.Name); code != exitDone {
 			c.t.Fatalf("start: exit code %d, %s", code, errs)
 		}
 		if !c.dies(a) {
 			c.t.Fatal("the agent did not reach its failpoint")
 		}
-		early := c.dialUDP(2, a.versioned(2))
+		early := c.dialUDP(2, a.Versioned(2))
 		defer early.Close()
 		early.Patience, early.Tries = 300*time.Millisecond, 1
 		if err := early.Set("early", "bird"); err == nil {
 			c.t.Error("software that is not admitted has answered")
 		}
-		c.up(c.agents)
+		c.up(c.Agents)
 		c.settledAt(a, 2, 1)
-		client := c.dialUDP(2, a.versioned(2))
+		client := c.dialUDP(2, a.Versioned(2))
 		defer client.Close()
 		// What waited was carried out, though its caller has given up.
 		if got, ok, err := client.Get("early"); got != "bird" || err != nil {
@@ -218,7 +219,7 @@ func (c *testCluster) udpRelease(v bundle.Version, simulations string) {
 		from = fmt.Sprintf("from = %d", v-1)
 	}
 	text := fmt.Sprintf(udpSpec, v, from, runtime.GOOS, runtime.GOARCH, v, v, simulations)
-	if err := c.inject(c.agents[0], c.bundle(v, text)); err != nil {
+	if err := c.inject(c.Agents[0], c.bundle(v, text)); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -233,9 +234,9 @@ func (c *testCluster) dialUDP(version int, addr string) *udpkv.Client {
 }
 
 // udpDenied has a client of version 2 count at a node of version 3, which cannot.
-func (c *testCluster) udpDenied(a *demoAgent) {
+func (c *testCluster) udpDenied(a *cluster.Agent) {
 	c.t.Helper()
-	client := c.dialUDP(2, a.versioned(2))
+	client := c.dialUDP(2, a.Versioned(2))
 	defer client.Close()
 	if n, err := client.Count(); err == nil || err.Error() != "denied: version 3 does not count" {
 		c.t.Errorf("count at a node of version 3: %q, %v", n, err)
@@ -265,20 +266,20 @@ type udpLoad struct {
 // versioned starts clients of a version once every node answers them.
 func (l *udpLoad) versioned(version int) {
 	l.c.t.Helper()
-	for _, a := range l.c.agents {
+	for _, a := range l.c.Agents {
 		l.c.until(a, fmt.Sprintf("every node to answer callers of version %d", version), func(s control.Status) bool {
-			return answering(s, bundle.Version(version)) == len(l.c.agents)
+			return cluster.Answering(s, bundle.Version(version)) == len(l.c.Agents)
 		})
 	}
-	l.begin(version, fmt.Sprint("v", version), func(a *demoAgent) string { return a.versioned(version) })
+	l.begin(version, fmt.Sprint("v", version), func(a *cluster.Agent) string { return a.Versioned(version) })
 }
 
 // begin starts one client at every node.
-func (l *udpLoad) begin(version int, name string, at func(*demoAgent) string) {
+func (l *udpLoad) begin(version int, name string, at func(*cluster.Agent) string) {
 	l.c.t.Helper()
-	for _, a := range l.c.agents {
+	for _, a := range l.c.Agents {
 		client := l.c.dialUDP(version, at(a))
-		who := a.name + "/" + name
+		who := a.Name + "/" + name
 		l.wg.Go(func() {
 			defer client.Close()
 			pause := time.NewTicker(5 * time.Millisecond)
@@ -368,7 +369,7 @@ func (l *udpLoad) check(node string, client udpCalls) {
 func (l *udpLoad) flow(n int) {
 	l.c.t.Helper()
 	done := l.more(n)
-	l.c.until(l.c.agents[0], "calls to go on", func(control.Status) bool { return done() })
+	l.c.until(l.c.Agents[0], "calls to go on", func(control.Status) bool { return done() })
 	l.none()
 }
 

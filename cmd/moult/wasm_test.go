@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
+	"moult/cmd/moult/internal/demo"
 	"moult/testdata/kv/kvload"
 )
 
@@ -47,21 +49,21 @@ func wasmCluster(t *testing.T, n int, k kind, env ...string) *testCluster {
 	}
 	c := newCluster(t, n)
 	peers := regexp.MustCompile(`KV_PEERS = ".*"`)
-	c.edit(func(_ *demoAgent, config string) string { return peers.ReplaceAllString(config, `KV_PEERS = ""`) })
+	c.edit(func(_ *cluster.Agent, config string) string { return peers.ReplaceAllString(config, `KV_PEERS = ""`) })
 	c.use(k, "")
 	if err := os.WriteFile(filepath.Join(c.dir, "kvtypes.wasm"), guest, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.up(c.agents)
+	c.up(c.Agents)
 	c.formed(n)
-	c.releaseAt(c.agents[0], 1, spec{})
-	c.settledAt(c.agents[0], 1, n)
+	c.releaseAt(c.Agents[0], 1, spec{})
+	c.settledAt(c.Agents[0], 1, n)
 	if len(env) > 0 {
-		for _, a := range c.agents {
+		for _, a := range c.Agents {
 			c.kill(a)
 		}
-		c.up(c.agents, env...)
-		c.settledAt(c.agents[0], 1, n)
+		c.up(c.Agents, env...)
+		c.settledAt(c.Agents[0], 1, n)
 	}
 	return c
 }
@@ -70,7 +72,7 @@ func wasmCluster(t *testing.T, n int, k kind, env ...string) *testCluster {
 // its author wrote.
 func (c *testCluster) wasmRelease(spoil ...string) {
 	c.t.Helper()
-	path, err := writeDemoSpec(c.dir, c.software(), 2)
+	path, err := demo.WriteSpec(c.dir, c.software(), 2)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -80,11 +82,11 @@ func (c *testCluster) wasmRelease(spoil ...string) {
 	}
 	spec := strings.NewReplacer(`rules = "rules/past-2.hcl"`, `wasm = "kvtypes.wasm"`, `rules = "rules/future-2.hcl"`, `wasm = "kvtypes.wasm"`, `"rolling"`, `"manual"`).Replace(string(text))
 	spec = strings.NewReplacer(spoil...).Replace(wavePattern.ReplaceAllString(spec, ""))
-	if err := c.inject(c.agents[0], c.bundle(2, spec)); err != nil {
+	if err := c.inject(c.Agents[0], c.bundle(2, spec)); err != nil {
 		c.t.Fatal(err)
 	}
-	for _, a := range c.agents {
-		c.until(a, "every node to answer callers of version 2", func(s control.Status) bool { return answering(s, 2) == len(c.agents) })
+	for _, a := range c.Agents {
+		c.until(a, "every node to answer callers of version 2", func(s control.Status) bool { return cluster.Answering(s, 2) == len(c.Agents) })
 	}
 }
 
@@ -94,13 +96,13 @@ type typedCalls struct {
 	one, two *kvload.Client
 }
 
-func (c *testCluster) typed(a *demoAgent) typedCalls {
+func (c *testCluster) typed(a *cluster.Agent) typedCalls {
 	c.t.Helper()
 	calls := typedCalls{ctx: c.t.Context()}
 	plain := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	var err error
-	if calls.one, err = kvload.NewClient(1, "http://"+a.versioned(1), plain); err == nil {
-		calls.two, err = kvload.NewClient(2, "http://"+a.versioned(2), plain)
+	if calls.one, err = kvload.NewClient(1, "http://"+a.Versioned(1), plain); err == nil {
+		calls.two, err = kvload.NewClient(2, "http://"+a.Versioned(2), plain)
 	}
 	if err != nil {
 		c.t.Fatal(err)
@@ -162,15 +164,15 @@ func TestWasm(t *testing.T) {
 		}
 		c := wasmCluster(t, 2, k)
 		c.inUse(k)
-		n1, n2 := c.agents[0], c.agents[1]
+		n1, n2 := c.Agents[0], c.Agents[1]
 		l := c.loads()
 		defer l.stop()
 		l.alone = true
-		l.begin("clients of version 1", "one", 1, func(a *demoAgent) string { return a.versioned(1) })
+		l.begin("clients of version 1", "one", 1, func(a *cluster.Agent) string { return a.Versioned(1) })
 		c.wasmRelease()
-		l.begin("clients of version 2", "two", 2, func(a *demoAgent) string { return a.versioned(2) })
+		l.begin("clients of version 2", "two", 2, func(a *cluster.Agent) string { return a.Versioned(2) })
 		l.flow(50)
-		for _, a := range c.agents {
+		for _, a := range c.Agents {
 			c.wroteTyped(a)
 		}
 		c.typedAre(n1, "with the future object")
@@ -186,23 +188,23 @@ func TestWasm(t *testing.T) {
 	})
 }
 
-func (c *testCluster) wroteTyped(a *demoAgent) {
+func (c *testCluster) wroteTyped(a *cluster.Agent) {
 	c.t.Helper()
 	if err := c.typed(a).write(); err != nil {
 		c.t.Fatal(err)
 	}
 }
 
-func (c *testCluster) typedAre(a *demoAgent, when string) {
+func (c *testCluster) typedAre(a *cluster.Agent, when string) {
 	c.t.Helper()
 	for _, wrong := range c.typed(a).wrong() {
-		c.t.Errorf("%s, at %s: %s", when, a.name, wrong)
+		c.t.Errorf("%s, at %s: %s", when, a.Name, wrong)
 	}
 }
 
 // stillBinary checks that callers of version 1 are shown only what they had seen:
 // what else is binary is denied.
-func (c *testCluster) stillBinary(a *demoAgent) {
+func (c *testCluster) stillBinary(a *cluster.Agent) {
 	c.t.Helper()
 	calls := c.typed(a)
 	for _, key := range []string{"image é 0", "new"} {
@@ -233,7 +235,7 @@ func TestWasmCatches(t *testing.T) {
 			t.Parallel()
 			c := wasmCluster(t, 1, portable)
 			c.wasmRelease(`exec = ["./kv",`, `exec = ["env", "-u", "`+variable+`", "./kv",`)
-			a := c.agents[0]
+			a := c.Agents[0]
 			c.wroteTyped(a)
 			c.typedAre(a, "with the future object")
 			c.upgrade(a, 2)
@@ -256,17 +258,17 @@ func TestWasmCrash(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			c := wasmCluster(t, 1, portable, "MOULT_FAILPOINT="+point)
-			a := c.agents[0]
+			a := c.Agents[0]
 			c.wasmRelease()
 			c.wroteTyped(a)
-			if code, _, errs := c.command(a, "start", "--trust", c.trustDir(), a.name); code != exitDone {
+			if code, _, errs := c.command(a, "start", "--trust", c.trustDir(), a.Name); code != exitDone {
 				t.Fatalf("start: exit code %d, %s", code, errs)
 			}
 			if !c.dies(a) {
 				t.Fatalf("the agent did not reach %s", point)
 			}
 			c.wholeObjects(a)
-			c.up(c.agents)
+			c.up(c.Agents)
 			c.settledAt(a, 2, 1)
 			c.typedAre(a, "after a crash")
 		})
@@ -274,13 +276,13 @@ func TestWasmCrash(t *testing.T) {
 	t.Run("while the future object answers", func(t *testing.T) {
 		t.Parallel()
 		c := wasmCluster(t, 1, portable)
-		a := c.agents[0]
+		a := c.Agents[0]
 		c.wasmRelease()
 		c.wroteTyped(a)
 		c.kill(a)
-		c.up(c.agents)
+		c.up(c.Agents)
 		c.until(a, "the agent to answer callers of version 2", func(s control.Status) bool {
-			return answering(s, 2) == 1 && len(s.Local.Objects) == 1 && s.Local.Objects[0].State == control.ObjectRunning
+			return cluster.Answering(s, 2) == 1 && len(s.Local.Objects) == 1 && s.Local.Objects[0].State == control.ObjectRunning
 		})
 		c.typedAre(a, "after a crash")
 	})
@@ -288,10 +290,10 @@ func TestWasmCrash(t *testing.T) {
 
 // wholeObjects checks what a crash has left: the state of the future object, and, if
 // and only if there is a new slot, the first state of the past object.
-func (c *testCluster) wholeObjects(a *demoAgent) {
+func (c *testCluster) wholeObjects(a *cluster.Agent) {
 	c.t.Helper()
 	count := func(side, prefix string) int {
-		names, err := filepath.Glob(filepath.Join(a.data, "objects", "2", side, prefix+"*"))
+		names, err := filepath.Glob(filepath.Join(a.Data, "objects", "2", side, prefix+"*"))
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -300,7 +302,7 @@ func (c *testCluster) wholeObjects(a *demoAgent) {
 	if n := count("future", "types-"); n != 2*typedKeys {
 		c.t.Errorf("the future object has the types of %d keys, want %d", n, 2*typedKeys)
 	}
-	_, err := os.Stat(filepath.Join(a.data, "state", "2"))
+	_, err := os.Stat(filepath.Join(a.Data, "state", "2"))
 	want := 0
 	if err == nil {
 		want = typedKeys

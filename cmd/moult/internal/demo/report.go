@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"fmt"
@@ -6,15 +6,14 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"moult/agent/control"
 	"moult/store/bundle"
 	"moult/testdata/kv/kvload"
 )
 
-// demoReport has the demo's figures: `moult demo -o json`.
-type demoReport struct {
+// Report has the demo's figures: `moult demo -o json`.
+type Report struct {
 	Nodes   int            `json:"nodes"`
 	Version bundle.Version `json:"version"`
 	// Settled counts the nodes at Version at the end.
@@ -45,23 +44,23 @@ type demoCalls struct {
 	Reasons map[string]int64 `json:"reasons,omitempty"`
 }
 
-func newDemoReport(n int, seconds float64, s control.Status) *demoReport {
+func newReport(n int, seconds float64, s control.Status) *Report {
 	kv := s.Classes["kv"] // by version: the last node to settle may still be in that phase
-	return &demoReport{
+	return &Report{
 		Nodes: n, Version: s.Release.Version, Settled: kv.Settled, Seconds: seconds,
 		Calls: map[string]demoCalls{}, Budget: kv.Budget, Errors: []string{},
 	}
 }
 
-func (r *demoReport) addLoad(l *kvload.Result) {
+func (r *Report) addLoad(l *kvload.Result) {
 	r.Calls[fmt.Sprint(l.Version)] = demoCalls{
 		OK: l.OK, Failed: l.Failed, Denied: l.Denied, SlowestMS: l.MaxLatency.Milliseconds(), Reasons: l.Reasons,
 	}
 	r.Errors = append(r.Errors, l.Errors...)
 }
 
-// verdict is nil if all that the demo is to show has held.
-func (r *demoReport) verdict() error {
+// Verdict is nil if all that the demo is to show has held.
+func (r *Report) Verdict() error {
 	var bad []string
 	for _, v := range slices.Sorted(maps.Keys(r.Calls)) {
 		if c := r.Calls[v]; c.Failed > 0 {
@@ -85,7 +84,8 @@ func (r *demoReport) verdict() error {
 	return fmt.Errorf("the demo did not hold: %s", strings.Join(bad, "; "))
 }
 
-func (r *demoReport) print(w io.Writer) error {
+// Print writes the figures for people.
+func (r *Report) Print(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nall %d nodes settled at version %d, %.1f s after the injection\n", r.Settled, r.Version, r.Seconds)
 	for _, v := range slices.Sorted(maps.Keys(r.Calls)) {
@@ -107,35 +107,3 @@ func (r *demoReport) print(w io.Writer) error {
 }
 
 func size(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
-
-// draw shows the cluster: in place on a terminal, else one line now and then.
-func (d *demo) draw(s control.Status) {
-	var b strings.Builder
-	if d.live && d.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", d.drawn)
-	}
-	lines := 0
-	if d.live {
-		for _, n := range s.Nodes {
-			fmt.Fprintf(&b, "  %-4s version %d  %-14s %s\n", n.Name, n.Version, n.Phase, oneLine(n.Reason))
-			lines++
-		}
-	}
-	c := s.Classes["kv"]
-	line := fmt.Sprintf("  %d of %d settled, %d down", c.Settled, c.Total, c.Down)
-	for _, l := range d.loads {
-		snap := l.Snapshot()
-		line += fmt.Sprintf("; v%d clients: %d ok, %d failed, %d denied, slowest %v",
-			snap.Version, snap.OK, snap.Failed, snap.Denied, snap.MaxLatency.Round(time.Millisecond))
-	}
-	if !d.live && c.Settled == d.drawn-1 {
-		return
-	}
-	fmt.Fprintln(&b, line)
-	lines++
-	if !d.live {
-		lines = c.Settled + 1 // remembered, to print a line only when something has settled
-	}
-	d.drawn = lines
-	fmt.Fprint(d.talk, b.String())
-}

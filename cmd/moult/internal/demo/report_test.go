@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"testing"
@@ -14,7 +14,7 @@ func TestDemoReportCounts(t *testing.T) {
 		Nodes:   []control.NodeStatus{{Class: "kv", Version: 2, Phase: "current"}, {Class: "kv", Version: 2, Phase: "settled"}},
 		Classes: map[bundle.Class]control.ClassStatus{"kv": {Total: 2, Settled: 2, Budget: 1}},
 	}
-	if r := newDemoReport(2, 1, s); r.Settled != 2 || r.Budget != 1 {
+	if r := newReport(2, 1, s); r.Settled != 2 || r.Budget != 1 {
 		t.Errorf("%+v", r)
 	}
 }

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"bufio"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"moult/agent/control"
+	"moult/testdata/kit"
+)
+
+// TestDemo plays the demo, small.
+func TestDemo(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	var out, talk strings.Builder
+	if code := run(t.Context(), []string{"moult", "demo", "--nodes", "3", "-o", "json"}, &out, &talk); code != exitDone {
+		t.Fatalf("exit code %d\n%s\n%s", code, talk.String(), out.String())
+	}
+}
+
+// A demo whose terminal is closed ends all that it started, as an interrupted one
+// does, and does not say that anything goes on.
+func TestDemoHangsUp(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	dir, err := os.MkdirTemp("", "hup-") // not t.TempDir: its long names do not fit a unix socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe, "demo", "--nodes", "2")
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	talk, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	var agents []control.Info
+	for lines := bufio.NewScanner(talk); lines.Scan(); {
+		said.WriteString(lines.Text() + "\n")
+		if !strings.HasPrefix(lines.Text(), "clients of version 1") {
+			continue
+		}
+		agents = demoAgents(t, dir)
+		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Error(err)
+		}
+	}
+	_ = cmd.Wait() // its exit code tells
+	if code := cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(said.String(), "moult: the demo was interrupted; its agents and nodes have ended\n") {
+		t.Errorf("exit code %d, %s", code, said.String())
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("it leaves %v, %v", left, err)
+	}
+	for _, a := range agents {
+		if c, err := net.Dial("tcp", a.Bind); err == nil {
+			c.Close()
+			t.Errorf("agent %s goes on", a.Name)
+		}
+		if kit.Alive(a.NodePID) {
+			t.Errorf("the node of %s goes on as process %d", a.Name, a.NodePID)
+		}
+	}
+}
+
+// demoAgents asks the agents of the demo below dir who they are.
+func demoAgents(t *testing.T, dir string) (agents []control.Info) {
+	sockets, err := filepath.Glob(filepath.Join(dir, "moult-demo-*", "n*", control.SocketName))
+	if err != nil || len(sockets) != 2 {
+		t.Errorf("the demo's agents: %q, %v", sockets, err)
+	}
+	for _, s := range sockets {
+		api := control.NewClient(s)
+		defer api.Close()
+		info, err := api.Info(t.Context())
+		if err != nil || info.NodePID == 0 {
+			t.Errorf("%s: %+v, %v", s, info, err)
+		}
+		if !kit.Alive(info.NodePID) {
+			t.Errorf("the node of %s is not seen to run", info.Name)
+		}
+		agents = append(agents, info)
+	}
+	return agents
+}
