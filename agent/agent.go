@@ -16,6 +16,7 @@ import (
 	"moult/agent/schedule"
 	"moult/agent/software"
 	"moult/agent/upgrade"
+	"moult/agent/ways"
 	"moult/gossip"
 	"moult/gossip/swarm"
 	"moult/gossip/view"
@@ -38,7 +39,7 @@ type Agent struct {
 	ring  *gossip.Gossip
 	fetch *swarm.Fetcher
 	soft  *software.Software
-	ways  ways
+	ways  *ways.Ways
 
 	directory atomic.Pointer[directory] // who answers where, for the egress proxy
 
@@ -192,7 +193,7 @@ func (a *Agent) openLayer(c *closers) error {
 	for name, s := range a.cfg.Services {
 		services[name] = simlayer.Service{
 			Public: s.Address, Host: hostOf(s.Address), First: s.First, Last: s.Last,
-			Protocol: a.protocolOf(name), External: s.External, Attach: a.ways.attach[name].attachKind(),
+			Protocol: a.protocolOf(name), External: s.External, Attach: a.ways.Attach[name].Attach(),
 		}
 	}
 	a.list(a.view.Snapshot())
@@ -202,7 +203,7 @@ func (a *Agent) openLayer(c *closers) error {
 		return err
 	}
 	c.add(a.layer.Close)
-	if err := a.openSteer(c); err != nil {
+	if err := a.steerTo(a.layer, c); err != nil {
 		return err
 	}
 	c.add(a.closeObjects)

@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 
+	"moult/agent/ways"
 	"moult/store/bundle"
 	"moult/store/bundle/hclguard"
 	"moult/store/durable"
@@ -71,7 +72,7 @@ func DefaultConfig() Config {
 		Name:         name,
 		Data:         "/var/lib/moult",
 		Bind:         "0.0.0.0:7946",
-		Egress:       EgressAuto,
+		Egress:       ways.EgressAuto,
 		SyncInterval: 10 * time.Second,
 		FirstSync:    15 * time.Second,
 	}
@@ -291,8 +292,8 @@ func (c Config) Validate() error {
 	if c.SyncInterval < 50*time.Millisecond {
 		bad("sync_interval = %v: at least 50ms", c.SyncInterval)
 	}
-	if !slices.Contains(egressWords(), c.Egress) {
-		bad("egress = %q: want %s", c.Egress, oneOf(egressWords()))
+	if !slices.Contains(ways.EgressWords(), c.Egress) {
+		bad("egress = %q: want %s", c.Egress, oneOf(ways.EgressWords()))
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
 		s := c.Services[name]

@@ -6,40 +6,15 @@ import (
 	"strconv"
 	"strings"
 
+	"moult/agent/ways"
 	"moult/store/bundle"
 )
-
-// How callers of a service's public address reach the node.
-const (
-	AttachAuto    = "auto"    // the best that works here
-	AttachRelay   = "relay"   // the agent accepts and relays
-	AttachInherit = "inherit" // the node is started with the listening socket
-	AttachSteer   = "steer"   // the kernel hands callers to the node's own socket
-)
-
-// How a node's calls find the peer's address for its version. A node has one
-// way for all its services: a call says where it goes, not whose call it is.
-const (
-	EgressAuto    = "auto"    // the best that works here
-	EgressProxy   = "proxy"   // by a proxy that its environment names
-	EgressConnect = "connect" // the kernel rewrites the destination
-	EgressResolve = "resolve" // the node asks the agent
-)
-
-// attachWords and egressWords list the words, for checks and messages.
-func attachWords() []string {
-	return []string{AttachAuto, AttachRelay, AttachInherit, AttachSteer}
-}
-
-func egressWords() []string {
-	return []string{EgressAuto, EgressProxy, EgressConnect, EgressResolve}
-}
 
 // ServiceConfig says where one of the node's services is reached.
 type ServiceConfig struct {
 	Address     string // public host:port
 	First, Last int    // ports of the versioned addresses: version v has First + (v-1) mod (Last-First+1)
-	Attach      string // one of the Attach words
+	Attach      string // one of the Attach words of package ways
 	// Protocol is the one that the file gives; empty: that of the release, or
 	// http for adopted software.
 	Protocol string
@@ -68,7 +43,7 @@ func (h agentHCL) setEgress(to *string) error {
 }
 
 func (h serviceHCL) config() (ServiceConfig, error) {
-	s := ServiceConfig{Address: h.Address, Attach: orElse(h.Attach, AttachAuto), Protocol: orElse(h.Protocol, "")}
+	s := ServiceConfig{Address: h.Address, Attach: orElse(h.Attach, ways.AttachAuto), Protocol: orElse(h.Protocol, "")}
 	if h.External != nil {
 		s.External = bundle.Version(*h.External)
 	}
@@ -86,8 +61,8 @@ func (h serviceHCL) config() (ServiceConfig, error) {
 func (s ServiceConfig) checkWords() error {
 	protocols := []string{bundle.ProtocolHTTP, bundle.ProtocolTCP, bundle.ProtocolUDP}
 	switch {
-	case s.Attach != "" && !slices.Contains(attachWords(), s.Attach):
-		return fmt.Errorf("attach = %q: want %s", s.Attach, oneOf(attachWords()))
+	case s.Attach != "" && !slices.Contains(ways.AttachWords(), s.Attach):
+		return fmt.Errorf("attach = %q: want %s", s.Attach, oneOf(ways.AttachWords()))
 	case s.Protocol != "" && !slices.Contains(protocols, s.Protocol):
 		return fmt.Errorf("protocol = %q: want %s", s.Protocol, oneOf(protocols))
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"moult/agent/ways"
 )
 
 const goodConfig = `agent {
@@ -69,12 +71,12 @@ func TestLoadConfig(t *testing.T) {
 // once; the older form, egress in a service, goes on working.
 func TestConfigWords(t *testing.T) {
 	for name, c := range map[string]struct{ agent, service, attach, egress string }{
-		"defaults":     {"", "", AttachAuto, EgressAuto},
-		"each once":    {`egress = "connect"`, `attach = "steer"`, AttachSteer, EgressConnect},
-		"older form":   {"", `egress = "resolve"`, AttachAuto, EgressResolve},
-		"both agree":   {`egress = "proxy"`, "egress = \"proxy\"\n attach = \"inherit\"", AttachInherit, EgressProxy},
-		"relayed tcp":  {"", "protocol = \"tcp\"\n attach = \"relay\"", AttachRelay, EgressAuto},
-		"said default": {`egress = "auto"`, `attach = "auto"`, AttachAuto, EgressAuto},
+		"defaults":     {"", "", ways.AttachAuto, ways.EgressAuto},
+		"each once":    {`egress = "connect"`, `attach = "steer"`, ways.AttachSteer, ways.EgressConnect},
+		"older form":   {"", `egress = "resolve"`, ways.AttachAuto, ways.EgressResolve},
+		"both agree":   {`egress = "proxy"`, "egress = \"proxy\"\n attach = \"inherit\"", ways.AttachInherit, ways.EgressProxy},
+		"relayed tcp":  {"", "protocol = \"tcp\"\n attach = \"relay\"", ways.AttachRelay, ways.EgressAuto},
+		"said default": {`egress = "auto"`, `attach = "auto"`, ways.AttachAuto, ways.EgressAuto},
 	} {
 		text := strings.Replace(goodConfig, `name  = "n1"`, `name = "n1"`+"\n"+c.agent, 1)
 		text = strings.Replace(text, `address  =`, c.service+"\naddress =", 1)

@@ -15,12 +15,12 @@ import (
 func (a *Agent) local() control.Local {
 	stats := a.layer.Stats()
 	l := control.Local{
-		Name: a.cfg.Name, Native: a.native(), Egress: control.Way{Kind: a.ways.egress.kind, Why: a.ways.egress.why},
+		Name: a.cfg.Name, Native: a.native(), Egress: control.Way{Kind: a.ways.Egress.Kind, Why: a.ways.Egress.Why},
 		Services: map[string]control.LocalService{}, Objects: []control.ObjectStatus{},
 	}
 	for name := range a.cfg.Services {
-		w := a.steered(name)
-		s := control.LocalService{Attach: control.Way{Kind: w.kind, Why: w.why}, Callers: map[bundle.Version]control.CallCount{}}
+		w := a.wayOf(name)
+		s := control.LocalService{Attach: control.Way{Kind: w.Kind, Why: w.Why}, Callers: map[bundle.Version]control.CallCount{}}
 		for v, c := range stats.Services[name] {
 			s.Callers[v] = countOf(c)
 		}

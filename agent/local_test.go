@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/agent/ways"
 	"moult/simlayer/host"
 	"moult/store/bundle"
 )
@@ -64,7 +65,7 @@ func TestLocal(t *testing.T) {
 		b.live.backends["api"] = node.Listener.Addr().String()
 		b.viewNews = true
 		b.route()
-		b.ways.egress.why = "connect: not here"
+		b.ways.Egress.Why = "connect: not here"
 		at := b.layer.Addresses()["api"].Versions
 		old = "http://" + at[1]
 		resp, err := http.Get("http://" + at[3])
@@ -83,7 +84,7 @@ func TestLocal(t *testing.T) {
 	}
 	var l control.Local
 	b.do(func() { l = b.status(nil).Local })
-	if l.Name != "n1" || l.Native != 2 || l.Egress != (control.Way{Kind: EgressProxy, Why: "connect: not here"}) || l.Services["api"].Attach.Kind != AttachRelay {
+	if l.Name != "n1" || l.Native != 2 || l.Egress != (control.Way{Kind: ways.EgressProxy, Why: "connect: not here"}) || l.Services["api"].Attach.Kind != ways.AttachRelay {
 		t.Errorf("%+v", l)
 	}
 	if len(l.Objects) != 2 {

@@ -83,7 +83,7 @@ func (a *Agent) record() view.Record {
 	for name, addr := range a.layer.Addresses() {
 		r.Services[name] = view.ServiceAddr{
 			Public: addr.Public, Versions: maps.Clone(addr.Versions), Native: s.Running,
-			Attach: a.steered(name).kind, Egress: a.ways.egress.kind, Protocol: a.protocolOf(name),
+			Attach: a.wayOf(name).Kind, Egress: a.ways.Egress.Kind, Protocol: a.protocolOf(name),
 		}
 	}
 	return r

@@ -15,6 +15,7 @@ import (
 
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
+	"moult/agent/ways"
 	"moult/gossip/view"
 	"moult/simlayer/so"
 	"moult/store/bundle"
@@ -58,9 +59,9 @@ func benchConfig(t *testing.T) Config {
 	}
 	first := freeRun(t, servePorts+1)
 	c.Services = map[string]ServiceConfig{"api": {
-		Address: fmt.Sprintf("127.0.0.1:%d", first), First: first + 1, Last: first + servePorts, Attach: AttachRelay,
+		Address: fmt.Sprintf("127.0.0.1:%d", first), First: first + 1, Last: first + servePorts, Attach: ways.AttachRelay,
 	}}
-	c.Egress = EgressProxy
+	c.Egress = ways.EgressProxy
 	return c
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"moult/agent/software"
+	"moult/agent/ways"
 	"moult/simlayer"
 	"moult/store/bundle"
 )
@@ -24,7 +25,7 @@ const anyLoopback = "127.0.0.1:0"
 // software was told that it is. Is that address taken, it comes up all the same.
 func (a *Agent) startLayer(cfg simlayer.Config, left software.Left) (*simlayer.Layer, error) {
 	cfg.Processes, cfg.Inherited, cfg.Egress = left.Processes(), left.Inherited(), left.Egress()
-	if cfg.Egress == "" && a.ways.egress.kind == EgressProxy {
+	if cfg.Egress == "" && a.ways.Egress.Kind == ways.EgressProxy {
 		cfg.Egress = anyLoopback
 	}
 	layer, err := simlayer.Start(cfg)
@@ -40,14 +41,14 @@ func (a *Agent) startLayer(cfg simlayer.Config, left software.Left) (*simlayer.L
 // lookAfter has the node's software looked after, on the layer.
 func (a *Agent) lookAfter(left software.Left) *software.Software {
 	cfg := software.Config{
-		Data: a.cfg.Data, Node: a.id, KernelName: kernelName(a.id), Services: map[string]string{}, Env: a.cfg.Env,
-		Proxied: a.ways.egress.kind == EgressProxy, Layer: a.layer, State: a.slots.Path, Unpacked: a.depot.Ensure,
+		Data: a.cfg.Data, Node: a.id, KernelName: ways.KernelName(a.id), Services: map[string]string{}, Env: a.cfg.Env,
+		Proxied: a.ways.Egress.Kind == ways.EgressProxy, Layer: a.layer, State: a.slots.Path, Unpacked: a.depot.Ensure,
 		Plan: a.plan, Tell: a.hear, Log: a.log,
 	}
 	for name, s := range a.cfg.Services {
 		cfg.Services[name] = s.Address
 	}
-	if c := a.ways.connect; c != nil {
+	if c := a.ways.Connect(); c != nil {
 		cfg.Connect = c
 	}
 	return software.New(cfg, left)

@@ -49,6 +49,7 @@ var floors = map[string]int{
 	"agent/control":         2,
 	"agent/operator":        3,
 	"agent/software":        4,
+	"agent/ways":            4,
 	"agent":                 5,
 	"agent/sim":             4,
 	"simlayer/speed":        4,
