@@ -345,30 +345,25 @@ func (a *Agent) admit(ctx context.Context, v bundle.Version) error {
 	if err := a.launch(ctx, v); err != nil {
 		return err
 	}
-	for {
-		var err error
-		var done <-chan struct{}
-		if !a.ask(func() {
-			a.live.admitted = true
-			if err = a.routeNow(); err == nil && a.serving.holding {
-				done, err = a.objects.following()
-			}
-		}) {
-			return context.Canceled
+	var err error
+	var letIn chan error
+	if !a.ask(func() {
+		a.live.admitted = true
+		if err = a.routeNow(); err == nil && a.serving.holding {
+			letIn = make(chan error, 1)
+			a.serving.letIn = letIn
 		}
-		if err != nil || done == nil {
-			return err
-		}
-		timer := time.NewTimer(objectsTimeout)
-		select {
-		case <-done:
-		case <-timer.C: // they are not waited for any longer
-		case <-ctx.Done():
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+	}) {
+		return context.Canceled
+	}
+	if err != nil || letIn == nil {
+		return err
+	}
+	select {
+	case err := <-letIn:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -42,8 +42,6 @@ const (
 	retryLater      = 15 * time.Second // after a transform's "try later" or a full disk
 	retryInstall    = 30 * time.Second // after an installation that failed
 	holdTimeout     = 30 * time.Second // where no release says otherwise
-	objectsTimeout  = 2 * time.Second  // that calls wait for simulation objects to follow
-	objectsLimit    = 30 * time.Second // for them to follow, and to end; they will in any case
 	retireInterval  = 2 * time.Second  // between two looks for objects to retire
 	routePause      = time.Second      // between two tries of a routing that failed
 )

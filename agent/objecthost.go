@@ -34,14 +34,13 @@ type objectHost struct {
 	host *host.Host // nil until one is needed
 
 	// wanted is what the loop asks for, since when it has had that software in it;
-	// inForce is what was made of it. Equal pointers mean that nothing is to do.
+	// inForce is what calls go by. Equal pointers mean that nothing is to do.
 	wanted, inForce *host.Objects
 	since           time.Time
 	// making is the change under way, nil where there is none; done is closed at
-	// its end. Where it takes long it is assumed to be in force, instead of before.
-	making, before *host.Objects
-	began          time.Time
-	done           chan struct{}
+	// its end, when what is not wanted any more has ended. It is in force before that.
+	making *host.Objects
+	done   chan struct{}
 	// err says why the last change failed; the next try is at retry.
 	err   error
 	pause time.Duration
@@ -52,7 +51,7 @@ type objectHost struct {
 	near bool
 
 	// files are where objects' programs and modules are, once they were verified;
-	// seeking are those that are looked for.
+	// seeking are those that are looked for: true until the first look has failed.
 	files   map[bundle.Digest]string
 	seeking map[bundle.Digest]bool
 
@@ -96,9 +95,10 @@ func sameNode(a, b host.Objects) bool { return a.Native == b.Native && maps.Equa
 // behind reports whether the objects do not go by the present software yet: until
 // they do no call is let in, so that none finds nobody, or what was there before.
 // open says that calls are let in now; then those that first objects would answer
-// are no reason to hold others. Nor does software wait for objects for ever.
-func (o *objectHost) behind(open bool, now time.Time) bool {
-	if len(o.wanted.List) == 0 || o.err != nil || sameNode(*o.wanted, *o.inForce) || now.Sub(o.since) > objectsTimeout {
+// are no reason to hold others. Nor are calls held for longer than hold, which is
+// when they would be refused: the software's own version is then served alone.
+func (o *objectHost) behind(open bool, now time.Time, hold time.Duration) bool {
+	if len(o.wanted.List) == 0 || o.err != nil || sameNode(*o.wanted, *o.inForce) || now.Sub(o.since) > hold {
 		return false
 	}
 	return !open || len(o.inForce.List) > 0
@@ -148,48 +148,52 @@ var errNotBegun = errors.New("callers are led to simulation objects that are to 
 // what is not wanted.
 func (a *Agent) follow(now time.Time) {
 	o := &a.objects
-	if o.making != nil {
-		if o.inForce != o.making && now.Sub(o.began) > objectsTimeout {
-			a.log.Warn("simulation objects are slow to follow; they are taken to have")
-			o.inForce = o.making
-			o.made++
-		}
-		return
-	}
-	if o.wanted == o.inForce || now.Before(o.retry) {
+	if o.making != nil || o.wanted == o.inForce || now.Before(o.retry) {
 		return
 	}
 	if err := a.startObjects(); err != nil {
 		a.notFollowed(err, now)
 		return
 	}
-	o.making, o.before, o.began, o.done = o.wanted, o.inForce, now, make(chan struct{})
+	o.making, o.done = o.wanted, make(chan struct{})
 	h, set := o.host, o.wanted
 	ctx, cancel := a.untilStopped()
 	a.spawn(func() {
 		defer cancel()
-		ctx, stop := context.WithTimeout(ctx, objectsLimit)
-		defer stop()
-		err := h.Set(ctx, *set)
+		ended, err := h.Set(ctx, *set)
+		if ctx.Err() != nil {
+			return // the agent ends
+		}
 		a.post(func() { a.followed(set, err) })
+		if err != nil {
+			return
+		}
+		select {
+		case <-ended:
+			a.post(a.settled)
+		case <-ctx.Done():
+		}
 	})
 }
 
-// followed notes how a change has ended.
+// followed notes that calls go by a change, or that nothing was changed.
 func (a *Agent) followed(set *host.Objects, err error) {
+	o := &a.objects
+	if err != nil {
+		a.notFollowed(err, time.Now())
+		a.settled()
+		return
+	}
+	o.inForce, o.err = set, nil
+	o.made++
+	a.route()
+}
+
+// settled notes that a change has ended.
+func (a *Agent) settled() {
 	o := &a.objects
 	o.making = nil
 	close(o.done)
-	if errors.Is(err, context.DeadlineExceeded) {
-		a.log.Warn("simulation objects have not followed in time; they will", "err", err)
-		err = nil
-	}
-	if err != nil { // nothing was changed
-		o.inForce = o.before
-		a.notFollowed(err, time.Now())
-	} else {
-		o.inForce, o.err = set, nil
-	}
 	o.made++
 	a.route()
 }
@@ -225,13 +229,12 @@ func (a *Agent) settleObjects(ctx context.Context) error {
 }
 
 // partObjects tells the objects that the calls at the node have ended, and the
-// software is about to. It is called beside the loop, and waits a little for them.
+// software is about to. It is called beside the loop, and waits until they know: the
+// calls that they get from then on wait.
 func (a *Agent) partObjects(ctx context.Context) {
 	if !a.ask(func() { a.objects.near = false }) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, objectsTimeout)
-	defer cancel()
 	if err := a.settleObjects(ctx); err != nil && ctx.Err() == nil {
 		a.log.Warn("simulation objects do not know that the node goes down", "err", err)
 	}

@@ -72,7 +72,7 @@ func (a *Agent) place(native bundle.Version, all map[bundle.Version]simulated) p
 		for _, v := range outward(all, native, newer) {
 			local, process, ok := a.placeOne(all[v])
 			if !ok {
-				p.whole, p.soon = false, p.soon || a.onDisk(all[v])
+				p.whole, p.soon = false, p.soon || a.beingChecked(all[v])
 				break
 			}
 			p.processes[v] = process
@@ -87,12 +87,13 @@ func (a *Agent) place(native bundle.Version, all map[bundle.Version]simulated) p
 	return p
 }
 
-// onDisk reports whether what an object runs from is here, good or not.
-func (a *Agent) onDisk(o simulated) bool {
+// beingChecked reports whether what an object runs from is on this disk, and the look
+// whether it is good has not ended.
+func (a *Agent) beingChecked(o simulated) bool {
 	if blob, ok := o.what.Blob(); ok {
-		return a.depot.HasBlob(blob.Digest)
+		return a.objects.seeking[blob.Digest] && a.depot.HasBlob(blob.Digest)
 	}
-	return o.what.Kind == bundle.SimulateExec && a.depot.Has(o.program)
+	return a.objects.seeking[o.program] && a.depot.Has(o.program)
 }
 
 // hosted returns what is to run in processes: the objects that are not in the
@@ -278,7 +279,7 @@ func (a *Agent) seek(o simulated, file bundle.Digest, get func(context.Context) 
 	if path, ok := a.objects.files[file]; ok {
 		return path, true
 	}
-	if a.objects.seeking[file] {
+	if _, sought := a.objects.seeking[file]; sought {
 		return "", false
 	}
 	a.objects.seeking[file] = true
@@ -292,6 +293,7 @@ func (a *Agent) seek(o simulated, file bundle.Digest, get func(context.Context) 
 				return
 			}
 			a.log.Warn("what a simulation object runs from is not here, trying again", "callers", o.callers, "in", pause, "err", err)
+			a.post(func() { a.notFound(file) })
 			if _, hopeless := errors.AsType[final](err); hopeless {
 				pause = maxPause
 			}
@@ -311,7 +313,21 @@ func (a *Agent) seek(o simulated, file bundle.Digest, get func(context.Context) 
 func (a *Agent) found(file bundle.Digest, path string) {
 	delete(a.objects.seeking, file)
 	a.objects.files[file] = path
-	a.serving.whole, a.serving.again = false, time.Time{} // so that the objects are worked out anew
+	a.placeAnew()
+}
+
+// notFound notes that a file is not here, or not good, and is fetched: nobody else
+// waits for that.
+func (a *Agent) notFound(file bundle.Digest) {
+	if a.objects.seeking[file] {
+		a.objects.seeking[file] = false
+		a.placeAnew()
+	}
+}
+
+// placeAnew works out anew where objects answer.
+func (a *Agent) placeAnew() {
+	a.serving.whole, a.serving.again = false, time.Time{}
 	a.route()
 }
 

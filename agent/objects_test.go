@@ -351,13 +351,13 @@ func TestObjectsThatDoNotFollow(t *testing.T) {
 		b.brings(2)
 		b.live = liveSoftware{version: 1}
 		b.route() // down
-		b.objects.making, b.objects.began, b.objects.done = b.objects.wanted, time.Now(), make(chan struct{})
+		b.objects.making, b.objects.done = b.objects.wanted, make(chan struct{})
 		b.serves(1, "n")
 		b.route()
 		if !b.routed.Down {
 			t.Error("callers are let in while the objects may still follow")
 		}
-		b.objects.since = time.Now().Add(-objectsTimeout)
+		b.objects.since = time.Now().Add(-2 * holdTimeout)
 		b.route()
 		if b.routed.Down || !slices.Equal(b.answers(), run(1, 1)) {
 			t.Errorf("the objects do not follow: down %v, callers of %v are answered", b.routed.Down, b.answers())
@@ -650,7 +650,7 @@ func TestObjectsFoundBeforeCallers(t *testing.T) {
 		if !b.routed.Down {
 			t.Error("callers are let in before the module is found again")
 		}
-		b.serving.moved = time.Now().Add(-2 * objectsTimeout)
+		b.serving.moved = time.Now().Add(-2 * holdTimeout)
 		b.route()
 		if b.routed.Down {
 			t.Error("callers wait for ever for a module that is not found")

@@ -40,8 +40,10 @@ type serving struct {
 	objects map[bundle.Version]simlayer.Object
 	led     led
 
-	// holding: the software is up, and calls wait for the objects to follow.
+	// holding: the software is up, and calls wait for the objects to follow. letIn,
+	// where there is one, gets the outcome when they wait no more; it has room for it.
 	holding bool
+	letIn   chan error
 
 	// err says why failed could not be put in force; it is tried again from
 	// retry on.
@@ -87,15 +89,19 @@ func (a *Agent) routeNow() error {
 	}
 	now := time.Now()
 	a.prepare(s, native, up, now)
-	open := a.routed.Native != 0 && !a.routed.Down
-	a.serving.holding = up && (a.objects.behind(open, now) || a.serving.lacks(open, now))
+	open, hold := a.routed.Native != 0 && !a.routed.Down, a.holdTimeout(s)
+	a.serving.holding = up && (a.objects.behind(open, now, hold) || a.serving.lacks(open, now, hold))
 	up = up && !a.serving.holding
 	a.lead(native, up)
 	err := a.apply(simlayer.Routing{
-		Native: native, Backends: a.backends(), Protocols: a.protocols(), Processes: a.live.processes, Down: !up, HoldTimeout: a.holdTimeout(s),
+		Native: native, Backends: a.backends(), Protocols: a.protocols(), Processes: a.live.processes, Down: !up, HoldTimeout: hold,
 		Objects: a.serving.objects, External: a.serving.external, Egress: a.speaks,
 		Watched: maps.Clone(a.watched),
 	}, now)
+	if !a.serving.holding && a.serving.letIn != nil {
+		a.serving.letIn <- err
+		a.serving.letIn = nil
+	}
 	if err == nil || !a.objects.near {
 		a.follow(now)
 	}
@@ -103,9 +109,10 @@ func (a *Agent) routeNow() error {
 }
 
 // lacks reports whether objects are about to be found: whoever they answer would be
-// refused until then, where callers are let in now. It is not waited for for ever.
-func (v *serving) lacks(open bool, now time.Time) bool {
-	return !open && v.placed.soon && now.Sub(v.moved) <= objectsTimeout
+// refused until then, where callers are let in now. Nobody is held for it for longer
+// than hold.
+func (v *serving) lacks(open bool, now time.Time, hold time.Duration) bool {
+	return !open && v.placed.soon && now.Sub(v.moved) <= hold
 }
 
 // apply puts a routing in force, unless it is, or has just failed.

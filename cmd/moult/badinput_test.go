@@ -142,9 +142,11 @@ func (p *badPlace) set(bad ...host.Object) {
 	defer cancel()
 	list := append(bad, host.Object{Version: 4, To: 3, Kind: host.KindRules, Path: p.file("good.hcl", []byte(goodRules))})
 	node := map[string]string{"api": p.node}
-	if err := p.host.Set(ctx, host.Objects{Native: 3, Node: node, Hold: time.Second, List: list}); err != nil {
+	ended, err := p.host.Set(ctx, host.Objects{Native: 3, Node: node, Hold: time.Second, List: list})
+	if err != nil {
 		p.t.Fatal(err)
 	}
+	<-ended
 	r := simlayer.Routing{Native: 3, Backends: node, Objects: map[bundle.Version]simlayer.Object{}, HoldTimeout: 5 * time.Second}
 	for _, o := range list {
 		r.Objects[o.Version] = simlayer.Object{Addrs: p.host.Addrs(o.Version)}
@@ -320,7 +322,7 @@ func TestBadObjectsCatch(t *testing.T) {
 	p := newBadPlace(t)
 	p.set()
 	list := []host.Object{{Version: 4, To: 3, Kind: host.KindRefuse, Reason: "planted"}}
-	if err := p.host.Set(t.Context(), host.Objects{Native: 3, Node: map[string]string{"api": p.node}, Hold: time.Second, List: list}); err != nil {
+	if _, err := p.host.Set(t.Context(), host.Objects{Native: 3, Node: map[string]string{"api": p.node}, Hold: time.Second, List: list}); err != nil {
 		t.Fatal(err)
 	}
 	if unwell(p.good()()) == "" {

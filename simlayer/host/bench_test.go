@@ -51,7 +51,7 @@ default {
 	}
 	addr := ln.Addr().String()
 	objects := Objects{Native: 2, Node: map[string]string{"api": addr}, List: []Object{{Version: 1, To: 2, Kind: KindRules, Path: path}}}
-	if err := h.Set(b.Context(), objects); err != nil {
+	if _, err := h.Set(b.Context(), objects); err != nil {
 		b.Fatal(err)
 	}
 	body := func(field string) string {

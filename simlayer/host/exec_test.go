@@ -454,7 +454,7 @@ func TestHoldForNext(t *testing.T) {
 	h, _ := startHost(t, Config{})
 	objects := []Object{rulesObject(t, 1, 2), execObject(t, 3, 2, "inherits")}
 	for _, hold := range []time.Duration{time.Hour, 300 * time.Millisecond} { // it may change
-		if err := h.Set(t.Context(), Objects{Native: 2, Hold: hold, List: objects}); err != nil {
+		if _, err := h.Set(t.Context(), Objects{Native: 2, Hold: hold, List: objects}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -26,8 +26,9 @@ type Host struct {
 
 	ending sync.WaitGroup // programs and sockets that are not needed any more
 
-	setting    sync.Mutex // one Set or Close at a time
-	lastWorker *worker    // may be ending
+	setting    sync.Mutex      // one Set or Close at a time
+	lastWorker *worker         // may be ending
+	ended      <-chan struct{} // closed when what the last Set left over has ended
 
 	mu       sync.Mutex
 	closed   bool
@@ -58,8 +59,10 @@ func Start(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	ended := make(chan struct{})
+	close(ended)
 	return &Host{
-		cfg: cfg, folder: folder, objects: map[bundle.Version]Object{},
+		cfg: cfg, folder: folder, ended: ended, objects: map[bundle.Version]Object{},
 		sockets: map[socketKey]*socket{}, programs: map[bundle.Version]*program{},
 	}, nil
 }
@@ -84,28 +87,33 @@ func markOf(dir string) string { return "MOULT_OBJECTS_OF=" + dir }
 // Set replaces all that h runs. Objects that stay as they are go on undisturbed,
 // with what is now next to them; others are ended when their calls have, or after
 // a grace. When Set returns nil, new calls go by s, or wait, in a queue, for a
-// process that will, and whatever is not in s is done with its state. Files are not
-// looked at here: an object whose file is broken refuses its calls and says so in
-// Stats.
+// process that will. When ended is closed, whatever is not in s is done with its
+// state; a later Set waits for that first. Files are not looked at here: an object
+// whose file is broken refuses its calls and says so in Stats.
 //
 // Whoever routes calls to h sets new objects here first and then lets calls come,
 // and lets no call come any more before it takes objects away.
 //
-// An error before anything was changed says what is wrong with s. One of ctx
-// comes where a process did not follow in time; it will.
-func (h *Host) Set(ctx context.Context, s Objects) error {
+// An error that is not that of ctx says what is wrong with s, and nothing was
+// changed.
+func (h *Host) Set(ctx context.Context, s Objects) (ended <-chan struct{}, err error) {
 	all, err := s.byVersion()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	h.setting.Lock()
 	defer h.setting.Unlock()
 	if h.isClosed() {
-		return ErrClosed
+		return nil, ErrClosed
+	}
+	select {
+	case <-h.ended:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the end of simulation objects that are not needed any more: %w", context.Cause(ctx))
 	}
 	change, err := h.prepare(all)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.Node, s.Hold = maps.Clone(s.Node), cmp.Or(s.Hold, defaultHold)
 	h.mu.Lock()
@@ -118,14 +126,9 @@ func (h *Host) Set(ctx context.Context, s Objects) error {
 	for v := range change.started {
 		change.programs[v].start(change.left[v])
 	}
-	ended := h.release(change)
-	err = h.setWorker(ctx, s, all)
-	select {
-	case <-ended:
-		return err
-	case <-ctx.Done():
-		return errors.Join(err, fmt.Errorf("wait for the end of programs that are not needed any more: %w", context.Cause(ctx)))
-	}
+	halted, err := h.setWorker(ctx, s, all)
+	h.ended = h.release(change, halted)
+	return h.ended, err
 }
 
 // change is what a Set makes of the processes and sockets.
@@ -208,8 +211,9 @@ func (h *Host) undo(c *change) {
 	}
 }
 
-// setWorker tells the object host, which is started when it is first needed.
-func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]Object) error {
+// setWorker tells the object host, which is started when it is first needed. One
+// that is not needed any more is halted.
+func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]Object) (halted *worker, err error) {
 	o := order{Hold: s.Hold, Native: s.Native, Ends: map[bundle.Version]map[string]string{}, Sockets: map[string]listener{}, Cache: h.cfg.Cache}
 	sockets := map[string]*socket{}
 	for _, v := range slices.Sorted(maps.Keys(all)) {
@@ -231,7 +235,7 @@ func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]
 	w := h.worker
 	switch {
 	case w == nil && len(sockets) == 0:
-		return nil
+		return nil, nil
 	case w == nil:
 		w = newWorker(h.cfg)
 		h.keepWorker(w)
@@ -244,13 +248,13 @@ func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]
 			}
 			w.run()
 		}()
-		return err
+		return nil, err
 	case len(sockets) == 0:
 		h.keepWorker(nil)
 		h.ending.Go(w.halt)
-		return w.awaitEnd(ctx)
+		return w, nil
 	}
-	return w.set(ctx, o, sockets)
+	return nil, w.set(ctx, o, sockets)
 }
 
 func (h *Host) keepWorker(w *worker) {
@@ -260,8 +264,9 @@ func (h *Host) keepWorker(w *worker) {
 }
 
 // release lets go of what a Set has left over; the channel is closed when the
-// programs have ended.
-func (h *Host) release(c *change) <-chan struct{} {
+// programs have ended, and the object host where that is halted: until then their
+// objects may write to their state.
+func (h *Host) release(c *change, halted *worker) <-chan struct{} {
 	for _, s := range c.freed {
 		s.shut() // a later Set may use its path
 		h.ending.Go(s.work.Wait)
@@ -274,6 +279,9 @@ func (h *Host) release(c *change) <-chan struct{} {
 		defer close(ended)
 		for _, p := range c.left {
 			<-p.done
+		}
+		if halted != nil {
+			<-halted.done
 		}
 	})
 	return ended

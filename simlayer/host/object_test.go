@@ -183,7 +183,7 @@ func proxyPackets() int {
 func testAgent(dir, rules string) int {
 	h, err := Start(Config{Dir: dir, Services: api})
 	if err == nil {
-		err = h.Set(context.Background(), Objects{Native: 2, List: []Object{
+		_, err = h.Set(context.Background(), Objects{Native: 2, List: []Object{
 			{Version: 1, To: 2, Kind: KindRules, Path: rules},
 			{Version: 3, To: 2, Kind: KindExec, Dir: dir, State: dir, Argv: []string{os.Args[0], "test-object", "forks"}, Env: os.Environ()},
 		}})

@@ -109,7 +109,7 @@ func TestObservingNot(t *testing.T) {
 		{Version: 2, To: 1, Kind: KindRefuse, Reason: "x", Observe: secretPath},
 		{Version: 2, To: 1, Kind: KindWasm, Path: plain, State: t.TempDir(), Observe: "secret"},
 	} {
-		if err := h.Set(t.Context(), Objects{Native: 1, List: []Object{bad}}); err == nil || !strings.Contains(err.Error(), "observe") {
+		if _, err := h.Set(t.Context(), Objects{Native: 1, List: []Object{bad}}); err == nil || !strings.Contains(err.Error(), "observe") {
 			t.Errorf("%+v: %v", bad, err)
 		}
 	}

@@ -92,17 +92,6 @@ func (w *worker) await(ctx context.Context, generation uint64, control *framer) 
 	}
 }
 
-// awaitEnd waits until no process runs: its objects may write to their state until
-// then.
-func (w *worker) awaitEnd(ctx context.Context) error {
-	select {
-	case <-w.done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the end of the object host, which is not needed any more: %w", context.Cause(ctx))
-	}
-}
-
 // sendLocked sends the order with the sockets that the process has not got.
 func (w *worker) sendLocked(control *framer) error {
 	o := w.order

@@ -245,7 +245,7 @@ func (r role) host() (*host.Host, map[string]string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	err = h.Set(ctx, host.Objects{Native: 2, Node: map[string]string{"api": r.Backend}, List: []host.Object{r.Object}})
+	_, err = h.Set(ctx, host.Objects{Native: 2, Node: map[string]string{"api": r.Backend}, List: []host.Object{r.Object}})
 	return h, h.Addrs(1), err
 }
 

@@ -169,18 +169,21 @@ func (r *report) writeMapped(w io.Writer) {
 
 // own is what an object adds to a call, in µs; 0 where it was not measured.
 func (r *report) own(name string) float64 {
-	at := func(name string) float64 {
-		for _, m := range r.mapped {
-			if m.name == name {
-				return median(m.times)
-			}
-		}
+	m, none := r.mapping(name), r.mapping(mapNone)
+	if m == nil || none == nil {
 		return 0
 	}
-	if v := at(name); v > 0 {
-		return v - at(mapNone)
+	return median(m.times) - median(none.times)
+}
+
+// mapping is what was measured of an object by itself; nil where it was not.
+func (r *report) mapping(name string) *mapper {
+	for _, m := range r.mapped {
+		if m.name == name {
+			return m
+		}
 	}
-	return 0
+	return nil
 }
 
 // machine says where this runs.
