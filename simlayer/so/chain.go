@@ -60,14 +60,15 @@ func Chains(native bundle.Version, objects map[bundle.Version]Object) map[bundle
 	return chains
 }
 
-// Caller is the version that c answers; Native is the node's.
-func (c *Chain) Caller() bundle.Version { return c.caller }
+// Bounded reports whether all of c's objects are: see the function Bounded.
+func (c *Chain) Bounded() bool { return c.every(Bounded) }
+
+func (c *Chain) every(is func(Object) bool) bool {
+	return !slices.ContainsFunc(c.steps, func(o Object) bool { return !is(o) })
+}
 
 // Native is the version of the node that c calls.
 func (c *Chain) Native() bundle.Version { return c.native }
-
-// Steps returns c's objects, the caller's first.
-func (c *Chain) Steps() []Object { return slices.Clone(c.steps) }
 
 // Answer implements Object. Refusals say from which version to which.
 func (c *Chain) Answer(r *http.Request, next http.RoundTripper) (*http.Response, error) {

@@ -347,21 +347,8 @@
 //
 // Rules.Bounded reports whether every expression of a file has a bounded form: then
 // the time and the memory of a call are linear in its bodies, and the rules may run
-// in the agent's own process. Bodies are then not parsed into values: what is copied
-// is copied as it stands, numbers digit by digit. The form is made of
-//
-//   - paths (.a.b, .["a b"], .a[0], with or without ?), constants, {…} with names that
-//     stand there, […], path[] in an array, and strings with paths in \(…)
-//   - |  //  ==  !=  <  <=  >  >=  and  or  not  +, and - with an array of constants
-//   - if, select(f), map(f), empty, del(.a, .b), .a = f, .a |= f, has("a"), and
-//     with_entries(.key |= ({old: "new"}[.] // .)), which renames fields and keeps the rest
-//   - startswith, endswith, ltrimstr, rtrimstr, split and join with a constant
-//   - type, length, keys, sort, reverse, tostring, tonumber, tojson, floor, ascii_downcase,
-//     ascii_upcase, trim, ltrim, rtrim, utf8bytelength, to_entries, objects, arrays,
-//     strings, numbers, booleans, nulls, values, scalars, iterables, @base64, @base64d, @uri
-//
-// Anything else is done by gojq, and does the same more slowly. So is a body with
-// more than 256 levels.
+// in the agent's own process. Package [moult/simlayer/so/jq] lists what is of that form.
+// Anything else is done by gojq, and does the same more slowly.
 //
 // # Messages
 //
@@ -385,7 +372,7 @@
 //	     over it fails, or a step's status is neither expected nor answered
 //	508  the objects of a chain make more than MaxNextCalls calls to answer one
 //
-// Expressions have MaxEvaluation together for a request and its steps, and again for
+// Expressions have jq.MaxDuration together for a request and its steps, and again for
 // a response; what passes while the node works does not count. Numbers of more than
 // 1,000 bytes are refused as no JSON: computing with them takes too long.
 // A failure of the call to the node is no refusal of the object: the layer tries

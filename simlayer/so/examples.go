@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/itchyny/gojq"
+
+	"moult/simlayer/so/jq"
 )
 
 // Result is what became of one example of a rules file.
@@ -223,8 +226,8 @@ func (t *trial) body(want sample, what string, body io.Reader) {
 			return
 		}
 	}
-	a, err1 := parseJSON([]byte(*want.body))
-	b, err2 := parseJSON(got)
+	a, err1 := jq.Decode([]byte(*want.body))
+	b, err2 := jq.Decode(got)
 	if err1 != nil || err2 != nil {
 		if x, y := strings.TrimSuffix(*want.body, "\n"), strings.TrimSuffix(string(got), "\n"); x != y {
 			t.differ(want.place, what+": body", strconv.Quote(x), strconv.Quote(y))
@@ -275,13 +278,7 @@ func firstDifference(a, b any, path string) (where, x, y string) {
 }
 
 func sortedNames(a, b map[string]any) []string {
-	var names []string
-	for name := range a {
-		names = append(names, name)
-	}
-	for name := range b {
-		names = append(names, name)
-	}
+	names := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
 	slices.Sort(names)
 	return slices.Compact(names)
 }
@@ -326,7 +323,7 @@ func (s sample) header() http.Header {
 		h.Set(one.name, one.value)
 	}
 	if s.body != nil && h.Get("Content-Type") == "" {
-		if v, err := parseJSON([]byte(*s.body)); err == nil && v != nil {
+		if v, err := jq.Decode([]byte(*s.body)); err == nil && v != nil {
 			h.Set("Content-Type", "application/json")
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+
+	"moult/simlayer/so/jq"
 )
 
 // exchange is one call on its way through its rule.
@@ -11,7 +13,7 @@ type exchange struct {
 	call    *callRule
 	req     *http.Request
 	next    http.RoundTripper
-	clock   clock          // of the expressions up to the last response
+	run     jq.Run         // of the expressions up to the last response
 	params  map[string]any // from the path; computed ones join them
 	body    body           // the caller's, if the rule reads it
 	input   map[string]any // see view
@@ -19,19 +21,19 @@ type exchange struct {
 	item    any            // of the foreach that is in work
 	inEach  bool
 	made    int // calls of next
-	room    *scratch
+	memory  *jq.Memory
 }
 
 func (x *exchange) hasSteps() bool { return len(x.call.steps) > 0 }
 
-// run answers the call.
-func (x *exchange) run() (*http.Response, error) {
+// carryOut answers the call.
+func (x *exchange) carryOut() (*http.Response, error) {
 	c := x.call
 	if c.readsRequest {
-		if err := x.body.readRequest(x.req); err != nil {
+		if err := x.body.readRequest(x.req, x.memory); err != nil {
 			return nil, err
 		}
-		x.clock.sized(len(x.body.data))
+		x.run.Expect(len(x.body.data))
 	}
 	if err := x.addParams(c.params, http.StatusInternalServerError, x.over); err != nil {
 		return nil, err
@@ -71,7 +73,7 @@ func (x *exchange) roundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // addParams adds computed parameters. Their expressions do not see each other.
-func (x *exchange) addParams(params []param, status int, over func(*expr) scope) error {
+func (x *exchange) addParams(params []param, status int, over func(*expr) jq.Value) error {
 	if len(params) == 0 {
 		return nil
 	}
@@ -80,7 +82,7 @@ func (x *exchange) addParams(params []param, status int, over func(*expr) scope)
 		computed[name] = v
 	}
 	for _, p := range params {
-		v, ok, err := p.value.value(&x.clock, over(p.value))
+		v, ok, err := p.value.tree(&x.run, over(p.value))
 		if err == nil && !ok {
 			err = fmt.Errorf("it yields nothing; write null for a parameter that is not there")
 		}
@@ -95,12 +97,12 @@ func (x *exchange) addParams(params []param, status int, over func(*expr) scope)
 
 // denied returns the refusal of the first denial that applies, or that of an
 // expression that fails.
-func (x *exchange) denied(denials []*denial, status int, what string, over func(*expr) scope) error {
+func (x *exchange) denied(denials []*denial, status int, what string, over func(*expr) jq.Value) error {
 	for _, d := range denials {
 		applies := d.when == nil
 		if !applies {
 			var err error
-			if applies, err = d.when.holds(&x.clock, over(d.when)); err != nil {
+			if applies, err = d.when.holds(&x.run, over(d.when)); err != nil {
 				return x.place(status, what, err)
 			}
 		}
@@ -127,10 +129,10 @@ func bodyOfAnswer() string { return "body of the answer" }
 func bodyOfNext() string   { return "body of next" }
 
 // make makes a body; what says which where that fails.
-func (x *exchange) make(c content, status int, what func() string, over func(*expr) scope) (data []byte, contentType string, err error) {
+func (x *exchange) make(c content, status int, what func() string, over func(*expr) jq.Value) (data []byte, contentType string, err error) {
 	switch {
 	case c.json != nil:
-		if data, err = c.json.json(&x.clock, over(c.json)); err != nil {
+		if data, err = c.json.JSON(&x.run, over(c.json)); err != nil {
 			return nil, "", x.place(status, what(), err)
 		}
 		return data, "application/json", nil
@@ -195,6 +197,16 @@ func (x *exchange) translate(t *target, header http.Header, plainResponse bool) 
 	return out, applyEdits(out.Header, t.edits, x.params)
 }
 
+// unchanged returns the caller's request; its body is put back if it was read.
+func (x *exchange) unchanged() *http.Request {
+	if !x.body.read {
+		return x.req
+	}
+	out := x.req.WithContext(x.req.Context())
+	restoreRequestBody(out, x.body.data)
+	return out
+}
+
 func joinQueries(a, b string) string {
 	if a == "" || b == "" {
 		return a + b
@@ -225,13 +237,13 @@ func refused(resp *http.Response) bool { return resp.Header.Get(RefusalHeader) !
 
 // translateResponse changes resp in place: trailers arrive in it later.
 func (x *exchange) translateResponse(r *response, resp *http.Response) error {
-	x.clock = newClock(x.req.Context(), x.room)
-	b := body{room: x.room}
+	x.run = jq.NewRun(x.req.Context(), x.memory)
+	var b body
 	if r.reads {
-		if err := b.readResponse(resp); err != nil {
+		if err := b.readResponse(resp, x.memory); err != nil {
 			return err
 		}
-		x.clock.sized(len(b.data))
+		x.run.Expect(len(b.data))
 	}
 	view := responseView{x: x, resp: resp, body: &b}
 	over := view.over

@@ -23,27 +23,21 @@ const (
 	grpcUnauthenticated    = 16
 )
 
+// grpcStatuses are for statuses of HTTP that have one of their own.
+var grpcStatuses = map[int]int{
+	http.StatusBadRequest: grpcInvalidArgument, http.StatusUnauthorized: grpcUnauthenticated,
+	http.StatusForbidden: grpcPermissionDenied, http.StatusNotFound: grpcNotFound,
+	http.StatusConflict: grpcAborted, http.StatusPreconditionFailed: grpcFailedPrecondition,
+	http.StatusTooManyRequests: grpcUnavailable, http.StatusServiceUnavailable: grpcUnavailable,
+	http.StatusGatewayTimeout: grpcDeadlineExceeded,
+}
+
 // grpcStatus is the status for a caller by gRPC.
 func (r *Refusal) grpcStatus() int {
-	switch r.Status {
-	case http.StatusBadRequest:
-		return grpcInvalidArgument
-	case http.StatusUnauthorized:
-		return grpcUnauthenticated
-	case http.StatusForbidden:
-		return grpcPermissionDenied
-	case http.StatusNotFound:
-		return grpcNotFound
-	case http.StatusConflict:
-		return grpcAborted
-	case http.StatusPreconditionFailed:
-		return grpcFailedPrecondition
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		return grpcUnavailable
-	case http.StatusGatewayTimeout:
-		return grpcDeadlineExceeded
-	}
+	status, own := grpcStatuses[r.Status]
 	switch {
+	case own:
+		return status
 	case r.Denied, r.Status == http.StatusNotImplemented:
 		return grpcUnimplemented
 	case r.Status >= 500:

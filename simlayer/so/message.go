@@ -9,55 +9,20 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"moult/simlayer/so/jq"
 )
 
 // body is a body that was read whole, as bytes and as the JSON value in it. The
 // zero body is null.
 type body struct {
+	jq.Document
 	read bool
 	data []byte
-	room *scratch  // for doc, or nil
-	doc  *document // nil where it is not in a form for bounded expressions
-	// value is what gojq sees; it is made when first asked for.
-	value  any
-	parsed bool
-}
-
-// parse reads the JSON value in b's bytes.
-func (b *body) parse() (err error) {
-	var ok bool
-	if b.doc, ok = b.room.scan(b.data); ok {
-		return nil
-	}
-	if b.value, err = parseJSON(b.data); err != nil {
-		return err
-	}
-	b.parsed = true
-	b.doc = normalDocument(b.value)
-	return nil
-}
-
-// tree returns b's value as gojq's.
-func (b *body) tree() (v any, err error) {
-	if !b.parsed {
-		if b.value, err = parseJSON(b.data); err != nil {
-			return nil, err
-		}
-		b.parsed = true
-	}
-	return b.value, nil
-}
-
-// val returns b's value for bounded expressions.
-func (b *body) val() val {
-	if b.doc == nil {
-		return val{v: b.value}
-	}
-	return val{raw: b.doc.raw, doc: b.doc}
 }
 
 // readRequest reads the caller's body.
-func (b *body) readRequest(r *http.Request) error {
+func (b *body) readRequest(r *http.Request, memory *jq.Memory) error {
 	if e := encoding(r.Header); e != "" {
 		return Fail(http.StatusUnsupportedMediaType, nil, "the call cannot be translated: its body has Content-Encoding %.40q; send it plain", e)
 	}
@@ -75,14 +40,14 @@ func (b *body) readRequest(r *http.Request) error {
 		return Fail(http.StatusBadRequest, err, "the body of the call cannot be read: %v", err)
 	}
 	b.read, b.data = true, data
-	if err = b.parse(); err != nil {
+	if err = b.Read(data, memory); err != nil {
 		return Fail(http.StatusBadRequest, err, "the call cannot be translated: its body is not JSON: %v", err)
 	}
 	return nil
 }
 
 // readResponse reads the body of r, which then has it in memory.
-func (b *body) readResponse(r *http.Response) error {
+func (b *body) readResponse(r *http.Response, memory *jq.Memory) error {
 	if e := encoding(r.Header); e != "" {
 		return Fail(http.StatusBadGateway, nil, "the answer cannot be translated: the node sent Content-Encoding %.40q without being asked", e)
 	}
@@ -98,7 +63,7 @@ func (b *body) readResponse(r *http.Response) error {
 		r.Body.Close()
 		r.Body = newMemory(data)
 	}
-	if err = b.parse(); err != nil {
+	if err = b.Read(data, memory); err != nil {
 		return Fail(http.StatusBadGateway, err, "the answer cannot be translated: its body is not JSON: %v", err)
 	}
 	return nil
@@ -164,16 +129,6 @@ func encoding(h http.Header) string {
 		return e
 	}
 	return ""
-}
-
-// unchanged returns the caller's request; its body is put back if it was read.
-func (x *exchange) unchanged() *http.Request {
-	if !x.body.read {
-		return x.req
-	}
-	out := x.req.WithContext(x.req.Context())
-	restoreRequestBody(out, x.body.data)
-	return out
 }
 
 // restoreRequestBody gives r the bytes that were read from it.

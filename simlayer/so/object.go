@@ -27,42 +27,7 @@ func (compatible) Answer(r *http.Request, next http.RoundTripper) (*http.Respons
 	return next.RoundTrip(r)
 }
 
-// Transparent reports whether o changes nothing, so that any protocol may go
-// past it. It is true of Compatible and of chains of nothing else.
-func Transparent(o Object) bool {
-	switch o := o.(type) {
-	case compatible:
-		return true
-	case *Chain:
-		for _, s := range o.steps {
-			if !Transparent(s) {
-				return false
-			}
-		}
-		return true
-	}
-	return false
-}
-
-// Bounded reports whether o is made of Rules that are Bounded, and of objects that
-// compute nothing: it answers in its caller's goroutine, one call of next after
-// another, in time and memory linear in their bodies.
-func Bounded(o Object) bool {
-	switch o := o.(type) {
-	case compatible, refuse:
-		return true
-	case *Rules:
-		return o.Bounded()
-	case *Chain:
-		for _, s := range o.steps {
-			if !Bounded(s) {
-				return false
-			}
-		}
-		return true
-	}
-	return false
-}
+func (compatible) Bounded() bool { return true }
 
 // Refuse returns the object that denies every call, for the author's reason.
 func Refuse(reason string) Object { return refuse{reason} }
@@ -71,4 +36,24 @@ type refuse struct{ reason string }
 
 func (o refuse) Answer(*http.Request, http.RoundTripper) (*http.Response, error) {
 	return nil, Deny(0, o.reason)
+}
+
+func (refuse) Bounded() bool { return true }
+
+// Transparent reports whether o changes nothing, so that any protocol may go
+// past it. It is true of Compatible and of chains of nothing else.
+func Transparent(o Object) bool {
+	if c, ok := o.(*Chain); ok {
+		return c.every(Transparent)
+	}
+	_, ok := o.(compatible)
+	return ok
+}
+
+// Bounded reports whether o is made of Rules that are Bounded, and of objects that
+// compute nothing: it answers in its caller's goroutine, one call of next after
+// another, in time and memory linear in their bodies.
+func Bounded(o Object) bool {
+	b, ok := o.(interface{ Bounded() bool })
+	return ok && b.Bounded()
 }

@@ -83,6 +83,8 @@ func (p *parser) problem(filename string, d *hcl.Diagnostic) error {
 	return fmt.Errorf("rules file %s:%d,%d: %s\n    %.120s", filename, start.Line, start.Column, message, text)
 }
 
+func placeOf(r hcl.Range) string { return fmt.Sprintf("%s:%d", r.Filename, r.Start.Line) }
+
 // content reads a body that may have these attributes and blocks only.
 func (p *parser) content(b hcl.Body, attrs []string, blocks ...hcl.BlockHeaderSchema) *hcl.BodyContent {
 	schema := &hcl.BodySchema{Blocks: blocks}
@@ -226,7 +228,7 @@ func (p *parser) compile(src, name string, at hcl.Range, overResponse bool) *exp
 		p.fail(at, "%s: not a jq program: %v", name, err)
 		return nil
 	}
-	if e.fast == nil {
+	if !e.Bounded() {
 		p.unbounded = append(p.unbounded, placeOf(at)+": "+name)
 	}
 	return e

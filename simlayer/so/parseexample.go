@@ -9,38 +9,6 @@ import (
 	"github.com/hashicorp/hcl/v2"
 )
 
-// example is a call with what must become of it.
-type example struct {
-	title, place string
-	request      sample
-	next         []expectedCall
-	// One of these is there.
-	response *sample
-	refusal  *expectedRefusal
-}
-
-// sample is a request or a response. What is not said is not there, or, where it
-// is expected, not looked at.
-type sample struct {
-	place   string
-	method  string
-	uri     string
-	status  int
-	headers []pair
-	body    *string
-}
-
-// expectedCall is a call of next, and how the node answers it.
-type expectedCall struct{ request, answer sample }
-
-// expectedRefusal is what a caller is told that gets no answer.
-type expectedRefusal struct {
-	place  string
-	denied bool
-	status int    // 0: any
-	reason string // all of it for denied, a part otherwise; "" for any
-}
-
 func (p *parser) addExample(rules *Rules, blk *hcl.Block) {
 	if len(rules.examples) == MaxExamples {
 		p.fail(blk.DefRange, "more than %d examples", MaxExamples)

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/textproto"
 	"slices"
+
+	"moult/simlayer/so/jq"
 )
 
 // Rules is a compiled rules file. It does not change.
@@ -14,7 +16,7 @@ type Rules struct {
 	examples []*example
 	// unbounded lists the places of expressions without a bounded form.
 	unbounded []string
-	rooms     scratches
+	memory    jq.Pool
 }
 
 var _ Object = (*Rules)(nil)
@@ -107,10 +109,10 @@ type response struct {
 // Answer implements Object.
 func (r *Rules) Answer(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 	c, params := r.find(req)
-	room := r.rooms.get()
-	x := &exchange{call: c, req: req, params: params, clock: newClock(req.Context(), room), next: next, room: room, body: body{room: room}}
-	resp, err := x.run()
-	r.rooms.put(room) // nothing of it is in what is returned
+	memory := r.memory.Get()
+	x := &exchange{call: c, req: req, params: params, run: jq.NewRun(req.Context(), memory), next: next, memory: memory}
+	resp, err := x.carryOut()
+	r.memory.Put(memory) // nothing of it is in what is returned
 	return resp, err
 }
 
@@ -147,4 +149,36 @@ func (c *callRule) present(req *http.Request) bool {
 	return !slices.ContainsFunc(c.headers, func(name string) bool {
 		return len(req.Header[textproto.CanonicalMIMEHeaderKey(name)]) == 0
 	})
+}
+
+// example is a call with what must become of it.
+type example struct {
+	title, place string
+	request      sample
+	next         []expectedCall
+	// One of these is there.
+	response *sample
+	refusal  *expectedRefusal
+}
+
+// sample is a request or a response. What is not said is not there, or, where it
+// is expected, not looked at.
+type sample struct {
+	place   string
+	method  string
+	uri     string
+	status  int
+	headers []pair
+	body    *string
+}
+
+// expectedCall is a call of next, and how the node answers it.
+type expectedCall struct{ request, answer sample }
+
+// expectedRefusal is what a caller is told that gets no answer.
+type expectedRefusal struct {
+	place  string
+	denied bool
+	status int    // 0: any
+	reason string // all of it for denied, a part otherwise; "" for any
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -335,6 +336,56 @@ func TestRules(t *testing.T) {
 			e.run(t, mustParse(t, oneLine.Replace(e.rules)+"\ndefault { pass = true }\n"), n)
 		})
 	}
+}
+
+// Calls at once, whose memory is that of calls before, do not see each other's.
+func TestMemoryIsNotShared(t *testing.T) {
+	rules := mustParse(t, `
+call "PUT /a/{key}" {
+  step "one" "PUT /b/{key}" {
+    body = ".body | . + {title: .name} | del(.name)"
+  }
+  next "PUT /c/{key}" {
+    body = "{old: .steps.one.body, new: (.body | .size = 2)}"
+  }
+  response "200" {
+    body = "{all: .body.old.title, size: .body.new.size, who: .request.params.key}"
+  }
+}
+default { pass = true }
+`)
+	echo := roundTripper(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: r.Body, ContentLength: r.ContentLength, Request: r}, nil
+	})
+	var wg sync.WaitGroup
+	for worker := range 4 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(worker), 1))
+			for i := range 300 {
+				name := fmt.Sprintf("%d/%d", worker, i)
+				body := fmt.Sprintf(`{"name":%q,"more":%s}`, name, manyNames(rng))
+				resp, err := rules.Answer(httptest.NewRequest("PUT", fmt.Sprintf("/a/w%d", worker), strings.NewReader(body)), echo)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				data, err := io.ReadAll(resp.Body)
+				if want := fmt.Sprintf(`{"all":%q,"size":2,"who":"w%d"}`, name, worker); err != nil || string(data) != want {
+					t.Errorf("%s, %v; want %s", data, err, want)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// manyNames writes an object with up to 100 names.
+func manyNames(rng *rand.Rand) string {
+	var b strings.Builder
+	for i := range rng.IntN(100) + 1 {
+		fmt.Fprintf(&b, `,"name%d":{"n":%d}`, i, i)
+	}
+	return "{" + b.String()[1:] + "}"
 }
 
 // A program that would run or grow without end fails its call only.

@@ -6,13 +6,15 @@ import (
 	"io"
 	"net/http"
 	"slices"
+
+	"moult/simlayer/so/jq"
 )
 
 // step makes the calls of s. It returns a response where s answers the caller.
 func (x *exchange) step(s *step) (*http.Response, error) {
 	x.results = append(x.results, nil)
 	if s.when != nil {
-		holds, err := s.when.holds(&x.clock, x.over(s.when))
+		holds, err := s.when.holds(&x.run, x.over(s.when))
 		if err != nil {
 			return nil, x.place(http.StatusInternalServerError, fmt.Sprintf("when of step %q", s.name), err)
 		}
@@ -49,7 +51,7 @@ func (x *exchange) step(s *step) (*http.Response, error) {
 // items returns what s makes a call for each of.
 func (x *exchange) items(s *step) ([]any, error) {
 	what := fmt.Sprintf("foreach of step %q", s.name)
-	v, ok, err := s.foreach.value(&x.clock, x.over(s.foreach))
+	v, ok, err := s.foreach.tree(&x.run, x.over(s.foreach))
 	if err != nil {
 		return nil, x.place(http.StatusInternalServerError, what, err)
 	}
@@ -87,9 +89,9 @@ func (x *exchange) stepCall(s *step) (*stepResult, *http.Response, error) {
 			fmt.Errorf("the node answered %d, which the rules neither expect nor answer", resp.StatusCode))
 	}
 	defer resp.Body.Close()
-	result := &stepResult{body: body{room: x.room}, status: resp.StatusCode, headers: headerView(resp.Header), item: x.item}
+	result := &stepResult{status: resp.StatusCode, headers: headerView(resp.Header), item: x.item}
 	if x.call.readsSteps || s.reads {
-		if err := result.read(resp); err != nil {
+		if err := result.read(resp, x.memory); err != nil {
 			return nil, nil, err
 		}
 	} else {
@@ -114,8 +116,8 @@ func (x *exchange) stepRequest(s *step) (*http.Request, error) {
 
 // read reads the body of a step's response. Errors are often told in words: a
 // body that is not JSON is null where the status is none of success.
-func (r *stepResult) read(resp *http.Response) error {
-	err := r.body.readResponse(resp)
+func (r *stepResult) read(resp *http.Response, memory *jq.Memory) error {
+	err := r.body.readResponse(resp, memory)
 	if err == nil || r.status < 300 || !r.body.read {
 		return err
 	}

@@ -1,7 +1,6 @@
 package so
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -312,22 +311,5 @@ func TestRefusalsOfOtherProcessesPass(t *testing.T) {
 		if err != nil || resp.StatusCode != 412 || resp.Header.Get(RefusalHeader) != RefusalDenied || i != at {
 			t.Errorf("call %d refused: %v, %v after %d calls", at, resp, err, i)
 		}
-	}
-}
-
-// What passes while the node works is not the expressions' time.
-func TestTheNodesTimeIsNotCounted(t *testing.T) {
-	c := newClock(context.Background(), nil)
-	e, err := compile("[range(3)]", false) // gojq's
-	if err != nil {
-		t.Fatal(err)
-	}
-	x := &exchange{call: &callRule{}, req: httptest.NewRequest("GET", "/", nil), clock: c}
-	if _, _, err := e.eval(&c, x.over(e)); err != nil || c.left <= 0 || c.left >= MaxEvaluation {
-		t.Fatalf("%v left, %v", c.left, err)
-	}
-	c.left = 0
-	if _, _, err := e.eval(&c, x.over(e)); !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("%v, want the end of the time", err)
 	}
 }

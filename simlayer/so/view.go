@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"moult/simlayer/so/jq"
 )
 
 // requestScope is what an expression sees over the request.
@@ -12,41 +14,41 @@ type requestScope struct {
 	body bool // the expression reads the caller's body
 }
 
-func (s requestScope) field(name string) (val, error) {
+func (s requestScope) Field(name string) (jq.Value, error) {
 	x := s.x
 	switch name {
 	case "body":
 		if s.body {
-			return x.body.val(), nil
+			return x.body.Value(), nil
 		}
-		return val{}, nil
+		return jq.Value{}, nil
 	case "method":
-		return val{v: x.req.Method}, nil
+		return jq.Of(x.req.Method), nil
 	case "path":
-		return val{v: x.req.URL.Path}, nil
+		return jq.Of(x.req.URL.Path), nil
 	case "params":
-		return val{v: orEmpty(x.params)}, nil
+		return jq.Of(orEmpty(x.params)), nil
 	case "steps":
 		if x.hasSteps() {
-			return val{scope: stepsScope{x}}, nil
+			return jq.In(stepsScope{x}), nil
 		}
-		return val{}, nil
+		return jq.Value{}, nil
 	case "item":
-		return val{v: x.item}, nil
+		return jq.Of(x.item), nil
 	case "query", "query_all", "headers":
-		return val{v: x.view()[name]}, nil
+		return jq.Of(x.view()[name]), nil
 	}
-	return val{}, nil
+	return jq.Value{}, nil
 }
 
-func (s requestScope) whole() (any, error) {
+func (s requestScope) Tree() (any, error) {
 	view := make(map[string]any, 9)
 	for name, v := range s.x.view() {
 		view[name] = v
 	}
 	var err error
 	if s.x.hasSteps() {
-		if view["steps"], err = (stepsScope{s.x}).whole(); err != nil {
+		if view["steps"], err = (stepsScope{s.x}).Tree(); err != nil {
 			return nil, err
 		}
 	}
@@ -54,7 +56,7 @@ func (s requestScope) whole() (any, error) {
 		view["item"] = s.x.item
 	}
 	if s.body {
-		view["body"], err = s.x.body.tree()
+		view["body"], err = s.x.body.Tree()
 	}
 	return view, err
 }
@@ -76,7 +78,7 @@ func (x *exchange) view() map[string]any {
 }
 
 // over returns what e sees over the request.
-func (x *exchange) over(e *expr) scope { return requestScope{x, e.body} }
+func (x *exchange) over(e *expr) jq.Value { return jq.In(requestScope{x, e.body}) }
 
 // responseScope is what an expression sees over a response.
 type responseScope struct {
@@ -94,7 +96,9 @@ type responseView struct {
 }
 
 // over returns what e sees.
-func (v *responseView) over(e *expr) scope { return responseScope{v, e.body, e.callerBody} }
+func (v *responseView) over(e *expr) jq.Value {
+	return jq.In(responseScope{v, e.body, e.callerBody})
+}
 
 func (v *responseView) headers() map[string]any {
 	if v.seen == nil {
@@ -103,30 +107,30 @@ func (v *responseView) headers() map[string]any {
 	return v.seen
 }
 
-func (s responseScope) field(name string) (val, error) {
+func (s responseScope) Field(name string) (jq.Value, error) {
 	switch name {
 	case "status":
-		return val{v: s.resp.StatusCode}, nil
+		return jq.Of(s.resp.StatusCode), nil
 	case "headers":
-		return val{v: s.headers()}, nil
+		return jq.Of(s.headers()), nil
 	case "request":
-		return val{scope: requestScope{s.x, s.caller}}, nil
+		return jq.In(requestScope{s.x, s.caller}), nil
 	case "steps":
 		if s.x.hasSteps() {
-			return val{scope: stepsScope{s.x}}, nil
+			return jq.In(stepsScope{s.x}), nil
 		}
 	case "item":
-		return val{v: s.x.item}, nil
+		return jq.Of(s.x.item), nil
 	case "body":
 		if s.reads {
-			return s.body.val(), nil
+			return s.body.Value(), nil
 		}
 	}
-	return val{}, nil
+	return jq.Value{}, nil
 }
 
-func (s responseScope) whole() (any, error) {
-	request, err := requestScope{s.x, s.caller}.whole()
+func (s responseScope) Tree() (any, error) {
+	request, err := requestScope{s.x, s.caller}.Tree()
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +141,7 @@ func (s responseScope) whole() (any, error) {
 		}
 	}
 	if s.reads {
-		view["body"], err = s.body.tree()
+		view["body"], err = s.body.Tree()
 	}
 	return view, err
 }
@@ -153,21 +157,21 @@ type stepResult struct {
 // stepsScope is .steps.
 type stepsScope struct{ x *exchange }
 
-func (s stepsScope) field(name string) (val, error) {
+func (s stepsScope) Field(name string) (jq.Value, error) {
 	for i, step := range s.x.call.steps {
 		if step.name != name || i >= len(s.x.results) || s.x.results[i] == nil {
 			continue
 		}
 		if step.foreach == nil {
-			return val{scope: stepScope{&s.x.results[i][0]}}, nil
+			return jq.In(stepScope{&s.x.results[i][0]}), nil
 		}
 		v, err := trees(s.x.results[i])
-		return val{v: v}, err
+		return jq.Of(v), err
 	}
-	return val{}, nil
+	return jq.Value{}, nil
 }
 
-func (s stepsScope) whole() (any, error) {
+func (s stepsScope) Tree() (any, error) {
 	out := map[string]any{}
 	for i, results := range s.x.results {
 		if results == nil {
@@ -190,7 +194,7 @@ func (s stepsScope) whole() (any, error) {
 func trees(results []stepResult) ([]any, error) {
 	list := make([]any, len(results))
 	for i := range results {
-		v, err := stepScope{&results[i]}.whole()
+		v, err := stepScope{&results[i]}.Tree()
 		if err != nil {
 			return nil, err
 		}
@@ -202,22 +206,22 @@ func trees(results []stepResult) ([]any, error) {
 // stepScope is .steps.name.
 type stepScope struct{ r *stepResult }
 
-func (s stepScope) field(name string) (val, error) {
+func (s stepScope) Field(name string) (jq.Value, error) {
 	switch name {
 	case "status":
-		return val{v: s.r.status}, nil
+		return jq.Of(s.r.status), nil
 	case "headers":
-		return val{v: s.r.headers}, nil
+		return jq.Of(s.r.headers), nil
 	case "item":
-		return val{v: s.r.item}, nil
+		return jq.Of(s.r.item), nil
 	case "body":
-		return s.r.body.val(), nil
+		return s.r.body.Value(), nil
 	}
-	return val{}, nil
+	return jq.Value{}, nil
 }
 
-func (s stepScope) whole() (any, error) {
-	tree, err := s.r.body.tree()
+func (s stepScope) Tree() (any, error) {
+	tree, err := s.r.body.Tree()
 	view := map[string]any{"status": s.r.status, "headers": s.r.headers, "body": tree}
 	if s.r.item != nil {
 		view["item"] = s.r.item

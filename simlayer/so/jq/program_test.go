@@ -1,15 +1,16 @@
-package so
+package jq
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net/http/httptest"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/itchyny/gojq"
 	"pgregory.net/rapid"
 )
 
@@ -98,57 +99,81 @@ func programs(depth int) *rapid.Generator[string] {
 	})
 }
 
-// differs runs a program both ways over a request with this body. plant may put a
+// message stands for what rules show their programs: an object of the caller's, with
+// the text that was read as its body.
+type message struct{ body *Document }
+
+func (s message) parts() map[string]any {
+	return map[string]any{
+		"method": "PUT", "path": "/x", "params": map[string]any{"p": "text/plain"},
+		"query": map[string]any{"k": "a"}, "headers": map[string]any{"x-a": "key"},
+	}
+}
+
+func (s message) Field(name string) (Value, error) {
+	if name == "body" {
+		return s.body.Value(), nil
+	}
+	return Of(s.parts()[name]), nil
+}
+
+func (s message) Tree() (any, error) {
+	tree := s.parts()
+	var err error
+	tree["body"], err = s.body.Tree()
+	return tree, err
+}
+
+// differs runs a program both ways over a message with this body. plant may put a
 // fault into the bounded form. gaveUp says that gojq decided both times.
 func differs(src, text string, plant func(piece) piece) (difference string, gaveUp bool) {
-	e, err := compile(src, false)
+	p, err := Compile(src)
 	if err != nil {
 		return fmt.Sprintf("%s does not compile: %v", src, err), false
 	}
-	if e.fast == nil {
+	if !p.Bounded() {
 		return "", true
 	}
-	e.body = true
 	if plant != nil {
-		e.fast = plant(e.fast)
+		p.fast = plant(p.fast)
 	}
-	req := httptest.NewRequest("PUT", "/x?k=a", strings.NewReader(text))
-	req.Header.Set("X-A", "key")
-	x := &exchange{call: &callRule{}, req: req, params: map[string]any{"p": "text/plain"}, clock: newClock(context.Background(), &scratch{})}
-	x.body = body{data: []byte(text)}
-	if err := x.body.parse(); err != nil {
+	m := NewRun(context.Background(), &Memory{})
+	var body Document
+	if err := body.Read([]byte(text), m.memory); err != nil {
 		return fmt.Sprintf("%s is not read: %v", text, err), false
 	}
-	m := &machine{clock: &x.clock}
-	_, err = e.fast.eval(m, val{scope: x.over(e)})
+	in := In(message{&body})
+	_, err = p.fast.eval(&m, in)
 	gaveUp = err == errGiveUp
-	fast, fastErr := e.json(&x.clock, x.over(e))
-	slow := &expr{code: e.code, body: true}
-	want, wantErr := slow.json(&x.clock, x.over(slow))
+	fast, fastErr := p.JSON(&m, in)
+	slow := &Program{code: p.code}
+	want, wantErr := slow.JSON(&m, in)
 	if fmt.Sprint(fastErr) != fmt.Sprint(wantErr) || !sameJSON(fast, want) {
 		return fmt.Sprintf("%s over %q:\n bounded %s, %v\n gojq    %s, %v", src, text, fast, fastErr, want, wantErr), gaveUp
 	}
-	v, ok, err1 := e.value(&x.clock, x.over(e))
-	w, okToo, err2 := slow.value(&x.clock, x.over(slow))
-	if ok != okToo || fmt.Sprint(err1) != fmt.Sprint(err2) || !reflect.DeepEqual(printed(v), printed(w)) {
-		return fmt.Sprintf("value of %s over %q: bounded %v %v %v, gojq %v %v %v", src, text, v, ok, err1, w, okToo, err2), gaveUp
-	}
-	h, err1 := e.holds(&x.clock, x.over(e))
-	g, err2 := slow.holds(&x.clock, x.over(slow))
-	if h != g || fmt.Sprint(err1) != fmt.Sprint(err2) {
-		return fmt.Sprintf("%s over %q: bounded holds %v %v, gojq %v %v", src, text, h, err1, g, err2), gaveUp
+	v, ok, err1 := p.Eval(&m, in)
+	w, okToo, err2 := slow.Eval(&m, in)
+	if ok != okToo || fmt.Sprint(err1) != fmt.Sprint(err2) || v.True() != w.True() || printed(v) != printed(w) {
+		return fmt.Sprintf("%s over %q: bounded %v %v %v, gojq %v %v %v", src, text, v, ok, err1, w, okToo, err2), gaveUp
 	}
 	return "", gaveUp
 }
 
 // sameJSON compares JSON values, numbers by their text.
 func sameJSON(a, b []byte) bool {
-	v, err1 := parseJSON(a)
-	w, err2 := parseJSON(b)
+	v, err1 := Decode(a)
+	w, err2 := Decode(b)
 	return err1 == nil && err2 == nil && (len(a) == 0) == (len(b) == 0) && reflect.DeepEqual(v, w)
 }
 
-func printed(v any) string { return asText(v) }
+func printed(v Value) string {
+	tree, err := v.Tree()
+	if err != nil {
+		return err.Error()
+	}
+	text, _ := gojq.Marshal(tree)
+	return string(text)
+}
 
 func TestBoundedIsGojq(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -173,7 +198,7 @@ func TestBoundedIsGojq(t *testing.T) {
 // Faults that the test above must find.
 type deafAlternative struct{ alternative }
 
-func (n deafAlternative) eval(m *machine, in val) (val, error) {
+func (n deafAlternative) eval(m *Run, in Value) (Value, error) {
 	x, err := n.left.eval(m, in)
 	if err == nil && x.kind() == kindNull { // false is let through
 		return n.right.eval(m, in)
@@ -183,15 +208,15 @@ func (n deafAlternative) eval(m *machine, in val) (val, error) {
 
 type keepingRemoval struct{ removal }
 
-func (n keepingRemoval) eval(m *machine, in val) (val, error) {
+func (n keepingRemoval) eval(m *Run, in Value) (Value, error) {
 	return removal{n.names[1:]}.eval(m, in)
 }
 
 type byteComparison struct{ comparison }
 
-func (n byteComparison) eval(m *machine, in val) (val, error) {
+func (n byteComparison) eval(m *Run, in Value) (Value, error) {
 	l, r, err := both(m, n.left, n.right, in)
-	return val{v: string(l.raw) == string(r.raw)}, err // "a" is not "\u0061"
+	return Value{v: string(l.raw) == string(r.raw)}, err // "a" is not "\u0061"
 }
 
 // planted replaces pieces in the places that programs puts them.
@@ -254,15 +279,15 @@ func TestBoundedIsGojqCatches(t *testing.T) {
 
 // What the scanner takes, the parser takes too, as the same value.
 func scansWrongly(data []byte) string {
-	d, ok := scanDocument(data)
-	want, err := parseJSON(data)
+	d, ok := scan(data, nil)
+	want, err := Decode(data)
 	if !ok {
 		return ""
 	}
 	if err != nil {
 		return fmt.Sprintf("%q was taken; it is none: %v", data, err)
 	}
-	got, err := parseJSON(d.raw)
+	got, err := Decode(d.raw)
 	if err != nil || !reflect.DeepEqual(got, want) {
 		return fmt.Sprintf("%q became %v, %v", data, got, err)
 	}
@@ -274,7 +299,9 @@ func scansWrongly(data []byte) string {
 		return ""
 	}
 	var direct []member
-	eachMember(d.raw, func(m member) bool { direct = append(direct, m); return true })
+	for name, value := range elements(d.raw) {
+		direct = append(direct, member{name, value})
+	}
 	if len(members) != len(d.members) || !reflect.DeepEqual(direct, d.members) && len(direct) > 0 {
 		return fmt.Sprintf("%q has members %q, and %q when read again", data, d.members, direct)
 	}
@@ -283,7 +310,7 @@ func scansWrongly(data []byte) string {
 		if json.Unmarshal(m.name, &name) != nil {
 			return fmt.Sprintf("%q has a member %q", data, m.name)
 		}
-		if v, err := parseJSON(m.value); err != nil || !reflect.DeepEqual(v, members[name]) {
+		if v, err := Decode(m.value); err != nil || !reflect.DeepEqual(v, members[name]) {
 			return fmt.Sprintf("%q: %q is %v", data, name, v)
 		}
 	}
@@ -323,8 +350,8 @@ func FuzzBounded(f *testing.F) {
 		f.Add(programs(3).Example(seed), jsonText(3).Example(seed))
 	}
 	f.Fuzz(func(t *testing.T, src, text string) {
-		b := body{data: []byte(text)}
-		if e, err := compile(src, false); err != nil || e.fast == nil || len(src) > 1000 || b.parse() != nil {
+		var body Document
+		if p, err := Compile(src); err != nil || !p.Bounded() || len(src) > 1000 || body.Read([]byte(text), nil) != nil {
 			t.Skip()
 		}
 		if difference, _ := differs(src, text, nil); difference != "" {
@@ -360,11 +387,27 @@ func TestBound(t *testing.T) {
 		strings.Repeat("tojson | ", 5) + ".":                                              false,
 		strings.Repeat("[", 3000) + strings.Repeat("]", 3000):                             false,
 	} {
-		e, err := compile(src, false)
+		p, err := Compile(src)
 		if err != nil && len(src) < 1000 {
 			t.Errorf("%s: %v", src, err)
-		} else if err == nil && (e.fast != nil) != want {
+		} else if err == nil && p.Bounded() != want {
 			t.Errorf("%.80s: bounded %v", src, !want)
 		}
+	}
+}
+
+// What passes between programs is not their time.
+func TestTimeBetweenIsNotCounted(t *testing.T) {
+	p, err := Compile("[range(3)]") // gojq's
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := NewRun(context.Background(), nil)
+	if _, _, err := p.Eval(&m, Of(nil)); err != nil || m.left <= 0 || m.left >= MaxDuration {
+		t.Fatalf("%v left, %v", m.left, err)
+	}
+	m.left = 0
+	if _, _, err := p.Eval(&m, Of(nil)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("%v, want the end of the time", err)
 	}
 }

@@ -1,20 +1,20 @@
-package so
+package jq
 
 import "github.com/itchyny/gojq"
 
 // piece is a part of a bounded expression. It yields at most one value; errEmpty
 // stands for none, and errGiveUp leaves the whole expression to gojq.
 type piece interface {
-	eval(m *machine, in val) (val, error)
+	eval(m *Run, in Value) (Value, error)
 }
 
 // appender is a piece that can put its value where it is wanted.
 type appender interface {
-	appendValue(m *machine, in val, dst []byte) ([]byte, error)
+	appendValue(m *Run, in Value, dst []byte) ([]byte, error)
 }
 
 // appendPiece appends the value of n as JSON text.
-func appendPiece(m *machine, n piece, in val, dst []byte) ([]byte, error) {
+func appendPiece(m *Run, n piece, in Value, dst []byte) ([]byte, error) {
 	if a, ok := n.(appender); ok {
 		return a.appendValue(m, in, dst)
 	}
@@ -26,14 +26,14 @@ func appendPiece(m *machine, n piece, in val, dst []byte) ([]byte, error) {
 	if dst, err = x.appendTo(dst); err != nil {
 		return nil, err
 	}
-	if len(dst) > MaxBody {
+	if len(dst) > MaxBytes {
 		return nil, errLarge
 	}
 	return dst, m.did(len(dst) - size)
 }
 
 // text returns the value of n as JSON text, without a copy where it is some.
-func (m *machine) text(n piece, in val) ([]byte, error) {
+func (m *Run) text(n piece, in Value) ([]byte, error) {
 	if _, ok := n.(appender); ok {
 		return appendPiece(m, n, in, nil)
 	}
@@ -42,7 +42,7 @@ func (m *machine) text(n piece, in val) ([]byte, error) {
 		return x.raw, err
 	}
 	text, err := x.appendTo(nil)
-	if err == nil && len(text) > MaxBody {
+	if err == nil && len(text) > MaxBytes {
 		err = errLarge
 	}
 	if err != nil {
@@ -51,25 +51,19 @@ func (m *machine) text(n piece, in val) ([]byte, error) {
 	return text, m.did(len(text))
 }
 
-// made is the value of an appender.
-func made(m *machine, a appender, in val) (val, error) {
-	raw, err := a.appendValue(m, in, make([]byte, 0, 256))
-	return val{raw: raw}, err
-}
-
 // constant is a value that stands in the expression.
-type constant struct{ val val }
+type constant struct{ val Value }
 
-func (n constant) eval(*machine, val) (val, error) { return n.val, nil }
+func (n constant) eval(*Run, Value) (Value, error) { return n.val, nil }
 
 // here is jq's dot.
 type here struct{}
 
-func (here) eval(_ *machine, in val) (val, error) { return in, nil }
+func (here) eval(_ *Run, in Value) (Value, error) { return in, nil }
 
 type nothing struct{}
 
-func (nothing) eval(*machine, val) (val, error) { return val{}, errEmpty }
+func (nothing) eval(*Run, Value) (Value, error) { return Value{}, errEmpty }
 
 // pathStep is one .name or .[index] of a path.
 type pathStep struct {
@@ -83,11 +77,11 @@ type path struct {
 	steps []pathStep
 }
 
-func (n path) eval(m *machine, in val) (val, error) {
+func (n path) eval(m *Run, in Value) (Value, error) {
 	x, err := n.of.eval(m, in)
 	for _, s := range n.steps {
 		if err != nil {
-			return val{}, err
+			return Value{}, err
 		}
 		if s.encoded == nil {
 			x, err = m.item(x, s.index)
@@ -100,15 +94,15 @@ func (n path) eval(m *machine, in val) (val, error) {
 
 type pipe struct{ left, right piece }
 
-func (n pipe) eval(m *machine, in val) (val, error) {
+func (n pipe) eval(m *Run, in Value) (Value, error) {
 	x, err := n.left.eval(m, in)
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
 	return n.right.eval(m, x)
 }
 
-func (n pipe) appendValue(m *machine, in val, dst []byte) ([]byte, error) {
+func (n pipe) appendValue(m *Run, in Value, dst []byte) ([]byte, error) {
 	x, err := n.left.eval(m, in)
 	if err != nil {
 		return nil, err
@@ -119,10 +113,10 @@ func (n pipe) appendValue(m *machine, in val, dst []byte) ([]byte, error) {
 // alternative is jq's //.
 type alternative struct{ left, right piece }
 
-func (n alternative) eval(m *machine, in val) (val, error) {
+func (n alternative) eval(m *Run, in Value) (Value, error) {
 	x, err := n.left.eval(m, in)
 	switch {
-	case err == errEmpty, err == nil && !x.truthy():
+	case err == errEmpty, err == nil && !x.True():
 		return n.right.eval(m, in)
 	}
 	return x, err
@@ -134,8 +128,8 @@ type object struct {
 	values []piece
 }
 
-func (n object) eval(m *machine, in val) (val, error) {
-	members := m.clock.room.take(len(n.names))
+func (n object) eval(m *Run, in Value) (Value, error) {
+	members := m.memory.take(len(n.names))
 	var empty error
 	for i, value := range n.values {
 		text, err := m.text(value, in)
@@ -145,16 +139,16 @@ func (n object) eval(m *machine, in val) (val, error) {
 		case errEmpty:
 			empty = err
 		default:
-			return val{}, err
+			return Value{}, err
 		}
 	}
 	if empty != nil {
-		return val{}, empty
+		return Value{}, empty
 	}
 	return joined(m, members)
 }
 
-func (n object) appendValue(m *machine, in val, dst []byte) ([]byte, error) {
+func (n object) appendValue(m *Run, in Value, dst []byte) ([]byte, error) {
 	dst = append(dst, '{')
 	var empty error
 	for i, value := range n.values {
@@ -182,12 +176,15 @@ type list struct{ items []listItem }
 // the array each.
 type listItem struct{ each, f piece }
 
-func (n list) eval(m *machine, in val) (val, error) { return made(m, n, in) }
+func (n list) eval(m *Run, in Value) (Value, error) {
+	raw, err := n.appendValue(m, in, make([]byte, 0, 256))
+	return Value{raw: raw}, err
+}
 
-func (n list) appendValue(m *machine, in val, dst []byte) ([]byte, error) {
+func (n list) appendValue(m *Run, in Value, dst []byte) ([]byte, error) {
 	dst = append(dst, '[')
 	start := len(dst)
-	add := func(f piece, in val) error {
+	add := func(f piece, in Value) error {
 		mark := len(dst)
 		if mark > start {
 			dst = append(dst, ',')
@@ -215,7 +212,7 @@ func (n list) appendValue(m *machine, in val, dst []byte) ([]byte, error) {
 	return append(dst, ']'), m.did(1)
 }
 
-func (list) each(m *machine, item listItem, in val, add func(piece, val) error) error {
+func (list) each(m *Run, item listItem, in Value, add func(piece, Value) error) error {
 	x, err := item.each.eval(m, in)
 	if err == errEmpty {
 		return nil
@@ -229,7 +226,7 @@ func (list) each(m *machine, item listItem, in val, add func(piece, val) error) 
 			return errGiveUp
 		}
 		for _, v := range items {
-			if err := add(item.f, val{v: v}); err != nil {
+			if err := add(item.f, Value{v: v}); err != nil {
 				return err
 			}
 		}
@@ -238,13 +235,15 @@ func (list) each(m *machine, item listItem, in val, add func(piece, val) error) 
 	if x.raw[0] != '[' {
 		return errGiveUp
 	}
-	eachItem(x.raw, func(raw []byte) bool {
-		if err = m.did(len(raw)); err == nil {
-			err = add(item.f, val{raw: raw})
+	for _, raw := range elements(x.raw) {
+		if err := m.did(len(raw)); err != nil {
+			return err
 		}
-		return err == nil
-	})
-	return err
+		if err := add(item.f, Value{raw: raw}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // comparison is ==, !=, <, <=, > or >=.
@@ -253,29 +252,29 @@ type comparison struct {
 	left, right piece
 }
 
-func (n comparison) eval(m *machine, in val) (val, error) {
+func (n comparison) eval(m *Run, in Value) (Value, error) {
 	l, r, err := both(m, n.left, n.right, in)
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
 	if n.op == gojq.OpEq || n.op == gojq.OpNe {
 		same, err := equal(l, r)
-		return val{v: same == (n.op == gojq.OpEq)}, err
+		return Value{v: same == (n.op == gojq.OpEq)}, err
 	}
 	c, err := compareValues(l, r)
 	switch n.op {
 	case gojq.OpLt:
-		return val{v: c < 0}, err
+		return Value{v: c < 0}, err
 	case gojq.OpLe:
-		return val{v: c <= 0}, err
+		return Value{v: c <= 0}, err
 	case gojq.OpGt:
-		return val{v: c > 0}, err
+		return Value{v: c > 0}, err
 	}
-	return val{v: c >= 0}, err
+	return Value{v: c >= 0}, err
 }
 
 // both evaluates two operands.
-func both(m *machine, left, right piece, in val) (l, r val, err error) {
+func both(m *Run, left, right piece, in Value) (l, r Value, err error) {
 	l, err = left.eval(m, in)
 	r, err2 := right.eval(m, in)
 	if err = worse(err, err2); err == nil {
@@ -299,31 +298,31 @@ type logic struct {
 	left, right piece
 }
 
-func (n logic) eval(m *machine, in val) (val, error) {
+func (n logic) eval(m *Run, in Value) (Value, error) {
 	x, err := n.left.eval(m, in)
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
-	if x.truthy() == n.or {
-		return val{v: n.or}, nil
+	if x.True() == n.or {
+		return Value{v: n.or}, nil
 	}
 	x, err = n.right.eval(m, in)
-	return val{v: x.truthy()}, err
+	return Value{v: x.True()}, err
 }
 
 type negation struct{}
 
-func (negation) eval(_ *machine, in val) (val, error) { return val{v: !in.truthy()}, nil }
+func (negation) eval(_ *Run, in Value) (Value, error) { return Value{v: !in.True()}, nil }
 
 // choice is if; without a condition that holds it is otherwise.
 type choice struct{ cond, then, otherwise piece }
 
-func (n choice) eval(m *machine, in val) (val, error) {
+func (n choice) eval(m *Run, in Value) (Value, error) {
 	x, err := n.cond.eval(m, in)
 	switch {
 	case err != nil:
-		return val{}, err
-	case x.truthy():
+		return Value{}, err
+	case x.True():
 		return n.then.eval(m, in)
 	}
 	return n.otherwise.eval(m, in)
@@ -332,9 +331,9 @@ func (n choice) eval(m *machine, in val) (val, error) {
 // ofKind is objects, strings and so on: its input where it is of a kind.
 type ofKind struct{ low, high int }
 
-func (n ofKind) eval(_ *machine, in val) (val, error) {
+func (n ofKind) eval(_ *Run, in Value) (Value, error) {
 	if k := in.kind(); k < n.low || k > n.high {
-		return val{}, errEmpty
+		return Value{}, errEmpty
 	}
 	return in, nil
 }
@@ -345,12 +344,12 @@ type affix struct {
 	test func(s, affix string) bool
 }
 
-func (n affix) eval(m *machine, in val) (val, error) {
+func (n affix) eval(m *Run, in Value) (Value, error) {
 	s, ok := in.text()
 	if !ok {
-		return val{}, errGiveUp
+		return Value{}, errGiveUp
 	}
-	return val{v: n.test(s, n.text)}, m.did(len(s))
+	return Value{v: n.test(s, n.text)}, m.did(len(s))
 }
 
 // having is has("name").
@@ -359,10 +358,10 @@ type having struct {
 	encoded []byte
 }
 
-func (n having) eval(m *machine, in val) (val, error) {
+func (n having) eval(m *Run, in Value) (Value, error) {
 	if in.scope != nil || in.kind() != kindObject {
-		return val{}, errGiveUp
+		return Value{}, errGiveUp
 	}
 	_, there, err := m.member(in, n.name, n.encoded)
-	return val{v: there}, err
+	return Value{v: there}, err
 }

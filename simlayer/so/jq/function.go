@@ -1,4 +1,4 @@
-package so
+package jq
 
 import (
 	"slices"
@@ -50,32 +50,22 @@ func (b *binder) function(f *gojq.Func) piece {
 	return b.fail()
 }
 
+// kinds are functions that let pass what is of a kind.
+var kinds = map[string]ofKind{
+	"nulls": {kindNull, kindNull}, "booleans": {kindFalse, kindTrue}, "numbers": {kindNumber, kindNumber},
+	"strings": {kindString, kindString}, "arrays": {kindArray, kindArray}, "objects": {kindObject, kindObject},
+	"iterables": {kindArray, kindObject}, "scalars": {kindNull, kindString}, "values": {kindFalse, kindObject},
+}
+
 func (b *binder) plainFunction(name string) piece {
-	switch name {
-	case "not":
+	switch kind, is := kinds[name]; {
+	case is:
+		return kind
+	case name == "not":
 		return negation{}
-	case "empty":
+	case name == "empty":
 		return nothing{}
-	case "nulls":
-		return ofKind{kindNull, kindNull}
-	case "booleans":
-		return ofKind{kindFalse, kindTrue}
-	case "numbers":
-		return ofKind{kindNumber, kindNumber}
-	case "strings":
-		return ofKind{kindString, kindString}
-	case "arrays":
-		return ofKind{kindArray, kindArray}
-	case "objects":
-		return ofKind{kindObject, kindObject}
-	case "iterables":
-		return ofKind{kindArray, kindObject}
-	case "scalars":
-		return ofKind{kindNull, kindString}
-	case "values":
-		return ofKind{kindFalse, kindObject}
-	}
-	if slices.Contains(linear, name) {
+	case slices.Contains(linear, name):
 		return b.program(name)
 	}
 	return b.fail()
@@ -106,11 +96,8 @@ func (b *binder) renaming(arg *gojq.Query) piece {
 	}
 	n := renaming{}
 	for _, kv := range o.KeyVals {
-		name := kv.Key
-		if kv.KeyString != nil && kv.KeyString.Queries == nil {
-			name = kv.KeyString.Str
-		}
-		if name == "" || strings.ContainsAny(name[:1], "$@") || kv.Val == nil || !literal(kv.Val) || kv.Val.Term.Type != gojq.TermTypeString {
+		name, ok := constantName(kv)
+		if !ok || kv.Val == nil || !literal(kv.Val) || kv.Val.Term.Type != gojq.TermTypeString {
 			return b.fail()
 		}
 		r := rename{encodedName(name), encodedName(kv.Val.Term.Str.Str)}

@@ -1,4 +1,4 @@
-package so
+package jq
 
 import (
 	"cmp"
@@ -123,7 +123,7 @@ func (b *binder) value(p call) piece {
 	if d == nil {
 		return b.fail()
 	}
-	return constant{val{raw: d.raw}}
+	return constant{Value{raw: d.raw}}
 }
 
 // program compiles what is left to gojq.
@@ -236,6 +236,14 @@ func encodedName(name string) []byte {
 	return text
 }
 
+// constantName returns the name of an object's member where it stands there.
+func constantName(kv *gojq.ObjectKeyVal) (name string, ok bool) {
+	if s := kv.KeyString; s != nil {
+		return s.Str, s.Queries == nil
+	}
+	return kv.Key, kv.Key != "" && !strings.ContainsAny(kv.Key[:1], "$@")
+}
+
 func (b *binder) object(o *gojq.Object) piece {
 	type entry struct {
 		name  string
@@ -243,10 +251,8 @@ func (b *binder) object(o *gojq.Object) piece {
 	}
 	var entries []entry
 	for _, kv := range o.KeyVals {
-		name := kv.Key
-		if kv.KeyString != nil && kv.KeyString.Queries == nil {
-			name = kv.KeyString.Str
-		} else if name == "" || strings.ContainsAny(name[:1], "$@") {
+		name, ok := constantName(kv)
+		if !ok {
 			return b.fail()
 		}
 		e := entry{name: name}

@@ -1,64 +1,27 @@
-package so
+package jq
 
 import (
 	"bytes"
 	"encoding/binary"
+	"iter"
 	"math/bits"
-	"slices"
 	"unicode/utf8"
 
 	"github.com/itchyny/gojq"
 )
 
-// document is a JSON text that was checked once and is then read where it lies.
-// It is what bounded expressions work on. No object in it has a name twice, and
-// names are written in one way only, so that they compare as bytes.
-type document struct {
-	raw     []byte   // one JSON value without space around it; nil: not made
-	members []member // of raw, where it is an object
-}
-
-// size is how long the text of an object is at least.
-func (d *document) size() int {
-	size := 2
-	for _, one := range d.members {
-		size += len(one.name) + len(one.value) + 2
+// scan checks a text. For what it does not take, which is more than what is no JSON,
+// ok is false: ask Decode. An empty text is null.
+func scan(data []byte, memory *Memory) (d *document, ok bool) {
+	s := scanner{data: data, memory: memory}
+	if s.space(0) == len(data) {
+		return memory.document([]byte("null"), nil), true
 	}
-	return size
+	return s.document()
 }
 
-// appendTo appends an object's text, made of its members.
-func (d *document) appendTo(dst []byte) []byte {
-	dst = append(slices.Grow(dst, d.size()), '{')
-	for i, one := range d.members {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = append(dst, one.name...)
-		dst = append(dst, ':')
-		dst = append(dst, one.value...)
-	}
-	return append(dst, '}')
-}
-
-// member is a name of an object, with its quotes, and its value.
-type member struct{ name, value []byte }
-
-// scanDocument checks a body. For what it does not take, which is more than what
-// is no JSON, ok is false: ask parseJSON. An empty body is null.
-func scanDocument(data []byte) (d *document, ok bool) { return (*scratch)(nil).scan(data) }
-
-// scan is scanDocument for a document that lives as long as what is in s.
-func (s *scratch) scan(data []byte) (d *document, ok bool) {
-	scan := scanner{data: data, room: s}
-	if scan.space(0) == len(data) {
-		return s.document([]byte("null"), nil), true
-	}
-	return scan.document()
-}
-
-// normalDocument makes a document out of a value that parseJSON returned, or nil
-// where it is too deep.
+// normalDocument makes a document out of a value of gojq's, or nil where it is too
+// deep.
 func normalDocument(v any) *document {
 	data, err := gojq.Marshal(v)
 	if err != nil {
@@ -74,7 +37,7 @@ type scanner struct {
 	data []byte
 	// normal: the text is gojq's own, which escapes names in one way.
 	normal bool
-	room   *scratch
+	memory *Memory
 	top    []member
 }
 
@@ -83,18 +46,18 @@ func (s *scanner) document() (*document, bool) {
 	if start == len(s.data) || len(s.data) > maxScanned || !utf8.Valid(s.data) {
 		return nil, false
 	}
-	if s.room == nil {
-		s.room = &scratch{}
+	if s.memory == nil {
+		s.memory = &Memory{}
 	}
 	end := s.value(start, 0)
-	s.room.names, s.room.large.slots = s.room.names[:0], s.room.large.slots[:0] // where it broke off
+	s.memory.names, s.memory.large.slots = s.memory.names[:0], s.memory.large.slots[:0] // where it broke off
 	if end < 0 || s.space(end) != len(s.data) {
 		return nil, false
 	}
 	if bytes.Contains(s.data, []byte(`\u`)) && loneSurrogate(s.data) {
 		return nil, false
 	}
-	return s.room.document(s.data[start:end], s.top), true
+	return s.memory.document(s.data[start:end], s.top), true
 }
 
 // space returns where the white space at i ends.
@@ -165,7 +128,7 @@ func (s *scanner) array(i, depth int) int {
 }
 
 func (s *scanner) object(i, depth int) int {
-	names := nameList{first: len(s.room.names)}
+	names := nameList{first: len(s.memory.names)}
 	i = s.space(i + 1)
 	if i < len(s.data) && s.data[i] == '}' {
 		return i + 1
@@ -194,8 +157,8 @@ func (s *scanner) object(i, depth int) int {
 		}
 		switch s.data[i] {
 		case '}':
-			s.room.names = s.room.names[:names.first]
-			s.room.large.close(names.many)
+			s.memory.names = s.memory.names[:names.first]
+			s.memory.large.close(names.many)
 			return i + 1
 		case ',':
 			i = s.space(i + 1)
@@ -208,7 +171,7 @@ func (s *scanner) object(i, depth int) int {
 // addTop adds a member of the text's own object.
 func (s *scanner) addTop(m member) {
 	if len(s.top) == cap(s.top) {
-		longer := s.room.take(max(32, 2*len(s.top)))
+		longer := s.memory.take(max(32, 2*len(s.top)))
 		s.top = append(longer, s.top...)
 	}
 	s.top = append(s.top, m)
@@ -225,21 +188,21 @@ type nameList struct {
 // reports whether it is new there.
 func (s *scanner) fresh(list *nameList, start, end int) bool {
 	if list.many.size > 0 {
-		return s.room.large.add(&list.many, s.data, span{uint32(start), uint32(end)})
+		return s.memory.large.add(&list.many, s.data, span{uint32(start), uint32(end)})
 	}
-	name, few := s.data[start:end], s.room.names[list.first:]
+	name, few := s.data[start:end], s.memory.names[list.first:]
 	for _, other := range few {
 		if bytes.Equal(s.data[other.start:other.end], name) {
 			return false
 		}
 	}
-	s.room.names = append(s.room.names, span{uint32(start), uint32(end)})
+	s.memory.names = append(s.memory.names, span{uint32(start), uint32(end)})
 	if len(few)+1 < fewScanned {
 		return true
 	}
-	list.many = s.room.large.open()
-	for _, one := range s.room.names[list.first:] {
-		s.room.large.add(&list.many, s.data, one)
+	list.many = s.memory.large.open()
+	for _, one := range s.memory.names[list.first:] {
+		s.memory.large.add(&list.many, s.data, one)
 	}
 	return true
 }
@@ -392,37 +355,26 @@ func skipText(data []byte, i int) int {
 	}
 }
 
-// eachMember calls f for the members of a checked object until it returns false.
-func eachMember(raw []byte, f func(member) bool) {
-	s := scanner{data: raw}
-	i := s.space(1)
-	for raw[i] != '}' {
-		if raw[i] == ',' {
-			i = s.space(i + 1)
+// elements ranges over the members of a checked object, or over the items of an array,
+// which have no names.
+func elements(raw []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, value []byte) bool) {
+		s := scanner{data: raw}
+		for i := s.space(1); raw[i] != '}' && raw[i] != ']'; i = s.space(i) {
+			if raw[i] == ',' {
+				i = s.space(i + 1)
+			}
+			var name []byte
+			if raw[0] == '{' {
+				end := skipText(raw, i)
+				name = raw[i:end]
+				i = s.space(s.space(end) + 1)
+			}
+			end := skip(raw, i)
+			if !yield(name, raw[i:end]) {
+				return
+			}
+			i = end
 		}
-		end := skipText(raw, i)
-		name := raw[i:end]
-		start := s.space(s.space(end) + 1)
-		end = skip(raw, start)
-		if !f(member{name, raw[start:end]}) {
-			return
-		}
-		i = s.space(end)
-	}
-}
-
-// eachItem calls f for the items of a checked array until it returns false.
-func eachItem(raw []byte, f func([]byte) bool) {
-	s := scanner{data: raw}
-	i := s.space(1)
-	for raw[i] != ']' {
-		if raw[i] == ',' {
-			i = s.space(i + 1)
-		}
-		end := skip(raw, i)
-		if !f(raw[i:end]) {
-			return
-		}
-		i = s.space(end)
 	}
 }

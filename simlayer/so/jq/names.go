@@ -1,93 +1,13 @@
-package so
+package jq
 
 import (
 	"bytes"
 	"hash/maphash"
 	"slices"
-	"sync"
 )
-
-// scratch is memory for the objects that one call reads and makes, which the next
-// call uses again: most of what a mapping would allocate. A nil scratch allocates.
-type scratch struct {
-	members []member
-	taken   int // of members, those included for which there was no room
-	docs    []document
-	machine machine
-	names   []span // of the small objects that a scanner has open
-	large   nameTable
-}
 
 // span is where something lies in a text.
 type span struct{ start, end uint32 }
-
-// scratches keep the memory of the calls of one Rules.
-type scratches struct{ pool sync.Pool }
-
-func (p *scratches) get() *scratch {
-	if s, ok := p.pool.Get().(*scratch); ok {
-		return s
-	}
-	return &scratch{}
-}
-
-// put takes back s, of which nothing is in use any more.
-func (p *scratches) put(s *scratch) {
-	clear(s.members)
-	clear(s.docs)
-	s.docs, s.machine = s.docs[:0], machine{}
-	s.members = s.members[:0]
-	switch {
-	case s.taken > keptMembers:
-		s.members = nil
-	case s.taken > cap(s.members):
-		s.members = make([]member, 0, s.taken)
-	}
-	s.taken = 0
-	if cap(s.large.slots) > keptMembers {
-		s.large.slots = nil
-	}
-	if cap(s.names) > keptMembers {
-		s.names = nil
-	}
-	p.pool.Put(s)
-}
-
-// take returns an empty list with room for n members.
-func (s *scratch) take(n int) []member {
-	if s == nil {
-		return make([]member, 0, n)
-	}
-	s.taken += n
-	start := len(s.members)
-	if cap(s.members)-start < n {
-		s.members = make([]member, 0, max(128, 2*n))
-		start = 0
-	}
-	s.members = s.members[:start+n]
-	return s.members[start : start : start+n]
-}
-
-// document returns a new document.
-func (s *scratch) document(raw []byte, members []member) *document {
-	if s == nil {
-		return &document{raw, members}
-	}
-	if len(s.docs) == cap(s.docs) {
-		s.docs = make([]document, 0, 16) // the others stay where they are
-	}
-	s.docs = append(s.docs, document{raw, members})
-	return &s.docs[len(s.docs)-1]
-}
-
-// run returns the machine for an expression. There is never more than one at work.
-func (s *scratch) run(c *clock) *machine {
-	if s == nil {
-		return &machine{clock: c}
-	}
-	s.machine = machine{clock: c}
-	return &s.machine
-}
 
 // nameTable finds names that come twice in objects with many names. Objects that
 // are open within each other have their parts of slots one behind the other, and

@@ -1,14 +1,10 @@
-package so
+package jq
 
 import (
 	"encoding/binary"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 )
 
@@ -45,13 +41,13 @@ func manyNames(rng *rand.Rand, depth int, twice bool) string {
 // A name that comes twice is found in any object, however many others are open or
 // were before, in memory that is used again.
 func TestManyNames(t *testing.T) {
-	s := &scratch{}
-	var pool scratches
+	s := &Memory{}
+	var pool Pool
 	for seed := range uint64(500) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		twice := rng.IntN(2) == 0
 		text := manyNames(rng, rng.IntN(4), twice)
-		d, ok := s.scan([]byte(text))
+		d, ok := scan([]byte(text), s)
 		if ok == twice {
 			t.Fatalf("seed %d: taken %v, a name twice %v: %.300s", seed, ok, twice, text)
 		}
@@ -62,8 +58,8 @@ func TestManyNames(t *testing.T) {
 			t.Fatalf("seed %d: %.300s became %.300s", seed, text, d.appendTo(nil))
 		}
 		if rng.IntN(4) == 0 {
-			pool.put(s)
-			s = pool.get()
+			pool.Put(s)
+			s = pool.Get()
 		}
 	}
 }
@@ -96,43 +92,13 @@ func TestNotPlain(t *testing.T) {
 	}
 }
 
-// Calls at once, whose memory is that of calls before, do not see each other's.
-func TestMemoryIsNotShared(t *testing.T) {
-	rules := mustParse(t, `
-call "PUT /a/{key}" {
-  step "one" "PUT /b/{key}" {
-    body = ".body | . + {title: .name} | del(.name)"
-  }
-  next "PUT /c/{key}" {
-    body = "{old: .steps.one.body, new: (.body | .size = 2)}"
-  }
-  response "200" {
-    body = "{all: .body.old.title, size: .body.new.size, who: .request.params.key}"
-  }
-}
-default { pass = true }
-`)
-	echo := roundTripper(func(r *http.Request) (*http.Response, error) {
-		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: r.Body, ContentLength: r.ContentLength, Request: r}, nil
-	})
-	var wg sync.WaitGroup
-	for worker := range 4 {
-		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(worker), 1))
-			for i := range 300 {
-				name := fmt.Sprintf("%d/%d", worker, i)
-				body := fmt.Sprintf(`{"name":%q,"more":%s}`, name, manyNames(rng, 1, false))
-				resp, err := rules.Answer(httptest.NewRequest("PUT", fmt.Sprintf("/a/w%d", worker), strings.NewReader(body)), echo)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				data, err := io.ReadAll(resp.Body)
-				if want := fmt.Sprintf(`{"all":%q,"size":2,"who":"w%d"}`, name, worker); err != nil || string(data) != want {
-					t.Errorf("%s, %v; want %s", data, err, want)
-				}
-			}
-		})
+func BenchmarkScan(b *testing.B) {
+	data := []byte(`{"key":"user/4711","revision":12345678901234567890,"tags":["a","b",{"c":null}],"value":"` +
+		strings.Repeat("lorem ipsum dolor sit amet, ", 32) + `","content_type":"text/plain","meta":{"owner":"me","size":1.50}}`)
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		if _, ok := scan(data, nil); !ok {
+			b.Fatal("not taken")
+		}
 	}
-	wg.Wait()
 }

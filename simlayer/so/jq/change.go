@@ -1,4 +1,4 @@
-package so
+package jq
 
 import (
 	"bytes"
@@ -13,10 +13,10 @@ type sum struct {
 	general     call
 }
 
-func (n sum) eval(m *machine, in val) (val, error) {
+func (n sum) eval(m *Run, in Value) (Value, error) {
 	l, r, err := both(m, n.left, n.right, in)
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
 	switch lk, rk := l.kind(), r.kind(); {
 	case lk == kindNull && rk != kindNumber: // which + writes anew
@@ -28,30 +28,30 @@ func (n sum) eval(m *machine, in val) (val, error) {
 		b, ok := r.text()
 		switch {
 		case !ok:
-			return val{}, errGiveUp
-		case len(a)+len(b) > MaxBody:
-			return val{}, errLarge
+			return Value{}, errGiveUp
+		case len(a)+len(b) > MaxBytes:
+			return Value{}, errLarge
 		}
-		return val{v: a + b}, nil
+		return Value{v: a + b}, nil
 	case lk == kindObject && rk == kindObject && l.isText() && r.isText():
 		return n.merge(m, l, r)
 	}
 	return n.general.on(m, l, r)
 }
 
-func (n sum) merge(m *machine, l, r val) (val, error) {
+func (n sum) merge(m *Run, l, r Value) (Value, error) {
 	old, err := m.members(l)
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
 	fresh, err := m.members(r)
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
 	if len(fresh) > fewNames { // comparing all with all would not be linear
 		return n.general.on(m, l, r)
 	}
-	out := m.clock.room.take(len(old) + len(fresh))
+	out := m.memory.take(len(old) + len(fresh))
 	for _, one := range old {
 		if !slices.ContainsFunc(fresh, func(f member) bool { return bytes.Equal(f.name, one.name) }) {
 			out = append(out, one)
@@ -60,29 +60,18 @@ func (n sum) merge(m *machine, l, r val) (val, error) {
 	return joined(m, append(out, fresh...))
 }
 
-// joined makes an object of members with different names. Its text is not made:
-// most often it is only a part on the way to another.
-func joined(m *machine, members []member) (val, error) {
-	d := m.clock.room.document(nil, members)
-	size := d.size()
-	if size > MaxBody {
-		return val{}, errLarge
-	}
-	return val{doc: d}, m.did(size)
-}
-
 // removal is del(.name, …).
 type removal struct{ names [][]byte }
 
-func (n removal) eval(m *machine, in val) (val, error) {
+func (n removal) eval(m *Run, in Value) (Value, error) {
 	if in.kind() == kindNull {
 		return in, nil
 	}
 	members, err := m.members(in)
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
-	out := m.clock.room.take(len(members))
+	out := m.memory.take(len(members))
 	for _, one := range members {
 		if !slices.ContainsFunc(n.names, func(name []byte) bool { return bytes.Equal(name, one.name) }) {
 			out = append(out, one)
@@ -98,31 +87,31 @@ type assignment struct {
 	modify bool
 }
 
-func (n assignment) eval(m *machine, in val) (val, error) {
+func (n assignment) eval(m *Run, in Value) (Value, error) {
 	if in.kind() == kindNull {
-		in = val{raw: []byte("{}")}
+		in = Value{raw: []byte("{}")}
 		if n.modify {
-			return val{}, errGiveUp
+			return Value{}, errGiveUp
 		}
 	}
 	members, err := m.members(in)
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
 	from := in
 	if n.modify {
 		if from, _, err = m.member(in, n.name.name, n.name.encoded); err != nil {
-			return val{}, err
+			return Value{}, err
 		}
 	}
 	text, err := m.text(n.value, from)
 	if err == errEmpty {
-		return val{}, errGiveUp // it has a meaning of its own here
+		return Value{}, errGiveUp // it has a meaning of its own here
 	}
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
-	out := append(m.clock.room.take(len(members)+1), members...)
+	out := append(m.memory.take(len(members)+1), members...)
 	i := slices.IndexFunc(out, func(one member) bool { return bytes.Equal(one.name, n.name.encoded) })
 	if i < 0 {
 		return joined(m, append(out, member{n.name.encoded, text}))
@@ -136,12 +125,12 @@ type renaming struct{ names []rename }
 
 type rename struct{ from, to []byte }
 
-func (n renaming) eval(m *machine, in val) (val, error) {
+func (n renaming) eval(m *Run, in Value) (Value, error) {
 	members, err := m.members(in)
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
-	out := append(m.clock.room.take(len(members)), members...)
+	out := append(m.memory.take(len(members)), members...)
 	renamed := false
 	for i := range out {
 		for _, r := range n.names {
@@ -152,7 +141,7 @@ func (n renaming) eval(m *machine, in val) (val, error) {
 		}
 	}
 	if renamed && !n.distinct(out) {
-		return val{}, errGiveUp // which of the two wins is for gojq to say
+		return Value{}, errGiveUp // which of the two wins is for gojq to say
 	}
 	return joined(m, out)
 }
@@ -176,41 +165,41 @@ func (n renaming) distinct(members []member) bool {
 // call is a program of gojq's that is linear in its input.
 type call struct{ code *gojq.Code }
 
-func (n call) eval(m *machine, in val) (val, error) {
-	v, err := in.tree()
+func (n call) eval(m *Run, in Value) (Value, error) {
+	v, err := in.Tree()
 	if err != nil {
-		return val{}, errGiveUp
+		return Value{}, errGiveUp
 	}
 	return n.run(m, v, in.size())
 }
 
 // on runs the program over an array of two values.
-func (n call) on(m *machine, l, r val) (val, error) {
-	a, err := l.tree()
+func (n call) on(m *Run, l, r Value) (Value, error) {
+	a, err := l.Tree()
 	if err != nil {
-		return val{}, errGiveUp
+		return Value{}, errGiveUp
 	}
-	b, err := r.tree()
+	b, err := r.Tree()
 	if err != nil {
-		return val{}, errGiveUp
+		return Value{}, errGiveUp
 	}
 	return n.run(m, []any{a, b}, l.size()+r.size())
 }
 
-func (n call) run(m *machine, in any, size int) (val, error) {
-	values := n.code.RunWithContext(m.clock.ctx, in)
+func (n call) run(m *Run, in any, size int) (Value, error) {
+	values := n.code.RunWithContext(m.ctx, in)
 	v, ok := values.Next()
 	if !ok {
-		return val{}, errEmpty
+		return Value{}, errEmpty
 	}
 	if _, failed := v.(error); failed {
-		return val{}, errGiveUp
+		return Value{}, errGiveUp
 	}
-	left := MaxBody
+	left := MaxBytes
 	if err := measure(v, maxDepth, &left); err != nil {
-		return val{}, err
+		return Value{}, err
 	}
-	return val{v: v}, m.did(4*size + 64)
+	return Value{v: v}, m.did(4*size + 64)
 }
 
 // difference is - with an array that stands in the expression.
@@ -220,10 +209,10 @@ type difference struct {
 	general call
 }
 
-func (n difference) eval(m *machine, in val) (val, error) {
+func (n difference) eval(m *Run, in Value) (Value, error) {
 	l, r, err := both(m, n.left, n.right, in)
 	if err != nil {
-		return val{}, err
+		return Value{}, err
 	}
 	return n.general.on(m, l, r)
 }
@@ -234,7 +223,7 @@ type sentence struct {
 	text  call // tostring
 }
 
-func (n sentence) eval(m *machine, in val) (val, error) {
+func (n sentence) eval(m *Run, in Value) (Value, error) {
 	var out []byte
 	var empty error
 	for _, part := range n.parts {
@@ -247,16 +236,16 @@ func (n sentence) eval(m *machine, in val) (val, error) {
 			continue
 		}
 		if err != nil {
-			return val{}, err
+			return Value{}, err
 		}
 		s, ok := x.text()
 		switch {
 		case !ok:
-			return val{}, errGiveUp
-		case len(out)+len(s) > MaxBody:
-			return val{}, errLarge
+			return Value{}, errGiveUp
+		case len(out)+len(s) > MaxBytes:
+			return Value{}, errLarge
 		}
 		out = append(out, s...)
 	}
-	return val{v: string(out)}, worse(empty, m.did(len(out)))
+	return Value{v: string(out)}, worse(empty, m.did(len(out)))
 }
