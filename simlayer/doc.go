@@ -27,10 +27,6 @@
 // anew. But for the time that it takes, neither the caller nor the node can tell
 // the two ways apart.
 //
-// Connections whose calls are all plain go to a lane after some of them (on Linux):
-// one goroutine with a poller of its own that serves many. Whatever is not a whole
-// request or a whole answer brings them back, with what was read of it.
-//
 // # Holding
 //
 // While the node is down, calls are held: they wait, with nothing of theirs sent

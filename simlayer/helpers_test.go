@@ -127,7 +127,6 @@ func startLayer(t testing.TB, protocol string, change func(*Config)) *Layer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.laneAfter = 1 // nobody has called yet
 	t.Cleanup(func() { l.Close() })
 	return l
 }

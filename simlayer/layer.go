@@ -34,10 +34,6 @@ type Layer struct {
 	conns  atomic.Int64 // that are open
 
 	buffers buffers
-	lanes   lanes
-	// laneAfter and laneMost are laneAfter and laneAfterMost, if not 0: tests have
-	// their connections in lanes soon, and again.
-	laneAfter, laneMost int
 
 	services map[string]*service // fixed
 

@@ -22,10 +22,9 @@ import (
 // front's own connection, and writes the answer. What is not plain is the
 // callProxy's, which does the same in every other respect.
 //
-// It is used by one goroutine: run, where the call could begin at once, a coroutine
-// of a lane in its place, or the one that waited for the gate (front.late). run
-// watches the caller while that one works; where run works itself, a watcher begins
-// once the node takes long, and a lane sees both sides.
+// It is used by one goroutine: run, where the call could begin at once, or the one
+// that waited for the gate (front.late). run watches the caller while that one works;
+// where run works itself, a watcher begins once the node takes long.
 type lean struct {
 	front   *front
 	path    *path
@@ -46,8 +45,6 @@ type lean struct {
 
 	watching chan struct{} // closed once the watcher has ended; nil: none
 	seen     []byte        // what the watcher has read
-
-	lane *rest // it is in a lane
 }
 
 // leans are the memory of lean calls.
@@ -110,17 +107,8 @@ func (f *front) simulate(req wire.Request, size int, how taking) bool {
 		return false
 	}
 	c.more = f.n > size
-	return f.carry(c, req, size)
-}
-
-// carry answers a request, of which size bytes are here, by c, in run's place.
-// false: no other follows on this connection.
-func (f *front) carry(c *lean, req wire.Request, size int) bool {
 	c.alone = true
 	err := c.run()
-	if err != nil {
-		c.ground()
-	}
 	c.unwatch()
 	seen, unsafe := c.seen, c.unsafe
 	again := err != nil && f.leanAgain(err, unsafe)
@@ -137,9 +125,6 @@ func (f *front) carry(c *lean, req wire.Request, size int) bool {
 	if len(seen) > 0 {
 		f.buf = f.layer.buffers.get() // nothing else of the caller was here
 		f.n = copy(*f.buf, seen)
-	}
-	if err == nil && f.n == 0 {
-		f.lanePlain++
 	}
 	return follows
 }
@@ -190,7 +175,6 @@ func (c *lean) run() error {
 	resp, err := c.call()
 	switch {
 	case errors.Is(err, errBroke):
-		c.ground()
 		c.unwatch()
 		f.lose(failed)
 		return nil
@@ -219,7 +203,6 @@ func (c *lean) call() (resp *http.Response, err error) {
 // watch begins to watch the caller, where nobody does: one that goes away ends
 // the call.
 func (c *lean) watch() {
-	c.ground()
 	if !c.alone || c.watching != nil || c.more {
 		return
 	}

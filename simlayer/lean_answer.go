@@ -59,7 +59,6 @@ func (c *lean) respond(resp *http.Response) {
 
 // refuse answers by a refusal.
 func (c *lean) refuse(err error) {
-	c.ground()
 	c.unwatch()
 	c.front.refuse(err)
 }
@@ -110,7 +109,6 @@ func (c *lean) whole(a *leanAnswer, here int64) {
 
 // lose breaks an answer off.
 func (c *lean) lose(o outcome) {
-	c.ground()
 	c.unwatch()
 	f := c.front
 	f.mu.Lock()
@@ -131,12 +129,9 @@ func (c *lean) end(a *leanAnswer, text []byte) {
 	f.ex.respDone, f.ex.closeAfter, f.answering = true, a.last, true
 	f.mu.Unlock()
 	f.finish(a.outcome)
-	err := c.say(text)
+	_, err := f.conn.Write(text)
 	closing := f.wrote()
 	f.wmu.Unlock()
-	if err != nil || closing {
-		c.ground()
-	}
 	switch {
 	case err != nil:
 		f.breakOff()
@@ -150,7 +145,6 @@ const chunkRoom = 8
 
 // stream answers by a body that is still to come, piece by piece.
 func (c *lean) stream(a *leanAnswer) {
-	c.ground()
 	f := c.front
 	if f.write(c.out) != nil {
 		c.lose(canceled)

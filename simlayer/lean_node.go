@@ -39,7 +39,7 @@ func (c *lean) RoundTrip(r *http.Request) (*http.Response, error) {
 // taken, since it closed a kept connection, is sent anew.
 func (c *lean) roundTrip(r *http.Request) (*http.Response, error) {
 	u, kept, err := c.upstream(false)
-	if err == nil && kept && !proxy.Safe(r.Method) && !c.alive(u) {
+	if err == nil && kept && !proxy.Safe(r.Method) && !u.in.alive() {
 		u, kept, err = c.upstream(true)
 	}
 	for {
@@ -49,7 +49,7 @@ func (c *lean) roundTrip(r *http.Request) (*http.Response, error) {
 		if len(c.out) >= relayBuffer {
 			c.watch() // the node may take its time to take it
 		}
-		n, writeErr := c.tell(u)
+		n, writeErr := u.conn.Write(c.out)
 		resp, silent, readErr := c.response(u, r)
 		if readErr == nil {
 			return resp, nil
@@ -79,7 +79,6 @@ func (c *lean) upstream(fresh bool) (u *upstream, kept bool, err error) {
 	if kept && over == nil {
 		return u, true, nil
 	}
-	c.ground()
 	if u != nil {
 		u.close()
 	}
@@ -115,7 +114,6 @@ func (c *lean) over() error {
 
 // drop closes a connection.
 func (c *lean) drop(u *upstream) {
-	c.ground()
 	c.front.mu.Lock()
 	if c.front.up == u {
 		c.front.up = nil
@@ -141,12 +139,6 @@ func (c *lean) slow(u *upstream) {
 
 // read reads from the node as reader.read does.
 func (c *lean) read(u *upstream, buf *[]byte, have int) (*[]byte, int, error) {
-	if c.lane != nil {
-		got, n, err := c.laneRead(buf, have)
-		if n > 0 || err != nil {
-			return got, n, err
-		}
-	}
 	// The deadline is not moved for every call: that would cost more than it is
 	// worth.
 	if began := c.front.ex.began; c.alone && c.watching == nil && u.deadline.Before(began.Add(leanAlone)) {
@@ -286,7 +278,6 @@ type leanConn struct {
 }
 
 func (r *leanConn) Read(p []byte) (int, error) {
-	r.call.ground()
 	for {
 		n, err := r.up.conn.Read(p)
 		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -298,7 +289,6 @@ func (r *leanConn) Read(p []byte) (int, error) {
 
 // general reads an answer that is not plain by net/http. before has come of it.
 func (c *lean) general(u *upstream, r *http.Request, before []byte) (*http.Response, error) {
-	c.ground()
 	here := bytes.NewReader(before)
 	in := &io.LimitedReader{R: io.MultiReader(here, &leanConn{c, u}), N: maxAnswerHead}
 	br := bufio.NewReader(in)

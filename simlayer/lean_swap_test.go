@@ -303,13 +303,7 @@ func leanIdleIsClosed(t *testing.T, more string) {
 		eventually(t, "the end known", func() bool {
 			f[0].mu.Lock()
 			defer f[0].mu.Unlock()
-			if f[0].up == nil {
-				return true
-			}
-			s := f[0].up.conn.(*sock)
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return !s.away && !f[0].up.in.alive()
+			return f[0].up == nil || !f[0].up.in.alive()
 		})
 	}
 	if n := calls.Load(); n != 20 {

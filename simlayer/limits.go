@@ -99,16 +99,6 @@ const (
 	spliceMost = 1 << 20
 	// pumpLarge is after how many full buffers a flow counts as large.
 	pumpLarge = 4
-	// laneAfter is after how many plain calls a relayed connection goes to a lane,
-	// and maxLanes how many lanes there are at most. Each return makes it twice as
-	// many calls until the next time, up to laneAfterMost.
-	laneAfter     = 4
-	laneAfterMost = 1 << 12
-	maxLanes      = 8
-	// laneWrites is how many simulated calls of a lane write together.
-	laneWrites = 32
-	// laneEvents is how many events a lane takes in at a time.
-	laneEvents = 64
 	// idleGrace is how long a caller keeps an idle connection whose other end
 	// the node has closed: time for a call that is on its way, and for the
 	// agent to find out that the node has crashed.

@@ -21,8 +21,7 @@ import (
 // two. Where it does need simulation, the connection goes over to the callProxy.
 //
 // Two goroutines serve it: run takes requests from the caller, down answers from
-// the node. While nothing passes, neither holds a buffer. Both rest while plain
-// calls pass by a lane.
+// the node. While nothing passes, neither holds a buffer.
 //
 // The gate is never called with mu held: it calls cut with itself locked.
 type front struct {
@@ -37,9 +36,6 @@ type front struct {
 	buf   *[]byte // nil while n is 0
 	n     int     // bytes of the caller that have not passed on
 	later bool    // not the first request
-	// lanePlain is how many calls were simulated, one after the other, since the
-	// connection could last go to a lane.
-	lanePlain int
 
 	// wmu is held while something is written to conn. It comes before mu.
 	wmu sync.Mutex
@@ -58,10 +54,6 @@ type front struct {
 	// answering: an exchange has ended, and its answer is being written.
 	answering bool
 	http2     *relay2
-	downs     int   // connections to the node whose answers are taken
-	rest      *rest // asks run to take the connection to a lane
-	plain     int   // exchanges since the last time that it asked
-	enough    int   // of them to ask; 0 at first
 }
 
 // exchange is one request and its answer.
@@ -129,7 +121,7 @@ func (u *upstream) drain() {}
 
 // front takes over a connection that was accepted. The layer's tasks count it.
 func (f *listener) front(conn net.Conn) {
-	c := &front{layer: f.layer, listener: f, conn: &sock{Conn: conn}}
+	c := &front{layer: f.layer, listener: f, conn: conn}
 	c.cutFunc = c.cut
 	if !f.addFront(c) {
 		c.end()
@@ -147,7 +139,6 @@ func (f *front) run() {
 	for f.turn() {
 	}
 	f.mu.Lock()
-	f.stir()
 	hand := f.hand
 	f.mu.Unlock()
 	if hand {
@@ -187,7 +178,7 @@ var errGone = errors.New("the caller has gone")
 
 // turn takes one request on its way; false: none follows.
 func (f *front) turn() bool {
-	if f.n == 0 && (!f.restLean() || f.n == 0 && !f.await()) {
+	if f.n == 0 && !f.await() {
 		return false
 	}
 	switch f.settle() {
@@ -221,12 +212,6 @@ func (f *front) await() bool {
 		if err == nil {
 			f.buf, f.n = buf, n
 			return true
-		}
-		if r := f.resting(err); r != nil {
-			if f.goLane(r); f.n > 0 {
-				return true
-			}
-			continue
 		}
 		if !f.callerStops(err) {
 			return false
@@ -305,7 +290,6 @@ func (f *front) settle() settled {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.taken = true
-	f.stir()
 	if f.grace {
 		f.grace = false
 		_ = f.conn.SetReadDeadline(time.Time{})

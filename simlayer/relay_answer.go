@@ -24,9 +24,6 @@ const refusalHeader = so.RefusalHeader
 func (f *front) down(u *upstream) {
 	for u != nil {
 		u = f.upEnded(u, f.answers(u))
-		f.mu.Lock()
-		f.downs--
-		f.mu.Unlock()
 	}
 }
 
@@ -43,7 +40,7 @@ type answer struct {
 func (f *front) answers(u *upstream) error {
 	var a answer
 	for {
-		buf, n, err := f.heard(u, &a)
+		buf, n, err := u.in.read(a.head, a.have)
 		if err != nil {
 			f.layer.buffers.put(a.head)
 			return err
@@ -230,7 +227,7 @@ func (f *front) writeLocked(parts [][]byte) error {
 	case 1:
 		_, err = f.conn.Write(parts[0])
 	default:
-		_, err = (*net.Buffers)(&parts).WriteTo(polled(f.conn))
+		_, err = (*net.Buffers)(&parts).WriteTo(f.conn)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errCaller, err)

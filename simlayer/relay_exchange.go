@@ -205,7 +205,6 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	cut := ex.cut
 	if !cut {
 		f.up, ex.up = u, u
-		f.downs++
 	}
 	f.mu.Unlock()
 	if cut {
@@ -241,7 +240,7 @@ func (f *front) dial(ctx context.Context, b *backend) (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &upstream{front: f, backend: b, conn: &sock{Conn: conn}}
+	u := &upstream{front: f, backend: b, conn: conn}
 	if err := u.in.reads(conn, &f.layer.buffers); err != nil {
 		conn.Close()
 		return nil, err

@@ -467,6 +467,6 @@ func (h *relay2) fromNode(p []byte) (rest []byte, err error) {
 		return p[off:], err
 	}
 	parts := net.Buffers{p[:at], tell, p[at:off]}
-	_, err = parts.WriteTo(polled(f.conn))
+	_, err = parts.WriteTo(f.conn)
 	return p[off:], err
 }

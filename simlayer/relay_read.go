@@ -30,13 +30,13 @@ func (b *buffers) put(buf *[]byte) {
 
 // moves reports whether the kernel can move bytes to this connection.
 func moves(dst net.Conn) bool {
-	_, ok := polled(dst).(*net.TCPConn)
+	_, ok := dst.(*net.TCPConn)
 	return ok
 }
 
 // moveN moves n bytes in the kernel. Where src ends before, that is io.EOF.
 func moveN(dst, src net.Conn, n int64) (int64, error) {
-	moved, err := io.Copy(polled(dst), io.LimitReader(polled(src), n))
+	moved, err := io.Copy(dst, io.LimitReader(src, n))
 	if err == nil && moved < n {
 		err = io.EOF
 	}
