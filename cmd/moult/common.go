@@ -57,15 +57,6 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// positive reads a flag that is a time and must not be 0 or less.
-func positive(c *cli.Context, flag string) (time.Duration, error) {
-	d := c.Duration(flag)
-	if d <= 0 {
-		return 0, misusef(seeHelp(c), "--%s %v: want a time above 0, such as 30s or 24h", flag, d)
-	}
-	return d, nil
-}
-
 // openTrust opens the trust folder that the flags name.
 func openTrust(c *cli.Context) (*trust.Folder, error) {
 	const hint = "name the trust folder with --trust or MOULT_TRUST; `moult trust init FOLDER` makes a new one"

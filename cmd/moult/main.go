@@ -9,7 +9,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,21 +18,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"moult/agent/control"
 	"moult/cmd/moult/internal/demo"
 )
-
-// Exit codes.
-const (
-	exitDone     = 0
-	exitFailed   = 1
-	exitMisuse   = 2
-	exitRefused  = 3
-	exitTimedOut = 4
-)
-
-// version is set by the linker for released binaries.
-var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -66,7 +52,6 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:           "moult",
 		Usage:          "upgrade a distributed system, peer by peer, while it serves",
-		Version:        version,
 		Writer:         stdout,
 		ErrWriter:      stderr,
 		HideHelp:       true,
@@ -76,8 +61,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:   usageError,
 		Action: func(c *cli.Context) error {
 			if c.Bool("version") {
-				cli.ShowVersion(c)
-				return nil
+				return thisBuild().print(c.App.Writer)
 			}
 			if c.Args().Present() {
 				return misusef("see `moult --help` for the commands", "there is no command %q", c.Args().First())
@@ -89,7 +73,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			statusCommand(), whyCommand(),
 			rulesCommand(),
 			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), retryCommand(), startCommand(),
-			membersCommand(), joinCommand(), leaveCommand(),
+			membersCommand(), joinCommand(), leaveCommand(), versionCommand(),
 		},
 	}
 	setDefaults(app.Commands)
@@ -117,80 +101,4 @@ func setDefaults(commands []*cli.Command) {
 			}
 		}
 	}
-}
-
-func usageError(c *cli.Context, err error, _ bool) error {
-	return misusef(seeHelp(c), "%v", err)
-}
-
-// commandName is what follows "moult" on the command line.
-func commandName(c *cli.Context) string {
-	return strings.TrimPrefix(c.Command.HelpName, "moult ")
-}
-
-func seeHelp(c *cli.Context) string {
-	name := "moult"
-	if c.Command != nil && c.Command.HelpName != "" {
-		name = c.Command.HelpName
-	}
-	return "see `" + name + " --help`"
-}
-
-// exitError is an error that chooses its own exit code and hint.
-type exitError struct {
-	code int
-	hint string
-	err  error
-}
-
-func (e *exitError) Error() string { return e.err.Error() }
-func (e *exitError) Unwrap() error { return e.err }
-
-func misusef(hint, format string, args ...any) error {
-	return &exitError{code: exitMisuse, hint: hint, err: fmt.Errorf(format, args...)}
-}
-
-// failedf is for errors that would not tell by themselves what to do next.
-func failedf(hint, format string, args ...any) error {
-	return &exitError{code: exitFailed, hint: hint, err: fmt.Errorf(format, args...)}
-}
-
-func refusedf(hint, format string, args ...any) error {
-	return &exitError{code: exitRefused, hint: hint, err: fmt.Errorf(format, args...)}
-}
-
-// classify finds the exit code and the hint that an error asks for.
-func classify(err error) (code int, hint string) {
-	if e, ok := errors.AsType[*exitError](err); ok {
-		return e.code, e.hint
-	}
-	if e, ok := errors.AsType[*control.Error](err); ok {
-		switch e.Kind {
-		case control.KindMisuse:
-			return exitMisuse, e.Hint
-		case control.KindRefused:
-			return exitRefused, e.Hint
-		}
-		return exitFailed, e.Hint
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return exitTimedOut, ""
-	}
-	return exitFailed, ""
-}
-
-// noArgs refuses arguments that a command does not take.
-func noArgs(c *cli.Context) error {
-	if c.Args().Present() {
-		return misusef(seeHelp(c), "%s takes no argument, got %q", commandName(c), c.Args().First())
-	}
-	return nil
-}
-
-// oneArg returns the one argument that a command takes.
-func oneArg(c *cli.Context, what string) (string, error) {
-	if c.NArg() != 1 {
-		return "", misusef(seeHelp(c), "%s takes one argument, %s; got %d (flags come before it)", commandName(c), what, c.NArg())
-	}
-	return c.Args().First(), nil
 }
