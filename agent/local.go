@@ -8,6 +8,7 @@ import (
 	"moult/agent/control"
 	"moult/simlayer"
 	"moult/simlayer/host"
+	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
 
@@ -57,14 +58,14 @@ func (a *Agent) native() bundle.Version {
 }
 
 // callsOf adds up the calls of callers of one version.
-func callsOf(stats simlayer.Stats, v bundle.Version) (sum simlayer.Calls) {
+func callsOf(stats simlayer.Stats, v bundle.Version) (sum tally.Calls) {
 	for _, versions := range stats.Services {
 		sum = sum.Add(versions[v])
 	}
 	return sum
 }
 
-func countOf(c simlayer.Calls) control.CallCount {
+func countOf(c tally.Calls) control.CallCount {
 	n := control.CallCount{Calls: c.Calls, Denied: c.Denied, Errors: c.Errors, Open: c.Open, Last: c.Last.UTC().Truncate(time.Millisecond)}
 	if c.Last.IsZero() {
 		n.Last = time.Time{}

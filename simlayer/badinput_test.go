@@ -179,7 +179,7 @@ func TestStalledCallers(t *testing.T) {
 				}
 			}
 		}
-		eventually(t, "all are there", func() bool { return l.conns.Load() >= 3*each*int64(len(halves)) })
+		eventually(t, "all are there", func() bool { return l.conns.Open() >= 3*each*int64(len(halves)) })
 		eventually(t, "good calls are made", func() bool { return l.Stats().Services["api"][3].Calls > 50 })
 	})
 	// Those whose body was let in to the node, since its length is not known, are
@@ -265,7 +265,7 @@ func TestRawCircle(t *testing.T) {
 	object := tcpNode(t, func(c net.Conn) {
 		up, err := net.Dial("tcp", target.Load().(string))
 		if err != nil {
-			reset(c)
+			stream.Reset(c)
 			return
 		}
 		stream.Splice(c, up)
@@ -296,7 +296,7 @@ func TestRawCircle(t *testing.T) {
 		}
 		good.Close()
 	}
-	eventually(t, "all have ended", func() bool { return l.Stats().InFlight == 0 && l.conns.Load() == 0 })
+	eventually(t, "all have ended", func() bool { return l.Stats().InFlight == 0 && l.conns.Open() == 0 })
 	if c := l.Stats().Services["api"][1]; c.Errors < 3 || c.Calls < 3*50 {
 		t.Errorf("%+v, want three refusals after 50 rounds each", c)
 	}

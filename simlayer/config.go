@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -106,7 +107,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if c.Egress != "" {
-		if _, _, err := splitAddr(c.Egress); err != nil {
+		if _, _, err := stream.SplitAddr(c.Egress); err != nil {
 			errs = append(errs, fmt.Errorf("egress: %w", err))
 		}
 		if c.Resolve == nil {
@@ -120,7 +121,7 @@ func (c Config) Validate() error {
 }
 
 func (s Service) validate() error {
-	_, port, err := splitAddr(s.Public)
+	_, port, err := stream.SplitAddr(s.Public)
 	if err != nil {
 		return fmt.Errorf("public address: %w", err)
 	}
@@ -147,8 +148,8 @@ func (s Service) apart(o Service) error {
 	if s.network() != o.network() {
 		return nil
 	}
-	_, a, _ := splitAddr(s.Public)
-	_, b, _ := splitAddr(o.Public)
+	_, a, _ := stream.SplitAddr(s.Public)
+	_, b, _ := stream.SplitAddr(o.Public)
 	within := func(port int, s Service) bool { return port != 0 && port >= s.First && port <= s.Last }
 	switch {
 	case a != 0 && s.Public == o.Public:
@@ -166,18 +167,6 @@ func (s Service) apart(o Service) error {
 func anyHost(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "" || ip != nil && ip.IsUnspecified()
-}
-
-func splitAddr(addr string) (host string, port int, err error) {
-	host, text, err := net.SplitHostPort(addr)
-	if err != nil {
-		return "", 0, fmt.Errorf("%q: want host:port", addr)
-	}
-	port, err = strconv.Atoi(text)
-	if err != nil || port < 0 || port > 65535 {
-		return "", 0, fmt.Errorf("%q: want a port from 0 to 65535", addr)
-	}
-	return host, port, nil
 }
 
 // Routing says who answers which callers. A Layer takes a whole one at a time.

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -115,7 +116,7 @@ func (l *Layer) aimOne(f *listener, r *route, straight bool) (direct bool, err e
 
 func (l *Layer) steerOne(f *listener, r *route, straight bool) error {
 	at := netip.AddrPort{}
-	if a, ok := ipPort(f.Addr()); ok {
+	if a, ok := stream.AddrPort(f.Addr()); ok {
 		at = a
 	}
 	if !straight {
@@ -251,7 +252,7 @@ func (l *Layer) takePairStrays(f *listener) error {
 		return err
 	}
 	l.strays = append(l.strays, stray{conn, f, true})
-	f.packets.serveFrom(conn)
+	f.packets.ServeFrom(conn)
 	return nil
 }
 

@@ -110,7 +110,7 @@ func TestEgressBeforeRouting(t *testing.T) {
 		r, err := do(c, "GET", publicURL(peer)+"/v1/keys/k", "")
 		result <- fmt.Sprint(r.status, " ", strings.TrimSpace(r.body), " ", err)
 	}()
-	eventually(t, "the call waits", func() bool { return node.out.held.Load() == 1 })
+	eventually(t, "the call waits", func() bool { return node.out.Waiting() == 1 })
 	apply(t, node, Routing{Native: 1, Down: true})
 	if got := <-result; got != `200 {"f1":"v"} <nil>` {
 		t.Errorf("the call that waited: %s", got)
@@ -227,7 +227,7 @@ func TestEgressWaitsForPeer(t *testing.T) {
 			results <- result{r, err}
 		}()
 	}
-	eventually(t, "the calls wait", func() bool { return node.out.held.Load() == calls })
+	eventually(t, "the calls wait", func() bool { return node.out.Waiting() == calls })
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, r.Host, " ", n)

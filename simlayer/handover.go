@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"moult/simlayer/stream"
 )
 
 // handover is the listener of a server of net/http whose connections come from
@@ -78,7 +80,7 @@ func (c *handed) Read(p []byte) (int, error) {
 }
 
 func (c *handed) CloseWrite() error {
-	closeWrite(c.Conn)
+	stream.CloseWrite(c.Conn)
 	return nil
 }
 
@@ -104,7 +106,7 @@ func (f *front) handOver() {
 		before = append(before, (*f.buf)[:f.n]...)
 		f.consume(f.n)
 	}
-	f.layer.conns.Add(-1) // the server counts it
+	f.layer.conns.Leave() // the server counts it
 	c := &handed{Conn: f.conn, before: before, stay: f.stay}
 	if f.ex.patience.spent > 0 {
 		waited := f.ex.patience

@@ -3,13 +3,12 @@ package simlayer
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"time"
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
-	"moult/simlayer/stream"
+	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
 
@@ -51,22 +50,22 @@ type call struct {
 	via      bundle.Version // whose object process it goes to, or 0
 	plain    bool           // it could be relayed
 	hidden   *observer      // which does not see what it comes to at the node, or nil
-	outcome  outcome
+	outcome  tally.Outcome
 	began    time.Time
-	counted  *counters // where it counts as open
-	stay     bool      // see handed
+	counted  *tally.Counter // where it counts as open
+	stay     bool           // see handed
 }
 
 // serve answers one call.
 func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
-	if !p.layer.tasks.begin() {
+	if !p.layer.tasks.Begin() {
 		panic(http.ErrAbortHandler)
 	}
-	defer p.layer.tasks.end()
+	defer p.layer.tasks.End()
 	ctx, cut := context.WithCancelCause(r.Context())
 	defer cut(nil)
 	c := &call{
-		listener: f, parent: r.Context(), cut: cut, version: f.label, outcome: failed, began: time.Now(),
+		listener: f, parent: r.Context(), cut: cut, version: f.label, outcome: tally.Failed, began: time.Now(),
 	}
 	c.Begin(r)
 	if h := handedOf(ctx); h != nil {
@@ -76,12 +75,12 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
 		}
 	}
 	defer p.end(c)
-	c.outcome = answered
+	c.outcome = tally.Answered
 	finished := false
 	defer func() {
 		// The proxy panics where a response ends in the middle.
 		if !finished {
-			c.outcome = failed
+			c.outcome = tally.Failed
 		}
 	}()
 	p.proxy.Serve(w, r.WithContext(ctx), c, p.layer.cfg.Limits.Replay)
@@ -93,14 +92,14 @@ func (p *callProxy) end(c *call) {
 	if c.ticket != nil {
 		p.leave(c)
 	}
-	if c.outcome == failed && c.parent.Err() != nil {
-		c.outcome = canceled
+	if c.outcome == tally.Failed && c.parent.Err() != nil {
+		c.outcome = tally.Canceled
 	}
 	if c.version == 0 {
 		c.version = p.layer.externalVersion(c.listener.service, p.layer.gate.current())
 	}
-	c.counted.done()
-	c.listener.service.tally.of(c.version).ended(c.outcome, c.patience.spent, c.began)
+	c.counted.Done()
+	c.listener.service.tally.Of(c.version).Ended(c.outcome, c.patience.spent, c.began)
 }
 
 // leave takes a call out of the gate. The last connections of a routing that is
@@ -161,7 +160,7 @@ func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Respo
 			return nil, err
 		}
 	}
-	c.counted = c.listener.service.tally.begun(version, c.counted)
+	c.counted = c.listener.service.tally.Begin(version, c.counted)
 	out := r.WithContext(r.Context())
 	c.Renew(out)
 	sees, err := c.observed(r.Context(), route)
@@ -180,14 +179,14 @@ func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Respo
 
 // refusedBy is the outcome of a call that an object process has answered, by its
 // so.RefusalHeader.
-func refusedBy(header string) outcome {
+func refusedBy(header string) tally.Outcome {
 	switch header {
 	case so.RefusalDenied:
-		return denied
+		return tally.Denied
 	case so.RefusalError:
-		return failed
+		return tally.Failed
 	}
-	return answered
+	return tally.Answered
 }
 
 // versionUnder is the version of the listener's callers.
@@ -270,7 +269,7 @@ func (l *Layer) heldRefusal(err, last error, via bundle.Version, limit time.Dura
 // refuse says with what a call is answered that got no response.
 func (p *callProxy) refuse(h http.Header, r *http.Request, err error) *so.Refusal {
 	c := proxy.Of[*call](r.Context())
-	c.outcome = failed
+	c.outcome = tally.Failed
 	if c.parent.Err() != nil {
 		panic(http.ErrAbortHandler) // nobody is there to be told
 	}
@@ -280,7 +279,7 @@ func (p *callProxy) refuse(h http.Header, r *http.Request, err error) *so.Refusa
 		h.Set("Connection", "close")
 	}
 	if refusal.Denied {
-		c.outcome = denied
+		c.outcome = tally.Denied
 	}
 	if refusal.From == 0 {
 		refusal.From, refusal.To = c.version, c.native
@@ -288,6 +287,3 @@ func (p *callProxy) refuse(h http.Header, r *http.Request, err error) *so.Refusa
 	p.layer.log.Debug("call refused", "service", c.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "error", &refusal)
 	return &refusal
 }
-
-func reset(c net.Conn)      { stream.Reset(c) }
-func closeWrite(c net.Conn) { stream.CloseWrite(c) }

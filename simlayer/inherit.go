@@ -116,7 +116,7 @@ func (f *listener) socket() (Socket, error) {
 
 // address is where callers reach a listener of one version.
 func (f *listener) address() string {
-	at, _ := ipPort(f.Addr())
+	at, _ := stream.AddrPort(f.Addr())
 	return net.JoinHostPort(f.service.host(), fmt.Sprint(at.Port()))
 }
 
@@ -209,7 +209,7 @@ func (k Inherited) of(s *service, label bundle.Version, addr string) bool {
 	if k.Service != s.name || k.Version != label {
 		return false
 	}
-	host, _, err := splitAddr(k.Addr)
+	host, _, err := stream.SplitAddr(k.Addr)
 	return k.Addr == addr || err == nil && s.versionPort(label) == 0 && host == s.host()
 }
 
@@ -266,3 +266,53 @@ func (l *Layer) ownBackend(r *route, b *backend, addr net.Addr) bool {
 	}
 	return false
 }
+
+// Unbound tells the layer why software cannot open its sockets of UDP beside the
+// layer's, for AttachSteer; nil where it can.
+func (l *Layer) Unbound(why error) {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	l.unbound = why
+}
+
+// Found returns where software of version v really answers, which was told to listen
+// at these addresses: with AttachSteer what it binds for UDP may have been bound at the
+// address of its callers instead. The software must have bound it.
+func (l *Layer) Found(v bundle.Version, told map[string]string) map[string]string {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	l.orphan.Store(nil)
+	found := maps.Clone(told)
+	for _, name := range slices.Sorted(maps.Keys(told)) {
+		s := l.services[name]
+		if s == nil {
+			continue
+		}
+		f := l.versionedOf(s, v)
+		if f == nil || f.pair == nil || !f.pair.Open() {
+			continue
+		}
+		joined, err := f.pair.Joined()
+		if err != nil {
+			l.log.Warn("software is taken to be where it was told to", "service", name, "address", told[name], "err", err)
+		}
+		if joined {
+			found[name] = f.address()
+		}
+	}
+	return found
+}
+
+// bound reports whether r leads to the socket that the software has opened beside the
+// layer's, or why there is none.
+func (l *Layer) bound(f *listener, r *route) (bool, error) {
+	if b := r.backends[f.service.name]; b != nil && b.addr == f.address() {
+		return true, nil
+	}
+	if l.unbound != nil {
+		return false, l.unbound
+	}
+	return false, errNotBound
+}
+
+var errNotBound = errors.New("the software's own socket is not at the address of its callers, from where its answers must come: it was started before, binds another address than the one that it was given, has SO_REUSEPORT set, or runs as another user than the agent")

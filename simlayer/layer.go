@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
 	"net/url"
 	"slices"
 	"sync"
@@ -15,6 +14,10 @@ import (
 	"time"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/egress"
+	"moult/simlayer/packets"
+	"moult/simlayer/stream"
+	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
 
@@ -24,14 +27,14 @@ type Layer struct {
 	log   *slog.Logger
 	gate  *gate
 	proxy *callProxy
-	out   *egress // nil without one
+	out   *egress.Proxy // nil without one
 
 	// ctx ends with Close.
 	ctx    context.Context
 	stop   context.CancelFunc
 	closer sync.Once
-	tasks  tasks
-	conns  atomic.Int64 // that are open
+	tasks  stream.Tasks
+	conns  *stream.Quota // that are open
 
 	buffers buffers
 
@@ -40,10 +43,10 @@ type Layer struct {
 	// apply is held by Apply, and by Close once it has begun.
 	apply  sync.Mutex
 	closed bool
-	steer  *attach.Steer     // apply; nil where nothing is steered
-	taken  map[string]taken  // apply; the software's own sockets, by service
-	asides map[string]*aside // apply; by service
-	strays []stray           // apply; sockets that software left behind
+	steer  *attach.Steer             // apply; nil where nothing is steered
+	taken  map[string]taken          // apply; the software's own sockets, by service
+	asides map[string]*packets.Aside // apply; by service
+	strays []stray                   // apply; sockets that software left behind
 	// given is the version of the software that runs with sockets of ours; 0 where
 	// none does. known are those that the software of an earlier layer has.
 	given bundle.Version // apply
@@ -58,7 +61,9 @@ type Layer struct {
 	observers map[string]*observer // apply
 	observed  map[string]bool      // apply
 
-	senders senders
+	senders packets.Senders
+	// answerTime is that constant, but for tests.
+	answerTime time.Duration
 
 	fallen sync.Map // service to why its callers are relayed although they need not be
 
@@ -72,7 +77,7 @@ type service struct {
 	name      string
 	public    *listener
 	versioned map[bundle.Version]*listener
-	tally     tally
+	tally     tally.ByVersion
 }
 
 // Addresses are where one service is reached.
@@ -96,7 +101,7 @@ func Start(cfg Config) (*Layer, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), services: map[string]*service{}, taken: map[string]taken{}, asides: map[string]*aside{}}
+	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), conns: stream.NewQuota(cfg.Limits.Conns), answerTime: answerTime, services: map[string]*service{}, taken: map[string]taken{}, asides: map[string]*packets.Aside{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.proxy = newCallProxy(l)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Services)) {
@@ -111,7 +116,9 @@ func Start(cfg Config) (*Layer, error) {
 	}
 	l.rejoin()
 	if cfg.Egress != "" {
-		out, err := l.startEgress(cfg.Egress)
+		out, err := egress.Start(egress.Config{
+			Addr: cfg.Egress, Resolve: cfg.Resolve, Label: l.label, Quota: l.conns, Held: cfg.Limits.Held, Log: cfg.Log,
+		})
 		if err != nil {
 			l.Close()
 			return nil, fmt.Errorf("%w: %w", ErrEgress, err)
@@ -267,7 +274,7 @@ func (l *Layer) noLoop(r *route) error {
 			continue
 		}
 		for _, addr := range l.own() {
-			if addr.Network() == b.network && sameAddr(addr, b.addr) && !l.ownBackend(r, b, addr) {
+			if addr.Network() == b.network && stream.SameAddr(addr, b.addr) && !l.ownBackend(r, b, addr) {
 				return fmt.Errorf("%s is the layer's own address; give the software another one to listen on", what)
 			}
 		}
@@ -287,34 +294,9 @@ func (l *Layer) own() []net.Addr {
 		}
 	}
 	if l.out != nil {
-		addrs = append(addrs, l.out.listener.Addr())
+		addrs = append(addrs, l.out.Addr())
 	}
 	return addrs
-}
-
-// sameAddr reports whether connecting to dest would reach a listener at addr.
-func sameAddr(addr net.Addr, dest string) bool {
-	own, ok := ipPort(addr)
-	host, port, err := splitAddr(dest)
-	if !ok || err != nil || int(own.Port()) != port {
-		return false
-	}
-	at := own.Addr().Unmap()
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return host == "localhost" && (at.IsLoopback() || at.IsUnspecified())
-	}
-	ip = ip.Unmap()
-	return at == ip || ip.IsUnspecified() || at.IsUnspecified() && ip.IsLoopback()
-}
-
-// ipPort returns an address of TCP or UDP; false for any other.
-func ipPort(addr net.Addr) (netip.AddrPort, bool) {
-	a, ok := addr.(interface{ AddrPort() netip.AddrPort })
-	if !ok {
-		return netip.AddrPort{}, false
-	}
-	return a.AddrPort(), true
 }
 
 // Addresses returns where each service is reached now.
@@ -324,11 +306,11 @@ func (l *Layer) Addresses() map[string]Addresses {
 	out := make(map[string]Addresses, len(l.services))
 	for name, s := range l.services {
 		a := Addresses{Public: s.public.Addr().String(), Versions: map[bundle.Version]string{}}
-		if _, port, _ := splitAddr(s.Public); port != 0 {
+		if _, port, _ := stream.SplitAddr(s.Public); port != 0 {
 			a.Public = s.Public
 		}
 		for v, f := range s.versioned {
-			at, _ := ipPort(f.Addr())
+			at, _ := stream.AddrPort(f.Addr())
 			a.Versions[v] = net.JoinHostPort(s.host(), fmt.Sprint(at.Port()))
 		}
 		out[name] = a
@@ -342,7 +324,22 @@ func (l *Layer) EgressURL() *url.URL {
 	if l.out == nil {
 		return nil
 	}
-	return &url.URL{Scheme: "http", Host: l.out.listener.Addr().String()}
+	return &url.URL{Scheme: "http", Host: l.out.Addr().String()}
+}
+
+// EgressEnvironment returns the environment that has programs call by the egress
+// proxy, as egress.Proxy has it. It is empty without a proxy.
+func (l *Layer) EgressEnvironment() map[string]string {
+	if l.out == nil {
+		return nil
+	}
+	return l.out.Environment()
+}
+
+// label is the version of the node's own calls, and how long they may wait.
+func (l *Layer) label() (bundle.Version, time.Duration) {
+	r := l.gate.current()
+	return r.egress, r.hold
 }
 
 // Drain holds calls from now on and waits until all those at the node have
@@ -375,7 +372,7 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	defer l.tellAll()
 	select {
 	case <-drained:
-		l.restPackets(ctx, direct)
+		l.awaitPackets(ctx, direct)
 		return 0, nil
 	case <-ctx.Done():
 	}
@@ -407,13 +404,13 @@ func (l *Layer) Stats() Stats {
 	g := l.gate.stats()
 	s := Stats{
 		InFlight: g.in, Held: g.held + l.heldPackets(), PeakInFlight: g.peakIn, PeakHeld: g.peakHeld,
-		LongestHold: g.longest, Services: map[string]map[bundle.Version]Calls{},
+		LongestHold: g.longest, Services: map[string]map[bundle.Version]tally.Calls{},
 	}
 	for name, one := range l.services {
-		s.Services[name] = one.tally.snapshot()
+		s.Services[name] = one.tally.Snapshot()
 	}
 	if l.out != nil {
-		s.Egress = l.out.count.load()
+		s.Egress = l.out.Calls()
 	}
 	s.Observers = l.observerStats()
 	return s
@@ -448,10 +445,10 @@ func (l *Layer) Close() error {
 		}
 		l.closeAsides()
 		if l.out != nil {
-			l.out.close()
+			l.out.Close()
 		}
 	})
-	<-l.tasks.close()
+	<-l.tasks.Close()
 	l.closeObservers()
 	l.gate.current().release(nil)
 	return nil

@@ -13,6 +13,8 @@ import (
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
+	"moult/simlayer/tally"
 	"moult/simlayer/wire"
 	"moult/store/bundle"
 )
@@ -176,7 +178,7 @@ func (c *lean) run() error {
 	switch {
 	case errors.Is(err, errBroke):
 		c.unwatch()
-		f.lose(failed)
+		f.lose(tally.Failed)
 		return nil
 	case err != nil:
 		return f.ex.ticket.route.sign(err)
@@ -249,6 +251,6 @@ func (f *front) callerLeft(gone bool) {
 	case gone:
 		u.conn.Close()
 	default:
-		closeWrite(u.conn)
+		stream.CloseWrite(u.conn)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"moult/simlayer/so"
+	"moult/simlayer/tally"
 )
 
 // leanAnswer is an answer on its way to the caller, in the form in which net/http's
@@ -19,7 +20,7 @@ type leanAnswer struct {
 	bare    bool  // it has no body
 	memory  bool  // all of its body is here
 	length  int64 // of the body; -1: it goes in chunks
-	outcome outcome
+	outcome tally.Outcome
 }
 
 // respond answers the caller. It ends the exchange.
@@ -34,7 +35,7 @@ func (c *lean) respond(resp *http.Response) {
 		return
 	}
 	dropNamed(resp.Header)
-	a := leanAnswer{resp: resp, outcome: answered, length: declared(resp.Header)}
+	a := leanAnswer{resp: resp, outcome: tally.Answered, length: declared(resp.Header)}
 	if c.via != 0 {
 		a.outcome = refusedBy(resp.Header.Get(so.RefusalHeader))
 	}
@@ -101,19 +102,19 @@ func (c *lean) whole(a *leanAnswer, here int64) {
 		}
 	}
 	if err != nil || here > a.length {
-		c.lose(failed)
+		c.lose(tally.Failed)
 		return
 	}
 	c.end(a, c.out)
 }
 
 // lose breaks an answer off.
-func (c *lean) lose(o outcome) {
+func (c *lean) lose(o tally.Outcome) {
 	c.unwatch()
 	f := c.front
 	f.mu.Lock()
 	if f.gone {
-		o = canceled
+		o = tally.Canceled
 	}
 	f.mu.Unlock()
 	f.lose(o)
@@ -147,7 +148,7 @@ const chunkRoom = 8
 func (c *lean) stream(a *leanAnswer) {
 	f := c.front
 	if f.write(c.out) != nil {
-		c.lose(canceled)
+		c.lose(tally.Canceled)
 		return
 	}
 	buf := f.layer.buffers.get()
@@ -176,11 +177,11 @@ func (c *lean) stream(a *leanAnswer) {
 			return
 		}
 		if n > 0 && f.write(piece) != nil {
-			c.lose(canceled)
+			c.lose(tally.Canceled)
 			return
 		}
 		if err != nil {
-			c.lose(failed)
+			c.lose(tally.Failed)
 			return
 		}
 	}

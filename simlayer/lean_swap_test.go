@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -225,7 +226,7 @@ func TestSimulatedCallerGoes(t *testing.T) {
 		c = rawTo(t, l.Addresses()["api"].Public)
 		c.say(getOf("/"))
 		<-arrived
-		reset(c.TCPConn)
+		stream.Reset(c.TCPConn)
 		<-left
 		// The node may have answered the one that only said no more.
 		eventually(t, "calls canceled", func() bool {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -88,23 +89,23 @@ func startOddNode(t *testing.T) *oddNode {
 	}
 	n := &oddNode{Listener: ln, seen: map[string][]string{}}
 	var wg sync.WaitGroup
-	var all connSet
+	var all stream.Set
 	wg.Go(func() {
 		for {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			all.add(c)
+			all.Add(c)
 			wg.Go(func() {
-				defer all.remove(c)
+				defer all.Remove(c)
 				n.serve(c)
 			})
 		}
 	})
 	t.Cleanup(func() {
 		ln.Close()
-		all.close()
+		all.Close()
 		wg.Wait()
 	})
 	return n

@@ -40,9 +40,6 @@ const (
 	maxServices = 32
 	// maxReplay bounds Limits.Replay.
 	maxReplay = 16 << 20
-	// egressReplay bounds the body of a call to a peer that is kept to be sent
-	// again, in bytes. A longer one is sent once.
-	egressReplay = 1 << 20
 
 	// Tries of a call that fails at a node that accepts connections.
 	maxTries = 3
@@ -56,27 +53,19 @@ const (
 	objectShare = 4
 
 	dialTimeout = 5 * time.Second
-	// egressDialTimeout is longer: destinations may be far away.
-	egressDialTimeout = 30 * time.Second
 	// headerTimeout bounds the time that a caller takes to send a head.
 	headerTimeout = time.Minute
 	// idleBackend is how long an unused connection to the software is kept. It
 	// is short, so that the software does not close one in the instant in which
 	// a call is written to it.
 	idleBackend = 2 * time.Second
-	// idleEgress is the same for connections to peers, which never do that.
-	idleEgress = 30 * time.Second
 	// rawGrace is how long a drain waits for connections of raw protocols to end.
 	rawGrace = time.Second
 	// cutGrace is how long calls have to end once they are cut.
 	cutGrace = 5 * time.Second
-	// packetRest is how long a node that goes down has to answer a datagram.
-	// There is no telling whether it would.
-	packetRest = 100 * time.Millisecond
-	// asideHold is how long questions after the health of software wait for it to
-	// open its socket, asideLook how often is looked whether it has.
-	asideHold = time.Second
-	asideLook = 10 * time.Millisecond
+	// answerTime is how long a node that goes down has to answer a datagram. There
+	// is no telling whether it would.
+	answerTime = 100 * time.Millisecond
 	// retryAfter is what held callers are told.
 	retryAfter = time.Second
 

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/packets"
 	"moult/simlayer/proxy"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
@@ -27,7 +28,7 @@ type listener struct {
 	server *http.Server
 	hand   *handover
 	// packets is what relays UDP; nil for the others.
-	packets *udpRelay
+	packets *packets.Relay
 
 	pair *attach.Pair // whose other socket the software has; or nil
 	// single is why there is no pair although there should be; it does not change.
@@ -141,11 +142,11 @@ func (l *Layer) newServer(h http.Handler) *http.Server {
 	s.ConnState = func(c net.Conn, state http.ConnState) {
 		switch state {
 		case http.StateNew:
-			if l.conns.Add(1) > int64(l.cfg.Limits.Conns) {
+			if !l.conns.Enter() {
 				c.Close()
 			}
 		case http.StateClosed, http.StateHijacked:
-			l.conns.Add(-1)
+			l.conns.Leave()
 		}
 	}
 	return s
@@ -154,7 +155,7 @@ func (l *Layer) newServer(h http.Handler) *http.Server {
 // serve accepts callers until the listener is closed.
 func (f *listener) serve() {
 	if f.packets != nil {
-		f.packets.serve()
+		f.packets.Serve()
 		return
 	}
 	if f.server != nil {
@@ -174,42 +175,32 @@ func (f *listener) serveFrom(ln net.Listener) {
 
 // task runs what serves the listener.
 func (f *listener) task(run func() error) {
-	if !f.layer.tasks.begin() {
+	if !f.layer.tasks.Begin() {
 		return
 	}
 	go func() {
-		defer f.layer.tasks.end()
+		defer f.layer.tasks.End()
 		if err := run(); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			f.layer.log.Error("listener failed", "service", f.service.name, "version", f.label, "address", f.Addr().String(), "error", err)
 		}
 	}()
 }
 
-// accept gives each caller to take, in a goroutine of its own.
+// accept gives each caller to take, in a goroutine of its own, if there is room.
 func (f *listener) accept(ln net.Listener, take func(net.Conn)) error {
 	l := f.layer
-	return stream.Accept(l.ctx, ln, l.log.With("service", f.service.name), func(c net.Conn) { l.admit(c, take) })
-}
-
-// admit gives a new connection to take, in a goroutine of its own, if there is room
-// for it.
-func (l *Layer) admit(c net.Conn, take func(net.Conn)) {
-	over := l.conns.Add(1) > int64(l.cfg.Limits.Conns)
-	if over || !l.tasks.begin() {
-		l.conns.Add(-1)
-		stream.Reset(c)
-		return
-	}
-	go func() {
-		defer l.tasks.end()
-		take(c)
-	}()
+	return stream.Accept(l.ctx, ln, l.log.With("service", f.service.name), func(c net.Conn) {
+		if !l.conns.Enter() || !l.tasks.Go(func() { take(c) }) {
+			l.conns.Leave()
+			stream.Reset(c)
+		}
+	})
 }
 
 // retire closes the listener; connections end after the call that they are in.
 func (f *listener) retire() {
 	f.closeSocket()
-	if f.server == nil || !f.layer.tasks.begin() {
+	if f.server == nil || !f.layer.tasks.Begin() {
 		return
 	}
 	f.retired.Store(true)
@@ -217,7 +208,7 @@ func (f *listener) retire() {
 		c.closeIdle()
 	}
 	go func() {
-		defer f.layer.tasks.end()
+		defer f.layer.tasks.End()
 		select {
 		case <-f.noFronts(): // none is handed over any more
 		case <-f.layer.ctx.Done():
@@ -256,43 +247,4 @@ func (f *listener) closePair() error {
 		return nil
 	}
 	return f.pair.Close()
-}
-
-// connSet has connections that Close must end.
-type connSet struct {
-	mu     sync.Mutex
-	conns  map[net.Conn]struct{}
-	closed bool
-}
-
-// add reports false, and closes c, if the set is closed.
-func (s *connSet) add(c net.Conn) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		c.Close()
-		return false
-	}
-	if s.conns == nil {
-		s.conns = map[net.Conn]struct{}{}
-	}
-	s.conns[c] = struct{}{}
-	return true
-}
-
-// remove takes c out and closes it.
-func (s *connSet) remove(c net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, c)
-	c.Close()
-}
-
-func (s *connSet) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	for c := range s.conns {
-		c.Close()
-	}
 }

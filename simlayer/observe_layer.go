@@ -81,9 +81,9 @@ func (l *Layer) seeAll(old, next *route, gone []*observer) {
 				r.drain()
 			}
 		}
-		if l.tasks.begin() {
+		if l.tasks.Begin() {
 			go func() {
-				defer l.tasks.end()
+				defer l.tasks.End()
 				l.lookAround(next.observer)
 			}()
 		}

@@ -50,7 +50,7 @@ func TestConnectionsOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	eventually(t, "it to be accepted", func() bool { return l.conns.Load() == 1 })
+	eventually(t, "it to be accepted", func() bool { return l.conns.Open() == 1 })
 	count := func() int {
 		n, err := connectionsOfOthers([]*listener{f})
 		if err != nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
+	"moult/simlayer/tally"
 	"moult/simlayer/wire"
 	"moult/store/bundle"
 )
@@ -82,9 +84,9 @@ type exchange struct {
 	version, native, via bundle.Version
 	path                 *path // what simulates it
 	backend              *backend
-	outcome              outcome
+	outcome              tally.Outcome
 	patience             patience
-	counted              *counters // where it counts as open
+	counted              *tally.Counter // where it counts as open
 
 	// Only for one that has to wait.
 	ctx    context.Context
@@ -168,10 +170,10 @@ func (f *front) end() {
 		u.close()
 	}
 	f.wg.Wait()
-	f.finish(canceled)
+	f.finish(tally.Canceled)
 	f.layer.buffers.put(f.buf)
 	f.listener.removeFront(f)
-	f.layer.conns.Add(-1)
+	f.layer.conns.Leave()
 }
 
 var errGone = errors.New("the caller has gone")
@@ -253,7 +255,7 @@ func (f *front) callerStops(err error) bool {
 		if gone {
 			u.conn.Close()
 		} else {
-			closeWrite(u.conn)
+			stream.CloseWrite(u.conn)
 		}
 	}
 	if ended != nil {
@@ -314,7 +316,7 @@ func (f *front) settle() settled {
 // discard waits for the caller to close a connection that was ended towards it.
 func (f *front) discard() {
 	f.wmu.Lock()
-	closeWrite(f.conn)
+	stream.CloseWrite(f.conn)
 	f.wmu.Unlock()
 	f.discardRest()
 }
@@ -338,7 +340,7 @@ func (f *front) discardRest() {
 // shut ends the connection towards the caller, who then closes it, or has its
 // time taken.
 func (f *front) shut() {
-	closeWrite(f.conn)
+	stream.CloseWrite(f.conn)
 	_ = f.conn.SetReadDeadline(time.Now().Add(linger))
 }
 

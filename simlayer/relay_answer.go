@@ -11,6 +11,8 @@ import (
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
+	"moult/simlayer/tally"
 	"moult/simlayer/wire"
 )
 
@@ -286,15 +288,15 @@ func (f *front) upEnded(u *upstream, err error) *upstream {
 	case errors.Is(err, errCaller) && !on:
 		f.breakOff()
 	case errors.Is(err, errCaller):
-		f.lose(canceled)
+		f.lose(tally.Canceled)
 	case !on:
 		f.idleEnded(u)
 	case cut && begun:
-		f.lose(failed)
+		f.lose(tally.Failed)
 	case cut:
 		f.refuse(errCut)
 	case gone || eof && !begun:
-		f.lose(canceled)
+		f.lose(tally.Canceled)
 	case begun:
 		f.answerEnded(err)
 	case whole:
@@ -307,12 +309,12 @@ func (f *front) upEnded(u *upstream, err error) *upstream {
 
 // lose ends the exchange, and the caller's connection so that it sees that it
 // broke.
-func (f *front) lose(o outcome) {
+func (f *front) lose(o tally.Outcome) {
 	f.mu.Lock()
 	f.closing = true
 	f.mu.Unlock()
 	f.finish(o)
-	reset(f.conn)
+	stream.Reset(f.conn)
 }
 
 // breakOff ends the caller's connection after an exchange; run finds out.
@@ -320,7 +322,7 @@ func (f *front) breakOff() {
 	f.mu.Lock()
 	f.closing = true
 	f.mu.Unlock()
-	reset(f.conn)
+	stream.Reset(f.conn)
 }
 
 // again tries the exchange once more.
@@ -339,24 +341,24 @@ func (f *front) again(err error) *upstream {
 // opaqueEnded passes on that the node has said all, or that the connection broke.
 func (f *front) opaqueEnded(u *upstream, err error) {
 	if errors.Is(err, io.EOF) {
-		closeWrite(f.conn)
+		stream.CloseWrite(f.conn)
 		return
 	}
-	reset(f.conn)
+	stream.Reset(f.conn)
 	u.conn.Close()
 }
 
 // answerEnded passes on the end of a node's connection in or after an answer.
 func (f *front) answerEnded(err error) {
 	if !errors.Is(err, io.EOF) {
-		f.lose(failed)
+		f.lose(tally.Failed)
 		return
 	}
 	f.wmu.Lock()
 	f.mu.Lock()
 	o := f.ex.outcome
 	if !f.ex.toEnd && !f.ex.respDone {
-		o = failed
+		o = tally.Failed
 	}
 	f.ex.closeAfter = true
 	f.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -35,7 +36,7 @@ func sayLast(t testing.TB, c net.Conn, text string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	closeWrite(c)
+	stream.CloseWrite(c)
 }
 
 // listenNode listens for a node, and returns how a layer reaches it.
@@ -155,7 +156,7 @@ func callerEnds(t *testing.T, l *Layer) {
 	if _, err := c.br.ReadByte(); err != io.EOF {
 		t.Fatalf("after the last answer: %v, want the end", err)
 	}
-	eventually(t, "no connection", func() bool { return l.conns.Load() == 0 })
+	eventually(t, "no connection", func() bool { return l.conns.Open() == 0 })
 }
 
 func nodeEnds(t *testing.T, l *Layer) {
@@ -175,7 +176,7 @@ func nodeEnds(t *testing.T, l *Layer) {
 		t.Fatalf("%q", body)
 	}
 	c.Close()
-	eventually(t, "no connection", func() bool { return l.conns.Load() == 0 })
+	eventually(t, "no connection", func() bool { return l.conns.Open() == 0 })
 }
 
 // An answer that the caller takes slowly arrives whole, though the address that it

@@ -10,6 +10,8 @@ import (
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
+	"moult/simlayer/tally"
 	"moult/simlayer/wire"
 )
 
@@ -23,7 +25,7 @@ func (f *front) begin(req wire.Request, size int, how taking) bool {
 	ex := &f.ex
 	*ex = exchange{
 		on: true, method: req.Method, whole: how == takeWhole, reqDone: how == takeWhole,
-		opaque: how == takeOdd, last: req.Close, began: time.Now(), outcome: answered,
+		opaque: how == takeOdd, last: req.Close, began: time.Now(), outcome: tally.Answered,
 	}
 	f.taken = false
 	if ex.whole && proxy.Safe(ex.method) {
@@ -184,7 +186,7 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	ex.version, ex.native, ex.via = version, route.native, 0
 	if err == nil {
 		ex.via = p.via
-		ex.counted = l.service.tally.begun(version, ex.counted)
+		ex.counted = l.service.tally.Begin(version, ex.counted)
 	}
 	f.mu.Unlock()
 	if err != nil {
@@ -359,18 +361,18 @@ func (f *front) passOn() {
 		err = pump(u.conn, f.conn, &f.in)
 	}
 	if err != nil {
-		reset(u.conn)
-		reset(f.conn)
+		stream.Reset(u.conn)
+		stream.Reset(f.conn)
 	} else {
-		closeWrite(u.conn)
+		stream.CloseWrite(u.conn)
 	}
 	f.wg.Wait()
 	f.mu.Lock()
 	cut := f.ex.cut
 	f.mu.Unlock()
-	o := answered
+	o := tally.Answered
 	if cut {
-		o = failed
+		o = tally.Failed
 	}
 	f.finish(o)
 }
@@ -382,7 +384,7 @@ func (f *front) handBack() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.hand = true
-	f.ex.counted.done()
+	f.ex.counted.Done()
 	f.ex.counted = nil
 	if f.ex.ended != nil {
 		close(f.ex.ended)
@@ -393,7 +395,7 @@ func (f *front) handBack() {
 
 // finish ends the exchange: it leaves the gate and is counted. It reports false
 // where there is none, or another goroutine is about to end it.
-func (f *front) finish(o outcome) bool {
+func (f *front) finish(o tally.Outcome) bool {
 	ex := &f.ex
 	f.mu.Lock()
 	if !ex.on || ex.ending {
@@ -403,7 +405,7 @@ func (f *front) finish(o outcome) bool {
 	ex.ending = true
 	inside := ex.inside
 	ex.inside = false
-	ex.counted.done()
+	ex.counted.Done()
 	ex.counted = nil
 	f.mu.Unlock()
 	inForce := true
@@ -413,7 +415,7 @@ func (f *front) finish(o outcome) bool {
 	if ex.version == 0 {
 		ex.version = f.listener.versionUnder(f.layer.gate.current())
 	}
-	f.listener.service.tally.of(ex.version).ended(o, ex.patience.spent, ex.began)
+	f.listener.service.tally.Of(ex.version).Ended(o, ex.patience.spent, ex.began)
 	route := ex.ticket.route
 	f.mu.Lock()
 	if ex.closeAfter || ex.stuck {
@@ -446,12 +448,12 @@ func (f *front) refuse(err error) {
 	f.mu.Unlock()
 	refusal := f.refusalOf(err, cut)
 	f.layer.log.Debug("call refused", "service", f.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "error", refusal)
-	o := failed
+	o := tally.Failed
 	switch {
 	case gone:
-		o = canceled
+		o = tally.Canceled
 	case refusal.Denied:
-		o = denied
+		o = tally.Denied
 	}
 	if gone || begun || ex.opaque {
 		f.lose(o)
@@ -486,7 +488,7 @@ func (f *front) cut() {
 		u.conn.Close()
 	}
 	if begun {
-		reset(f.conn)
+		stream.Reset(f.conn)
 	}
 }
 

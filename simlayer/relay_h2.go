@@ -14,6 +14,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
+	"moult/simlayer/tally"
 	"moult/simlayer/wire"
 	"moult/store/bundle"
 )
@@ -44,7 +46,7 @@ type relay2 struct {
 	told    bool // it was sent
 	over    bool // the connection was ended towards the caller
 	gone    bool // the node has ended it
-	broken  outcome
+	broken  tally.Outcome
 	// contentType is that of the first call: gRPC has connections of its own.
 	contentType string
 
@@ -62,7 +64,7 @@ func (f *front) relay2() bool {
 			return false
 		}
 	}
-	h := &relay2{front: f, streams: wire.NewStreams(), began: map[uint32]time.Time{}, broken: failed}
+	h := &relay2{front: f, streams: wire.NewStreams(), began: map[uint32]time.Time{}, broken: tally.Failed}
 	if string((*f.buf)[:len(wire.Preface)]) != wire.Preface || !h.connect() {
 		f.setHand()
 		return false
@@ -156,18 +158,18 @@ func (h *relay2) end() {
 }
 
 // count counts a call that has ended. mu is held.
-func (h *relay2) count(id uint32, o outcome) {
+func (h *relay2) count(id uint32, o tally.Outcome) {
 	began, ok := h.began[id]
 	if !ok {
 		return
 	}
 	delete(h.began, id)
-	if refused := h.refusals.of(id); o == answered {
+	if refused := h.refusals.of(id); o == tally.Answered {
 		o = refused
 	}
-	calls := h.front.listener.service.tally.of(h.version)
-	calls.done()
-	calls.ended(o, 0, began)
+	calls := h.front.listener.service.tally.Of(h.version)
+	calls.Done()
+	calls.Ended(o, 0, began)
 }
 
 // run passes on what the caller says until it ends; false: the node takes no more.
@@ -206,7 +208,7 @@ func (h *relay2) lost() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.wasCut.Load() && !h.gone {
-		h.broken = canceled
+		h.broken = tally.Canceled
 	}
 }
 
@@ -227,7 +229,7 @@ func (h *relay2) fromCaller() (over bool, err error) {
 				}
 				h.streams.Admit(p[off:])
 				h.began[h.streams.Stream()] = time.Now()
-				h.front.listener.service.tally.begun(h.version, nil)
+				h.front.listener.service.tally.Begin(h.version, nil)
 			} else {
 				h.asked = true
 				h.streams.Shut()
@@ -237,9 +239,9 @@ func (h *relay2) fromCaller() (over bool, err error) {
 			h.mu.Unlock()
 			return true, nil
 		case wire.Closed:
-			h.count(h.streams.Stream(), answered)
+			h.count(h.streams.Stream(), tally.Answered)
 		case wire.Reset:
-			h.count(h.streams.Stream(), canceled)
+			h.count(h.streams.Stream(), tally.Canceled)
 		}
 		if n == 0 {
 			break
@@ -320,7 +322,7 @@ func (h *relay2) farewell() {
 	called := h.streams.Last() > 0
 	h.mu.Unlock()
 	if called {
-		closeWrite(h.front.conn)
+		stream.CloseWrite(h.front.conn)
 	}
 	_ = h.front.conn.SetReadDeadline(time.Now().Add(linger))
 }

@@ -78,7 +78,7 @@ func TestHTTP2Relay(t *testing.T) {
 		s := l.Stats()
 		return s.Services["api"][1].Calls == 50 && s.InFlight == 0
 	})
-	if n := l.conns.Load(); n > 8 {
+	if n := l.conns.Open(); n > 8 {
 		t.Errorf("%d connections", n)
 	}
 }

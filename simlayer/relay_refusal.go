@@ -6,6 +6,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"moult/simlayer/so"
+	"moult/simlayer/tally"
 	"moult/simlayer/wire"
 )
 
@@ -16,12 +17,12 @@ type refusals2 struct {
 	decoder *hpack.Decoder
 	broken  bool   // it has lost track of the table of headers
 	word    string // so.RefusalHeader of the block that is read
-	refused map[uint32]outcome
+	refused map[uint32]tally.Outcome
 	ended   uint32 // the call that ends with the frame that passes, or its block
 }
 
 func newRefusals2() *refusals2 {
-	r := &refusals2{refused: map[uint32]outcome{}}
+	r := &refusals2{refused: map[uint32]tally.Outcome{}}
 	r.decoder = hpack.NewDecoder(4096, func(f hpack.HeaderField) {
 		if strings.EqualFold(f.Name, so.RefusalHeader) {
 			r.word = f.Value
@@ -44,19 +45,19 @@ func (r *refusals2) read(stream uint32, block []byte) {
 		r.broken = true
 		return
 	}
-	if o := refusedBy(r.word); o != answered {
+	if o := refusedBy(r.word); o != tally.Answered {
 		r.refused[stream] = o
 	}
 }
 
 // of is what became of a call that was answered; it is asked once.
-func (r *refusals2) of(stream uint32) outcome {
+func (r *refusals2) of(stream uint32) tally.Outcome {
 	if r == nil {
-		return answered
+		return tally.Answered
 	}
 	o, refused := r.refused[stream]
 	if !refused {
-		return answered
+		return tally.Answered
 	}
 	delete(r.refused, stream)
 	return o
@@ -69,7 +70,7 @@ func (h *relay2) heard(e wire.Event) {
 	r, ended := h.refusals, e == wire.Closed || e == wire.Reset
 	if r == nil {
 		if ended {
-			h.count(h.streams.Stream(), answered)
+			h.count(h.streams.Stream(), tally.Answered)
 		}
 		return
 	}
@@ -83,7 +84,7 @@ func (h *relay2) heard(e wire.Event) {
 		}
 	}
 	if r.ended != 0 && h.streams.Between() {
-		h.count(r.ended, answered)
+		h.count(r.ended, tally.Answered)
 		r.ended = 0
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"moult/simlayer/so"
+	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
 
@@ -44,7 +45,7 @@ func TestRefusalsOfProcessesCounted(t *testing.T) {
 			}
 		}
 	}
-	var got Calls
+	var got tally.Calls
 	eventually(t, "24 calls counted", func() bool {
 		got = l.Stats().Services["api"][1]
 		return got.Calls == 24 && got.Open == 0

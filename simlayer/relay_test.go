@@ -87,7 +87,7 @@ func TestHTTPHalfClose(t *testing.T) {
 	if _, err := c.br.ReadByte(); err != io.EOF {
 		t.Errorf("after the answers: %v, want the end", err)
 	}
-	eventually(t, "no connection", func() bool { return l.conns.Load() == 0 })
+	eventually(t, "no connection", func() bool { return l.conns.Open() == 0 })
 }
 
 // Requests that come at once are answered in order, and never two of them are at
@@ -310,7 +310,7 @@ func TestBodies(t *testing.T) {
 			}
 		}
 		eventually(t, "nothing in flight", func() bool { return l.Stats().InFlight == 0 })
-		if n := l.conns.Load(); n != 1 {
+		if n := l.conns.Open(); n != 1 {
 			t.Errorf("%d connections for calls one after the other, want 1", n)
 		}
 	}
@@ -434,7 +434,7 @@ func TestEarlyAnswer(t *testing.T) {
 		t.Errorf("after it: %v, want the end", err)
 	}
 	c.Close()
-	eventually(t, "nothing in flight", func() bool { return l.Stats().InFlight == 0 && l.conns.Load() == 0 })
+	eventually(t, "nothing in flight", func() bool { return l.Stats().InFlight == 0 && l.conns.Open() == 0 })
 }
 
 // An answer without a length ends with the connection; one that is cut off does

@@ -15,7 +15,7 @@ func (f *listener) room(r *route, p *path, v bundle.Version) error {
 		return nil
 	}
 	most := max(1, f.layer.cfg.Limits.Conns/objectShare)
-	if f.service.tally.of(v).open.Load() < int64(most) {
+	if f.service.tally.Of(v).Open() < int64(most) {
 		return nil
 	}
 	return &so.Refusal{

@@ -15,6 +15,7 @@ import (
 	"moult/simlayer/attach"
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -368,7 +369,7 @@ func newBackend(network, text string) (*backend, error) {
 		case network == "udp":
 			return nil, fmt.Errorf("%q: want host:port for a service that speaks udp", text)
 		}
-	} else if _, port, err := splitAddr(text); err != nil {
+	} else if _, port, err := stream.SplitAddr(text); err != nil {
 		return nil, err
 	} else if port == 0 {
 		return nil, fmt.Errorf("%q: want a port", text)

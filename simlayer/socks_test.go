@@ -24,7 +24,7 @@ import (
 const hello = "\x05\x01\x00\x05\x01\x00"
 
 func socksName(host string, port int) string {
-	return string(append(append([]byte{socksDomain, byte(len(host))}, host...), byte(port>>8), byte(port)))
+	return string(append(append([]byte{3, byte(len(host))}, host...), byte(port>>8), byte(port)))
 }
 
 func socksIP(t testing.TB, addr string) string {
@@ -142,7 +142,7 @@ func TestSOCKSBadInput(t *testing.T) {
 		}
 		conn.Close()
 	}
-	eventually(t, "no connection counts", func() bool { return node.conns.Load() == 0 })
+	eventually(t, "no connection counts", func() bool { return node.conns.Open() == 0 })
 }
 
 // A peer that is briefly away is waited for; a caller that gives up ends its wait.
@@ -161,9 +161,9 @@ func TestSOCKSWaitsForPeer(t *testing.T) {
 	patient, other := dialLayer(t, node.EgressURL().Host), dialLayer(t, node.EgressURL().Host)
 	fmt.Fprint(patient, request, "hi")
 	fmt.Fprint(other, request)
-	eventually(t, "both wait", func() bool { return node.out.held.Load() == 2 })
+	eventually(t, "both wait", func() bool { return node.out.Waiting() == 2 })
 	other.Close()
-	eventually(t, "one has given up", func() bool { return node.out.held.Load() == 1 && node.Stats().Egress.Canceled == 1 })
+	eventually(t, "one has given up", func() bool { return node.out.Waiting() == 1 && node.Stats().Egress.Canceled == 1 })
 	peer := tcpNode(t, func(c net.Conn) { _, _ = io.CopyN(c, c, 2); c.Close() })
 	at.Store("addr", peer.Addr().String())
 	data, err := io.ReadAll(patient)
@@ -177,7 +177,7 @@ func TestSOCKSWaitsForPeer(t *testing.T) {
 	if _, err := io.ReadFull(conn, make([]byte, 2)); err != nil {
 		t.Fatal(err)
 	}
-	if reply, err := io.ReadAll(conn); err != nil || len(reply) != 10 || socksReply(reply[1]) != socksRefused {
+	if reply, err := io.ReadAll(conn); err != nil || len(reply) != 10 || reply[1] != 5 /* connection refused */ {
 		t.Errorf("a peer that stays away: %q, %v", reply, err)
 	}
 }
@@ -201,7 +201,7 @@ func TestCloseEndsSOCKS(t *testing.T) {
 			t.Errorf("connection %d lives", i)
 		}
 	}
-	if n := node.conns.Load(); n != 0 {
+	if n := node.conns.Open(); n != 0 {
 		t.Errorf("%d connections still count", n)
 	}
 }
@@ -224,45 +224,22 @@ func TestEgressConnsBound(t *testing.T) {
 		conn := dialLayer(t, node.EgressURL().Host)
 		fmt.Fprint(conn, sent)
 		conns = append(conns, conn)
-		eventually(t, "it counts", func() bool { return node.conns.Load() == int64(i+1) })
+		eventually(t, "it counts", func() bool { return node.conns.Open() == int64(i+1) })
 	}
 	if resp, err := http.ReadResponse(bufio.NewReader(conns[3]), &http.Request{Method: "CONNECT"}); err != nil || resp.StatusCode != 200 {
 		t.Fatal(resp, err)
 	}
-	if n := node.conns.Load(); n != bound {
+	if n := node.conns.Open(); n != bound {
 		t.Errorf("%d connections count, want %d: the tunnel is one", n, bound)
 	}
 	wantReset(t, node.EgressURL().Host, "one too many")
 	for _, c := range conns {
 		c.Close()
 	}
-	eventually(t, "none counts", func() bool { return node.conns.Load() == 0 })
+	eventually(t, "none counts", func() bool { return node.conns.Open() == 0 })
 	c := overSOCKS(t, node)
 	c.Transport.(*http.Transport).Proxy = http.ProxyURL(node.EgressURL())
 	if r := mustDo(t, c, "GET", node.EgressURL().String(), ""); r.status != http.StatusLoopDetected {
 		t.Errorf("afterwards: %+v", r)
 	}
-}
-
-func FuzzSOCKS(f *testing.F) {
-	for _, seed := range []string{hello + socksName("peer", 7000), hello + socksName("[peer", 7000), hello + "\x01\x7f\x00\x00\x01\x00\x50", hello + "\x04", "\x05\xff", "\x04\x01"} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		in := bytes.NewReader(data)
-		var out bytes.Buffer
-		dest, err := readSOCKS(struct {
-			io.Reader
-			io.Writer
-		}{in, &out})
-		if err != nil {
-			return
-		}
-		if _, _, err := splitAddr(dest); err != nil {
-			t.Errorf("destination %q: %v", dest, err)
-		}
-		if out.String() != "\x05\x00" {
-			t.Errorf("answered %q", out.Bytes())
-		}
-	})
 }

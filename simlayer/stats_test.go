@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"moult/simlayer/so"
+	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
 
@@ -35,7 +36,7 @@ func TestOpenCalls(t *testing.T) {
 			defer node.Close()
 			l := startLayer(t, c.protocol, nil)
 			apply(t, l, Routing{Native: 2, Backends: backends(addrOf(node)), Objects: InProcess(map[bundle.Version]so.Object{1: c.object})})
-			of := func(v bundle.Version) Calls { return l.Stats().Services["api"][v] }
+			of := func(v bundle.Version) tally.Calls { return l.Stats().Services["api"][v] }
 			began := time.Now()
 			conn, err := net.Dial("tcp", strings.TrimPrefix(versionURL(t, l, 1), "http://"))
 			if err != nil {
@@ -70,21 +71,6 @@ type passing struct{}
 
 func (passing) Answer(r *http.Request, next http.RoundTripper) (*http.Response, error) {
 	return next.RoundTrip(r)
-}
-
-// A call that is tried again under another routing is open once, where it is now.
-func TestOpenOnce(t *testing.T) {
-	var calls tally
-	c := calls.begun(1, nil)
-	c = calls.begun(2, c)
-	c = calls.begun(2, c)
-	if one, two := calls.snapshot()[1].Open, calls.snapshot()[2].Open; one != 0 || two != 1 {
-		t.Errorf("open: %d of version 1, %d of version 2, want 0 and 1", one, two)
-	}
-	c.done()
-	if two := calls.snapshot()[2].Open; two != 0 {
-		t.Errorf("open after its end: %d", two)
-	}
 }
 
 // Callers whose calls pass unchanged may go past the layer, unless they are watched,

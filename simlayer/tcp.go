@@ -10,11 +10,12 @@ import (
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
+	"moult/simlayer/tally"
 )
 
 // relay takes one connection to the node. Its call ends with the connection.
 func (f *listener) relay(conn net.Conn) {
-	defer f.layer.conns.Add(-1)
+	defer f.layer.conns.Leave()
 	began := time.Now()
 	r := &relaying{listener: f, conn: conn}
 	up, err := r.connect()
@@ -27,23 +28,23 @@ func (f *listener) relay(conn net.Conn) {
 	if version == 0 {
 		version = f.layer.externalVersion(f.service, route)
 	}
-	end := answered
+	end := tally.Answered
 	if err == nil {
-		counted := f.service.tally.begun(version, nil)
-		defer counted.done()
+		counted := f.service.tally.Begin(version, nil)
+		defer counted.Done()
 	}
 	switch {
 	case err != nil:
 		f.layer.log.Debug("connection refused", "service", f.service.name, "from", version, "to", route.native, "error", err)
 		stream.Reset(conn)
-		end = failed
+		end = tally.Failed
 		if so.AsRefusal(err).Denied {
-			end = denied
+			end = tally.Denied
 		}
 	case !f.layer.relayBytes(conn, up) && r.wasCut():
-		end = failed
+		end = tally.Failed
 	}
-	f.service.tally.of(version).ended(end, r.patience.spent, began)
+	f.service.tally.Of(version).Ended(end, r.patience.spent, began)
 }
 
 // relaying is one connection of a raw protocol on its way.

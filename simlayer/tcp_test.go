@@ -9,11 +9,13 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -102,7 +104,7 @@ func TestRelayReset(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolTCP, nil)
 	node := tcpNode(t, func(c net.Conn) {
 		_, _ = io.ReadFull(c, make([]byte, 1))
-		reset(c)
+		stream.Reset(c)
 	})
 	apply(t, l, Routing{Native: 1, Backends: backends(node.Addr().String())})
 	c := dialLayer(t, l.Addresses()["api"].Public)
@@ -181,7 +183,7 @@ func TestRelaySwapUnderLoad(t *testing.T) {
 	apply(t, l, Routing{Native: 1, Backends: backends(node.Addr().String())})
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	var count counters
+	var count atomic.Int64
 	for range 4 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
@@ -196,13 +198,13 @@ func TestRelaySwapUnderLoad(t *testing.T) {
 					t.Errorf("%q, %v", data, err)
 				}
 				c.Close()
-				count.calls.Add(1)
+				count.Add(1)
 			}
 		})
 	}
 	for n := range 15 {
-		seen := count.calls.Load()
-		eventually(t, "connections", func() bool { return count.calls.Load() > seen+8 || t.Failed() })
+		seen := count.Load()
+		eventually(t, "connections", func() bool { return count.Load() > seen+8 || t.Failed() })
 		if _, err := l.Drain(t.Context()); err != nil {
 			t.Fatal(err)
 		}

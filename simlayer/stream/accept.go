@@ -15,15 +15,21 @@ func Listen(ctx context.Context, addr string) (*net.TCPListener, error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(ctx, "tcp", addr)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s is in use: stop the program that has it, or configure another address: %w", addr, err)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%s is no address of this machine: %w", addr, err)
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w", addr, err)
+	if err != nil {
+		return nil, ListenError(addr, err)
 	}
 	return ln.(*net.TCPListener), nil
+}
+
+// ListenError is err, of an attempt to listen at addr, with what to do.
+func ListenError(addr string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s is in use: stop the program that has it, or configure another address: %w", addr, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s is no address of this machine: %w", addr, err)
+	}
+	return fmt.Errorf("%s: %w", addr, err)
 }
 
 // Accept gives each connection that comes to ln to take, one after the other, until

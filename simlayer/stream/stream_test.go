@@ -114,3 +114,24 @@ func TestSplice(t *testing.T) {
 		t.Error("Splice took a reset for an end")
 	}
 }
+
+// Close waits for what runs, and lets nothing more begin.
+func TestTasks(t *testing.T) {
+	var tasks Tasks
+	end := make(chan struct{})
+	if !tasks.Go(func() { <-end }) {
+		t.Fatal("an open one takes no task")
+	}
+	none := tasks.Close()
+	if tasks.Go(func() { t.Error("it ran after Close") }) {
+		t.Error("a closed one takes a task")
+	}
+	select {
+	case <-none:
+		t.Error("Close does not wait")
+	default:
+	}
+	close(end)
+	<-none
+	<-tasks.Close()
+}

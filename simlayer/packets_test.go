@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/packets/packetstest"
 	"moult/simlayer/so"
+	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
 
@@ -21,14 +23,14 @@ func udpVersion(t testing.TB, l *Layer, v bundle.Version) string {
 	return strings.TrimPrefix(versionURL(t, l, v), "http://")
 }
 
-func udpCalls(l *Layer, v bundle.Version) Calls { return l.Stats().Services["api"][v] }
+func udpCalls(l *Layer, v bundle.Version) tally.Calls { return l.Stats().Services["api"][v] }
 
 // Callers of each version reach whoever answers it, and nobody where that is what
 // an author said; each counts.
 func TestUDPService(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolUDP, nil)
-	node, _ := udpNode(t, "node ", "127.0.0.1:0")
-	object, _ := udpNode(t, "object ", "127.0.0.1:0")
+	node, _ := packetstest.Node(t, "node ", "127.0.0.1:0")
+	object, _ := packetstest.Node(t, "object ", "127.0.0.1:0")
 	apply(t, l, Routing{Native: 3, Backends: backends(node), Objects: map[bundle.Version]Object{
 		2: {Local: so.Compatible()},
 		1: {Addrs: backends(object)},
@@ -41,12 +43,12 @@ func TestUDPService(t *testing.T) {
 	for addr, want := range map[string]string{
 		l.Addresses()["api"].Public: "node hi", udpVersion(t, l, 3): "node hi", udpVersion(t, l, 2): "node hi", udpVersion(t, l, 1): "object hi",
 	} {
-		c := dialUDP(t, addr)
-		sendUDP(t, c, "hi")
-		wantUDP(t, c, want)
+		c := packetstest.Dial(t, addr)
+		packetstest.Send(t, c, "hi")
+		packetstest.Want(t, c, want)
 	}
 	for _, v := range []bundle.Version{4, 5} {
-		sendUDP(t, dialUDP(t, udpVersion(t, l, v)), "hi")
+		packetstest.Send(t, packetstest.Dial(t, udpVersion(t, l, v)), "hi")
 	}
 	eventually(t, "the refused ones count", func() bool {
 		four, five := udpCalls(l, 4), udpCalls(l, 5)
@@ -74,7 +76,7 @@ func TestUDPSwap(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolUDP, nil)
 	node, stop := slowUDPNode(t, "1")
 	apply(t, l, Routing{Native: 1, Backends: backends(node)})
-	awaitAnswers(l)
+	l.answerTime = time.Minute // a busy machine is slow
 	const callers = 20
 	at := func(i int) string {
 		if i%2 == 0 {
@@ -88,7 +90,7 @@ func TestUDPSwap(t *testing.T) {
 	}
 	done, results := make(chan struct{}), make(chan heard, callers)
 	for i := range callers {
-		c := dialUDP(t, at(i))
+		c := packetstest.Dial(t, at(i))
 		go func() {
 			h := heard{by: map[byte]int{}}
 			defer func() { results <- h }()
@@ -103,7 +105,7 @@ func TestUDPSwap(t *testing.T) {
 					h.wrong = append(h.wrong, err.Error())
 					return
 				}
-				got, err := hearUDP(c)
+				got, err := packetstest.Hear(c)
 				if err != nil || len(got) < 1 || got[1:] != said {
 					h.wrong = append(h.wrong, fmt.Sprintf("said %q, heard %q, %v", said, got, err))
 					return
@@ -159,14 +161,6 @@ func TestUDPSwap(t *testing.T) {
 	}
 }
 
-// awaitAnswers has a drain wait for answers that are due however busy the machine
-// is. It is for the addresses that there are, before anything is drained.
-func awaitAnswers(l *Layer) {
-	for _, f := range l.listeners() {
-		f.packets.limits.rest = time.Minute
-	}
-}
-
 // slowUDPNode answers each datagram a little later, as nodes do; stop ends it at
 // once, with whatever it has not answered yet.
 func slowUDPNode(t *testing.T, name string) (at string, stop func()) {
@@ -182,7 +176,7 @@ func slowUDPNode(t *testing.T, name string) (at string, stop func()) {
 	asked := make(chan question, 1000)
 	go func() {
 		defer close(asked)
-		buf := make([]byte, maxDatagram)
+		buf := make([]byte, packetstest.Max)
 		for {
 			n, from, err := c.ReadFrom(buf)
 			if err != nil {
@@ -231,8 +225,8 @@ func udpDrain(t *testing.T, wait bool) (heard bool) {
 	}
 	defer node.Close()
 	apply(t, l, Routing{Native: 1, Backends: backends(node.LocalAddr().String())})
-	c := dialUDP(t, l.Addresses()["api"].Public)
-	sendUDP(t, c, "hi")
+	c := packetstest.Dial(t, l.Addresses()["api"].Public)
+	packetstest.Send(t, c, "hi")
 	buf := make([]byte, 10)
 	n, from, err := node.ReadFrom(buf)
 	if err != nil {
@@ -241,7 +235,7 @@ func udpDrain(t *testing.T, wait bool) (heard bool) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	if wait {
-		awaitAnswers(l)
+		l.answerTime = time.Minute // a busy machine is slow
 	} else {
 		cancel()
 	}
@@ -271,19 +265,19 @@ func udpDrain(t *testing.T, wait bool) (heard bool) {
 // Calls are held before the first routing, and for as long as it says.
 func TestUDPHold(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolUDP, nil)
-	c := dialUDP(t, l.Addresses()["api"].Public)
-	sendUDP(t, c, "early")
+	c := packetstest.Dial(t, l.Addresses()["api"].Public)
+	packetstest.Send(t, c, "early")
 	eventually(t, "it waits", func() bool { return l.Stats().Held == 1 })
-	node, _ := udpNode(t, "", "127.0.0.1:0")
+	node, _ := packetstest.Node(t, "", "127.0.0.1:0")
 	apply(t, l, Routing{Native: 1, Backends: backends(node)})
-	wantUDP(t, c, "early")
+	packetstest.Want(t, c, "early")
 	apply(t, l, Routing{Native: 1, Down: true, HoldTimeout: 20 * time.Millisecond})
-	sendUDP(t, c, "late")
+	packetstest.Send(t, c, "late")
 	eventually(t, "it is dropped", func() bool { return udpCalls(l, 1).Errors == 1 && l.Stats().Held == 0 })
 	if c := udpCalls(l, 1); c.Calls != 2 || c.Held != 2 || c.LongestHold < 20*time.Millisecond {
 		t.Errorf("%+v", c)
 	}
-	sendUDP(t, c, "waits")
+	packetstest.Send(t, c, "waits")
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -292,16 +286,16 @@ func TestUDPHold(t *testing.T) {
 // Callers by UDP count among the connections that a layer may have.
 func TestUDPConns(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolUDP, func(c *Config) { c.Limits = Limits{Held: 1, Conns: 2} })
-	node, _ := udpNode(t, "", "127.0.0.1:0")
+	node, _ := packetstest.Node(t, "", "127.0.0.1:0")
 	apply(t, l, Routing{Native: 1, Backends: backends(node)})
 	for range 2 {
-		c := dialUDP(t, l.Addresses()["api"].Public)
-		sendUDP(t, c, "hi")
-		wantUDP(t, c, "hi")
+		c := packetstest.Dial(t, l.Addresses()["api"].Public)
+		packetstest.Send(t, c, "hi")
+		packetstest.Want(t, c, "hi")
 	}
-	sendUDP(t, dialUDP(t, udpVersion(t, l, 1)), "one too many")
+	packetstest.Send(t, packetstest.Dial(t, udpVersion(t, l, 1)), "one too many")
 	eventually(t, "it is dropped", func() bool { return udpCalls(l, 1).Errors == 1 })
-	if n := l.conns.Load(); n != 2 {
+	if n := l.conns.Open(); n != 2 {
 		t.Errorf("%d connections count, want 2", n)
 	}
 }
@@ -327,7 +321,7 @@ func TestUDPConfig(t *testing.T) {
 		}
 	}
 	l := startLayer(t, bundle.ProtocolUDP, nil)
-	node, _ := udpNode(t, "", "127.0.0.1:0")
+	node, _ := packetstest.Node(t, "", "127.0.0.1:0")
 	apply(t, l, Routing{Native: 1, Backends: backends(node)})
 	for addr, want := range map[string]string{
 		"unix:/tmp/x":               "want host:port for a service that speaks udp",
@@ -357,7 +351,7 @@ func TestUDPBesideTCP(t *testing.T) {
 			c.Services["api"] = Service{Public: public, Protocol: bundle.ProtocolUDP, Attach: way}
 			c.Services["raw"] = Service{Public: public, Protocol: bundle.ProtocolTCP, Attach: way}
 		})
-		node, _ := udpNode(t, "udp ", "127.0.0.1:0")
+		node, _ := packetstest.Node(t, "udp ", "127.0.0.1:0")
 		stream, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -374,9 +368,9 @@ func TestUDPBesideTCP(t *testing.T) {
 			}
 		}()
 		apply(t, l, Routing{Native: 1, Backends: map[string]string{"api": node, "raw": stream.Addr().String()}})
-		c := dialUDP(t, public)
-		sendUDP(t, c, "hi")
-		wantUDP(t, c, "udp hi")
+		c := packetstest.Dial(t, public)
+		packetstest.Send(t, c, "hi")
+		packetstest.Want(t, c, "udp hi")
 		tcp, err := net.Dial("tcp", public)
 		if err != nil {
 			t.Fatal(err)

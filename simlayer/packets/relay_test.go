@@ -1,4 +1,4 @@
-package simlayer
+package packets
 
 import (
 	"bytes"
@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"moult/simlayer/packets/packetstest"
+	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
 
@@ -21,13 +23,13 @@ import (
 type switched struct {
 	endings
 	mu      sync.Mutex
-	now     udpWay
+	now     Way
 	changed chan struct{}
-	relay   *udpRelay
-	careful bool // it was always asked as udpTarget says
+	relay   *Relay
+	careful bool // it was always asked as Target says
 }
 
-func (s *switched) way() udpWay {
+func (s *switched) Way() Way {
 	if s.relay.mu.TryLock() {
 		s.relay.mu.Unlock()
 		s.mu.Lock()
@@ -46,73 +48,46 @@ func (s *switched) set(addr string, hold time.Duration) {
 		close(s.changed)
 	}
 	s.changed = make(chan struct{})
-	s.now = udpWay{addr: addr, hold: hold, changed: s.changed}
-}
-
-// udpNode answers every datagram by its name and the datagram.
-func udpNode(t testing.TB, name, addr string) (at string, stop func()) {
-	t.Helper()
-	c, err := net.ListenPacket("udp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, maxDatagram)
-		for {
-			n, from, err := c.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = c.WriteTo(append([]byte(name), buf[:n]...), from)
-		}
-	}()
-	stop = func() {
-		c.Close()
-		<-done
-	}
-	t.Cleanup(stop)
-	return c.LocalAddr().String(), stop
+	s.now = Way{Addr: addr, Hold: hold, Changed: s.changed}
 }
 
 // endings counts what has become of datagrams.
 type endings struct {
 	mu sync.Mutex
-	by map[outcome]int
+	by map[tally.Outcome]int
 }
 
-func (e *endings) count(_ bundle.Version, o outcome, _ time.Duration) {
+func (e *endings) Count(_ bundle.Version, o tally.Outcome, _ time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.by == nil {
-		e.by = map[outcome]int{}
+		e.by = map[tally.Outcome]int{}
 	}
 	e.by[o]++
 }
 
-func (e *endings) of(o outcome) int {
+func (e *endings) of(o tally.Outcome) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.by[o]
 }
 
-func startUDP(t testing.TB, addr string, change func(*udpLimits)) (*udpRelay, *switched, *endings) {
+func startUDP(t testing.TB, addr string, change func(*Limits)) (*Relay, *switched, *endings) {
 	t.Helper()
-	limits := defaultUDPLimits()
+	limits := DefaultLimits()
 	if change != nil {
 		change(&limits)
 	}
 	to := &switched{careful: true}
-	r, err := bindUDP(t.Context(), addr, to, limits, testLog(t))
+	r, err := Open(t.Context(), addr, Config{Target: to, Limits: limits, Log: testLog(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	to.relay = r
-	r.serve()
+	r.Serve()
 	t.Cleanup(func() {
-		r.close()
-		r.close()
+		r.Close()
+		r.Close()
 		if !to.careful {
 			t.Error("the way was asked for with the relay unlocked: it may be another by the time that it is gone")
 		}
@@ -120,69 +95,38 @@ func startUDP(t testing.TB, addr string, change func(*udpLimits)) (*udpRelay, *s
 	return r, to, &to.endings
 }
 
-func dialUDP(t testing.TB, addr string) *net.UDPConn {
-	t.Helper()
-	c, err := net.Dial("udp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c.(*net.UDPConn)
-}
-
-func sendUDP(t testing.TB, c net.Conn, text string) {
-	t.Helper()
-	if _, err := c.Write([]byte(text)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func hearUDP(c net.Conn) (string, error) {
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
-	buf := make([]byte, maxDatagram)
-	n, err := c.Read(buf)
-	return string(buf[:n]), err
-}
-
-func wantUDP(t testing.TB, c net.Conn, want string) {
-	t.Helper()
-	if got, err := hearUDP(c); got != want || err != nil {
-		t.Errorf("heard %.100q, %v, want %.100q", got, err, want)
-	}
-}
-
 // Every caller gets the answers to what it has sent, whatever their size.
 func TestUDPManyCallers(t *testing.T) {
 	r, to, ends := startUDP(t, "127.0.0.1:0", nil)
-	at, _ := udpNode(t, "", "127.0.0.1:0")
+	at, _ := packetstest.Node(t, "", "127.0.0.1:0")
 	to.set(at, 0)
 	const callers, rounds = 100, 20
 	var wg sync.WaitGroup
 	for i := range callers {
-		c := dialUDP(t, r.local().String())
+		c := packetstest.Dial(t, r.Addr().String())
 		wg.Go(func() {
 			for j := range rounds {
 				said := fmt.Sprint("caller ", i, " datagram ", j)
-				sendUDP(t, c, said)
-				wantUDP(t, c, said)
+				packetstest.Send(t, c, said)
+				packetstest.Want(t, c, said)
 			}
 		})
 	}
 	wg.Wait()
 	// Callers hear an answer before it is counted.
-	eventually(t, "all answers counted as passed back", func() bool { return r.statistics().toCaller == callers*rounds })
-	s := r.statistics()
-	if s.sessions != callers || s.toNode != callers*rounds || s.overflow+s.expired+s.noTarget+s.unreachable != 0 {
+	eventually(t, "all answers counted as passed back", func() bool { return r.Stats().ToCaller == callers*rounds })
+	s := r.Stats()
+	if s.Sessions != callers || s.ToNode != callers*rounds || s.Overflow+s.Expired+s.NoTarget+s.Unreachable != 0 {
 		t.Errorf("%+v", s)
 	}
-	big := dialUDP(t, r.local().String())
+	big := packetstest.Dial(t, r.Addr().String())
 	for _, n := range []int{0, 1, 1500, 65507} {
 		said := strings.Repeat("x", n)
-		sendUDP(t, big, said)
-		wantUDP(t, big, said)
+		packetstest.Send(t, big, said)
+		packetstest.Want(t, big, said)
 	}
 	// They are counted after they have been sent on.
-	eventually(t, "all datagrams counted as passed on", func() bool { return ends.of(answered) == callers*rounds+4 })
+	eventually(t, "all datagrams counted as passed on", func() bool { return ends.of(tally.Answered) == callers*rounds+4 })
 }
 
 // An answer that is passed back late does not stand for what was asked after it.
@@ -195,10 +139,10 @@ func TestUDPOwed(t *testing.T) {
 	defer silent.Close()
 	to.set(silent.LocalAddr().String(), 0)
 	before := time.Now()
-	sendUDP(t, dialUDP(t, r.local().String()), "hi")
-	eventually(t, "it is passed on", func() bool { return r.statistics().toNode == 1 })
+	packetstest.Send(t, packetstest.Dial(t, r.Addr().String()), "hi")
+	eventually(t, "it is passed on", func() bool { return r.Stats().ToNode == 1 })
 	r.mu.Lock()
-	var s *udpSession
+	var s *session
 	for _, s = range r.sessions {
 	}
 	r.mu.Unlock()
@@ -228,39 +172,39 @@ func TestUDPRestartCatches(t *testing.T) {
 
 func udpRestart(t *testing.T, hold time.Duration) (lost int) {
 	r, to, _ := startUDP(t, "127.0.0.1:0", nil)
-	at, stop := udpNode(t, "one ", "127.0.0.1:0")
+	at, stop := packetstest.Node(t, "one ", "127.0.0.1:0")
 	to.set(at, 0)
 	const callers, each = 20, 6
 	conns := make([]*net.UDPConn, callers)
 	for i := range conns {
-		conns[i] = dialUDP(t, r.local().String())
-		sendUDP(t, conns[i], "before")
-		wantUDP(t, conns[i], "one before")
+		conns[i] = packetstest.Dial(t, r.Addr().String())
+		packetstest.Send(t, conns[i], "before")
+		packetstest.Want(t, conns[i], "one before")
 	}
 	to.set("", hold)
 	stop()
-	newcomer := dialUDP(t, r.local().String())
+	newcomer := packetstest.Dial(t, r.Addr().String())
 	for j := range each {
 		for _, c := range append(conns, newcomer) {
-			sendUDP(t, c, strconv.Itoa(j))
+			packetstest.Send(t, c, strconv.Itoa(j))
 		}
 	}
 	eventually(t, "all are there", func() bool {
-		s := r.statistics()
-		return s.held+int(s.noTarget) == (callers+1)*each
+		s := r.Stats()
+		return s.Held+int(s.NoTarget) == (callers+1)*each
 	})
-	lost = int(r.statistics().noTarget)
-	at, _ = udpNode(t, "two ", "127.0.0.1:0")
+	lost = int(r.Stats().NoTarget)
+	at, _ = packetstest.Node(t, "two ", "127.0.0.1:0")
 	to.set(at, 0)
 	if lost > 0 {
 		return lost
 	}
 	for _, c := range append(conns, newcomer) {
 		for j := range each {
-			wantUDP(t, c, "two "+strconv.Itoa(j))
+			packetstest.Want(t, c, "two "+strconv.Itoa(j))
 		}
 	}
-	if s := r.statistics(); s.held != 0 || s.sessions != callers+1 || s.overflow+s.expired+s.noTarget != 0 {
+	if s := r.Stats(); s.Held != 0 || s.Sessions != callers+1 || s.Overflow+s.Expired+s.NoTarget != 0 {
 		t.Errorf("%+v", s)
 	}
 	return 0
@@ -268,35 +212,35 @@ func udpRestart(t *testing.T, hold time.Duration) (lost int) {
 
 // What is held is bounded: for each caller, in all, and in time.
 func TestUDPBounds(t *testing.T) {
-	r, to, ends := startUDP(t, "127.0.0.1:0", func(l *udpLimits) { l.sessions, l.perSession, l.total = 3, 4, 700 })
+	r, to, ends := startUDP(t, "127.0.0.1:0", func(l *Limits) { l.Sessions, l.PerSession, l.Total = 3, 4, 700 })
 	to.set("", time.Hour)
-	one, two, three, four := dialUDP(t, r.local().String()), dialUDP(t, r.local().String()), dialUDP(t, r.local().String()), dialUDP(t, r.local().String())
+	one, two, three, four := packetstest.Dial(t, r.Addr().String()), packetstest.Dial(t, r.Addr().String()), packetstest.Dial(t, r.Addr().String()), packetstest.Dial(t, r.Addr().String())
 	overflow := func(n int64) func() bool {
-		return func() bool { return r.statistics().overflow == n }
+		return func() bool { return r.Stats().Overflow == n }
 	}
 	for i := range 6 {
-		sendUDP(t, one, strconv.Itoa(i))
+		packetstest.Send(t, one, strconv.Itoa(i))
 	}
 	eventually(t, "the fifth and sixth of one caller are dropped", overflow(2))
-	sendUDP(t, two, strings.Repeat("y", 600))
-	sendUDP(t, two, strings.Repeat("z", 100))
+	packetstest.Send(t, two, strings.Repeat("y", 600))
+	packetstest.Send(t, two, strings.Repeat("z", 100))
 	eventually(t, "what is over the bytes of all is dropped", overflow(3))
-	sendUDP(t, three, strings.Repeat("z", 100))
-	eventually(t, "and leaves no session", func() bool { s := r.statistics(); return s.overflow == 4 && s.sessions == 2 && s.held == 5 })
-	sendUDP(t, three, "a")
-	sendUDP(t, four, "b")
-	eventually(t, "a caller too many is dropped", func() bool { s := r.statistics(); return s.overflow == 5 && s.sessions == 3 && s.held == 6 })
-	at, _ := udpNode(t, "", "127.0.0.1:0")
+	packetstest.Send(t, three, strings.Repeat("z", 100))
+	eventually(t, "and leaves no session", func() bool { s := r.Stats(); return s.Overflow == 4 && s.Sessions == 2 && s.Held == 5 })
+	packetstest.Send(t, three, "a")
+	packetstest.Send(t, four, "b")
+	eventually(t, "a caller too many is dropped", func() bool { s := r.Stats(); return s.Overflow == 5 && s.Sessions == 3 && s.Held == 6 })
+	at, _ := packetstest.Node(t, "", "127.0.0.1:0")
 	to.set(at, 0)
 	for i := range 4 {
-		wantUDP(t, one, strconv.Itoa(i))
+		packetstest.Want(t, one, strconv.Itoa(i))
 	}
-	wantUDP(t, two, strings.Repeat("y", 600))
-	wantUDP(t, three, "a")
+	packetstest.Want(t, two, strings.Repeat("y", 600))
+	packetstest.Want(t, three, "a")
 
 	to.set("", time.Nanosecond)
-	sendUDP(t, one, "late")
-	eventually(t, "what waits too long is dropped", func() bool { s := r.statistics(); return s.expired == 1 && s.held == 0 && s.sessions == 3 })
+	packetstest.Send(t, one, "late")
+	eventually(t, "what waits too long is dropped", func() bool { s := r.Stats(); return s.Expired == 1 && s.Held == 0 && s.Sessions == 3 })
 	r.mu.Lock()
 	queued, queue := r.queued, r.queue
 	r.mu.Unlock()
@@ -304,14 +248,14 @@ func TestUDPBounds(t *testing.T) {
 		t.Errorf("%d bytes are kept of nothing", queued)
 	}
 	to.set("", 0)
-	sendUDP(t, one, "nowhere")
-	eventually(t, "what goes nowhere is dropped", func() bool { return r.statistics().noTarget == 1 })
+	packetstest.Send(t, one, "nowhere")
+	eventually(t, "what goes nowhere is dropped", func() bool { return r.Stats().NoTarget == 1 })
 	to.set("", time.Hour)
-	sendUDP(t, one, "waits")
-	eventually(t, "it waits", func() bool { return r.statistics().held == 1 })
+	packetstest.Send(t, one, "waits")
+	eventually(t, "it waits", func() bool { return r.Stats().Held == 1 })
 	to.set("", 0)
-	eventually(t, "what waited and goes nowhere is dropped", func() bool { return r.statistics().noTarget == 2 })
-	if n := ends.of(failed); n != 8 {
+	eventually(t, "what waited and goes nowhere is dropped", func() bool { return r.Stats().NoTarget == 2 })
+	if n := ends.of(tally.Failed); n != 8 {
 		t.Errorf("%d datagrams count as failed, want 8", n)
 	}
 }
@@ -319,22 +263,22 @@ func TestUDPBounds(t *testing.T) {
 // A session in which nothing happens ends, and its caller may begin another. The
 // node says nothing: an answer might come after the end on a busy machine.
 func TestUDPIdle(t *testing.T) {
-	r, to, ends := startUDP(t, "127.0.0.1:0", func(l *udpLimits) { l.idle = 20 * time.Millisecond })
+	r, to, ends := startUDP(t, "127.0.0.1:0", func(l *Limits) { l.Idle = 20 * time.Millisecond })
 	node, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer node.Close()
 	to.set(node.LocalAddr().String(), 0)
-	c := dialUDP(t, r.local().String())
+	c := packetstest.Dial(t, r.Addr().String())
 	for i := range 2 {
-		sendUDP(t, c, strconv.Itoa(i))
-		wantUDP(t, node.(*net.UDPConn), strconv.Itoa(i))
-		eventually(t, "it has ended", func() bool { return r.statistics().sessions == 0 && ends.of(answered) == i+1 })
+		packetstest.Send(t, c, strconv.Itoa(i))
+		packetstest.Want(t, node.(*net.UDPConn), strconv.Itoa(i))
+		eventually(t, "it has ended", func() bool { return r.Stats().Sessions == 0 && ends.of(tally.Answered) == i+1 })
 	}
 	to.set("", 40*time.Millisecond)
-	sendUDP(t, c, "never")
-	eventually(t, "one without an answer too", func() bool { return r.statistics().sessions == 0 && ends.of(failed) == 1 })
+	packetstest.Send(t, c, "never")
+	eventually(t, "one without an answer too", func() bool { return r.Stats().Sessions == 0 && ends.of(tally.Failed) == 1 })
 }
 
 // Answers come from the address that was called, also where the relay listens on
@@ -352,13 +296,13 @@ func TestUDPCalledAddress(t *testing.T) {
 			l.Close()
 		}
 		r, to, _ := startUDP(t, listen, nil)
-		at, _ := udpNode(t, "", "127.0.0.1:0")
+		at, _ := packetstest.Node(t, "", "127.0.0.1:0")
 		to.set(at, 0)
 		for _, ip := range calls {
 			// A connected socket takes answers from where it called only.
-			c := dialUDP(t, netip.AddrPortFrom(netip.MustParseAddr(ip), r.local().Port()).String())
-			sendUDP(t, c, "hi "+ip)
-			wantUDP(t, c, "hi "+ip)
+			c := packetstest.Dial(t, netip.AddrPortFrom(netip.MustParseAddr(ip), r.Addr().Port()).String())
+			packetstest.Send(t, c, "hi "+ip)
+			packetstest.Want(t, c, "hi "+ip)
 		}
 		// One caller that calls two addresses has two sessions.
 		if listen != "[::1]:0" {
@@ -367,9 +311,9 @@ func TestUDPCalledAddress(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer both.Close()
-			before := r.statistics().sessions
+			before := r.Stats().Sessions
 			for _, ip := range calls[:2] {
-				to := &net.UDPAddr{IP: net.ParseIP(ip), Port: int(r.local().Port())}
+				to := &net.UDPAddr{IP: net.ParseIP(ip), Port: int(r.Addr().Port())}
 				if _, err := both.WriteTo([]byte(ip), to); err != nil {
 					t.Fatal(err)
 				}
@@ -379,7 +323,7 @@ func TestUDPCalledAddress(t *testing.T) {
 					t.Errorf("%s at %s: %q from %v, %v", ip, listen, buf[:n], from, err)
 				}
 			}
-			if n := r.statistics().sessions - before; n != 2 {
+			if n := r.Stats().Sessions - before; n != 2 {
 				t.Errorf("%d sessions, want 2", n)
 			}
 		}
@@ -390,47 +334,47 @@ func TestUDPCalledAddress(t *testing.T) {
 // same callers.
 func TestUDPNodeCrashes(t *testing.T) {
 	r, to, _ := startUDP(t, "127.0.0.1:0", nil)
-	at, stop := udpNode(t, "one ", "127.0.0.1:0")
+	at, stop := packetstest.Node(t, "one ", "127.0.0.1:0")
 	to.set(at, 0)
-	c := dialUDP(t, r.local().String())
-	sendUDP(t, c, "a")
-	wantUDP(t, c, "one a")
+	c := packetstest.Dial(t, r.Addr().String())
+	packetstest.Send(t, c, "a")
+	packetstest.Want(t, c, "one a")
 	stop()
-	sendUDP(t, c, "lost")
-	eventually(t, "nobody is there", func() bool { return r.statistics().unreachable > 0 })
-	_, _ = udpNode(t, "two ", at)
-	sendUDP(t, c, "b")
-	wantUDP(t, c, "two b")
+	packetstest.Send(t, c, "lost")
+	eventually(t, "nobody is there", func() bool { return r.Stats().Unreachable > 0 })
+	_, _ = packetstest.Node(t, "two ", at)
+	packetstest.Send(t, c, "b")
+	packetstest.Want(t, c, "two b")
 	to.set("nobody.invalid:1", 0)
-	sendUDP(t, c, "c")
-	before := r.statistics().unreachable
-	eventually(t, "an address that there is not", func() bool { return r.statistics().unreachable > before || before > 1 })
+	packetstest.Send(t, c, "c")
+	before := r.Stats().Unreachable
+	eventually(t, "an address that there is not", func() bool { return r.Stats().Unreachable > before || before > 1 })
 }
 
 func TestUDPClose(t *testing.T) {
 	r, to, _ := startUDP(t, "127.0.0.1:0", nil)
-	at, _ := udpNode(t, "", "127.0.0.1:0")
+	at, _ := packetstest.Node(t, "", "127.0.0.1:0")
 	to.set(at, 0)
-	c, d := dialUDP(t, r.local().String()), dialUDP(t, r.local().String())
-	sendUDP(t, c, "hi")
-	wantUDP(t, c, "hi")
+	c, d := packetstest.Dial(t, r.Addr().String()), packetstest.Dial(t, r.Addr().String())
+	packetstest.Send(t, c, "hi")
+	packetstest.Want(t, c, "hi")
 	to.set("", time.Hour)
-	sendUDP(t, d, "waits")
-	eventually(t, "it waits", func() bool { return r.statistics().held == 1 })
-	r.close()
-	if n := r.statistics().sessions; n != 0 {
+	packetstest.Send(t, d, "waits")
+	eventually(t, "it waits", func() bool { return r.Stats().Held == 1 })
+	r.Close()
+	if n := r.Stats().Sessions; n != 0 {
 		t.Errorf("%d sessions are left", n)
 	}
 	// The address is free again.
-	again, err := bindUDP(t.Context(), r.local().String(), to, defaultUDPLimits(), testLog(t))
+	again, err := Open(t.Context(), r.Addr().String(), Config{Target: to, Limits: DefaultLimits(), Log: testLog(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bindUDP(t.Context(), r.local().String(), to, defaultUDPLimits(), testLog(t)); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := Open(t.Context(), r.Addr().String(), Config{Target: to, Limits: DefaultLimits(), Log: testLog(t)}); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("an address twice: %v", err)
 	}
-	again.close()
-	if _, err := bindUDP(t.Context(), "192.0.2.1:1", to, defaultUDPLimits(), testLog(t)); err == nil || !strings.Contains(err.Error(), "no address of this machine") {
+	again.Close()
+	if _, err := Open(t.Context(), "192.0.2.1:1", Config{Target: to, Limits: DefaultLimits(), Log: testLog(t)}); err == nil || !strings.Contains(err.Error(), "no address of this machine") {
 		t.Errorf("a foreign address: %v", err)
 	}
 }
@@ -438,11 +382,11 @@ func TestUDPClose(t *testing.T) {
 // BenchmarkUDP sends datagrams there and back, direct and by the relay in turns.
 func BenchmarkUDP(b *testing.B) {
 	r, to, _ := startUDP(b, "127.0.0.1:0", nil)
-	at, _ := udpNode(b, "", "127.0.0.1:0")
+	at, _ := packetstest.Node(b, "", "127.0.0.1:0")
 	to.set(at, 0)
-	direct, relayed := dialUDP(b, at), dialUDP(b, r.local().String())
+	direct, relayed := packetstest.Dial(b, at), packetstest.Dial(b, r.Addr().String())
 	said := bytes.Repeat([]byte("x"), 128)
-	buf := make([]byte, maxDatagram)
+	buf := make([]byte, packetstest.Max)
 	var took [2]time.Duration
 	n := 0
 	for b.Loop() {

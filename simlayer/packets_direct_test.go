@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"moult/simlayer/packets/packetstest"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -57,7 +58,7 @@ func playPackets(t *testing.T, name, at string) {
 		case "serve":
 			go func() {
 				defer close(ended)
-				buf := make([]byte, maxDatagram)
+				buf := make([]byte, packetstest.Max)
 				for {
 					n, from, err := pc.ReadFrom(buf)
 					if err != nil {
@@ -119,7 +120,7 @@ func playsPackets(name, at string) func(*exec.Cmd) {
 // address that it called only, and whether the layer was not between.
 func packetAnswer(t testing.TB, c *net.UDPConn, said string) (name string, direct bool) {
 	t.Helper()
-	got, err := hearUDP(c)
+	got, err := packetstest.Hear(c)
 	if err != nil {
 		t.Fatalf("%s: no answer: %v", c.RemoteAddr(), err)
 	}
@@ -134,9 +135,9 @@ func packetAnswer(t testing.TB, c *net.UDPConn, said string) (name string, direc
 func wantPackets(t testing.TB, addr, name string, direct bool) {
 	t.Helper()
 	for i := range 8 {
-		c := dialUDP(t, addr)
+		c := packetstest.Dial(t, addr)
 		said := fmt.Sprint("hi ", i)
-		sendUDP(t, c, said)
+		packetstest.Send(t, c, said)
 		if got, way := packetAnswer(t, c, said); got != name || way != direct {
 			t.Fatalf("%s answers at %s, directly %v; want %s, %v", got, addr, way, name, direct)
 		}
@@ -163,8 +164,8 @@ func TestUDPInherit(t *testing.T) {
 		one, _ := givenPackets(t, l, 1, "one")
 		one.ask("serve")
 		apply(t, l, Routing{Native: 1, Down: true})
-		early := dialUDP(t, one.addr)
-		sendUDP(t, early, "early")
+		early := packetstest.Dial(t, one.addr)
+		packetstest.Send(t, early, "early")
 		eventually(t, "the caller is held", func() bool { return l.Stats().Held == 1 })
 		health, err := l.Aside("api", 1, "")
 		if err != nil {
@@ -175,7 +176,7 @@ func TestUDPInherit(t *testing.T) {
 		if name, direct := packetAnswer(t, early, "early"); name != "one" || direct {
 			t.Errorf("held: %s, directly %v", name, direct)
 		}
-		sendUDP(t, early, "later")
+		packetstest.Send(t, early, "later")
 		if name, direct := packetAnswer(t, early, "later"); name != "one" || !direct {
 			t.Errorf("who was held before: %s, directly %v", name, direct)
 		}
@@ -188,7 +189,7 @@ func TestUDPInherit(t *testing.T) {
 		if _, err := l.Drain(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		sendUDP(t, early, "held")
+		packetstest.Send(t, early, "held")
 		eventually(t, "the caller is held again", func() bool { return l.Stats().Held == 1 })
 		one.kill()
 		l.Ended()
@@ -216,8 +217,8 @@ func TestUDPInheritCrash(t *testing.T) {
 		apply(t, l, Routing{Native: 1, Backends: backends(one.addr)})
 		var queued []*net.UDPConn
 		for range 4 {
-			c := dialUDP(t, one.addr)
-			sendUDP(t, c, "queued")
+			c := packetstest.Dial(t, one.addr)
+			packetstest.Send(t, c, "queued")
 			queued = append(queued, c)
 		}
 		one.kill()
@@ -247,8 +248,8 @@ func TestUDPInheritWithoutLayer(t *testing.T) {
 			apply(t, l, Routing{Native: 1, Down: !admitted, Backends: backends(p.addr)})
 			next := after(l, p, s)
 			l.Close()
-			c := dialUDP(t, p.addr)
-			sendUDP(t, c, "hi")
+			c := packetstest.Dial(t, p.addr)
+			packetstest.Send(t, c, "hi")
 			if admitted {
 				wantPackets(t, p.addr, "one", true)
 			}
@@ -285,16 +286,16 @@ func TestUDPInheritWildcard(t *testing.T) {
 	if sockets, err := l.Sockets(1); len(sockets) != 0 || err != nil {
 		t.Fatalf("%v, %v", sockets, err)
 	}
-	node, _ := udpNode(t, "", "127.0.0.1:0")
+	node, _ := packetstest.Node(t, "", "127.0.0.1:0")
 	apply(t, l, Routing{Native: 1, Backends: backends(node)})
 	_, port, err := net.SplitHostPort(l.versioned(1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, host := range []string{"127.0.0.1", "127.0.0.2"} {
-		c := dialUDP(t, net.JoinHostPort(host, port))
-		sendUDP(t, c, "hi")
-		wantUDP(t, c, "hi")
+		c := packetstest.Dial(t, net.JoinHostPort(host, port))
+		packetstest.Send(t, c, "hi")
+		packetstest.Want(t, c, "hi")
 	}
 	if why := l.Fallen("api"); !strings.Contains(why, "configure one address") {
 		t.Errorf("fallen: %q", why)
@@ -359,7 +360,7 @@ type packetLoad struct {
 func newPacketLoad(t *testing.T, addr string, callers int) *packetLoad {
 	l := &packetLoad{t: t, names: map[string]int{}}
 	for i := range callers {
-		c := dialUDP(t, addr)
+		c := packetstest.Dial(t, addr)
 		l.wg.Go(func() {
 			for n := 0; !l.over.Load(); n++ {
 				if err := l.call(c, fmt.Sprint(i, " ", n)); err != nil {
@@ -377,7 +378,7 @@ func (l *packetLoad) call(c *net.UDPConn, said string) error {
 	if _, err := c.Write([]byte(said)); err != nil {
 		return err
 	}
-	got, err := hearUDP(c)
+	got, err := packetstest.Hear(c)
 	words := strings.SplitN(got, " ", 3)
 	if err != nil || len(words) != 3 || words[2] != said {
 		return fmt.Errorf("said %q, heard %q: %w", said, got, errors.Join(err, errors.New("no answer to it")))
@@ -437,20 +438,20 @@ func found(t testing.TB, l *Layer, v bundle.Version, private string) Routing {
 func TestUDPBeside(t *testing.T) {
 	eachFamily(t, func(t *testing.T, public string) {
 		l := packetLayer(t, AttachSteer, public, nil)
-		private, stop := udpNode(t, "private ", public) // where the software is not
+		private, stop := packetstest.Node(t, "private ", public) // where the software is not
 		apply(t, l, Routing{Native: 1, Down: true})
-		early := dialUDP(t, l.versioned(1))
-		sendUDP(t, early, "early")
+		early := packetstest.Dial(t, l.versioned(1))
+		packetstest.Send(t, early, "early")
 		eventually(t, "the caller is held", func() bool { return l.Stats().Held == 1 })
 		health, err := l.Aside("api", 1, private)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := dialUDP(t, health)
-		sendUDP(t, c, "hi")
-		wantUDP(t, c, "private hi") // nobody knows better yet
+		c := packetstest.Dial(t, health)
+		packetstest.Send(t, c, "hi")
+		packetstest.Want(t, c, "private hi") // nobody knows better yet
 		stop()
-		sendUDP(t, c, "waits")
+		packetstest.Send(t, c, "waits")
 		one, _ := besidePackets(t, l, 1, "one")
 		if name, direct := packetAnswer(t, c, "waits"); name != "one" || direct {
 			t.Errorf("who asked early: %s, directly %v", name, direct)
@@ -469,7 +470,7 @@ func TestUDPBeside(t *testing.T) {
 		if _, err := l.Drain(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		sendUDP(t, early, "held")
+		packetstest.Send(t, early, "held")
 		eventually(t, "the caller is held again", func() bool { return l.Stats().Held == 1 })
 		wantPackets(t, health, "one", false)
 		one.kill()
@@ -487,12 +488,12 @@ func TestUDPBeside(t *testing.T) {
 		// It closes its socket: what comes is the layer's, and does not go in a circle.
 		two.ask("close")
 		before := udpCalls(l, 2)
-		sendUDP(t, dialUDP(t, l.versioned(2)), "lost")
+		packetstest.Send(t, packetstest.Dial(t, l.versioned(2)), "lost")
 		eventually(t, "the layer has it", func() bool { return udpCalls(l, 2).Calls == before.Calls+1 })
 		l.Ended()
 		r.Down = true
 		apply(t, l, r)
-		sendUDP(t, early, "waits")
+		packetstest.Send(t, early, "waits")
 		eventually(t, "the caller is held once more", func() bool { return l.Stats().Held == 1 })
 		again, _ := besidePackets(t, l, 2, "again")
 		r.Down = false
@@ -511,17 +512,17 @@ func TestUDPBesideCircle(t *testing.T) {
 	apply(t, l, Routing{Native: 1, Down: true})
 	at := Routing{Native: 1, Backends: backends(l.versioned(1))}
 	apply(t, l, at)
-	sendUDP(t, dialUDP(t, l.Addresses()["api"].Public), "hi")
-	sendUDP(t, dialUDP(t, l.versioned(1)), "hi")
+	packetstest.Send(t, packetstest.Dial(t, l.Addresses()["api"].Public), "hi")
+	packetstest.Send(t, packetstest.Dial(t, l.versioned(1)), "hi")
 	eventually(t, "both count", func() bool { return udpCalls(l, 1).Calls >= 2 })
 	// Behind them in the queue, so that what came back is seen.
 	health, err := l.Aside("api", 1, l.versioned(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	sendUDP(t, dialUDP(t, health), "hi")
+	packetstest.Send(t, packetstest.Dial(t, health), "hi")
 	for i := range int64(10) {
-		sendUDP(t, dialUDP(t, l.versioned(1)), "hi")
+		packetstest.Send(t, packetstest.Dial(t, l.versioned(1)), "hi")
 		eventually(t, "it counts", func() bool { return udpCalls(l, 1).Calls >= 3+i })
 	}
 	if n := udpCalls(l, 1).Calls; n != 12 {
@@ -552,8 +553,8 @@ func TestUDPBesideWithoutLayer(t *testing.T) {
 		apply(t, l, r)
 		next := after(l, p, s)
 		l.Close()
-		caller := dialUDP(t, p.addr)
-		sendUDP(t, caller, "hi")
+		caller := packetstest.Dial(t, p.addr)
+		packetstest.Send(t, caller, "hi")
 		if c.admitted {
 			wantPackets(t, p.addr, "one", true)
 		}
@@ -564,8 +565,8 @@ func TestUDPBesideWithoutLayer(t *testing.T) {
 			eventually(t, "the caller is held", func() bool { return l.Stats().Held == 1 })
 		}
 		apply(t, l, Routing{Native: 1, Down: true})
-		late := dialUDP(t, p.addr)
-		sendUDP(t, late, "late")
+		late := packetstest.Dial(t, p.addr)
+		packetstest.Send(t, late, "late")
 		eventually(t, "a caller is held", func() bool { return l.Stats().Held >= 1 })
 		r = found(t, l, 1, "127.0.0.1:1")
 		if !c.holds { // then it is as if inherited
@@ -595,16 +596,16 @@ func TestUDPBesideFalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	sockets[0].Close()
-	node, _ := udpNode(t, "", "127.0.0.1:0")
+	node, _ := packetstest.Node(t, "", "127.0.0.1:0")
 	for _, why := range []error{nil, errors.New("the moon is full")} {
 		l.Unbound(why)
 		r := found(t, l, 1, node)
 		r.Watched = map[bundle.Version]bool{9: why != nil} // so that it is another
 		apply(t, l, r)
 		for _, at := range []string{l.Addresses()["api"].Public, l.versioned(1)} {
-			c := dialUDP(t, at)
-			sendUDP(t, c, "hi")
-			wantUDP(t, c, "hi")
+			c := packetstest.Dial(t, at)
+			packetstest.Send(t, c, "hi")
+			packetstest.Want(t, c, "hi")
 		}
 		if why == nil {
 			why = errNotBound
@@ -628,7 +629,7 @@ func TestUDPDirectDrain(t *testing.T) {
 	if _, err := l.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took < packetRest {
-		t.Errorf("it took %v, and answers have %v", took, packetRest)
+	if took := time.Since(began); took < answerTime {
+		t.Errorf("it took %v, and answers have %v", took, answerTime)
 	}
 }

@@ -1,18 +1,13 @@
-package simlayer
+package egress
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strconv"
-	"strings"
 	"syscall"
-	"time"
-
-	"moult/simlayer/stream"
 )
 
 // SOCKS5 is RFC 1928. What is here: CONNECT, without authentication.
@@ -175,124 +170,4 @@ func replyFor(err error) socksReply {
 		return socksTimeout
 	}
 	return socksFailure
-}
-
-// socks serves one connection of SOCKS5. It returns when the connection is of no
-// more use; the caller closes it.
-func (e *egress) socks(conn net.Conn, deadline time.Time) {
-	o := &outgoing{outcome: failed}
-	_ = conn.SetDeadline(deadline) // if it is broken, reading says so
-	var asked error
-	if o.dest, asked = readSOCKS(conn); asked != nil {
-		var reply *socksError
-		if errors.As(asked, &reply) {
-			_ = answerSOCKS(conn, reply.reply, nil) // nobody else is left to tell
-			lingerClose(conn)
-		}
-		e.layer.log.Debug("bad call by SOCKS5", "error", asked)
-		return
-	}
-	ctx, cancel := context.WithCancel(e.layer.ctx)
-	defer cancel()
-	gone := watchEnd(conn, cancel)
-	up, err := e.socksConnect(ctx, o)
-	defer func() {
-		e.count.calls.Add(1)
-		e.count.end(o.outcome, o.patience.spent)
-	}()
-	if gone() && e.layer.ctx.Err() == nil {
-		o.outcome = canceled
-		if err == nil {
-			up.Close()
-		}
-		return
-	}
-	if err != nil {
-		e.layer.log.Debug("call of the node failed", "destination", o.dest, "by", "SOCKS5", "error", err)
-		_ = conn.SetDeadline(time.Now().Add(dialTimeout))
-		_ = answerSOCKS(conn, replyFor(err), nil) // nobody else is left to tell
-		lingerClose(conn)
-		return
-	}
-	defer up.Close()
-	if !e.tunnels.add(up) {
-		return
-	}
-	defer e.tunnels.remove(up)
-	_ = conn.SetDeadline(time.Now().Add(dialTimeout))
-	if err := answerSOCKS(conn, socksSucceeded, up.LocalAddr()); err != nil {
-		return
-	}
-	_ = conn.SetDeadline(time.Time{})
-	o.outcome = answered
-	stream.Splice(conn, up)
-}
-
-// socksConnect dials the destination, by the same rules as CONNECT.
-func (e *egress) socksConnect(ctx context.Context, o *outgoing) (net.Conn, error) {
-	if err := e.notItself(o.dest); err != nil {
-		return nil, &socksError{socksNotAllowed, err}
-	}
-	if err := e.label(ctx, o); err != nil {
-		return nil, err
-	}
-	if _, _, err := e.resolve(o); err != nil {
-		return nil, &socksError{socksNotAllowed, err}
-	}
-	return e.connect(ctx, o)
-}
-
-// watchEnd cancels when the caller goes away while it waits. The function that it
-// returns ends the watch and reports whether the caller has gone; what the caller
-// has sent meanwhile is still there.
-func watchEnd(conn net.Conn, cancel context.CancelFunc) (gone func() bool) {
-	_ = conn.SetReadDeadline(time.Time{}) // the wait has bounds of its own
-	ended := make(chan bool, 1)
-	go func() {
-		_, err := firstByte(conn)
-		var timeout net.Error
-		left := err != nil && !(errors.As(err, &timeout) && timeout.Timeout())
-		if left {
-			cancel()
-		}
-		ended <- left
-	}()
-	return func() bool {
-		_ = conn.SetReadDeadline(time.Unix(1, 0)) // ends the watch
-		left := <-ended
-		_ = conn.SetReadDeadline(time.Time{})
-		return left
-	}
-}
-
-// lingerClose ends the connection so that the caller reads the last reply, even
-// where something that it has sent was not read.
-func lingerClose(conn net.Conn) {
-	if half, ok := conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-		_ = conn.SetReadDeadline(time.Now().Add(socksLinger))
-		_, _ = io.CopyN(io.Discard, conn, maxSOCKSRest)
-	}
-}
-
-const (
-	// socksLinger is how long a caller that was refused has to end.
-	socksLinger = time.Second
-	// maxSOCKSRest bounds what is read of it, in bytes.
-	maxSOCKSRest = 1 << 20
-)
-
-// EgressEnvironment returns the environment that has programs call by the egress
-// proxy: those of HTTP by absolute URLs, those of HTTPS and gRPC by CONNECT, and
-// others by SOCKS5, with names unresolved. It is empty without a proxy.
-func (l *Layer) EgressEnvironment() map[string]string {
-	env := map[string]string{}
-	if l.out == nil {
-		return env
-	}
-	host := l.EgressURL().Host
-	for name, value := range map[string]string{"HTTP_PROXY": "http://" + host, "HTTPS_PROXY": "http://" + host, "ALL_PROXY": "socks5h://" + host} {
-		env[name] = value
-		env[strings.ToLower(name)] = value
-	}
-	return env
 }

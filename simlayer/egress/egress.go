@@ -1,0 +1,128 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"moult/simlayer/proxy"
+	"moult/simlayer/stream"
+	"moult/simlayer/tally"
+	"moult/store/bundle"
+)
+
+// Config is what a Proxy needs to know.
+type Config struct {
+	// Addr is the host:port to listen on. Port 0 is any free port.
+	Addr string
+	// Resolve finds a peer's service: dest is the host:port that the node calls. If
+	// that is the public address of a peer's service, isPeer is true and addr is
+	// that peer's address for callers of version v; err says why there is none, in
+	// words for the caller. It is called concurrently and must not block.
+	Resolve func(dest string, v bundle.Version) (addr string, isPeer bool, err error)
+	// Label returns the version of the calling software, 0 while nobody knows, and
+	// how long a call may wait. It is called concurrently and must not block.
+	Label func() (v bundle.Version, hold time.Duration)
+	// Quota bounds the connections together with others.
+	Quota Quota
+	// Held bounds the calls that wait at once.
+	Held int
+	Log  *slog.Logger
+}
+
+// Quota counts connections. Enter reports false where there are too many; Leave
+// follows all the same.
+type Quota interface {
+	Enter() bool
+	Leave()
+}
+
+// Proxy is the proxy for the node's own calls. It is safe for concurrent use.
+type Proxy struct {
+	cfg       Config
+	listener  net.Listener
+	front     *front
+	server    *http.Server
+	transport *http.Transport
+	proxy     *proxy.Proxy
+
+	// ctx ends with Close.
+	ctx      context.Context
+	stop     context.CancelFunc
+	tasks    stream.Tasks
+	tunnels  stream.Set
+	hijacked sync.Map // connections of the server that are tunnels
+
+	waiting atomic.Int64
+	count   tally.Counter
+}
+
+// Start listens, and serves until Close.
+func Start(cfg Config) (*Proxy, error) {
+	p := &Proxy{cfg: cfg}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	var err error
+	if p.listener, err = stream.Listen(p.ctx, cfg.Addr); err != nil {
+		p.stop()
+		return nil, err
+	}
+	p.front = newFront(p.listener)
+	p.transport = &http.Transport{
+		DialContext:           dial,
+		DisableCompression:    true,
+		MaxIdleConns:          maxIdle,
+		MaxIdleConnsPerHost:   maxIdlePerHost,
+		IdleConnTimeout:       idleTimeout,
+		ExpectContinueTimeout: time.Second,
+	}
+	p.proxy = proxy.New(proxy.Config{Transport: p, Refuse: p.refusal, Log: cfg.Log})
+	p.server = p.newServer()
+	for _, serve := range []func() error{func() error { return p.server.Serve(p.front) }, p.accept} {
+		p.tasks.Go(func() {
+			if err := serve(); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+				cfg.Log.Error("egress proxy failed", "address", p.listener.Addr().String(), "err", err)
+			}
+		})
+	}
+	return p, nil
+}
+
+// Close ends all calls, and returns when everything that the proxy started has
+// ended. It may be called again.
+func (p *Proxy) Close() {
+	p.stop()
+	none := p.tasks.Close()
+	p.server.Close()
+	p.front.Close() // the server may not have begun
+	p.tunnels.Close()
+	p.transport.CloseIdleConnections()
+	<-none
+}
+
+// Addr returns where the proxy listens.
+func (p *Proxy) Addr() net.Addr { return p.listener.Addr() }
+
+// Calls returns what the proxy has carried out.
+func (p *Proxy) Calls() tally.Calls { return p.count.Load() }
+
+// Waiting is how many calls wait now, for a label or for a peer.
+func (p *Proxy) Waiting() int64 { return p.waiting.Load() }
+
+// Environment returns the environment that has programs call by the proxy: those of
+// HTTP by absolute URLs, those of HTTPS and gRPC by CONNECT, and others by SOCKS5,
+// with names unresolved.
+func (p *Proxy) Environment() map[string]string {
+	host := p.Addr().String()
+	env := map[string]string{}
+	for name, value := range map[string]string{"HTTP_PROXY": "http://" + host, "HTTPS_PROXY": "http://" + host, "ALL_PROXY": "socks5h://" + host} {
+		env[name] = value
+		env[strings.ToLower(name)] = value
+	}
+	return env
+}
