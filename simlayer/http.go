@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"moult/simlayer/observe"
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/simlayer/tally"
@@ -47,9 +48,9 @@ type call struct {
 	ticket   *ticket // while it is at the node
 	version  bundle.Version
 	native   bundle.Version
-	via      bundle.Version // whose object process it goes to, or 0
-	plain    bool           // it could be relayed
-	hidden   *observer      // which does not see what it comes to at the node, or nil
+	via      bundle.Version    // whose object process it goes to, or 0
+	plain    bool              // it could be relayed
+	hidden   *observe.Observer // which does not see what it comes to at the node, or nil
 	outcome  tally.Outcome
 	began    time.Time
 	counted  *tally.Counter // where it counts as open
@@ -108,7 +109,7 @@ func (p *callProxy) leave(c *call) {
 	t := c.ticket
 	c.ticket = nil
 	if c.hidden != nil {
-		c.hidden.show()
+		c.hidden.Show()
 		c.hidden = nil
 	}
 	if !p.layer.gate.leave(t) {
@@ -209,7 +210,7 @@ func (l *Layer) externalVersion(s *service, r *route) bundle.Version {
 type nodeTrip struct {
 	call    *call
 	backend *backend
-	sees    *observer // of what goes to the node, or nil
+	sees    *observe.Observer // of what goes to the node, or nil
 }
 
 func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -220,14 +221,14 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	var seen *seeing
+	var seen *observe.Seeing
 	if n.sees != nil {
-		seen, r = n.sees.see(n.call.listener.service.name, r)
+		seen, r = n.sees.See(n.call.listener.service.name, r)
 	}
 	resp, err := n.backend.transport(n.call.HTTP2).RoundTrip(r)
 	n.call.Sent(r.Method, err)
 	if seen != nil {
-		return seen.answered(resp, err)
+		return seen.Answered(resp, err)
 	}
 	return resp, err
 }

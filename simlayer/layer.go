@@ -15,6 +15,7 @@ import (
 
 	"moult/simlayer/attach"
 	"moult/simlayer/egress"
+	"moult/simlayer/observe"
 	"moult/simlayer/packets"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -58,8 +59,8 @@ type Layer struct {
 
 	// observers are those of the routing in force, by path, and observed are the
 	// paths of all that there were.
-	observers map[string]*observer // apply
-	observed  map[string]bool      // apply
+	observers map[string]*observe.Observer // apply
+	observed  map[string]bool              // apply
 
 	senders packets.Senders
 	// answerTime is that constant, but for tests.

@@ -96,27 +96,6 @@ const (
 	// towards it, so that what was sent last is not lost to a reset.
 	linger = time.Second
 
-	// observedBody bounds what an observing object is told of one body, and
-	// observedHeader of the headers of one side, in bytes.
-	observedBody   = 64 << 10
-	observedHeader = 64 << 10
-	// observedCalls and observedBytes bound what waits to be told to one object.
-	observedCalls = 1024
-	observedBytes = 16 << 20
-	// observedWait is how long the telling waits for the rest of an answer.
-	observedWait = time.Second
-	// observedPatience is how long callers of the object wait until it was told of
-	// what was before them.
-	observedPatience = 5 * time.Second
-	// tellTimeout bounds the time that an object takes for one event, tellPause
-	// the pauses between tries; after tellTries that broke off the event is given
-	// up.
-	tellTimeout = 30 * time.Second
-	tellPause   = time.Second
-	tellTries   = 5
-	// maxTold bounds what an object says of why it does not take an event in, in
-	// bytes.
-	maxTold = 1 << 10
 	// lookPause is the least time between two looks whether there are still calls
 	// that are not seen.
 	lookPause = 20 * time.Millisecond

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/observe"
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
@@ -29,7 +30,7 @@ type route struct {
 	backends         map[string]*backend
 	processes        []int // of the software
 	paths            map[bundle.Version]*path
-	observer         *observer // of the calls at the node; nil where there is none
+	observer         *observe.Observer // of the calls at the node; nil where there is none
 }
 
 // path is the way of the callers of one version: steps in this process first,

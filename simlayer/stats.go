@@ -3,6 +3,7 @@ package simlayer
 import (
 	"time"
 
+	"moult/simlayer/observe"
 	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
@@ -25,5 +26,5 @@ type Stats struct {
 	Egress tally.Calls `json:"egress"`
 	// Observers are the objects that are told of calls, by the version of their
 	// callers.
-	Observers map[bundle.Version]ObserverStats `json:"observers,omitempty"`
+	Observers map[bundle.Version]observe.Stats `json:"observers,omitempty"`
 }

@@ -102,7 +102,7 @@ func (r *relaying) dial(ctx context.Context, route *route) (net.Conn, error) {
 		return nil, err
 	}
 	if o := route.observer; o != nil && version > route.native {
-		if err := o.current(ctx); err != nil {
+		if err := o.Current(ctx); err != nil {
 			return nil, err
 		}
 	}

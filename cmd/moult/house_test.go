@@ -47,6 +47,7 @@ var floors = map[string]int{
 	"simlayer/tally":        0,
 	"simlayer/packets":      2,
 	"simlayer/egress":       3,
+	"simlayer/observe":      3,
 	"simlayer":              4,
 	"agent/process":         3,
 	"simlayer/host":         3,

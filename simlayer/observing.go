@@ -2,8 +2,12 @@ package simlayer
 
 import (
 	"context"
+	"net/http"
+	"net/netip"
 	"time"
 
+	"moult/simlayer/observe"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -16,33 +20,54 @@ func (r *route) relays(p *path, s *service) bool {
 // observed does what a call under a route has to do with the one who observes: one
 // of the observing object waits until that knows all that was before. sees is who
 // sees what comes of the call at the node, if anybody.
-func (c *call) observed(ctx context.Context, r *route) (sees *observer, err error) {
+func (c *call) observed(ctx context.Context, r *route) (sees *observe.Observer, err error) {
 	o := r.observer
 	switch {
 	case o == nil:
 		return nil, nil
 	case c.version > r.native:
-		return nil, o.current(ctx)
+		return nil, o.Current(ctx)
 	case c.via != 0:
 		c.hidden = o
-		o.hide(c.version)
+		o.Hide(c.version)
 		return nil, nil
 	}
 	return o, nil
 }
 
+// object is where the object process for callers of v is, by service, and how it is
+// reached by an observer: the connections of the route's own backends end with it.
+func (r *route) object(v bundle.Version) (addrs map[string]string, open func(service string) observe.Way) {
+	addrs = map[string]string{}
+	p := r.paths[v]
+	if p == nil || p.via != v {
+		return addrs, nil
+	}
+	for name, b := range p.backends {
+		addrs[name] = b.network + " " + b.addr
+	}
+	return addrs, func(service string) observe.Way { return objectWay{p.backends[service].another()} }
+}
+
+// objectWay is a backend of which an observer is the only user.
+type objectWay struct{ *backend }
+
+func (w objectWay) RoundTrip(r *http.Request) (*http.Response, error) { return w.http.RoundTrip(r) }
+
+func (w objectWay) Leave() { w.leave() }
+
 // observe gives a route who is told of its calls, and returns those that are not
 // needed any more. It is called with apply held.
-func (l *Layer) observe(next *route, r Routing) (gone []*observer) {
+func (l *Layer) observe(next *route, r Routing) (gone []*observe.Observer) {
 	was := l.observers
-	l.observers = map[string]*observer{}
+	l.observers = map[string]*observe.Observer{}
 	for v, object := range r.Objects {
 		if object.Observe == "" {
 			continue
 		}
 		o := was[object.Observe]
 		if o == nil {
-			o = startObserver(v, object.Observe, object.Told || l.observed[object.Observe], l.log)
+			o = observe.Start(v, object.Observe, object.Told || l.observed[object.Observe], l.log)
 		}
 		delete(was, object.Observe)
 		l.observers[object.Observe] = o
@@ -53,11 +78,7 @@ func (l *Layer) observe(next *route, r Routing) (gone []*observer) {
 		if v == next.native+1 {
 			next.observer = o
 		}
-		var addrs map[string]*backend
-		if p := next.paths[v]; p != nil && p.via == v {
-			addrs = p.backends
-		}
-		o.lead(addrs)
+		o.Lead(next.object(v))
 	}
 	for _, o := range was {
 		gone = append(gone, o)
@@ -68,10 +89,10 @@ func (l *Layer) observe(next *route, r Routing) (gone []*observer) {
 // seeAll has the observer of a route that has come into force see all calls from a
 // moment on, of which it tells the object, and ends those that are gone. It is
 // called with apply held.
-func (l *Layer) seeAll(old, next *route, gone []*observer) {
+func (l *Layer) seeAll(old, next *route, gone []*observe.Observer) {
 	for _, o := range l.observers {
 		if o != next.observer {
-			o.blind("the object calls a version that the node does not run")
+			o.Blind("the object calls a version that the node does not run")
 		}
 	}
 	if next.observer != nil && next.observer != old.observer {
@@ -89,27 +110,27 @@ func (l *Layer) seeAll(old, next *route, gone []*observer) {
 		}
 	}
 	for _, o := range gone {
-		o.close()
+		o.Close()
 	}
 }
 
 // lookAround waits until no call goes past an observer any more.
-func (l *Layer) lookAround(o *observer) {
+func (l *Layer) lookAround(o *observe.Observer) {
 	for pause := lookPause; ; pause = min(2*pause, time.Second) {
 		if l.gate.current().observer != o {
 			return
 		}
 		past, err := l.goPast()
 		if err != nil {
-			l.log.Warn("whether calls go past the layer is not known, so a simulation object that observes them begins later", "object", o.version, "err", err)
+			l.log.Warn("whether calls go past the layer is not known, so a simulation object that observes them begins later", "object", o.Version(), "err", err)
 		} else if past == 0 && l.gate.seenBy(o) {
-			o.begin()
+			o.Begin()
 			return
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
-		case <-o.ctx.Done():
+		case <-o.Done():
 			timer.Stop()
 			return
 		case <-l.ctx.Done():
@@ -122,45 +143,47 @@ func (l *Layer) lookAround(o *observer) {
 // goPast counts the connections of services of HTTP that were made past the layer,
 // when no simulation object looked on, and are there still.
 func (l *Layer) goPast() (int, error) {
-	var past []*listener
+	var past []netip.AddrPort
 	for _, f := range l.listeners() {
 		if f.service.Protocol == bundle.ProtocolHTTP && f.service.Attach != AttachRelay {
-			past = append(past, f)
+			if at, ok := stream.AddrPort(f.Addr()); ok {
+				past = append(past, at)
+			}
 		}
 	}
 	if len(past) == 0 {
 		return 0, nil
 	}
-	return connectionsOfOthers(past)
+	return observe.ConnectionsOfOthers(past)
 }
 
 // tellAll has the objects that observe be told of all that has happened. It waits
 // for that, but not for ever.
 func (l *Layer) tellAll() {
-	ctx, cancel := context.WithTimeout(l.ctx, observedPatience)
+	ctx, cancel := context.WithTimeout(l.ctx, observe.Patience)
 	defer cancel()
 	l.apply.Lock()
-	var all []*observer
+	var all []*observe.Observer
 	for _, o := range l.observers {
 		all = append(all, o)
 	}
 	l.apply.Unlock()
 	for _, o := range all {
-		if err := o.await(ctx); err != nil && l.ctx.Err() == nil {
-			l.log.Warn("a simulation object was not told of all calls before the node goes down", "object", o.version, "waiting", o.stats().Waiting, "err", err)
+		if err := o.Await(ctx); err != nil && l.ctx.Err() == nil {
+			l.log.Warn("a simulation object was not told of all calls before the node goes down", "object", o.Version(), "waiting", o.Stats().Waiting, "err", err)
 		}
 	}
 }
 
-func (l *Layer) observerStats() map[bundle.Version]ObserverStats {
+func (l *Layer) observerStats() map[bundle.Version]observe.Stats {
 	l.apply.Lock()
 	defer l.apply.Unlock()
-	var all map[bundle.Version]ObserverStats
+	var all map[bundle.Version]observe.Stats
 	for _, o := range l.observers {
 		if all == nil {
-			all = map[bundle.Version]ObserverStats{}
+			all = map[bundle.Version]observe.Stats{}
 		}
-		all[o.version] = o.stats()
+		all[o.Version()] = o.Stats()
 	}
 	return all
 }
@@ -169,14 +192,14 @@ func (l *Layer) closeObservers() {
 	l.apply.Lock()
 	defer l.apply.Unlock()
 	for _, o := range l.observers {
-		o.close()
+		o.Close()
 	}
 	l.observers = nil
 }
 
 // seenBy reports whether all calls of HTTP that are at the node were let in under
 // routings with this observer.
-func (g *gate) seenBy(o *observer) bool {
+func (g *gate) seenBy(o *observe.Observer) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for t := g.inside.next; t != &g.inside; t = t.next {

@@ -1,4 +1,4 @@
-package simlayer
+package observe
 
 import (
 	"bytes"
@@ -18,14 +18,14 @@ type seenBody struct {
 	cut     bool // there was more
 }
 
-// seeing is a call that is on its way to the node, and is seen.
-type seeing struct {
-	o *observer
+// Seeing is a call that is on its way to the node, and is seen.
+type Seeing struct {
+	o *Observer
 	s *sighting
 }
 
-// see begins to see a call; the request that goes to the node is r from now on.
-func (o *observer) see(service string, r *http.Request) (*seeing, *http.Request) {
+// See begins to see a call; the request that goes to the node is r from now on.
+func (o *Observer) See(service string, r *http.Request) (*Seeing, *http.Request) {
 	s := &sighting{o: o, event: so.Observed{
 		Event: so.ObservedCall, Service: service, Method: r.Method, URI: r.URL.RequestURI(), Host: r.Host,
 	}}
@@ -37,10 +37,10 @@ func (o *observer) see(service string, r *http.Request) (*seeing, *http.Request)
 		// It is here, and the transport may send it twice.
 		body, err := r.GetBody()
 		if err == nil {
-			s.event.Request.Body, err = io.ReadAll(io.LimitReader(body, observedBody+1))
+			s.event.Request.Body, err = io.ReadAll(io.LimitReader(body, MaxBody+1))
 		}
-		if err != nil || len(s.event.Request.Body) > observedBody {
-			s.event.Request.Body, s.event.Request.Truncated = s.event.Request.Body[:min(len(s.event.Request.Body), observedBody)], true
+		if err != nil || len(s.event.Request.Body) > MaxBody {
+			s.event.Request.Body, s.event.Request.Truncated = s.event.Request.Body[:min(len(s.event.Request.Body), MaxBody)], true
 		}
 		s.bytes += len(s.event.Request.Body)
 	default:
@@ -49,11 +49,11 @@ func (o *observer) see(service string, r *http.Request) (*seeing, *http.Request)
 		out.Body = &seenReader{s, s.request, r.Body}
 		r = out
 	}
-	return &seeing{o, s}, r
+	return &Seeing{o, s}, r
 }
 
-// answered takes in what came of the call, and returns what its caller gets.
-func (c *seeing) answered(resp *http.Response, err error) (*http.Response, error) {
+// Answered takes in what came of the call, and returns what its caller gets.
+func (c *Seeing) Answered(resp *http.Response, err error) (*http.Response, error) {
 	if err != nil {
 		if !proxy.IsDialError(err) && !proxy.Safe(c.s.event.Method) {
 			c.note(&http.Response{Body: http.NoBody})
@@ -64,27 +64,27 @@ func (c *seeing) answered(resp *http.Response, err error) (*http.Response, error
 	if body == nil {
 		return resp, nil
 	}
-	if resp.ContentLength < 0 || resp.ContentLength > observedBody {
+	if resp.ContentLength < 0 || resp.ContentLength > MaxBody {
 		resp.Body = body
 		return resp, nil
 	}
 	// A short one is read at once: a caller that takes its time delays nobody.
 	data, err := io.ReadAll(body)
-	rest := io.Reader(bytes.NewReader(data))
+	left := io.Reader(bytes.NewReader(data))
 	if err != nil {
-		rest = io.MultiReader(rest, failing{err})
+		left = io.MultiReader(left, failing{err})
 	}
 	resp.Body = struct {
 		io.Reader
 		io.Closer
-	}{rest, body}
+	}{left, body}
 	return resp, nil
 }
 
 // note gives the call its place in the order. It returns by what the answer's body
 // must be read to be seen, nil where there is nothing to see of it. The body of the
 // request may still be on its way.
-func (c *seeing) note(resp *http.Response) *seenReader {
+func (c *Seeing) note(resp *http.Response) *seenReader {
 	s := c.s
 	header, cut := seenHeader(resp.Header)
 	c.o.mu.Lock()
@@ -139,8 +139,8 @@ func (s *sighting) saw(b *seenBody, p []byte, whole, over bool) {
 	if b.ended || s.done && b == s.response {
 		return // it is told already, or all is known
 	}
-	room := observedBody - len(b.data)
-	if o.bytes >= observedBytes {
+	room := MaxBody - len(b.data)
+	if o.bytes >= maxBytes {
 		room = 0
 	}
 	if len(p) > room {
@@ -185,11 +185,11 @@ func seenHeader(h http.Header) (seen http.Header, cut bool) {
 	if len(h) == 0 {
 		return nil, false
 	}
-	if sizeOf(h) <= observedHeader {
+	if sizeOf(h) <= maxHeader {
 		return h.Clone(), false
 	}
 	seen = http.Header{}
-	left := observedHeader
+	left := maxHeader
 	for name, values := range h {
 		for _, v := range values {
 			if left -= len(name) + len(v); left >= 0 {

@@ -1,7 +1,8 @@
-package simlayer
+package observe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -13,7 +14,7 @@ import (
 	"moult/store/bundle"
 )
 
-// observer tells the object process for callers of one version of the calls of the
+// Observer tells the object process for callers of one version of the calls of the
 // version before it, which is the node's own, one after the other in the order in
 // which the node answered. What the object has not been told is kept, within
 // bounds; where it falls behind, or cannot take a call in, it is told that it has
@@ -23,7 +24,7 @@ import (
 // to come, before the caller has any of it. So if one call began after another was
 // answered, the object is told of it later. Of calls that were at the node at the
 // same time nobody knows in which order it carried them out.
-type observer struct {
+type Observer struct {
 	version bundle.Version // of the object's callers
 	path    string
 	log     *slog.Logger
@@ -32,8 +33,9 @@ type observer struct {
 	ended   chan struct{} // closed when nothing is told any more
 	wake    chan struct{} // holds one: the queue has changed
 
+	// mu guards all below, and every sighting.
 	mu      sync.Mutex
-	addrs   map[string]*backend // of the object, by service
+	places  map[string]place // of the object, by service
 	queue   []*sighting
 	bytes   int // kept in the queue
 	telling bool
@@ -53,10 +55,23 @@ type observer struct {
 	problem  string
 }
 
+// Way is a way to the object that is the observer's alone.
+type Way interface {
+	http.RoundTripper
+	// Leave closes its connections.
+	Leave()
+}
+
+// place is where the object answers for one service.
+type place struct {
+	addr string
+	Way
+}
+
 // sighting is an event on its way to the object. The observer's lock protects all
 // of it but o, which does not change.
 type sighting struct {
-	o     *observer
+	o     *Observer
 	event so.Observed // without a number before it is first told
 	then  string      // the event that follows in its place, or ""
 	bytes int
@@ -67,8 +82,8 @@ type sighting struct {
 	until             time.Time // then it is told as it is
 }
 
-// ObserverStats says how far an object has been told of calls.
-type ObserverStats struct {
+// Stats says how far an object has been told of calls.
+type Stats struct {
 	Told    uint64 `json:"told"`    // calls that it has taken in
 	Missed  uint64 `json:"missed"`  // calls that it will never be told of
 	Waiting int    `json:"waiting"` // events that it is still to be told of
@@ -76,10 +91,10 @@ type ObserverStats struct {
 	Problem string `json:"problem"` // why it cannot be told now; "" where it can
 }
 
-// startObserver begins to tell the object for callers of v. Where told is set it
+// Start begins to tell the object for callers of v. Where told is set it
 // was told before, by an observer that is no more.
-func startObserver(v bundle.Version, path string, told bool, log *slog.Logger) *observer {
-	o := &observer{
+func Start(v bundle.Version, path string, told bool, log *slog.Logger) *Observer {
+	o := &Observer{
 		version: v, path: path, log: log, ended: make(chan struct{}), wake: make(chan struct{}, 1),
 		settling: make(chan struct{}),
 		// Another observer's events must not be taken for this one's. Readers of
@@ -94,48 +109,54 @@ func startObserver(v bundle.Version, path string, told bool, log *slog.Logger) *
 	return o
 }
 
-// close ends the telling, and returns when it has ended.
-func (o *observer) close() {
+// Close ends the telling, and returns when it has ended.
+func (o *Observer) Close() {
 	o.stop()
 	<-o.ended
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, b := range o.addrs {
-		b.leave()
+	for _, at := range o.places {
+		at.Leave()
 	}
-	o.addrs = nil
+	o.places = nil
 }
 
-// lead says where the object is.
-func (o *observer) lead(addrs map[string]*backend) {
+// Done is closed when the telling ends.
+func (o *Observer) Done() <-chan struct{} { return o.ctx.Done() }
+
+// Version is that of the object's callers.
+func (o *Observer) Version() bundle.Version { return o.version }
+
+// Lead says where the object is, by service. Ways whose address is still the same
+// are kept, and open makes the others.
+func (o *Observer) Lead(addrs map[string]string, open func(service string) Way) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for name, b := range o.addrs {
-		if addrs[name] == nil || addrs[name].addr != b.addr {
-			b.leave()
+	before := o.places
+	o.places = map[string]place{}
+	for name, addr := range addrs {
+		if was, ok := before[name]; ok && was.addr == addr {
+			o.places[name] = was
+			delete(before, name)
+		} else {
+			o.places[name] = place{addr, open(name)}
 		}
 	}
-	kept := o.addrs
-	o.addrs = map[string]*backend{}
-	for name, b := range addrs {
-		if was := kept[name]; was != nil && was.addr == b.addr && was.network == b.network {
-			o.addrs[name] = was
-		} else {
-			// Its own: the route's is released with it.
-			o.addrs[name] = b.another()
-		}
+	for _, at := range before {
+		at.Leave()
 	}
 	o.nudge()
 }
 
-func (o *observer) stats() ObserverStats {
+// Stats says how far the object has been told.
+func (o *Observer) Stats() Stats {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return ObserverStats{Told: o.told, Missed: o.missed, Waiting: len(o.queue), Whole: o.whole, Problem: o.problem}
+	return Stats{Told: o.told, Missed: o.missed, Waiting: len(o.queue), Whole: o.whole, Problem: o.problem}
 }
 
-// begin says that from now on all calls come through the layer.
-func (o *observer) begin() {
+// Begin says that from now on all calls come through the layer.
+func (o *Observer) Begin() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.open = true
@@ -144,7 +165,7 @@ func (o *observer) begin() {
 
 // beginLocked tells the object that it is told of every call from here on, where
 // that is so and was not.
-func (o *observer) beginLocked() {
+func (o *Observer) beginLocked() {
 	if o.whole || !o.open || o.behind || o.hidden > 0 {
 		return
 	}
@@ -152,8 +173,8 @@ func (o *observer) beginLocked() {
 	o.put(&sighting{o: o, event: so.Observed{Event: so.ObservedBegin}, done: true})
 }
 
-// blind says that calls do not come through the layer any more, and why.
-func (o *observer) blind(why string) {
+// Blind says that calls do not come through the layer any more, and why.
+func (o *Observer) Blind(why string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.open = false
@@ -162,16 +183,17 @@ func (o *observer) blind(why string) {
 	}
 }
 
-// hide says that a call begins whose calls of the node are not seen; show is called
+// Hide says that a call begins whose calls of the node are not seen; Show is called
 // at its end.
-func (o *observer) hide(from bundle.Version) {
+func (o *Observer) Hide(from bundle.Version) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.hidden++
 	o.missLocked(1, fmt.Sprintf("callers of version %d are answered by an object process, whose calls of the node are not seen", from))
 }
 
-func (o *observer) show() {
+// Show ends what Hide has begun.
+func (o *Observer) Show() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.hidden--
@@ -179,13 +201,13 @@ func (o *observer) show() {
 }
 
 // miss notes that the object will not be told of n calls.
-func (o *observer) miss(n uint64, why string) {
+func (o *Observer) miss(n uint64, why string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.missLocked(n, why)
 }
 
-func (o *observer) missLocked(n uint64, why string) {
+func (o *Observer) missLocked(n uint64, why string) {
 	o.missed += n
 	o.whole = false
 	if i := len(o.queue) - 1; i >= 0 && o.queue[i].event.Event == so.ObservedMissed && !(i == 0 && o.telling) {
@@ -197,14 +219,14 @@ func (o *observer) missLocked(n uint64, why string) {
 }
 
 // put appends an event, whatever the bounds.
-func (o *observer) put(s *sighting) {
+func (o *Observer) put(s *sighting) {
 	o.placed++
 	o.queue = append(o.queue, s)
 	o.bytes += s.bytes
 	o.nudge()
 }
 
-func (o *observer) nudge() {
+func (o *Observer) nudge() {
 	select {
 	case o.wake <- struct{}{}:
 	default:
@@ -213,24 +235,24 @@ func (o *observer) nudge() {
 
 // add appends a call, if there is room. It reports whether there was. The lock is
 // held.
-func (o *observer) add(s *sighting) bool {
-	full := len(o.queue) >= observedCalls || o.bytes+s.bytes > observedBytes
+func (o *Observer) add(s *sighting) bool {
+	full := len(o.queue) >= MaxWaiting || o.bytes+s.bytes > maxBytes
 	if o.behind {
 		// Not at once again.
-		full = len(o.queue) > observedCalls/2 || o.bytes > observedBytes/2
+		full = len(o.queue) > MaxWaiting/2 || o.bytes > maxBytes/2
 	}
 	if o.behind = full; full {
 		o.missLocked(1, fmt.Sprintf("the object is too slow: %d calls wait to be told", len(o.queue)))
 		return false
 	}
 	o.beginLocked()
-	s.until = time.Now().Add(observedWait)
+	s.until = time.Now().Add(bodyWait)
 	o.put(s)
 	return true
 }
 
-// await waits until the object was told of all that has happened so far.
-func (o *observer) await(ctx context.Context) error {
+// Await waits until the object was told of all that has happened so far.
+func (o *Observer) Await(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	target := o.placed
@@ -243,7 +265,7 @@ func (o *observer) await(ctx context.Context) error {
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-o.ended:
-			err = errCut
+			err = errEnded
 		}
 		o.mu.Lock()
 		if err != nil {
@@ -253,17 +275,20 @@ func (o *observer) await(ctx context.Context) error {
 	return nil
 }
 
-// current has the callers of the object wait until it knows of all calls that were
+// errEnded is what waits get that the end of the telling ends.
+var errEnded = errors.New("the object is told of nothing any more")
+
+// Current has the callers of the object wait until it knows of all calls that were
 // answered before.
-func (o *observer) current(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, observedPatience)
+func (o *Observer) Current(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
-	err := o.await(ctx)
+	err := o.Await(ctx)
 	if err == nil {
 		return nil
 	}
 	refusal := so.Fail(http.StatusServiceUnavailable, err, "the simulation object for version %d has not been told yet of all calls of version %d; try again later", o.version, o.version-1)
-	if why := o.stats().Problem; why != "" {
+	if why := o.Stats().Problem; why != "" {
 		refusal.Reason += ": " + why
 	}
 	refusal.RetryAfter = retryAfter

@@ -1,4 +1,4 @@
-package simlayer
+package observe
 
 import (
 	"bufio"
@@ -16,14 +16,12 @@ import (
 // tables have them.
 var openStates = [...]string{"01" /* established */, "03" /* SYN received */, "08" /* close wait */}
 
-// connectionsOfOthers counts the connections that callers have to the addresses of
-// listeners and this process has not.
-func connectionsOfOthers(listeners []*listener) (int, error) {
+// ConnectionsOfOthers counts the connections that callers have to these addresses
+// and this process has not.
+func ConnectionsOfOthers(addrs []netip.AddrPort) (int, error) {
 	at := map[netip.AddrPort]bool{}
-	for _, f := range listeners {
-		if a, ok := f.Addr().(interface{ AddrPort() netip.AddrPort }); ok {
-			at[netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())] = true
-		}
+	for _, a := range addrs {
+		at[netip.AddrPortFrom(a.Addr().Unmap(), a.Port())] = true
 	}
 	own, err := ownSockets()
 	if err != nil {

@@ -1,4 +1,4 @@
-package simlayer
+package observe
 
 import (
 	"net"
@@ -7,8 +7,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-
-	"moult/store/bundle"
 )
 
 func TestKernelTable(t *testing.T) {
@@ -42,23 +40,30 @@ func TestKernelTable(t *testing.T) {
 // Connections that this process has accepted are not past it; those of another are,
 // until they end.
 func TestConnectionsOfOthers(t *testing.T) {
-	l := startLayer(t, bundle.ProtocolHTTP, nil)
-	apply(t, l, Routing{Native: 1, Backends: backends(closedPort(t))})
-	f := l.services["api"].public
-	conn, err := net.Dial("tcp", f.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	eventually(t, "it to be accepted", func() bool { return l.conns.Open() == 1 })
-	count := func() int {
-		n, err := connectionsOfOthers([]*listener{f})
+	count := func(ln net.Listener) int {
+		t.Helper()
+		n, err := ConnectionsOfOthers([]netip.AddrPort{ln.Addr().(*net.TCPAddr).AddrPort()})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return n
 	}
-	if n := count(); n != 0 {
+	own, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	conn, err := net.Dial("tcp", own.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	accepted, err := own.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	if n := count(own); n != 0 {
 		t.Errorf("%d connections past the layer, want none", n)
 	}
 	// Another process has a connection to such an address, both its ends, as a caller
@@ -97,19 +102,18 @@ func TestConnectionsOfOthers(t *testing.T) {
 	file.Close()
 	server.Close()
 	far.Close()
-	other := &listener{Listener: ln}
-	if n, err := connectionsOfOthers([]*listener{other}); err != nil || n != 0 {
-		t.Errorf("%d connections of another process, %v, while one end is here", n, err)
+	if n := count(ln); n != 0 {
+		t.Errorf("%d connections of another process, while one end is here", n)
 	}
 	client.Close()
-	if n, err := connectionsOfOthers([]*listener{other}); err != nil || n != 1 {
-		t.Errorf("%d connections of another process, %v, want one", n, err)
+	if n := count(ln); n != 1 {
+		t.Errorf("%d connections of another process, want one", n)
 	}
 	in.Close()
 	if err := cat.Wait(); err != nil {
 		t.Error(err)
 	}
-	if n, err := connectionsOfOthers([]*listener{other}); err != nil || n != 0 {
-		t.Errorf("%d connections after its end, %v", n, err)
+	if n := count(ln); n != 0 {
+		t.Errorf("%d connections after its end", n)
 	}
 }

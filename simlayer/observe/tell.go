@@ -1,4 +1,4 @@
-package simlayer
+package observe
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 )
 
 // run tells the object of one event after the other until close.
-func (o *observer) run() {
+func (o *Observer) run() {
 	defer close(o.ended)
 	for {
 		s := o.next()
@@ -30,7 +30,7 @@ func (o *observer) run() {
 
 // next waits for the first event of the queue, until nothing of it is still to
 // come, or has not come for long. It is nil after close.
-func (o *observer) next() *sighting {
+func (o *Observer) next() *sighting {
 	for o.ctx.Err() == nil {
 		o.mu.Lock()
 		var wait time.Duration = -1
@@ -67,7 +67,7 @@ func (o *observer) next() *sighting {
 }
 
 // tell tells the object of an event until it has taken it in, or cannot.
-func (o *observer) tell(s *sighting) {
+func (o *Observer) tell(s *sighting) {
 	body, err := json.Marshal(s.event)
 	if err != nil {
 		o.over(s, err) // no header or body can make it fail
@@ -103,7 +103,7 @@ func (o *observer) tell(s *sighting) {
 	}
 }
 
-func (o *observer) trouble(err error) {
+func (o *Observer) trouble(err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.problem == "" {
@@ -114,7 +114,7 @@ func (o *observer) trouble(err error) {
 
 // over takes the first event from the queue. Where the object could not take it in,
 // for err, it is told that instead.
-func (o *observer) over(s *sighting, err error) {
+func (o *Observer) over(s *sighting, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.telling = false
@@ -161,9 +161,9 @@ func (e *notTaken) Error() string {
 func (e *notTaken) final() bool { return e.status != http.StatusServiceUnavailable }
 
 // post sends one event to the object's address of a service; "" is any.
-func (o *observer) post(service string, body []byte) error {
-	b := o.at(service)
-	if b == nil {
+func (o *Observer) post(service string, body []byte) error {
+	at := o.at(service)
+	if at == nil {
 		return &proxy.DialError{Err: errors.New("it has no address")}
 	}
 	ctx, cancel := context.WithTimeout(o.ctx, tellTimeout)
@@ -173,27 +173,28 @@ func (o *observer) post(service string, body []byte) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := b.http.RoundTrip(req)
+	resp, err := at.RoundTrip(req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	reason, _ := io.ReadAll(io.LimitReader(resp.Body, maxTold)) // what comes of it will do
+	reason, _ := io.ReadAll(io.LimitReader(resp.Body, maxReason)) // what comes of it will do
 	if resp.StatusCode/100 == 2 {
 		return nil
 	}
 	return &notTaken{resp.StatusCode, string(bytes.TrimSpace(reason))}
 }
 
-// at returns where the object answers a service now; nil: nowhere.
-func (o *observer) at(service string) *backend {
+// at returns the way to the object for a service now; nil: there is none.
+func (o *Observer) at(service string) Way {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if service != "" {
-		return o.addrs[service]
+	names := slices.Sorted(maps.Keys(o.places))
+	if len(names) == 0 {
+		return nil
 	}
-	for _, name := range slices.Sorted(maps.Keys(o.addrs)) {
-		return o.addrs[name]
+	if service == "" {
+		service = names[0]
 	}
-	return nil
+	return o.places[service].Way
 }

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"moult/simlayer/observe"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -162,7 +163,7 @@ func TestObserve(t *testing.T) {
 		}
 	}
 	eventually(t, "the figures", func() bool {
-		return l.Stats().Observers[2] == ObserverStats{Told: 2, Whole: true}
+		return l.Stats().Observers[2] == observe.Stats{Told: 2, Whole: true}
 	})
 	// Without it, nothing is told, and calls are relayed again.
 	r = watched(addrOf(node), w)
@@ -279,7 +280,7 @@ func TestObserveBodies(t *testing.T) {
 	w.waitFor(t, "b")
 	c := newClient(t)
 	url := versionURL(t, l, 1)
-	for _, n := range []int{0, 1, observedBody, observedBody + 1, 3 * observedBody} {
+	for _, n := range []int{0, 1, observe.MaxBody, observe.MaxBody + 1, 3 * observe.MaxBody} {
 		for _, length := range []int64{int64(n), -1} {
 			body := bytes.Repeat([]byte("x"), n)
 			req, err := http.NewRequest("POST", url+"/trailer", io.MultiReader(bytes.NewReader(body)))
@@ -302,7 +303,7 @@ func TestObserveBodies(t *testing.T) {
 			mustDo(t, c, "GET", versionURL(t, l, 2)+"/", "") // now it was told
 			events, _ := w.told()
 			e := events[len(events)-1]
-			want, cut := min(n, observedBody), n > observedBody
+			want, cut := min(n, observe.MaxBody), n > observe.MaxBody
 			if len(e.Request.Body) != want || e.Request.Truncated != cut || len(e.Response.Body) != want || e.Response.Truncated != cut {
 				t.Errorf("%d bytes, length %d: told of %d, %v and %d, %v", n, length, len(e.Request.Body), e.Request.Truncated, len(e.Response.Body), e.Response.Truncated)
 			}
@@ -340,14 +341,14 @@ func TestObserveFallsBehind(t *testing.T) {
 	defer release()
 	w.taking(func(so.Observed) int { <-leave; return 204 })
 	c := newClient(t)
-	const calls = observedCalls + 100
+	const calls = observe.MaxWaiting + 100
 	for range calls {
 		if r := mustDo(t, c, "PUT", versionURL(t, l, 1)+"/", "v"); r.status != 201 {
 			t.Fatalf("%+v", r)
 		}
 	}
 	s := l.Stats().Observers[2]
-	if s.Missed == 0 || s.Whole || s.Waiting > observedCalls+1 {
+	if s.Missed == 0 || s.Whole || s.Waiting > observe.MaxWaiting+1 {
 		t.Errorf("while it is slow: %+v", s)
 	}
 	release()
@@ -355,14 +356,14 @@ func TestObserveFallsBehind(t *testing.T) {
 	mustDo(t, c, "PUT", versionURL(t, l, 1)+"/last", "v")
 	eventually(t, "the last", func() bool { _, short := w.told(); return strings.HasSuffix(short, "cmbc") })
 	events, short := w.told()
-	if want := "b" + strings.Repeat("c", observedCalls) + "mbc"; short != want {
+	if want := "b" + strings.Repeat("c", observe.MaxWaiting) + "mbc"; short != want {
 		t.Errorf("told %d events, want %d: …%s", len(short), len(want), short[max(0, len(short)-10):])
 	}
-	if e := events[len(events)-3]; e.Missed != calls-observedCalls || !strings.Contains(e.Why, "too slow") {
-		t.Errorf("missed %d (%s), want %d", e.Missed, e.Why, calls-observedCalls)
+	if e := events[len(events)-3]; e.Missed != calls-observe.MaxWaiting || !strings.Contains(e.Why, "too slow") {
+		t.Errorf("missed %d (%s), want %d", e.Missed, e.Why, calls-observe.MaxWaiting)
 	}
 	eventually(t, "the figures", func() bool {
-		return l.Stats().Observers[2] == ObserverStats{Told: observedCalls + 1, Missed: calls - observedCalls, Whole: true}
+		return l.Stats().Observers[2] == observe.Stats{Told: observe.MaxWaiting + 1, Missed: calls - observe.MaxWaiting, Whole: true}
 	})
 }
 
@@ -401,7 +402,7 @@ func TestObserveRestart(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	eventually(t, "the figures", func() bool {
-		return l.Stats().Observers[2] == ObserverStats{Told: 4, Missed: 1, Whole: true}
+		return l.Stats().Observers[2] == observe.Stats{Told: 4, Missed: 1, Whole: true}
 	})
 	// Before the node goes down, it is told of all.
 	slow := make(chan struct{})
