@@ -1,3 +1,22 @@
+// Package dial lets a program that moult runs call its peers without a proxy and
+// without help of the kernel: it asks the agent beside it where a peer answers the
+// version that the program is, and dials that. Calls to anything that is no peer's
+// service are dialled as they are.
+//
+// The agent tells its software where to ask by the environment variable
+// MOULT_SOCKET. Without it, as where the program runs without moult, everything is
+// dialled as it is. For HTTP:
+//
+//	client := &http.Client{Transport: &http.Transport{DialContext: dial.New().DialContext}}
+//
+// Answers are kept for a moment, and asked for anew when dialling fails. While the
+// agent is away the last answers serve on. An address of which nothing is known
+// then waits for the agent, and fails if it does not come: a call to a peer that
+// did not say its version might be taken for one of another version.
+//
+// This file is the whole package and needs nothing but the standard library: copy
+// it into a program that does not have moult's module. It is licensed under
+// Apache-2.0, as moult is.
 package dial
 
 import (
@@ -13,6 +32,22 @@ import (
 	"strings"
 	"sync"
 	"time"
+)
+
+const (
+	// DefaultTTL is how long an answer is kept where Dialer.TTL is 0.
+	DefaultTTL = time.Second
+	// maxAnswers bounds the answers that are kept.
+	maxAnswers = 4096
+	// maxAnswer bounds what is read of one answer, in bytes.
+	maxAnswer = 64 << 10
+	// askTimeout bounds one question to the agent.
+	askTimeout = 5 * time.Second
+	// agentWait bounds the wait for an agent that is away, where nothing is known.
+	agentWait = 10 * time.Second
+	// The pauses between questions grow from the first to the second.
+	minPause = 20 * time.Millisecond
+	maxPause = 500 * time.Millisecond
 )
 
 // SocketVariable names the environment variable with the path of the agent's

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/build"
+	"go/parser"
+	"go/token"
 	"io"
 	"log/slog"
 	"net"
@@ -11,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -247,5 +251,23 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 	if _, ok := d.answers[fmt.Sprintf("peer:%d", maxAnswers+99)]; !ok {
 		t.Error("the last is not kept")
+	}
+}
+
+// Whoever copies dial.go has all that it takes.
+func TestCopyable(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil || !slices.Equal(files, []string{"dial.go", "dial_test.go"}) {
+		t.Errorf("the files are %q, %v", files, err)
+	}
+	f, err := parser.ParseFile(token.NewFileSet(), "dial.go", nil, parser.ImportsOnly)
+	if err != nil || len(f.Imports) == 0 {
+		t.Fatalf("its imports: %v, %v", f.Imports, err)
+	}
+	for _, imp := range f.Imports {
+		path := strings.Trim(imp.Path.Value, `"`)
+		if p, err := build.Import(path, "", build.FindOnly); err != nil || !p.Goroot {
+			t.Errorf("it imports %s, which is not of the standard library: %v", path, err)
+		}
 	}
 }
