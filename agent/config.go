@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -297,7 +298,9 @@ func (c Config) Validate() error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
 		s := c.Services[name]
-		checkAddr(fmt.Sprintf("service %q: address", name), s.Address)
+		if err := s.checkAddress(c.Advertise); err != nil {
+			bad("service %q: address = %q: %w", name, s.Address, err)
+		}
 		if s.First < 1 || s.Last > maxPort || s.Last-s.First < 1 {
 			bad("service %q: versions = \"%d-%d\": want at least two ports between 1 and %d", name, s.First, s.Last, maxPort)
 		}
@@ -399,7 +402,11 @@ func (c Config) networkOf(name string) string {
 	return "tcp"
 }
 
-func anyHost(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }
+// anyHost reports whether to listen on host is to listen on every address.
+func anyHost(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "" || err == nil && ip.Unmap().IsUnspecified()
+}
 
 func set[T any](to *T, v *T) {
 	if v != nil {

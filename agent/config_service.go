@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,7 +14,7 @@ import (
 
 // ServiceConfig says where one of the node's services is reached.
 type ServiceConfig struct {
-	Address     string // public host:port
+	Address     string // public host:port, as callers dial it
 	First, Last int    // ports of the versioned addresses: version v has First + (v-1) mod (Last-First+1)
 	Attach      string // one of the Attach words of package ways
 	// Protocol is the one that the file gives; empty: that of the release, or
@@ -55,6 +57,25 @@ func (h serviceHCL) config() (ServiceConfig, error) {
 		return s, fmt.Errorf("service %q: versions = %q: want a range of ports such as \"7001-7009\"", h.Name, h.Versions)
 	}
 	return s, nil
+}
+
+// checkAddress checks the public address, which peers and callers dial as it is
+// written. advertise is the agent's own.
+func (s ServiceConfig) checkAddress(advertise string) error {
+	host, port, err := splitAddr(s.Address)
+	switch {
+	case err != nil:
+		return errors.New("want host:port")
+	case port == 0:
+		return errors.New("want the port that callers dial, 1 to 65535")
+	case anyHost(host):
+		mine := hostOf(advertise)
+		if anyHost(mine) {
+			mine = "10.0.0.5"
+		}
+		return fmt.Errorf("peers and callers dial it, so it must be an address of this machine, such as %q", net.JoinHostPort(mine, strconv.Itoa(port)))
+	}
+	return nil
 }
 
 // checkWords checks what a service says by words. An empty word is the default.

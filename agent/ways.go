@@ -49,7 +49,7 @@ func (a *Agent) redirect() {
 	if d == nil || a.speaks == 0 {
 		return
 	}
-	unfit, err := a.ways.Redirect(func(yield func(ways.Lead) bool) {
+	unfit, left, err := a.ways.Redirect(func(yield func(ways.Lead) bool) {
 		for public, peer := range *d {
 			if !yield(ways.Lead{Public: public.addr, UDP: public.udp, To: peer.versions[a.speaks]}) {
 				return
@@ -61,5 +61,8 @@ func (a *Agent) redirect() {
 	}
 	if err != nil {
 		a.alarm("the node's calls to its peers may go wrong: %v", err)
+	}
+	if len(left) > 0 {
+		a.alarm("calls to %d addresses that peers publish are not labelled with this node's version, all others are; the first is %v: correct the address in that node's agent.hcl", len(left), left[0])
 	}
 }

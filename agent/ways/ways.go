@@ -110,10 +110,11 @@ type Lead struct {
 
 // Redirect tells the kernel where the node's calls of its peers' public addresses go,
 // where that is how they find their way. It returns those public addresses that the
-// kernel cannot be told of, for they are names, each once in the life of w.
-func (w *Ways) Redirect(leads iter.Seq[Lead]) (unfit []string, err error) {
+// kernel cannot be told of, for they are names, each once in the life of w, and what
+// else it does not go by. All other leads are in force.
+func (w *Ways) Redirect(leads iter.Seq[Lead]) (unfit []string, left []connect.LeftOut, err error) {
 	if w.connect == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	t := connect.Table{TCP: map[netip.AddrPort]netip.AddrPort{}, UDP: map[netip.AddrPort]netip.AddrPort{}}
 	for l := range leads {
@@ -135,7 +136,8 @@ func (w *Ways) Redirect(leads iter.Seq[Lead]) (unfit []string, err error) {
 		}
 		table[from] = to
 	}
-	return unfit, w.connect.Set(t)
+	left, err = w.connect.Set(t)
+	return unfit, left, err
 }
 
 // refusing is a port of the loopback interface at which nobody listens (tcpmux of

@@ -58,7 +58,7 @@ func TestWithoutKernel(t *testing.T) {
 	if s, err := w.OpenSteer(); s != nil || err != nil {
 		t.Errorf("steer: %v, %v", s, err)
 	}
-	unfit, err := w.Redirect(func(yield func(Lead) bool) { yield(Lead{Public: "name:1"}) })
+	unfit, _, err := w.Redirect(func(yield func(Lead) bool) { yield(Lead{Public: "name:1"}) })
 	if unfit != nil || err != nil {
 		t.Errorf("redirect: %v, %v", unfit, err)
 	}

@@ -263,7 +263,7 @@ func agentChild() error {
 	if err != nil {
 		return err
 	}
-	if err := c.Set(Table{TCP: o.TCP}); err != nil {
+	if _, err := c.Set(Table{TCP: o.TCP}); err != nil {
 		return err
 	}
 	fmt.Println("ready")

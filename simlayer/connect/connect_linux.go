@@ -35,8 +35,9 @@ type Connect struct {
 	closed bool
 	maps   shared
 	stale  []string // folders of pins that another version of moult has made
-	known  bool     // the table in force is now
+	known  bool     // the table in force is now, without what is left out of it
 	now    Table
+	left   []LeftOut
 }
 
 // Open makes the node's cgroup with its programs, or takes over what an earlier
@@ -206,43 +207,41 @@ func (c *Connect) Add(pid int) error {
 	return nil
 }
 
-// Set puts t in force, in one instant. On an error the one before stays. The
+// Set puts t in force, in one instant, but for the entries that it returns, which
+// cannot be: all others are in force. On an error the table before stays. The
 // Connect keeps no part of t. It waits until no program uses the table before,
 // which takes some milliseconds; for the table that is in force already it does
 // nothing.
-func (c *Connect) Set(t Table) error {
+func (c *Connect) Set(t Table) ([]LeftOut, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return ErrClosed
+		return nil, ErrClosed
 	}
 	if c.known && len(c.stale) == 0 && maps.Equal(c.now.TCP, t.TCP) && maps.Equal(c.now.UDP, t.UDP) {
-		return nil
+		return c.left, nil
 	}
-	inner, err := newInner(t)
+	keys, values, left := t.encode()
+	inner, err := newInner(keys, values)
 	if err != nil {
-		return fmt.Errorf("connect: table: %w", err)
+		return left, fmt.Errorf("connect: table: %w", err)
 	}
 	defer inner.Close() // the table holds it
 	if err := c.maps.table.Put(uint32(0), inner); err != nil {
-		return fmt.Errorf("connect: put the table in force: %w", err)
+		return left, fmt.Errorf("connect: put the table in force: %w", err)
 	}
-	c.now, c.known = Table{TCP: maps.Clone(t.TCP), UDP: maps.Clone(t.UDP)}, true
+	c.now, c.left, c.known = Table{TCP: maps.Clone(t.TCP), UDP: maps.Clone(t.UDP)}, left, true
 	for len(c.stale) > 0 {
 		if err := removePins(c.stale[0]); err != nil {
-			return fmt.Errorf("connect: the table is in force, but what another version of moult has attached is still there: %w", err)
+			return left, fmt.Errorf("connect: the table is in force, but what another version of moult has attached is still there: %w", err)
 		}
 		c.stale = c.stale[1:]
 	}
-	return nil
+	return left, nil
 }
 
 // newInner makes the map of a table.
-func newInner(t Table) (*ebpf.Map, error) {
-	keys, values, err := t.encode()
-	if err != nil {
-		return nil, err
-	}
+func newInner(keys, values []endpoint) (*ebpf.Map, error) {
 	m, err := ebpf.NewMap(innerSpec())
 	if err != nil || len(keys) == 0 {
 		return m, err

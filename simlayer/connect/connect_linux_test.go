@@ -77,8 +77,8 @@ func remove(t testing.TB, c *Connect) {
 
 func set(t testing.TB, c *Connect, table Table) {
 	t.Helper()
-	if err := c.Set(table); err != nil {
-		t.Fatal(err)
+	if left, err := c.Set(table); err != nil || len(left) > 0 {
+		t.Fatal(err, left)
 	}
 }
 
@@ -364,28 +364,47 @@ func underLoad(t *testing.T, change func(*Connect, Table)) string {
 	return node.hear()
 }
 
-func TestBadInput(t *testing.T) {
+// One entry that cannot be does not keep the others from being in force: it is left
+// out, and named.
+func TestBadEntries(t *testing.T) {
 	c := open(t)
-	table := Table{TCP: addrs{public4: other4}}
-	set(t, c, table)
+	good := netip.MustParseAddrPort("10.7.7.7:7000")
 	zoned := netip.AddrPortFrom(netip.MustParseAddr("fe80::1%lo"), 1)
 	mapped := netip.AddrPortFrom(netip.AddrFrom16(public4.Addr().As16()), public4.Port())
-	big := addrs{}
-	for i := range MaxEntries + 1 {
-		big[netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 16), byte(i >> 8)}), uint16(i&255)+1)] = other4
-	}
 	for what, bad := range map[string]addrs{
 		"families": {public4: public6}, "zone": {zoned: public6}, "port 0": {netip.AddrPortFrom(public4.Addr(), 0): other4},
 		"invalid": {public4: netip.AddrPort{}}, "any": {netip.MustParseAddrPort("0.0.0.0:1"): other4},
-		"one address twice": {public4: other4, mapped: other4}, "too many": big,
+		"to any": {public4: netip.MustParseAddrPort("0.0.0.0:1")}, "one address twice": {public4: other4, mapped: other4},
 	} {
-		if err := c.Set(Table{TCP: bad}); err == nil {
-			t.Errorf("%s: taken", what)
+		table := Table{TCP: maps.Clone(bad), UDP: addrs{good: other4}}
+		table.TCP[good] = other4
+		for range 2 { // it is said each time, also where nothing has changed
+			left, err := c.Set(table)
+			if err != nil || len(left) != 1 || left[0].Network != "tcp" || left[0].Why == nil {
+				t.Fatalf("%s: left out %v, %v, want the one bad entry", what, left, err)
+			}
+			if _, named := bad[left[0].From]; !named {
+				t.Errorf("%s: left out %v", what, left)
+			}
+		}
+		got, err := c.Table()
+		if err != nil || len(got.TCP) != len(bad) || got.TCP[good] != other4 || !maps.Equal(got.UDP, table.UDP) {
+			t.Errorf("%s: in force is %v, %v", what, got, err)
 		}
 	}
-	if got, err := c.Table(); err != nil || !maps.Equal(got.TCP, table.TCP) {
-		t.Errorf("after bad tables: %v, %v", got, err)
+	big := addrs{}
+	for i := range MaxEntries + 2 {
+		big[netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 16), byte(i >> 8)}), uint16(i&255)+1)] = other4
 	}
+	left, err := c.Set(Table{TCP: big})
+	got, err2 := c.Table()
+	if err != nil || err2 != nil || len(left) != 2 || len(got.TCP) != MaxEntries {
+		t.Errorf("too many: %d left out, %v; %d in force, %v", len(left), err, len(got.TCP), err2)
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	c := open(t)
 	for _, o := range []Options{
 		{Dir: t.TempDir(), Name: "a"}, {Dir: "/nowhere", Name: "a"}, {Dir: filepath.Dir(c.dir), Name: "../a"}, {Dir: filepath.Dir(c.dir), Name: ""},
 		{Dir: filepath.Dir(c.dir), Name: "a", Cgroup: t.TempDir()}, {Dir: filepath.Dir(c.dir), Name: "a", Cgroup: "relative"},
@@ -400,7 +419,7 @@ func TestBadInput(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := c.Set(table); !errors.Is(err, ErrClosed) {
+	if _, err := c.Set(Table{}); !errors.Is(err, ErrClosed) {
 		t.Errorf("Set after Close: %v", err)
 	}
 	if _, err := c.Table(); !errors.Is(err, ErrClosed) {

@@ -36,7 +36,7 @@ func (*Connect) Cgroup() *os.File { return nil }
 func (*Connect) Add(int) error { return errLinux }
 
 // Set fails.
-func (*Connect) Set(Table) error { return errLinux }
+func (*Connect) Set(Table) ([]LeftOut, error) { return nil, errLinux }
 
 // Table fails.
 func (*Connect) Table() (Table, error) { return Table{}, errLinux }

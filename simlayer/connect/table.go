@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
+	"slices"
 )
 
 // ErrNotSupported is wrapped by errors that say that this system, or the rights
@@ -68,33 +70,44 @@ func (e endpoint) parse() (netip.AddrPort, byte) {
 	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(e[16:])), e[18]
 }
 
+// LeftOut is an entry of a Table that cannot be in force. Calls to From go where
+// they say.
+type LeftOut struct {
+	Network  string // "tcp" or "udp"
+	From, To netip.AddrPort
+	Why      error
+}
+
+func (l LeftOut) String() string {
+	return fmt.Sprintf("%s, replaced by %s (%s): %v", l.From, l.To, l.Network, l.Why)
+}
+
 // encode returns t as the programs read it: keys and, in the same order, values.
-func (t Table) encode() (keys, values []endpoint, err error) {
-	if n := len(t.TCP) + len(t.UDP); n > MaxEntries {
-		return nil, nil, fmt.Errorf("a table of %d destinations: at most %d fit", n, MaxEntries)
-	}
-	add := func(m map[netip.AddrPort]netip.AddrPort, socket byte) error {
+// Each entry is judged by itself: one that a peer has made up, or got wrong, must not
+// stop the others.
+func (t Table) encode() (keys, values []endpoint, left []LeftOut) {
+	add := func(m map[netip.AddrPort]netip.AddrPort, network string, socket byte) {
 		seen := make(map[endpoint]netip.AddrPort, len(m))
-		for from, to := range m {
-			if err := checkEntry(from, to); err != nil {
-				return fmt.Errorf("destination %s, replaced by %s: %w", from, to, err)
+		for _, from := range slices.SortedFunc(maps.Keys(m), netip.AddrPort.Compare) {
+			key, to := newEndpoint(from, socket), m[from]
+			why := checkEntry(from, to)
+			if other, twice := seen[key]; twice && why == nil {
+				why = fmt.Errorf("it is one with %s", other)
 			}
-			key := newEndpoint(from, socket)
-			if other, twice := seen[key]; twice {
-				return fmt.Errorf("destinations %s and %s are one", other, from)
+			if len(keys) == MaxEntries && why == nil {
+				why = fmt.Errorf("the table is full: it has %d destinations", MaxEntries)
+			}
+			if why != nil {
+				left = append(left, LeftOut{network, from, to, why})
+				continue
 			}
 			seen[key] = from
 			keys, values = append(keys, key), append(values, newEndpoint(to, 0))
 		}
-		return nil
 	}
-	if err := add(t.TCP, stream); err != nil {
-		return nil, nil, err
-	}
-	if err := add(t.UDP, datagram); err != nil {
-		return nil, nil, err
-	}
-	return keys, values, nil
+	add(t.TCP, "tcp", stream)
+	add(t.UDP, "udp", datagram)
+	return keys, values, left
 }
 
 func checkEntry(from, to netip.AddrPort) error {
