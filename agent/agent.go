@@ -221,11 +221,17 @@ func (a *Agent) openControl(c *closers) error {
 	if a.cfg.API == "" {
 		return nil
 	}
+	token := ""
+	if a.cfg.APIToken != "" {
+		if token, err = control.ReadToken(a.cfg.APIToken); err != nil {
+			return err
+		}
+	}
 	tcp, err := listenTCP(a.cfg.API)
 	if err != nil {
 		return fmt.Errorf("control API on %s: %w", a.cfg.API, err)
 	}
-	c.add(control.Serve(tcp, api{a}, a.log).Close)
+	c.add(control.ServeToken(tcp, api{a}, token, a.log).Close)
 	return nil
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 
+	"moult/agent/control"
 	"moult/agent/ways"
 	"moult/store/bundle"
 	"moult/store/bundle/hclguard"
@@ -42,7 +43,9 @@ type Config struct {
 	Services  map[string]ServiceConfig
 	Adopt     *Adopt
 	// API is a TCP host:port for the control API beside the socket; empty: none.
-	API string
+	// APIToken is the file of the token that its callers need; empty: none, and the
+	// address must be this machine's alone.
+	API, APIToken string
 	// Egress is how the node's calls find a peer's address for its version; one
 	// of the Egress words.
 	Egress string
@@ -96,6 +99,7 @@ type (
 		Labels       map[string]string `hcl:"labels,optional"`
 		Env          map[string]string `hcl:"env,optional"`
 		API          *string           `hcl:"api"`
+		APIToken     *string           `hcl:"api_token"`
 		Egress       *string           `hcl:"egress"`
 		SyncInterval *string           `hcl:"sync_interval"`
 		FirstSync    *string           `hcl:"first_sync"`
@@ -196,9 +200,10 @@ func (h agentHCL) config(dir string) (Config, error) {
 	set(&c.Bind, h.Bind)
 	set(&c.Advertise, h.Advertise)
 	set(&c.API, h.API)
+	set(&c.APIToken, h.APIToken)
 	c.Class, c.Root = bundle.Class(h.Class), h.Root
 	c.Join, c.Labels, c.Env = h.Join, h.Labels, h.Env
-	for _, p := range []*string{&c.Data, &c.Root, &c.GossipKey} {
+	for _, p := range []*string{&c.Data, &c.Root, &c.GossipKey, &c.APIToken} {
 		*p = from(dir, *p)
 	}
 	err := errors.Join(
@@ -289,6 +294,9 @@ func (c Config) Validate() error {
 	}
 	if c.API != "" {
 		checkAddr("api", c.API)
+		if err := control.CheckAddress(c.API, c.APIToken != ""); err != nil {
+			bad("api = %q: %w", c.API, err)
+		}
 	}
 	if c.SyncInterval < 50*time.Millisecond {
 		bad("sync_interval = %v: at least 50ms", c.SyncInterval)

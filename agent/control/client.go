@@ -23,6 +23,7 @@ type Client struct {
 	http  *http.Client
 	base  string
 	where string
+	token string // the file of the token; "" where none is needed
 }
 
 // NewClient returns a client for an agent at where: its data folder, its
@@ -43,6 +44,10 @@ func NewClient(where string) *Client {
 	}
 	return &Client{http: &http.Client{Transport: transport}, base: "http://agent", where: path}
 }
+
+// UseToken has the client send the token of a file with each call; "" is none. It is
+// for agents at http:// addresses, which may want one.
+func (c *Client) UseToken(file string) { c.token = file }
 
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
@@ -82,7 +87,7 @@ func (c *Client) Inject(ctx context.Context, bundle io.Reader, signed *Signed) (
 	mw := multipart.NewWriter(pw)
 	go func() { pw.CloseWithError(writeInjection(mw, bundle, signed)) }()
 	defer pr.Close()
-	return a, c.call(ctx, http.MethodPost, "/v1/inject", mw.FormDataContentType(), pr, &a)
+	return a, c.call(ctx, http.MethodPost, injectPath, mw.FormDataContentType(), pr, &a)
 }
 
 // Accept hands over what an operator signed.
@@ -125,6 +130,13 @@ func (c *Client) call(ctx context.Context, method, path, contentType string, bod
 	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
+	}
+	if c.token != "" {
+		token, err := ReadToken(c.token)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

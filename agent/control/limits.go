@@ -11,6 +11,10 @@ const (
 	// maxSocketPath is what the kernel takes for a unix socket's path, in bytes.
 	maxSocketPath = 104
 
+	// minToken and maxToken bound the token of the API on TCP, in bytes; the latter
+	// with the blanks around it.
+	minToken, maxToken = 16, 4 << 10
+
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = time.Minute
 )

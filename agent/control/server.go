@@ -18,6 +18,8 @@ import (
 // SocketName is the socket's file name in an agent's data folder.
 const SocketName = "moult.sock"
 
+const injectPath = "/v1/inject"
+
 // Names of the parts of an injection, in this order.
 const (
 	partSigned = "signed"
@@ -30,11 +32,17 @@ type Server struct {
 	done chan struct{}
 }
 
-// Serve answers on l, which it owns from now on, until Close.
+// Serve answers on l, which it owns from now on, until Close. Callers by TCP must call
+// the machine's own address.
 func Serve(l net.Listener, b Backend, log *slog.Logger) *Server {
+	return ServeToken(l, b, "", log)
+}
+
+// ServeToken is Serve for callers that have the token, at whatever address.
+func ServeToken(l net.Listener, b Backend, token string, log *slog.Logger) *Server {
 	s := &Server{
 		http: &http.Server{
-			Handler:           Handler(b),
+			Handler:           guard{token, routes(b)},
 			ReadHeaderTimeout: readHeaderTimeout,
 			IdleTimeout:       idleTimeout,
 			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -83,8 +91,11 @@ func ListenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// Handler returns the API as an http.Handler.
-func Handler(b Backend) http.Handler {
+// Handler returns the API as an http.Handler. What does not come by a unix socket is
+// looked at first: pages of other sites must not command an agent.
+func Handler(b Backend) http.Handler { return guard{"", routes(b)} }
+
+func routes(b Backend) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", reply(func(r *http.Request) (any, error) {
 		return b.Status(r.Context(), r.URL.Query().Has("live"))
@@ -104,7 +115,7 @@ func Handler(b Backend) http.Handler {
 	mux.HandleFunc("GET /v1/resolve", reply(func(r *http.Request) (any, error) {
 		return b.Resolve(r.Context(), r.URL.Query().Get("address"))
 	}))
-	mux.HandleFunc("POST /v1/inject", reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST "+injectPath, reply(func(r *http.Request) (any, error) {
 		return inject(b, r)
 	}))
 	mux.HandleFunc("POST /v1/trust", reply(func(r *http.Request) (any, error) {

@@ -37,7 +37,11 @@ func timeoutFlag(def time.Duration) cli.Flag {
 	return &cli.DurationFlag{Name: "timeout", Value: def, Usage: "give up after this `TIME`"}
 }
 
-func client(c *cli.Context) *control.Client { return control.NewClient(c.String("agent")) }
+func client(c *cli.Context) *control.Client {
+	api := control.NewClient(c.String("agent"))
+	api.UseToken(os.Getenv(control.TokenVariable))
+	return api
+}
 
 // wantsJSON reads the output flag.
 func wantsJSON(c *cli.Context) (bool, error) {
