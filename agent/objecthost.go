@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"moult/agent/software"
 	"moult/agent/upgrade"
 	"moult/simlayer"
 	"moult/simlayer/host"
@@ -272,7 +273,7 @@ func (a *Agent) objectsDir() string { return filepath.Join(a.cfg.Data, "run") }
 
 // hostConfig is how objects are run, but for the services.
 func (a *Agent) hostConfig() host.Config {
-	return host.Config{Dir: a.objectsDir(), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log}
+	return host.Config{Dir: a.objectsDir(), Env: software.PlainEnvironment(nil), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log}
 }
 
 func (a *Agent) startObjects() error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,7 +28,7 @@ func Compile(ctx context.Context, cfg Config, file string) error {
 	defer cancel()
 	argv := append(append([]string(nil), cfg.Program...), compileName, strconv.FormatInt(cfg.Memory, 10), cfg.Cache, file)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = append(ownEnvironment(), markOf(cfg.Dir), fmt.Sprintf("GOMEMLIMIT=%d", cfg.Memory/100*memoryShare))
+	cmd.Env = append(slices.Clip(cfg.Env), markOf(cfg.Dir), fmt.Sprintf("GOMEMLIMIT=%d", cfg.Memory/100*memoryShare))
 	said, err := cmd.CombinedOutput() // some lines of moult's own
 	if ctx.Err() != nil {
 		return fmt.Errorf("compile the module %s: %w", file, context.Cause(ctx))

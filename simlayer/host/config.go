@@ -29,8 +29,10 @@ type Config struct {
 	// the sockets is named after it.
 	Dir string
 	// Program begins the object host: a path and arguments. By default this
-	// binary with CommandName.
+	// binary with CommandName. Env is its environment, but for what this package
+	// adds: nothing is inherited.
 	Program []string
+	Env     []string
 	// Services are those of the node.
 	Services []Service
 	// Memory bounds the object host, in bytes that it may write; 0 is half of the

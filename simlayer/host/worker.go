@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -130,7 +129,7 @@ func (w *worker) launch(stop <-chan struct{}) (*child, error) {
 	}
 	argv := slices.Concat(w.cfg.Program, []string{serveName, strconv.FormatInt(w.cfg.Memory, 10)})
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(ownEnvironment(), markOf(w.cfg.Dir), fmt.Sprintf("GOMEMLIMIT=%d", w.cfg.Memory/100*memoryShare))
+	cmd.Env = append(slices.Clip(w.cfg.Env), markOf(w.cfg.Dir), fmt.Sprintf("GOMEMLIMIT=%d", w.cfg.Memory/100*memoryShare))
 	cmd.ExtraFiles = []*os.File{theirs}
 	c, err := startChild(cmd, w.mark, w.cfg.Log)
 	if err != nil {
@@ -282,11 +281,4 @@ func (w *worker) admit() {
 	for _, s := range sockets {
 		s.pass()
 	}
-}
-
-// ownEnvironment is the agent's, without what is meant for the agent alone.
-func ownEnvironment() []string {
-	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		return strings.HasPrefix(kv, "MOULT_") || strings.HasPrefix(kv, "LISTEN_") || strings.HasPrefix(kv, "GOMEMLIMIT=")
-	})
 }
