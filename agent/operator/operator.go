@@ -135,12 +135,18 @@ func (o Operator) Sign(order *schedule.Order) (*control.Signed, error) {
 }
 
 // Absorb takes a peer's metadata over into the folder where it is newer.
-func (o Operator) Absorb(set []byte) error {
+func (o Operator) Absorb(set []byte) error { return absorb(set, o.folder.Absorb) }
+
+// AbsorbJump is Absorb where the operator has confirmed that version numbers by keys
+// that were replaced shall be followed.
+func (o Operator) AbsorbJump(set []byte) error { return absorb(set, o.folder.AbsorbJump) }
+
+func absorb(set []byte, into func(...trust.Set) (*trust.Verified, error)) error {
 	s, err := trust.ParseSet(set)
 	if err != nil {
 		return fmt.Errorf("read the agent's metadata: %w", err)
 	}
-	if _, err := o.folder.Absorb(s); err != nil {
+	if _, err := into(s); err != nil {
 		return otherCluster(err)
 	}
 	return nil
@@ -152,6 +158,10 @@ func otherCluster(err error) error {
 	if errors.Is(err, trust.ErrUntrusted) {
 		return control.Refused(fmt.Errorf("the agent's metadata are not those of this trust folder: %w", err),
 			"use the trust folder of the agent's cluster: `moult status` shows which it is")
+	}
+	if errors.Is(err, trust.ErrFastForward) {
+		return control.Refused(fmt.Errorf("the agent's metadata are not taken over: %w", err),
+			"somebody has used a key that was replaced; `moult trust push --accept-jump` signs above these numbers, for good")
 	}
 	return Refusal(err)
 }

@@ -81,7 +81,8 @@ func trustCommand() *cli.Command {
 			{
 				Name:  "push",
 				Usage: "hand refreshed or rotated metadata to an agent",
-				Flags: []cli.Flag{agentFlag(), trustFlag()},
+				Flags: []cli.Flag{agentFlag(), trustFlag(), &cli.BoolFlag{Name: "accept-jump",
+					Usage: "sign above the agent's version numbers also where keys that were replaced have run ahead with them"}},
 				Action: func(c *cli.Context) error {
 					return withTrust(c, func(f *trust.Folder) error { return pushTrust(c, f) })
 				},
@@ -132,7 +133,11 @@ func pushTrust(c *cli.Context, f *trust.Folder) error {
 	if err != nil {
 		return err
 	}
-	if err := operator.New(f).Absorb(peer.Set); err != nil {
+	absorb := operator.New(f).Absorb
+	if c.Bool("accept-jump") {
+		absorb = operator.New(f).AbsorbJump
+	}
+	if err := absorb(peer.Set); err != nil {
 		return err
 	}
 	set, err := f.Current().Set().Marshal()

@@ -30,7 +30,8 @@
 //   - Mixtures: the timestamp pins the snapshot, and the snapshot all other
 //     files, by hash. Beyond TUF, the snapshot pins the root in force too, so a
 //     peer cannot hide a revocation behind an otherwise valid set.
-//   - Two releases with one number: see Conflicts (P3).
+//   - Two releases with one number: see Conflicts (P3). Who gets hold of a key that
+//     is replaced later can freeze releases until then, and no longer (Thaws).
 //   - Forged variety: TUF ignores surplus signatures and reads any JSON. Here
 //     one signed file has one form of bytes and every signature must count, so
 //     that sets can be compared by digest and nobody without a key can make a
@@ -44,7 +45,8 @@
 // whoever holds the publisher's or the operator's key can sign a timestamp with
 // the highest version there is (a fast-forward attack), after which no newer one
 // exists. TUF recovers from that by forgetting versions when keys change; P2
-// forbids to forget, so the cure is a new first root.
+// forbids to forget, so the cure is a new first root. A folder does not follow such
+// a jump by itself where the key has been replaced (ErrFastForward).
 //
 // # Two ends
 //

@@ -27,6 +27,9 @@ const (
 	MaxOrderBytes = 8 << 20
 	// MaxMetadataVersion bounds the version of a metadata file.
 	MaxMetadataVersion = 1 << 40
+	// maxJump bounds how far version numbers by keys that were replaced may lie above
+	// the others, unless an operator confirms it: nobody has signed so often by then.
+	maxJump = 1 << 16
 	// maxDepth bounds the nesting of JSON in a metadata file; TUF needs 6.
 	maxDepth = 16
 	// maxInteger is the greatest integer that every reader of JSON has exactly.

@@ -23,8 +23,16 @@ import (
 // Two different orders for one release, signed by two operators at the same
 // version, are no evidence of anything but haste: the absorbed one wins, for it
 // is what peers have, and the operator signs its successor. Two manifests for
-// one release are ErrConflict, and the folder stays as it is.
-func (f *Folder) Absorb(sets ...Set) (*Verified, error) {
+// one release are ErrConflict, and the folder stays as it is. So it does with
+// ErrFastForward, until an operator has confirmed it (AbsorbJump).
+func (f *Folder) Absorb(sets ...Set) (*Verified, error) { return f.absorb(sets, false) }
+
+// AbsorbJump is Absorb for an operator who has seen ErrFastForward, and confirms that
+// what is signed from now on shall stand above those version numbers: peers that have
+// taken them take nothing below.
+func (f *Folder) AbsorbJump(sets ...Set) (*Verified, error) { return f.absorb(sets, true) }
+
+func (f *Folder) absorb(sets []Set, jump bool) (*Verified, error) {
 	all := []*Verified{f.current}
 	for _, s := range sets {
 		v, err := Verify(f.first, nil, s)
@@ -41,6 +49,9 @@ func (f *Folder) Absorb(sets ...Set) (*Verified, error) {
 					ErrConflict, n, a.releases[n].Digest.Short(), b.releases[n].Digest.Short())
 			}
 		}
+	}
+	if err := checkJump(f.current, all[1:]); err != nil && !jump {
+		return nil, fmt.Errorf("take over trust metadata: %w", err)
 	}
 	for _, v := range all {
 		if supersedesAll(v, all) {
@@ -134,13 +145,9 @@ func (f *Folder) mergeTargets(purpose string, root *metadata.Metadata[metadata.R
 	var highest int64
 	for _, v := range all {
 		highest = max(highest, v.versions.Targets)
-		m, err := metadataTargets(targetsFile, v.set.Targets)
-		if err != nil {
-			return nil, err
-		}
 		// A file by a revoked key does not count, nor do the releases that
 		// only it has: nobody vouches for them any more.
-		if m != nil && root.VerifyDelegate(metadata.TARGETS, m) == nil {
+		if publishes(root, v) {
 			cs = append(cs, candidate{data: v.set.Targets, version: v.versions.Targets, docs: v.releases})
 		}
 	}

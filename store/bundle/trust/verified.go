@@ -77,22 +77,6 @@ func succeeds(prev, next *Verified) error {
 	return nil
 }
 
-// Conflicts lists the release numbers, lowest first, for which a and b, both
-// validly signed, have different manifests (P3): the publisher's key signed
-// twice. The two sets are the evidence. Either may be nil.
-func Conflicts(a, b *Verified) []bundle.Version {
-	if a == nil || b == nil {
-		return nil
-	}
-	var ns []bundle.Version
-	for _, n := range a.Releases() {
-		if other, ok := b.releases[n]; ok && other != a.releases[n] {
-			ns = append(ns, n)
-		}
-	}
-	return ns
-}
-
 // Newer reports whether b should replace a: it has a greater timestamp version.
 // Equal versions with different digests are a fork: somebody signed twice from
 // the same state. Then it is false both ways, and the caller should raise an
