@@ -281,8 +281,8 @@ func (r *rig) connect() {
 		}
 	})
 	public := netip.MustParseAddrPort("127.77.0.1:7000")
-	if err := c.Set(connect.Table{TCP: map[netip.AddrPort]netip.AddrPort{public: netip.MustParseAddrPort(r.node.Public)}}); err != nil {
-		r.t.Fatal(err)
+	if left, err := c.Set(connect.Table{TCP: map[netip.AddrPort]netip.AddrPort{public: netip.MustParseAddrPort(r.node.Public)}}); err != nil || len(left) > 0 {
+		r.t.Fatal(err, left)
 	}
 	inside := begin(r.t, role{Kind: "client"}, func(cmd *exec.Cmd) {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(c.Cgroup().Fd())
