@@ -157,6 +157,14 @@
 //
 //	{"status": 200, "headers": {…}, "body": …, "request": {…}, "steps": {…}}
 //
+// What an expression reads is what was sent. A query is taken as it stands: a semicolon,
+// or a percent sign that begins no %XX, is part of a name or a value. Servers read such a
+// query in several ways, so where the rules have gone by the query of a call (by a
+// condition, or in an expression) and it would go on as it is (pass, keep_query), the
+// call is refused with 400. Text that is not UTF-8 cannot be read: an expression that
+// mentions it fails with 400, or with 502 where it is in an answer; one that does not
+// mention it does not see it. A header that is not sent is absent, User-Agent as well.
+//
 // A body is read and parsed only for an expression that has the word body in it:
 // .body is there for these and absent for all others. In an expression over a
 // response, .request.body is the caller's body; .steps.NAME.body is that of a step;
@@ -285,8 +293,8 @@
 // have a query: "GET /v2/keys/{key}?limit={n}". {name} stands for a parameter,
 // percent-encoded so that it stays one segment or one value; {name...} stands for
 // one that is encoded already, and may be several segments. A query parameter that is exactly one {name} which is null is left
-// out; everywhere else a parameter must be a string that is not empty, a number
-// or a boolean, or the call is refused with 400. A path segment that would become
+// out; everywhere else a parameter must be a string, a number or a boolean, and not empty
+// where it is in a path, or the call is refused with 400. A path segment that would become
 // "." or ".." is refused too.
 //
 //	params           more parameters, also for its responses: name = "jq over the request"
@@ -357,7 +365,9 @@
 // a rule makes a body, its
 // Content-Type is application/json unless headers says otherwise,
 // Content-Length is counted anew, and what described the old bytes
-// (Content-Encoding, digests, trailers) is dropped. Where it reads or makes the body
+// (Content-Encoding, digests, trailers) is dropped. Answers of status 204, 205 and 304
+// have no body, and one to a HEAD whose body is mapped no length: nobody knows that of
+// what a GET would get. Where it reads or makes the body
 // of a response, the node is not asked for an encoded or a partial one: Accept-Encoding,
 // Range and If-Range do not go on.
 //

@@ -1,18 +1,20 @@
 package so
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/itchyny/gojq"
+	"golang.org/x/net/http/httpguts"
 
 	"moult/simlayer/so/jq"
 )
@@ -91,7 +93,7 @@ func (r *Rules) test(e *example) Result {
 	if err != nil { // the parser has read the same URI
 		return Result{Title: e.title, Place: e.place, Differences: []Difference{{e.request.place, "request", "one that can be made", err.Error()}}}
 	}
-	c, _ := r.find(req)
+	c, _ := r.find(req, &query{raw: req.URL.RawQuery})
 	t := &trial{example: e}
 	resp, err := r.Answer(req, t)
 	if t.at < len(e.next) {
@@ -134,9 +136,14 @@ func brief(s string) string {
 	return s
 }
 
-// RoundTrip implements http.RoundTripper.
-func (t *trial) RoundTrip(r *http.Request) (*http.Response, error) {
-	line := r.Method + " " + r.URL.RequestURI()
+// RoundTrip implements http.RoundTripper. It compares what a node would have read from
+// the wire.
+func (t *trial) RoundTrip(out *http.Request) (*http.Response, error) {
+	r, err := arrived(out)
+	if err != nil {
+		return nil, err
+	}
+	line := r.Method + " " + r.RequestURI
 	if t.at == len(t.example.next) {
 		t.stray = true
 		t.differ(t.example.place, "call of next", "no more calls", line)
@@ -150,7 +157,20 @@ func (t *trial) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	t.headers(want.request, what, r.Header)
 	t.body(want.request, what, r.Body)
-	return want.answer.asResponse(r), nil
+	return want.answer.asResponse(out)
+}
+
+// arrived is r as it is after it was sent.
+func arrived(r *http.Request) (*http.Request, error) {
+	out := r.WithContext(r.Context())
+	u := *r.URL
+	u.Scheme, u.Host = "http", r.Host
+	out.URL = &u
+	var text bytes.Buffer
+	if err := out.Write(&text); err != nil {
+		return nil, fmt.Errorf("send the call: %w", err)
+	}
+	return http.ReadRequest(bufio.NewReader(&text))
 }
 
 // outcome compares what the caller gets.
@@ -165,6 +185,7 @@ func (t *trial) outcome(resp *http.Response, err error) {
 	case err != nil:
 		t.differ(want.response.place, "outcome", "a response of status "+strconv.Itoa(want.response.status), AsRefusal(err).Error())
 	default:
+		ofConnection(resp.Header)
 		if resp.StatusCode != want.response.status {
 			t.differ(want.response.place, "status", strconv.Itoa(want.response.status), strconv.Itoa(resp.StatusCode))
 		}
@@ -288,31 +309,62 @@ func asText(v any) string {
 	return string(data)
 }
 
-// asRequest makes the caller's request as a server would get it.
+// asRequest makes the caller's request as a server reads it, and passes it on to the
+// objects of a chain.
 func (s sample) asRequest() (*http.Request, error) {
-	u, err := url.ParseRequestURI(s.uri)
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "%s %s HTTP/1.1\r\n", s.method, s.uri)
+	h := s.header()
+	if h["Host"] == nil {
+		h.Set("Host", "node.example")
+	}
+	if err := s.write(&text, h, s.body != nil); err != nil {
+		return nil, err
+	}
+	r, err := http.ReadRequest(bufio.NewReader(&text))
 	if err != nil {
 		return nil, err
 	}
-	r := &http.Request{
-		Method: s.method, URL: u, RequestURI: s.uri, Host: "node.example",
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: s.header(), Body: http.NoBody,
+	if path, _, _ := strings.Cut(s.uri, "?"); path != r.URL.EscapedPath() {
+		r.URL.Opaque = path // it goes on as it stands
 	}
-	if s.body != nil {
-		restoreRequestBody(r, []byte(*s.body))
+	upgrade := r.Header.Get("Upgrade")
+	asked := httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade")
+	ofConnection(r.Header)
+	if asked && upgrade != "" {
+		r.Header.Set("Connection", "Upgrade")
+		r.Header.Set("Upgrade", upgrade)
+	}
+	if r.Header["User-Agent"] == nil {
+		r.Header["User-Agent"] = []string{""} // see noAgent
 	}
 	return r, nil
 }
 
-// asResponse makes the node's answer.
-func (s sample) asResponse(req *http.Request) *http.Response {
-	resp := &http.Response{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: s.header(), Request: req, Body: http.NoBody}
-	setStatus(resp, s.status)
-	if s.body != nil {
-		resp.ContentLength = int64(len(*s.body))
-		resp.Body = io.NopCloser(strings.NewReader(*s.body))
+// asResponse makes the node's answer to req as it is read from the wire.
+func (s sample) asResponse(req *http.Request) (*http.Response, error) {
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "HTTP/1.1 %d %s\r\n", s.status, http.StatusText(s.status))
+	sized := s.status != http.StatusNoContent && s.status != http.StatusNotModified && (req.Method != http.MethodHead || s.body != nil)
+	if err := s.write(&text, s.header(), sized); err != nil {
+		return nil, err
 	}
-	return resp
+	return http.ReadResponse(bufio.NewReader(&text), req)
+}
+
+// write writes the header and the body of a message. sized: it says how long that is,
+// where the author has not.
+func (s sample) write(text *bytes.Buffer, h http.Header, sized bool) error {
+	body := ""
+	if s.body != nil {
+		body = *s.body
+	}
+	if sized && h["Content-Length"] == nil && h["Transfer-Encoding"] == nil {
+		h.Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	err := h.Write(text)
+	text.WriteString("\r\n" + body)
+	return err
 }
 
 // header returns the sample's headers. A body that is JSON says so unless the

@@ -16,7 +16,8 @@ type exchange struct {
 	run     jq.Run         // of the expressions up to the last response
 	params  map[string]any // from the path; computed ones join them
 	body    body           // the caller's, if the rule reads it
-	input   map[string]any // see view
+	query   query
+	headers map[string]any // as expressions see them, once one asks
 	results [][]stepResult // of the steps that were made; nil for one that was left out
 	item    any            // of the foreach that is in work
 	inEach  bool
@@ -48,7 +49,11 @@ func (x *exchange) carryOut() (*http.Response, error) {
 	}
 	switch {
 	case c.pass:
-		return x.roundTrip(x.unchanged())
+		out, err := x.unchanged()
+		if err != nil {
+			return nil, err
+		}
+		return x.roundTrip(out)
 	case c.answer != nil:
 		return x.answer()
 	}
@@ -59,6 +64,10 @@ func (x *exchange) carryOut() (*http.Response, error) {
 	resp, err := x.roundTrip(out)
 	if err != nil {
 		return nil, err
+	}
+	if out.Method == http.MethodHead && x.req.Method != http.MethodHead {
+		resp.Body.Close()
+		setResponseBody(resp, x.req.Method, nil, "") // it speaks of a body that is not there
 	}
 	return x.respond(resp, c.responses)
 }
@@ -155,7 +164,10 @@ func (x *exchange) answer() (*http.Response, error) {
 	}
 	resp := &http.Response{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Request: x.req, Body: http.NoBody}
 	setStatus(resp, a.status)
-	setResponseBody(resp, data, contentType)
+	setResponseBody(resp, http.MethodGet, data, contentType)
+	if x.req.Method == http.MethodHead {
+		resp.Body = http.NoBody // its length is that of what a GET would get
+	}
 	return resp, applyEdits(resp.Header, a.edits, x.params)
 }
 
@@ -170,6 +182,9 @@ func (x *exchange) translate(t *target, header http.Header, plainResponse bool) 
 	}
 	u.Scheme, u.Host = x.req.URL.Scheme, x.req.URL.Host
 	if t.keepQuery {
+		if err := x.keepsQuery(); err != nil {
+			return nil, err
+		}
 		u.RawQuery = joinQueries(u.RawQuery, x.req.URL.RawQuery)
 	}
 	out := x.req.WithContext(x.req.Context())
@@ -198,13 +213,22 @@ func (x *exchange) translate(t *target, header http.Header, plainResponse bool) 
 }
 
 // unchanged returns the caller's request; its body is put back if it was read.
-func (x *exchange) unchanged() *http.Request {
-	if !x.body.read {
-		return x.req
+func (x *exchange) unchanged() (*http.Request, error) {
+	if err := x.keepsQuery(); err != nil || !x.body.read {
+		return x.req, err
 	}
 	out := x.req.WithContext(x.req.Context())
 	restoreRequestBody(out, x.body.data)
-	return out
+	return out, nil
+}
+
+// keepsQuery refuses a query that is to go on as it stands although the rules have
+// read it, and the node may read something else.
+func (x *exchange) keepsQuery() error {
+	if x.query.judged && x.query.doubtful {
+		return Fail(http.StatusBadRequest, nil, "the call cannot be translated: its query has a semicolon, or a percent sign that begins no %%XX, and servers read such a query in several ways; send %%3B or %%25")
+	}
+	return nil
 }
 
 func joinQueries(a, b string) string {
@@ -262,12 +286,13 @@ func (x *exchange) translateResponse(r *response, resp *http.Response) error {
 		resp.Header = http.Header{}
 	}
 	ofConnection(resp.Header)
+	bodiless := !bodyAllowed(resp.StatusCode) // then it says of its body what is not true of another
 	if r.status != 0 {
 		setStatus(resp, r.status)
 	}
-	if r.content.made || !bodyAllowed(resp.StatusCode) {
+	if r.content.made || bodiless || !bodyAllowed(resp.StatusCode) {
 		resp.Body.Close()
-		setResponseBody(resp, data, contentType)
+		setResponseBody(resp, x.req.Method, data, contentType)
 	}
 	return applyEdits(resp.Header, r.edits, x.params)
 }

@@ -33,17 +33,15 @@ func text(params map[string]any, name string) (string, error) {
 	default:
 		return "", unusable(name, "is neither text, a number nor a boolean")
 	}
-	if s == "" {
-		return "", unusable(name, "is empty")
-	}
 	if len(s) > maxValueBytes {
 		return "", unusable(name, "has %d bytes, at most %d", len(s), maxValueBytes)
 	}
 	return s, nil
 }
 
-// expand makes the template's text; encode is applied to every parameter.
-func (t template) expand(params map[string]any, encode func(string) string) (string, error) {
+// expand makes the template's text; encode is applied to every parameter. filled: none
+// may be empty.
+func (t template) expand(params map[string]any, filled bool, encode func(string) string) (string, error) {
 	if len(t) == 1 && t[0].name == "" {
 		return t[0].literal, nil
 	}
@@ -56,6 +54,9 @@ func (t template) expand(params map[string]any, encode func(string) string) (str
 		s, err := text(params, one.name)
 		if err != nil {
 			return "", err
+		}
+		if s == "" && filled {
+			return "", unusable(one.name, "is empty")
 		}
 		if one.rest {
 			if _, err := url.PathUnescape(s); err != nil || strings.ContainsAny(s, "?#") {
@@ -95,7 +96,7 @@ func (t template) expandText(params map[string]any) (string, error) {
 func (u urlTemplate) expand(params map[string]any) (*url.URL, error) {
 	var path strings.Builder
 	for _, segment := range u.segments {
-		s, err := segment.expand(params, url.PathEscape)
+		s, err := segment.expand(params, true, url.PathEscape)
 		if err != nil {
 			return nil, err
 		}
@@ -118,7 +119,7 @@ func (u urlTemplate) expand(params map[string]any) (*url.URL, error) {
 		if len(q.value) == 1 && q.value[0].name != "" && params[q.value[0].name] == nil {
 			continue
 		}
-		value, err := q.value.expand(params, url.QueryEscape)
+		value, err := q.value.expand(params, false, url.QueryEscape)
 		if err != nil {
 			return nil, err
 		}
@@ -136,11 +137,15 @@ type edit struct {
 
 func applyEdits(h http.Header, edits []edit, params map[string]any) error {
 	for _, e := range edits {
-		if len(e.value) == 0 {
+		switch {
+		case len(e.value) == 0 && e.name == "User-Agent":
+			h[e.name] = []string{""} // see noAgent
+			continue
+		case len(e.value) == 0:
 			h.Del(e.name)
 			continue
 		}
-		value, err := e.value.expand(params, func(s string) string { return s })
+		value, err := e.value.expand(params, false, func(s string) string { return s })
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package so
 
 import (
 	"regexp"
+	"strings"
 
 	"moult/simlayer/so/jq"
 )
@@ -13,6 +14,7 @@ type expr struct {
 	// a response and reads the body of the request. stepBody: reads bodies of
 	// steps.
 	body, callerBody, stepBody bool
+	src                        string
 }
 
 var (
@@ -35,7 +37,7 @@ func compile(src string, overResponse bool) (*expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &expr{Program: program}
+	e := &expr{Program: program, src: src}
 	bodies := len(bodyWord.FindAllString(src, -1))
 	e.stepBody = bodies > 0 && stepsWord.MatchString(src)
 	others := len(stepBody.FindAllString(src, -1))
@@ -47,6 +49,26 @@ func compile(src string, overResponse bool) (*expr, error) {
 	whole := len(requestWord.FindAllString(src, -1)) > len(requestPart.FindAllString(src, -1))
 	e.callerBody = bodies > 0 && whole
 	return e, nil
+}
+
+// mentions reports whether the program has a word.
+func (e *expr) mentions(word string) bool {
+	for from := 0; ; {
+		i := strings.Index(e.src[from:], word)
+		if i < 0 {
+			return false
+		}
+		start, end := from+i, from+i+len(word)
+		if !partOfWord(e.src, start-1) && !partOfWord(e.src, end) {
+			return true
+		}
+		from = end
+	}
+}
+
+// partOfWord reports whether a word goes on at a place of a text.
+func partOfWord(text string, at int) bool {
+	return at >= 0 && at < len(text) && (text[at] == '_' || text[at] >= '0' && text[at] <= '9' || text[at]|0x20 >= 'a' && text[at]|0x20 <= 'z')
 }
 
 // holds reports whether a condition holds: on any value but false and null.

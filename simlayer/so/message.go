@@ -150,19 +150,24 @@ func setRequestBody(r *http.Request, data []byte) {
 	delete(r.Header, "Expect")
 }
 
-// setResponseBody gives resp a body of its own, or none where its status has
-// none. The old body is not closed.
-func setResponseBody(resp *http.Response, data []byte, contentType string) {
-	if !bodyAllowed(resp.StatusCode) {
+// setResponseBody gives resp, which answers a request of a method, a body of its own,
+// or none where it has none. What a HEAD says of the body that a GET would get is left
+// open: the body was made without the node's. The old body is not closed.
+func setResponseBody(resp *http.Response, method string, data []byte, contentType string) {
+	resp.TransferEncoding, resp.Trailer, resp.Uncompressed = nil, nil, false
+	allowed := bodyAllowed(resp.StatusCode)
+	if !allowed {
 		data = nil
 	}
-	resp.Body = newMemory(data)
-	resp.ContentLength = int64(len(data))
-	resp.TransferEncoding, resp.Trailer, resp.Uncompressed = nil, nil, false
 	describeBody(resp.Header, len(data), contentType)
-	if bodyAllowed(resp.StatusCode) {
+	switch {
+	case allowed && method == http.MethodHead:
+		resp.Body, resp.ContentLength = http.NoBody, -1
+		return
+	case allowed, resp.StatusCode == http.StatusResetContent:
 		resp.Header["Content-Length"] = []string{strconv.Itoa(len(data))}
 	}
+	resp.Body, resp.ContentLength = newMemory(data), int64(len(data))
 }
 
 // ofOldBody are headers about bytes that a rule has replaced, in the form of
@@ -185,8 +190,14 @@ func setStatus(resp *http.Response, status int) {
 	resp.Status = fmt.Sprintf("%d %s", status, http.StatusText(status))
 }
 
+// bodyAllowed reports whether an answer of a status may have a body (RFC 9110, 15.3.6,
+// 15.4.5).
 func bodyAllowed(status int) bool {
-	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
+	switch status {
+	case http.StatusNoContent, http.StatusResetContent, http.StatusNotModified:
+		return false
+	}
+	return status >= 200
 }
 
 // hopByHop are the headers of one connection (RFC 9110, 7.6.1).

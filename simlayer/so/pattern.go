@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// part is a piece of a pattern or a template: a literal, or a {name}.
-type part struct {
+// piece is a part of a pattern or a template: a literal, or a {name}.
+type piece struct {
 	literal string
 	name    string // of a parameter; "" for a literal
 	rest    bool   // {name...}
@@ -22,18 +22,18 @@ var (
 )
 
 // parseParts cuts text at its {name}s.
-func parseParts(text string) ([]part, error) {
-	var parts []part
+func parseParts(text string) ([]piece, error) {
+	var parts []piece
 	for text != "" {
 		open := strings.IndexAny(text, "{}")
 		if open < 0 {
-			return append(parts, part{literal: text}), nil
+			return append(parts, piece{literal: text}), nil
 		}
 		if text[open] == '}' {
 			return nil, errors.New(`"}" without "{"`)
 		}
 		if open > 0 {
-			parts = append(parts, part{literal: text[:open]})
+			parts = append(parts, piece{literal: text[:open]})
 		}
 		inside, after, closed := strings.Cut(text[open+1:], "}")
 		if !closed {
@@ -43,7 +43,7 @@ func parseParts(text string) ([]part, error) {
 		if !paramName.MatchString(name) {
 			return nil, fmt.Errorf("{%s}: want {name} or {name...}, a name of letters, digits and _", inside)
 		}
-		parts = append(parts, part{name: name, rest: rest})
+		parts = append(parts, piece{name: name, rest: rest})
 		text = after
 	}
 	return parts, nil
@@ -65,7 +65,7 @@ func splitLabel(label string) (method, path string, err error) {
 }
 
 // pattern matches paths, segment by segment.
-type pattern []part
+type pattern []piece
 
 func parsePattern(path string) (pattern, error) {
 	var p pattern
@@ -77,7 +77,7 @@ func parsePattern(path string) (pattern, error) {
 			return nil, err
 		}
 		if len(parts) == 0 {
-			parts = []part{{}}
+			parts = []piece{{}}
 		}
 		if len(parts) > 1 {
 			return nil, fmt.Errorf("segment %q: {name} must be a whole segment", segment)
@@ -179,7 +179,7 @@ func (p pattern) names() []string {
 }
 
 // template makes text out of parameters.
-type template []part
+type template []piece
 
 // parseTemplate checks that every {name} is one of names.
 func parseTemplate(text string, names []string) (template, error) {
@@ -205,14 +205,14 @@ func parseTextTemplate(text string, names []string) (template, error) {
 	for text != "" {
 		at := strings.IndexAny(text, "{}")
 		if at < 0 {
-			return append(parts, part{literal: text}), nil
+			return append(parts, piece{literal: text}), nil
 		}
 		end := at + 2
 		if at > 0 {
-			parts = append(parts, part{literal: text[:at]})
+			parts = append(parts, piece{literal: text[:at]})
 		}
 		if doubled := strings.HasPrefix(text[at+1:], text[at:at+1]); doubled {
-			parts = append(parts, part{literal: text[at : at+1]})
+			parts = append(parts, piece{literal: text[at : at+1]})
 		} else {
 			if i := strings.IndexByte(text, '}'); i > at {
 				end = i + 1

@@ -2,7 +2,6 @@ package so
 
 import (
 	"net/http"
-	"net/textproto"
 	"slices"
 
 	"moult/simlayer/so/jq"
@@ -108,9 +107,9 @@ type response struct {
 
 // Answer implements Object.
 func (r *Rules) Answer(req *http.Request, next http.RoundTripper) (*http.Response, error) {
-	c, params := r.find(req)
 	memory := r.memory.Get()
-	x := &exchange{call: c, req: req, params: params, run: jq.NewRun(req.Context(), memory), next: next, memory: memory}
+	x := &exchange{req: req, query: query{raw: req.URL.RawQuery}, run: jq.NewRun(req.Context(), memory), next: next, memory: memory}
+	x.call, x.params = r.find(req, &x.query)
 	resp, err := x.carryOut()
 	r.memory.Put(memory) // nothing of it is in what is returned
 	return resp, err
@@ -125,13 +124,13 @@ func (r *Rules) Bounded() bool { return len(r.unbounded) == 0 }
 func (r *Rules) Unbounded() []string { return slices.Clone(r.unbounded) }
 
 // find returns what becomes of a call, and the parameters of its path.
-func (r *Rules) find(req *http.Request) (*callRule, map[string]any) {
+func (r *Rules) find(req *http.Request, q *query) (*callRule, map[string]any) {
 	path := req.URL.EscapedPath()
 	for _, c := range r.calls {
 		if c.method != "" && c.method != req.Method {
 			continue
 		}
-		if params, ok := c.pattern.match(path); ok && c.present(req) {
+		if params, ok := c.pattern.match(path); ok && c.present(req, q) {
 			return c, params
 		}
 	}
@@ -139,16 +138,9 @@ func (r *Rules) find(req *http.Request) (*callRule, map[string]any) {
 }
 
 // present reports whether a call has all that c wants to be there.
-func (c *callRule) present(req *http.Request) bool {
-	if len(c.query) > 0 {
-		query := req.URL.Query()
-		if slices.ContainsFunc(c.query, func(name string) bool { return !query.Has(name) }) {
-			return false
-		}
-	}
-	return !slices.ContainsFunc(c.headers, func(name string) bool {
-		return len(req.Header[textproto.CanonicalMIMEHeaderKey(name)]) == 0
-	})
+func (c *callRule) present(req *http.Request, q *query) bool {
+	return !slices.ContainsFunc(c.query, func(name string) bool { return !q.has(name) }) &&
+		!slices.ContainsFunc(c.headers, func(name string) bool { return !has(req.Header, name) })
 }
 
 // example is a call with what must become of it.

@@ -2,18 +2,62 @@ package so
 
 import (
 	"net/http"
-	"net/url"
+	"net/textproto"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"moult/simlayer/so/jq"
 )
 
+// part is a named part of a message that is not JSON by nature, such as its headers.
+// What JSON cannot hold is not read from it: that would be read as something else.
+type part struct {
+	status int    // of the refusal
+	what   string // of what it is a part, and which, for the refusal
+	values map[string]any
+}
+
+// Field implements jq.Scope.
+func (p part) Field(name string) (jq.Value, error) {
+	v := p.values[name]
+	if !exact(v) {
+		return jq.Value{}, Fail(p.status, nil, "%s: %.80q is not UTF-8", p.what, name)
+	}
+	return jq.Of(v), nil
+}
+
+// Tree implements jq.Scope.
+func (p part) Tree() (any, error) {
+	for name, v := range p.values {
+		if !utf8.ValidString(name) || !exact(v) {
+			return nil, Fail(p.status, nil, "%s: %.80q is not UTF-8", p.what, name)
+		}
+	}
+	return p.values, nil
+}
+
+// exact reports whether v is not text that JSON cannot hold.
+func exact(v any) bool {
+	switch v := v.(type) {
+	case string:
+		return utf8.ValidString(v)
+	case []any:
+		return !slices.ContainsFunc(v, func(one any) bool { return !exact(one) })
+	}
+	return true
+}
+
+var errPath = Fail(http.StatusBadRequest, nil, "the call cannot be translated: its path is not UTF-8")
+
 // requestScope is what an expression sees over the request.
 type requestScope struct {
 	x    *exchange
+	e    *expr
 	body bool // the expression reads the caller's body
 }
 
+// Field implements jq.Scope.
 func (s requestScope) Field(name string) (jq.Value, error) {
 	x := s.x
 	switch name {
@@ -21,70 +65,90 @@ func (s requestScope) Field(name string) (jq.Value, error) {
 		if s.body {
 			return x.body.Value(), nil
 		}
-		return jq.Value{}, nil
 	case "method":
 		return jq.Of(x.req.Method), nil
 	case "path":
+		if !utf8.ValidString(x.req.URL.Path) {
+			return jq.Value{}, errPath
+		}
 		return jq.Of(x.req.URL.Path), nil
-	case "params":
-		return jq.Of(orEmpty(x.params)), nil
 	case "steps":
 		if x.hasSteps() {
-			return jq.In(stepsScope{x}), nil
+			return jq.In(stepsScope{x, s.e}), nil
 		}
-		return jq.Value{}, nil
 	case "item":
 		return jq.Of(x.item), nil
-	case "query", "query_all", "headers":
-		return jq.Of(x.view()[name]), nil
+	case "query", "query_all":
+		x.query.judged = true
+		return jq.In(x.part(name)), nil
+	case "params", "headers":
+		return jq.In(x.part(name)), nil
 	}
 	return jq.Value{}, nil
 }
 
+// Tree implements jq.Scope. What cannot be read exactly is left out where the
+// expression does not mention it.
 func (s requestScope) Tree() (any, error) {
-	view := make(map[string]any, 9)
-	for name, v := range s.x.view() {
-		view[name] = v
+	x := s.x
+	view := map[string]any{"method": x.req.Method}
+	x.query.judged = x.query.judged || s.e.mentions("query") || s.e.mentions("query_all")
+	if path := x.req.URL.Path; utf8.ValidString(path) {
+		view["path"] = path
+	} else if s.e.mentions("path") {
+		return nil, errPath
 	}
-	var err error
-	if s.x.hasSteps() {
-		if view["steps"], err = (stepsScope{s.x}).Tree(); err != nil {
+	for _, name := range []string{"params", "query", "query_all", "headers"} {
+		if v, err := x.part(name).Tree(); err == nil {
+			view[name] = v
+		} else if s.e.mentions(name) {
 			return nil, err
 		}
 	}
-	if s.x.inEach {
-		view["item"] = s.x.item
+	var err error
+	if x.hasSteps() {
+		if view["steps"], err = (stepsScope{x, s.e}).Tree(); err != nil {
+			return nil, err
+		}
+	}
+	if x.inEach {
+		view["item"] = x.item
 	}
 	if s.body {
-		view["body"], err = s.x.body.Tree()
+		view["body"], err = x.body.Tree()
 	}
 	return view, err
 }
 
-// view is what every expression may see of the request.
-func (x *exchange) view() map[string]any {
-	if x.input == nil {
-		query := x.req.URL.Query()
-		x.input = map[string]any{
-			"method":    x.req.Method,
-			"path":      x.req.URL.Path,
-			"query":     firsts(query),
-			"query_all": all(query),
-			"headers":   headerView(x.req.Header),
+// part returns a part of the request.
+func (x *exchange) part(name string) part {
+	p := part{status: http.StatusBadRequest, what: "the call cannot be translated: its " + name}
+	switch name {
+	case "params":
+		p.values = x.params
+	case "query":
+		p.values = x.query.firsts()
+	case "query_all":
+		p.values = x.query.all()
+	case "headers":
+		if x.headers == nil {
+			x.headers = headerView(x.req.Header)
 		}
+		p.values = x.headers
 	}
-	x.input["params"] = orEmpty(x.params)
-	return x.input
+	if p.values == nil {
+		p.values = map[string]any{}
+	}
+	return p
 }
 
 // over returns what e sees over the request.
-func (x *exchange) over(e *expr) jq.Value { return jq.In(requestScope{x, e.body}) }
+func (x *exchange) over(e *expr) jq.Value { return jq.In(requestScope{x, e, e.body}) }
 
 // responseScope is what an expression sees over a response.
 type responseScope struct {
 	*responseView
-	reads  bool // the expression reads the response's body
-	caller bool // it reads the caller's body
+	e *expr
 }
 
 // responseView is what expressions may see of a response.
@@ -97,14 +161,19 @@ type responseView struct {
 
 // over returns what e sees.
 func (v *responseView) over(e *expr) jq.Value {
-	return jq.In(responseScope{v, e.body, e.callerBody})
+	return jq.In(responseScope{v, e})
 }
 
-func (v *responseView) headers() map[string]any {
+func (v *responseView) headers() part {
 	if v.seen == nil {
 		v.seen = headerView(v.resp.Header)
 	}
-	return v.seen
+	return answerHeaders(v.seen)
+}
+
+// answerHeaders are headers of the node's.
+func answerHeaders(seen map[string]any) part {
+	return part{http.StatusBadGateway, "the answer cannot be translated: its headers", seen}
 }
 
 func (s responseScope) Field(name string) (jq.Value, error) {
@@ -112,17 +181,17 @@ func (s responseScope) Field(name string) (jq.Value, error) {
 	case "status":
 		return jq.Of(s.resp.StatusCode), nil
 	case "headers":
-		return jq.Of(s.headers()), nil
+		return jq.In(s.headers()), nil
 	case "request":
-		return jq.In(requestScope{s.x, s.caller}), nil
+		return jq.In(requestScope{s.x, s.e, s.e.callerBody}), nil
 	case "steps":
 		if s.x.hasSteps() {
-			return jq.In(stepsScope{s.x}), nil
+			return jq.In(stepsScope{s.x, s.e}), nil
 		}
 	case "item":
 		return jq.Of(s.x.item), nil
 	case "body":
-		if s.reads {
+		if s.e.body {
 			return s.body.Value(), nil
 		}
 	}
@@ -130,17 +199,22 @@ func (s responseScope) Field(name string) (jq.Value, error) {
 }
 
 func (s responseScope) Tree() (any, error) {
-	request, err := requestScope{s.x, s.caller}.Tree()
+	request, err := requestScope{s.x, s.e, s.e.callerBody}.Tree()
 	if err != nil {
 		return nil, err
 	}
-	view := map[string]any{"status": s.resp.StatusCode, "headers": s.headers(), "request": request}
+	view := map[string]any{"status": s.resp.StatusCode, "request": request}
+	if headers, err := s.headers().Tree(); err == nil {
+		view["headers"] = headers
+	} else if s.e.mentions("headers") {
+		return nil, err
+	}
 	for _, name := range []string{"steps", "item"} {
 		if v, there := request.(map[string]any)[name]; there {
 			view[name] = v
 		}
 	}
-	if s.reads {
+	if s.e.body {
 		view["body"], err = s.body.Tree()
 	}
 	return view, err
@@ -155,7 +229,10 @@ type stepResult struct {
 }
 
 // stepsScope is .steps.
-type stepsScope struct{ x *exchange }
+type stepsScope struct {
+	x *exchange
+	e *expr
+}
 
 func (s stepsScope) Field(name string) (jq.Value, error) {
 	for i, step := range s.x.call.steps {
@@ -163,9 +240,9 @@ func (s stepsScope) Field(name string) (jq.Value, error) {
 			continue
 		}
 		if step.foreach == nil {
-			return jq.In(stepScope{&s.x.results[i][0]}), nil
+			return jq.In(stepScope{&s.x.results[i][0], s.e}), nil
 		}
-		v, err := trees(s.x.results[i])
+		v, err := trees(s.x.results[i], s.e)
 		return jq.Of(v), err
 	}
 	return jq.Value{}, nil
@@ -178,7 +255,7 @@ func (s stepsScope) Tree() (any, error) {
 			continue
 		}
 		step := s.x.call.steps[i]
-		list, err := trees(results)
+		list, err := trees(results, s.e)
 		if err != nil {
 			return nil, err
 		}
@@ -191,10 +268,10 @@ func (s stepsScope) Tree() (any, error) {
 }
 
 // trees returns results as gojq's values.
-func trees(results []stepResult) ([]any, error) {
+func trees(results []stepResult, e *expr) ([]any, error) {
 	list := make([]any, len(results))
 	for i := range results {
-		v, err := stepScope{&results[i]}.Tree()
+		v, err := stepScope{&results[i], e}.Tree()
 		if err != nil {
 			return nil, err
 		}
@@ -204,14 +281,17 @@ func trees(results []stepResult) ([]any, error) {
 }
 
 // stepScope is .steps.name.
-type stepScope struct{ r *stepResult }
+type stepScope struct {
+	r *stepResult
+	e *expr
+}
 
 func (s stepScope) Field(name string) (jq.Value, error) {
 	switch name {
 	case "status":
 		return jq.Of(s.r.status), nil
 	case "headers":
-		return jq.Of(s.r.headers), nil
+		return jq.In(answerHeaders(s.r.headers)), nil
 	case "item":
 		return jq.Of(s.r.item), nil
 	case "body":
@@ -221,45 +301,39 @@ func (s stepScope) Field(name string) (jq.Value, error) {
 }
 
 func (s stepScope) Tree() (any, error) {
-	tree, err := s.r.body.Tree()
-	view := map[string]any{"status": s.r.status, "headers": s.r.headers, "body": tree}
+	body, err := s.r.body.Tree()
+	if err != nil {
+		return nil, err
+	}
+	view := map[string]any{"status": s.r.status, "body": body}
+	if headers, err := answerHeaders(s.r.headers).Tree(); err == nil {
+		view["headers"] = headers
+	} else if s.e.mentions("headers") {
+		return nil, err
+	}
 	if s.r.item != nil {
 		view["item"] = s.r.item
 	}
-	return view, err
+	return view, nil
 }
 
-func orEmpty(m map[string]any) map[string]any {
-	if m == nil {
-		return map[string]any{}
-	}
-	return m
-}
-
-func firsts(query url.Values) map[string]any {
-	out := make(map[string]any, len(query))
-	for name, values := range query {
-		out[name] = values[0]
-	}
-	return out
-}
-
-func all(query url.Values) map[string]any {
-	out := make(map[string]any, len(query))
-	for name, values := range query {
-		list := make([]any, len(values))
-		for i, v := range values {
-			list[i] = v
-		}
-		out[name] = list
-	}
-	return out
-}
-
+// headerView is what expressions see of headers.
 func headerView(h http.Header) map[string]any {
 	out := make(map[string]any, len(h))
 	for name, values := range h {
-		out[strings.ToLower(name)] = strings.Join(values, ", ")
+		if name != "User-Agent" || !noAgent(values) {
+			out[strings.ToLower(name)] = strings.Join(values, ", ")
+		}
 	}
 	return out
 }
+
+// has reports whether a header is there.
+func has(h http.Header, name string) bool {
+	values := h[textproto.CanonicalMIMEHeaderKey(name)]
+	return len(values) > 0 && (name != "User-Agent" || !noAgent(values))
+}
+
+// noAgent reports whether a User-Agent only keeps net/http from naming itself: that
+// is what proxies put where a caller has sent none.
+func noAgent(values []string) bool { return len(values) == 1 && values[0] == "" }

@@ -196,7 +196,11 @@ func (n call) run(m *Run, in any, size int) (Value, error) {
 		return Value{}, errGiveUp
 	}
 	left := MaxBytes
-	if err := measure(v, maxDepth, &left); err != nil {
+	switch err := measure(v, maxDepth, &left); err {
+	case nil:
+	case errNotUTF8:
+		return Value{}, errGiveUp // what comes after may make it text again
+	default:
 		return Value{}, err
 	}
 	return Value{v: v}, m.did(4*size + 64)

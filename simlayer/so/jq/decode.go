@@ -15,7 +15,10 @@ import (
 // errLarge is for a value that is too large to print. gojq is not asked.
 var errLarge = fmt.Errorf("its value is over %d bytes", MaxBytes)
 
-// measure refuses values that are too deep or too large to print. It must come
+// errNotUTF8 is for what JSON cannot hold. gojq would put another character there.
+var errNotUTF8 = errors.New("its value has text that is not UTF-8")
+
+// measure refuses values that are too deep, too large or too strange to print. It must come
 // before printing: a program can make a small value that shares its parts and
 // prints as more than the memory holds.
 func measure(v any, depth int, left *int) error {
@@ -25,6 +28,9 @@ func measure(v any, depth int, left *int) error {
 	*left -= 1
 	switch v := v.(type) {
 	case string:
+		if !utf8.ValidString(v) {
+			return errNotUTF8
+		}
 		*left -= len(v) + 2
 	case json.Number:
 		*left -= len(v)
@@ -38,6 +44,9 @@ func measure(v any, depth int, left *int) error {
 		}
 	case map[string]any:
 		for name, item := range v {
+			if !utf8.ValidString(name) {
+				return errNotUTF8
+			}
 			*left -= len(name) + 3
 			if err := measure(item, depth-1, left); err != nil {
 				return err

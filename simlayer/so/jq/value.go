@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"math/big"
+	"unicode/utf8"
 
 	"github.com/itchyny/gojq"
 )
@@ -159,25 +160,35 @@ func (x Value) appendTo(dst []byte) ([]byte, error) {
 	case x.doc != nil:
 		return x.doc.appendTo(dst), nil
 	}
-	switch v := x.v.(type) {
+	tree := x.v
+	if x.scope != nil {
+		var err error
+		if tree, err = x.scope.Tree(); err != nil {
+			return nil, err
+		}
+	}
+	switch v := tree.(type) {
+	case float64:
+		if math.IsInf(v, 0) || math.IsNaN(v) {
+			return nil, errGiveUp // JSON has no word for it
+		}
+	case bool, int, *big.Int, json.Number:
 	case string:
 		if plainText(v) {
 			dst = append(dst, '"')
 			dst = append(dst, v...)
 			return append(dst, '"'), nil
 		}
-	case float64:
-		if math.IsInf(v, 0) || math.IsNaN(v) {
-			return nil, errGiveUp // JSON has no word for it
+		if !utf8.ValidString(v) {
+			return nil, errGiveUp
 		}
-	case bool, int, *big.Int, json.Number:
 	default:
 		left := MaxBytes
-		if x.scope != nil || measure(v, maxDepth, &left) != nil {
+		if measure(v, maxDepth, &left) != nil {
 			return nil, errGiveUp
 		}
 	}
-	data, err := gojq.Marshal(x.v)
+	data, err := gojq.Marshal(tree)
 	return append(dst, data...), err
 }
 
