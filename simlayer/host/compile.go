@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
-
-	"moult/simlayer/so/wasm"
-	"moult/store/durable"
 )
 
 // Compile has the module in file compiled into cfg.Cache before an object of KindWasm
@@ -38,13 +34,4 @@ func Compile(ctx context.Context, cfg Config, file string) error {
 		return fmt.Errorf("compile the module %s: %w: %s", file, err, text[:min(len(text), maxProblem)])
 	}
 	return nil
-}
-
-// compile is the process that Compile starts.
-func compile(ctx context.Context, cache, file string, log *slog.Logger) error {
-	data, err := durable.ReadFile(file, maxWasm)
-	if err != nil {
-		return err
-	}
-	return wasm.Compile(ctx, data, cache, log)
 }

@@ -5,22 +5,22 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
 
-	"moult/simlayer/so"
+	"moult/simlayer/host/child"
+	"moult/simlayer/host/control"
 	"moult/store/bundle"
 )
 
 // Kinds of Object, as a release names them.
 const (
-	KindRules      = "rules"
-	KindWasm       = "wasm"
-	KindExec       = "exec"
-	KindCompatible = "compatible"
-	KindRefuse     = "refuse"
+	KindRules      = control.KindRules
+	KindWasm       = control.KindWasm
+	KindExec       = control.KindExec
+	KindCompatible = control.KindCompatible
+	KindRefuse     = control.KindRefuse
 )
 
 // Config says how a Host runs its processes. Zero fields have defaults.
@@ -116,10 +116,10 @@ func (c Config) withDefaults() Config {
 	or(&c.MinPause, minPause)
 	or(&c.MaxPause, max(maxPause, c.MinPause))
 	if c.Memory == 0 {
-		c.Memory = min(machineMemory()/2, maxDefaultMemory)
+		c.Memory = min(child.MachineMemory()/2, maxDefaultMemory)
 	}
 	if len(c.Program) == 0 {
-		c.Program = []string{thisProgram(), CommandName}
+		c.Program = []string{child.ThisProgram(), CommandName}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -255,11 +255,4 @@ func (s Objects) nextOf(v bundle.Version, service string, all map[bundle.Version
 		v = all[v].To
 	}
 	return ""
-}
-
-// down is what callers are told while a process is not there.
-func down(v bundle.Version, to bundle.Version, format string, args ...any) *so.Refusal {
-	r := so.Fail(http.StatusServiceUnavailable, nil, "the simulation object for version %d is not running: %s; try again later", v, fmt.Sprintf(format, args...))
-	r.From, r.To, r.RetryAfter = v, to, retryAfter
-	return r
 }

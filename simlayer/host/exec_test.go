@@ -257,16 +257,8 @@ func TestRawRefused(t *testing.T) {
 	}
 }
 
-// A crash loop comes to rest: the pauses grow.
+// A program that ends at once is started again and again.
 func TestCrashLoop(t *testing.T) {
-	var b backoff
-	var got []time.Duration
-	for _, up := range []time.Duration{0, time.Second, 0, 0, 0, 0, 0, 0, 0, 0, pauseReset, 0} {
-		got = append(got, b.next(up, minPause, maxPause))
-	}
-	if got[0] != minPause || got[8] != 25600*time.Millisecond || got[9] != maxPause || got[10] != minPause || got[11] != 2*minPause {
-		t.Errorf("pauses %v", got)
-	}
 	h, _ := startHost(t, Config{MinPause: time.Millisecond})
 	set(t, h, 2, "", execObject(t, 1, 2, "exits"))
 	eventually(t, "restarts", func() bool { return statsOf(h, 1).Restarts >= 3 })
@@ -288,11 +280,11 @@ func TestFlood(t *testing.T) {
 	}
 	text := l.String()
 	lines := strings.Count(text, "a simulation object writes\"")
-	if lines > 10*lineBurst {
+	if lines > 500 { // ten times as many as may be logged at once
 		t.Errorf("%d lines in the log", lines)
 	}
 	for line := range strings.SplitSeq(text, "\n") {
-		if len(line) > 2*maxLine {
+		if len(line) > 4<<10 {
 			t.Fatalf("a line of %d bytes", len(line))
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"moult/simlayer/host/child"
+	"moult/simlayer/host/control"
 	"moult/store/bundle"
 	"moult/transforms/stray"
 )
@@ -214,7 +216,7 @@ func (h *Host) undo(c *change) {
 // setWorker tells the object host, which is started when it is first needed. One
 // that is not needed any more is halted.
 func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]Object) (halted *worker, err error) {
-	o := order{Hold: s.Hold, Native: s.Native, Ends: map[bundle.Version]map[string]string{}, Sockets: map[string]listener{}, Cache: h.cfg.Cache}
+	o := control.Order{Hold: s.Hold, Native: s.Native, Ends: map[bundle.Version]map[string]string{}, Sockets: map[string]control.Listener{}, Cache: h.cfg.Cache}
 	sockets := map[string]*socket{}
 	for _, v := range slices.Sorted(maps.Keys(all)) {
 		obj := all[v]
@@ -222,7 +224,7 @@ func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]
 			o.Ends[v] = h.nexts(s, all, v)
 			continue
 		}
-		o.Objects = append(o.Objects, hosted{
+		o.Objects = append(o.Objects, control.Hosted{
 			Version: v, To: obj.To, Kind: obj.Kind, Path: obj.Path, Reason: obj.Reason,
 			State: obj.State, Observe: obj.Observe, Memory: obj.Memory, Timeout: obj.Timeout,
 		})
@@ -230,7 +232,7 @@ func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]
 	o.Ends[s.Native] = maps.Clone(s.Node)
 	for key, sock := range h.sockets {
 		sockets[key.String()] = sock
-		o.Sockets[key.String()] = listener{key.version, key.service}
+		o.Sockets[key.String()] = control.Listener{Version: key.version, Service: key.service}
 	}
 	w := h.worker
 	switch {
@@ -244,14 +246,14 @@ func (h *Host) setWorker(ctx context.Context, s Objects, all map[bundle.Version]
 		h.lastWorker = w
 		go func() {
 			if previous != nil {
-				<-previous.done
+				<-previous.Done()
 			}
-			w.run()
+			w.Run()
 		}()
 		return nil, err
 	case len(sockets) == 0:
 		h.keepWorker(nil)
-		h.ending.Go(w.halt)
+		h.ending.Go(w.Halt)
 		return w, nil
 	}
 	return nil, w.set(ctx, o, sockets)
@@ -278,10 +280,10 @@ func (h *Host) release(c *change, halted *worker) <-chan struct{} {
 	h.ending.Go(func() {
 		defer close(ended)
 		for _, p := range c.left {
-			<-p.done
+			<-p.Done()
 		}
 		if halted != nil {
-			<-halted.done
+			<-halted.Done()
 		}
 	})
 	return ended
@@ -326,6 +328,17 @@ func (h *Host) Addrs(v bundle.Version) map[string]string {
 	return h.nexts(s, all, v)
 }
 
+// State is what a process of a Host does.
+type State = child.State
+
+// The states.
+const (
+	StateIdle     = child.StateIdle
+	StateStarting = child.StateStarting
+	StateRunning  = child.StateRunning
+	StateResting  = child.StateResting
+)
+
 // Stats says how one object does. The figures are sums since the object was set,
 // over restarts; those of exec objects count refused callers only, since their
 // calls do not pass the agent.
@@ -356,7 +369,7 @@ func (h *Host) Stats() []Stats {
 		case o.Kind == KindExec:
 			h.programs[v].tell(&s)
 		case h.worker != nil:
-			s.State, s.Problem, s.Restarts, s.PID = h.worker.now()
+			s.process(h.worker.Now())
 			s.add(h.worker.figures(v))
 		}
 		all = append(all, s)
@@ -364,7 +377,11 @@ func (h *Host) Stats() []Stats {
 	return all
 }
 
-func (s *Stats) add(f figure) {
+func (s *Stats) process(c child.Condition) {
+	s.State, s.PID, s.Restarts, s.Problem = c.State, c.PID, c.Restarts, c.Problem
+}
+
+func (s *Stats) add(f control.Figure) {
 	s.Calls, s.Denied, s.Errors, s.Latency = f.Calls, f.Denied, f.Errors, f.Latency
 	s.InFlight, s.Oldest = f.InFlight, f.Oldest
 	if s.Problem == "" {
@@ -394,7 +411,7 @@ func (h *Host) Close() error {
 		h.ending.Go(p.close)
 	}
 	if h.worker != nil {
-		h.worker.halt()
+		h.worker.Halt()
 	}
 	for _, s := range h.sockets {
 		s.close()

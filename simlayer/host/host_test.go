@@ -281,9 +281,9 @@ func TestControlCloses(t *testing.T) {
 	set(t, h, 2, "", rulesObject(t, 1, 2))
 	eventually(t, "running", func() bool { return statsOf(h, 1).State == StateRunning })
 	h.worker.mu.Lock()
-	control := h.worker.control
+	conn := h.worker.conn
 	h.worker.mu.Unlock()
-	if err := control.conn.CloseWrite(); err != nil {
+	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "its end", func() bool { return statsOf(h, 1).State == StateResting })

@@ -9,6 +9,10 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
+
+	"moult/simlayer/host/child"
+	"moult/simlayer/host/control"
+	"moult/simlayer/host/guests"
 )
 
 // CommandName is the hidden command of moult that is the object host, and that
@@ -27,10 +31,10 @@ const (
 // Main is the hidden command: args are those after CommandName. It returns the
 // exit code.
 func Main(args []string, stderr io.Writer) int {
-	return mainWith(args, stderr, map[string]opener{KindWasm: openWasm})
+	return mainWith(args, stderr, map[string]guests.Opener{KindWasm: guests.OpenWasm})
 }
 
-func mainWith(args []string, stderr io.Writer, openers map[string]opener) int {
+func mainWith(args []string, stderr io.Writer, openers map[string]guests.Opener) int {
 	if err := run(args, stderr, openers); err != nil {
 		fmt.Fprintf(stderr, "moult: %s: %v\n", CommandName, err)
 		return 1
@@ -38,7 +42,7 @@ func mainWith(args []string, stderr io.Writer, openers map[string]opener) int {
 	return 0
 }
 
-func run(args []string, stderr io.Writer, openers map[string]opener) error {
+func run(args []string, stderr io.Writer, openers map[string]guests.Opener) error {
 	switch {
 	case len(args) > 0 && args[0] == becomeName:
 		return become(args[1:])
@@ -51,20 +55,20 @@ func run(args []string, stderr io.Writer, openers map[string]opener) error {
 	if err != nil || memory < 1 {
 		return fmt.Errorf("memory limit %q: want a number of bytes", args[1])
 	}
-	if err := limitMemory(memory); err != nil {
+	if err := child.LimitMemory(memory); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	if args[0] == compileName {
-		return compile(ctx, args[2], args[3], log)
+		return guests.Compile(ctx, args[2], args[3], log)
 	}
 	syscall.CloseOnExec(controlFD)
-	control, err := newFramer(os.NewFile(controlFD, "control"))
+	conn, err := control.NewConn(os.NewFile(controlFD, "control"))
 	if err != nil {
 		return err
 	}
-	defer control.conn.Close()
-	return serve(ctx, control, openers, log)
+	defer conn.Close()
+	return guests.Serve(ctx, conn, openers, log)
 }

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"moult/simlayer/attach"
+	"moult/simlayer/host/guests"
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
@@ -28,7 +30,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case CommandName:
-			os.Exit(mainWith(os.Args[2:], os.Stderr, map[string]opener{KindWasm: openTest}))
+			os.Exit(mainWith(os.Args[2:], os.Stderr, map[string]guests.Opener{KindWasm: openTest}))
 		case "test-object":
 			os.Exit(testObject(os.Args[2]))
 		}
@@ -39,8 +41,8 @@ func TestMain(m *testing.M) {
 }
 
 // openTest stands in for wasm: the file names what the object does.
-func openTest(ctx context.Context, o opening) (so.Object, error) {
-	switch string(o.data) {
+func openTest(ctx context.Context, o guests.Opening) (so.Object, error) {
+	switch string(o.Data) {
 	case "slow":
 		return slowObject{}, nil
 	case "die":
@@ -48,7 +50,7 @@ func openTest(ctx context.Context, o opening) (so.Object, error) {
 	case "stop": // the process gives no sign of life any more
 		return stopObject{}, nil
 	}
-	return openWasm(ctx, o)
+	return guests.OpenWasm(ctx, o)
 }
 
 type dieObject struct{}
@@ -230,7 +232,7 @@ func client(t testing.TB, addr string, h2c bool) *http.Client {
 	p.SetUnencryptedHTTP2(h2c)
 	tr := &http.Transport{
 		Protocols:   &p,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, addr) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return attach.Dial(ctx, addr) },
 	}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 20 * time.Second}

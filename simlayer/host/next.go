@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,7 +51,7 @@ func (t *target) dial(ctx context.Context, hold time.Duration) (net.Conn, error)
 		addr, changed := t.get()
 		var again <-chan time.Time
 		if addr != "" {
-			conn, dialErr := dial(ctx, addr)
+			conn, dialErr := attach.Dial(ctx, addr)
 			if dialErr == nil {
 				return conn, nil
 			}
@@ -66,18 +65,6 @@ func (t *target) dial(ctx context.Context, hold time.Duration) (net.Conn, error)
 			return nil, fmt.Errorf("next did not accept within %v: %w", hold, err)
 		}
 	}
-}
-
-// dial connects to "unix:/path" or "host:port". Where the agent has a socket of the
-// same address, it reaches the node's: calls that are on must end while those that
-// come are held.
-func dial(ctx context.Context, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTimeout, ControlContext: attach.DialControl}
-	d.SetMultipathTCP(false)
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return d.DialContext(ctx, "unix", path)
-	}
-	return d.DialContext(ctx, "tcp", addr)
 }
 
 // bridge is the stable address of what is next: it carries each connection to the

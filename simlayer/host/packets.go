@@ -65,7 +65,7 @@ func (p *packetBridge) session(from netip.AddrPort) *net.UDPConn {
 		return nil
 	}
 	// Marked, to come to the node also where its callers are held.
-	d := net.Dialer{Timeout: dialTimeout, ControlContext: attach.DialControl}
+	d := net.Dialer{ControlContext: attach.DialControl}
 	conn, err := d.Dial("udp", addr)
 	if err != nil {
 		return nil

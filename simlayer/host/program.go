@@ -13,6 +13,9 @@ import (
 	"sync"
 	"time"
 
+	"moult/simlayer/attach"
+	"moult/simlayer/host/child"
+	"moult/simlayer/host/control"
 	"moult/simlayer/so"
 )
 
@@ -24,7 +27,7 @@ type program struct {
 	mark    string    // what its processes have in their environment
 	sockets []*socket // in the order of the services
 	bridges []*bridge
-	*keeper
+	*child.Keeper
 
 	begun sync.Once
 }
@@ -36,6 +39,7 @@ func newProgram(cfg Config, o Object) (p *program, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("folder of a simulation object's state: %w", err)
 	}
+	cfg.Log = log
 	p = &program{cfg: cfg, given: o, object: o, mark: "MOULT_OBJECT=" + state}
 	p.object.State = state
 	if o.StartTimeout == 0 {
@@ -58,11 +62,10 @@ func newProgram(cfg Config, o Object) (p *program, err error) {
 		}
 		p.bridges = append(p.bridges, b)
 	}
-	p.keeper = &keeper{
-		log: log, grace: cfg.Grace, min: cfg.MinPause, max: cfg.MaxPause,
-		launch: p.launch, resting: p.refuse, starting: p.admit,
-		stop: make(chan struct{}), done: make(chan struct{}), state: StateStarting,
-	}
+	p.Keeper = child.NewKeeper(child.Plan{
+		Log: log, Grace: cfg.Grace, MinPause: cfg.MinPause, MaxPause: cfg.MaxPause,
+		Launch: p.launch, Resting: p.refuse, Starting: p.admit,
+	}, child.StateStarting)
 	return p, nil
 }
 
@@ -72,9 +75,9 @@ func (p *program) start(after *program) {
 	p.begun.Do(func() {
 		go func() {
 			if after != nil {
-				<-after.done
+				<-after.Done()
 			}
-			p.run()
+			p.Run()
 		}()
 	})
 }
@@ -91,7 +94,7 @@ func (p *program) abandon() {
 
 // close ends the program, politely at first, and returns when all of it is gone.
 func (p *program) close() {
-	p.halt()
+	p.Halt()
 	p.abandon()
 }
 
@@ -111,7 +114,7 @@ func (p *program) setNext(next map[string]string, hold time.Duration) {
 }
 
 func (p *program) tell(s *Stats) {
-	s.State, s.Problem, s.Restarts, s.PID = p.now()
+	s.process(p.Now())
 	for _, sock := range p.sockets {
 		s.Errors += sock.refused.Load()
 	}
@@ -121,9 +124,8 @@ func (p *program) tell(s *Stats) {
 func (p *program) refuse() {
 	for _, s := range p.sockets {
 		s.refuse(func() *so.Refusal {
-			_, problem, _, _ := p.now()
-			return down(p.object.Version, p.object.To, "%s", problem)
-		}, p.log)
+			return control.Down(p.object.Version, p.object.To, "%s", p.Now().Problem)
+		}, p.cfg.Log)
 	}
 }
 
@@ -134,7 +136,7 @@ func (p *program) admit() {
 }
 
 // launch starts the program.
-func (p *program) launch(<-chan struct{}) (*child, error) {
+func (p *program) launch(<-chan struct{}) (*child.Child, error) {
 	if info, err := os.Stat(p.object.Dir); err != nil {
 		return nil, fmt.Errorf("start %q: its folder: %w", p.object.Argv[0], err)
 	} else if !info.IsDir() {
@@ -157,7 +159,7 @@ func (p *program) launch(<-chan struct{}) (*child, error) {
 		// It becomes blocking by being passed, as programs expect it.
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
-	c, err := startChild(cmd, p.mark, p.log)
+	c, err := child.Start(cmd, p.mark, p.cfg.Log)
 	if err != nil {
 		return nil, fmt.Errorf("start %q in %s: %w", p.object.Argv[0], p.object.Dir, err)
 	}
@@ -202,14 +204,14 @@ func (p *program) ownAddresses() ([]string, error) {
 
 // watch looks at the queues until the program ends: callers that nobody takes are
 // carried to the program's own address, or else it hangs.
-func (p *program) watch(c *child, own []string) {
+func (p *program) watch(c *child.Child, own []string) {
 	tick := time.NewTicker(lookPause)
 	defer tick.Stop()
 	queues := make([]queue, len(p.sockets))
 	carried := make([]bool, len(p.sockets))
 	for {
 		select {
-		case <-c.done:
+		case <-c.Done():
 			return
 		case now := <-tick.C:
 			for i, s := range p.sockets {
@@ -222,7 +224,7 @@ func (p *program) watch(c *child, own []string) {
 					carried[i] = p.carry(s, own[i])
 				}
 				if limit := queues[i].limit(p.object.StartTimeout); stalled >= limit && !carried[i] {
-					c.kill(fmt.Errorf("it was killed: for %v it took no caller of service %q, neither from the socket that it inherits (LISTEN_FDS) nor at %s (MOULT_LISTEN_%s)",
+					c.Kill(fmt.Errorf("it was killed: for %v it took no caller of service %q, neither from the socket that it inherits (LISTEN_FDS) nor at %s (MOULT_LISTEN_%s)",
 						limit, s.service.Name, own[i], variable(s.service.Name)))
 					return
 				}
@@ -240,19 +242,19 @@ func (p *program) carry(s *socket, addr string) bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lookPause)
 	defer cancel()
-	first, err := dial(ctx, addr)
+	first, err := attach.Dial(ctx, addr)
 	if err != nil {
 		return false
 	}
 	t := newTarget()
 	t.set(addr)
 	reach := func(ctx context.Context) (net.Conn, error) { return t.dial(ctx, p.object.StartTimeout) }
-	if err := s.carry(reach, first, p.log); err != nil {
+	if err := s.carry(reach, first, p.cfg.Log); err != nil {
 		first.Close()
-		p.log.Warn("callers not carried over to a simulation object", "address", addr, "err", err)
+		p.cfg.Log.Warn("callers not carried over to a simulation object", "address", addr, "err", err)
 		return false
 	}
-	p.log.Info("a simulation object listens at an address of its own; its callers are carried there", "service", s.service.Name, "address", addr)
+	p.cfg.Log.Info("a simulation object listens at an address of its own; its callers are carried there", "service", s.service.Name, "address", addr)
 	return true
 }
 
@@ -299,10 +301,10 @@ func become(args []string) error {
 		return fmt.Errorf("%w; a program of the artifact is written ./%s, and is executable when the bundle is built", err, filepath.Base(args[1]))
 	}
 	if memory > 0 {
-		if err := limitMemory(memory); err != nil {
+		if err := child.LimitMemory(memory); err != nil {
 			return err
 		}
 	}
 	env := append(os.Environ(), "LISTEN_PID="+strconv.Itoa(os.Getpid()))
-	return execve(path, args[1:], env)
+	return child.Become(path, args[1:], env)
 }

@@ -203,7 +203,7 @@ func (s *socket) refuseHTTP(ctx context.Context, ln net.Listener, refusal func()
 	_ = srv.Serve(ln) // it ends with the mode
 	// Whoever is being told is told to the end, but has no more time than that.
 	s.work.Go(func() {
-		left, cancel := context.WithTimeout(context.Background(), orphanGrace)
+		left, cancel := context.WithTimeout(context.Background(), refusalGrace)
 		defer cancel()
 		if srv.Shutdown(left) != nil {
 			srv.Close()

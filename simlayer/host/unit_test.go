@@ -1,101 +1,16 @@
 package host
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
-	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
-
-// pair returns two connected framers.
-func pair(t *testing.T) (a, b *framer) {
-	t.Helper()
-	ours, theirs, err := socketPair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a, err = newFramer(ours); err == nil {
-		b, err = newFramer(theirs)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.conn.Close(); b.conn.Close() })
-	return a, b
-}
-
-func TestFrames(t *testing.T) {
-	a, b := pair(t)
-	ln, err := stream.Listen(t.Context(), anyPort)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	f, err := ln.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	sent := order{Generation: 7, Passed: []string{"x", "y"}, Ends: map[bundle.Version]map[string]string{3: {"api": "a:1"}}}
-	for range 3 {
-		if err := a.send(sent, []*os.File{f, f}); err != nil {
-			t.Fatal(err)
-		}
-		if err := a.send(report{Generation: 1}, nil); err != nil {
-			t.Fatal(err)
-		}
-		var got order
-		files, err := b.receive(&got)
-		if err != nil || len(files) != 2 || got.Generation != 7 || got.Ends[3]["api"] != "a:1" {
-			t.Fatalf("%+v with %d sockets, %v", got, len(files), err)
-		}
-		passed, err := net.FileListener(files[1])
-		if err != nil || passed.Addr().String() != ln.Addr().String() {
-			t.Errorf("%v %v, want a socket at %v", passed, err, ln.Addr())
-		}
-		passed.Close()
-		closeAll(files)
-		var r report
-		if files, err := b.receive(&r); err != nil || len(files) != 0 || r.Generation != 1 {
-			t.Fatalf("%+v with %d sockets, %v", r, len(files), err)
-		}
-	}
-	if err := a.send(order{Cache: strings.Repeat("x", maxFrame)}, nil); err == nil {
-		t.Error("a frame that is too long was sent")
-	}
-	a.conn.Close()
-	if _, err := b.receive(&sent); !errors.Is(err, io.EOF) {
-		t.Errorf("after the end: %v", err)
-	}
-}
-
-func TestBadFrames(t *testing.T) {
-	for name, bytes := range map[string]string{
-		"too long":        "\xff\xff\xff\xff\x00\x00\x00\x00",
-		"missing sockets": "\x00\x00\x00\x02\x00\x00\x00\x01{}",
-		"not JSON":        "\x00\x00\x00\x02\x00\x00\x00\x00{{",
-		"short":           "\x00\x00\x00\x09\x00\x00\x00\x00{}",
-	} {
-		a, b := pair(t)
-		if _, err := a.conn.Write([]byte(bytes)); err != nil {
-			t.Fatal(err)
-		}
-		a.conn.Close()
-		var r report
-		if _, err := b.receive(&r); err == nil {
-			t.Errorf("%s: %+v was received", name, r)
-		}
-	}
-}
 
 func TestQueue(t *testing.T) {
 	var q queue
@@ -169,23 +84,6 @@ func TestSocketFolder(t *testing.T) {
 	}
 	if err := makePrivate(link); err == nil {
 		t.Error("a link was taken")
-	}
-}
-
-func TestLogLines(t *testing.T) {
-	var l logs
-	var last lastWords
-	text := "one\r\n\n" + strings.Repeat("x", 3*maxLine) + "\ntwo \xff\npanic: three\nfour\n" + strings.Repeat("many\n", 1000) + "end"
-	logLines(strings.NewReader(text), &last, slog.New(slog.NewTextHandler(&l, nil)))
-	out := l.String()
-	if !strings.Contains(out, "line=one\n") || !strings.Contains(out, `line="two ?"`) || !strings.Contains(out, "linesLeftOut=9") {
-		t.Errorf("log %.2000s", out)
-	}
-	if n := strings.Count(out, "object writes\""); n > lineBurst+5 {
-		t.Errorf("%d lines", n)
-	}
-	if last.String() != "panic: three" {
-		t.Errorf("last words %q", last.String())
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"moult/simlayer/host/child"
+	"moult/simlayer/host/control"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -20,64 +22,63 @@ import (
 type worker struct {
 	cfg  Config
 	mark string
-	*keeper
+	*child.Keeper
 
 	mu      sync.Mutex
-	order   order              // in force, but for Passed
+	order   control.Order      // in force, but for Passed
 	sockets map[string]*socket // all that the order names
-	control *framer            // of the running process, or nil
+	conn    *control.Conn      // of the running process, or nil
 	known   map[string]bool    // sockets that it has
-	last    report             // its newest
+	last    control.Report     // its newest
 	heard   chan struct{}      // closed and replaced with each report
-	before  map[bundle.Version]figure
+	before  map[bundle.Version]control.Figure
 }
 
 func newWorker(cfg Config) *worker {
 	w := &worker{
 		cfg: cfg, mark: "MOULT_OBJECTS=" + cfg.Dir,
-		sockets: map[string]*socket{}, heard: make(chan struct{}), before: map[bundle.Version]figure{},
+		sockets: map[string]*socket{}, heard: make(chan struct{}), before: map[bundle.Version]control.Figure{},
 	}
-	w.keeper = &keeper{
-		log: cfg.Log, grace: cfg.Grace, min: cfg.MinPause, max: cfg.MaxPause,
-		launch: w.launch, resting: w.refuse, starting: w.admit,
-		afresh: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}), state: StateIdle,
-	}
+	w.Keeper = child.NewKeeper(child.Plan{
+		Log: cfg.Log, Grace: cfg.Grace, MinPause: cfg.MinPause, MaxPause: cfg.MaxPause,
+		Launch: w.launch, Resting: w.refuse, Starting: w.admit,
+	}, child.StateIdle)
 	return w
 }
 
 // set makes o the order in force. It returns when the process goes by it, or has
 // ended: its successor will.
-func (w *worker) set(ctx context.Context, o order, sockets map[string]*socket) error {
+func (w *worker) set(ctx context.Context, o control.Order, sockets map[string]*socket) error {
 	w.mu.Lock()
 	o.Generation = w.order.Generation + 1
-	if slices.ContainsFunc(w.order.Objects, func(h hosted) bool { return !slices.Contains(o.Objects, h) }) {
-		w.renew() // it may have been that one that made the process end
+	if slices.ContainsFunc(w.order.Objects, func(h control.Hosted) bool { return !slices.Contains(o.Objects, h) }) {
+		w.Renew() // it may have been that one that made the process end
 	}
 	w.order, w.sockets = o, sockets
-	if w.refuses() {
+	if w.Refuses() {
 		w.refuseLocked()
 	}
-	control := w.control
+	conn := w.conn
 	var err error
-	if control != nil {
-		err = w.sendLocked(control)
+	if conn != nil {
+		err = w.sendLocked(conn)
 	}
 	w.mu.Unlock()
-	if control == nil {
+	if conn == nil {
 		return nil
 	}
 	if err != nil {
 		// It may be ending. The next one gets this order from the start.
 		w.cfg.Log.Warn("object host not told of a change", "err", err)
 	}
-	return w.await(ctx, o.Generation, control)
+	return w.await(ctx, o.Generation, conn)
 }
 
 // await waits until the process has reported an order, or is gone.
-func (w *worker) await(ctx context.Context, generation uint64, control *framer) error {
+func (w *worker) await(ctx context.Context, generation uint64, conn *control.Conn) error {
 	for {
 		w.mu.Lock()
-		done := w.control != control || w.last.Generation >= generation
+		done := w.conn != conn || w.last.Generation >= generation
 		heard := w.heard
 		w.mu.Unlock()
 		if done {
@@ -92,7 +93,7 @@ func (w *worker) await(ctx context.Context, generation uint64, control *framer) 
 }
 
 // sendLocked sends the order with the sockets that the process has not got.
-func (w *worker) sendLocked(control *framer) error {
+func (w *worker) sendLocked(conn *control.Conn) error {
 	o := w.order
 	for name := range w.known {
 		if _, ok := o.Sockets[name]; !ok {
@@ -100,7 +101,7 @@ func (w *worker) sendLocked(control *framer) error {
 		}
 	}
 	var files []*os.File
-	defer func() { closeAll(files) }()
+	defer func() { control.CloseAll(files) }()
 	for _, name := range slices.Sorted(maps.Keys(o.Sockets)) {
 		if w.known[name] {
 			continue
@@ -113,17 +114,17 @@ func (w *worker) sendLocked(control *framer) error {
 		o.Passed = append(o.Passed, name)
 		w.known[name] = true
 	}
-	return control.send(o, files)
+	return conn.Send(o, files)
 }
 
 // launch starts the object host and waits until it goes by its first order.
-func (w *worker) launch(stop <-chan struct{}) (*child, error) {
-	ours, theirs, err := socketPair()
+func (w *worker) launch(stop <-chan struct{}) (*child.Child, error) {
+	ours, theirs, err := control.Pair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	control, err := newFramer(ours)
+	conn, err := control.NewConn(ours)
 	if err != nil {
 		return nil, err
 	}
@@ -131,24 +132,24 @@ func (w *worker) launch(stop <-chan struct{}) (*child, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(slices.Clip(w.cfg.Env), markOf(w.cfg.Dir), fmt.Sprintf("GOMEMLIMIT=%d", w.cfg.Memory/100*memoryShare))
 	cmd.ExtraFiles = []*os.File{theirs}
-	c, err := startChild(cmd, w.mark, w.cfg.Log)
+	c, err := child.Start(cmd, w.mark, w.cfg.Log)
 	if err != nil {
-		control.conn.Close()
+		conn.Close()
 		return nil, fmt.Errorf("start the object host: %w", err)
 	}
 	w.mu.Lock()
-	w.control, w.known, w.last = control, map[string]bool{}, report{}
-	err = w.sendLocked(control)
+	w.conn, w.known, w.last = conn, map[string]bool{}, control.Report{}
+	err = w.sendLocked(conn)
 	generation := w.order.Generation
 	w.mu.Unlock()
 	if err != nil {
-		c.kill(fmt.Errorf("it was not told what to run: %w", err))
+		c.Kill(fmt.Errorf("it was not told what to run: %w", err))
 	}
-	go w.listen(control, c)
-	return c, w.awaitReady(c, control, generation, stop)
+	go w.listen(conn, c)
+	return c, w.awaitReady(c, conn, generation, stop)
 }
 
-func (w *worker) awaitReady(c *child, control *framer, generation uint64, stop <-chan struct{}) error {
+func (w *worker) awaitReady(c *child.Child, conn *control.Conn, generation uint64, stop <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 	defer cancel()
 	go func() {
@@ -158,62 +159,61 @@ func (w *worker) awaitReady(c *child, control *framer, generation uint64, stop <
 		case <-ctx.Done():
 		}
 	}()
-	err := w.await(ctx, generation, control)
+	err := w.await(ctx, generation, conn)
 	if err != nil {
-		c.kill(fmt.Errorf("it did not begin: %w", err))
-		<-c.done
-		return c.err
+		c.Kill(fmt.Errorf("it did not begin: %w", err))
+		return c.Err()
 	}
 	select {
-	case <-c.done:
-		return c.err
+	case <-c.Done():
+		return c.Err()
 	default:
 		return nil
 	}
 }
 
 // listen takes in reports until the process ends, or gives no sign of life.
-func (w *worker) listen(control *framer, c *child) {
+func (w *worker) listen(conn *control.Conn, c *child.Child) {
 	patience := readyTimeout
 	var err error
 	for {
-		_ = control.conn.SetReadDeadline(time.Now().Add(patience))
-		var r report
-		_, err = control.receive(&r)
+		conn.Within(patience)
+		var r control.Report
+		_, err = conn.Receive(&r)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			// Perhaps it was this process that was not scheduled.
-			_ = control.conn.SetReadDeadline(time.Now().Add(lastLook))
-			_, err = control.receive(&r)
+			conn.Within(lastLook)
+			_, err = conn.Receive(&r)
 		}
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				c.kill(fmt.Errorf("it was killed: it gave no sign of life for %v", patience))
+				c.Kill(fmt.Errorf("it was killed: it gave no sign of life for %v", patience))
 			}
 			break
 		}
 		patience = w.cfg.Silence
 		w.hear(r)
 	}
-	control.conn.Close()
+	conn.Close()
 	w.mu.Lock()
-	w.control = nil
+	w.conn = nil
 	for v, f := range w.last.Objects {
-		w.before[v] = w.before[v].plus(f)
+		w.before[v] = w.before[v].Plus(f)
 	}
-	w.last = report{Generation: w.last.Generation}
+	w.last = control.Report{Generation: w.last.Generation}
 	w.wake()
 	w.mu.Unlock()
 	// Most likely it is ending, for a reason of its own.
-	timer := time.NewTimer(2 * orphanGrace)
+	timer := time.NewTimer(controlGrace)
 	defer timer.Stop()
 	select {
-	case <-c.done:
+	case <-c.Done():
 	case <-timer.C:
-		c.kill(fmt.Errorf("it was killed: its control socket failed: %w", err))
+		c.Kill(fmt.Errorf("it was killed: its control socket failed: %w", err))
 	}
 }
 
-func (w *worker) hear(r report) {
+func (w *worker) hear(r control.Report) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last = r
@@ -226,18 +226,8 @@ func (w *worker) wake() {
 	w.heard = make(chan struct{})
 }
 
-// plus adds what an earlier process has counted; what is under way in f has
-// failed with it.
-func (a figure) plus(f figure) figure {
-	a.Calls += f.Calls + uint64(f.InFlight)
-	a.Errors += f.Errors + uint64(f.InFlight)
-	a.Denied += f.Denied
-	a.Latency += f.Latency
-	return a
-}
-
 // figures returns what is known of an object.
-func (w *worker) figures(v bundle.Version) figure {
+func (w *worker) figures(v bundle.Version) control.Figure {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.last.Objects[v]
@@ -268,8 +258,7 @@ func (w *worker) refuseLocked() {
 	for name, s := range w.sockets {
 		at := w.order.Sockets[name]
 		s.refuse(func() *so.Refusal {
-			_, problem, _, _ := w.now()
-			return down(at.Version, 0, "%s", problem)
+			return control.Down(at.Version, 0, "%s", w.Now().Problem)
 		}, w.cfg.Log)
 	}
 }

@@ -1,4 +1,4 @@
-package host
+package child
 
 import (
 	"errors"
@@ -13,8 +13,8 @@ import (
 	"moult/transforms/stray"
 )
 
-// child is a process with all that it starts: a session of its own.
-type child struct {
+// Child is a process with all that it starts: a session of its own.
+type Child struct {
 	cmd  *exec.Cmd
 	mark string // NAME=value that all its processes have in their environment
 	last lastWords
@@ -24,13 +24,13 @@ type child struct {
 	blame  error // why it was killed, if it was
 
 	done chan struct{}
-	err  error // how it ended; set before done is closed
+	err  error // set before done is closed
 }
 
-// startChild starts cmd, whose processes all inherit mark; output gets what it
+// Start starts cmd, whose processes all inherit mark; output gets what it
 // writes. What still runs with the same mark, of an agent that was killed, is
 // ended first: two must not share a folder.
-func startChild(cmd *exec.Cmd, mark string, log *slog.Logger) (*child, error) {
+func Start(cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
 	if err := stray.End(mark); err != nil {
 		return nil, fmt.Errorf("end what an earlier agent left running: %w", err)
 	}
@@ -42,7 +42,7 @@ func startChild(cmd *exec.Cmd, mark string, log *slog.Logger) (*child, error) {
 	cmd.Env = append(cmd.Env, mark)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	endWithParent(cmd.SysProcAttr)
-	c := &child{cmd: cmd, mark: mark, done: make(chan struct{})}
+	c := &Child{cmd: cmd, mark: mark, done: make(chan struct{})}
 	started := make(chan error)
 	go c.run(started, out, log)
 	err = <-started
@@ -54,12 +54,21 @@ func startChild(cmd *exec.Cmd, mark string, log *slog.Logger) (*child, error) {
 	return c, nil
 }
 
-// pid is the process's number, for people.
-func (c *child) pid() int { return c.cmd.Process.Pid }
+// Done is closed once the whole session has ended.
+func (c *Child) Done() <-chan struct{} { return c.done }
 
-// kill ends the whole session because of blame, which becomes its error. It does
+// Err says how the session has ended, and waits for that.
+func (c *Child) Err() error {
+	<-c.done
+	return c.err
+}
+
+// PID is the process's number, for people.
+func (c *Child) PID() int { return c.cmd.Process.Pid }
+
+// Kill ends the whole session because of blame, which becomes its error. It does
 // not wait.
-func (c *child) kill(blame error) {
+func (c *Child) Kill(blame error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.blame == nil {
@@ -69,7 +78,7 @@ func (c *child) kill(blame error) {
 }
 
 // signal sends to the process group; it is called with mu.
-func (c *child) signal(sig syscall.Signal) {
+func (c *Child) signal(sig syscall.Signal) {
 	if !c.reaped {
 		_ = syscall.Kill(-c.cmd.Process.Pid, sig) // it may have ended
 	}
@@ -79,7 +88,7 @@ var errAsked = errors.New("it was asked to end")
 
 // end asks the process to end, kills it after grace, and returns when all of it
 // is gone.
-func (c *child) end(grace time.Duration) {
+func (c *Child) end(grace time.Duration) {
 	c.mu.Lock()
 	if c.blame == nil {
 		c.blame = errAsked
@@ -93,13 +102,13 @@ func (c *child) end(grace time.Duration) {
 	select {
 	case <-c.done:
 	case <-timer.C:
-		c.kill(errAsked)
+		c.Kill(errAsked)
 		<-c.done
 	}
 }
 
 // finish sets how the process ended.
-func (c *child) finish(waitErr, strayErr error) {
+func (c *Child) finish(waitErr, strayErr error) {
 	c.mu.Lock()
 	blame := c.blame
 	c.mu.Unlock()
@@ -120,7 +129,7 @@ func (c *child) finish(waitErr, strayErr error) {
 	close(c.done)
 }
 
-// execve becomes a program; it returns only where that fails.
-func execve(path string, argv, env []string) error {
+// Become becomes a program; it returns only where that fails.
+func Become(path string, argv, env []string) error {
 	return &os.PathError{Op: "exec", Path: path, Err: syscall.Exec(path, argv, env)}
 }

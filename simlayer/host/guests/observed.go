@@ -1,4 +1,4 @@
-package host
+package guests
 
 import (
 	"encoding/json"

@@ -1,4 +1,4 @@
-package host
+package guests
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"moult/simlayer/attach"
+	"moult/simlayer/host/control"
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/store/bundle"
@@ -34,7 +36,7 @@ type hopKey struct {
 // call is one call on its way.
 type call struct {
 	proxy.Call
-	at    listener
+	at    control.Listener
 	setup *setup // that it began with
 	held  []*object
 	// failure is why there was no response, err how the call ended.
@@ -62,7 +64,7 @@ func withLabel(ctx context.Context, c net.Conn) context.Context {
 
 // ServeHTTP implements http.Handler.
 func (a *answerer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	at, _ := r.Context().Value(atKey{}).(listener)
+	at, _ := r.Context().Value(atKey{}).(control.Listener)
 	c := &call{at: at}
 	c.Begin(r)
 	defer c.release(a.log, 0)
@@ -70,7 +72,7 @@ func (a *answerer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	obj := c.setup.objects[at.Version]
 	if obj == nil {
 		w.Header().Set("Connection", "close")
-		down(at.Version, 0, "it is not needed here any more").WriteTo(w, r)
+		control.Down(at.Version, 0, "it is not needed here any more").WriteTo(w, r)
 		return
 	}
 	if obj.Observe != "" && r.URL.Path == obj.Observe {
@@ -186,7 +188,7 @@ func (h *hop) RoundTrip(r *http.Request) (*http.Response, error) {
 				return h.a.answer(setup, h.version, h.call, r)
 			}
 			if setup.ends[h.version] == nil {
-				return nil, down(h.version, 0, "nobody answers that version any more")
+				return nil, control.Down(h.version, 0, "nobody answers that version any more")
 			}
 		}
 	}
@@ -194,7 +196,7 @@ func (h *hop) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func (h *hop) gone(err error, hold time.Duration) error {
 	r := so.Fail(http.StatusServiceUnavailable, err, "version %d, which is next, did not take calls for %v; try again later", h.version, hold)
-	r.RetryAfter = retryAfter
+	r.RetryAfter = control.RetryAfter
 	return r
 }
 
@@ -220,7 +222,7 @@ func (a *answerer) hop(key hopKey) *http.Transport {
 		return t
 	}
 	t := proxy.NewTransport(func(ctx context.Context) (net.Conn, error) {
-		c, err := dial(ctx, key.addr)
+		c, err := attach.Dial(ctx, key.addr)
 		if err != nil {
 			return nil, &proxy.DialError{Err: err}
 		}

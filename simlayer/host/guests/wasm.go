@@ -1,4 +1,4 @@
-package host
+package guests
 
 import (
 	"context"
@@ -6,26 +6,29 @@ import (
 	"log/slog"
 	"time"
 
+	"moult/simlayer/host/control"
 	"moult/simlayer/so"
 	"moult/simlayer/so/wasm"
+	"moult/store/durable"
 )
 
-// opener makes an object out of the file of its release. What it returns may
+// Opener makes an object out of the file of its release. What it returns may
 // implement io.Closer.
-type opener func(context.Context, opening) (so.Object, error)
+type Opener func(context.Context, Opening) (so.Object, error)
 
-type opening struct {
-	hosted
-	data  []byte // of hosted.Path
-	cache string // folder for what was compiled; "" is none
-	log   *slog.Logger
+// Opening is what an Opener needs to know.
+type Opening struct {
+	control.Hosted
+	Data  []byte // of Path
+	Cache string // folder for what was compiled; "" is none
+	Log   *slog.Logger
 }
 
 // pageBytes is the size of a page of wasm memory.
 const pageBytes = 64 << 10
 
-// openWasm is the opener of KindWasm.
-func openWasm(ctx context.Context, o opening) (so.Object, error) {
+// OpenWasm is the opener of control.KindWasm.
+func OpenWasm(ctx context.Context, o Opening) (so.Object, error) {
 	limits := wasm.DefaultLimits()
 	if o.Memory > 0 {
 		limits.Pages = uint32(min(max(o.Memory/pageBytes, 1), wasm.MaxPages))
@@ -35,7 +38,7 @@ func openWasm(ctx context.Context, o opening) (so.Object, error) {
 	}
 	config := wasm.Config{
 		Name: fmt.Sprintf("the simulation object for version %d", o.Version),
-		From: o.Version, To: o.To, Observe: o.Observe != "", CacheDir: o.cache, Log: o.log, Limits: limits,
+		From: o.Version, To: o.To, Observe: o.Observe != "", CacheDir: o.Cache, Log: o.Log, Limits: limits,
 	}
 	if o.State != "" {
 		state, err := wasm.OpenFileKV(o.State)
@@ -44,7 +47,7 @@ func openWasm(ctx context.Context, o opening) (so.Object, error) {
 		}
 		config.State = state
 	}
-	obj, err := wasm.Open(ctx, o.data, config)
+	obj, err := wasm.Open(ctx, o.Data, config)
 	if err != nil {
 		return nil, err
 	}
@@ -59,4 +62,13 @@ func (o wasmObject) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	return o.Object.Close(ctx)
+}
+
+// Compile compiles the module in file into the folder cache.
+func Compile(ctx context.Context, cache, file string, log *slog.Logger) error {
+	data, err := durable.ReadFile(file, maxWasm)
+	if err != nil {
+		return err
+	}
+	return wasm.Compile(ctx, data, cache, log)
 }

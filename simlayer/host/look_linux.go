@@ -6,71 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"moult/transforms/stray"
 )
-
-// thisProgram is this binary, also where its file has been replaced.
-func thisProgram() string { return "/proc/self/exe" }
-
-// endWithParent ends a process with the agent: these are no node software.
-func endWithParent(a *syscall.SysProcAttr) { a.Pdeathsig = syscall.SIGKILL }
-
-// run starts the process and sees it to its end. It stays on one thread of the
-// operating system, since the signal that ends a child with its parent comes when
-// the *thread* ends that started it.
-func (c *child) run(started chan<- error, out *os.File, log *slog.Logger) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := c.cmd.Start(); err != nil {
-		started <- err
-		return
-	}
-	var lines sync.WaitGroup
-	lines.Go(func() { logLines(out, &c.last, log.With("pid", c.pid())) })
-	started <- nil
-	// As long as the leader is a zombie, its number cannot have become another
-	// group's: the group is killed before the leader is reaped.
-	for {
-		err := unix.Waitid(unix.P_PID, c.pid(), nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	c.mu.Lock()
-	c.signal(syscall.SIGKILL)
-	c.reaped = true
-	c.mu.Unlock()
-	err := c.cmd.Wait()
-	strayErr := stray.End(c.mark)
-	// Nobody is left who could write, or else it is not waited for.
-	_ = out.SetReadDeadline(time.Now().Add(strayWait))
-	lines.Wait()
-	out.Close()
-	c.finish(err, strayErr)
-}
-
-// limitMemory bounds what this process, and what it becomes, may write to.
-func limitMemory(bytes int64) error {
-	limit := unix.Rlimit{Cur: uint64(bytes), Max: uint64(bytes)}
-	if err := unix.Setrlimit(unix.RLIMIT_DATA, &limit); err != nil {
-		return os.NewSyscallError("setrlimit RLIMIT_DATA", err)
-	}
-	return nil
-}
 
 // waiting returns how many connections wait at a listening socket to be
 // accepted; false where that is not known.
@@ -164,13 +110,4 @@ func holds(pid int, socket string) bool {
 		}
 	}
 	return false
-}
-
-// machineMemory is how much memory there is, in bytes.
-func machineMemory() int64 {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return maxDefaultMemory
-	}
-	return int64(info.Totalram) * int64(info.Unit)
 }

@@ -1,4 +1,4 @@
-package host
+package control
 
 import (
 	"encoding/binary"
@@ -11,82 +11,19 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"moult/store/bundle"
 )
-
-// Messages between the agent and its object host are frames on a unix socket
-// pair: eight bytes of header (the length of what follows, and the number of
-// sockets that come with the header, both big-endian), and JSON. Both ends are the
-// same binary, so there is no version.
-
-// order is what the agent tells the object host: always all of it.
-type order struct {
-	Generation uint64        `json:"generation"`
-	Hold       time.Duration `json:"hold"`
-	Objects    []hosted      `json:"objects"`
-	// Native is the version of the node's software.
-	Native bundle.Version `json:"native"`
-	// Ends has where calls go of versions that no object in the process answers,
-	// by service.
-	Ends map[bundle.Version]map[string]string `json:"ends"`
-	// Sockets lists all listening sockets by name; those in Passed come with the
-	// frame, in that order.
-	Sockets map[string]listener `json:"sockets"`
-	Passed  []string            `json:"passed"`
-	// Cache is the folder of compiled wasm.
-	Cache string `json:"cache,omitempty"`
-}
-
-// hosted is an object of the object host.
-type hosted struct {
-	Version bundle.Version `json:"version"`
-	To      bundle.Version `json:"to"`
-	Kind    string         `json:"kind"`
-	Path    string         `json:"path,omitempty"`
-	Reason  string         `json:"reason,omitempty"`
-	State   string         `json:"state,omitempty"`
-	Observe string         `json:"observe,omitempty"`
-	Memory  int64          `json:"memory,omitempty"`
-	Timeout time.Duration  `json:"timeout,omitempty"`
-}
-
-// listener says who is answered at a socket.
-type listener struct {
-	Version bundle.Version `json:"version"`
-	Service string         `json:"service"`
-}
-
-// report is what the object host tells the agent.
-type report struct {
-	// Generation is that of the order in force.
-	Generation uint64                    `json:"generation"`
-	Objects    map[bundle.Version]figure `json:"objects"`
-}
-
-// figure is how one object does.
-type figure struct {
-	// Problem says why the object answers nothing; "" where it does.
-	Problem  string        `json:"problem,omitempty"`
-	Calls    uint64        `json:"calls"`
-	Denied   uint64        `json:"denied"`
-	Errors   uint64        `json:"errors"`
-	Latency  time.Duration `json:"latency"`
-	InFlight int           `json:"in_flight"`
-	Oldest   time.Duration `json:"oldest"`
-}
 
 const frameHeader = 8
 
-// framer sends and receives frames. Sending is safe for concurrent use;
+// Conn sends and receives frames. Sending is safe for concurrent use;
 // receiving is one goroutine's.
-type framer struct {
+type Conn struct {
 	conn *net.UnixConn
 	mu   sync.Mutex // sending
 }
 
-// newFramer takes over f, one end of a socket pair.
-func newFramer(f *os.File) (*framer, error) {
+// NewConn takes over f, one end of a socket pair.
+func NewConn(f *os.File) (*Conn, error) {
 	defer f.Close()
 	c, err := net.FileConn(f)
 	if err != nil {
@@ -97,10 +34,17 @@ func newFramer(f *os.File) (*framer, error) {
 		c.Close()
 		return nil, errors.New("control socket: it is not a unix socket")
 	}
-	return &framer{conn: unixConn}, nil
+	return &Conn{conn: unixConn}, nil
 }
 
-func (f *framer) send(message any, sockets []*os.File) error {
+// Close closes the connection.
+func (f *Conn) Close() error { return f.conn.Close() }
+
+// Within bounds the time that the next frames may take to come.
+func (f *Conn) Within(d time.Duration) { _ = f.conn.SetReadDeadline(time.Now().Add(d)) } // fails only once it is closed
+
+// Send sends a message, and sockets with it.
+func (f *Conn) Send(message any, sockets []*os.File) error {
 	data, err := json.Marshal(message)
 	if err != nil {
 		return err
@@ -134,11 +78,11 @@ func (f *framer) send(message any, sockets []*os.File) error {
 	return err
 }
 
-// receive reads a frame into message and returns the sockets that came with it.
-func (f *framer) receive(message any) (sockets []*os.File, err error) {
+// Receive reads a frame into message and returns the sockets that came with it.
+func (f *Conn) Receive(message any) (sockets []*os.File, err error) {
 	defer func() {
 		if err != nil {
-			closeAll(sockets)
+			CloseAll(sockets)
 			sockets = nil
 		}
 	}()
@@ -189,14 +133,15 @@ func received(oob []byte) (files []*os.File, err error) {
 	return files, nil
 }
 
-func closeAll(files []*os.File) {
+// CloseAll closes sockets that were sent, or came.
+func CloseAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
 }
 
-// socketPair returns two connected unix sockets.
-func socketPair() (ours, theirs *os.File, err error) {
+// Pair returns two connected unix sockets.
+func Pair() (ours, theirs *os.File, err error) {
 	syscall.ForkLock.RLock()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err == nil {

@@ -1,0 +1,9 @@
+//go:build unix && !linux
+
+package host
+
+// waiting is not known on this system.
+func waiting(*socket) (int, bool) { return 0, false }
+
+// listensAt is not known on this system.
+func listensAt(mark, addr string) bool { return false }
