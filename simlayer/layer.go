@@ -268,10 +268,11 @@ func (l *Layer) retire(r *route) {
 }
 
 // noLoop refuses a backend that is one of the layer's own addresses: its calls
-// would come back for ever.
+// would come back for ever. The node's own get none while it is down, and may still
+// be where software was that has inherited a socket, and has ended.
 func (l *Layer) noLoop(r *route) error {
 	for b, what := range r.all() {
-		if b.network == "unix" {
+		if b.network == "unix" || r.down && slices.Contains(slices.Collect(maps.Values(r.backends)), b) {
 			continue
 		}
 		for _, addr := range l.own() {
