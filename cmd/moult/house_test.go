@@ -28,6 +28,7 @@ var floors = map[string]int{
 	"gossip/view":           1,
 	"transforms/stray":      0,
 	"transforms":            1,
+	"simlayer/so/cputime":   -1,
 	"simlayer/so/jq":        0,
 	"simlayer/so":           1,
 	"simlayer/wire":         1,

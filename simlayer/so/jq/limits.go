@@ -6,7 +6,7 @@ import "time"
 const (
 	// MaxBytes bounds a value where it is printed.
 	MaxBytes = 8 << 20
-	// MaxDuration bounds the time of all programs of a Run.
+	// MaxDuration bounds the time of all programs of a Run, as package cputime counts it.
 	MaxDuration = time.Second
 	// MaxProgramBytes bounds a program's text.
 	MaxProgramBytes = 32 << 10

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/itchyny/gojq"
+
+	"moult/simlayer/so/cputime"
 )
 
 // Program is a compiled program. It does not change, and is safe for concurrent use.
@@ -97,11 +99,11 @@ func (p *Program) general(m *Run, in Value) (v Value, ok bool, err error) {
 	if err != nil {
 		return Value{}, false, err
 	}
-	ctx, cancel := context.WithTimeout(m.ctx, m.left)
-	start := time.Now()
+	watch, start := cputime.Start(), time.Now()
+	ctx, cancel := watch.Context(m.ctx, m.left)
 	defer func() {
-		m.left -= time.Since(start)
 		cancel()
+		m.left -= min(time.Since(start), watch.Used())
 	}()
 	values := p.code.RunWithContext(ctx, input)
 	out, ok := values.Next()
@@ -121,8 +123,8 @@ func (p *Program) general(m *Run, in Value) (v Value, ok bool, err error) {
 }
 
 func evaluationError(ctx context.Context, err error) error {
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil {
-		return fmt.Errorf("not done after %v: %w", MaxDuration, err)
+	if cause := context.Cause(ctx); errors.Is(cause, cputime.ErrOver) {
+		return fmt.Errorf("not done after %v: %w", MaxDuration, context.DeadlineExceeded)
 	}
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/tetratelabs/wazero/sys"
 
 	"moult/simlayer/so"
+	"moult/simlayer/so/cputime"
 	"moult/simlayer/so/wasm/fuel"
 )
 
@@ -37,7 +38,8 @@ type instance struct {
 	call                  *call // nil while it starts
 	deadline              time.Time
 	left                  time.Duration // of the guest's time
-	light                 int           // cheap host calls until the next look at the clock
+	spent                 cputime.Watch
+	light                 int // cheap host calls until the next look at the clock
 	logged, droppedLogs   int
 	limit                 time.Duration // for messages
 }
@@ -63,7 +65,7 @@ func instanceOf(ctx context.Context) *instance {
 
 // Reasons for which a guest is ended.
 var (
-	errTime     = errors.New("its time is over")
+	errTime     = cputime.ErrOver
 	errCanceled = errors.New("the caller has gone")
 )
 
@@ -137,10 +139,14 @@ func (in *instance) end() {
 
 // timed runs f, which runs the guest, within the time that it has left.
 func (in *instance) timed(f func() error) error {
-	in.deadline = time.Now().Add(in.left)
+	in.deadline, in.spent = time.Now().Add(in.left), cputime.Start()
 	in.light = lightCalls
 	err := f()
-	in.left = time.Until(in.deadline)
+	left := time.Until(in.deadline)
+	if left <= 0 {
+		left = max(in.left-in.spent.Used(), 0) // the machine was busy with other things
+	}
+	in.left = left
 	return err
 }
 
@@ -157,7 +163,7 @@ func (in *instance) check() {
 	if in.ctx.Context.Err() != nil {
 		panic(errCanceled)
 	}
-	if time.Now().After(in.deadline) {
+	if in.spent.Over(in.deadline, time.Now(), in.left) {
 		panic(errTime)
 	}
 }
@@ -171,10 +177,14 @@ func (in *instance) cheap() {
 
 // sleep is what poll_oneoff of WASI does.
 func (in *instance) sleep(ns int64) {
-	t := time.NewTimer(min(time.Duration(ns), time.Until(in.deadline)))
+	left := time.Until(in.deadline)
+	t := time.NewTimer(min(time.Duration(ns), left))
 	defer t.Stop()
 	select {
 	case <-t.C:
+		if time.Duration(ns) > left {
+			panic(errTime) // asleep it needs no processor
+		}
 	case <-in.ctx.Context.Done():
 	}
 	in.check()

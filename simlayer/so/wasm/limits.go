@@ -17,7 +17,8 @@ type Limits struct {
 	// 100 MB.
 	Pages uint32
 	// CallTime bounds the time that a guest takes for one call: the time of its
-	// calls to next, and of waiting for bodies, does not count.
+	// calls to next, of waiting for bodies, and in which the machine was busy with
+	// other programs (package cputime) does not count.
 	CallTime time.Duration
 	// StartTime bounds the time that a new instance takes to get ready.
 	StartTime time.Duration
