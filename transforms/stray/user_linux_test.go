@@ -18,9 +18,17 @@ func TestOtherUsersDoNotCount(t *testing.T) {
 	}
 	entry := fmt.Sprintf("MOULT_STRAY_USER=%d", os.Getpid())
 	const nobody = 65534
-	theirs := exec.Command("sleep", "1000")
+	theirs := exec.Command("cat")
 	theirs.Env = []string{entry, "PATH=" + os.Getenv("PATH")}
 	theirs.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	in, err := theirs.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := theirs.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := theirs.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -28,6 +36,14 @@ func TestOtherUsersDoNotCount(t *testing.T) {
 		_ = theirs.Process.Kill()
 		_ = theirs.Wait()
 	})
+	// Start returns before the kernel has put the environment in its place.
+	var up [1]byte
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(up[:]); err != nil {
+		t.Fatal(err)
+	}
 	if !Carries(theirs.Process.Pid, entry) {
 		t.Fatal("the other user's process does not have the entry, so that this shows nothing")
 	}
