@@ -39,7 +39,7 @@ sim:
 
 # kill -9 of the agent at every failpoint of every phase.
 crash:
-	$(GO) test ./cmd/moult -count=1 -run 'TestCrash|TestAgentDeath' -v
+	$(GO) test ./cmd/moult -count=1 -run 'TestCrash|TestWasmCrash|TestAgentDeath' -crash -v
 
 # Versions mixed, under load, for every kind of attach and egress that works here.
 mixed:

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"moult/testdata/kit"
 	"moult/transforms/stray"
 )
 
@@ -74,12 +75,12 @@ func TestAgentDies(t *testing.T) {
 	}
 	agent.Wait()
 	stray.Await(main, 10*time.Second)
-	if alive(pids[0]) {
+	if kit.Alive(pids[0]) {
 		t.Error("the program has outlived the agent")
 	}
 	s := openSlots(t, dir)
 	for _, pid := range pids {
-		if alive(pid) {
+		if kit.Alive(pid) {
 			t.Errorf("process %d still runs", pid)
 			syscall.Kill(pid, syscall.SIGKILL)
 		}

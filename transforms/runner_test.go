@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // newJob is a transform by a part of the test binary (see TestMain), or by
@@ -184,19 +185,6 @@ func pidsOf(t *testing.T, s string) []int {
 	return []int{a, b, c}
 }
 
-// alive reports whether a process runs; a zombie does not.
-func alive(pid int) bool {
-	if runtime.GOOS != "linux" {
-		return syscall.Kill(pid, 0) == nil
-	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	state := stat[bytes.LastIndexByte(stat, ')')+2]
-	return state != 'Z' && state != 'X'
-}
-
 func TestKilledWithItsFamily(t *testing.T) {
 	j := newJob(t, "family")
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -205,7 +193,7 @@ func TestKilledWithItsFamily(t *testing.T) {
 	out := &trigger{mark: "family", do: func(s string) {
 		pids = pidsOf(t, s)
 		for _, pid := range pids {
-			if !alive(pid) {
+			if !kit.Alive(pid) {
 				t.Errorf("process %d is not alive to begin with", pid)
 			}
 		}
@@ -218,7 +206,7 @@ func TestKilledWithItsFamily(t *testing.T) {
 		if i == 2 && runtime.GOOS != "linux" {
 			continue // who leaves the group escapes there
 		}
-		if alive(pid) {
+		if kit.Alive(pid) {
 			t.Errorf("process %d of %d survived", i, pid)
 			syscall.Kill(pid, syscall.SIGKILL)
 		}

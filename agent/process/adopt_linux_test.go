@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // killedAgent runs an agent that starts the software of spec and is killed when
@@ -134,7 +135,7 @@ func TestOnlyTheSameProcessIsAdopted(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if !alive(same.PID) {
+		if !kit.Alive(same.PID) {
 			t.Fatalf("%s: the wrong process was killed", name)
 		}
 	}
@@ -156,7 +157,7 @@ func TestOrphan(t *testing.T) {
 		t.Errorf("found with another marker: %v, %v", other, err)
 	}
 	p := started(t, spec)
-	if alive(orphan.PID) {
+	if kit.Alive(orphan.PID) {
 		t.Error("the orphan runs beside the new one")
 	}
 	if err := p.AwaitReady(context.Background()); err != nil {

@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,11 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 func TestLife(t *testing.T) {
@@ -242,16 +241,6 @@ func ints(t *testing.T, p *Process) (out []int) {
 	return out
 }
 
-// alive reports whether a process runs; a zombie does not.
-func alive(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return syscall.Kill(pid, 0) == nil
-	}
-	state := string(stat)[strings.LastIndexByte(string(stat), ')')+2]
-	return state != 'Z' && state != 'X'
-}
-
 func TestKilledAfterDrain(t *testing.T) {
 	t.Parallel()
 	spec := newSpec(t, "stubborn")
@@ -265,7 +254,7 @@ func TestKilledAfterDrain(t *testing.T) {
 		t.Fatalf("log: %q", p.LogTail(9))
 	}
 	for _, pid := range family {
-		if !alive(pid) {
+		if !kit.Alive(pid) {
 			t.Fatalf("process %d is not alive to begin with", pid)
 		}
 	}
@@ -285,7 +274,7 @@ func TestKilledAfterDrain(t *testing.T) {
 	}
 	all.Wait()
 	for _, pid := range family {
-		if alive(pid) {
+		if kit.Alive(pid) {
 			t.Errorf("process %d survived", pid)
 		}
 	}
@@ -296,7 +285,7 @@ func TestChildLeftBehindIsKilled(t *testing.T) {
 	p := started(t, newSpec(t, "leave-child"))
 	<-p.Done()
 	for _, pid := range ints(t, p) {
-		if alive(pid) {
+		if kit.Alive(pid) {
 			t.Errorf("process %d survived", pid)
 		}
 	}

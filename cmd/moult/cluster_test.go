@@ -11,11 +11,9 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +24,7 @@ import (
 	"moult/store/bundle"
 	"moult/store/bundle/build"
 	"moult/store/bundle/trust"
+	"moult/testdata/kit"
 	"moult/transforms"
 )
 
@@ -33,26 +32,11 @@ import (
 // nodes, each a process.
 type testCluster struct {
 	cluster.Cluster
-	t   *testing.T
-	dir string
-	exe string
+	t       *testing.T
+	dir     string
+	exe     string
+	options build.Options // of its bundles
 }
-
-// sampleSoftware builds the sample system, small: the test binary would do, but every
-// release of it is cut, compressed, sent and hashed, by every agent, in every test.
-var sampleSoftware = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "moult-sample-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	out := filepath.Join(dir, "kv")
-	text, err := exec.Command("go", "build", "-ldflags=-s -w", "-o", out, "moult/testdata/kv/internal/sample").CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("build the sample system: %w: %s", err, text)
-	}
-	return os.ReadFile(out)
-})
 
 // software returns the path of the sample system's binary, all versions in one.
 func (c *testCluster) software() string {
@@ -61,13 +45,7 @@ func (c *testCluster) software() string {
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}
-	binary, err := sampleSoftware()
-	if err == nil {
-		err = os.WriteFile(path, binary, 0o755)
-	}
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	kit.Program(c.t, path, "testdata/kv/internal/sample")
 	return path
 }
 
@@ -84,7 +62,7 @@ func newCluster(t *testing.T, n int) *testCluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &testCluster{t: t, dir: dir, exe: exe}
+	c := &testCluster{t: t, dir: dir, exe: exe, options: buildOptions()}
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.dump()
@@ -158,28 +136,14 @@ func (c *testCluster) kill(a *cluster.Agent) {
 // until waits until agent a sees what good asks for.
 func (c *testCluster) until(a *cluster.Agent, what string, good func(control.Status) bool) control.Status {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), kit.Patience)
 	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	var last control.Status
-	for {
-		if err := a.Alive(); err != nil {
-			c.t.Fatalf("wait for %s: %v", what, err)
-		}
-		if s, err := a.API.Status(ctx, false); err == nil {
-			last = s
-			if good(s) {
-				return s
-			}
-		}
-		select {
-		case <-ctx.Done():
-			data, err := json.MarshalIndent(last, "", " ")
-			c.t.Fatalf("wait for %s: not seen in time; last status %s %v", what, data, err)
-		case <-tick.C:
-		}
+	s, err := a.Await(ctx, what, good)
+	if err != nil {
+		data, _ := json.MarshalIndent(s, "", " ")
+		c.t.Fatalf("%v; last status %s", err, data)
 	}
+	return s
 }
 
 // settledAt waits until n nodes have settled at v.
@@ -221,20 +185,7 @@ func (c *testCluster) build(v bundle.Version, s spec) string {
 		text = strings.ReplaceAll(text, `min_healthy_time = "500ms"`, `min_healthy_time = "30s"`)
 	}
 	text = strings.ReplaceAll(text, `healthy_deadline = "1m"`, `healthy_deadline = "3s"`)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		c.t.Fatal(err)
-	}
-	spec, err := build.Load(path)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	folder := c.openTrust()
-	defer folder.Close()
-	out := filepath.Join(c.dir, fmt.Sprintf("release-%d.moult", v))
-	if _, err := build.Build(c.t.Context(), spec, folder, out, buildOptions()); err != nil {
-		c.t.Fatal(err)
-	}
-	return out
+	return c.bundle(v, text)
 }
 
 func (c *testCluster) openTrust() *trust.Folder {

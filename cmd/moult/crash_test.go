@@ -2,18 +2,19 @@ package main
 
 import (
 	"context"
+	"flag"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
 	"moult/cmd/moult/internal/demo"
 	"moult/store"
+	"moult/testdata/kit"
 	"moult/transforms"
 )
 
@@ -28,14 +29,25 @@ var (
 	badPoints = []string{"rolling-back.saved", "rolling-back.done", "held.saved"}
 )
 
-// TestCrash kills the agent at every failpoint, twice in a row, and has the
-// next agent finish what it began.
+// everyPoint lets the tests of crashes try every failpoint: `make crash`.
+var everyPoint = flag.Bool("crash", false, "kill the agent at every failpoint, not only at those that differ most")
+
+// points are those to be tried: all, or the few that stand for them.
+func points(all []string, few ...string) []string {
+	if *everyPoint {
+		return all
+	}
+	return few
+}
+
+// TestCrash kills the agent at failpoints, twice in a row, and has the next agent
+// finish what it began.
 func TestCrash(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}
-	for _, point := range goodPoints {
+	for _, point := range points(goodPoints, "fetching.done", "transforming.done", "settled.saved") {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			testCrash(t, point, spec{}, func(c *testCluster, a *cluster.Agent) {
@@ -45,7 +57,7 @@ func TestCrash(t *testing.T) {
 			})
 		})
 	}
-	for _, point := range badPoints {
+	for _, point := range points(badPoints, "rolling-back.saved") {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			testCrash(t, point, spec{health: `"/no-such-path"`}, func(c *testCluster, a *cluster.Agent) {
@@ -104,23 +116,12 @@ func testCrash(t *testing.T, point string, release spec, good func(*testCluster,
 // dies waits until the agent has ended, or has got past the failpoint: what it says
 // of its last phase it says after the last point.
 func (c *testCluster) dies(a *cluster.Agent) bool {
-	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), kit.Patience)
 	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-a.Ended:
-			return true
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-			s, err := a.API.Status(ctx, false)
-			if err == nil && len(s.Nodes) == 1 && (s.Nodes[0].Phase == "held" || s.Nodes[0].Phase == "current" && s.Nodes[0].Version == 2) {
-				return false
-			}
-		}
-	}
+	_, err := a.Await(ctx, "its end", func(s control.Status) bool {
+		return len(s.Nodes) == 1 && (s.Nodes[0].Phase == "held" || s.Nodes[0].Phase == "current" && s.Nodes[0].Version == 2)
+	})
+	return err != nil && a.Alive() != nil
 }
 
 // whole checks that every slot is a complete one, and that the old one is as

@@ -11,54 +11,44 @@ import (
 // call the node: where their calls go past the agent none fails, and the next agent
 // takes the same process over, and upgrades it.
 func TestAgentDiesUnderLoad(t *testing.T) {
-	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
-	for _, k := range []kind{{"steer", "connect"}, {"inherit", "connect"}} {
-		t.Run(k.attach, func(t *testing.T) {
-			t.Parallel()
-			if err := k.possible(); err != nil {
-				t.Skipf("not possible here: %v", err)
-			}
-			c := newCluster(t, 2)
-			c.use(k, "")
-			c.up(c.Agents)
-			c.formed(2)
-			c.releaseAt(c.Agents[0], 1, spec{})
-			c.settledAt(c.Agents[0], 1, 2)
-			c.inUse(k)
-			c.fill(c.Agents[1])
-			pids := map[string]int{}
-			for _, a := range c.Agents {
-				pids[a.Name] = c.nodePID(a)
-			}
+	eachDirect(t, []kind{{"steer", "connect"}, {"inherit", "connect"}}, func(t *testing.T, k kind) {
+		c := newCluster(t, 2)
+		c.use(k, "")
+		c.up(c.Agents)
+		c.formed(2)
+		c.releaseAt(c.Agents[0], 1, spec{})
+		c.settledAt(c.Agents[0], 1, 2)
+		c.inUse(k)
+		c.fill(c.Agents[1])
+		pids := map[string]int{}
+		for _, a := range c.Agents {
+			pids[a.Name] = c.nodePID(a)
+		}
 
-			l := c.loads()
-			defer l.stop()
-			l.versioned(1)
-			if k.attach == "steer" { // under inherit the public address is relayed
-				l.begin("clients of the public addresses", "public", 1, func(a *cluster.Agent) string { return a.Public() })
+		l := c.loads()
+		defer l.stop()
+		l.versioned(1)
+		if k.attach == "steer" { // under inherit the public address is relayed
+			l.begin("clients of the public addresses", "public", 1, func(a *cluster.Agent) string { return a.Public() })
+		}
+		l.flow(50)
+		victim := c.Agents[1]
+		for range 2 {
+			c.kill(victim)
+			l.flow(100) // with no agent there
+			c.up([]*cluster.Agent{victim})
+			c.until(victim, "the node again", func(s control.Status) bool { return len(s.Nodes) == 2 })
+			if pid := c.nodePID(victim); pid != pids[victim.Name] {
+				t.Errorf("after its agent's death the node is process %d, was %d", pid, pids[victim.Name])
 			}
 			l.flow(50)
-			victim := c.Agents[1]
-			for range 2 {
-				c.kill(victim)
-				l.flow(100) // with no agent there
-				c.up([]*cluster.Agent{victim})
-				c.until(victim, "the node again", func(s control.Status) bool { return len(s.Nodes) == 2 })
-				if pid := c.nodePID(victim); pid != pids[victim.Name] {
-					t.Errorf("after its agent's death the node is process %d, was %d", pid, pids[victim.Name])
-				}
-				l.flow(50)
-			}
-			l.end(nil)
+		}
+		l.end(nil)
 
-			c.releaseAt(c.Agents[0], 2, spec{})
-			c.settledAt(c.Agents[0], 2, 2)
-			c.check(victim, 2)
-		})
-	}
+		c.releaseAt(c.Agents[0], 2, spec{})
+		c.settledAt(c.Agents[0], 2, 2)
+		c.check(victim, 2)
+	})
 }
 
 // nodePID waits until a node is known to run, and returns its process ID.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -22,6 +21,7 @@ import (
 	"moult/cmd/moult/internal/cluster"
 	"moult/store/bundle"
 	grpckv "moult/testdata/grpc"
+	"moult/testdata/kit"
 )
 
 // grpcSpec is a release of the gRPC sample. The operator starts its nodes.
@@ -100,9 +100,7 @@ func TestGRPC(t *testing.T) {
 // buildGRPC builds the sample, and puts the author's rules beside it.
 func (c *testCluster) buildGRPC() {
 	c.t.Helper()
-	if out, err := exec.Command("go", "build", "-o", filepath.Join(c.dir, "grpc-kv"), "moult/testdata/grpc/cmd/grpc-kv").CombinedOutput(); err != nil {
-		c.t.Fatalf("build the gRPC sample: %v\n%s", err, out)
-	}
+	kit.Program(c.t, filepath.Join(c.dir, "grpc-kv"), "testdata/grpc/cmd/grpc-kv")
 	if err := os.CopyFS(c.dir, grpckv.Files); err != nil {
 		c.t.Fatal(err)
 	}

@@ -58,6 +58,27 @@ func eachKind(t *testing.T, f func(t *testing.T, k kind)) {
 	}
 }
 
+// eachDirect runs f as a subtest for kinds by which calls go past the agent: for all
+// that are possible here, or for the first.
+func eachDirect(t *testing.T, kinds []kind, f func(t *testing.T, k kind)) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	if first := slices.IndexFunc(kinds, func(k kind) bool { return k.possible() == nil }); first >= 0 && !*allKinds {
+		kinds = kinds[first : first+1]
+	}
+	for _, k := range kinds {
+		t.Run(k.attach, func(t *testing.T) {
+			t.Parallel()
+			if err := k.possible(); err != nil {
+				t.Skipf("not possible here: %v", err)
+			}
+			f(t, k)
+		})
+	}
+}
+
 // possible reports why this kind cannot work on this machine, for this user.
 func (k kind) possible() error {
 	var errs []error

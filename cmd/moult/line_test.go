@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 	"moult/testdata/line"
 	"moult/testdata/line/line1"
 	"moult/testdata/line/line2"
@@ -34,9 +34,7 @@ func lineCluster(t *testing.T, n int, k kind) *testCluster {
 	c.use(k, "")
 	for v := 1; v <= 2; v++ {
 		name := fmt.Sprintf("line-v%d", v)
-		if out, err := exec.Command("go", "build", "-o", filepath.Join(c.dir, name), "moult/testdata/line/cmd/"+name).CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", name, err, out)
-		}
+		kit.Program(t, filepath.Join(c.dir, name), "testdata/line/cmd/"+name)
 	}
 	c.up(c.Agents)
 	c.formed(n)

@@ -38,7 +38,7 @@ func (c *testCluster) bundle(v bundle.Version, text string) string {
 	folder := c.openTrust()
 	defer folder.Close()
 	out := filepath.Join(c.dir, fmt.Sprintf("release-%d.moult", v))
-	if _, err := build.Build(c.t.Context(), spec, folder, out, buildOptions()); err != nil {
+	if _, err := build.Build(c.t.Context(), spec, folder, out, c.options); err != nil {
 		c.t.Fatal(err)
 	}
 	return out

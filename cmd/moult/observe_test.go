@@ -8,25 +8,14 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"moult/agent/control"
 	"moult/cmd/moult/internal/demo"
+	"moult/testdata/kit"
 )
-
-// wasmSample builds a guest of testdata/wasm.
-func wasmSample(t *testing.T, name, out string) {
-	t.Helper()
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", out, ".")
-	cmd.Dir = filepath.Join("..", "..", "testdata", "wasm", name)
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOFLAGS=")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the guest %s: %v: %s", name, err, text)
-	}
-}
 
 // A release whose futureSO observes: while it waits beside version 1, it knows of
 // every write of version 1's callers, and says so to callers of version 2.
@@ -67,7 +56,7 @@ func testObserve(t *testing.T, k kind) {
 		t.Fatal(err)
 	}
 	http.DefaultClient.CloseIdleConnections()
-	wasmSample(t, "writes", filepath.Join(c.dir, "writes.wasm"))
+	kit.Guest(t, filepath.Join(c.dir, "writes.wasm"), "writes")
 	path, err := demo.WriteSpec(c.dir, c.software(), 2)
 	if err != nil {
 		t.Fatal(err)

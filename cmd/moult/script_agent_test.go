@@ -15,10 +15,8 @@ import (
 
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
+	"moult/testdata/kit"
 )
-
-// scriptTimeout bounds each wait of a script.
-const scriptTimeout = time.Minute
 
 var scriptVariable = regexp.MustCompile(`\$[A-Z][A-Z0-9_]*`)
 
@@ -42,7 +40,7 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg {
 		select {
 		case <-running[name].Ended:
-		case <-time.After(scriptTimeout):
+		case <-time.After(kit.Patience):
 			ts.Fatalf("agent %s goes on", name)
 		}
 		return
@@ -60,29 +58,17 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Logf("stop agent %s: %v", name, err)
 		}
 	})
-	poll(ts, "agent "+name+" to answer", func(ctx context.Context) (bool, string) {
-		ts.Check(a.Alive())
-		_, err := a.API.Info(ctx)
-		return err == nil, fmt.Sprint(err)
-	})
+	scriptAwait(ts, a, "an answer", func(control.Status) bool { return true })
 }
 
-// poll asks until good says yes; last is what is shown if it never does.
-func poll(ts *testscript.TestScript, what string, good func(context.Context) (yes bool, last string)) {
-	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
+// scriptAwait waits until an agent sees what good asks for.
+func scriptAwait(ts *testscript.TestScript, a *cluster.Agent, what string, good func(control.Status) bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), kit.Patience)
 	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		yes, last := good(ctx)
-		if yes {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			ts.Fatalf("wait for %s: not seen in %v; last: %s", what, scriptTimeout, last)
-		case <-tick.C:
-		}
+	if s, err := a.Await(ctx, what, good); err != nil {
+		var text strings.Builder
+		ts.Check(statusPrinter{w: &text, json: true}.print(s))
+		ts.Fatalf("%v; last: %s", err, text.String())
 	}
 }
 
@@ -92,17 +78,11 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := regexp.Compile("(?s)" + args[1])
 	ts.Check(err)
-	api := control.NewClient(ts.MkAbs(args[0]))
-	defer api.Close()
-	poll(ts, args[1], func(ctx context.Context) (bool, string) {
-		s, err := api.Status(ctx, false)
-		if err != nil {
-			return false, err.Error()
-		}
+	scriptAwait(ts, ts.Value(agents{}).(map[string]*cluster.Agent)[args[0]], args[1], func(s control.Status) bool {
 		var text strings.Builder
 		ts.Check(statusPrinter{w: &text, json: true}.print(s))
 		ts.Check(statusPrinter{w: &text}.print(s))
-		return want.MatchString(text.String()), text.String()
+		return want.MatchString(text.String())
 	})
 }
 

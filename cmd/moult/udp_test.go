@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 	udpkv "moult/testdata/udp"
 )
 
@@ -63,7 +63,7 @@ func TestUDP(t *testing.T) {
 			more += "    protocol = \"udp\"\n"
 		}
 		c.use(k, more)
-		c.buildUDP()
+		kit.Program(t, filepath.Join(c.dir, "udp-kv"), "testdata/udp/cmd/udp-kv")
 		c.up(c.Agents)
 		c.formed(2)
 		c.udpRelease(1, "")
@@ -103,37 +103,21 @@ func TestUDP(t *testing.T) {
 	})
 }
 
-func (c *testCluster) buildUDP() {
-	c.t.Helper()
-	if out, err := exec.Command("go", "build", "-o", filepath.Join(c.dir, "udp-kv"), "moult/testdata/udp/cmd/udp-kv").CombinedOutput(); err != nil {
-		c.t.Fatalf("build the UDP sample: %v\n%s", err, out)
-	}
-}
-
 // eachUDPDirect runs f for the kinds by which datagrams reach a node past its agent,
 // with one node at version 1.
 func eachUDPDirect(t *testing.T, f func(c *testCluster, a *cluster.Agent, k kind)) {
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
-	for _, k := range []kind{{"inherit", "proxy"}, {"steer", "proxy"}} {
-		t.Run(k.attach, func(t *testing.T) {
-			t.Parallel()
-			if err := k.possible(); err != nil {
-				t.Skipf("not possible here: %v", err)
-			}
-			c := newCluster(t, 1)
-			c.use(k, "    protocol = \"udp\"\n")
-			c.buildUDP()
-			c.up(c.Agents)
-			a := c.Agents[0]
-			c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
-			c.udpRelease(1, "")
-			c.settledAt(a, 1, 1)
-			c.inUse(k)
-			f(c, a, k)
-		})
-	}
+	eachDirect(t, []kind{{"steer", "proxy"}, {"inherit", "proxy"}}, func(t *testing.T, k kind) {
+		c := newCluster(t, 1)
+		c.use(k, "    protocol = \"udp\"\n")
+		kit.Program(t, filepath.Join(c.dir, "udp-kv"), "testdata/udp/cmd/udp-kv")
+		c.up(c.Agents)
+		a := c.Agents[0]
+		c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
+		c.udpRelease(1, "")
+		c.settledAt(a, 1, 1)
+		c.inUse(k)
+		f(c, a, k)
+	})
 }
 
 // TestUDPAgentDies ends the agent of a node under load, twice, and its software too:

@@ -6,54 +6,75 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
 	"moult/cmd/moult/internal/demo"
+	"moult/simlayer/so/wasm"
+	"moult/testdata/kit"
 	"moult/testdata/kv/kvload"
 )
 
-// typesGuest builds testdata/wasm/kvtypes, both objects of the release in the tests
-// here.
-var typesGuest = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "moult-guest-")
-	if err != nil {
-		return nil, err
+var compiling sync.Once
+var compiledFiles = fstest.MapFS{}
+
+// compiled is the guest as each agent would compile it for itself, which takes longer
+// than all else in these tests: the agents find it in their caches. TestObserve leaves
+// it to its agent.
+func compiled(t *testing.T, guest string) fs.FS {
+	t.Helper()
+	compiling.Do(func() {
+		dir := t.TempDir()
+		module, err := os.ReadFile(guest)
+		if err == nil {
+			err = wasm.Compile(t.Context(), module, dir, slog.New(slog.DiscardHandler))
+		}
+		if err == nil {
+			err = fs.WalkDir(os.DirFS(dir), ".", func(path string, d fs.DirEntry, err error) error {
+				if err != nil || d.IsDir() {
+					return err
+				}
+				data, err := os.ReadFile(filepath.Join(dir, path))
+				compiledFiles[path] = &fstest.MapFile{Data: data, Mode: 0o600}
+				return err
+			})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if len(compiledFiles) == 0 {
+		t.Fatal("the guest is not compiled")
 	}
-	defer os.RemoveAll(dir)
-	out := filepath.Join(dir, "kvtypes.wasm")
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", out, ".")
-	cmd.Dir = "../../testdata/wasm/kvtypes"
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOFLAGS=")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the guest: %w: %s", err, text)
-	}
-	return os.ReadFile(out)
-})
+	return compiledFiles
+}
 
 // wasmCluster starts n nodes without peers at version 1, and adds env to their agents'
 // environments when they are up.
 func wasmCluster(t *testing.T, n int, k kind, env ...string) *testCluster {
 	t.Helper()
-	guest, err := typesGuest()
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := newCluster(t, n)
 	peers := regexp.MustCompile(`KV_PEERS = ".*"`)
 	c.edit(func(_ *cluster.Agent, config string) string { return peers.ReplaceAllString(config, `KV_PEERS = ""`) })
 	c.use(k, "")
-	if err := os.WriteFile(filepath.Join(c.dir, "kvtypes.wasm"), guest, 0o600); err != nil {
-		t.Fatal(err)
+	guest := filepath.Join(c.dir, "kvtypes.wasm") // both objects of the release
+	kit.Guest(t, guest, "kvtypes")
+	for _, a := range c.Agents {
+		if err := os.CopyFS(filepath.Join(a.Data, "cache"), compiled(t, guest)); err != nil {
+			t.Fatal(err)
+		}
 	}
+	c.options.CheckWasm = nil // it is compiled already
 	c.up(c.Agents)
 	c.formed(n)
 	c.releaseAt(c.Agents[0], 1, spec{})
@@ -254,7 +275,7 @@ func TestWasmCrash(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}
-	for _, point := range []string{"draining.done", "transforming.saved", "transforming.done", "probing.saved"} {
+	for _, point := range points([]string{"draining.done", "transforming.saved", "transforming.done", "probing.saved"}, "transforming.done") {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			c := wasmCluster(t, 1, portable, "MOULT_FAILPOINT="+point)

@@ -167,6 +167,33 @@ func (a *Agent) collect() error {
 	return errors.Join(a.StopNode(), a.log.Close())
 }
 
+// pollInterval is the time between two looks at a status.
+const pollInterval = 50 * time.Millisecond
+
+// Await asks the agent for its status until good says yes, and returns the last one.
+// It fails when the agent ends, or ctx.
+func (a *Agent) Await(ctx context.Context, what string, good func(control.Status) bool) (control.Status, error) {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	var last control.Status
+	for {
+		s, asked := a.API.Status(ctx, false)
+		if asked == nil {
+			last = s
+			if good(s) {
+				return s, nil
+			}
+		}
+		select {
+		case <-a.Ended:
+			return last, fmt.Errorf("wait for %s: %w", what, a.Alive())
+		case <-ctx.Done():
+			return last, fmt.Errorf("wait for %s at agent %s: not seen: %w", what, a.Name, errors.Join(ctx.Err(), asked))
+		case <-tick.C:
+		}
+	}
+}
+
 // StopNode ends the node's software, as its agent has recorded it: an agent
 // that ends, in whatever way, leaves it running.
 func (a *Agent) StopNode() error {

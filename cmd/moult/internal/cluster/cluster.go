@@ -9,10 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"text/template"
-	"time"
 
 	"moult/agent/control"
-	"moult/agent/operator"
 )
 
 // Cluster is agents on this machine, each a process, with the nodes that they
@@ -74,26 +72,12 @@ func Trust(dir string) string { return filepath.Join(dir, "trust") }
 
 // Await waits until every agent sees the cluster as good.
 func (c *Cluster) Await(ctx context.Context, what string, good func(control.Status) bool) error {
-	tick := time.NewTicker(operator.PollInterval)
-	defer tick.Stop()
-	for {
-		all := true
-		for _, a := range c.Agents {
-			if err := a.Alive(); err != nil {
-				return err
-			}
-			s, err := a.API.Status(ctx, false)
-			all = all && err == nil && good(s)
-		}
-		if all {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w", what, ctx.Err())
-		case <-tick.C:
+	for _, a := range c.Agents {
+		if _, err := a.Await(ctx, what, good); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // Stop ends the agents that were started, and the nodes that they leave behind.
