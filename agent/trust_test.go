@@ -19,6 +19,7 @@ import (
 	"moult/store/artifact"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
+	"moult/testdata/kit/bundles"
 )
 
 // judgeBench is an agent that does nothing but judge what is handed to it: with a
@@ -137,24 +138,11 @@ func (p *publisher) thief() *publisher {
 func (p *publisher) release(word string) *trust.Verified {
 	p.t.Helper()
 	n := bundle.Version(len(p.manifests) + 1)
-	blob := bundle.Chunk{Digest: bundle.Sum([]byte(word)), Length: int64(len(word))}
-	m := &bundle.Manifest{Format: bundle.FormatVersion, Version: n, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": {
-		From: n - 1,
-		Artifacts: []bundle.Artifact{{Platform: bundle.Platform{OS: "linux", Arch: "amd64"}, Digest: blob.Digest, Length: blob.Length,
-			Chunks: []bundle.Chunk{blob}}},
-		Command:  []string{"./kv"},
-		Health:   bundle.Health{Notify: true, Interval: bundle.Duration(time.Second), HealthyDeadline: bundle.Duration(time.Minute)},
-		Past:     bundle.Simulation{Kind: bundle.SimulateCompatible},
-		Future:   bundle.Simulation{Kind: bundle.SimulateCompatible},
-		Schedule: bundle.ScheduleSpec{Strategy: bundle.StrategyRolling, MaxUnavailable: "1", FailureMax: 1},
-	}}}
+	var previous bundle.Digest
 	if n > 1 {
-		m.Previous = bundle.Sum(p.manifests[n-2])
+		previous = bundle.Sum(p.manifests[n-2])
 	}
-	data, err := bundle.MarshalManifest(m)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	_, data := bundles.Manifest(p.t, n, previous, word)
 	v, err := p.AddRelease(n, data)
 	if err != nil {
 		p.t.Fatal(err)

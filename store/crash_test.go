@@ -13,16 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-)
 
-func child(t *testing.T, kind, dir string) *exec.Cmd {
-	t.Helper()
-	self, err := os.Executable()
-	must(t, err)
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), childEnv+"="+kind, childDir+"="+dir)
-	return cmd
-}
+	"moult/testdata/kit"
+)
 
 // childAppend writes for ever, and tells on stdout what has been acknowledged.
 func childAppend(dir string) {
@@ -99,7 +92,7 @@ func TestKillWhileWriting(t *testing.T) {
 // returns the last of each thing that was acknowledged.
 func killedWriter(t *testing.T, dir string, after int) map[string]string {
 	t.Helper()
-	cmd := child(t, "append", dir)
+	cmd := kit.Child(childEnv+"=append", childDir+"="+dir)
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
@@ -147,13 +140,13 @@ func TestDatabaseThatEndsTheProcess(t *testing.T) {
 	floor := s.Floor()
 	mustClose(t, s)
 	for i := range maxCrashedOpens {
-		err := child(t, "fatal", dir).Run()
+		err := kit.Child(childEnv+"=fatal", childDir+"="+dir).Run()
 		ee, ok := errors.AsType[*exec.ExitError](err)
 		if !ok || ee.ExitCode() != 7 {
 			t.Fatalf("open %d: %v", i, err)
 		}
 	}
-	out, err := child(t, "fatal", dir).CombinedOutput()
+	out, err := kit.Child(childEnv+"=fatal", childDir+"="+dir).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "has ended the process 3 times") {
 		t.Fatalf("got %s (%v)", out, err)
 	}
@@ -203,7 +196,7 @@ func TestResidentMemory(t *testing.T) {
 	if resident() == 0 {
 		t.Skip("no /proc")
 	}
-	out, err := child(t, "resident", memDir(t)).Output()
+	out, err := kit.Child(childEnv+"=resident", childDir+"="+memDir(t)).Output()
 	must(t, err)
 	var before, after int
 	_, err = fmt.Sscan(string(out), &before, &after)

@@ -1,11 +1,9 @@
 package transforms
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,18 +49,13 @@ func TestAgentDies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	agent := exec.Command(os.Args[0])
-	agent.Env = append(os.Environ(), "TEST_PROGRAM=agent", "TEST_PATH="+dir)
-	out, err := agent.StdoutPipe()
+	agent := kit.Child("TEST_PROGRAM=agent", "TEST_PATH="+dir)
+	line, out, err := kit.Begin(agent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := agent.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line := ""
-	for in := bufio.NewScanner(out); !strings.Contains(line, "family") && in.Scan(); {
-		line = in.Text()
+	for !strings.Contains(line, "family") && out.Scan() {
+		line = out.Text()
 	}
 	pids := pidsOf(t, line)
 	main, err := unix.PidfdOpen(pids[0], 0)

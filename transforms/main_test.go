@@ -1,11 +1,9 @@
 package transforms
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,6 +12,7 @@ import (
 	"time"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // quickExit is for children built with -race, which else take a second to end.
@@ -124,17 +123,11 @@ func carryState() int {
 
 // start runs another part as a child and returns when it has begun.
 func start(part string, attr *syscall.SysProcAttr) int {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "TEST_PROGRAM="+part)
+	cmd := kit.Child("TEST_PROGRAM=" + part)
 	cmd.SysProcAttr = attr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
+	if _, _, err := kit.Begin(cmd); err != nil {
 		panic(err)
 	}
-	if err := cmd.Start(); err != nil {
-		panic(err)
-	}
-	bufio.NewReader(out).ReadString('\n')
 	return cmd.Process.Pid
 }
 

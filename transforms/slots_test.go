@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"testing"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 func openSlots(t *testing.T, dir string) *Slots {
@@ -249,8 +249,7 @@ func TestKilledAtEachStep(t *testing.T) {
 
 func runUntilKilled(t *testing.T, dir string, at int) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), quickExit, "TEST_PROGRAM=slots", "TEST_PATH="+dir, fmt.Sprintf("TEST_STEP=%d", at))
+	cmd := kit.Child(quickExit, "TEST_PROGRAM=slots", "TEST_PATH="+dir, fmt.Sprintf("TEST_STEP=%d", at))
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return

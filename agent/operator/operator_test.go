@@ -10,52 +10,25 @@ import (
 	"moult/agent/control"
 	"moult/agent/schedule"
 	"moult/store/bundle"
-	"moult/store/bundle/trust"
+	"moult/testdata/kit/bundles"
 )
-
-// plainManifest is a small valid manifest of release n.
-func plainManifest(t *testing.T, n bundle.Version, previous bundle.Digest) (*bundle.Manifest, []byte) {
-	t.Helper()
-	blob := bundle.Chunk{Digest: bundle.Sum([]byte("kv")), Length: 2}
-	m := &bundle.Manifest{Format: bundle.FormatVersion, Version: n, Previous: previous, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": {
-		From: n - 1,
-		Artifacts: []bundle.Artifact{{Platform: bundle.Platform{OS: "linux", Arch: "amd64"}, Digest: blob.Digest, Length: blob.Length,
-			Chunks: []bundle.Chunk{blob}}},
-		Command:  []string{"./kv"},
-		Health:   bundle.Health{Notify: true, Interval: bundle.Duration(time.Second), HealthyDeadline: bundle.Duration(time.Minute)},
-		Past:     bundle.Simulation{Kind: bundle.SimulateCompatible},
-		Future:   bundle.Simulation{Kind: bundle.SimulateCompatible},
-		Schedule: bundle.ScheduleSpec{Strategy: bundle.StrategyRolling, MaxUnavailable: "1", FailureMax: 1},
-	}}}
-	data, err := bundle.MarshalManifest(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m, data
-}
 
 // TestOrderBefore: a first order follows the newest order that was signed,
 // also where that has not arrived at the peer.
 func TestOrderBefore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "trust")
-	if err := trust.Init(dir, trust.InitOptions{Now: time.Now()}); err != nil {
-		t.Fatal(err)
-	}
-	f, err := trust.OpenFolder(dir, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := bundles.Folder(t, dir, time.Now())
 	node := []schedule.Candidate{{ID: bundle.NodeID{1}, Class: "kv", Reachable: true}}
 	var before *schedule.Order
 	var digest bundle.Digest
 	orders := map[bundle.Version][]byte{}
 	for n := bundle.Version(1); n <= 2; n++ {
-		m, data := plainManifest(t, n, digest)
+		m, data := bundles.Manifest(t, n, digest, "kv")
 		digest = bundle.Sum(data)
 		if _, err := f.AddRelease(n, data); err != nil {
 			t.Fatal(err)
 		}
+		var err error
 		if before, err = schedule.Instantiate(m, digest, before, node); err != nil {
 			t.Fatal(err)
 		}

@@ -1,12 +1,10 @@
 package process
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -20,16 +18,11 @@ import (
 // that is ready (or, with TEST_DIE, before it could tell of it).
 func killedAgent(t *testing.T, spec Spec, env ...string) Handle {
 	t.Helper()
-	agent := exec.Command(os.Args[0])
-	agent.Env = append(append(os.Environ(), "TEST_PROGRAM=agent", agentSpec(t, spec)), env...)
-	out, err := agent.StdoutPipe()
+	agent := kit.Child(append([]string{"TEST_PROGRAM=agent", agentSpec(t, spec)}, env...)...)
+	line, _, err := kit.Begin(agent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := agent.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, readErr := bufio.NewReader(out).ReadString('\n')
 	agent.Process.Kill()
 	agent.Wait()
 	if len(env) > 0 {
@@ -37,7 +30,7 @@ func killedAgent(t *testing.T, spec Spec, env ...string) Handle {
 	}
 	var h Handle
 	if err := json.Unmarshal([]byte(line), &h); err != nil {
-		t.Fatalf("the agent said %q (%v)", line, readErr)
+		t.Fatalf("the agent said %q: %v", line, err)
 	}
 	return h
 }

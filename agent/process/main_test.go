@@ -1,7 +1,6 @@
 package process
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"sync/atomic"
@@ -20,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // quickExit is for children built with -race, which else take a second to end.
@@ -98,17 +97,11 @@ func serveHTTP() int {
 
 // child runs another part and returns its process ID when it has begun.
 func child(part string, attr *syscall.SysProcAttr) int {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "TEST_PROGRAM="+part)
+	cmd := kit.Child("TEST_PROGRAM=" + part)
 	cmd.SysProcAttr = attr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
+	if _, _, err := kit.Begin(cmd); err != nil {
 		panic(err)
 	}
-	if err := cmd.Start(); err != nil {
-		panic(err)
-	}
-	bufio.NewReader(out).ReadString('\n')
 	return cmd.Process.Pid
 }
 

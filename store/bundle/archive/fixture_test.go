@@ -8,6 +8,7 @@ import (
 
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
+	"moult/testdata/kit/bundles"
 )
 
 // day is when all tests happen; signatures are good for a year from it.
@@ -24,20 +25,7 @@ type world struct {
 
 func newFolder(t testing.TB) *trust.Folder {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "trust")
-	if err := trust.Init(dir, trust.InitOptions{Now: day}); err != nil {
-		t.Fatal(err)
-	}
-	f, err := trust.OpenFolder(dir, day)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := f.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return f
+	return bundles.Folder(t, filepath.Join(t.TempDir(), "trust"), day)
 }
 
 func newWorld(t testing.TB) *world {

@@ -17,26 +17,14 @@ import (
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
+	"moult/testdata/kit/bundles"
 )
 
 var day = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func newFolder(t testing.TB) *trust.Folder {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "trust")
-	if err := trust.Init(dir, trust.InitOptions{Now: day}); err != nil {
-		t.Fatal(err)
-	}
-	f, err := trust.OpenFolder(dir, day)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := f.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return f
+	return bundles.Folder(t, filepath.Join(t.TempDir(), "trust"), day)
 }
 
 // source writes the sources of release n: a folder for linux/amd64, a single
