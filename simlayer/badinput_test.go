@@ -179,7 +179,8 @@ func TestStalledCallers(t *testing.T) {
 				}
 			}
 		}
-		eventually(t, "all are there", func() bool { return l.conns.Open() >= 3*each*int64(len(halves)) })
+		// What is no HTTP may have been answered by then, and closed.
+		eventually(t, "all are there", func() bool { return l.conns.Open() >= 3*each*int64(len(halves)-1) })
 		eventually(t, "good calls are made", func() bool { return l.Stats().Services["api"][3].Calls > 50 })
 	})
 	// Those whose body was let in to the node, since its length is not known, are

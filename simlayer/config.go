@@ -34,7 +34,7 @@ type Config struct {
 	Log       *slog.Logger
 	Limits    Limits // zero: DefaultLimits
 
-	noLean bool // net/http answers all that is simulated, for tests
+	byProxy bool // net/http answers all that is simulated, for tests
 }
 
 // Service is where a service of the node is reached.

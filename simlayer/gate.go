@@ -183,16 +183,16 @@ func (g *gate) loosen() {
 	}
 }
 
-// rest lets a call that failed under a routing wait for another one, or for a
+// pause lets a call that failed under a routing wait for another one, or for a
 // pause to end, before it enters again. Errors are those of enter.
-func (g *gate) rest(ctx context.Context, p *patience, failed *route, pause time.Duration) error {
+func (g *gate) pause(ctx context.Context, p *patience, failed *route, most time.Duration) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p.start(g.route.hold)
 	if g.route != failed {
 		return nil
 	}
-	return g.wait(ctx, p, pause)
+	return g.wait(ctx, p, most)
 }
 
 // wait waits for a change, or for a pause if there is one. It is called with mu

@@ -82,7 +82,7 @@ func TestGatePatienceIsOfTheCall(t *testing.T) {
 				t.Fatal(err)
 			}
 			g.leave(tk)
-			if err = g.rest(t.Context(), &p, r, 7*time.Second); errors.Is(err, errHeldTooLong) {
+			if err = g.pause(t.Context(), &p, r, 7*time.Second); errors.Is(err, errHeldTooLong) {
 				break
 			}
 			if err != nil {
@@ -103,14 +103,14 @@ func TestGateRestEndsWithTheRouting(t *testing.T) {
 		failed := upRoute()
 		g.set(failed)
 		done := make(chan error)
-		go func() { done <- g.rest(t.Context(), &patience{}, failed, time.Second) }()
+		go func() { done <- g.pause(t.Context(), &patience{}, failed, time.Second) }()
 		synctest.Wait()
 		began := time.Now()
 		g.set(upRoute())
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if err := g.rest(t.Context(), &patience{}, failed, time.Second); err != nil {
+		if err := g.pause(t.Context(), &patience{}, failed, time.Second); err != nil {
 			t.Error(err)
 		}
 		if time.Since(began) != 0 {

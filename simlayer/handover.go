@@ -89,13 +89,12 @@ func (c *handed) CloseWrite() error {
 func (f *front) handOver() {
 	f.mu.Lock()
 	u := f.up
-	f.up, f.hand = nil, true
-	var before []byte
-	if f.ex.late {
-		before = f.ex.request
-	}
-	f.ex.on, f.ex.request = false, nil
+	f.up = nil
 	f.mu.Unlock()
+	var before []byte
+	if f.call.late {
+		before = f.call.request
+	}
 	if u != nil {
 		u.close()
 	}
@@ -108,8 +107,8 @@ func (f *front) handOver() {
 	}
 	f.layer.conns.Leave() // the server counts it
 	c := &handed{Conn: f.conn, before: before, stay: f.stay}
-	if f.ex.patience.spent > 0 {
-		waited := f.ex.patience
+	if f.call.patience.spent > 0 {
+		waited := f.call.patience
 		c.waited.Store(&waited)
 	}
 	f.listener.hand.give(c)

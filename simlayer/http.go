@@ -8,6 +8,7 @@ import (
 
 	"moult/simlayer/observe"
 	"moult/simlayer/proxy"
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/tally"
 	"moult/store/bundle"
@@ -137,7 +138,7 @@ func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, c.Explain("the node", err)
 		}
 		p.leave(c)
-		if over := gate.rest(r.Context(), &c.patience, t.route, pause); over != nil {
+		if over := gate.pause(r.Context(), &c.patience, t.route, pause); over != nil {
 			return nil, p.held(c, over, err)
 		}
 		pause = min(2*pause, maxPause)
@@ -173,21 +174,9 @@ func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Respo
 		return nil, route.sign(err)
 	}
 	if path.via != 0 {
-		c.outcome = refusedBy(resp.Header.Get(so.RefusalHeader))
+		c.outcome = relay.RefusedBy(resp.Header.Get(so.RefusalHeader))
 	}
 	return resp, nil
-}
-
-// refusedBy is the outcome of a call that an object process has answered, by its
-// so.RefusalHeader.
-func refusedBy(header string) tally.Outcome {
-	switch header {
-	case so.RefusalDenied:
-		return tally.Denied
-	case so.RefusalError:
-		return tally.Failed
-	}
-	return tally.Answered
 }
 
 // versionUnder is the version of the listener's callers.

@@ -37,7 +37,8 @@ type Layer struct {
 	tasks  stream.Tasks
 	conns  *stream.Quota // that are open
 
-	buffers buffers
+	buffers     stream.Buffers
+	simulations simulations
 
 	services map[string]*service // fixed
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"moult/simlayer/relay"
 )
 
 // Limits bounds what callers can make a Layer hold.
@@ -42,7 +44,7 @@ const (
 	maxReplay = 16 << 20
 
 	// Tries of a call that fails at a node that accepts connections.
-	maxTries = 3
+	maxTries = relay.MaxTries
 	// The pauses between tries grow from the first to the second.
 	minPause = 10 * time.Millisecond
 	maxPause = 250 * time.Millisecond
@@ -69,25 +71,15 @@ const (
 	// retryAfter is what held callers are told.
 	retryAfter = time.Second
 
-	// leanAlone is about how long a lean call waits for the node before somebody
+	// aloneAtMost is about how long a simulated call waits for the node before somebody
 	// watches the caller meanwhile.
-	leanAlone = 5 * time.Millisecond
-	// maxAnswerHead bounds the head of a node's answer to a lean call, in bytes.
+	aloneAtMost = 5 * time.Millisecond
+	// maxAnswerHead bounds the head of a node's answer to a simulated call, in bytes.
 	maxAnswerHead = 1 << 20
 
-	// relayBuffer is what a relayed connection reads into, in bytes, and the
-	// longest head that is relayed; longer ones are net/http's affair.
-	relayBuffer = 16 << 10
 	// maxKeptRequest is how much memory for a request a relayed connection keeps
 	// from one call to the next, in bytes.
 	maxKeptRequest = 1 << 10
-	// spliceFrom is the length from which bytes of a known number are moved by
-	// the kernel.
-	spliceFrom = 32 << 10
-	// spliceMost is how much of an unknown number is moved so at a time.
-	spliceMost = 1 << 20
-	// pumpLarge is after how many full buffers a flow counts as large.
-	pumpLarge = 4
 	// idleGrace is how long a caller keeps an idle connection whose other end
 	// the node has closed: time for a call that is on its way, and for the
 	// agent to find out that the node has crashed.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -22,8 +23,9 @@ import (
 // followed: so the gate knows each call, and the node may be replaced between
 // two. Where it does need simulation, the connection goes over to the callProxy.
 //
-// Two goroutines serve it: run takes requests from the caller, down answers from
-// the node. While nothing passes, neither holds a buffer.
+// What is to be done with what comes is decided by its core; the front drives it. Two
+// goroutines serve it: run takes requests from the caller, down answers from the node.
+// While nothing passes, neither holds a buffer.
 //
 // The gate is never called with mu held: it calls cut with itself locked.
 type front struct {
@@ -34,65 +36,38 @@ type front struct {
 	wg       sync.WaitGroup // down
 
 	// Those of run.
-	in    reader
-	buf   *[]byte // nil while n is 0
-	n     int     // bytes of the caller that have not passed on
-	later bool    // not the first request
-
-	// wmu is held while something is written to conn. It comes before mu.
-	wmu sync.Mutex
+	in   stream.Reader
+	buf  *[]byte // nil while n is 0
+	n    int     // bytes of the caller that have not passed on
+	stay bool    // where it is handed over, it stays there
 
 	mu      sync.Mutex
-	up      *upstream // where requests go; nil: none
-	ex      exchange
-	kept    []byte // memory for exchange.request
-	taken   bool   // a request is being read
-	eof     bool   // the caller has said all
-	gone    bool   // the caller has gone
-	closing bool   // what was sent last is the last
-	hand    bool   // run must hand the connection over
-	grace   bool   // the read deadline is that of idleGrace
-	stay    bool   // where it is handed over, it stays there
-	// answering: an exchange has ended, and its answer is being written.
-	answering bool
-	http2     *relay2
+	core    relay.Conn
+	up      *upstream               // where requests go; nil: none
+	cancel  context.CancelCauseFunc // of a call that has to wait
+	settled chan struct{}           // closed once the caller's next bytes need not wait; nil: nobody does
+	http2   *framed
+
+	call frontCall // of whoever serves the call; begun and cut with mu
+	kept []byte    // memory for call.request
 }
 
-// exchange is one request and its answer.
-type exchange struct {
-	on      bool
-	ending  bool
-	inside  bool // the gate
+// frontCall is the call that is on.
+type frontCall struct {
 	ticket  ticket
-	up      *upstream // where it is; nil: nowhere yet
-	method  string
-	whole   bool   // all of the request was here before it was let in
-	request []byte // the same, to be sent again; nil: it must not be
-	late    bool   // request is all that is left of it
-	opaque  bool   // no exchange at all, just bytes both ways
-	last    bool   // the caller wants no other
 	began   time.Time
-	tries   int
-
-	reqDone, respDone bool
-	begun             bool // something of the answer has passed
-	toEnd             bool // the answer goes on until the node closes
-	closeAfter        bool // the caller was told that it is the last
-	stuck             bool // the node takes no more of the request
-	cut               bool
+	request []byte // all of it; nil: it is not kept
+	late    bool   // request is all that is left of it
 
 	version, native, via bundle.Version
 	path                 *path // what simulates it
 	backend              *backend
-	outcome              tally.Outcome
 	patience             patience
 	counted              *tally.Counter // where it counts as open
 
 	// Only for one that has to wait.
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	ready  chan struct{} // closed once it is at the node, or has failed
-	ended  chan struct{} // closed at its end, or when it turns opaque; nil: nobody waits
+	ctx   context.Context
+	ready chan struct{} // closed once it is at the node, or has failed
 }
 
 // upstream is a connection of a front to the node, or to an object process.
@@ -100,13 +75,13 @@ type upstream struct {
 	front   *front
 	backend *backend
 	conn    net.Conn
-	in      reader
-	last    bool // front.mu: the node closes it, or should not be called by it again
+	in      stream.Reader
 
-	// Of a lean call's, whose answers that one takes.
-	lean     bool
-	used     time.Time // front.mu; about when
-	deadline time.Time // of reading
+	// Of a simulated call's, which takes its answers itself.
+	simulated bool
+	last      bool      // front.mu: it should not be called by it again
+	used      time.Time // front.mu; about when
+	deadline  time.Time // of reading
 }
 
 // close closes u, and lets its backend forget it.
@@ -129,7 +104,8 @@ func (f *listener) front(conn net.Conn) {
 		c.end()
 		return
 	}
-	if err := c.in.reads(conn, &f.layer.buffers); err != nil {
+	if err := c.in.Start(conn, &f.layer.buffers); err != nil {
+		c.setHand()
 		c.handOver()
 		return
 	}
@@ -141,7 +117,7 @@ func (f *front) run() {
 	for f.turn() {
 	}
 	f.mu.Lock()
-	hand := f.hand
+	hand := f.core.Phase() == relay.Handing
 	f.mu.Unlock()
 	if hand {
 		f.handOver()
@@ -153,30 +129,103 @@ func (f *front) run() {
 // end closes everything, and returns when all has ended.
 func (f *front) end() {
 	f.mu.Lock()
-	u, cancel, gone := f.up, f.ex.cancel, f.gone
-	f.up, f.gone = nil, true
+	u, cancel := f.up, f.cancel
+	f.up = nil
 	f.mu.Unlock()
 	if cancel != nil {
 		cancel(errGone)
-	}
-	if !gone {
-		// What is being written is still for the caller.
-		f.wmu.Lock()
-		f.conn.Close()
-		f.wmu.Unlock()
 	}
 	f.conn.Close()
 	if u != nil {
 		u.close()
 	}
 	f.wg.Wait()
-	f.finish(tally.Canceled)
-	f.layer.buffers.put(f.buf)
+	f.mu.Lock()
+	f.do(f.core.Finish())
+	f.layer.buffers.Put(f.buf)
 	f.listener.removeFront(f)
 	f.layer.conns.Leave()
 }
 
 var errGone = errors.New("the caller has gone")
+
+// do does what the core says. It is called with mu held, and gives it up.
+func (f *front) do(d relay.Do) {
+	u, cancel := f.up, f.cancel
+	if t, set := deadline(d.Timer); set {
+		_ = f.conn.SetReadDeadline(t)
+	}
+	if f.settled != nil && !f.core.Waits() {
+		close(f.settled)
+		f.settled = nil
+	}
+	f.mu.Unlock()
+	if d.Cancel && cancel != nil {
+		cancel(errGone)
+	}
+	if u != nil {
+		switch d.Node {
+		case relay.Half:
+			stream.CloseWrite(u.conn)
+		case relay.End:
+			u.conn.Close()
+		}
+	}
+	if d.Ended {
+		f.ended(d)
+	}
+	switch d.Caller {
+	case relay.Half, relay.Shut:
+		stream.CloseWrite(f.conn)
+	case relay.End:
+		f.conn.Close()
+	case relay.Break:
+		stream.Reset(f.conn)
+	}
+}
+
+// deadline is until when a caller is waited for.
+func deadline(t relay.Timer) (at time.Time, set bool) {
+	switch t {
+	case relay.None:
+		return time.Time{}, true
+	case relay.Head:
+		return time.Now().Add(headerTimeout), true
+	case relay.Grace:
+		return time.Now().Add(idleGrace), true
+	case relay.Linger:
+		return time.Now().Add(linger), true
+	}
+	return time.Time{}, false
+}
+
+// ended lets the call out of the gate, if it is in, and counts it.
+func (f *front) ended(d relay.Do) {
+	call := &f.call
+	call.counted.Done()
+	call.counted, call.request = nil, nil
+	inForce := true
+	if d.Leave {
+		inForce = f.layer.gate.leave(&call.ticket)
+	}
+	if call.version == 0 {
+		call.version = f.listener.versionUnder(f.layer.gate.current())
+	}
+	f.listener.service.tally.Of(call.version).Ended(d.Outcome, call.patience.spent, call.began)
+	call.patience = patience{}
+	if cap(f.kept) > maxKeptRequest {
+		f.kept = nil
+	}
+	if call.ctx != nil {
+		f.mu.Lock()
+		f.cancel(nil)
+		f.cancel = nil
+		f.mu.Unlock()
+	}
+	if !inForce {
+		call.ticket.route.release(f.layer.gate.current())
+	}
+}
 
 // turn takes one request on its way; false: none follows.
 func (f *front) turn() bool {
@@ -184,23 +233,23 @@ func (f *front) turn() bool {
 		return false
 	}
 	switch f.settle() {
-	case settleOpaque:
+	case relay.Pass:
 		f.passOn()
 		return false
-	case settleOver:
+	case relay.Discard:
 		f.discard()
 		return false
-	case settleHand:
+	case relay.Hand:
 		return false
 	}
 	req, size, how := f.collect()
-	f.later = true
 	switch how {
-	case takeGone:
+	case relay.More:
 		return false
-	case takeHTTP2:
-		return f.relay2()
-	case takeHand:
+	case relay.HTTP2:
+		return f.frames()
+	case relay.Foreign, relay.TooLong:
+		f.stay = how == relay.TooLong // so will the next ones be
 		f.setHand()
 		return false
 	}
@@ -210,7 +259,7 @@ func (f *front) turn() bool {
 // await waits for the next bytes of the caller; false: none come.
 func (f *front) await() bool {
 	for {
-		buf, n, err := f.in.read(nil, 0)
+		buf, n, err := f.in.Read(nil, 0)
 		if err == nil {
 			f.buf, f.n = buf, n
 			return true
@@ -223,101 +272,44 @@ func (f *front) await() bool {
 
 // callerStops deals with a read from the caller that failed; true: go on.
 func (f *front) callerStops(err error) bool {
-	open := f.layer.gate.isOpen()
-	f.mu.Lock()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		defer f.mu.Unlock()
-		if f.closing || f.hand {
-			return false
-		}
-		if f.grace {
-			f.grace = false
-			if !f.ex.on && f.up == nil && open {
-				return false
-			}
-		}
-		_ = f.conn.SetReadDeadline(time.Time{})
-		return true
+		open := f.layer.gate.isOpen()
+		f.mu.Lock()
+		d := f.core.Late(open)
+		f.do(d)
+		return d.Next != relay.Stop
 	}
-	f.eof = true
-	f.gone = f.gone || !errors.Is(err, io.EOF)
-	u, on := f.up, f.ex.on
-	if cancel := f.ex.cancel; cancel != nil && (f.gone || !f.ex.inside) {
-		cancel(errGone)
-	}
-	var ended chan struct{}
-	if on {
-		ended = f.waitEnd()
-	}
-	gone := f.gone
-	f.mu.Unlock()
-	if u != nil && on {
-		if gone {
-			u.conn.Close()
-		} else {
-			stream.CloseWrite(u.conn)
-		}
-	}
-	if ended != nil {
-		<-ended
-		if f.settle() == settleOpaque {
-			f.wg.Wait() // the node has not said all
-		}
+	f.mu.Lock()
+	f.do(f.core.CallerEnded(!errors.Is(err, io.EOF)))
+	if f.settle() == relay.Pass {
+		f.wg.Wait() // the node has not said all
 	}
 	return false
 }
 
-// waitEnd returns what is closed at the end of the exchange. mu is held.
-func (f *front) waitEnd() chan struct{} {
-	if f.ex.ended == nil {
-		f.ex.ended = make(chan struct{})
-		if f.ex.opaque {
-			close(f.ex.ended)
-		}
-	}
-	return f.ex.ended
-}
-
-type settled int
-
-const (
-	settleIdle   settled = iota
-	settleOpaque         // there are no exchanges any more
-	settleOver           // the connection is about to be closed
-	settleHand           // the connection is to be handed over
-)
-
-// settle waits until no exchange is on.
-func (f *front) settle() settled {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.taken = true
-	if f.grace {
-		f.grace = false
-		_ = f.conn.SetReadDeadline(time.Time{})
-	}
-	for f.ex.on && !f.ex.opaque && !f.hand {
-		ended := f.waitEnd()
-		f.mu.Unlock()
-		<-ended
+// settle waits until the caller's next bytes need not wait.
+func (f *front) settle() relay.Turn {
+	for {
 		f.mu.Lock()
+		turn, d := f.core.Ready()
+		var settled chan struct{}
+		if turn == relay.Wait {
+			if f.settled == nil {
+				f.settled = make(chan struct{})
+			}
+			settled = f.settled
+		}
+		f.do(d)
+		if settled == nil {
+			return turn
+		}
+		<-settled
 	}
-	switch {
-	case f.hand:
-		return settleHand
-	case f.closing:
-		return settleOver
-	case f.ex.on:
-		return settleOpaque
-	}
-	return settleIdle
 }
 
 // discard waits for the caller to close a connection that was ended towards it.
 func (f *front) discard() {
-	f.wmu.Lock()
 	stream.CloseWrite(f.conn)
-	f.wmu.Unlock()
 	f.discardRest()
 }
 
@@ -326,113 +318,58 @@ func (f *front) discardRest() {
 	_ = f.conn.SetReadDeadline(time.Now().Add(linger))
 	buf := f.buf
 	if buf == nil {
-		buf = f.layer.buffers.get()
+		buf = f.layer.buffers.Get()
 	}
 	f.buf, f.n = nil, 0
 	for {
-		if _, _, err := f.in.read(buf, 0); err != nil {
-			f.layer.buffers.put(buf)
+		if _, _, err := f.in.Read(buf, 0); err != nil {
+			f.layer.buffers.Put(buf)
 			return
 		}
 	}
 }
 
-// shut ends the connection towards the caller, who then closes it, or has its
-// time taken.
-func (f *front) shut() {
-	stream.CloseWrite(f.conn)
-	_ = f.conn.SetReadDeadline(time.Now().Add(linger))
-}
-
 func (f *front) setHand() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.hand = true
+	f.core.HandOver()
 }
 
-// How a request is taken.
-type taking int
-
-const (
-	takeWhole  taking = iota // all of it is here
-	takeStream               // its head is
-	takeOdd                  // it is no request that can be followed
-	takeHTTP2                // it is the preface of HTTP/2
-	takeHand                 // net/http must answer it
-	takeGone                 // the caller gave up
-)
-
-// collect reads the next request: its head, and a short body. size is how many
-// of the bytes that are here belong to it.
-func (f *front) collect() (req wire.Request, size int, how taking) {
-	end, how := f.collectHead()
-	if how != takeWhole {
-		return req, f.n, how
-	}
-	head := (*f.buf)[:end]
-	if !f.later && string(head) == wire.Preface[:min(end, len(wire.Preface))] {
-		return req, 0, takeHTTP2
-	}
-	req, ok := wire.ParseRequest(head)
-	switch {
-	case !ok:
-		return req, f.n, takeOdd
-	case req.Method == "CONNECT":
-		return req, end, takeHand
-	case req.Body == wire.NoBody:
-		return req, end, takeWhole
-	case req.Body != wire.Sized || req.Expect || req.Length > int64(f.layer.cfg.Limits.Replay):
-		return req, end, takeStream
-	}
-	size = end + int(req.Length)
-	if size > len(*f.buf) {
-		long := make([]byte, size)
-		copy(long, (*f.buf)[:f.n])
-		f.layer.buffers.put(f.buf)
-		f.buf = &long
-	}
-	for f.n < size {
-		_, n, err := f.in.read(f.buf, f.n)
-		f.n += n
-		if err != nil && !f.spurious(err) {
-			return req, 0, takeHand
-		}
-	}
-	return req, size, takeWhole
-}
-
-// collectHead reads on until a whole head is here.
-func (f *front) collectHead() (end int, how taking) {
+// collect reads the next request: its head, and a short body. size is how many of the
+// bytes that are here belong to it. More: the caller gave up.
+func (f *front) collect() (req wire.Request, size int, how relay.How) {
 	timed := false
 	defer func() {
 		if timed {
 			_ = f.conn.SetReadDeadline(time.Time{})
 		}
 	}()
-	for seen := 0; ; {
-		if end = wire.HeadEnd((*f.buf)[:f.n], seen); end >= 0 {
-			return end, takeWhole
+	for {
+		f.mu.Lock()
+		req, size, how = f.core.Request((*f.buf)[:f.n], len(*f.buf), f.layer.cfg.Limits.Replay)
+		f.mu.Unlock()
+		if how != relay.More {
+			return req, size, how
 		}
-		if c := (*f.buf)[0] | 0x20; c < 'a' || c > 'z' {
-			return 0, takeOdd // such as a greeting of TLS
-		}
-		if f.n == len(*f.buf) {
-			f.stay = true // so will the next ones be
-			return 0, takeHand
-		}
-		if !timed {
+		if size == 0 && !timed {
 			timed = true
-			_ = f.conn.SetReadDeadline(time.Now().Add(headerTimeout))
+			t, _ := deadline(relay.Head)
+			_ = f.conn.SetReadDeadline(t)
 		}
-		seen = f.n
-		_, n, err := f.in.read(f.buf, f.n)
+		if size > len(*f.buf) {
+			long := make([]byte, size)
+			copy(long, (*f.buf)[:f.n])
+			f.layer.buffers.Put(f.buf)
+			f.buf = &long
+		}
+		_, n, err := f.in.Read(f.buf, f.n)
 		f.n += n
 		switch {
-		case err == nil:
-		case errors.Is(err, io.EOF):
-			return 0, takeHand
+		case err == nil || size > 0 && f.spurious(err):
+		case size > 0 || errors.Is(err, io.EOF):
+			return req, 0, relay.Foreign
 		default:
-			return 0, takeGone
+			return req, 0, relay.More
 		}
 	}
 }
@@ -452,7 +389,7 @@ func (f *front) consume(n int) {
 		copy(*f.buf, (*f.buf)[n:n+f.n])
 		return
 	}
-	f.layer.buffers.put(f.buf)
+	f.layer.buffers.Put(f.buf)
 	f.buf = nil
 }
 
@@ -465,7 +402,7 @@ func (f *front) refusalOf(err error, cut bool) *so.Refusal {
 		refusal = *cutRefusal(err)
 	}
 	if refusal.From == 0 {
-		refusal.From, refusal.To = f.ex.version, f.ex.native
+		refusal.From, refusal.To = f.call.version, f.call.native
 	}
 	return &refusal
 }

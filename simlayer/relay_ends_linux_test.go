@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
@@ -169,7 +170,7 @@ func nodeEnds(t *testing.T, l *Layer) {
 	eventually(t, "the end known", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.up == nil || f.up.lean && !f.up.in.alive() // a simulated call finds it out
+		return f.up == nil || f.up.simulated && !f.up.in.Alive() // a simulated call finds it out
 	})
 	c.say(strings.Replace(getOf("/"), "GET", "POST", 1))
 	if _, body := c.hear(); body != "ok" {
@@ -214,7 +215,7 @@ func TestRetireWhileAnswering(t *testing.T) {
 	eventually(t, "an answer that cannot be written", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.answering
+		return f.core.Phase() == relay.Writing
 	})
 	routing.Objects = nil
 	apply(t, l, routing)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"moult/simlayer/proxy"
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -20,35 +21,32 @@ var errSimulated = errors.New("the call needs simulation")
 
 // begin takes a request to the node; size bytes of it are here. false: no other
 // follows on this connection.
-func (f *front) begin(req wire.Request, size int, how taking) bool {
+func (f *front) begin(req wire.Request, size int, how relay.How) bool {
+	call, safe := &f.call, proxy.Safe(req.Method)
 	f.mu.Lock()
-	ex := &f.ex
-	*ex = exchange{
-		on: true, method: req.Method, whole: how == takeWhole, reqDone: how == takeWhole,
-		opaque: how == takeOdd, last: req.Close, began: time.Now(), outcome: tally.Answered,
-	}
-	f.taken = false
-	if ex.whole && proxy.Safe(ex.method) {
+	*call = frontCall{began: time.Now()}
+	f.core.Begin(req, how, safe)
+	f.mu.Unlock()
+	whole := how == relay.Whole
+	if whole && safe {
 		f.keep(size)
 	}
-	f.mu.Unlock()
 	var u *upstream
 	err := error(errHeld)
-	if f.layer.gate.tryEnter(&ex.ticket, f.cutFunc) {
-		f.setInside(true)
+	if f.layer.gate.tryEnter(&call.ticket, f.cutFunc) {
 		u, err = f.admitted(f.layer.ctx)
 	}
 	switch {
-	case err == nil && ex.whole:
+	case err == nil && whole:
 		f.send(u, (*f.buf)[:size])
 		f.consume(size)
 		return true
 	case err == nil:
-		return f.stream(u, req, size)
+		return f.stream(u, size)
 	case errors.Is(err, errSimulated):
 		return f.simulate(req, size, how)
 	case errors.Is(err, errHeld) || proxy.IsDialError(err):
-		return f.beginLate(req, size, err)
+		return f.beginLate(size, whole, err)
 	}
 	f.consume(size)
 	f.refuse(err)
@@ -60,18 +58,14 @@ var errHeld = errors.New("the node is down")
 
 // beginLate lets a request wait. A whole one does so beside run, which goes on
 // to watch the caller.
-func (f *front) beginLate(req wire.Request, size int, why error) bool {
-	ex := &f.ex
-	f.mu.Lock()
-	ex.ctx, ex.cancel = context.WithCancelCause(f.layer.ctx)
+func (f *front) beginLate(size int, whole bool, why error) bool {
+	call := &f.call
+	f.waits()
 	ready := make(chan struct{})
-	ex.ready = ready
-	if ex.whole {
+	call.ready = ready
+	if whole {
 		f.keep(size)
-		ex.late = true
-	}
-	f.mu.Unlock()
-	if ex.whole {
+		call.late = true
 		f.consume(size)
 	}
 	if errors.Is(why, errHeld) {
@@ -82,54 +76,63 @@ func (f *front) beginLate(req wire.Request, size int, why error) bool {
 			f.down(u)
 		}
 	})
-	if ex.whole {
+	if whole {
 		return true
 	}
 	<-ready
 	f.mu.Lock()
-	u, on, hand := f.up, f.ex.on, f.hand
+	u, on, hand := f.up, f.core.Calling(), f.core.Phase() == relay.Handing
 	f.mu.Unlock()
 	switch {
 	case hand:
 		return false
 	case on && u != nil:
-		return f.stream(u, req, size)
+		return f.stream(u, size)
 	}
 	return true // it was refused; the rest of it is thrown away
 }
 
-// late gets an exchange through the gate after it has failed to for last, or for
-// a closed gate where that is nil. It returns a new connection whose answers the
-// caller must take, or nil.
-func (f *front) late(last error) *upstream {
-	ex, gate := &f.ex, f.layer.gate
+// waits makes a call one that can be told to wait no more.
+func (f *front) waits() {
+	ctx, cancel := context.WithCancelCause(f.layer.ctx)
+	f.call.ctx = ctx
 	f.mu.Lock()
-	ready := ex.ready // by the end of late there may be another exchange
-	ex.ready = nil
-	f.mu.Unlock()
-	if ready != nil {
+	defer f.mu.Unlock()
+	f.cancel = cancel
+	if _, gone := f.core.Left(); gone {
+		cancel(errGone)
+	}
+}
+
+// late gets a call through the gate after it has failed to for last, or for a closed
+// gate where that is nil. It returns a new connection whose answers the caller must
+// take, or nil.
+func (f *front) late(last error) *upstream {
+	call, gate := &f.call, f.layer.gate
+	if ready := call.ready; ready != nil {
+		call.ready = nil // by the end of late there may be another call
 		defer close(ready)
 	}
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		var err error
 		if last != nil {
 			f.leave()
-			err = gate.rest(ex.ctx, &ex.patience, ex.ticket.route, pause)
+			err = gate.pause(call.ctx, &call.patience, call.ticket.route, pause)
 		}
 		if err == nil {
-			err = gate.enterAs(ex.ctx, &ex.patience, &ex.ticket, f.cutFunc)
+			err = gate.enterAs(call.ctx, &call.patience, &call.ticket, f.cutFunc)
 		}
 		if err != nil {
-			f.refuse(f.layer.heldRefusal(err, last, ex.via, ex.patience.limit))
+			f.refuse(f.layer.heldRefusal(err, last, call.via, call.patience.limit))
 			return nil
 		}
-		f.setInside(true)
+		apart, request := call.late, call.request // of another call once this one was sent
 		had := f.upNow()
-		u, err := f.admitted(ex.ctx)
+		u, err := f.admitted(call.ctx)
 		switch {
 		case err == nil:
-			if ex.whole {
-				f.send(u, ex.request)
+			if apart {
+				f.send(u, request)
 			}
 			if u == had {
 				return nil // its answers are taken already
@@ -139,7 +142,7 @@ func (f *front) late(last error) *upstream {
 			if err = f.simulateLate(); err == nil {
 				return nil
 			}
-		case !proxy.IsDialError(err) || ex.ctx.Err() != nil:
+		case !proxy.IsDialError(err) || call.ctx.Err() != nil:
 			f.refuse(err)
 			return nil
 		}
@@ -154,87 +157,76 @@ func (f *front) upNow() *upstream {
 	return f.up
 }
 
-func (f *front) setInside(in bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.ex.inside = in
-}
-
-// leave takes the exchange out of the gate, to enter again.
+// leave takes the call out of the gate, to enter again.
 func (f *front) leave() {
 	f.mu.Lock()
-	inside := f.ex.inside
-	f.ex.inside = false
+	inside := f.core.Leave()
 	f.mu.Unlock()
 	if inside {
-		f.layer.gate.leave(&f.ex.ticket)
+		f.layer.gate.leave(&f.call.ticket)
 	}
 }
 
-// admitted finds, under the ticket's routing, the connection that the exchange
-// goes to. A new one is given a goroutine that takes its answers, except where
-// late calls, which is that goroutine.
+// admitted finds, under the ticket's routing, the connection that the call goes to. A
+// new one is given a goroutine that takes its answers, except where late calls, which
+// is that goroutine.
 func (f *front) admitted(ctx context.Context) (*upstream, error) {
-	ex := &f.ex
-	route, l := ex.ticket.route, f.listener
+	call := &f.call
+	route, l := call.ticket.route, f.listener
 	version := l.versionUnder(route)
 	p, b, err := route.path(version, l.service.name)
-	if err == nil && ex.counted == nil {
+	if err == nil && call.counted == nil {
 		err = l.room(route, p, version)
 	}
 	f.mu.Lock()
-	ex.version, ex.native, ex.via = version, route.native, 0
+	f.core.Enter()
+	call.version, call.native, call.via = version, route.native, 0
 	if err == nil {
-		ex.via = p.via
-		ex.counted = l.service.tally.Begin(version, ex.counted)
+		call.via = p.via
+		call.counted = l.service.tally.Begin(version, call.counted)
+	}
+	old, relays := f.up, err == nil && route.relays(p, l.service)
+	switch {
+	case relays && old != nil && !old.simulated && old.backend == b && f.core.Usable():
+		f.core.Sends(false, p.via != 0)
+		f.mu.Unlock()
+		return old, nil
+	case old != nil && err == nil && (relays || !old.simulated):
+		f.up = nil
+		f.core.NoNode()
+	default:
+		old = nil // it stays
 	}
 	f.mu.Unlock()
-	if err != nil {
+	if old != nil {
+		old.close()
+	}
+	if !relays {
+		call.path, call.backend = p, b
+		if err == nil {
+			err = errSimulated
+		}
 		return nil, err
-	}
-	if !route.relays(p, l.service) {
-		ex.path, ex.backend = p, b
-		return nil, errSimulated
-	}
-	if u := f.current(b); u != nil {
-		return u, nil
 	}
 	u, err := f.dial(ctx, b)
 	if err != nil {
 		return nil, err
 	}
+	beside := call.ctx == nil
 	f.mu.Lock()
-	cut := ex.cut
-	if !cut {
-		f.up, ex.up = u, u
+	sends := f.core.Sends(true, p.via != 0)
+	if sends {
+		f.up = u
 	}
 	f.mu.Unlock()
-	if cut {
+	if !sends {
 		u.close()
 		return nil, errCut
 	}
-	if ex.ctx == nil {
+	if beside {
 		f.wg.Go(func() { f.down(u) })
 	}
 	return u, nil
-}
-
-// current returns the connection to b, if there is one; one to elsewhere is
-// closed.
-func (f *front) current(b *backend) *upstream {
-	f.mu.Lock()
-	u := f.up
-	if u != nil && u.backend == b && !u.last && !u.lean {
-		f.ex.up = u
-		f.mu.Unlock()
-		return u
-	}
-	f.up = nil
-	f.mu.Unlock()
-	if u != nil {
-		u.close()
-	}
-	return nil
 }
 
 func (f *front) dial(ctx context.Context, b *backend) (*upstream, error) {
@@ -243,7 +235,7 @@ func (f *front) dial(ctx context.Context, b *backend) (*upstream, error) {
 		return nil, err
 	}
 	u := &upstream{front: f, backend: b, conn: conn}
-	if err := u.in.reads(conn, &f.layer.buffers); err != nil {
+	if err := u.in.Start(conn, &f.layer.buffers); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -253,34 +245,40 @@ func (f *front) dial(ctx context.Context, b *backend) (*upstream, error) {
 	return u, nil
 }
 
-// keep remembers the first size bytes, so that they can be sent again. mu is held.
+// keep remembers the first size bytes, so that they can be sent again.
 func (f *front) keep(size int) {
 	f.kept = append(f.kept[:0], (*f.buf)[:size]...)
-	f.ex.request = f.kept
+	f.call.request = f.kept
 }
 
 // send writes a whole request. Where that fails, down finds it out too, and
 // deals with it.
 func (f *front) send(u *upstream, request []byte) { _, _ = u.conn.Write(request) }
 
-// stream sends a request whose body goes on; size bytes of it are its head. An
-// opaque one has no end.
-func (f *front) stream(u *upstream, req wire.Request, size int) bool {
-	if f.isOpaque() {
+// stream sends a request whose body goes on; size bytes of it are its head. One that
+// cannot be followed has no end.
+func (f *front) stream(u *upstream, size int) bool {
+	f.mu.Lock()
+	if f.core.Phase() == relay.Opaque {
+		f.mu.Unlock()
 		f.passOn()
 		return false
 	}
-	body := wire.NewBody(req.Body, req.Length)
-	n, ok := body.Feed((*f.buf)[size:f.n])
+	n, ok := f.core.Body((*f.buf)[size:f.n])
 	size += n
 	for ok {
+		more, certain := f.core.BodyLeft()
+		f.mu.Unlock()
 		if _, err := u.conn.Write((*f.buf)[:size]); err != nil {
 			return f.stuck()
 		}
 		f.consume(size)
-		if left := body.Left(); left >= spliceFrom && f.n == 0 && moves(u.conn) {
-			moved, err := moveN(u.conn, f.conn, left)
-			body.Skip(moved)
+		if certain >= stream.SpliceFrom && f.n == 0 && stream.Moves(u.conn) {
+			moved, err := stream.Move(u.conn, f.conn, certain)
+			f.mu.Lock()
+			f.core.BodyMoved(moved)
+			more, _ = f.core.BodyLeft()
+			f.mu.Unlock()
 			switch {
 			case errors.Is(err, syscall.EPIPE):
 				return f.stuck()
@@ -288,31 +286,27 @@ func (f *front) stream(u *upstream, req wire.Request, size int) bool {
 				return f.callerStops(err)
 			}
 		}
-		if body.Done() {
+		if !more {
 			return f.streamed()
 		}
 		if f.n == 0 && !f.await() {
 			return false
 		}
-		size, ok = body.Feed((*f.buf)[:f.n])
+		f.mu.Lock()
+		size, ok = f.core.Body((*f.buf)[:f.n])
 	}
-	f.turnOpaque()
+	f.core.Lost()
+	f.do(relay.Do{})
 	f.passOn()
 	return false
 }
 
-// streamed ends the request of an exchange, whose answer may be there already.
+// streamed ends the request of a call, whose answer may be there already.
 func (f *front) streamed() bool {
 	f.mu.Lock()
-	f.ex.reqDone = true
-	both, o := f.ex.respDone, f.ex.outcome
-	f.mu.Unlock()
-	if !both {
-		return true
-	}
-	f.finish(o)
+	f.do(f.core.Passed())
 	f.mu.Lock()
-	closing := f.closing
+	closing := f.core.Phase() == relay.Closing
 	f.mu.Unlock()
 	if closing {
 		f.discard()
@@ -323,26 +317,15 @@ func (f *front) streamed() bool {
 // stuck waits for the answer of a node that takes no more of the request.
 func (f *front) stuck() bool {
 	f.mu.Lock()
-	f.ex.stuck = true
+	f.core.Stuck()
 	f.mu.Unlock()
 	switch f.settle() {
-	case settleOpaque:
+	case relay.Pass:
 		f.wg.Wait()
-	case settleOver:
+	case relay.Discard:
 		f.discard()
 	}
 	return false
-}
-
-// turnOpaque makes the exchange one without an end.
-func (f *front) turnOpaque() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.ex.opaque = true
-	if f.ex.ended != nil {
-		close(f.ex.ended)
-		f.ex.ended = nil
-	}
 }
 
 // passOn passes on all that the caller says, and waits until the node has said
@@ -358,7 +341,7 @@ func (f *front) passOn() {
 		f.consume(f.n)
 	}
 	if err == nil {
-		err = pump(u.conn, f.conn, &f.in)
+		err = stream.Pump(u.conn, f.conn, &f.in)
 	}
 	if err != nil {
 		stream.Reset(u.conn)
@@ -368,128 +351,58 @@ func (f *front) passOn() {
 	}
 	f.wg.Wait()
 	f.mu.Lock()
-	cut := f.ex.cut
-	f.mu.Unlock()
-	o := tally.Answered
-	if cut {
-		o = tally.Failed
-	}
-	f.finish(o)
+	f.do(f.core.Finish())
 }
 
-// handBack takes an exchange out of the gate that must be handed over, and wakes
-// run for it.
+// handBack takes a call out of the gate that must be handed over, and wakes run for
+// it.
 func (f *front) handBack() {
-	f.leave()
+	f.layer.gate.leave(&f.call.ticket)
+	f.call.counted.Done()
+	f.call.counted = nil
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.hand = true
-	f.ex.counted.Done()
-	f.ex.counted = nil
-	if f.ex.ended != nil {
-		close(f.ex.ended)
-		f.ex.ended = nil
-	}
+	f.core.HandOver()
 	_ = f.conn.SetReadDeadline(time.Unix(1, 0))
+	f.do(relay.Do{})
 }
 
-// finish ends the exchange: it leaves the gate and is counted. It reports false
-// where there is none, or another goroutine is about to end it.
-func (f *front) finish(o tally.Outcome) bool {
-	ex := &f.ex
-	f.mu.Lock()
-	if !ex.on || ex.ending {
-		f.mu.Unlock()
-		return false
-	}
-	ex.ending = true
-	inside := ex.inside
-	ex.inside = false
-	ex.counted.Done()
-	ex.counted = nil
-	f.mu.Unlock()
-	inForce := true
-	if inside {
-		inForce = f.layer.gate.leave(&ex.ticket)
-	}
-	if ex.version == 0 {
-		ex.version = f.listener.versionUnder(f.layer.gate.current())
-	}
-	f.listener.service.tally.Of(ex.version).Ended(o, ex.patience.spent, ex.began)
-	route := ex.ticket.route
-	f.mu.Lock()
-	if ex.closeAfter || ex.stuck {
-		f.closing = true
-	}
-	ex.on, ex.ending, ex.request = false, false, nil
-	if cap(f.kept) > maxKeptRequest {
-		f.kept = nil
-	}
-	if ex.ended != nil {
-		close(ex.ended)
-		ex.ended = nil
-	}
-	if ex.cancel != nil {
-		ex.cancel(nil)
-		ex.ctx, ex.cancel = nil, nil
-	}
-	f.mu.Unlock()
-	if !inForce {
-		route.release(f.layer.gate.current())
-	}
-	return true
-}
-
-// refuse answers an exchange that got no answer.
+// refuse answers a call that got no answer.
 func (f *front) refuse(err error) {
-	ex := &f.ex
 	f.mu.Lock()
-	cut, begun, gone := ex.cut, ex.begun, f.gone || f.eof || f.layer.ctx.Err() != nil && errors.Is(err, context.Canceled)
+	cut, last, method := f.core.WasCut(), f.core.LastRefusal(), f.core.Method()
 	f.mu.Unlock()
 	refusal := f.refusalOf(err, cut)
-	f.layer.log.Debug("call refused", "service", f.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "error", refusal)
+	f.layer.log.Debug("call refused", "service", f.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "err", refusal)
 	o := tally.Failed
-	switch {
-	case gone:
-		o = tally.Canceled
-	case refusal.Denied:
+	if refusal.Denied {
 		o = tally.Denied
 	}
-	if gone || begun || ex.opaque {
-		f.lose(o)
-		return
-	}
-	resp := refusal.Response(&http.Request{Method: ex.method})
-	resp.Close = cut || !ex.reqDone || ex.last
+	resp := refusal.Response(&http.Request{Method: method})
+	resp.Close = last
 	var out bytes.Buffer
 	_ = resp.Write(&out) // to memory
-	f.wmu.Lock()
 	f.mu.Lock()
-	ex.closeAfter = resp.Close
-	f.mu.Unlock()
-	f.finish(o)
-	_, _ = f.conn.Write(out.Bytes()) // whoever has gone need not be told
-	f.wmu.Unlock()
-	if resp.Close {
-		f.shut()
+	answer, d := f.core.Refused(o, f.layer.ctx.Err() != nil && errors.Is(err, context.Canceled))
+	f.do(d)
+	if answer {
+		_, _ = f.conn.Write(out.Bytes()) // whoever has gone need not be told
+		f.wrote()
 	}
 }
 
-// cut ends the exchange soon. The gate calls it.
+// wrote says that the last of an answer was written.
+func (f *front) wrote() {
+	f.mu.Lock()
+	f.do(f.core.Wrote())
+}
+
+// cut ends the call soon. The gate calls it.
 func (f *front) cut() {
 	f.mu.Lock()
-	f.ex.cut = true
-	u, cancel, begun := f.up, f.ex.cancel, f.ex.begun
-	f.mu.Unlock()
-	if cancel != nil {
-		cancel(errCut)
+	if f.cancel != nil {
+		f.cancel(errCut)
 	}
-	if u != nil {
-		u.conn.Close()
-	}
-	if begun {
-		stream.Reset(f.conn)
-	}
+	f.do(f.core.Cuts())
 }
 
 // cutRefusal is for a call that was cut before it had an answer.

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/net/http2/hpack"
 
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/tally"
 	"moult/simlayer/wire"
@@ -45,7 +46,7 @@ func (r *refusals2) read(stream uint32, block []byte) {
 		r.broken = true
 		return
 	}
-	if o := refusedBy(r.word); o != tally.Answered {
+	if o := relay.RefusedBy(r.word); o != tally.Answered {
 		r.refused[stream] = o
 	}
 }
@@ -66,7 +67,7 @@ func (r *refusals2) of(stream uint32) tally.Outcome {
 // heard counts a call that a frame of the node ends. Where it may have been refused,
 // that is when all of the frame, and of the header block that it begins, has come. mu
 // is held.
-func (h *relay2) heard(e wire.Event) {
+func (h *framed) heard(e wire.Event) {
 	r, ended := h.refusals, e == wire.Closed || e == wire.Reset
 	if r == nil {
 		if ended {

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -290,7 +291,7 @@ func TestBodies(t *testing.T) {
 	for _, backend := range []string{addrOf(startNode(t, h)), "unix:" + sock} {
 		l := relayTo(t, backend)
 		client := newClient(t)
-		for _, size := range []int{0, 1, 5_000, relayBuffer - 200, relayBuffer, relayBuffer + 1, spliceFrom, 100_000, 3_000_000} {
+		for _, size := range []int{0, 1, 5_000, stream.BufferSize - 200, stream.BufferSize, stream.BufferSize + 1, stream.SpliceFrom, 100_000, 3_000_000} {
 			data := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
 			sum := fmt.Sprintf("%x", sha256.Sum256(data))
 			for _, path := range []string{"/sized", "/chunked"} {
@@ -346,7 +347,7 @@ func TestLongHead(t *testing.T) {
 	l := relayTo(t, addrOf(pathNode(t)))
 	c := rawTo(t, l.Addresses()["api"].Public)
 	for range 2 {
-		c.say("GET /a HTTP/1.1\r\nHost: x\r\nCookie: " + strings.Repeat("x", 2*relayBuffer) + "\r\n\r\n")
+		c.say("GET /a HTTP/1.1\r\nHost: x\r\nCookie: " + strings.Repeat("x", 2*stream.BufferSize) + "\r\n\r\n")
 		if resp, body := c.hear(); body != "/a" || resp.Close {
 			t.Fatalf("%q, close %v", body, resp.Close)
 		}
@@ -371,10 +372,10 @@ func backToTheRelay(t *testing.T, change func(*Config)) {
 	}
 	apply(t, l, Routing{Native: 2, Backends: backends(addrOf(software(t, 2, st))), Objects: objects, External: 2})
 	c.say(getOf("/v2/keys/k"))
-	if resp, body := c.hear(); strings.TrimSpace(body) != `{"f2":"v"}` || resp.Close != l.cfg.noLean {
+	if resp, body := c.hear(); strings.TrimSpace(body) != `{"f2":"v"}` || resp.Close != l.cfg.byProxy {
 		t.Errorf("%q, close %v; want the answer, and Connection: close of net/http", body, resp.Close)
 	}
-	if l.cfg.noLean {
+	if l.cfg.byProxy {
 		return
 	}
 	// And there again.

@@ -41,7 +41,7 @@ func (f *listener) relay(conn net.Conn) {
 		if so.AsRefusal(err).Denied {
 			end = tally.Denied
 		}
-	case !f.layer.relayBytes(conn, up) && r.wasCut():
+	case !stream.SpliceIdle(conn, up, &f.layer.buffers) && r.wasCut():
 		end = tally.Failed
 	}
 	f.service.tally.Of(version).Ended(end, r.patience.spent, began)
@@ -79,8 +79,8 @@ func (r *relaying) connect() (net.Conn, error) {
 		if !proxy.IsDialError(err) || ctx.Err() != nil {
 			return nil, err
 		}
-		if rest := l.gate.rest(l.ctx, &r.patience, t.route, pause); rest != nil {
-			return nil, fmt.Errorf("%w: %w", rest, err)
+		if over := l.gate.pause(l.ctx, &r.patience, t.route, pause); over != nil {
+			return nil, fmt.Errorf("%w: %w", over, err)
 		}
 		pause = min(2*pause, maxPause)
 	}
@@ -136,15 +136,4 @@ func (r *relaying) wasCut() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.cutC
-}
-
-// relayBytes is splice for connections that may be idle for long.
-func (l *Layer) relayBytes(a, b net.Conn) bool {
-	var ra, rb reader
-	if ra.reads(a, &l.buffers) != nil || rb.reads(b, &l.buffers) != nil {
-		return stream.Splice(a, b)
-	}
-	return stream.Both(a, b,
-		func() error { return pump(b, a, &ra) },
-		func() error { return pump(a, b, &rb) })
 }

@@ -37,6 +37,7 @@ var floors = map[string]int{
 	"simlayer/attach":       1,
 	"simlayer/proxy":        2,
 	"simlayer/stream":       1,
+	"simlayer/relay":        2,
 	"agent/schedule":        2,
 	"agent/upgrade":         2,
 	"store":                 3,
@@ -72,7 +73,7 @@ var floors = map[string]int{
 
 // pure lists packages that decide: no clock of their own, no network, no
 // disk, no goroutines' helpers. What they need to know comes in as values.
-var pure = []string{"gossip/view", "agent/schedule", "agent/upgrade"}
+var pure = []string{"gossip/view", "agent/schedule", "agent/upgrade", "simlayer/relay"}
 
 // impure lists what a pure package may not import, each with its reason.
 var impure = map[string]string{

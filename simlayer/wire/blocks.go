@@ -1,5 +1,7 @@
 package wire
 
+import "golang.org/x/net/http2"
+
 // blocks collects the header blocks of a server. All of them must be read, in their
 // order, since each may change the table of headers that later ones refer to.
 type blocks struct {
@@ -36,13 +38,13 @@ func (b *blocks) begin(f Frame) {
 		b.piece = nil
 	}
 	switch f.Type {
-	case framePush:
+	case http2.FramePushPromise:
 		b.lose()
-	case frameHeaders:
+	case http2.FrameHeaders:
 		if b.block, b.pending = b.block[:0], true; cap(b.block) > keptBlock {
 			b.block = nil
 		}
-	case frameContinuation:
+	case http2.FrameContinuation:
 		if !b.pending {
 			b.lose()
 		}
@@ -55,7 +57,7 @@ func (b *blocks) take(p []byte, last bool) {
 		return
 	}
 	b.whole = false
-	if b.lost || b.frame.Type != frameHeaders && b.frame.Type != frameContinuation {
+	if b.lost || b.frame.Type != http2.FrameHeaders && b.frame.Type != http2.FrameContinuation {
 		return
 	}
 	if len(b.block)+len(b.piece)+len(p) > MaxBlock {
@@ -66,11 +68,11 @@ func (b *blocks) take(p []byte, last bool) {
 		return
 	}
 	part := b.piece[frameHead:]
-	if b.frame.Type == frameHeaders {
+	if b.frame.Type == http2.FrameHeaders {
 		part = fragment(b.frame, part)
 	}
 	b.block = append(b.block, part...)
-	if b.frame.Flags&flagEndHeaders != 0 {
+	if b.frame.Flags&http2.FlagHeadersEndHeaders != 0 {
 		b.whole, b.pending = true, false
 	}
 }

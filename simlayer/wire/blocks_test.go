@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"golang.org/x/net/http2"
 )
 
 // Header blocks are found however the bytes come: padded, with a priority, in several
@@ -12,11 +14,11 @@ func TestBlocks(t *testing.T) {
 	padded := append([]byte{2, 0, 0, 0, 0, 9}, "three\x00\x00"...)
 	whole := slices.Concat(
 		Settings(),
-		frame(frameHeaders, flagEndHeaders, 1, []byte("one")),
-		frame(frameData, flagEndStream, 1, []byte("data")),
-		frame(frameHeaders, flagEndStream, 3, []byte("tw")), frame(frameContinuation, 0, 3, nil), frame(frameContinuation, flagEndHeaders, 3, []byte("o")),
-		frame(frameHeaders, flagEndHeaders|flagPadded|flagPriority, 5, padded),
-		frame(frameHeaders, flagEndHeaders, 7, nil),
+		frame(http2.FrameHeaders, http2.FlagHeadersEndHeaders, 1, []byte("one")),
+		frame(http2.FrameData, http2.FlagHeadersEndStream, 1, []byte("data")),
+		frame(http2.FrameHeaders, http2.FlagHeadersEndStream, 3, []byte("tw")), frame(http2.FrameContinuation, 0, 3, nil), frame(http2.FrameContinuation, http2.FlagHeadersEndHeaders, 3, []byte("o")),
+		frame(http2.FrameHeaders, http2.FlagHeadersEndHeaders|http2.FlagHeadersPadded|http2.FlagHeadersPriority, 5, padded),
+		frame(http2.FrameHeaders, http2.FlagHeadersEndHeaders, 7, nil),
 	)
 	for size := 1; size <= len(whole); size++ {
 		s := NewStreams()
@@ -46,13 +48,13 @@ func TestBlocks(t *testing.T) {
 func TestBlocksLost(t *testing.T) {
 	long := make([]byte, MaxBlock/2)
 	for name, first := range map[string][]byte{
-		"too long": slices.Concat(frame(frameHeaders, 0, 1, long), frame(frameContinuation, flagEndHeaders, 1, long)),
-		"a push":   frame(framePush, flagEndHeaders, 1, []byte("\x00\x00\x00\x02push")),
-		"no begin": frame(frameContinuation, flagEndHeaders, 1, []byte("x")),
+		"too long": slices.Concat(frame(http2.FrameHeaders, 0, 1, long), frame(http2.FrameContinuation, http2.FlagHeadersEndHeaders, 1, long)),
+		"a push":   frame(http2.FramePushPromise, http2.FlagHeadersEndHeaders, 1, []byte("\x00\x00\x00\x02push")),
+		"no begin": frame(http2.FrameContinuation, http2.FlagHeadersEndHeaders, 1, []byte("x")),
 	} {
 		s := NewStreams()
 		s.CollectBlocks()
-		for p := append(first, frame(frameHeaders, flagEndHeaders, 3, []byte("later"))...); len(p) > 0; {
+		for p := append(first, frame(http2.FrameHeaders, http2.FlagHeadersEndHeaders, 3, []byte("later"))...); len(p) > 0; {
 			n, _ := s.FromServer(p)
 			if _, block, ok := s.ServerBlock(); ok || n == 0 {
 				t.Fatalf("%s: %d bytes, block %.20q", name, n, block)

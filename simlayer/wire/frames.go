@@ -3,32 +3,21 @@ package wire
 import (
 	"encoding/binary"
 	"slices"
+
+	"golang.org/x/net/http2"
 )
 
 // Preface is what a client of HTTP/2 begins with.
-const Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+const Preface = http2.ClientPreface
 
-// The frames of HTTP/2 that open or close streams (RFC 9113, 6).
-const (
-	frameData         = 0x0
-	frameHeaders      = 0x1
-	frameReset        = 0x3
-	framePush         = 0x5
-	frameSettings     = 0x4
-	frameGoAway       = 0x7
-	frameContinuation = 0x9
-	flagEndStream     = 0x1
-	flagEndHeaders    = 0x4
-	flagPadded        = 0x8
-	flagPriority      = 0x20
-	frameHead         = 9
-)
+const frameHead = 9 // of every frame, in bytes (RFC 9113, 4.1)
 
 // Frame is the header of a frame of HTTP/2.
 type Frame struct {
-	Type, Flags uint8
-	Stream      uint32
-	Length      int // of the payload, in bytes
+	Type   http2.FrameType
+	Flags  http2.Flags
+	Stream uint32
+	Length int // of the payload, in bytes
 }
 
 // frames finds the frames in one direction.
@@ -46,7 +35,7 @@ func (f *frames) peek(p []byte) (frame Frame, ok bool) {
 	}
 	return Frame{
 		Length: int(p[0])<<16 | int(p[1])<<8 | int(p[2]),
-		Type:   p[3], Flags: p[4],
+		Type:   http2.FrameType(p[3]), Flags: http2.Flags(p[4]),
 		Stream: binary.BigEndian.Uint32(p[5:]) &^ (1 << 31),
 	}, true
 }
@@ -54,8 +43,8 @@ func (f *frames) peek(p []byte) (frame Frame, ok bool) {
 // pass takes the frame whose header was peeked, and as much of its payload as p
 // has.
 func (f *frames) pass(frame Frame, p []byte) (n int) {
-	if frame.Type == frameHeaders || frame.Type == frameContinuation || frame.Type == framePush {
-		f.block = frame.Flags&flagEndHeaders == 0
+	if frame.Type == http2.FrameHeaders || frame.Type == http2.FrameContinuation || frame.Type == http2.FramePushPromise {
+		f.block = frame.Flags&http2.FlagHeadersEndHeaders == 0
 	}
 	f.skip = frameHead + frame.Length
 	return f.rest(p)
@@ -145,7 +134,7 @@ func (s *Streams) FromClient(p []byte) (n int, drop bool, e Event) {
 		if e = s.clientFrame(f); e == Opening || e == Violated {
 			return 0, false, e
 		}
-	} else if f.Type == frameHeaders {
+	} else if f.Type == http2.FrameHeaders {
 		s.dropped = true
 	}
 	return s.client.pass(f, p), s.dropping, e
@@ -159,11 +148,11 @@ func (s *Streams) Admit(p []byte) {
 }
 
 func (s *Streams) clientFrame(f Frame) Event {
-	ended := f.Flags&flagEndStream != 0
+	ended := f.Flags&http2.FlagHeadersEndStream != 0
 	one, open := s.open[f.Stream]
 	s.event = f.Stream
 	switch f.Type {
-	case frameHeaders:
+	case http2.FrameHeaders:
 		switch {
 		case f.Stream%2 == 0 || s.dropped || s.client.block:
 			return Violated
@@ -177,13 +166,13 @@ func (s *Streams) clientFrame(f Frame) Event {
 			return Violated
 		}
 		fallthrough // trailers; also of a stream that the server has reset
-	case frameData:
+	case http2.FrameData:
 		if !open || !ended {
 			return Nothing
 		}
 		one.client = true
 		return s.put(f.Stream, one)
-	case frameReset:
+	case http2.FrameRSTStream:
 		return s.reset(f.Stream, open)
 	}
 	return Nothing
@@ -204,13 +193,13 @@ func (s *Streams) FromServer(p []byte) (n int, e Event) {
 	one, open := s.open[f.Stream]
 	s.event = f.Stream
 	switch f.Type {
-	case frameHeaders, frameData:
+	case http2.FrameHeaders, http2.FrameData:
 		if open {
 			one.answered = true
-			one.server = one.server || f.Flags&flagEndStream != 0
+			one.server = one.server || f.Flags&http2.FlagHeadersEndStream != 0
 			e = s.put(f.Stream, one)
 		}
-	case frameReset:
+	case http2.FrameRSTStream:
 		e = s.reset(f.Stream, open)
 	}
 	n = s.server.pass(f, p)
@@ -240,7 +229,7 @@ func (s *Streams) reset(id uint32, open bool) Event {
 // it is not one, or not all of it is here.
 func Block(p []byte) []byte {
 	f, ok := (&frames{}).peek(p)
-	if !ok || f.Type != frameHeaders || f.Flags&flagEndHeaders == 0 || len(p) < frameHead+f.Length {
+	if !ok || f.Type != http2.FrameHeaders || f.Flags&http2.FlagHeadersEndHeaders == 0 || len(p) < frameHead+f.Length {
 		return nil
 	}
 	return fragment(f, p[frameHead:frameHead+f.Length])
@@ -250,13 +239,13 @@ func Block(p []byte) []byte {
 // nil where it is not in order.
 func fragment(f Frame, p []byte) []byte {
 	skip, padding := 0, 0
-	if f.Flags&flagPadded != 0 {
+	if f.Flags&http2.FlagHeadersPadded != 0 {
 		if len(p) < 1 {
 			return nil
 		}
 		skip, padding = 1, int(p[0])
 	}
-	if f.Flags&flagPriority != 0 {
+	if f.Flags&http2.FlagHeadersPriority != 0 {
 		skip += 5
 	}
 	if skip+padding > len(p) {
@@ -269,32 +258,32 @@ func fragment(f Frame, p []byte) []byte {
 // must leave the table of headers as it is and fit in a frame of the smallest
 // maximum, as must the body.
 func Answer(stream uint32, block, body []byte) []byte {
-	flags := byte(flagEndHeaders)
+	flags := http2.FlagHeadersEndHeaders
 	if len(body) == 0 {
-		flags |= flagEndStream
+		flags |= http2.FlagHeadersEndStream
 	}
-	b := frame(frameHeaders, flags, stream, block)
+	b := frame(http2.FrameHeaders, flags, stream, block)
 	if len(body) > 0 {
-		b = append(b, frame(frameData, flagEndStream, stream, body)...)
+		b = append(b, frame(http2.FrameData, http2.FlagDataEndStream, stream, body)...)
 	}
 	return b
 }
 
-func frame(kind, flags byte, stream uint32, payload []byte) []byte {
+func frame(kind http2.FrameType, flags http2.Flags, stream uint32, payload []byte) []byte {
 	b := make([]byte, frameHead, frameHead+len(payload))
 	b[0], b[1], b[2] = byte(len(payload)>>16), byte(len(payload)>>8), byte(len(payload))
-	b[3], b[4] = kind, flags
+	b[3], b[4] = byte(kind), byte(flags)
 	binary.BigEndian.PutUint32(b[5:], stream)
 	return append(b, payload...)
 }
 
 // Settings is the frame that a server begins with, with nothing set.
-func Settings() []byte { return frame(frameSettings, 0, 0, nil) }
+func Settings() []byte { return frame(http2.FrameSettings, 0, 0, nil) }
 
 // GoAway is the frame that tells a client which streams were let through: it may
 // make the calls of later ones again on another connection.
 func GoAway(last uint32) []byte {
 	var payload [8]byte // and the code for no error
 	binary.BigEndian.PutUint32(payload[:], last)
-	return frame(frameGoAway, 0, 0, payload[:])
+	return frame(http2.FrameGoAway, 0, 0, payload[:])
 }

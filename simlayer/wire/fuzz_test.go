@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"golang.org/x/net/http2"
 )
 
 var requests = []string{
@@ -241,7 +243,7 @@ func TestUnusual(t *testing.T) {
 }
 
 func TestGoAwayDrops(t *testing.T) {
-	headers := func(id byte, flags byte) []byte { return []byte{0, 0, 1, 1, flags, 0, 0, 0, id, 'h'} }
+	headers := func(id byte, flags http2.Flags) []byte { return []byte{0, 0, 1, 1, byte(flags), 0, 0, 0, id, 'h'} }
 	s := NewStreams()
 	feed := func(p []byte) (drop bool, e Event) {
 		t.Helper()
@@ -256,20 +258,20 @@ func TestGoAwayDrops(t *testing.T) {
 		return drop, e
 	}
 	_, _ = feed([]byte(Preface))
-	_, _ = feed(headers(1, flagEndHeaders))
+	_, _ = feed(headers(1, http2.FlagHeadersEndHeaders))
 	s.Shut()
-	if drop, _ := feed(headers(3, flagEndHeaders)); !drop || s.Open() != 1 || s.Last() != 1 {
+	if drop, _ := feed(headers(3, http2.FlagHeadersEndHeaders)); !drop || s.Open() != 1 || s.Last() != 1 {
 		t.Errorf("a stream after the end: dropped %v, %d open, last %d", drop, s.Open(), s.Last())
 	}
-	if drop, _ := feed([]byte{0, 0, 1, 0, flagEndStream, 0, 0, 0, 1, 'd'}); drop {
+	if drop, _ := feed([]byte{0, 0, 1, 0, byte(http2.FlagDataEndStream), 0, 0, 0, 1, 'd'}); drop {
 		t.Error("the stream before it was dropped")
 	}
 	// Its trailers cannot be read any more by the server, whose table of headers
 	// lacks what was dropped.
-	if _, e := feed(headers(1, flagEndHeaders|flagEndStream)); e != Violated {
+	if _, e := feed(headers(1, http2.FlagHeadersEndHeaders|http2.FlagHeadersEndStream)); e != Violated {
 		t.Errorf("headers after dropped ones: %v, want %v", e, Violated)
 	}
-	if _, e := s.FromServer(headers(1, flagEndHeaders|flagEndStream)); e != Closed || s.Open() != 0 {
+	if _, e := s.FromServer(headers(1, http2.FlagHeadersEndHeaders|http2.FlagHeadersEndStream)); e != Closed || s.Open() != 0 {
 		t.Errorf("%v, %d open", e, s.Open())
 	}
 }

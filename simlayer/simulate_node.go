@@ -13,12 +13,13 @@ import (
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/simlayer/wire"
 )
 
 // RoundTrip makes a call of the chain's end by the front's connection. It
 // implements http.RoundTripper.
-func (c *lean) RoundTrip(r *http.Request) (*http.Response, error) {
+func (c *simulation) RoundTrip(r *http.Request) (*http.Response, error) {
 	var err error
 	if c.via != 0 {
 		if r, err = so.Hop(r, c.request.hops); err != nil {
@@ -37,16 +38,16 @@ func (c *lean) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // roundTrip sends the request that is in c.out. One that the node cannot have
 // taken, since it closed a kept connection, is sent anew.
-func (c *lean) roundTrip(r *http.Request) (*http.Response, error) {
+func (c *simulation) roundTrip(r *http.Request) (*http.Response, error) {
 	u, kept, err := c.upstream(false)
-	if err == nil && kept && !proxy.Safe(r.Method) && !u.in.alive() {
+	if err == nil && kept && !proxy.Safe(r.Method) && !u.in.Alive() {
 		u, kept, err = c.upstream(true)
 	}
 	for {
 		if err != nil {
 			return nil, err
 		}
-		if len(c.out) >= relayBuffer {
+		if len(c.out) >= stream.BufferSize {
 			c.watch() // the node may take its time to take it
 		}
 		n, writeErr := u.conn.Write(c.out)
@@ -64,13 +65,13 @@ func (c *lean) roundTrip(r *http.Request) (*http.Response, error) {
 
 // upstream returns the connection to the backend: the one that is kept, or a new
 // one.
-func (c *lean) upstream(fresh bool) (u *upstream, kept bool, err error) {
+func (c *simulation) upstream(fresh bool) (u *upstream, kept bool, err error) {
 	f := c.front
 	f.mu.Lock()
 	u = f.up
-	kept = !fresh && u != nil && u.lean && u.backend == c.backend && !u.last && f.ex.began.Sub(u.used) < idleBackend
+	kept = !fresh && u != nil && u.simulated && u.backend == c.backend && !u.last && f.call.began.Sub(u.used) < idleBackend
 	if kept {
-		f.ex.up, u.last, u.used = u, true, f.ex.began // the last, until it has been answered
+		u.last, u.used = true, f.call.began // the last, until it has been answered
 	} else {
 		f.up = nil
 	}
@@ -89,9 +90,9 @@ func (c *lean) upstream(fresh bool) (u *upstream, kept bool, err error) {
 		return nil, false, err
 	}
 	f.mu.Lock()
-	u.lean, u.last, u.used = true, true, f.ex.began
+	u.simulated, u.last, u.used = true, true, f.call.began
 	if over = c.over(); over == nil {
-		f.up, f.ex.up = u, u
+		f.up = u
 	}
 	f.mu.Unlock()
 	if over != nil {
@@ -102,18 +103,18 @@ func (c *lean) upstream(fresh bool) (u *upstream, kept bool, err error) {
 }
 
 // over is why no call may go out any more. front.mu is held.
-func (c *lean) over() error {
-	switch {
-	case c.front.ex.cut:
+func (c *simulation) over() error {
+	if c.front.core.WasCut() {
 		return errCut
-	case c.front.gone:
+	}
+	if _, gone := c.front.core.Left(); gone {
 		return errGone
 	}
 	return nil
 }
 
 // drop closes a connection.
-func (c *lean) drop(u *upstream) {
+func (c *simulation) drop(u *upstream) {
 	c.front.mu.Lock()
 	if c.front.up == u {
 		c.front.up = nil
@@ -123,30 +124,30 @@ func (c *lean) drop(u *upstream) {
 }
 
 // keep lets another call go by u.
-func (c *lean) keep(u *upstream) {
+func (c *simulation) keep(u *upstream) {
 	f := c.front
 	f.mu.Lock()
-	u.last = f.eof
+	u.last, _ = f.core.Left()
 	f.mu.Unlock()
 }
 
 // slow deals with a node that does not answer at once.
-func (c *lean) slow(u *upstream) {
+func (c *simulation) slow(u *upstream) {
 	c.watch()
 	u.deadline = time.Time{}
 	_ = u.conn.SetReadDeadline(u.deadline)
 }
 
 // read reads from the node as reader.read does.
-func (c *lean) read(u *upstream, buf *[]byte, have int) (*[]byte, int, error) {
+func (c *simulation) read(u *upstream, buf *[]byte, have int) (*[]byte, int, error) {
 	// The deadline is not moved for every call: that would cost more than it is
 	// worth.
-	if began := c.front.ex.began; c.alone && c.watching == nil && u.deadline.Before(began.Add(leanAlone)) {
-		u.deadline = began.Add(4 * leanAlone)
+	if began := c.front.call.began; c.alone && c.watching == nil && u.deadline.Before(began.Add(aloneAtMost)) {
+		u.deadline = began.Add(4 * aloneAtMost)
 		_ = u.conn.SetReadDeadline(u.deadline)
 	}
 	for {
-		got, n, err := u.in.read(buf, have)
+		got, n, err := u.in.Read(buf, have)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return got, n, err
 		}
@@ -155,7 +156,7 @@ func (c *lean) read(u *upstream, buf *[]byte, have int) (*[]byte, int, error) {
 }
 
 // response reads the answer to a request. silent: none of it has come.
-func (c *lean) response(u *upstream, r *http.Request) (resp *http.Response, silent bool, err error) {
+func (c *simulation) response(u *upstream, r *http.Request) (resp *http.Response, silent bool, err error) {
 	buf, n, err := c.read(u, nil, 0)
 	if err != nil {
 		return nil, true, err
@@ -190,17 +191,17 @@ func ended(err error) error {
 }
 
 // memory returns memory for an answer: all but the first have their own.
-func (c *lean) memory() *leanResponse {
+func (c *simulation) memory() *plainResponse {
 	if !c.second {
 		c.second = true
 		return &c.answer
 	}
-	return &leanResponse{header: http.Header{}}
+	return &plainResponse{header: http.Header{}}
 }
 
 // sized gives an answer its body, of which what is in buf from start to n has
 // come. A short one is read whole.
-func (c *lean) sized(u *upstream, a *leanResponse, framing wire.Response, buf *[]byte, start, n int) {
+func (c *simulation) sized(u *upstream, a *plainResponse, framing wire.Response, buf *[]byte, start, n int) {
 	length := int(min(framing.Length, maxReplay)) // enough for what is compared
 	var err error
 	for n-start < length && length < proxy.StreamFrom && start+length <= len(*buf) && err == nil {
@@ -210,11 +211,11 @@ func (c *lean) sized(u *upstream, a *leanResponse, framing wire.Response, buf *[
 	}
 	switch here := n - start; {
 	case here < length && err == nil:
-		a.resp.Body = &leanStream{call: c, up: u, here: (*buf)[start:n], left: framing.Length, keep: !framing.Close}
+		a.resp.Body = &nodeStream{call: c, up: u, here: (*buf)[start:n], left: framing.Length, keep: !framing.Close}
 		return
 	case here < length:
 		c.drop(u)
-		a.body = leanBody{data: (*buf)[start:n], err: ended(err)}
+		a.body = plainBody{data: (*buf)[start:n], err: ended(err)}
 		a.resp.Body = &a.body
 		return
 	case here > length || framing.Close:
@@ -228,23 +229,23 @@ func (c *lean) sized(u *upstream, a *leanResponse, framing wire.Response, buf *[
 	}
 }
 
-// leanStream is a long body of known length.
-type leanStream struct {
-	call *lean
+// nodeStream is a long body of known length.
+type nodeStream struct {
+	call *simulation
 	up   *upstream // nil once it is done
 	here []byte
 	left int64
 	keep bool // another call may follow
 }
 
-func (s *leanStream) Read(p []byte) (int, error) {
+func (s *nodeStream) Read(p []byte) (int, error) {
 	if s.up == nil || len(p) == 0 {
 		return 0, io.EOF
 	}
 	p = p[:min(int64(len(p)), s.left)]
 	n, err := copy(p, s.here), error(nil)
 	if s.here = s.here[n:]; n == 0 {
-		n, err = (&leanConn{s.call, s.up}).Read(p)
+		n, err = (&nodeConn{s.call, s.up}).Read(p)
 	}
 	s.left -= int64(n)
 	switch {
@@ -263,7 +264,7 @@ func (s *leanStream) Read(p []byte) (int, error) {
 }
 
 // Close implements io.Closer.
-func (s *leanStream) Close() error {
+func (s *nodeStream) Close() error {
 	if s.up != nil {
 		s.call.drop(s.up)
 		s.up = nil
@@ -271,13 +272,13 @@ func (s *leanStream) Close() error {
 	return nil
 }
 
-// leanConn reads from the node as a lean call does.
-type leanConn struct {
-	call *lean
+// nodeConn reads from the node as a simulated call does.
+type nodeConn struct {
+	call *simulation
 	up   *upstream
 }
 
-func (r *leanConn) Read(p []byte) (int, error) {
+func (r *nodeConn) Read(p []byte) (int, error) {
 	for {
 		n, err := r.up.conn.Read(p)
 		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -288,9 +289,9 @@ func (r *leanConn) Read(p []byte) (int, error) {
 }
 
 // general reads an answer that is not plain by net/http. before has come of it.
-func (c *lean) general(u *upstream, r *http.Request, before []byte) (*http.Response, error) {
+func (c *simulation) general(u *upstream, r *http.Request, before []byte) (*http.Response, error) {
 	here := bytes.NewReader(before)
-	in := &io.LimitedReader{R: io.MultiReader(here, &leanConn{c, u}), N: maxAnswerHead}
+	in := &io.LimitedReader{R: io.MultiReader(here, &nodeConn{c, u}), N: maxAnswerHead}
 	br := bufio.NewReader(in)
 	for {
 		resp, err := http.ReadResponse(br, r)
@@ -310,14 +311,14 @@ func (c *lean) general(u *upstream, r *http.Request, before []byte) (*http.Respo
 			continue
 		}
 		in.N = 1<<63 - 1
-		resp.Body = &leanGeneral{call: c, up: u, here: here, br: br, body: resp.Body, keep: !resp.Close}
+		resp.Body = &nodeGeneral{call: c, up: u, here: here, br: br, body: resp.Body, keep: !resp.Close}
 		return resp, nil
 	}
 }
 
-// leanGeneral is a body that net/http reads.
-type leanGeneral struct {
-	call *lean
+// nodeGeneral is a body that net/http reads.
+type nodeGeneral struct {
+	call *simulation
 	up   *upstream // nil once it is done
 	here *bytes.Reader
 	br   *bufio.Reader
@@ -325,7 +326,7 @@ type leanGeneral struct {
 	keep bool
 }
 
-func (g *leanGeneral) Read(p []byte) (int, error) {
+func (g *nodeGeneral) Read(p []byte) (int, error) {
 	n, err := g.body.Read(p)
 	if err == io.EOF && g.up != nil {
 		if g.keep && g.br.Buffered()+g.here.Len() == 0 {
@@ -339,7 +340,7 @@ func (g *leanGeneral) Read(p []byte) (int, error) {
 }
 
 // Close implements io.Closer.
-func (g *leanGeneral) Close() error {
+func (g *nodeGeneral) Close() error {
 	if g.up != nil {
 		g.call.drop(g.up)
 		g.up = nil

@@ -20,17 +20,17 @@ import (
 	"moult/store/bundle"
 )
 
-// bothWays runs a test with calls that are simulated lean, and by net/http.
+// bothWays runs a test with calls that are simulated here, and by net/http.
 func bothWays(t *testing.T, test func(t *testing.T, change func(*Config))) {
-	for _, lean := range []bool{true, false} {
-		t.Run(fmt.Sprintf("lean=%v", lean), func(t *testing.T) {
-			test(t, func(c *Config) { c.noLean = !lean })
+	for _, here := range []bool{true, false} {
+		t.Run(fmt.Sprintf("here=%v", here), func(t *testing.T) {
+			test(t, func(c *Config) { c.byProxy = !here })
 		})
 	}
 }
 
-// leanRules has all that rules can do.
-const leanRules = `
+// plainRules has all that rules can do.
+const plainRules = `
 call "PUT /v1/map/{key}" {
   next "PUT /v2/map/{key}" {
     body = "{value: .body.data, key: .body.key}"
@@ -315,7 +315,7 @@ func oddRun(t *testing.T, seed uint64, text string, change func(*Config)) (saw o
 	const calls = 40
 	n := startOddNode(t)
 	l := startLayer(t, bundle.ProtocolHTTP, change)
-	rules, err := so.ParseRules([]byte(text), "lean.hcl")
+	rules, err := so.ParseRules([]byte(text), "plain.hcl")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -407,13 +407,13 @@ func (s oddSight) differs(from oddSight) string {
 	return ""
 }
 
-// Callers, and the node, cannot tell the lean way from net/http's.
-func TestLeanIsTheSame(t *testing.T) {
-	planted := strings.Replace(leanRules, "status = 203", "status = 202", 1)
+// Callers, and the node, cannot tell this way from net/http's.
+func TestSimulatedIsTheSame(t *testing.T) {
+	planted := strings.Replace(plainRules, "status = 203", "status = 202", 1)
 	caught := false
 	for seed := range uint64(10) {
-		want := oddRun(t, seed, leanRules, func(c *Config) { c.noLean = true })
-		got := oddRun(t, seed, leanRules, nil)
+		want := oddRun(t, seed, plainRules, func(c *Config) { c.byProxy = true })
+		got := oddRun(t, seed, plainRules, nil)
 		if diff := got.differs(want); diff != "" {
 			t.Errorf("seed %d: %s", seed, diff)
 		}

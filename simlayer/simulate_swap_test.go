@@ -105,7 +105,7 @@ func TestSimulatedDrainIsPolite(t *testing.T) {
 		eventually(t, "the gate closed", func() bool { return !l.gate.isOpen() })
 		close(finish)
 		// net/http's server says nothing here; it closes no connection of its own.
-		if resp, body := slow.hear(); body != "/slow" || !resp.Close && !l.cfg.noLean {
+		if resp, body := slow.hear(); body != "/slow" || !resp.Close && !l.cfg.byProxy {
 			t.Errorf("%q, close %v; want the last answer", body, resp.Close)
 		}
 		if err := <-drained; err != nil {
@@ -175,7 +175,7 @@ func TestSimulatedCrash(t *testing.T) {
 
 // A node ends while its callers keep their connections, and nobody has said so yet:
 // their next calls wait for another.
-func TestLeanNodeIsGone(t *testing.T) {
+func TestSimulatedNodeIsGone(t *testing.T) {
 	serve := func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, r.URL.Path)
@@ -237,7 +237,7 @@ func TestSimulatedCallerGoes(t *testing.T) {
 }
 
 // A request that comes while its connection waits for a slow node is not lost.
-func TestLeanSlowPipelining(t *testing.T) {
+func TestSimulatedSlowPipelining(t *testing.T) {
 	arrived, finish := make(chan struct{}), make(chan struct{})
 	node := startNode(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
@@ -255,7 +255,7 @@ func TestLeanSlowPipelining(t *testing.T) {
 		eventually(t, "somebody watches", func() bool {
 			for _, f = range l.listeners()[0].allFronts(false) {
 				f.mu.Lock()
-				slow := f.up != nil && f.ex.on
+				slow := f.up != nil && f.core.Calling()
 				f.mu.Unlock()
 				return slow
 			}
@@ -273,13 +273,13 @@ func TestLeanSlowPipelining(t *testing.T) {
 
 // A node may close a connection that is idle, without a word, or say too much: a
 // call that must not be sent twice goes by another.
-func TestLeanIdleIsClosed(t *testing.T) {
+func TestSimulatedIdleIsClosed(t *testing.T) {
 	for _, more := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad"} {
-		leanIdleIsClosed(t, more)
+		simulatedIdleIsClosed(t, more)
 	}
 }
 
-func leanIdleIsClosed(t *testing.T, more string) {
+func simulatedIdleIsClosed(t *testing.T, more string) {
 	var calls atomic.Int64
 	ln := tcpNode(t, func(c net.Conn) {
 		r, err := http.ReadRequest(bufio.NewReader(c))
@@ -304,7 +304,7 @@ func leanIdleIsClosed(t *testing.T, more string) {
 		eventually(t, "the end known", func() bool {
 			f[0].mu.Lock()
 			defer f[0].mu.Unlock()
-			return f[0].up == nil || !f[0].up.in.alive()
+			return f[0].up == nil || !f[0].up.in.Alive()
 		})
 	}
 	if n := calls.Load(); n != 20 {
@@ -313,14 +313,14 @@ func leanIdleIsClosed(t *testing.T, more string) {
 }
 
 // A panic in an object fails its call.
-func TestLeanPanic(t *testing.T) {
+func TestSimulatedPanic(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolHTTP, func(c *Config) { c.Log = nil })
 	chain, err := so.NewChain(1, 2, map[bundle.Version]so.Object{1: breaking{}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &front{layer: l, listener: l.listeners()[0]}
-	c := l.buffers.leans.get(f)
+	c := l.simulations.get(f)
 	c.path = &path{chain: chain}
 	if resp, err := c.call(); resp != nil || !errors.Is(err, errBroke) {
 		t.Errorf("%v, %v", resp, err)

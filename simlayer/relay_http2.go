@@ -20,7 +20,7 @@ import (
 	"moult/store/bundle"
 )
 
-// relay2 is a caller's connection of HTTP/2 without TLS whose frames pass
+// framed is a caller's connection of HTTP/2 without TLS whose frames pass
 // unchanged to a connection of its own to the node. It is at the node while a
 // stream is open. The node cannot be replaced under it, since both its ends
 // remember headers of earlier calls: it is ended by GOAWAY, and the caller makes
@@ -28,23 +28,24 @@ import (
 //
 // Where the node takes no calls when a connection begins, the callProxy has it:
 // it can hold each call.
-type relay2 struct {
+type framed struct {
 	front   *front
 	backend *backend
-	conn    net.Conn // to the node
-	in      reader   // of conn; of down
+	conn    net.Conn      // to the node
+	in      stream.Reader // of conn; of down
 	version bundle.Version
 
-	// mu comes after front.wmu. cut does not take it.
+	// says is held while something is written to the caller. It comes before mu.
+	says sync.Mutex
+
+	// cut does not take mu.
 	mu      sync.Mutex
 	streams *wire.Streams
 	began   map[uint32]time.Time // the calls that are open
 	ticket  ticket
 	inside  bool // the gate
 	greeted bool // something of the node has passed
-	asked   bool // a GOAWAY is to be sent
-	told    bool // it was sent
-	over    bool // the connection was ended towards the caller
+	end     farewell
 	gone    bool // the node has ended it
 	broken  tally.Outcome
 	// contentType is that of the first call: gRPC has connections of its own.
@@ -55,21 +56,32 @@ type relay2 struct {
 	wasCut      atomic.Bool
 }
 
-// relay2 takes a connection that begins with the preface of HTTP/2.
-func (f *front) relay2() bool {
+// farewell is how far the end of a connection is.
+type farewell uint8
+
+const (
+	noFarewell  farewell = iota
+	goAwayDue            // a GOAWAY is to be sent
+	goAwaySent           // it was
+	callerEnded          // the connection was ended towards the caller
+)
+
+// frames takes a connection that begins with the preface of HTTP/2.
+func (f *front) frames() bool {
 	for f.n < len(wire.Preface) {
-		_, n, err := f.in.read(f.buf, f.n)
+		_, n, err := f.in.Read(f.buf, f.n)
 		f.n += n
 		if err != nil {
 			return false
 		}
 	}
-	h := &relay2{front: f, streams: wire.NewStreams(), began: map[uint32]time.Time{}, broken: tally.Failed}
+	h := &framed{front: f, streams: wire.NewStreams(), began: map[uint32]time.Time{}, broken: tally.Failed}
 	if string((*f.buf)[:len(wire.Preface)]) != wire.Preface || !h.connect() {
 		f.setHand()
 		return false
 	}
 	f.mu.Lock()
+	f.core.SpeaksFrames()
 	f.http2 = h
 	f.mu.Unlock()
 	var down sync.WaitGroup
@@ -84,12 +96,12 @@ func (f *front) relay2() bool {
 	h.close()
 	f.conn.Close()
 	down.Wait()
-	h.end()
+	h.endCalls()
 	return false
 }
 
 // connect dials the node; false: it takes no calls now, or they need simulation.
-func (h *relay2) connect() bool {
+func (h *framed) connect() bool {
 	f, gate := h.front, h.front.layer.gate
 	// Nothing is lost where this is cut: the caller is not told of it.
 	if !gate.tryEnter(&h.ticket, func() {}) {
@@ -111,7 +123,7 @@ func (h *relay2) connect() bool {
 		h.refusals = newRefusals2()
 		h.streams.CollectBlocks()
 	}
-	if h.in.reads(conn, &f.layer.buffers) != nil || !b.keepRelay(h) {
+	if h.in.Start(conn, &f.layer.buffers) != nil || !b.keepRelay(h) {
 		conn.Close()
 		return false
 	}
@@ -119,33 +131,38 @@ func (h *relay2) connect() bool {
 }
 
 // cut ends all calls, which down then answers. The gate calls it.
-func (h *relay2) cut() {
+func (h *framed) cut() {
 	h.wasCut.Store(true)
 	_ = h.front.conn.SetWriteDeadline(time.Now().Add(linger))
 	h.conn.Close()
 }
 
 // close implements relayed.
-func (h *relay2) close() {
+func (h *framed) close() {
 	h.backend.forgetRelay(h)
 	h.conn.Close()
 }
 
 // release implements relayed.
-func (h *relay2) release() { h.drain() }
+func (h *framed) release() { h.drain() }
+
+// due says that a GOAWAY is to be sent: streams that come now are dropped. mu is held.
+func (h *framed) due() {
+	h.end = max(h.end, goAwayDue)
+	h.streams.Shut()
+}
 
 // drain implements relayed: streams that come now are dropped, and the caller is
 // told to make their calls again on another connection.
-func (h *relay2) drain() {
+func (h *framed) drain() {
 	h.mu.Lock()
-	h.asked = true
-	h.streams.Shut()
+	h.due()
 	h.mu.Unlock()
 	h.polite()
 }
 
-// end counts the calls that did not end, once nothing passes any more.
-func (h *relay2) end() {
+// endCalls counts the calls that did not end, once nothing passes any more.
+func (h *framed) endCalls() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id := range h.began {
@@ -158,7 +175,7 @@ func (h *relay2) end() {
 }
 
 // count counts a call that has ended. mu is held.
-func (h *relay2) count(id uint32, o tally.Outcome) {
+func (h *framed) count(id uint32, o tally.Outcome) {
 	began, ok := h.began[id]
 	if !ok {
 		return
@@ -173,7 +190,7 @@ func (h *relay2) count(id uint32, o tally.Outcome) {
 }
 
 // run passes on what the caller says until it ends; false: the node takes no more.
-func (h *relay2) run() bool {
+func (h *framed) run() bool {
 	f := h.front
 	for {
 		if over, err := h.fromCaller(); err != nil {
@@ -188,7 +205,7 @@ func (h *relay2) run() bool {
 			have = copy(piece[:], (*f.buf)[:f.n])
 			f.consume(f.n)
 		}
-		buf, n, err := f.in.read(nil, 0)
+		buf, n, err := f.in.Read(nil, 0)
 		if err != nil {
 			h.lost()
 			return true
@@ -196,7 +213,7 @@ func (h *relay2) run() bool {
 		if have > 0 {
 			long := make([]byte, have+n)
 			copy(long[copy(long, piece[:have]):], (*buf)[:n])
-			f.layer.buffers.put(buf)
+			f.layer.buffers.Put(buf)
 			buf, n = &long, have+n
 		}
 		f.buf, f.n = buf, n
@@ -204,7 +221,7 @@ func (h *relay2) run() bool {
 }
 
 // lost says that it is the caller who ended the connection, if nobody else has.
-func (h *relay2) lost() {
+func (h *framed) lost() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.wasCut.Load() && !h.gone {
@@ -214,7 +231,7 @@ func (h *relay2) lost() {
 
 // fromCaller passes on the frames that are here. It reports over where they break
 // the rules, and an error where the node takes them no more.
-func (h *relay2) fromCaller() (over bool, err error) {
+func (h *framed) fromCaller() (over bool, err error) {
 	f := h.front
 	p := (*f.buf)[:f.n]
 	start, off := 0, 0 // from start to off nothing has passed yet
@@ -231,8 +248,7 @@ func (h *relay2) fromCaller() (over bool, err error) {
 				h.began[h.streams.Stream()] = time.Now()
 				h.front.listener.service.tally.Begin(h.version, nil)
 			} else {
-				h.asked = true
-				h.streams.Shut()
+				h.due()
 			}
 			continue
 		case wire.Violated:
@@ -270,10 +286,10 @@ func (h *relay2) fromCaller() (over bool, err error) {
 }
 
 // admit reports whether a call may begin. mu is held.
-func (h *relay2) admit() bool {
+func (h *framed) admit() bool {
 	gate := h.front.layer.gate
-	if h.asked || h.inside {
-		return !h.asked
+	if h.end != noFarewell || h.inside {
+		return h.end == noFarewell
 	}
 	if !gate.tryEnter(&h.ticket, h.cut) {
 		return false
@@ -291,33 +307,35 @@ func (h *relay2) admit() bool {
 
 // polite does what the end of a call, or a GOAWAY, makes due. Where something is
 // being written to the caller just now, down does it afterwards.
-func (h *relay2) polite() {
+func (h *framed) polite() {
 	h.mu.Lock()
 	h.leave()
-	due := h.asked && !h.over
+	due := h.end != noFarewell && h.end != callerEnded
 	h.mu.Unlock()
-	if !due || !h.front.wmu.TryLock() {
+	if !due || !h.says.TryLock() {
 		return
 	}
-	defer h.front.wmu.Unlock()
+	defer h.says.Unlock()
 	h.mu.Lock()
 	tell := h.tell()
-	over := h.told && h.streams.Open() == 0 && h.streams.Between() && !h.over
-	h.over = h.over || over
+	over := h.end == goAwaySent && h.streams.Open() == 0 && h.streams.Between()
+	if over {
+		h.end = callerEnded
+	}
 	h.mu.Unlock()
 	if tell != nil {
 		_, _ = h.front.conn.Write(tell) // down notices where that fails
 	}
 	if over {
-		h.farewell()
+		h.sayFarewell()
 	}
 }
 
-// farewell ends the connection towards the caller, who has been told; the front's wmu
+// sayFarewell ends the connection towards the caller, who has been told; says
 // is held. Who has not called yet has time to end it: clients (Go's) take a connection
 // that ends before its first call for a server that cannot be reached, and do not make
 // the call by another one, as they do after a GOAWAY.
-func (h *relay2) farewell() {
+func (h *framed) sayFarewell() {
 	h.mu.Lock()
 	called := h.streams.Last() > 0
 	h.mu.Unlock()
@@ -328,7 +346,7 @@ func (h *relay2) farewell() {
 }
 
 // leave leaves the gate where no call is open. mu is held.
-func (h *relay2) leave() {
+func (h *framed) leave() {
 	if h.inside && h.streams.Open() == 0 && h.streams.Between() {
 		h.inside = false
 		h.front.layer.gate.leave(&h.ticket)
@@ -336,19 +354,19 @@ func (h *relay2) leave() {
 }
 
 // tell returns the GOAWAY if it is to be sent here and now. mu is held, and so is
-// the front's wmu.
-func (h *relay2) tell() []byte {
-	if !h.asked || h.told || !h.greeted || !h.streams.Between() {
+// says.
+func (h *framed) tell() []byte {
+	if h.end != goAwayDue || !h.greeted || !h.streams.Between() {
 		return nil
 	}
-	h.told = true
+	h.end = goAwaySent
 	return wire.GoAway(h.streams.Last())
 }
 
 // lastWords is what the caller is told when the node's connection has ended, for
 // err: calls without an answer get a refusal, and later ones were not taken. The
 // front's wmu is held.
-func (h *relay2) lastWords(err error) (last []byte) {
+func (h *framed) lastWords(err error) (last []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.gone = true
@@ -367,8 +385,8 @@ func (h *relay2) lastWords(err error) (last []byte) {
 	for _, id := range h.streams.Waiting() {
 		last = append(last, wire.Answer(id, block, body)...)
 	}
-	if !h.told {
-		h.asked, h.told = true, true
+	if h.end < goAwaySent {
+		h.end = goAwaySent
 		h.streams.Shut()
 		last = append(last, wire.GoAway(h.streams.Last())...)
 	}
@@ -378,7 +396,7 @@ func (h *relay2) lastWords(err error) (last []byte) {
 // contentTypeOf reads the header block of the first call on a connection.
 func contentTypeOf(block []byte) string {
 	d := hpack.NewDecoder(4096, nil)
-	d.SetMaxStringLength(relayBuffer)
+	d.SetMaxStringLength(stream.BufferSize)
 	fields, err := d.DecodeFull(block)
 	if err != nil {
 		return ""
@@ -411,28 +429,28 @@ func encodeRefusal(r *so.Refusal, contentType string) (block, body []byte) {
 }
 
 // down passes on what the node says until it ends.
-func (h *relay2) down() {
+func (h *framed) down() {
 	f := h.front
 	var piece []byte // of a frame's header
 	for {
-		buf, n, err := h.in.read(nil, 0)
+		buf, n, err := h.in.Read(nil, 0)
 		if err != nil {
-			f.wmu.Lock()
+			h.says.Lock()
 			if last := h.lastWords(err); last != nil {
 				_, _ = f.conn.Write(last)
 			}
-			h.farewell() // the caller has no use for half a connection
-			f.wmu.Unlock()
-			h.end()
+			h.sayFarewell() // the caller has no use for half a connection
+			h.says.Unlock()
+			h.endCalls()
 			return
 		}
 		p := (*buf)[:n]
 		if len(piece) > 0 {
 			p = append(piece, p...)
 		}
-		rest, err := h.fromNode(p)
-		piece = append([]byte(nil), rest...)
-		f.layer.buffers.put(buf)
+		short, err := h.fromNode(p)
+		piece = append([]byte(nil), short...)
+		f.layer.buffers.Put(buf)
 		if err != nil {
 			h.lost()
 			f.conn.Close()
@@ -444,10 +462,10 @@ func (h *relay2) down() {
 }
 
 // fromNode passes on frames of the node, and returns what is too short to tell.
-func (h *relay2) fromNode(p []byte) (rest []byte, err error) {
+func (h *framed) fromNode(p []byte) (short []byte, err error) {
 	f := h.front
-	f.wmu.Lock()
-	defer f.wmu.Unlock()
+	h.says.Lock()
+	defer h.says.Unlock()
 	var tell []byte
 	off, at := 0, 0
 	h.mu.Lock()

@@ -8,13 +8,15 @@ import (
 	"strings"
 	"time"
 
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/simlayer/tally"
 )
 
-// leanAnswer is an answer on its way to the caller, in the form in which net/http's
+// callerAnswer is an answer on its way to the caller, in the form in which net/http's
 // server would write it behind a ReverseProxy.
-type leanAnswer struct {
+type callerAnswer struct {
 	resp    *http.Response
 	last    bool  // the connection ends after it
 	bare    bool  // it has no body
@@ -24,7 +26,7 @@ type leanAnswer struct {
 }
 
 // respond answers the caller. It ends the exchange.
-func (c *lean) respond(resp *http.Response) {
+func (c *simulation) respond(resp *http.Response) {
 	f := c.front
 	if resp.Body == nil {
 		resp.Body = http.NoBody
@@ -35,14 +37,14 @@ func (c *lean) respond(resp *http.Response) {
 		return
 	}
 	dropNamed(resp.Header)
-	a := leanAnswer{resp: resp, outcome: tally.Answered, length: declared(resp.Header)}
+	a := callerAnswer{resp: resp, outcome: tally.Answered, length: declared(resp.Header)}
 	if c.via != 0 {
-		a.outcome = refusedBy(resp.Header.Get(so.RefusalHeader))
+		a.outcome = relay.RefusedBy(resp.Header.Get(so.RefusalHeader))
 	}
 	a.last = c.request.close || f.layer.gate.leaving.Load() || f.listener.leads()
 	a.bare = c.request.req.Method == http.MethodHead || resp.StatusCode < 200 || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
 	here, short := bodyHere(resp.Body)
-	if a.memory = short && here <= relayBuffer; a.memory && a.length < 0 {
+	if a.memory = short && here <= stream.BufferSize; a.memory && a.length < 0 {
 		a.length = here
 	}
 	c.out = a.appendHead(c.out[:0])
@@ -59,7 +61,7 @@ func (c *lean) respond(resp *http.Response) {
 }
 
 // refuse answers by a refusal.
-func (c *lean) refuse(err error) {
+func (c *simulation) refuse(err error) {
 	c.unwatch()
 	c.front.refuse(err)
 }
@@ -91,7 +93,7 @@ func bodyHere(body io.Reader) (n int64, ok bool) {
 // whole answers by a body that is here. One that broke off breaks the connection,
 // and nothing of it passes on; one that just is not as long as the head says ends
 // it.
-func (c *lean) whole(a *leanAnswer, here int64) {
+func (c *simulation) whole(a *callerAnswer, here int64) {
 	n := min(here, a.length)
 	start := len(c.out)
 	c.out = append(c.out, make([]byte, n)...)
@@ -109,11 +111,11 @@ func (c *lean) whole(a *leanAnswer, here int64) {
 }
 
 // lose breaks an answer off.
-func (c *lean) lose(o tally.Outcome) {
+func (c *simulation) lose(o tally.Outcome) {
 	c.unwatch()
 	f := c.front
 	f.mu.Lock()
-	if f.gone {
+	if _, gone := f.core.Left(); gone {
 		o = tally.Canceled
 	}
 	f.mu.Unlock()
@@ -122,36 +124,39 @@ func (c *lean) lose(o tally.Outcome) {
 
 // end ends the exchange, and then writes what is last of its answer: nobody may
 // know the answer and still find the call at the node.
-func (c *lean) end(a *leanAnswer, text []byte) {
+func (c *simulation) end(a *callerAnswer, text []byte) {
 	c.unwatch()
 	f := c.front
-	f.wmu.Lock()
 	f.mu.Lock()
-	f.ex.respDone, f.ex.closeAfter, f.answering = true, a.last, true
-	f.mu.Unlock()
-	f.finish(a.outcome)
-	_, err := f.conn.Write(text)
-	closing := f.wrote()
-	f.wmu.Unlock()
-	switch {
-	case err != nil:
-		f.breakOff()
-	case closing:
-		f.shut()
+	f.do(f.core.Simulated(a.outcome, a.last))
+	if _, err := f.conn.Write(text); err != nil {
+		f.lose(tally.Canceled)
+		return
 	}
+	f.wrote()
+}
+
+// part writes a part of an answer.
+func (c *simulation) part(text []byte) error {
+	f := c.front
+	f.mu.Lock()
+	f.core.SimulatedPart()
+	f.mu.Unlock()
+	_, err := f.conn.Write(text)
+	return err
 }
 
 // chunkRoom is what the line before a chunk needs at most.
 const chunkRoom = 8
 
 // stream answers by a body that is still to come, piece by piece.
-func (c *lean) stream(a *leanAnswer) {
+func (c *simulation) stream(a *callerAnswer) {
 	f := c.front
-	if f.write(c.out) != nil {
+	if c.part(c.out) != nil {
 		c.lose(tally.Canceled)
 		return
 	}
-	buf := f.layer.buffers.get()
+	buf := f.layer.buffers.Get()
 	c.bufs = append(c.bufs, buf)
 	chunked, left := a.length < 0, a.length
 	for {
@@ -176,7 +181,7 @@ func (c *lean) stream(a *leanAnswer) {
 			c.end(a, append(append(piece, "0\r\n"...), trailerOf(a.resp)...))
 			return
 		}
-		if n > 0 && f.write(piece) != nil {
+		if n > 0 && c.part(piece) != nil {
 			c.lose(tally.Canceled)
 			return
 		}
@@ -204,7 +209,7 @@ func trailerOf(resp *http.Response) []byte {
 
 // appendHead appends the head of the answer; nil: a field of it cannot be
 // written.
-func (a *leanAnswer) appendHead(b []byte) []byte {
+func (a *callerAnswer) appendHead(b []byte) []byte {
 	status := a.resp.StatusCode
 	b = appendStatus(b, status)
 	dated := false
@@ -260,15 +265,13 @@ func appendStatus(b []byte, status int) []byte {
 }
 
 // interim passes on an interim response.
-func (c *lean) interim(status int, h http.Header) error {
+func (c *simulation) interim(status int, h http.Header) error {
 	b := appendFields(appendStatus(nil, status), h, func(name string, _ []string) bool {
 		return name != "Content-Length" && name != "Transfer-Encoding"
 	})
 	if b == nil {
 		return errField
 	}
-	c.front.wmu.Lock()
-	defer c.front.wmu.Unlock()
 	_, err := c.front.conn.Write(append(b, "\r\n"...))
 	return err
 }

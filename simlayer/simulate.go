@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"moult/simlayer/proxy"
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -19,7 +20,7 @@ import (
 	"moult/store/bundle"
 )
 
-// lean is one plain call of HTTP/1.1 that is simulated in this process without
+// simulation is one plain call of HTTP/1.1 that is simulated in this process without
 // net/http: the front that has read it runs its chain, whose calls go by the
 // front's own connection, and writes the answer. What is not plain is the
 // callProxy's, which does the same in every other respect.
@@ -27,7 +28,7 @@ import (
 // It is used by one goroutine: run, where the call could begin at once, or the one
 // that waited for the gate (front.late). run watches the caller while that one works;
 // where run works itself, a watcher begins once the node takes long.
-type lean struct {
+type simulation struct {
 	front   *front
 	path    *path
 	backend *backend
@@ -37,10 +38,10 @@ type lean struct {
 	alone   bool // run works: nobody watches the caller
 	more    bool // another request of the caller is here already
 
-	request leanRequest
+	request plainRequest
 	out     []byte // what is written, to the node and then to the caller
 	bufs    []*[]byte
-	answer  leanResponse
+	answer  plainResponse
 	second  bool // the answer's memory is in use
 	// unsafe: a request that must not be sent twice may have reached the node.
 	unsafe bool
@@ -49,13 +50,13 @@ type lean struct {
 	seen     []byte        // what the watcher has read
 }
 
-// leans are the memory of lean calls.
-type leans struct{ pool sync.Pool }
+// simulations are the memory of simulated calls.
+type simulations struct{ pool sync.Pool }
 
-func (l *leans) get(f *front) *lean {
-	c, ok := l.pool.Get().(*lean)
+func (l *simulations) get(f *front) *simulation {
+	c, ok := l.pool.Get().(*simulation)
 	if !ok {
-		c = &lean{budget: so.NewBudget()}
+		c = &simulation{budget: so.NewBudget()}
 		c.request.base = (&http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(c.budget.Within(f.layer.ctx))
 		c.request.header = http.Header{}
 		c.answer.header = http.Header{}
@@ -66,43 +67,43 @@ func (l *leans) get(f *front) *lean {
 }
 
 // put takes c back. Nothing of the call is left in it.
-func (l *leans) put(c *lean) {
+func (l *simulations) put(c *simulation) {
 	for _, buf := range c.bufs {
-		c.front.layer.buffers.put(buf)
+		c.front.layer.buffers.Put(buf)
 	}
 	clear(c.bufs)
 	c.request.clear()
 	c.answer.clear()
 	out, values := c.out[:0], c.bufs[:0]
-	if cap(out) > relayBuffer {
+	if cap(out) > stream.BufferSize {
 		out = nil
 	}
-	*c = lean{budget: c.budget, request: c.request, answer: c.answer, out: out, bufs: values}
+	*c = simulation{budget: c.budget, request: c.request, answer: c.answer, out: out, bufs: values}
 	l.pool.Put(c)
 }
 
-// lean begins the simulation of a whole request, if the call is plain; nil: it is
+// plainCall begins the simulation of a whole request, if the call is plain; nil: it is
 // not.
-func (f *front) lean(req wire.Request, text []byte) *lean {
-	p := f.ex.path
-	if f.layer.cfg.noLean || f.ex.ticket.route.observer != nil || !so.Bounded(p.chain) {
+func (f *front) plainCall(req wire.Request, text []byte) *simulation {
+	p := f.call.path
+	if f.layer.cfg.byProxy || f.call.ticket.route.observer != nil || !so.Bounded(p.chain) {
 		return nil
 	}
-	c := f.layer.buffers.leans.get(f)
-	c.path, c.backend, c.via = p, f.ex.backend, p.via
+	c := f.layer.simulations.get(f)
+	c.path, c.backend, c.via = p, f.call.backend, p.via
 	end := len(text) - int(req.Length)
 	if !c.request.read(req, text[:end], text[end:]) {
-		f.layer.buffers.leans.put(c)
+		f.layer.simulations.put(c)
 		return nil
 	}
 	return c
 }
 
 // simulate answers a request of which size bytes are here, by run.
-func (f *front) simulate(req wire.Request, size int, how taking) bool {
-	var c *lean
-	if how == takeWhole {
-		c = f.lean(req, (*f.buf)[:size])
+func (f *front) simulate(req wire.Request, size int, how relay.How) bool {
+	var c *simulation
+	if how == relay.Whole {
+		c = f.plainCall(req, (*f.buf)[:size])
 	}
 	if c == nil {
 		f.handBack()
@@ -113,11 +114,11 @@ func (f *front) simulate(req wire.Request, size int, how taking) bool {
 	err := c.run()
 	c.unwatch()
 	seen, unsafe := c.seen, c.unsafe
-	again := err != nil && f.leanAgain(err, unsafe)
-	f.layer.buffers.leans.put(c)
+	again := err != nil && f.simulateAgain(err, unsafe)
+	f.layer.simulations.put(c)
 	follows := true
 	if again {
-		follows = f.beginLate(req, size, err)
+		follows = f.beginLate(size, true, err)
 	} else {
 		f.consume(size)
 		if err != nil {
@@ -125,7 +126,7 @@ func (f *front) simulate(req wire.Request, size int, how taking) bool {
 		}
 	}
 	if len(seen) > 0 {
-		f.buf = f.layer.buffers.get() // nothing else of the caller was here
+		f.buf = f.layer.buffers.Get() // nothing else of the caller was here
 		f.n = copy(*f.buf, seen)
 	}
 	return follows
@@ -134,45 +135,47 @@ func (f *front) simulate(req wire.Request, size int, how taking) bool {
 // simulateLate answers a request that had to wait. An error is why it must wait
 // again.
 func (f *front) simulateLate() error {
-	ex := &f.ex
-	var c *lean
-	if end := wire.HeadEnd(ex.request, 0); end > 0 {
-		if req, ok := wire.ParseRequest(ex.request[:end]); ok {
-			c = f.lean(req, ex.request)
+	call := &f.call
+	var c *simulation
+	if end := wire.HeadEnd(call.request, 0); end > 0 {
+		if req, ok := wire.ParseRequest(call.request[:end]); ok {
+			c = f.plainCall(req, call.request)
 		}
 	}
 	if c == nil {
 		f.handBack()
 		return nil
 	}
-	c.ctx = c.budget.Within(ex.ctx)
+	c.ctx = c.budget.Within(call.ctx)
 	err := c.run()
 	unsafe := c.unsafe
-	f.layer.buffers.leans.put(c)
-	if err != nil && !f.leanAgain(err, unsafe) {
+	f.layer.simulations.put(c)
+	if err != nil && !f.simulateAgain(err, unsafe) {
 		f.refuse(explain(unsafe, err))
 		return nil
 	}
 	return err
 }
 
-// leanAgain reports whether a failed call may be tried again: as call.again does.
-func (f *front) leanAgain(err error, unsafe bool) bool {
+// simulateAgain reports whether a failed call may be tried again: as call.again does.
+func (f *front) simulateAgain(err error, unsafe bool) bool {
 	var refusal *so.Refusal
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if errors.As(err, &refusal) || unsafe || f.ex.cut || f.gone || f.eof {
+	if errors.As(err, &refusal) || unsafe || f.core.WasCut() {
+		return false
+	}
+	if ended, _ := f.core.Left(); ended {
 		return false
 	}
 	if proxy.IsDialError(err) {
 		return true
 	}
-	f.ex.tries++
-	return f.ex.tries < maxTries
+	return f.core.TryAgain()
 }
 
 // run makes the call and answers it. An error is why there is no answer.
-func (c *lean) run() error {
+func (c *simulation) run() error {
 	f := c.front
 	resp, err := c.call()
 	switch {
@@ -181,7 +184,7 @@ func (c *lean) run() error {
 		f.lose(tally.Failed)
 		return nil
 	case err != nil:
-		return f.ex.ticket.route.sign(err)
+		return f.call.ticket.route.sign(err)
 	}
 	c.respond(resp)
 	return nil
@@ -191,11 +194,11 @@ func (c *lean) run() error {
 var errBroke = errors.New("the simulation object broke")
 
 // call runs the chain. What breaks in it fails this call only.
-func (c *lean) call() (resp *http.Response, err error) {
+func (c *simulation) call() (resp *http.Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			f := c.front
-			f.layer.log.Error("a call broke its simulation object", "service", f.listener.service.name, "from", f.ex.version, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			f.layer.log.Error("a call broke its simulation object", "service", f.listener.service.name, "from", f.call.version, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			resp, err = nil, errBroke
 		}
 	}()
@@ -204,7 +207,7 @@ func (c *lean) call() (resp *http.Response, err error) {
 
 // watch begins to watch the caller, where nobody does: one that goes away ends
 // the call.
-func (c *lean) watch() {
+func (c *simulation) watch() {
 	if !c.alone || c.watching != nil || c.more {
 		return
 	}
@@ -213,7 +216,7 @@ func (c *lean) watch() {
 		defer close(c.watching)
 		// A byte of another request says no less than all of it.
 		one := make([]byte, 1)
-		_, n, err := c.front.in.read(&one, 0)
+		_, n, err := c.front.in.Read(&one, 0)
 		switch {
 		case n > 0:
 			c.seen = one
@@ -226,7 +229,7 @@ func (c *lean) watch() {
 }
 
 // unwatch ends the watcher.
-func (c *lean) unwatch() {
+func (c *simulation) unwatch() {
 	if c.watching == nil {
 		return
 	}
@@ -240,17 +243,8 @@ func (c *lean) unwatch() {
 // callerLeft passes on that the caller has said all, or has gone.
 func (f *front) callerLeft(gone bool) {
 	f.mu.Lock()
-	f.eof, f.gone = true, gone
-	u := f.up
-	if u != nil {
-		u.last = true
+	if f.up != nil {
+		f.up.last = true
 	}
-	f.mu.Unlock()
-	switch {
-	case u == nil:
-	case gone:
-		u.conn.Close()
-	default:
-		stream.CloseWrite(u.conn)
-	}
+	f.do(f.core.CallerEnded(gone))
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/simlayer/wire"
 	"moult/store/bundle"
 )
@@ -279,14 +280,14 @@ func TestHTTP2Farewell(t *testing.T) {
 					t.Fatal(err)
 				}
 				until(http2.FrameGoAway)
-				var in reader
-				if err := in.reads(conn, &l.buffers); err != nil {
+				var in stream.Reader
+				if err := in.Start(conn, &l.buffers); err != nil {
 					t.Fatal(err)
 				}
 				for _, f := range l.services["api"].public.allFronts(false) {
-					f.wmu.Lock() // nothing more is on its way
-					open := in.alive()
-					f.wmu.Unlock()
+					f.http2.says.Lock() // nothing more is on its way
+					open := in.Alive()
+					f.http2.says.Unlock()
 					if !open {
 						t.Fatal("the connection ended before it was used")
 					}

@@ -1,6 +1,6 @@
 //go:build unix
 
-package simlayer
+package stream
 
 import (
 	"errors"
@@ -10,10 +10,10 @@ import (
 	"syscall"
 )
 
-// reader reads from a connection, and holds no buffer while it waits. It is for
+// Reader reads from a connection, and holds no buffer while it waits. It is for
 // one goroutine.
-type reader struct {
-	pool *buffers
+type Reader struct {
+	pool *Buffers
 	raw  syscall.RawConn
 	try  func(fd uintptr) bool
 
@@ -24,8 +24,8 @@ type reader struct {
 	err  error
 }
 
-// reads makes r read from conn.
-func (r *reader) reads(conn net.Conn, pool *buffers) error {
+// Start makes r read from conn.
+func (r *Reader) Start(conn net.Conn, pool *Buffers) error {
 	sys, ok := conn.(syscall.Conn)
 	if !ok {
 		return errors.New("not a connection of the system")
@@ -35,10 +35,10 @@ func (r *reader) reads(conn net.Conn, pool *buffers) error {
 	return err
 }
 
-// read reads some bytes behind the first have of buf, which must have room. With
+// Read reads some bytes behind the first have of buf, which must have room. With
 // buf nil it takes one from the pool, which is then the caller's. On an error buf
 // comes back as it was.
-func (r *reader) read(buf *[]byte, have int) (*[]byte, int, error) {
+func (r *Reader) Read(buf *[]byte, have int) (*[]byte, int, error) {
 	r.buf, r.have, r.n, r.err = buf, have, 0, nil
 	err := r.raw.Read(r.try)
 	got := r.buf
@@ -53,16 +53,16 @@ func (r *reader) read(buf *[]byte, have int) (*[]byte, int, error) {
 		return got, r.n, nil
 	}
 	if buf == nil {
-		r.pool.put(got)
+		r.pool.Put(got)
 		got = nil
 	}
 	return got, 0, err
 }
 
-func (r *reader) tryRead(fd uintptr) bool {
+func (r *Reader) tryRead(fd uintptr) bool {
 	buf := r.buf
 	if buf == nil {
-		buf = r.pool.get()
+		buf = r.pool.Get()
 	}
 	for {
 		n, err := syscall.Read(int(fd), (*buf)[r.have:])
@@ -71,11 +71,23 @@ func (r *reader) tryRead(fd uintptr) bool {
 			continue
 		case syscall.EAGAIN:
 			if r.buf == nil {
-				r.pool.put(buf)
+				r.pool.Put(buf)
 			}
 			return false
 		}
 		r.buf, r.n, r.err = buf, n, err
 		return true
 	}
+}
+
+// Alive reports whether the other end has neither closed its connection nor said
+// something unasked. Nobody may read meanwhile.
+func (r *Reader) Alive() bool {
+	var one [1]byte
+	open := false
+	err := r.raw.Control(func(fd uintptr) {
+		_, err := syscall.Read(int(fd), one[:])
+		open = err == syscall.EAGAIN
+	})
+	return err == nil && open
 }

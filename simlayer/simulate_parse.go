@@ -15,23 +15,23 @@ import (
 	"moult/simlayer/wire"
 )
 
-// leanRequest is a caller's request as its chain gets it from a ReverseProxy: its
+// plainRequest is a caller's request as its chain gets it from a ReverseProxy: its
 // headers are end to end, and it is addressed to the node. Its memory is used
 // again, so nothing may keep it.
-type leanRequest struct {
+type plainRequest struct {
 	base   *http.Request // with the context of calls that need none of their own
 	req    http.Request
 	url    url.URL
 	header http.Header
 	values []string // memory of header
-	body   leanBody
+	body   plainBody
 	close  bool // no other request follows
 	hops   int  // behind it: see so.Hop
 }
 
 // read reads a request whose framing is known. It reports false where the call is
 // not plain.
-func (r *leanRequest) read(framing wire.Request, head, body []byte) bool {
+func (r *plainRequest) read(framing wire.Request, head, body []byte) bool {
 	if framing.Method == "" || framing.Method == http.MethodConnect || framing.Expect || framing.Upgrade || framing.Body == wire.Chunked {
 		return false
 	}
@@ -56,7 +56,7 @@ func (r *leanRequest) read(framing wire.Request, head, body []byte) bool {
 }
 
 // readTarget reads the path and query of a request's line.
-func (r *leanRequest) readTarget(target string) bool {
+func (r *plainRequest) readTarget(target string) bool {
 	if target[0] != '/' || strings.HasPrefix(target, "//") {
 		return false
 	}
@@ -105,7 +105,7 @@ func bytesOf(more string) (set [256]bool) {
 
 // readFields reads the header of a request; ok is false where it has something
 // that is no plain call's.
-func (r *leanRequest) readFields(text string) (host string, ok bool) {
+func (r *plainRequest) readFields(text string) (host string, ok bool) {
 	hosts := 0
 	for len(text) > 2 {
 		var name, value string
@@ -183,30 +183,30 @@ func plainConnection(value string) bool {
 }
 
 // made returns the request with a context.
-func (r *leanRequest) made(ctx context.Context) *http.Request {
+func (r *plainRequest) made(ctx context.Context) *http.Request {
 	if r.req.Context() == ctx {
 		return &r.req
 	}
 	return r.req.WithContext(ctx)
 }
 
-func (r *leanRequest) clear() {
+func (r *plainRequest) clear() {
 	clear(r.header)
 	clear(r.values)
-	*r = leanRequest{base: r.base, header: r.header, values: r.values[:0]}
+	*r = plainRequest{base: r.base, header: r.header, values: r.values[:0]}
 }
 
-// leanResponse is an answer of the node. Its memory is used again.
-type leanResponse struct {
+// plainResponse is an answer of the node. Its memory is used again.
+type plainResponse struct {
 	resp   http.Response
 	header http.Header
 	values []string
-	body   leanBody
+	body   plainBody
 }
 
 // read reads a response whose framing is known. It reports false where
 // http.ReadResponse must.
-func (r *leanResponse) read(framing wire.Response, req *http.Request, head []byte) bool {
+func (r *plainResponse) read(framing wire.Response, req *http.Request, head []byte) bool {
 	text := string(head)
 	line, fields, _ := strings.Cut(text, "\r\n")
 	if !strings.HasPrefix(line, "HTTP/1.1 ") {
@@ -226,7 +226,7 @@ func (r *leanResponse) read(framing wire.Response, req *http.Request, head []byt
 	return true
 }
 
-func (r *leanResponse) readFields(text string) bool {
+func (r *plainResponse) readFields(text string) bool {
 	connections := 0
 	for len(text) > 2 {
 		var name, value string
@@ -260,28 +260,28 @@ func declared(h http.Header) int64 {
 	return n
 }
 
-func (r *leanResponse) clear() {
+func (r *plainResponse) clear() {
 	clear(r.header)
 	clear(r.values)
-	*r = leanResponse{header: r.header, values: r.values[:0]}
+	*r = plainResponse{header: r.header, values: r.values[:0]}
 }
 
-// leanBody is a body in memory. Where less of it has come than was said, err
+// plainBody is a body in memory. Where less of it has come than was said, err
 // follows.
-type leanBody struct {
+type plainBody struct {
 	data []byte
 	err  error
 }
 
-func (b *leanBody) set(data []byte) { b.data, b.err = data, io.EOF }
+func (b *plainBody) set(data []byte) { b.data, b.err = data, io.EOF }
 
 // Rest implements so.InMemory.
-func (b *leanBody) Rest() ([]byte, bool) { return b.data, b.err == io.EOF }
+func (b *plainBody) Rest() ([]byte, bool) { return b.data, b.err == io.EOF }
 
 // Len is how many bytes are left.
-func (b *leanBody) Len() int { return len(b.data) }
+func (b *plainBody) Len() int { return len(b.data) }
 
-func (b *leanBody) Read(p []byte) (int, error) {
+func (b *plainBody) Read(p []byte) (int, error) {
 	if len(b.data) == 0 {
 		return 0, b.err
 	}
@@ -291,4 +291,4 @@ func (b *leanBody) Read(p []byte) (int, error) {
 }
 
 // Close implements io.Closer.
-func (*leanBody) Close() error { return nil }
+func (*plainBody) Close() error { return nil }

@@ -16,7 +16,7 @@ import (
 	"moult/simlayer/wire"
 )
 
-var leanRequests = []string{
+var plainRequests = []string{
 	"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
 	"GET /a%2Fb/c?x=1&y=%20 HTTP/1.1\r\nHost: a.example:80\r\nAccept: */*\r\naccept: b\r\nUser-Agent: u\r\n\r\n",
 	"PUT /v1/keys/k HTTP/1.1\r\nhost: x\r\nContent-Length: 5\r\nX-FORWARDED-for: 1.2.3.4\r\nForwarded: for=x\r\n\r\nhello",
@@ -67,7 +67,7 @@ func (nobody) WriteHeader(int)             {}
 
 // A request that is taken as plain is what net/http and a ReverseProxy make of it,
 // and goes to the node as by a Transport.
-func checkLeanRequest(t *testing.T, text []byte) (plain bool) {
+func checkPlainRequest(t *testing.T, text []byte) (plain bool) {
 	end := wire.HeadEnd(text, 0)
 	if end < 0 {
 		return false
@@ -78,7 +78,7 @@ func checkLeanRequest(t *testing.T, text []byte) (plain bool) {
 	}
 	text = text[:end+int(framing.Length)]
 	// The second use of the memory.
-	r := &leanRequest{base: &http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}, header: http.Header{"Old": {"x"}}, values: []string{"x"}, close: true, hops: 9}
+	r := &plainRequest{base: &http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}, header: http.Header{"Old": {"x"}}, values: []string{"x"}, close: true, hops: 9}
 	r.clear()
 	if !r.read(framing, text[:end], text[end:]) {
 		return false
@@ -120,26 +120,26 @@ func readWhole(t *testing.T, text []byte) (*http.Request, string) {
 	return r, string(body)
 }
 
-func TestLeanRequest(t *testing.T) {
+func TestPlainRequest(t *testing.T) {
 	plain := 0
-	for _, text := range leanRequests {
-		if checkLeanRequest(t, []byte(text)) {
+	for _, text := range plainRequests {
+		if checkPlainRequest(t, []byte(text)) {
 			plain++
 		}
 	}
 	if plain != 7 {
-		t.Errorf("%d of %d are plain, want 7", plain, len(leanRequests))
+		t.Errorf("%d of %d are plain, want 7", plain, len(plainRequests))
 	}
 }
 
-func FuzzLeanRequest(f *testing.F) {
-	for _, text := range leanRequests {
+func FuzzPlainRequest(f *testing.F) {
+	for _, text := range plainRequests {
 		f.Add([]byte(text))
 	}
-	f.Fuzz(func(t *testing.T, text []byte) { checkLeanRequest(t, text) })
+	f.Fuzz(func(t *testing.T, text []byte) { checkPlainRequest(t, text) })
 }
 
-var leanResponses = []string{
+var plainResponses = []string{
 	"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Type: text/plain\r\n\r\nhello",
 	"HTTP/1.1 200 \r\nContent-Length: 0\r\nconnection: close\r\nSet-Cookie: a\r\nset-cookie: b\r\n\r\n",
 	"HTTP/1.1 404\r\nContent-Length: 1\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n\r\nx",
@@ -154,7 +154,7 @@ var leanResponses = []string{
 }
 
 // A response that is taken as plain is what net/http makes of it.
-func checkLeanResponse(t *testing.T, method string, text []byte) (plain bool) {
+func checkPlainResponse(t *testing.T, method string, text []byte) (plain bool) {
 	end := wire.HeadEnd(text, 0)
 	if end < 0 {
 		return false
@@ -164,7 +164,7 @@ func checkLeanResponse(t *testing.T, method string, text []byte) (plain bool) {
 		return false
 	}
 	req := &http.Request{Method: method}
-	r := &leanResponse{header: http.Header{"Old": {"x"}}, values: []string{"x"}}
+	r := &plainResponse{header: http.Header{"Old": {"x"}}, values: []string{"x"}}
 	r.clear()
 	if !r.read(framing, req, text[:end]) {
 		return false
@@ -185,11 +185,11 @@ func checkLeanResponse(t *testing.T, method string, text []byte) (plain bool) {
 	return true
 }
 
-func TestLeanResponse(t *testing.T) {
+func TestPlainResponse(t *testing.T) {
 	plain := 0
-	for _, text := range leanResponses {
+	for _, text := range plainResponses {
 		for _, method := range []string{"GET", "HEAD"} {
-			if checkLeanResponse(t, method, []byte(text)) {
+			if checkPlainResponse(t, method, []byte(text)) {
 				plain++
 			}
 		}
@@ -199,8 +199,8 @@ func TestLeanResponse(t *testing.T) {
 	}
 }
 
-func FuzzLeanResponse(f *testing.F) {
-	for _, text := range leanResponses {
+func FuzzPlainResponse(f *testing.F) {
+	for _, text := range plainResponses {
 		f.Add(true, []byte(text))
 		f.Add(false, []byte(text))
 	}
@@ -209,12 +209,12 @@ func FuzzLeanResponse(f *testing.F) {
 		if head {
 			method = "HEAD"
 		}
-		checkLeanResponse(t, method, text)
+		checkPlainResponse(t, method, text)
 	})
 }
 
 // What is written can hold no more than it should.
-func TestLeanWrites(t *testing.T) {
+func TestSimulatedWrites(t *testing.T) {
 	for _, h := range []http.Header{{"X": {"a\r\nY: b"}}, {"X\r\nY": {"a"}}, {"X": {"a\x00"}}} {
 		if b := appendFields([]byte{}, h, nil); b != nil {
 			t.Errorf("%q is written as %q", h, b)
