@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/agent/objects"
 	"moult/agent/schedule"
 	"moult/agent/software"
 	"moult/agent/upgrade"
@@ -22,7 +23,6 @@ import (
 	"moult/gossip/view"
 	"moult/simlayer"
 	"moult/simlayer/host"
-	"moult/simlayer/so"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 )
@@ -59,8 +59,7 @@ type Agent struct {
 	trust     *trust.Verified
 	evidence  evidence
 	docs      documents
-	rules     map[bundle.Digest]*so.Rules // parsed; nil where they do not parse
-	objects   objectHost
+	objects   *objects.Objects
 	viewNews  bool            // the directory is older than the view
 	wait      schedule.Reason // why the node is waiting, as last decided
 	notBefore time.Time       // no decision before this
@@ -132,7 +131,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 }
 
 func newAgent(f folder, cfg Config, log *slog.Logger, quit func()) *Agent {
-	return &Agent{
+	a := &Agent{
 		folder: f, cfg: cfg, log: log, quit: quit,
 		platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH},
 		fail:     loadFailpoints(),
@@ -143,10 +142,10 @@ func newAgent(f folder, cfg Config, log *slog.Logger, quit func()) *Agent {
 		dirty:    map[bundle.NodeID]bool{},
 		doneAt:   map[doneKey]time.Time{},
 		known:    map[string]bool{},
-		rules:    map[bundle.Digest]*so.Rules{},
-		objects:  newObjectHost(),
 		started:  time.Now(),
 	}
+	a.objects = objects.New(a.objectsConfig())
+	return a
 }
 
 // closers ends what was opened, the last first.
@@ -206,7 +205,7 @@ func (a *Agent) openLayer(c *closers) error {
 	if err := a.steerTo(a.layer, c); err != nil {
 		return err
 	}
-	c.add(a.closeObjects)
+	c.add(a.objects.Close)
 	a.soft = a.lookAfter(left)
 	c.add(a.soft.Close)
 	return nil

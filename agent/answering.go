@@ -129,7 +129,7 @@ func (a *Agent) retire(now time.Time) {
 		return
 	}
 	oldest := s.Running
-	for v := range a.serving.all {
+	for v := range a.objects.All() {
 		oldest = min(oldest, v)
 	}
 	unneeded := map[bundle.Version]bool{}

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -12,8 +11,8 @@ import (
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
-	"moult/simlayer/host"
 	"moult/store/bundle"
+	"moult/transforms"
 )
 
 // A node at version 3 gives up the objects that nobody needs, and none too early:
@@ -202,19 +201,26 @@ func TestPastStatesRemovedLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.do(func() {
-		b.route() // nothing is wanted any more
-		b.objects.want(host.Objects{Native: 1, List: []host.Object{{Version: 2}}}, time.Now())
-		b.objects.err, b.objects.retry = errors.New("planted"), time.Now().Add(time.Hour)
+		b.brings(1)
+		b.brings(2)
+		b.serves(1, "n")
+		b.cfg.Services["no name"] = b.cfg.Services["api"] // which no host takes
+	})
+	b.until("objects cannot be run", func() bool { return b.alarmed("simulation objects cannot be run") > 0 })
+	b.do(func() {
 		b.pastSwept = true
 		b.removePastStates(2)
 	})
 	b.until("it is to be tried again", func() bool { return !b.pastSwept && b.retireAt.After(time.Now()) })
 	b.do(func() {
-		b.objects.want(host.Objects{}, time.Now())
+		delete(b.cfg.Services, "no name")
+	})
+	b.until("objects run", b.answered(2))
+	b.do(func() {
 		b.removePastStates(2)
 	})
 	b.until("the state is gone", func() bool {
 		states, err := b.slots.Objects().List()
-		return err == nil && len(states) == 0
+		return err == nil && !slices.ContainsFunc(states, func(s transforms.ObjectState) bool { return s.Kind == transforms.PastObject })
 	})
 }

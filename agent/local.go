@@ -1,13 +1,10 @@
 package agent
 
 import (
-	"maps"
-	"slices"
 	"time"
 
 	"moult/agent/control"
 	"moult/simlayer"
-	"moult/simlayer/host"
 	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
@@ -27,21 +24,9 @@ func (a *Agent) local() control.Local {
 		}
 		l.Services[name] = s
 	}
-	processes := map[bundle.Version]host.Stats{}
-	if a.objects.host != nil {
-		for _, s := range a.objects.host.Stats() {
-			processes[s.Version] = s
-		}
-	}
-	for _, v := range slices.Sorted(maps.Keys(a.serving.all)) {
-		o := a.serving.all[v]
-		_, placed := a.serving.placed.processes[v]
-		s := objectStatus(o, placed, a.serving.placed.local[v] != nil, processes[v])
-		if rules, read := a.rules[o.what.Rules.Digest]; read && rules == nil && o.what.Kind == bundle.SimulateRules {
-			s.State, s.Problem = control.ObjectBroken, badRules
-		}
-		s.Counted = countOf(callsOf(stats, v))
-		if w, observes := stats.Observers[v]; observes {
+	for _, s := range a.objects.Status() {
+		s.Counted = countOf(callsOf(stats, s.Callers))
+		if w, observes := stats.Observers[s.Callers]; observes {
 			s.Observation = &control.ObservationStatus{Told: w.Told, Missed: w.Missed, Waiting: w.Waiting, Whole: w.Whole, Problem: w.Problem}
 		}
 		l.Objects = append(l.Objects, s)
@@ -74,47 +59,4 @@ func countOf(c tally.Calls) control.CallCount {
 		n.Mean = bundle.Duration(c.Total / time.Duration(c.Calls))
 	}
 	return n
-}
-
-// objectStatus says how one object does: whether it has all that it needs, whether
-// it answers in the agent, and else what is known of its process.
-func objectStatus(o simulated, placed, local bool, p host.Stats) control.ObjectStatus {
-	s := control.ObjectStatus{
-		Callers: o.callers, Calls: o.to, Release: o.release, Side: control.SideFuture, Kind: o.what.Kind,
-		Where: control.InAgent, State: control.ObjectRunning,
-	}
-	if o.past {
-		s.Side = control.SidePast
-	}
-	switch {
-	case !placed:
-		s.State, s.Problem = control.ObjectWaiting, "what it is made of is not here yet"
-		if o.what.Stateful() {
-			s.Where = control.InProcess
-		}
-		return s
-	case local && o.what.Stateful():
-		s.Where, s.State, s.Problem = control.InProcess, control.ObjectIdle, "the node is being upgraded"
-		return s
-	case local:
-		return s
-	}
-	s.Where, s.PID, s.Restarts, s.Problem = control.InProcess, p.PID, p.Restarts, p.Problem
-	s.Oldest = bundle.Duration(p.Oldest)
-	switch p.State {
-	case host.StateRunning:
-		if p.Problem != "" {
-			s.State = control.ObjectBroken
-		}
-	case host.StateStarting:
-		s.State = control.ObjectStarting
-		if p.Restarts > 0 {
-			s.State = control.ObjectRestarting
-		}
-	case host.StateResting:
-		s.State = control.ObjectRestarting
-	default:
-		s.State = control.ObjectIdle
-	}
-	return s
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"moult/agent/upgrade"
+	"moult/gossip/swarm"
+	"moult/simlayer"
 	"moult/simlayer/host"
 	"moult/simlayer/so/wasm"
 	"moult/store/bundle"
@@ -42,8 +45,18 @@ func newObjectsBench(t *testing.T, running bundle.Version) *objectsBench {
 		t.Fatal(err)
 	}
 	b := &objectsBench{bench: newBench(t, cfg, running), exe: exe}
+	b.fetch = swarm.NewFetcher(nobody{}, swarm.FetcherOptions{Log: b.log}) // what is packed is here
 	b.pack(`cp "$MOULT_FUTURE_STATE/end" "$MOULT_NEW/" && cp "$MOULT_OLD/data" "$MOULT_NEW/" && echo first > "$MOULT_PAST_STATE/log"`)
 	return b
+}
+
+// nobody has anything to fetch from.
+type nobody struct{}
+
+func (nobody) Peers() []swarm.Peer { return nil }
+
+func (nobody) Get(context.Context, bundle.NodeID, string) (*http.Response, error) {
+	return nil, errors.New("there is nobody")
 }
 
 // pack makes an artifact whose program "migrate" is a script of the shell.
@@ -67,11 +80,9 @@ func (b *objectsBench) pack(script string) {
 	if err := as.Put(chunk.Digest, tar.Bytes()); err != nil {
 		b.t.Fatal(err)
 	}
-	unpacked, err := as.Finish()
-	if err != nil {
+	if _, err := as.Finish(); err != nil {
 		b.t.Fatal(err)
 	}
-	b.do(func() { b.objects.files[chunk.Digest] = unpacked })
 }
 
 // brings makes release v known, with programs for both objects. Slow ones do not
@@ -135,7 +146,7 @@ func (b *objectsBench) until(what string, good func() bool) {
 		case <-tick.C:
 		case <-deadline:
 			var have string
-			b.do(func() { have = fmt.Sprintf("answers %v, objects %+v", b.answers(), b.objects) })
+			b.do(func() { have = fmt.Sprintf("answers %v, objects %+v", b.answers(), b.objects.Status()) })
 			b.t.Fatalf("not in time: %s; %s", what, have) // not in the loop, which would end
 		}
 	}
@@ -144,26 +155,26 @@ func (b *objectsBench) until(what string, good func() bool) {
 // check reports callers that are led to an object which is not as it should be.
 func (b *objectsBench) check() {
 	b.t.Helper()
-	if wrong := misled(b.Agent); wrong != "" {
+	if wrong := misled(b.routed, b.objects.InForce()); wrong != "" {
 		b.t.Error(wrong)
 	}
 }
 
 // misled says which callers are let in to an object that is not in force, or whose
 // calls go elsewhere than to the node.
-func misled(a *Agent) string {
-	if a.routed.Down {
+func misled(routed simlayer.Routing, inForce host.Objects) string {
+	if routed.Down {
 		return ""
 	}
-	for v, o := range a.routed.Objects {
+	for v, o := range routed.Objects {
 		if o.Local != nil {
 			continue
 		}
-		if _, ok := objectFor(v, a.objects.inForce); !ok || len(o.Addrs) == 0 {
+		if len(o.Addrs) == 0 || !slices.ContainsFunc(inForce.List, func(o host.Object) bool { return o.Version == v }) {
 			return fmt.Sprintf("callers of version %d are let in to an object that does not run", v)
 		}
-		if node := a.objects.inForce.Node["api"]; node != a.routed.Backends["api"] {
-			return fmt.Sprintf("callers of version %d are let in to an object that calls %q, and the node is at %q", v, node, a.routed.Backends["api"])
+		if node := inForce.Node["api"]; node != routed.Backends["api"] {
+			return fmt.Sprintf("callers of version %d are let in to an object that calls %q, and the node is at %q", v, node, routed.Backends["api"])
 		}
 	}
 	return ""
@@ -180,9 +191,21 @@ func (b *objectsBench) asks(addr, line, want string) {
 	}
 }
 
+// changing reports whether a change of the objects is under way, asWanted whether none
+// is to come.
+func (b *objectsBench) changing() bool {
+	done, _ := b.objects.Following()
+	return done != nil
+}
+
+func (b *objectsBench) asWanted() bool {
+	done, err := b.objects.Following()
+	return done == nil && err == nil
+}
+
 // runs reports whether the object for callers of v has a process.
 func (b *objectsBench) runs(v bundle.Version) bool {
-	for _, s := range b.objects.host.Stats() {
+	for _, s := range b.objects.Processes() {
 		if s.Version == v && s.State == host.StateRunning {
 			return true
 		}
@@ -215,13 +238,13 @@ func TestObjectsComeAndGo(t *testing.T) {
 		b.evidence = evidence{frozen: map[bundle.Version]bundle.Digest{2: {}}}
 		b.route()
 		held()
-		if got := b.answers(); !slices.Equal(got, run(1, 1)) || b.objects.making == nil {
-			t.Errorf("release 2 is frozen: callers of %v are answered, a change is under way: %v", got, b.objects.making != nil)
+		if got := b.answers(); !slices.Equal(got, run(1, 1)) || !b.changing() {
+			t.Errorf("release 2 is frozen: callers of %v are answered, a change is under way: %v", got, b.changing())
 		}
 	})
 	b.do(held) // the object takes its time, the loop does not
 	b.may(state)
-	b.until("the object has ended", func() bool { return b.objects.wanted == b.objects.inForce })
+	b.until("the object has ended", func() bool { return b.asWanted() })
 	if log := b.read(filepath.Join(state, "log")); log != "a\n" {
 		t.Errorf("the state of the object is %q", log)
 	}
@@ -278,7 +301,7 @@ func TestObjectsOnTheWayDownAndBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.do(func() {
-		if stats := b.objects.host.Stats(); len(stats) != 0 {
+		if stats := b.objects.Processes(); len(stats) != 0 {
 			t.Errorf("the node is down, and there are objects: %+v", stats)
 		}
 		attempt.Phase, attempt.Step = upgrade.RollingBack, 2
@@ -321,7 +344,7 @@ func TestObjectsFollowTheNode(t *testing.T) {
 	})
 	b.asks(b.at(2), "b", "by object: new: b")
 	b.do(func() { b.live.ready = false; b.route() })
-	b.until("the objects know that nobody is there", func() bool { return len(b.objects.inForce.Node) == 0 })
+	b.until("the objects know that nobody is there", func() bool { return len(b.objects.InForce().Node) == 0 })
 
 	if err := b.slots.Create(2); err != nil {
 		t.Fatal(err)
@@ -343,45 +366,19 @@ func TestObjectsFollowTheNode(t *testing.T) {
 	b.asks(b.at(2), "d", "second: d")
 }
 
-// Software does not wait for ever for objects that do not follow.
-func TestObjectsThatDoNotFollow(t *testing.T) {
-	b := newObjectsBench(t, 1)
-	b.do(func() {
-		b.brings(1)
-		b.brings(2)
-		b.live = liveSoftware{version: 1}
-		b.route() // down
-		b.objects.making, b.objects.done = b.objects.wanted, make(chan struct{})
-		b.serves(1, "n")
-		b.route()
-		if !b.routed.Down {
-			t.Error("callers are let in while the objects may still follow")
-		}
-		b.objects.since = time.Now().Add(-2 * holdTimeout)
-		b.route()
-		if b.routed.Down || !slices.Equal(b.answers(), run(1, 1)) {
-			t.Errorf("the objects do not follow: down %v, callers of %v are answered", b.routed.Down, b.answers())
-		}
-	})
-	b.asks(b.at(1), "a", "n: a")
-}
-
 // The check that other tests rely on finds what is wrong.
 func TestMisled(t *testing.T) {
 	b := newObjectsBench(t, 1)
 	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "n") })
 	b.until("callers of version 2 are answered", b.answered(2))
 	b.do(func() {
-		was := b.objects.inForce
-		moved := *was
+		moved := b.objects.InForce()
 		moved.Node = map[string]string{"api": "127.0.0.1:1"}
-		for _, set := range []*host.Objects{{}, &moved} {
-			b.objects.inForce = set
-			if misled(b.Agent) == "" {
+		for _, set := range []host.Objects{{}, moved} {
+			if misled(b.routed, set) == "" {
 				t.Errorf("with %+v nothing is wrong", set)
 			}
 		}
-		b.objects.inForce = was
 	})
 }
 
@@ -402,10 +399,10 @@ func TestTransformStates(t *testing.T) {
 	state := b.slots.Objects().FutureState(2)
 
 	down := upgrade.State{Phase: upgrade.Transforming, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
-	b.do(func() { b.in(down); b.live.ready, b.objects.near = false, false; b.route() })
+	b.do(func() { b.in(down); b.live.ready = false; b.objects.Part(); b.route() })
 	made := make(chan error, 1)
 	go func() { made <- b.transform(b.t.Context(), upgrade.Transform{Step: 1, From: 1, To: 2}) }()
-	b.until("the object is asked to end", func() bool { return b.objects.making != nil })
+	b.until("the object is asked to end", func() bool { return b.changing() })
 	if _, err := os.Stat(filepath.Join(state, "end")); err == nil {
 		t.Error("the object has ended already: the test shows nothing")
 	}
@@ -526,8 +523,8 @@ func TestObjectsLeftOver(t *testing.T) {
 func TestObjectsHold(t *testing.T) {
 	b := newObjectsBench(t, 1)
 	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "n") })
-	b.until("the object is in force", func() bool { return b.objects.host != nil && b.objects.inForce == b.objects.wanted })
-	if got := b.objects.inForce.Hold; got != holdTimeout {
+	b.until("the object is in force", func() bool { return len(b.objects.InForce().List) > 0 && b.asWanted() })
+	if got := b.objects.InForce().Hold; got != holdTimeout {
 		t.Errorf("objects wait for %v, want %v", got, holdTimeout)
 	}
 	b.do(func() {
@@ -536,7 +533,7 @@ func TestObjectsHold(t *testing.T) {
 		b.docs.manifests[2].Classes[b.cfg.Class] = cu
 		b.in(upgrade.State{Phase: upgrade.Waiting, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1})
 	})
-	b.until("objects wait for as long as callers", func() bool { return b.objects.inForce.Hold == 7*time.Second && b.routed.HoldTimeout == 7*time.Second })
+	b.until("objects wait for as long as callers", func() bool { return b.objects.InForce().Hold == 7*time.Second && b.routed.HoldTimeout == 7*time.Second })
 }
 
 // Where no process can be run, callers of the node's own version do not notice,
@@ -548,15 +545,16 @@ func TestObjectsCannotRun(t *testing.T) {
 		b.brings(2)
 		b.serves(1, "n")
 		b.cfg.Services["no name"] = b.cfg.Services["api"] // which no host takes
+	})
+	b.until("it is said, and callers are let in", func() bool { return b.alarmed("simulation objects cannot be run") > 0 && !b.routed.Down })
+	b.do(func() {
 		for range 5 {
 			b.route()
 		}
-		tries := b.objects.pause
-		if n := b.alarmed("simulation objects cannot be run"); n != 1 || tries != minPause {
-			t.Errorf("%d alarms, a pause of %v: %q", n, tries, b.alarms)
+		if n := b.alarmed("simulation objects cannot be run"); n != 1 || !slices.Equal(b.answers(), run(1, 1)) {
+			t.Errorf("%d alarms, callers of %v are answered", n, b.answers())
 		}
 		delete(b.cfg.Services, "no name")
-		b.objects.retry = time.Time{}
 	})
 	b.until("callers of version 2 are answered", b.answered(2))
 	b.asks(b.at(2), "a", "by object: n: a")
@@ -571,45 +569,8 @@ func TestNoProgramForPlatform(t *testing.T) {
 		b.brings(2)
 		b.serves(1, "n")
 		b.route()
-		if o := b.routed.Objects[2]; o.Local == nil || len(b.objects.seeking) > 0 {
-			t.Errorf("the object is %+v; what is looked for: %v", o, b.objects.seeking)
-		}
-	})
-}
-
-// What an object runs from is looked for once at a time, and found without an
-// event of the loop's own.
-func TestSeek(t *testing.T) {
-	b := newObjectsBench(t, 1)
-	object := simulated{callers: 2, to: 1, release: 2, what: bundle.Simulation{Kind: bundle.SimulateExec}}
-	file, tries, come := bundle.Sum([]byte("file")), make(chan int, 9), make(chan bool)
-	get := func(ctx context.Context) (string, error) {
-		tries <- 1
-		select {
-		case <-come:
-			return "/here", nil
-		case <-ctx.Done():
-			return "", ctx.Err()
-		}
-	}
-	for range 5 {
-		b.do(func() {
-			if _, here := b.seek(object, file, get); here {
-				t.Error("it is not here")
-			}
-		})
-	}
-	<-tries
-	come <- true
-	b.until("it is found", func() bool { return b.objects.files[file] == "/here" || !b.objects.seeking[file] })
-	if len(tries) != 0 {
-		t.Error("it was looked for several times at once")
-	}
-	b.do(func() {
-		b.objects.files[file] = "/here"
-		b.forgetFiles()
-		if len(b.objects.files) != 0 {
-			t.Errorf("files of no object are kept: %v", b.objects.files)
+		if o := b.routed.Objects[2]; o.Local == nil {
+			t.Errorf("the object is %+v", o)
 		}
 	})
 }
@@ -631,8 +592,8 @@ func TestObjectsFoundBeforeCallers(t *testing.T) {
 		})
 		b.httpNode(1)
 		b.route()
-		if !b.routed.Down || !b.objects.seeking[module.Digest] {
-			t.Errorf("callers are let in: %v; the module is looked for: %v", !b.routed.Down, b.objects.seeking)
+		if !b.routed.Down {
+			t.Error("callers are let in before the module was looked for")
 		}
 	})
 	b.until("callers are let in", func() bool {
@@ -640,21 +601,6 @@ func TestObjectsFoundBeforeCallers(t *testing.T) {
 			t.Error("callers of version 1 are let in, and those of version 2 refused")
 		}
 		return !b.routed.Down
-	})
-	b.do(func() {
-		b.objects.files, b.objects.seeking[module.Digest] = map[bundle.Digest]string{}, true // for ever
-		b.live.ready = false
-		b.route()
-		b.httpNode(1)
-		b.route()
-		if !b.routed.Down {
-			t.Error("callers are let in before the module is found again")
-		}
-		b.serving.moved = time.Now().Add(-2 * holdTimeout)
-		b.route()
-		if b.routed.Down {
-			t.Error("callers wait for ever for a module that is not found")
-		}
 	})
 }
 
@@ -685,17 +631,14 @@ func TestSettleObjects(t *testing.T) {
 	if err := b.settleObjects(t.Context()); err != nil {
 		t.Errorf("nothing is wanted: %v", err)
 	}
-	wrong := errors.New("planted")
-	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "n") })
-	b.until("the object is found", func() bool { return len(b.objects.wanted.List) > 0 })
+	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "n"); b.cfg.Services["no name"] = b.cfg.Services["api"] })
+	b.until("the object is found", func() bool { return b.alarmed("simulation objects cannot be run") > 0 })
+	if err := b.settleObjects(t.Context()); err == nil || !strings.Contains(err.Error(), "no name") {
+		t.Errorf("settleObjects = %v", err)
+	}
+	b.do(func() { delete(b.cfg.Services, "no name") })
+	b.until("the object runs", b.answered(2))
 	if err := b.settleObjects(t.Context()); err != nil {
 		t.Error(err)
-	}
-	b.do(func() {
-		b.objects.want(host.Objects{Native: 1, List: []host.Object{{Version: 2}}}, time.Now())
-		b.objects.err, b.objects.retry = wrong, time.Now().Add(time.Hour)
-	})
-	if err := b.settleObjects(t.Context()); err == nil || !strings.Contains(err.Error(), "planted") {
-		t.Errorf("settleObjects = %v", err)
 	}
 }

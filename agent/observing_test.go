@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -143,7 +142,7 @@ func TestObserving(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.do(func() {
-		if n := len(b.objects.host.Stats()); n != 0 {
+		if n := len(b.objects.Processes()); n != 0 {
 			t.Errorf("the node is down, and there are %d objects", n)
 		}
 		attempt.Phase, attempt.Step = upgrade.RollingBack, 2
@@ -167,47 +166,4 @@ func TestObserving(t *testing.T) {
 	if got := b.call("GET", 2, "/", ""); got != want {
 		t.Errorf("of another agent it knows %q, want %q", got, want)
 	}
-}
-
-// Which objects were ever told of calls is durable, and forgotten when the node has
-// come past them; where that was lost, their state tells.
-func TestWasObserving(t *testing.T) {
-	b := newBench(t, benchConfig(t), 1)
-	b.do(func() {
-		was := func(v bundle.Version) bool {
-			t.Helper()
-			before, err := b.wasObserving(v)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return before
-		}
-		kept := func() (releases []bundle.Version) {
-			data, _, err := b.store.Get(bucketMachine, keyObserved)
-			if err == nil {
-				err = json.Unmarshal(data, &releases)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			return releases
-		}
-		if was(2) || !was(2) || was(3) || !slices.Equal(kept(), []bundle.Version{2, 3}) {
-			t.Errorf("recorded: %v", kept())
-		}
-		b.in(upgrade.State{Phase: upgrade.Current, Version: 2, Running: 2, Served: true})
-		if was(4) || !slices.Equal(kept(), []bundle.Version{3, 4}) {
-			t.Errorf("after release 2 is settled: %v", kept())
-		}
-		dir, err := b.slots.Objects().Future(5)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, "x"), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if !was(5) {
-			t.Error("an object that has state was never told of anything")
-		}
-	})
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"moult/agent/objects"
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
@@ -21,24 +22,7 @@ import (
 // it comes from has changed, for route is called after every event.
 type serving struct {
 	from     servingFrom
-	whole    bool // all that the objects need was here
-	all      map[bundle.Version]simulated
 	external bundle.Version
-
-	again time.Time // what was not here is not looked for before
-
-	// placed is where all objects answer, and for is what that was worked out for;
-	// objects are those to which callers can be led, as of led.
-	placed  placement
-	moved   time.Time // when the node came, went, or became another
-	forNode struct {
-		native bundle.Version
-		node   map[string]string
-		ended  bool
-		hold   time.Duration
-	}
-	objects map[bundle.Version]simlayer.Object
-	led     led
 
 	// holding: the software is up, and calls wait for the objects to follow. letIn,
 	// where there is one, gets the outcome when they wait no more; it has room for it.
@@ -50,12 +34,6 @@ type serving struct {
 	err    error
 	failed simlayer.Routing
 	retry  time.Time
-}
-
-// led is what serving.objects were worked out from, beside placed.
-type led struct {
-	up   bool
-	made int
 }
 
 // servingFrom tells whether the documents or the machine say anything new. Of
@@ -88,31 +66,24 @@ func (a *Agent) routeNow() error {
 		up = false
 	}
 	now := time.Now()
-	a.prepare(s, native, up, now)
-	open, hold := a.routed.Native != 0 && !a.routed.Down, a.holdTimeout(s)
-	a.serving.holding = up && (a.objects.behind(open, now, hold) || a.serving.lacks(open, now, hold))
+	hold := a.holdTimeout(s)
+	a.prepare(s, native)
+	a.objects.Arrange(objects.Node{Native: native, Settled: s.Version, Backends: a.backends(), Up: up, Down: s.Phase.Down(), Hold: hold}, now)
+	a.serving.holding = up && a.objects.Holds(a.routed.Native != 0 && !a.routed.Down, now)
 	up = up && !a.serving.holding
-	a.lead(native, up)
 	err := a.apply(simlayer.Routing{
 		Native: native, Backends: a.backends(), Protocols: a.protocols(), Processes: a.live.processes, Down: !up, HoldTimeout: hold,
-		Objects: a.serving.objects, External: a.serving.external, Egress: a.speaks,
+		Objects: a.objects.Lead(up), External: a.serving.external, Egress: a.speaks,
 		Watched: maps.Clone(a.watched),
 	}, now)
 	if !a.serving.holding && a.serving.letIn != nil {
 		a.serving.letIn <- err
 		a.serving.letIn = nil
 	}
-	if err == nil || !a.objects.near {
-		a.follow(now)
+	if err == nil || !a.objects.Near() {
+		a.objects.Follow(now)
 	}
 	return err
-}
-
-// lacks reports whether objects are about to be found: whoever they answer would be
-// refused until then, where callers are let in now. Nobody is held for it for longer
-// than hold.
-func (v *serving) lacks(open bool, now time.Time, hold time.Duration) bool {
-	return !open && v.placed.soon && now.Sub(v.moved) <= hold
 }
 
 // apply puts a routing in force, unless it is, or has just failed.
@@ -161,44 +132,19 @@ func (a *Agent) lacks(services []string) (missing []string) {
 	return missing
 }
 
-// prepare works out a.serving where something has changed, and says what objects
-// are wanted. What calls that are under way need of the node stays until they have
-// ended.
-func (a *Agent) prepare(s upgrade.State, native bundle.Version, up bool, now time.Time) {
+// prepare works out what callers from outside count as, and which objects there are,
+// where something has changed.
+func (a *Agent) prepare(s upgrade.State, native bundle.Version) {
 	from := servingFrom{
 		native: native, settled: s.Version, trust: a.trust.Digest(), frozen: len(a.evidence.frozen),
 		manifests: len(a.docs.manifests), orders: len(a.docs.orders), missing: len(a.docs.missing),
 	}
-	v := &a.serving
-	same := from == v.from && (v.whole || now.Before(v.again)) && !a.viewNews
-	if !same {
-		v.from = from
-		v.external = a.advance(a.external(s, native))
-		v.all = a.simulations(native)
-		a.fit(native)
-		a.forgetFiles()
-	}
-	if up {
-		a.objects.near = true
-	} else if !s.Phase.Down() {
-		a.objects.near = false // it has ended by itself
-	}
-	var node map[string]string
-	if a.objects.near {
-		node = a.backends()
-	}
-	ended, hold := a.objects.mustEnd(s), a.holdTimeout(s)
-	if same && v.forNode.native == native && maps.Equal(v.forNode.node, node) && v.forNode.ended == ended && v.forNode.hold == hold {
+	if from == a.serving.from && !a.viewNews {
 		return
 	}
-	if v.forNode.native != native || !maps.Equal(v.forNode.node, node) {
-		v.moved = now
-	}
-	v.forNode.native, v.forNode.node, v.forNode.ended, v.forNode.hold = native, node, ended, hold
-	v.placed = a.place(native, v.all)
-	v.whole, v.again = v.placed.whole, now.Add(tickInterval)
-	v.objects = nil
-	a.objects.want(v.placed.hosted(native, node, hold), now)
+	a.serving.from = from
+	a.serving.external = a.advance(a.external(s, native))
+	a.objects.Offer(a.fit(native, a.simulations(native)))
 }
 
 // simulations returns the simulation objects of a node whose software is of
@@ -206,8 +152,11 @@ func (a *Agent) prepare(s upgrade.State, native bundle.Version, up bool, now tim
 // known and not retired, and of newer ones up to the newest that is not frozen. In
 // which phase the node is, and whether the rollout of a release goes on, does not
 // matter: peers that have settled at it call this node.
-func (a *Agent) simulations(native bundle.Version) map[bundle.Version]simulated {
-	all := map[bundle.Version]simulated{}
+func (a *Agent) simulations(native bundle.Version) map[bundle.Version]objects.Object {
+	all := map[bundle.Version]objects.Object{}
+	if len(a.cfg.Services) == 0 {
+		return all // nobody calls
+	}
 	for v := native; v > max(1, a.answering.Oldest) && native-v < so.MaxChain; v-- {
 		m := a.docs.manifests[v]
 		if m == nil {
@@ -216,29 +165,29 @@ func (a *Agent) simulations(native bundle.Version) map[bundle.Version]simulated 
 		if cu, changes := m.Classes[a.cfg.Class]; changes && cu.From == 0 {
 			break // the class begins here
 		}
-		all[v-1] = a.simulation(m, true)
+		all[v-1] = objects.Of(m, a.cfg.Class, a.platform, true)
 	}
 	for v := native + 1; v-native <= so.MaxChain; v++ {
 		m := a.docs.manifests[v]
 		if m == nil || a.conflicted(v) {
 			break
 		}
-		all[v] = a.simulation(m, false)
+		all[v] = objects.Of(m, a.cfg.Class, a.platform, false)
 	}
 	return all
 }
 
 // fit leaves out of the objects those for which there are no ports, the oldest
 // first. It is an alarm where callers of such a version are still about.
-func (a *Agent) fit(native bundle.Version) {
+func (a *Agent) fit(native bundle.Version, all map[bundle.Version]objects.Object) map[bundle.Version]objects.Object {
 	oldest, newest := native, native
-	for v := range a.serving.all {
+	for v := range all {
 		oldest, newest = min(oldest, v), max(newest, v)
 	}
 	n, narrow := a.room()
 	lo, hi := window(oldest, native, newest, bundle.Version(n))
 	if lo == oldest && hi == newest {
-		return
+		return all
 	}
 	needed := a.serving.external
 	for _, s := range a.cfg.Services {
@@ -249,7 +198,8 @@ func (a *Agent) fit(native bundle.Version) {
 	if lo > max(oldest, needed) || hi < newest {
 		a.alarm("there is room for callers of %d versions only, and callers of more are about: the oldest are not answered; bring all nodes up to date, or widen `versions` of %s in agent.hcl", n, narrow)
 	}
-	maps.DeleteFunc(a.serving.all, func(v bundle.Version, _ simulated) bool { return v < lo || v > hi })
+	maps.DeleteFunc(all, func(v bundle.Version, _ objects.Object) bool { return v < lo || v > hi })
+	return all
 }
 
 // window cuts the run of versions from oldest to newest to n, native among them:

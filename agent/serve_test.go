@@ -17,7 +17,6 @@ import (
 	"moult/agent/upgrade"
 	"moult/agent/ways"
 	"moult/gossip/view"
-	"moult/simlayer/so"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 )
@@ -359,31 +358,6 @@ func TestExternal(t *testing.T) {
 		order.Classes["kv"] = schedule.ClassOrder{Roster: []bundle.NodeID{gone, b.id, gone}, Skipped: []int{0, 2}}
 		b.viewNews = true
 		want("skipped", 2)
-	})
-}
-
-// Rules that do not parse are refused, and read once.
-func TestBadRulesAreReadOnce(t *testing.T) {
-	b := newBench(t, benchConfig(t), 2)
-	b.do(func() {
-		blob, err := b.depot.PutBlob([]byte("call {"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		read := func() so.Object {
-			local, _, here := b.placeOne(simulated{callers: 1, to: 2, release: 2, past: true, what: bundle.Simulation{Kind: bundle.SimulateRules, Rules: blob}})
-			if !here {
-				t.Fatal("rules that do not parse count as not here")
-			}
-			return local
-		}
-		first := read()
-		if err := os.RemoveAll(filepath.Join(b.cfg.Data, "artifacts")); err != nil {
-			t.Fatal(err)
-		}
-		if second := read(); second != first || first == nil {
-			t.Errorf("first %v, then %v", first, second)
-		}
 	})
 }
 

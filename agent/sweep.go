@@ -29,7 +29,7 @@ func (a *Agent) sweep(s upgrade.State) {
 		keep = append(keep, ref.Digest)
 	}
 	keep = append(keep, a.boundOrders()...)
-	running := a.programs()
+	running := a.objects.Files()
 	for v, m := range a.docs.manifests {
 		recent := v+keptReleases > s.Version
 		for _, cu := range m.Classes {

@@ -58,6 +58,7 @@ var floors = map[string]int{
 	"simlayer/host":         4,
 	"agent/control":         2,
 	"agent/operator":        3,
+	"agent/objects":         5,
 	"agent/software":        5,
 	"agent/ways":            5,
 	"agent":                 6,

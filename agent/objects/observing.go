@@ -1,4 +1,4 @@
-package agent
+package objects
 
 import (
 	"crypto/rand"
@@ -19,37 +19,34 @@ type observing struct {
 	told bool
 }
 
-// keyObserved has the releases whose objects were ever told of calls, durably: an
-// agent that comes after a crash does not know what its predecessor had not told
-// yet.
-const keyObserved = "observed"
-
 // observing returns how an object is told of calls; false where it does not observe.
-func (a *Agent) observing(o simulated) (observing, bool) {
-	if o.past || !o.what.Observe || !o.what.Stateful() {
+func (o *Objects) observing(one Object) (observing, bool) {
+	if one.Past || !one.What.Observe || !one.What.Stateful() {
 		return observing{}, false
 	}
-	w, known := a.objects.observed[o.release]
-	if !known && a.objects.mustEnd(a.saved) {
+	w, known := o.observed[one.Release]
+	if !known && o.mustEnd(o.node) {
 		return observing{}, false // its state is a transform's now
 	}
 	if !known {
 		w = observing{path: "/.moult/observed/" + rand.Text()}
 		var err error
-		if w.told, err = a.wasObserving(o.release); err != nil {
-			a.alarm("whether the simulation object of release %d was told of calls before is not known, so it is told that it may have missed some: %v", o.release, err)
+		if w.told, err = o.wasObserving(one.Release); err != nil {
+			o.cfg.Alarm(fmt.Sprintf("whether the simulation object of release %d was told of calls before is not known, so it is told that it may have missed some: %v", one.Release, err))
 			w.told = true
 		}
-		a.objects.observed[o.release] = w
+		o.observed[one.Release] = w
 	}
 	return w, true
 }
 
 // wasObserving reports whether the object of a release was told of calls before, as
-// far as that can be known, and makes durable that it is now.
-func (a *Agent) wasObserving(release bundle.Version) (bool, error) {
+// far as that can be known, and makes durable that it is now. The memory has the
+// releases whose objects were ever told: an agent that comes after a crash does not
+// know what its predecessor had not told yet.
+func (o *Objects) wasObserving(release bundle.Version) (bool, error) {
 	var before []bundle.Version
-	data, ok, err := a.store.Get(bucketMachine, keyObserved)
+	data, ok, err := o.cfg.Memory.Load()
 	if err == nil && ok {
 		err = json.Unmarshal(data, &before)
 	}
@@ -59,7 +56,7 @@ func (a *Agent) wasObserving(release bundle.Version) (bool, error) {
 	if slices.Contains(before, release) {
 		return true, nil
 	}
-	dir, err := a.slots.Objects().Future(release)
+	dir, err := o.cfg.States.Future(release)
 	if err != nil {
 		return false, err
 	}
@@ -67,9 +64,9 @@ func (a *Agent) wasObserving(release bundle.Version) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look at the state of the object: %w", err)
 	}
-	now := slices.DeleteFunc(before, func(v bundle.Version) bool { return v <= a.saved.Version })
+	now := slices.DeleteFunc(before, func(v bundle.Version) bool { return v <= o.node.Settled })
 	if data, err = json.Marshal(append(now, release)); err == nil {
-		err = a.store.Put(bucketMachine, keyObserved, data)
+		err = o.cfg.Memory.Save(data)
 	}
 	if err != nil {
 		return false, fmt.Errorf("record which objects observe: %w", err)
