@@ -2,8 +2,8 @@ GO ?= go
 FUZZTIME ?= 10s
 SEEDS ?= 2000
 
-# The sample systems; ./... leaves them out.
-SAMPLES := ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/...
+# The sample systems, and what tests share; ./... leaves them out.
+SAMPLES := ./testdata/kit/... ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/...
 
 .PHONY: check format vet staticcheck test race fuzz sim crash mixed nats bench microbench demo tour
 

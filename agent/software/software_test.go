@@ -18,6 +18,7 @@ import (
 	"moult/agent/process"
 	"moult/simlayer"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -136,11 +137,6 @@ func next[E Event](n *node) E {
 	panic("unreachable")
 }
 
-func alive(pid int) bool {
-	_, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
-	return err == nil
-}
-
 // Software runs in its folder, is told of, and is the same after a restart of the
 // agent.
 func TestAdopt(t *testing.T) {
@@ -158,7 +154,7 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("told %+v of process %d", ready, pid)
 	}
 	a.close()
-	if !alive(pid) {
+	if !kit.Alive(pid) {
 		t.Fatal("it ended with the agent")
 	}
 	if got := n.launched(n.agent()); got != pid {
@@ -205,7 +201,7 @@ func TestAdoptWithoutPlan(t *testing.T) {
 	if err := failing.Launch(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "take over") {
 		t.Errorf("launch = %v, want that it cannot be taken over", err)
 	}
-	if !alive(pid) {
+	if !kit.Alive(pid) {
 		t.Fatal("software that could not be taken over was stopped")
 	}
 	failing.close()
@@ -219,8 +215,8 @@ func TestAdoptWithoutPlan(t *testing.T) {
 	if err := again.Probe(t.Context(), 1); err != nil || again.PID() != pid {
 		t.Errorf("probe = %v, process %d", err, again.PID())
 	}
-	if err := again.Launch(t.Context(), 2); !errors.Is(err, errNoPlan) || !alive(pid) {
-		t.Errorf("launch of a version without a plan = %v; what runs is alive: %v", err, alive(pid))
+	if err := again.Launch(t.Context(), 2); !errors.Is(err, errNoPlan) || !kit.Alive(pid) {
+		t.Errorf("launch of a version without a plan = %v; what runs is alive: %v", err, kit.Alive(pid))
 	}
 }
 
@@ -236,7 +232,7 @@ func TestStopWithoutRecord(t *testing.T) {
 	if err := n.agent().Stop(t.Context(), time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if alive(pid) {
+	if kit.Alive(pid) {
 		t.Error("it still runs")
 	}
 }
@@ -289,13 +285,13 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	next[Draining](n)
-	if !alive(second.Processes[0]) {
+	if !kit.Alive(second.Processes[0]) {
 		t.Error("it ended before it was stopped")
 	}
 	if err := a.Stop(t.Context(), time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if alive(second.Processes[0]) || a.PID() != 0 || len(Find(n.cfg.Data, n.cfg.Log).Processes()) != 0 {
+	if kit.Alive(second.Processes[0]) || a.PID() != 0 || len(Find(n.cfg.Data, n.cfg.Log).Processes()) != 0 {
 		t.Error("it runs on")
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"moult/simlayer/stream"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 	"moult/testdata/line/line1"
 	"moult/testdata/line/line2"
 	"moult/testdata/line/lineload"
@@ -95,7 +96,7 @@ func TestExecBothWays(t *testing.T) {
 			l := lineload.Start(lineload.Config{Addrs: []string{addr}, Version: c.version, Workers: 4, Prefix: c.name})
 			more := func() {
 				want := l.Calls() + 50
-				eventually(t, "calls", func() bool { return l.Calls() >= want })
+				kit.Until(t, "calls", func() bool { return l.Calls() >= want })
 			}
 			more()
 			for range 3 {
@@ -162,7 +163,7 @@ func TestExecState(t *testing.T) {
 		last = c.Last
 		c.Close()
 		pid := kill(t, h, 2)
-		eventually(t, "its end", func() bool { return statsOf(h, 2).PID != pid })
+		kit.Until(t, "its end", func() bool { return statsOf(h, 2).PID != pid })
 	}
 	old, migrated := t.TempDir(), t.TempDir()
 	s, err := line1.Open(old)
@@ -198,7 +199,7 @@ func TestExecThatListensByItself(t *testing.T) {
 	}
 	// It comes again, at another address.
 	kill(t, h, 1)
-	eventually(t, "an answer", func() bool { got, _, err := get(t, h); return err == nil && strings.HasPrefix(got, "200 ") })
+	kit.Until(t, "an answer", func() bool { got, _, err := get(t, h); return err == nil && strings.HasPrefix(got, "200 ") })
 }
 
 // Programs that are of no use: their callers are told why, and others go on.
@@ -227,7 +228,7 @@ func TestBadExec(t *testing.T) {
 				c.change(&bad)
 			}
 			set(t, h, 2, n.addr, bad, execObject(t, 3, 2, "inherits"))
-			eventually(t, "a refusal that says why", func() bool {
+			kit.Until(t, "a refusal that says why", func() bool {
 				got, header, err := get(t, h)
 				return err == nil && strings.HasPrefix(got, "503 ") && strings.Contains(got, "version 1 is not running") && strings.Contains(got, c.want) &&
 					header.Get("Moult-Refusal") == "error" && header.Get("Retry-After") == "1"
@@ -246,7 +247,7 @@ func TestBadExec(t *testing.T) {
 func TestRawRefused(t *testing.T) {
 	h, _ := startHost(t, Config{MinPause: time.Hour, Services: tcpLine})
 	set(t, h, 2, "", execObject(t, 1, 2, "exits"))
-	eventually(t, "resting", func() bool { return statsOf(h, 1).State == StateResting })
+	kit.Until(t, "resting", func() bool { return statsOf(h, 1).State == StateResting })
 	c, err := net.Dial("tcp", h.Addrs(1)["line"])
 	if err == nil { // or it was faster
 		defer c.Close()
@@ -261,7 +262,7 @@ func TestRawRefused(t *testing.T) {
 func TestCrashLoop(t *testing.T) {
 	h, _ := startHost(t, Config{MinPause: time.Millisecond})
 	set(t, h, 2, "", execObject(t, 1, 2, "exits"))
-	eventually(t, "restarts", func() bool { return statsOf(h, 1).Restarts >= 3 })
+	kit.Until(t, "restarts", func() bool { return statsOf(h, 1).Restarts >= 3 })
 }
 
 // A program that writes without end neither waits nor fills the log.
@@ -269,7 +270,7 @@ func TestFlood(t *testing.T) {
 	n := startNode(t, 2)
 	h, l := startHost(t, Config{})
 	set(t, h, 2, n.addr, execObject(t, 1, 2, "flood"))
-	eventually(t, "more than is logged", func() bool { return strings.Contains(l.String(), "linesLeftOut") })
+	kit.Until(t, "more than is logged", func() bool { return strings.Contains(l.String(), "linesLeftOut") })
 	for range 20 {
 		if got, _, err := get(t, h); err != nil || !strings.HasPrefix(got, "200 ") {
 			t.Fatal(got, err)
@@ -295,7 +296,7 @@ func TestStrays(t *testing.T) {
 	h, l := startHost(t, Config{})
 	set(t, h, 2, "", execObject(t, 1, 2, "forks"))
 	var pid int
-	eventually(t, "the fork", func() bool {
+	kit.Until(t, "the fork", func() bool {
 		_, after, ok := strings.Cut(l.String(), "forked ")
 		if ok {
 			pid, _ = strconv.Atoi(after[:strings.IndexAny(after, "\"\n")])
@@ -308,20 +309,9 @@ func TestStrays(t *testing.T) {
 	if err := h.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if alive(pid) {
+	if kit.Alive(pid) {
 		t.Errorf("process %d lives on", pid)
 	}
-}
-
-// alive reports whether a process runs; a zombie, which only its parent can take
-// away, does not.
-func alive(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	_, after, _ := strings.Cut(string(stat), ") ")
-	return !strings.HasPrefix(after, "Z")
 }
 
 // An exec object of UDP.
@@ -349,7 +339,7 @@ func TestPackets(t *testing.T) {
 	}
 	defer c.Close()
 	buf := make([]byte, 100)
-	eventually(t, "an answer", func() bool {
+	kit.Until(t, "an answer", func() bool {
 		c.Write([]byte("hello"))
 		c.SetReadDeadline(time.Now().Add(time.Second))
 		n, err := c.Read(buf)
@@ -396,13 +386,13 @@ func TestAgentDies(t *testing.T) {
 	if _, scanErr := fmt.Sscan(line, &hostPID, &execPID); err != nil || scanErr != nil {
 		t.Fatal(line, err, scanErr)
 	}
-	eventually(t, "the program's own child", func() bool {
+	kit.Until(t, "the program's own child", func() bool {
 		_, err := os.Stat(filepath.Join(dir, "forked"))
 		return err == nil
 	})
 	agent.Process.Kill()
 	agent.Wait()
-	eventually(t, "the end of both", func() bool { return !alive(hostPID) && !alive(execPID) })
+	kit.Until(t, "the end of both", func() bool { return !kit.Alive(hostPID) && !kit.Alive(execPID) })
 	// The next agent finds the folder of the sockets, and the stray, whether it has a
 	// use for that object or not.
 	stray := "MOULT_STATE=" + dir
@@ -421,7 +411,7 @@ func TestAgentDies(t *testing.T) {
 	}
 	defer h.Close()
 	set(t, h, 2, "", Object{Version: 1, To: 2, Kind: KindRules, Path: rules})
-	eventually(t, "running", func() bool { return statsOf(h, 1).State == StateRunning })
+	kit.Until(t, "running", func() bool { return statsOf(h, 1).State == StateRunning })
 }
 
 // marked counts the processes with an entry in their environment.
@@ -472,7 +462,7 @@ func TestHoldForNext(t *testing.T) {
 			results <- result{got, err}
 		}()
 	}
-	eventually(t, "a call that waits", func() bool { return statsOf(h2, 1).InFlight == 1 })
+	kit.Until(t, "a call that waits", func() bool { return statsOf(h2, 1).InFlight == 1 })
 	set(t, h2, 2, n.addr, objects...)
 	for range 2 {
 		if r := <-results; r.err != nil || !strings.HasPrefix(r.text, "200 ") {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 func rulesObject(t *testing.T, from, to int) Object {
@@ -60,7 +61,7 @@ func TestHostedChain(t *testing.T) {
 			t.Errorf("passed on: %q with trailers %v, want %q and X-End", body, resp.Trailer, want)
 		}
 	}
-	eventually(t, "the figures", func() bool {
+	kit.Until(t, "the figures", func() bool {
 		s := statsOf(h, 1)
 		return s.State == StateRunning && s.PID > 0 && s.Calls == 6 && s.Denied == 2 && s.Errors == 0 && s.Latency > 0 && s.InFlight == 0
 	})
@@ -111,7 +112,7 @@ func startLoad(t *testing.T, callers int, call func(caller, n int) (string, http
 func (l *load) more(t *testing.T, n int64) {
 	t.Helper()
 	want := l.ok.Load() + n
-	eventually(t, "calls that succeed", func() bool { return l.ok.Load() >= want })
+	kit.Until(t, "calls that succeed", func() bool { return l.ok.Load() >= want })
 }
 
 func (l *load) end(t *testing.T) {
@@ -199,9 +200,9 @@ func TestRefusedWhileResting(t *testing.T) {
 		}
 	}
 	kill(t, h, 1)
-	eventually(t, "resting", func() bool { return statsOf(h, 1).State == StateResting })
+	kit.Until(t, "resting", func() bool { return statsOf(h, 1).State == StateResting })
 	for _, h2c := range []bool{false, true} {
-		eventually(t, "a refusal", func() bool {
+		kit.Until(t, "a refusal", func() bool {
 			got, header, err := do(client(t, h.Addrs(1)["api"], h2c), "PUT", "/v1/a", `{"f1":1}`)
 			return err == nil && header.Get("Moult-Refusal") == "error" && header.Get("Retry-After") == "1" &&
 				strings.HasPrefix(got, `503 {"error":"the simulation object for version 1 is not running: it ended: signal: killed; try again later"`)
@@ -230,7 +231,7 @@ func TestBadObjects(t *testing.T) {
 		if err != nil || !strings.HasPrefix(got, "503 ") || !strings.Contains(got, want) || header.Get("Moult-Refusal") != "error" {
 			t.Errorf("object %d: %s %v, want %q", v, got, err, want)
 		}
-		eventually(t, "the problem", func() bool { return strings.Contains(statsOf(h, v).Problem, want) })
+		kit.Until(t, "the problem", func() bool { return strings.Contains(statsOf(h, v).Problem, want) })
 	}
 	if got, _, err := do(good, "GET", "/spin", ""); err != nil || !strings.HasPrefix(got, "500 ") {
 		t.Errorf("jq that does not end: %s %v", got, err)
@@ -279,14 +280,14 @@ func TestSilence(t *testing.T) {
 func TestControlCloses(t *testing.T) {
 	h, _ := startHost(t, Config{MinPause: time.Hour})
 	set(t, h, 2, "", rulesObject(t, 1, 2))
-	eventually(t, "running", func() bool { return statsOf(h, 1).State == StateRunning })
+	kit.Until(t, "running", func() bool { return statsOf(h, 1).State == StateRunning })
 	h.worker.mu.Lock()
 	conn := h.worker.conn
 	h.worker.mu.Unlock()
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "its end", func() bool { return statsOf(h, 1).State == StateResting })
+	kit.Until(t, "its end", func() bool { return statsOf(h, 1).State == StateResting })
 	if s := statsOf(h, 1); !strings.Contains(s.Problem, "exit status 0") {
 		t.Errorf("it ended with %q, want by itself", s.Problem)
 	}
@@ -318,7 +319,7 @@ func TestRemovedUnderWay(t *testing.T) {
 	if _, err := out.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the call", func() bool { s := statsOf(h, 3); return s.InFlight == 1 && s.Oldest > 0 })
+	kit.Until(t, "the call", func() bool { s := statsOf(h, 3); return s.InFlight == 1 && s.Oldest > 0 })
 	set(t, h, 2, n.addr, rulesObject(t, 1, 2))
 	if h.Addrs(3) != nil {
 		t.Error("an object that is not set has addresses")
@@ -403,10 +404,10 @@ func TestTakenAway(t *testing.T) {
 	if _, err := more.Write([]byte("and then")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the call", func() bool { return statsOf(h, 1).InFlight == 1 })
+	kit.Until(t, "the call", func() bool { return statsOf(h, 1).InFlight == 1 })
 	pid := statsOf(h, 1).PID
 	set(t, h, 2, n.addr)
-	if alive(pid) {
+	if kit.Alive(pid) {
 		t.Errorf("process %d runs, and nobody needs it", pid)
 	}
 	more.Close()
@@ -425,13 +426,13 @@ func TestRestEndsWithItsReason(t *testing.T) {
 	if got, _, err := do(client(t, h.Addrs(3)["api"], false), "POST", "/hello", ""); err == nil && strings.HasPrefix(got, "200 ") {
 		t.Fatalf("the bad object answers: %s", got)
 	}
-	eventually(t, "its end", func() bool { return statsOf(h, 1).State == StateResting })
+	kit.Until(t, "its end", func() bool { return statsOf(h, 1).State == StateResting })
 	set(t, h, 2, n.addr, good, bad) // nothing new
 	if s := statsOf(h, 1); s.State != StateResting || s.Restarts != 1 {
 		t.Errorf("%+v: it is not in its pause any more", s)
 	}
 	set(t, h, 2, n.addr, good)
-	eventually(t, "an answer", func() bool {
+	kit.Until(t, "an answer", func() bool {
 		got, _, err := do(client(t, h.Addrs(1)["api"], false), "GET", "/hello", "")
 		return err == nil && strings.HasPrefix(got, "200 ")
 	})

@@ -22,6 +22,7 @@ import (
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // TestMain lets the test binary be what Config.Program starts, and the exec
@@ -253,21 +254,6 @@ func do(c *http.Client, method, path, body string) (string, http.Header, error) 
 	return fmt.Sprintf("%d %s", resp.StatusCode, strings.TrimSpace(string(data))), resp.Header, err
 }
 
-// eventually waits for a condition that only asking can tell.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(2 * time.Minute) // a busy machine is no failure
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: it did not come to that", what)
-		}
-	}
-}
-
 func statsOf(h *Host, v bundle.Version) Stats {
 	for _, s := range h.Stats() {
 		if s.Version == v {
@@ -281,7 +267,7 @@ func statsOf(h *Host, v bundle.Version) Stats {
 // number.
 func kill(t *testing.T, h *Host, v bundle.Version) (pid int) {
 	t.Helper()
-	eventually(t, "running", func() bool { pid = statsOf(h, v).PID; return pid != 0 })
+	kit.Until(t, "running", func() bool { pid = statsOf(h, v).PID; return pid != 0 })
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

@@ -3,25 +3,19 @@ package host
 import (
 	"encoding/json"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"moult/simlayer/so"
+	"moult/testdata/kit"
 )
 
 // writesGuest builds the sample guest that observes.
 func writesGuest(t *testing.T) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "writes.wasm")
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", out, ".")
-	cmd.Dir = "../../testdata/wasm/writes"
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOFLAGS=")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, text)
-	}
+	kit.Guest(t, out, "writes")
 	return out
 }
 
@@ -81,7 +75,7 @@ func TestObservingWasm(t *testing.T) {
 	}
 	writes(`{"writes":2}`)
 	kill(t, h, 2)
-	eventually(t, "its end", func() bool { return statsOf(h, 2).Restarts == 1 })
+	kit.Until(t, "its end", func() bool { return statsOf(h, 2).Restarts == 1 })
 	tell(t, c, secretPath, write(4, 201))
 	tell(t, c, secretPath, write(5, 200))
 	writes(`{"writes":3}`)

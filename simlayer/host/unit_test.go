@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 func TestQueue(t *testing.T) {
@@ -104,7 +105,7 @@ default {
   pass = true
 }`)})
 	l := putLoad(t, h.Addrs(1)["api"], 1, 1)
-	eventually(t, "a wrong answer", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.wrong) > 0 })
+	kit.Until(t, "a wrong answer", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.wrong) > 0 })
 	close(l.stop)
 	l.work.Wait()
 	if l.ok.Load() > 0 {
@@ -153,7 +154,7 @@ func TestBridgeFull(t *testing.T) {
 		t.Error("a third connection is carried")
 	}
 	some[0].Close()
-	eventually(t, "room again", func() bool {
+	kit.Until(t, "room again", func() bool {
 		c, err := say()
 		if err == nil {
 			c.Close()

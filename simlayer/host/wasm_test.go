@@ -6,25 +6,20 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"moult/simlayer/stream"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // wasmGuest builds the sample guest in Go.
 func wasmGuest(t *testing.T) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "guest.wasm")
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", out, ".")
-	cmd.Dir = "../../testdata/wasm/kvnames"
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOFLAGS=")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, text)
-	}
+	kit.Guest(t, out, "kvnames")
 	return out
 }
 
@@ -53,7 +48,7 @@ func TestWasm(t *testing.T) {
 		}
 	}
 	kill(t, h, 1)
-	eventually(t, "its end", func() bool { return statsOf(h, 1).Restarts == 1 })
+	kit.Until(t, "its end", func() bool { return statsOf(h, 1).Restarts == 1 })
 	if got, _, err := do(c, "GET", "/v1/hits/k", ""); err != nil || !strings.Contains(got, `"hits":2`) {
 		t.Errorf("after a restart: %s %v", got, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"moult/simlayer/packets/packetstest"
 	"moult/simlayer/tally"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // switched is a way that a test changes, as the gate does, and counts what comes of
@@ -114,7 +115,7 @@ func TestUDPManyCallers(t *testing.T) {
 	}
 	wg.Wait()
 	// Callers hear an answer before it is counted.
-	eventually(t, "all answers counted as passed back", func() bool { return r.Stats().ToCaller == callers*rounds })
+	kit.Until(t, "all answers counted as passed back", func() bool { return r.Stats().ToCaller == callers*rounds })
 	s := r.Stats()
 	if s.Sessions != callers || s.ToNode != callers*rounds || s.Overflow+s.Expired+s.NoTarget+s.Unreachable != 0 {
 		t.Errorf("%+v", s)
@@ -126,7 +127,7 @@ func TestUDPManyCallers(t *testing.T) {
 		packetstest.Want(t, big, said)
 	}
 	// They are counted after they have been sent on.
-	eventually(t, "all datagrams counted as passed on", func() bool { return ends.of(tally.Answered) == callers*rounds+4 })
+	kit.Until(t, "all datagrams counted as passed on", func() bool { return ends.of(tally.Answered) == callers*rounds+4 })
 }
 
 // An answer that is passed back late does not stand for what was asked after it.
@@ -140,7 +141,7 @@ func TestUDPOwed(t *testing.T) {
 	to.set(silent.LocalAddr().String(), 0)
 	before := time.Now()
 	packetstest.Send(t, packetstest.Dial(t, r.Addr().String()), "hi")
-	eventually(t, "it is passed on", func() bool { return r.Stats().ToNode == 1 })
+	kit.Until(t, "it is passed on", func() bool { return r.Stats().ToNode == 1 })
 	r.mu.Lock()
 	var s *session
 	for _, s = range r.sessions {
@@ -189,7 +190,7 @@ func udpRestart(t *testing.T, hold time.Duration) (lost int) {
 			packetstest.Send(t, c, strconv.Itoa(j))
 		}
 	}
-	eventually(t, "all are there", func() bool {
+	kit.Until(t, "all are there", func() bool {
 		s := r.Stats()
 		return s.Held+int(s.NoTarget) == (callers+1)*each
 	})
@@ -221,15 +222,15 @@ func TestUDPBounds(t *testing.T) {
 	for i := range 6 {
 		packetstest.Send(t, one, strconv.Itoa(i))
 	}
-	eventually(t, "the fifth and sixth of one caller are dropped", overflow(2))
+	kit.Until(t, "the fifth and sixth of one caller are dropped", overflow(2))
 	packetstest.Send(t, two, strings.Repeat("y", 600))
 	packetstest.Send(t, two, strings.Repeat("z", 100))
-	eventually(t, "what is over the bytes of all is dropped", overflow(3))
+	kit.Until(t, "what is over the bytes of all is dropped", overflow(3))
 	packetstest.Send(t, three, strings.Repeat("z", 100))
-	eventually(t, "and leaves no session", func() bool { s := r.Stats(); return s.Overflow == 4 && s.Sessions == 2 && s.Held == 5 })
+	kit.Until(t, "and leaves no session", func() bool { s := r.Stats(); return s.Overflow == 4 && s.Sessions == 2 && s.Held == 5 })
 	packetstest.Send(t, three, "a")
 	packetstest.Send(t, four, "b")
-	eventually(t, "a caller too many is dropped", func() bool { s := r.Stats(); return s.Overflow == 5 && s.Sessions == 3 && s.Held == 6 })
+	kit.Until(t, "a caller too many is dropped", func() bool { s := r.Stats(); return s.Overflow == 5 && s.Sessions == 3 && s.Held == 6 })
 	at, _ := packetstest.Node(t, "", "127.0.0.1:0")
 	to.set(at, 0)
 	for i := range 4 {
@@ -240,7 +241,7 @@ func TestUDPBounds(t *testing.T) {
 
 	to.set("", time.Nanosecond)
 	packetstest.Send(t, one, "late")
-	eventually(t, "what waits too long is dropped", func() bool { s := r.Stats(); return s.Expired == 1 && s.Held == 0 && s.Sessions == 3 })
+	kit.Until(t, "what waits too long is dropped", func() bool { s := r.Stats(); return s.Expired == 1 && s.Held == 0 && s.Sessions == 3 })
 	r.mu.Lock()
 	queued, queue := r.queued, r.queue
 	r.mu.Unlock()
@@ -249,12 +250,12 @@ func TestUDPBounds(t *testing.T) {
 	}
 	to.set("", 0)
 	packetstest.Send(t, one, "nowhere")
-	eventually(t, "what goes nowhere is dropped", func() bool { return r.Stats().NoTarget == 1 })
+	kit.Until(t, "what goes nowhere is dropped", func() bool { return r.Stats().NoTarget == 1 })
 	to.set("", time.Hour)
 	packetstest.Send(t, one, "waits")
-	eventually(t, "it waits", func() bool { return r.Stats().Held == 1 })
+	kit.Until(t, "it waits", func() bool { return r.Stats().Held == 1 })
 	to.set("", 0)
-	eventually(t, "what waited and goes nowhere is dropped", func() bool { return r.Stats().NoTarget == 2 })
+	kit.Until(t, "what waited and goes nowhere is dropped", func() bool { return r.Stats().NoTarget == 2 })
 	if n := ends.of(tally.Failed); n != 8 {
 		t.Errorf("%d datagrams count as failed, want 8", n)
 	}
@@ -274,11 +275,11 @@ func TestUDPIdle(t *testing.T) {
 	for i := range 2 {
 		packetstest.Send(t, c, strconv.Itoa(i))
 		packetstest.Want(t, node.(*net.UDPConn), strconv.Itoa(i))
-		eventually(t, "it has ended", func() bool { return r.Stats().Sessions == 0 && ends.of(tally.Answered) == i+1 })
+		kit.Until(t, "it has ended", func() bool { return r.Stats().Sessions == 0 && ends.of(tally.Answered) == i+1 })
 	}
 	to.set("", 40*time.Millisecond)
 	packetstest.Send(t, c, "never")
-	eventually(t, "one without an answer too", func() bool { return r.Stats().Sessions == 0 && ends.of(tally.Failed) == 1 })
+	kit.Until(t, "one without an answer too", func() bool { return r.Stats().Sessions == 0 && ends.of(tally.Failed) == 1 })
 }
 
 // Answers come from the address that was called, also where the relay listens on
@@ -341,14 +342,14 @@ func TestUDPNodeCrashes(t *testing.T) {
 	packetstest.Want(t, c, "one a")
 	stop()
 	packetstest.Send(t, c, "lost")
-	eventually(t, "nobody is there", func() bool { return r.Stats().Unreachable > 0 })
+	kit.Until(t, "nobody is there", func() bool { return r.Stats().Unreachable > 0 })
 	_, _ = packetstest.Node(t, "two ", at)
 	packetstest.Send(t, c, "b")
 	packetstest.Want(t, c, "two b")
 	to.set("nobody.invalid:1", 0)
 	packetstest.Send(t, c, "c")
 	before := r.Stats().Unreachable
-	eventually(t, "an address that there is not", func() bool { return r.Stats().Unreachable > before || before > 1 })
+	kit.Until(t, "an address that there is not", func() bool { return r.Stats().Unreachable > before || before > 1 })
 }
 
 func TestUDPClose(t *testing.T) {
@@ -360,7 +361,7 @@ func TestUDPClose(t *testing.T) {
 	packetstest.Want(t, c, "hi")
 	to.set("", time.Hour)
 	packetstest.Send(t, d, "waits")
-	eventually(t, "it waits", func() bool { return r.Stats().Held == 1 })
+	kit.Until(t, "it waits", func() bool { return r.Stats().Held == 1 })
 	r.Close()
 	if n := r.Stats().Sessions; n != 0 {
 		t.Errorf("%d sessions are left", n)

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"moult/simlayer/host"
 	"moult/simlayer/so"
 	"moult/simlayer/so/wasm"
+	"moult/testdata/kit"
 )
 
 // rulesFor renames one field of a body, there and back.
@@ -69,22 +69,10 @@ func put(path, field string) string {
 func guests(t testing.TB) (c, golang string, noC error) {
 	dir := t.TempDir()
 	golang = filepath.Join(dir, "go.wasm")
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", golang, ".")
-	cmd.Dir = "../../testdata/wasm/kvnames"
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOFLAGS=")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, text)
-	}
-	for _, tool := range []string{"clang", "wasm-ld"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return "", golang, fmt.Errorf("%w: install clang and lld", err)
-		}
-	}
+	kit.Guest(t, golang, "kvnames")
 	c = filepath.Join(dir, "c.wasm")
-	cmd = exec.Command("clang", "--target=wasm32", "-O2", "-mbulk-memory", "-nostdlib", "-Wl,--no-entry", "-o", c, "names.c")
-	cmd.Dir = "../../testdata/wasm/cnames"
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, text)
+	if err := kit.GuestC(t, c, "cnames"); err != nil {
+		return "", golang, err
 	}
 	return c, golang, nil
 }

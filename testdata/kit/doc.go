@@ -1,3 +1,4 @@
-// Package kit is what the tests of several packages share: waiting for what other
-// goroutines and processes do, programs built once, and processes looked at.
+// Package kit is what the tests of several packages share: programs built once,
+// the test's own program as a child, processes looked at, and waiting for what gives
+// no sign. Package kit/bundles makes trust folders and releases.
 package kit

@@ -19,8 +19,6 @@ func Until(t testing.TB, what string, is func() bool) {
 		select {
 		case <-end:
 			t.Fatalf("wait for %s: not seen in %v", what, Patience)
-		case <-t.Context().Done():
-			t.Fatalf("wait for %s: %v", what, t.Context().Err())
 		case <-tick.C:
 		}
 	}
