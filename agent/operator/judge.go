@@ -62,6 +62,20 @@ func Fits(firstRoot []byte, b *archive.Bundle, peer control.Trust, status contro
 	return CheckPlatforms(b.Head(), platforms)
 }
 
+// otherCluster explains why an agent's metadata cannot be used: most often they
+// are those of another cluster.
+func otherCluster(err error) error {
+	if errors.Is(err, trust.ErrUntrusted) {
+		return control.Refused(fmt.Errorf("the agent's metadata are not those of this trust folder: %w", err),
+			"use the trust folder of the agent's cluster: `moult status` shows which it is")
+	}
+	if errors.Is(err, trust.ErrFastForward) {
+		return control.Refused(fmt.Errorf("the agent's metadata are not taken over: %w", err),
+			"somebody has used a key that was replaced; `moult trust push --accept-jump` signs above these numbers, for good")
+	}
+	return Refusal(err)
+}
+
 // CheckRelease reports why a peer must not take release m, whose manifest has
 // this digest, on top of what it has. It decides only by what is signed.
 func CheckRelease(inForce *trust.Verified, m *bundle.Manifest, digest bundle.Digest) error {

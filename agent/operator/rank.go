@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
@@ -10,47 +9,6 @@ import (
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 )
-
-// First returns the order that begins the rollout of the bundle's release: the
-// one that this folder has signed before, if it has (two injections of one
-// bundle must not rank the nodes differently), else a new one. It is not signed.
-func (o Operator) First(b *archive.Bundle, peer control.Trust, status control.Status) (*schedule.Order, error) {
-	n := b.Head().Version
-	if _, data, ok := o.folder.LastOrder(n); ok {
-		return schedule.ParseOrder(data)
-	}
-	previous, err := o.orderBefore(peer, n)
-	if err != nil {
-		return nil, err
-	}
-	return rank(b, previous, status)
-}
-
-// orderBefore returns the newest order of a release before n, nil where none
-// was ever signed. What was signed decides, not what has arrived at the peer:
-// nodes may be down under that order, so the next must name it and have them.
-func (o Operator) orderBefore(peer control.Trust, n bundle.Version) (*schedule.Order, error) {
-	inForce := o.folder.Current()
-	var release bundle.Version
-	for _, v := range inForce.Orders() {
-		if v < n {
-			release = v
-		}
-	}
-	if release == 0 {
-		return nil, nil
-	}
-	ref, _ := inForce.Order(release)
-	data, ok := peer.Orders[release]
-	if !ok || bundle.Sum(data) != ref.Digest {
-		data, ok = o.folder.OrderInForce(release)
-	}
-	if !ok {
-		return nil, control.Refused(fmt.Errorf("the rollout order of release %d (%s) has not arrived at this agent and was not signed in this trust folder; the order of release %d must follow it",
-			release, ref.Digest.Short(), n), "try again in a moment, or at another agent")
-	}
-	return schedule.ParseOrder(data)
-}
 
 // Preview returns the rollout order of the bundle's release without a trust
 // folder: one that is signed, in force at the peer or in the bundle, else what

@@ -141,7 +141,7 @@ func (d *demo) upgrade(ctx context.Context, exe string, n int) (*Report, error) 
 	for range d.loads {
 		r.addLoad(<-results)
 	}
-	return r, d.measure(ctx, r)
+	return r, measure(ctx, d.cluster, d.injector(), r)
 }
 
 // load starts clients of one version against every node.

@@ -6,17 +6,19 @@ import (
 	"encoding/json"
 	"os"
 	"time"
+
+	"moult/cmd/moult/internal/cluster"
 )
 
-// measure asks the agents for their figures, and reads from their logs when
+// measure asks the agents of c for their figures, and reads from their logs when
 // each node was down: all are on one machine, so one clock.
-func (d *demo) measure(ctx context.Context, r *Report) error {
-	injector, err := d.injector().API.Info(ctx)
+func measure(ctx context.Context, c cluster.Cluster, injector *cluster.Agent, r *Report) error {
+	from, err := injector.API.Info(ctx)
 	if err != nil {
 		return err
 	}
 	var downs []interval
-	for _, a := range d.cluster.Agents {
+	for _, a := range c.Agents {
 		info, err := a.API.Info(ctx)
 		if err != nil {
 			return err
@@ -24,7 +26,7 @@ func (d *demo) measure(ctx context.Context, r *Report) error {
 		r.Objects += info.Objects
 		r.LongestHoldMS = max(r.LongestHoldMS, time.Duration(info.LongestHold).Milliseconds())
 		for peer, n := range info.Traffic.Fetched {
-			if peer == injector.ID {
+			if peer == from.ID {
 				r.BytesFromInjector += n
 			} else {
 				r.BytesFromPeers += n
