@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,7 +44,9 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 		}
 		o.Previous = previous.Release
 	}
-	for class, reachable := range gather(previous, nodes) {
+	members := gather(previous, nodes)
+	for _, class := range slices.Sorted(maps.Keys(members)) {
+		reachable := members[class]
 		c, err := classOrder(m, previous, class, len(reachable))
 		if err != nil {
 			return nil, fmt.Errorf("rollout order of release %d: class %s: %w", m.Version, class, err)
@@ -51,7 +54,7 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 		c.Roster = rank(digest, reachable)
 		o.Classes[class] = c
 	}
-	for class := range m.Classes {
+	for _, class := range slices.Sorted(maps.Keys(m.Classes)) {
 		if _, ok := o.Classes[class]; ok {
 			continue
 		}

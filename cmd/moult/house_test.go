@@ -3,13 +3,19 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io"
 	"maps"
+	"math"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -73,11 +79,13 @@ var floors = map[string]int{
 }
 
 // pure lists packages that decide: no clock of their own, no network, no
-// disk, no goroutines' helpers. What they need to know comes in as values.
-var pure = []string{"gossip/view", "agent/schedule", "agent/upgrade", "simlayer/relay"}
+// disk, no goroutines' helpers. What they need to know comes in as values. What they
+// may not do, imports apart, is in house_pure_test.go.
+var pure = []string{"gossip/view", "agent/schedule", "agent/upgrade", "simlayer/so/jq", "simlayer/relay"}
 
 // impure lists what a pure package may not import, each with its reason.
 var impure = map[string]string{
+	"context":                        "a decision does not wait, so there is nothing to cancel",
 	"net":                            "a decision must not depend on the network",
 	"net/http":                       "a decision must not depend on the network",
 	"os":                             "a decision must not depend on the disk or the environment",
@@ -100,25 +108,37 @@ var banned = map[string]string{
 // excused lists, by package, what it may import all the same, with the reason.
 var excused = map[string]map[string]string{
 	"gossip": {"log": "Serf, memberlist and net/http take a *log.Logger, which is bridged to log/slog there"},
+	"simlayer/so/jq": {
+		"context": "gojq, where an expression is not bounded by its form, ends with its context",
+		"sync":    "a pool of memory, which changes no result",
+	},
 }
+
+// systems are those that the floors are looked at for: files of one system are not
+// among those of another.
+var systems = []string{"linux", "darwin", "windows"}
 
 type listed struct {
 	ImportPath string
 	Dir        string
 	Imports    []string
 	GoFiles    []string
+	system     string
 }
 
-func list(t *testing.T) []listed {
+// list returns the packages as they are on one operating system.
+func list(t *testing.T, system string) []listed {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,Imports,GoFiles", module+"...").Output()
+	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Dir,Imports,GoFiles", module+"...")
+	cmd.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("go list: %v", err)
+		t.Fatalf("go list for %s: %v", system, err)
 	}
 	var all []listed
 	dec := json.NewDecoder(strings.NewReader(string(out)))
 	for {
-		var p listed
+		p := listed{system: system}
 		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
 			return all
 		} else if err != nil {
@@ -130,60 +150,247 @@ func list(t *testing.T) []listed {
 }
 
 // violations returns what is wrong with the imports of one package.
-func violations(path string, imports []string) []string {
+func violations(p listed) []string {
 	var bad []string
-	floor, known := floors[path]
-	if !known {
-		return []string{path + ": give it a floor in house_test.go"}
+	report := func(imp, why string) {
+		bad = append(bad, p.ImportPath+" imports "+imp+" (on "+p.system+"): "+why)
 	}
-	for _, imp := range imports {
-		if why, ok := banned[imp]; ok && excused[path][imp] == "" {
-			bad = append(bad, path+" imports "+imp+": "+why)
+	floor, known := floors[p.ImportPath]
+	if !known {
+		return []string{p.ImportPath + ": give it a floor in house_test.go, and a place in the table of docs/rationale.md"}
+	}
+	for _, imp := range p.Imports {
+		excuse := excused[p.ImportPath][imp] != ""
+		if why, ok := banned[imp]; ok && !excuse {
+			report(imp, why)
 		}
-		if why, ok := impure[imp]; ok && slices.Contains(pure, path) {
-			bad = append(bad, path+" imports "+imp+": "+why)
+		if why, ok := impure[imp]; ok && !excuse && slices.Contains(pure, p.ImportPath) {
+			report(imp, why)
+		}
+		if imp == "golang.org/x/sys/unix" && p.system == "windows" {
+			report(imp, "it is empty there; put what needs it into a file of the systems that have it")
 		}
 		own, ok := strings.CutPrefix(imp, module)
-		if !ok || strings.HasPrefix(own, "testdata/") {
-			if ok && path != "cmd/moult/internal/demo" {
-				bad = append(bad, path+" imports "+imp+": only the demo knows the sample system")
+		if !ok {
+			continue
+		}
+		if strings.HasPrefix(own, "testdata/") {
+			if p.ImportPath != "cmd/moult/internal/demo" {
+				report(imp, "only the demo knows the sample system")
 			}
 			continue
 		}
 		if to, ok := floors[own]; !ok || to >= floor {
-			bad = append(bad, path+" imports "+own+", which is not on a lower floor")
+			report(imp, "it is not on a lower floor")
 		}
 	}
 	return bad
 }
 
 func TestImportFloors(t *testing.T) {
-	for _, p := range list(t) {
-		for _, v := range violations(p.ImportPath, p.Imports) {
-			t.Error(v)
+	for _, system := range systems {
+		for _, p := range list(t, system) {
+			for _, v := range violations(p) {
+				t.Error(v)
+			}
 		}
 	}
 }
 
 // TestImportFloorsCatch shows that the check above can fail.
 func TestImportFloorsCatch(t *testing.T) {
-	for _, c := range []struct{ path, imports string }{
-		{"gossip", "moult/store"},
-		{"store/bundle", "moult/gossip/view"},
-		{"agent/schedule", "net"},
-		{"agent/upgrade", "sync"},
-		{"simlayer", "log"},
-		{"gossip", "moult/testdata/kv"},
-		{"unheard/of", "fmt"},
+	for _, c := range []struct{ path, imports, system string }{
+		{"gossip", "moult/store", "linux"},
+		{"store/bundle", "moult/gossip/view", "linux"},
+		{"agent/schedule", "net", "darwin"},
+		{"agent/upgrade", "sync", "linux"},
+		{"simlayer", "log", "linux"},
+		{"gossip", "moult/testdata/kv", "linux"},
+		{"simlayer", "golang.org/x/sys/unix", "windows"},
+		{"unheard/of", "fmt", "linux"},
 	} {
-		if len(violations(c.path, []string{c.imports})) == 0 {
+		if len(violations(listed{ImportPath: c.path, Imports: []string{c.imports}, system: c.system})) == 0 {
 			t.Errorf("%s importing %s was let through", c.path, c.imports)
 		}
 	}
 }
 
+// The table of docs/rationale.md is the floors, all of them, for people: those at or
+// below 0 are its floor 0, where each package imports only those that stand before it.
+func TestHouseTable(t *testing.T) {
+	page, err := os.ReadFile("../../docs/rationale.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range tableFaults(string(page), floors) {
+		t.Error(bad)
+	}
+}
+
+var tablePackage = regexp.MustCompile("`([a-z0-9/]+)`")
+
+// tableFaults compares a page's table of floors with the floors.
+func tableFaults(page string, floors map[string]int) (bad []string) {
+	seen := map[string]bool{}
+	last := math.MinInt
+	for line := range strings.Lines(page) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 {
+			continue
+		}
+		row, err := strconv.Atoi(strings.TrimSpace(cells[1]))
+		if err != nil {
+			continue
+		}
+		for _, m := range tablePackage.FindAllStringSubmatch(cells[2], -1) {
+			floor, known := floors[m[1]]
+			switch {
+			case !known:
+				bad = append(bad, "docs/rationale.md: there is no package "+m[1])
+			case max(floor, 0) != row:
+				bad = append(bad, fmt.Sprintf("docs/rationale.md: %s stands on floor %d, and is on %d", m[1], row, floor))
+			case floor <= 0 && floor < last:
+				bad = append(bad, "docs/rationale.md: "+m[1]+" stands behind what may import it")
+			case seen[m[1]]:
+				bad = append(bad, "docs/rationale.md: "+m[1]+" stands there twice")
+			}
+			seen[m[1]], last = true, floor
+		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(floors)) {
+		if !seen[p] {
+			bad = append(bad, "docs/rationale.md: the table of floors lacks "+p)
+		}
+	}
+	return bad
+}
+
+func TestHouseTableCatches(t *testing.T) {
+	floors := map[string]int{"a": -1, "b": 0, "c": 1}
+	const good = "| floor | packages | what |\n|---|---|---|\n| 0 | `a`, `b` | x |\n| 1 | `c` | `z` |\n"
+	if bad := tableFaults(good, floors); bad != nil {
+		t.Errorf("a good table: %v", bad)
+	}
+	for what, page := range map[string]string{
+		"missing":     strings.Replace(good, "`c`", "", 1),
+		"wrong floor": strings.Replace(good, "| 1 |", "| 2 |", 1),
+		"wrong order": strings.Replace(good, "`a`, `b`", "`b`, `a`", 1),
+		"unknown":     strings.Replace(good, "`c`", "`c`, `d`", 1),
+		"twice":       strings.Replace(good, "`a`, `b`", "`a`, `a`, `b`", 1),
+	} {
+		if len(tableFaults(page, floors)) == 0 {
+			t.Errorf("%s: let through", what)
+		}
+	}
+}
+
+// Limits of the house, tests apart: a room that is larger is more than one, and a
+// function that does not fit a screen or two is more than one, too.
+const (
+	maxFiles     = 25
+	maxLines     = 4500
+	maxFuncLines = 100
+)
+
+// roomy lists what may be larger, with the reason.
+var roomy = map[string]string{
+	"simlayer":    "its rooms by meaning are being taken out of it: relay, egress, packets, observe",
+	"agent":       "its decisions are moving to agent/node",
+	"simlayer/so": "rules, their parser, tester and templates are one language",
+}
+
+// size is what counts of a package.
+type size struct {
+	files, lines int
+	long         []string // functions that are too long
+}
+
+func sizeOf(dir string) (s size, err error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		return s, err
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return s, err
+		}
+		s.files++
+		s.lines += strings.Count(string(text), "\n")
+		long, err := longFunctions(name, text)
+		if err != nil {
+			return s, err
+		}
+		s.long = append(s.long, long...)
+	}
+	return s, nil
+}
+
+// longFunctions names the functions of a file that have too many lines.
+func longFunctions(name string, text []byte) (long []string, err error) {
+	fset := token.NewFileSet()
+	f, err := parser.ParseFile(fset, name, text, parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range f.Decls {
+		if fn, ok := d.(*ast.FuncDecl); ok && fset.Position(fn.End()).Line-fset.Position(fn.Pos()).Line >= maxFuncLines {
+			long = append(long, fn.Name.Name)
+		}
+	}
+	return long, nil
+}
+
+// excess says what a package has too much of, its excuses apart.
+func (s size) excess(path string, roomy map[string]string) (bad []string) {
+	if (s.files > maxFiles || s.lines > maxLines) && roomy[path] == "" {
+		bad = append(bad, fmt.Sprintf("%s has %d files and %d lines, want at most %d and %d: cut it by meaning", path, s.files, s.lines, maxFiles, maxLines))
+	}
+	for _, f := range s.long {
+		if roomy[path+"."+f] == "" {
+			bad = append(bad, fmt.Sprintf("%s: func %s has more than %d lines: take parts out of it that have names", path, f, maxFuncLines))
+		}
+	}
+	return bad
+}
+
+func TestHouseLimits(t *testing.T) {
+	for _, p := range list(t, "linux") {
+		s, err := sizeOf(p.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range s.excess(p.ImportPath, roomy) {
+			t.Error(bad)
+		}
+	}
+}
+
+func TestHouseLimitsCatch(t *testing.T) {
+	long, err := longFunctions("x.go", []byte("package x\n\nfunc long() {\n"+strings.Repeat("\tlong()\n", maxFuncLines)+"}\n\nfunc short() {}\n"))
+	if err != nil || !slices.Equal(long, []string{"long"}) {
+		t.Fatalf("long functions %v, %v", long, err)
+	}
+	for what, s := range map[string]size{
+		"files": {files: maxFiles + 1}, "lines": {lines: maxLines + 1}, "a function": {long: long},
+	} {
+		if len(s.excess("p", nil)) == 0 {
+			t.Errorf("too many %s: let through", what)
+		}
+		if bad := s.excess("p", map[string]string{"p": "why", "p.long": "why"}); len(bad) > 0 {
+			t.Errorf("%s, though excused: %v", what, bad)
+		}
+	}
+	if bad := (size{files: maxFiles, lines: maxLines}).excess("p", nil); len(bad) > 0 {
+		t.Errorf("just enough: %v", bad)
+	}
+}
+
 func TestEveryPackageHasOneDoc(t *testing.T) {
-	for _, p := range list(t) {
+	for _, p := range list(t, "linux") {
 		docs := map[string]bool{}
 		for _, name := range p.GoFiles {
 			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, parser.PackageClauseOnly|parser.ParseComments)

@@ -186,9 +186,9 @@ func (c *checker) services(services map[string]ServiceAddr) {
 		c.fail(!bundle.ValidName(name), field, "%.40q is no name for a service", name)
 		c.addr(field+".public", s.Public)
 		c.fail(len(s.Versions) > MaxVersions, field+".versions", "%d of them, the most is %d", len(s.Versions), MaxVersions)
-		for v, addr := range s.Versions {
+		for _, v := range slices.Sorted(maps.Keys(s.Versions)) {
 			c.version(field+".versions", v)
-			c.addr(field+".versions", addr)
+			c.addr(field+".versions", s.Versions[v])
 		}
 		c.version(field+".native", s.Native)
 		for _, word := range []string{s.Attach, s.Egress, s.Protocol} {

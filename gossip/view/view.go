@@ -57,7 +57,7 @@ func (v *View) Merge(records ...Signed) (changed []bundle.NodeID, err error) {
 			touched[bucketOf(e.stamp.Node)] = true
 		}
 	}
-	for i := range touched {
+	for _, i := range slices.Sorted(maps.Keys(touched)) {
 		v.now.buckets[i].rehash()
 	}
 	slices.SortFunc(changed, compareID)
