@@ -12,8 +12,11 @@ check: format vet staticcheck test
 format:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 
+# Agents run on Linux and macOS; the other commands are built for Windows, too.
 vet:
 	$(GO) vet ./... $(SAMPLES)
+	GOOS=darwin $(GO) vet ./...
+	GOOS=windows $(GO) build ./...
 
 staticcheck:
 	$(GO) tool staticcheck ./... $(SAMPLES)

@@ -2,8 +2,6 @@ package transforms
 
 import (
 	"fmt"
-	"os"
-	"syscall"
 
 	"moult/store/durable"
 )
@@ -42,15 +40,6 @@ func CheckSpace(dir string, need int64) error {
 		return fmt.Errorf("the disk of %s has %s free, %s are needed: free some, or move the data folder", dir, size(free), size(need))
 	}
 	return nil
-}
-
-// owner returns a file's user and group.
-func owner(info os.FileInfo) (uid, gid int, ok bool) {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, 0, false
-	}
-	return int(st.Uid), int(st.Gid), true
 }
 
 // size is a number of bytes for people.

@@ -31,9 +31,7 @@ func (u *usage) add(info fs.FileInfo) {
 	}
 	u.objects++
 	u.bytes += info.Size()
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		u.disk += int64(st.Blocks) * 512
-	}
+	u.disk += onDisk(info)
 }
 
 // measure adds up a tree that may be changing meanwhile.
@@ -212,11 +210,7 @@ func fingerprintOf(dir string) (fingerprint, error) {
 		writeName(h, name, info.Mode())
 		b := binary.BigEndian.AppendUint64(nil, uint64(info.Size()))
 		b = binary.BigEndian.AppendUint64(b, uint64(info.ModTime().UnixNano()))
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			b = binary.BigEndian.AppendUint64(b, uint64(st.Ino))
-			b = binary.BigEndian.AppendUint64(b, uint64(changeTime(st)))
-		}
-		h.Write(b)
+		h.Write(appendIdentity(b, info))
 		return nil
 	})
 	return fingerprint(h.Sum(nil)), err

@@ -11,10 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"moult/store/bundle"
 )
@@ -244,9 +241,9 @@ func checkExec(ctx context.Context, spec Spec) error {
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, spec.Health.Exec[0], spec.Health.Exec[1:]...)
 	cmd.Dir, cmd.Env = spec.Dir, spec.Env
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = newGroup()
 	endWithParent(cmd.SysProcAttr)
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
 	cmd.WaitDelay = minCheck
 	out := &head{}
 	cmd.Stdout, cmd.Stderr = out, out

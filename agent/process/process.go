@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"moult/store/bundle"
 )
 
@@ -225,7 +223,7 @@ func (p *Process) start() error {
 	}
 	cmd.Dir = p.spec.Dir
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = newSession()
 	if p.spec.Cgroup != nil {
 		if err := beginIn(cmd.SysProcAttr, p.spec.Cgroup); err != nil {
 			return err
@@ -290,7 +288,7 @@ func describe(state *os.ProcessState) Exit {
 	}
 	e := Exit{Code: state.ExitCode(), Known: true, Text: state.String()}
 	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		e.Signal = unix.SignalName(ws.Signal())
+		e.Signal = signalName(ws.Signal())
 		e.Text = "ended by signal " + e.Signal
 	}
 	return e
@@ -354,13 +352,13 @@ func (p *Process) Exit() Exit {
 // several goroutines; SIGTERM is sent once.
 func (p *Process) Stop(ctx context.Context, drain time.Duration) (Exit, error) {
 	if drain > 0 {
-		p.term.Do(func() { p.signal(unix.SIGTERM) })
+		p.term.Do(func() { p.signal(syscall.SIGTERM) })
 		if ended, err := p.awaitDone(ctx, drain); ended || err != nil {
 			return p.Exit(), err
 		}
 		p.spec.Log.Warn("node software killed: it did not end by itself", "pid", p.handle.PID, "drainTimeout", drain)
 	}
-	p.signal(unix.SIGKILL)
+	p.signal(syscall.SIGKILL)
 	p.endSession()
 	ended, err := p.awaitDone(ctx, killWait)
 	if err == nil && !ended {
@@ -369,14 +367,14 @@ func (p *Process) Stop(ctx context.Context, drain time.Duration) (Exit, error) {
 	return p.Exit(), err
 }
 
-func (p *Process) signal(sig unix.Signal) {
+func (p *Process) signal(sig syscall.Signal) {
 	select {
 	case <-p.done:
 		return
 	default:
 	}
-	if err := p.ref.signal(sig); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrClosed) {
-		p.spec.Log.Error("node software not signalled", "pid", p.handle.PID, "signal", unix.SignalName(sig), "err", err)
+	if err := p.ref.signal(sig); err != nil && !errors.Is(err, syscall.ESRCH) && !errors.Is(err, os.ErrClosed) {
+		p.spec.Log.Error("node software not signalled", "pid", p.handle.PID, "signal", signalName(sig), "err", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 
 	"github.com/urfave/cli/v2"
 
@@ -31,6 +32,9 @@ func agentCommand() *cli.Command {
 			if err := noArgs(c); err != nil {
 				return err
 			}
+			if !runsAgents(runtime.GOOS) {
+				return failedf("use the other commands here, with --agent and an http:// address", "moult agent runs on Linux and macOS, not on %s", runtime.GOOS)
+			}
 			cfg, err := agentConfig(c)
 			if err != nil {
 				return err
@@ -46,6 +50,10 @@ func agentCommand() *cli.Command {
 		},
 	}
 }
+
+// runsAgents reports whether agents run on an operating system. All other commands run
+// everywhere.
+func runsAgents(system string) bool { return system == "linux" || system == "darwin" }
 
 // agentConfig reads the file and puts the flags over it. Paths in flags are
 // taken from the current folder.

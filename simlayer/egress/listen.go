@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"moult/simlayer/stream"
 )
 
@@ -95,12 +93,8 @@ func firstByte(conn net.Conn) (byte, error) {
 	var n int
 	var peek error
 	err = raw.Read(func(fd uintptr) bool {
-		for {
-			n, _, peek = unix.Recvfrom(int(fd), buf[:], unix.MSG_PEEK)
-			if !errors.Is(peek, unix.EINTR) {
-				return !errors.Is(peek, unix.EAGAIN)
-			}
-		}
+		n, peek = stream.Peek(fd, buf[:])
+		return !errors.Is(peek, syscall.EAGAIN)
 	})
 	if err = errors.Join(err, peek); err == nil && n == 0 {
 		err = io.EOF

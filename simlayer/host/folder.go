@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // socketFolder makes the private folder of the sockets of a Host that belongs to
@@ -52,8 +51,7 @@ func makePrivate(path string) error {
 	if err != nil {
 		return err
 	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || !info.IsDir() || int(owner.Uid) != os.Getuid() || info.Mode().Perm() != 0o700 {
+	if !isOwn(info) || !info.IsDir() || info.Mode().Perm() != 0o700 {
 		return fmt.Errorf("%s is not a folder of this user alone", path)
 	}
 	entries, err := os.ReadDir(path)

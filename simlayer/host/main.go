@@ -64,7 +64,7 @@ func run(args []string, stderr io.Writer, openers map[string]guests.Opener) erro
 	if args[0] == compileName {
 		return guests.Compile(ctx, args[2], args[3], log)
 	}
-	syscall.CloseOnExec(controlFD)
+	closeOnExec(controlFD)
 	conn, err := control.NewConn(os.NewFile(controlFD, "control"))
 	if err != nil {
 		return err

@@ -99,7 +99,7 @@ func (s *socket) raw(f func(fd uintptr)) error {
 // belongs to the socket, not to the descriptor.
 func (s *socket) setBlocking(blocking bool) error {
 	var modeErr error
-	err := s.raw(func(fd uintptr) { modeErr = syscall.SetNonblock(int(fd), !blocking) })
+	err := s.raw(func(fd uintptr) { modeErr = setNonblock(fd, !blocking) })
 	return errors.Join(err, modeErr)
 }
 

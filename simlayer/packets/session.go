@@ -7,9 +7,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"moult/simlayer/attach"
+	"moult/simlayer/stream"
 	"moult/simlayer/tally"
 )
 
@@ -159,17 +158,11 @@ func (r *Relay) read(raw syscall.RawConn) (buf *[]byte, n int, err error) {
 	var readErr error
 	err = raw.Read(func(fd uintptr) bool {
 		buf = r.buffers.Get().(*[]byte)
-		for {
-			n, _, readErr = unix.Recvfrom(int(fd), *buf, unix.MSG_DONTWAIT)
-			if !errors.Is(readErr, unix.EINTR) {
-				break
-			}
-		}
-		if readErr == nil {
+		if n, readErr = stream.Take(fd, *buf); readErr == nil {
 			return true
 		}
 		r.buffers.Put(buf)
-		return !errors.Is(readErr, unix.EAGAIN)
+		return !errors.Is(readErr, syscall.EAGAIN)
 	})
 	if err == nil {
 		err = readErr

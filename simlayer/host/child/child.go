@@ -40,7 +40,7 @@ func Start(cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
 	}
 	cmd.Stdout, cmd.Stderr = in, in
 	cmd.Env = append(cmd.Env, mark)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = newSession()
 	endWithParent(cmd.SysProcAttr)
 	c := &Child{cmd: cmd, mark: mark, done: make(chan struct{})}
 	started := make(chan error)
@@ -80,7 +80,7 @@ func (c *Child) Kill(blame error) {
 // signal sends to the process group; it is called with mu.
 func (c *Child) signal(sig syscall.Signal) {
 	if !c.reaped {
-		_ = syscall.Kill(-c.cmd.Process.Pid, sig) // it may have ended
+		signalGroup(c.cmd.Process.Pid, sig)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -67,7 +66,7 @@ func (f *Conn) Send(message any, sockets []*os.File) error {
 				return err
 			}
 		}
-		rights = syscall.UnixRights(fds...)
+		rights = rightsOf(fds)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -88,7 +87,7 @@ func (f *Conn) Receive(message any) (sockets []*os.File, err error) {
 	}()
 	header := make([]byte, 0, frameHeader)
 	for len(header) < frameHeader {
-		oob := make([]byte, syscall.CmsgSpace(maxPassed*4))
+		oob := make([]byte, rightsSpace())
 		n, oobn, _, _, err := f.conn.ReadMsgUnix(header[len(header):frameHeader], oob)
 		if err != nil {
 			return sockets, err
@@ -114,43 +113,9 @@ func (f *Conn) Receive(message any) (sockets []*os.File, err error) {
 	return sockets, json.Unmarshal(data, message)
 }
 
-// received takes the sockets out of what came beside the bytes.
-func received(oob []byte) (files []*os.File, err error) {
-	messages, err := syscall.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range messages {
-		fds, err := syscall.ParseUnixRights(&m)
-		if err != nil {
-			return files, err
-		}
-		for _, fd := range fds {
-			syscall.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "socket"))
-		}
-	}
-	return files, nil
-}
-
 // CloseAll closes sockets that were sent, or came.
 func CloseAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
-}
-
-// Pair returns two connected unix sockets.
-func Pair() (ours, theirs *os.File, err error) {
-	syscall.ForkLock.RLock()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
-	if err == nil {
-		syscall.CloseOnExec(fds[0])
-		syscall.CloseOnExec(fds[1])
-	}
-	syscall.ForkLock.RUnlock()
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
 }

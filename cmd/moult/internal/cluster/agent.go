@@ -80,7 +80,7 @@ func (a *Agent) Start(exe string, env ...string) (err error) {
 	a.cmd = exec.Command(exe, "agent", "--config", a.ConfigPath(), "--log-json")
 	a.cmd.Env = append(os.Environ(), env...)
 	a.cmd.Stderr = a.log
-	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is its starter's to handle
+	a.cmd.SysProcAttr = ownGroup()
 	if err := a.cmd.Start(); err != nil {
 		return fmt.Errorf("start agent %s: %w", a.Name, err)
 	}
