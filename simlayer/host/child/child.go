@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -129,7 +130,13 @@ func (c *Child) finish(waitErr, strayErr error) {
 	close(c.done)
 }
 
-// Become becomes a program; it returns only where that fails.
+// Become becomes a program, which ends with the parent as this process does; it
+// returns only where that fails.
 func Become(path string, argv, env []string) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := endThreadWithParent(); err != nil {
+		return err
+	}
 	return &os.PathError{Op: "exec", Path: path, Err: syscall.Exec(path, argv, env)}
 }

@@ -20,6 +20,13 @@ func ThisProgram() string { return "/proc/self/exe" }
 // endWithParent ends a process with the agent: these are no node software.
 func endWithParent(a *syscall.SysProcAttr) { a.Pdeathsig = syscall.SIGKILL }
 
+// endThreadWithParent has the calling thread end with the parent. The kernel keeps
+// that wish for each thread apart, the wish of endWithParent is the first thread's, and
+// a process goes on as the thread that becomes a program.
+func endThreadWithParent() error {
+	return os.NewSyscallError("prctl PR_SET_PDEATHSIG", unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0))
+}
+
 // run starts the process and sees it to its end. It stays on one thread of the
 // operating system, since the signal that ends a child with its parent comes when
 // the *thread* ends that started it.

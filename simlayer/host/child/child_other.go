@@ -21,6 +21,8 @@ func ThisProgram() string {
 
 func endWithParent(*syscall.SysProcAttr) {}
 
+func endThreadWithParent() error { return nil }
+
 // run starts the process and sees it to its end.
 func (c *Child) run(started chan<- error, out *os.File, log *slog.Logger) {
 	if err := c.cmd.Start(); err != nil {
