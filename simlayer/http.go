@@ -274,6 +274,8 @@ func (p *callProxy) refuse(h http.Header, r *http.Request, err error) *so.Refusa
 	if refusal.From == 0 {
 		refusal.From, refusal.To = c.version, c.native
 	}
+	route := p.layer.gate.current()
+	route.shape(c.listener.versionUnder(route), &refusal)
 	p.layer.log.Debug("call refused", "service", c.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "error", &refusal)
 	return &refusal
 }

@@ -395,6 +395,7 @@ func (f *front) consume(n int) {
 
 // refusalOf is what a caller gets for an error.
 func (f *front) refusalOf(err error, cut bool) *so.Refusal {
+	route := f.layer.gate.current() // which locks; cut takes f.mu with the gate locked
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	refusal := *so.AsRefusal(err)
@@ -404,5 +405,6 @@ func (f *front) refusalOf(err error, cut bool) *so.Refusal {
 	if refusal.From == 0 {
 		refusal.From, refusal.To = f.call.version, f.call.native
 	}
+	route.shape(f.listener.versionUnder(route), &refusal)
 	return &refusal
 }

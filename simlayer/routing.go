@@ -199,6 +199,17 @@ func (r *route) path(v bundle.Version, service string) (*path, *backend, error) 
 	return p, b, nil
 }
 
+// shape gives a refusal the form that callers of a version get, and says whose it is
+// where nobody has yet.
+func (r *route) shape(v bundle.Version, refusal *so.Refusal) {
+	if refusal.From == 0 {
+		refusal.From, refusal.To = v, r.native
+	}
+	if p := r.paths[v]; p != nil {
+		p.chain.Shape(refusal)
+	}
+}
+
 // sign gives a refusal in err the node's version: a chain that ends at an object
 // process does not know it.
 func (r *route) sign(err error) error {

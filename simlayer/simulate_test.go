@@ -82,7 +82,7 @@ type oddNode struct {
 	seen map[string][]string
 }
 
-func startOddNode(t *testing.T) *oddNode {
+func startOddNode(t testing.TB) *oddNode {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -97,7 +97,19 @@ func (c *Chain) sign(err error) error {
 	}
 	signed := *ref
 	signed.From, signed.To = c.caller, c.native
+	c.Shape(&signed)
 	return &signed
+}
+
+// Shape gives a refusal of callers of c the form that their own object says, once it is
+// written. One that has a form keeps it.
+func (c *Chain) Shape(r *Refusal) {
+	for _, o := range c.steps {
+		if _, same := o.(compatible); !same {
+			r.shaper, _ = o.(*Rules)
+			return
+		}
+	}
 }
 
 // Budget bounds the calls that one call may become, at MaxNextCalls: a Chain makes

@@ -115,19 +115,21 @@
 // after percent-decoding each, so a key with %2F in it is one segment.
 //
 // A call may narrow its pattern: query and headers list names of parameters and
-// headers that must be present. The calls are tried in the order of the file, and
+// headers that must be present, and when is a jq program over the request that must hold. The calls are tried in the order of the file, and
 // the first that matches is taken. One that no call can reach, because an earlier
 // one takes all, is an error in the file.
 //
 // A call has, in any order:
 //
 //	query, headers   conditions: lists of names
+//	when             a condition: jq over the request
 //	params           more parameters: name = "jq over the request"
 //	deny             any number: see below
 //	step             any number: calls before the last one, see below
 //	and exactly one of
 //	next             makes the call of the other version, see below
-//	answer           answers without another call
+//	answer           answers without another call; any number of answers with when may
+//	                 stand before, and the first that holds is given
 //	pass = true      the call goes on unchanged, and so does its response
 //	deny without when: every such call is denied
 //	response "…"     any number, only beside next: see below
@@ -150,6 +152,8 @@
 //	  "query": {"k": "first value"}, "query_all": {"k": ["every", "value"]},
 //	  "headers": {"content-type": "…"},  # names in lower case, values joined by ", "
 //	  "body": …,
+//	  "form": {…}, "form_all": {…},      # a body of application/x-www-form-urlencoded,
+//	                                     # as query and query_all; then body is null
 //	  "steps": {…}, "item": …      # see below
 //	}
 //
@@ -184,6 +188,8 @@
 //	when     optional, a jq program: without it every call is denied
 //	status   400 to 599, by default 501
 //	reason   what the caller is told, at most 1,000 bytes
+//	params, headers, body, text, form   as answer has them: the caller's own protocol has
+//	         another form for errors than moult's (see Refusals, below)
 //
 // The denials of a call are tried in their order, before anything is sent on. A
 // deny in a response works over the response: the call has then been carried out,
@@ -303,7 +309,12 @@
 //	body             a jq program over the request, or
 //	text             a template; without both the caller's body goes on unchanged
 //
-// Without keep_query only the template's query is sent.
+// Without keep_query only the template's query is sent. A query parameter that is exactly
+// one {name...} stands for an array: "?filter={f...}" gives one filter for each of its
+// values, and none for null.
+//
+// form makes a body of application/x-www-form-urlencoded in the way of a query:
+// form = "name={name}&tag={tags...}". It may stand wherever text may.
 //
 // # response
 //
@@ -313,7 +324,8 @@
 //
 //	deny             any number, over the response
 //	params           more parameters: name = "jq over the response"
-//	status           what the caller gets, 200 to 599; by default the same
+//	status           what the caller gets, 200 to 599, or a jq program that computes it,
+//	                 as deny and answer may have it, too; by default the same
 //	headers          name = "template" to set; "" removes the response's header
 //	body             a jq program over the response, or
 //	text             a template; without both the body goes back unchanged
@@ -321,6 +333,7 @@
 // # answer
 //
 //	params           more parameters: name = "jq over the request"
+//	when             a jq program over the request
 //	status           by default 200
 //	headers          name = "template"
 //	body             a jq program over the request, or
@@ -343,8 +356,10 @@
 //	  answer "200"           headers, body: what the node answers
 //	and exactly one of
 //	response "200"           headers, body: what the caller must get
-//	denied                   status, reason: the author's deny, reason word for word
-//	refused                  status, reason: a failure, whose reason contains this one
+//	denied                   status, reason, headers, body: the author's deny, reason word
+//	                         for word
+//	refused                  status, reason, headers, body: a failure, whose reason contains
+//	                         this one
 //
 // What is not said is not compared. Bodies are compared as JSON where both are JSON,
 // and otherwise as text but for a newline at the end; body = "" wants none. A header ""
@@ -365,7 +380,7 @@
 // a rule makes a body, its
 // Content-Type is application/json unless headers says otherwise,
 // Content-Length is counted anew, and what described the old bytes
-// (Content-Encoding, digests, trailers) is dropped. Answers of status 204, 205 and 304
+// (Content-Encoding, digests, trailers) is dropped, and a strong ETag becomes a weak one. Answers of status 204, 205 and 304
 // have no body, and one to a HEAD whose body is mapped no length: nobody knows that of
 // what a GET would get. Where it reads or makes the body
 // of a response, the node is not asked for an encoded or a partial one: Accept-Encoding,
@@ -397,6 +412,21 @@
 //
 // where from is the caller's version and to the node's. A refusal of one object
 // passes through the other objects of a chain untouched.
+//
+// A file may say another form for all of them, those included that moult itself makes
+// while the node is down or does not answer:
+//
+//	refusal {
+//	  body = "{error: {message: .reason}}"
+//	}
+//
+// It has params, status (400 to 599), headers, body, text and form as answer has them, over
+//
+//	{"status": 501, "denied": true, "reason": "…", "from": 1, "to": 2, "retry_after": 0}
+//
+// Moult-Refusal stays. What a deny says itself comes first; of a chain the callers' own
+// object counts. What is refused before the object is known, or in a process of another
+// object, has moult's form, as has a refusal where the expressions of this one fail.
 //
 // A caller by gRPC (Content-Type application/grpc…) gets gRPC's own form, a response of
 // trailers only: status 200, grpc-status, the reason in grpc-message, and Moult-Refusal.

@@ -93,9 +93,11 @@ func (r *Rules) test(e *example) Result {
 	if err != nil { // the parser has read the same URI
 		return Result{Title: e.title, Place: e.place, Differences: []Difference{{e.request.place, "request", "one that can be made", err.Error()}}}
 	}
-	c, _ := r.find(req, &query{raw: req.URL.RawQuery})
 	t := &trial{example: e}
-	resp, err := r.Answer(req, t)
+	c, resp, err := r.answer(req, t)
+	if err != nil {
+		err = r.shaped(AsRefusal(err))
+	}
 	if t.at < len(e.next) {
 		missing := e.next[t.at].request
 		t.differ(missing.place, "call of next", missing.method+" "+missing.uri, "no call"+because(err))
@@ -179,9 +181,13 @@ func (t *trial) outcome(resp *http.Response, err error) {
 	case want.refusal != nil && err == nil:
 		t.differ(want.refusal.place, "outcome", want.refusal.String(), "a response of status "+strconv.Itoa(resp.StatusCode))
 	case want.refusal != nil:
-		if r := AsRefusal(err); !want.refusal.is(r) {
-			t.differ(want.refusal.place, "outcome", want.refusal.String(), r.Error())
+		got := AsRefusal(err)
+		if !want.refusal.is(got) {
+			t.differ(want.refusal.place, "outcome", want.refusal.String(), got.Error())
 		}
+		resp := got.Response(nil)
+		t.headers(want.refusal.sample, "refusal", resp.Header)
+		t.body(want.refusal.sample, "refusal", resp.Body)
 	case err != nil:
 		t.differ(want.response.place, "outcome", "a response of status "+strconv.Itoa(want.response.status), AsRefusal(err).Error())
 	default:

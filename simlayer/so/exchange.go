@@ -1,9 +1,12 @@
 package so
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 
 	"moult/simlayer/so/jq"
 )
@@ -17,6 +20,7 @@ type exchange struct {
 	params  map[string]any // from the path; computed ones join them
 	body    body           // the caller's, if the rule reads it
 	query   query
+	form    query          // the caller's body, where it is one and is read as one
 	headers map[string]any // as expressions see them, once one asks
 	results [][]stepResult // of the steps that were made; nil for one that was left out
 	item    any            // of the foreach that is in work
@@ -27,14 +31,68 @@ type exchange struct {
 
 func (x *exchange) hasSteps() bool { return len(x.call.steps) > 0 }
 
-// carryOut answers the call.
-func (x *exchange) carryOut() (*http.Response, error) {
-	c := x.call
-	if c.readsRequest {
-		if err := x.body.readRequest(x.req, x.memory); err != nil {
-			return nil, err
+// answerBy finds the rule for the call, and answers by it.
+func (x *exchange) answerBy(r *Rules) (*http.Response, error) {
+	path := x.req.URL.EscapedPath()
+	for _, c := range r.calls {
+		if c.method != "" && c.method != x.req.Method {
+			continue
+		}
+		params, ok := c.pattern.match(path)
+		if !ok || !c.present(x.req, &x.query) {
+			continue
+		}
+		x.call, x.params = c, params
+		if is, err := x.holds(c.when, "when of the call"); is || err != nil {
+			if err != nil {
+				return nil, err
+			}
+			return x.carryOut()
+		}
+	}
+	x.call, x.params = r.other, nil
+	return x.carryOut()
+}
+
+// holds reports whether a condition over the request holds; nil does.
+func (x *exchange) holds(when *expr, what string) (bool, error) {
+	if when == nil {
+		return true, nil
+	}
+	if err := x.readFor(when.body, when.form); err != nil {
+		return false, err
+	}
+	is, err := when.holds(&x.run, x.over(when))
+	if err != nil {
+		return false, x.place(http.StatusInternalServerError, what, err)
+	}
+	return is, nil
+}
+
+// readFor reads the caller's body, once, for expressions that need its JSON or its form.
+func (x *exchange) readFor(json, form bool) error {
+	form = form && isForm(x.req)
+	if !json && !form {
+		return nil
+	}
+	if !x.body.read {
+		if err := x.body.readRequest(x.req); err != nil {
+			return err
 		}
 		x.run.Expect(len(x.body.data))
+	}
+	if form {
+		x.form.raw = string(x.body.data)
+		return nil // then it is no JSON
+	}
+	return x.body.parse(x.memory)
+}
+
+// carryOut answers the call by its rule.
+func (x *exchange) carryOut() (*http.Response, error) {
+	c := x.call
+	if err := x.readFor(c.readsRequest, c.readsForm); err != nil {
+		return nil, err
 	}
 	if err := x.addParams(c.params, http.StatusInternalServerError, x.over); err != nil {
 		return nil, err
@@ -47,15 +105,19 @@ func (x *exchange) carryOut() (*http.Response, error) {
 			return resp, err
 		}
 	}
-	switch {
-	case c.pass:
+	for _, a := range c.answers {
+		if is, err := x.holds(a.when, "when of an answer"); err != nil {
+			return nil, err
+		} else if is {
+			return x.answer(&a.message)
+		}
+	}
+	if c.pass {
 		out, err := x.unchanged()
 		if err != nil {
 			return nil, err
 		}
 		return x.roundTrip(out)
-	case c.answer != nil:
-		return x.answer()
 	}
 	out, err := x.translate(c.next, endToEnd(x.req.Header), c.plainResponse)
 	if err != nil {
@@ -78,7 +140,14 @@ func (x *exchange) roundTrip(r *http.Request) (*http.Response, error) {
 	if x.made++; x.made > MaxNextCalls {
 		return nil, tooManyCalls()
 	}
-	return x.next.RoundTrip(r)
+	resp, err := x.next.RoundTrip(r)
+	var refusal *Refusal
+	if errors.As(err, &refusal) && (refusal.Header != nil || refusal.Body != nil || refusal.shaper != nil) {
+		plain := *refusal // its form is for callers of the version between
+		plain.Header, plain.Body, plain.shaper = nil, nil, nil
+		return nil, &plain
+	}
+	return resp, err
 }
 
 // addParams adds computed parameters. Their expressions do not see each other.
@@ -116,10 +185,62 @@ func (x *exchange) denied(denials []*denial, status int, what string, over func(
 			}
 		}
 		if applies {
-			return Deny(d.status, d.reason)
+			return x.deny(d, status, over)
 		}
 	}
 	return nil
+}
+
+// deny returns the refusal of d.
+func (x *exchange) deny(d *denial, failed int, over func(*expr) jq.Value) error {
+	refusal := Deny(0, d.reason)
+	if err := x.shape(refusal, &d.message, failed, over); err != nil {
+		return err
+	}
+	return refusal
+}
+
+// shape gives a refusal the form that a rule says. failed is the status where that
+// fails.
+func (x *exchange) shape(r *Refusal, m *message, failed int, over func(*expr) jq.Value) (err error) {
+	if err := x.addParams(m.params, failed, over); err != nil {
+		return err
+	}
+	if r.Status, err = x.status(m.status, 400, r.Status, failed, over); err != nil {
+		return err
+	}
+	data, contentType, err := x.make(m.content, failed, bodyOfRefusal, over)
+	if err != nil || !m.content.made && len(m.edits) == 0 {
+		return err
+	}
+	r.Header = http.Header{}
+	if m.content.made {
+		r.Body = append([]byte{}, data...)
+		r.Header["Content-Type"] = []string{contentType}
+		if len(data) == 0 {
+			r.Header["Content-Type"] = nil
+		}
+	}
+	return applyEdits(r.Header, m.edits, x.params)
+}
+
+// status returns the status that a rule says, from low on, or another where it says
+// none.
+func (x *exchange) status(s answerStatus, low, otherwise, failed int, over func(*expr) jq.Value) (int, error) {
+	if s.computed == nil {
+		return cmp.Or(s.fixed, otherwise), nil
+	}
+	v, ok, err := s.computed.tree(&x.run, over(s.computed))
+	if err == nil {
+		var n int
+		if text, isNumber := number(v); ok && isNumber {
+			if n, err = strconv.Atoi(text); err == nil && n >= low && n <= 599 {
+				return n, nil
+			}
+		}
+		err = fmt.Errorf("want a number from %d to 599", low)
+	}
+	return 0, x.place(failed, "status", err)
 }
 
 // place makes a failed expression a refusal that names the rule. Refusals, and
@@ -137,6 +258,8 @@ func (x *exchange) place(status int, what string, err error) error {
 func bodyOfAnswer() string { return "body of the answer" }
 func bodyOfNext() string   { return "body of next" }
 
+func bodyOfRefusal() string { return "body of a refusal" }
+
 // make makes a body; what says which where that fails.
 func (x *exchange) make(c content, status int, what func() string, over func(*expr) jq.Value) (data []byte, contentType string, err error) {
 	switch {
@@ -145,6 +268,9 @@ func (x *exchange) make(c content, status int, what func() string, over func(*ex
 			return nil, "", x.place(status, what(), err)
 		}
 		return data, "application/json", nil
+	case c.form != nil:
+		text, err := expandPairs(c.form, x.params)
+		return []byte(text), formType, err
 	case c.made:
 		text, err := c.text.expandText(x.params)
 		return []byte(text), "text/plain; charset=utf-8", err
@@ -153,22 +279,26 @@ func (x *exchange) make(c content, status int, what func() string, over func(*ex
 }
 
 // answer makes the response of a rule that needs no call, or no more calls.
-func (x *exchange) answer() (*http.Response, error) {
-	a := x.call.answer
-	if err := x.addParams(a.params, http.StatusInternalServerError, x.over); err != nil {
+func (x *exchange) answer(m *message) (*http.Response, error) {
+	const failed = http.StatusInternalServerError
+	if err := x.addParams(m.params, failed, x.over); err != nil {
 		return nil, err
 	}
-	data, contentType, err := x.make(a.content, http.StatusInternalServerError, bodyOfAnswer, x.over)
+	status, err := x.status(m.status, 200, http.StatusOK, failed, x.over)
+	if err != nil {
+		return nil, err
+	}
+	data, contentType, err := x.make(m.content, failed, bodyOfAnswer, x.over)
 	if err != nil {
 		return nil, err
 	}
 	resp := &http.Response{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Request: x.req, Body: http.NoBody}
-	setStatus(resp, a.status)
+	setStatus(resp, status)
 	setResponseBody(resp, http.MethodGet, data, contentType)
 	if x.req.Method == http.MethodHead {
 		resp.Body = http.NoBody // its length is that of what a GET would get
 	}
-	return resp, applyEdits(resp.Header, a.edits, x.params)
+	return resp, applyEdits(resp.Header, m.edits, x.params)
 }
 
 // translate makes the request of t, whose headers begin as header.
@@ -182,13 +312,16 @@ func (x *exchange) translate(t *target, header http.Header, plainResponse bool) 
 	}
 	u.Scheme, u.Host = x.req.URL.Scheme, x.req.URL.Host
 	if t.keepQuery {
-		if err := x.keepsQuery(); err != nil {
+		if err := x.query.keeps("query"); err != nil {
 			return nil, err
 		}
 		u.RawQuery = joinQueries(u.RawQuery, x.req.URL.RawQuery)
 	}
 	out := x.req.WithContext(x.req.Context())
 	if x.body.read && !t.content.made {
+		if err := x.form.keeps("form"); err != nil {
+			return nil, err
+		}
 		restoreRequestBody(out, x.body.data)
 	}
 	out.URL, out.RequestURI = u, ""
@@ -214,21 +347,12 @@ func (x *exchange) translate(t *target, header http.Header, plainResponse bool) 
 
 // unchanged returns the caller's request; its body is put back if it was read.
 func (x *exchange) unchanged() (*http.Request, error) {
-	if err := x.keepsQuery(); err != nil || !x.body.read {
+	if err := x.query.keeps("query"); err != nil || !x.body.read {
 		return x.req, err
 	}
 	out := x.req.WithContext(x.req.Context())
 	restoreRequestBody(out, x.body.data)
-	return out, nil
-}
-
-// keepsQuery refuses a query that is to go on as it stands although the rules have
-// read it, and the node may read something else.
-func (x *exchange) keepsQuery() error {
-	if x.query.judged && x.query.doubtful {
-		return Fail(http.StatusBadRequest, nil, "the call cannot be translated: its query has a semicolon, or a percent sign that begins no %%XX, and servers read such a query in several ways; send %%3B or %%25")
-	}
-	return nil
+	return out, x.form.keeps("form")
 }
 
 func joinQueries(a, b string) string {
@@ -282,14 +406,16 @@ func (x *exchange) translateResponse(r *response, resp *http.Response) error {
 	if err != nil {
 		return err
 	}
+	status, err := x.status(r.status, 200, resp.StatusCode, http.StatusBadGateway, over)
+	if err != nil {
+		return err
+	}
 	if resp.Header == nil {
 		resp.Header = http.Header{}
 	}
 	ofConnection(resp.Header)
 	bodiless := !bodyAllowed(resp.StatusCode) // then it says of its body what is not true of another
-	if r.status != 0 {
-		setStatus(resp, r.status)
-	}
+	setStatus(resp, status)
 	if r.content.made || bodiless || !bodyAllowed(resp.StatusCode) {
 		resp.Body.Close()
 		setResponseBody(resp, x.req.Method, data, contentType)

@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/itchyny/gojq"
@@ -16,22 +17,31 @@ func unusable(name, format string, args ...any) error {
 	return Fail(http.StatusBadRequest, nil, "the call cannot be translated: parameter %q %s", name, fmt.Sprintf(format, args...))
 }
 
+// number returns the text of a number.
+func number(v any) (text string, ok bool) {
+	switch v.(type) {
+	case int, float64, *big.Int, json.Number:
+		data, err := gojq.Marshal(v)
+		return string(data), err == nil
+	}
+	return "", false
+}
+
 // text returns the parameter's value as it is put into templates.
-func text(params map[string]any, name string) (string, error) {
+func text(name string, value any) (string, error) {
 	s := ""
-	switch v := params[name].(type) {
+	switch v := value.(type) {
 	case nil:
 		return "", unusable(name, "is missing")
 	case string:
 		s = v
-	case bool, int, float64, *big.Int, json.Number:
-		data, err := gojq.Marshal(v)
-		if err != nil {
-			return "", unusable(name, "is not a number that can be written")
-		}
-		s = string(data)
+	case bool:
+		s = strconv.FormatBool(v)
 	default:
-		return "", unusable(name, "is neither text, a number nor a boolean")
+		var ok bool
+		if s, ok = number(v); !ok {
+			return "", unusable(name, "is neither text, a number nor a boolean")
+		}
 	}
 	if len(s) > maxValueBytes {
 		return "", unusable(name, "has %d bytes, at most %d", len(s), maxValueBytes)
@@ -51,7 +61,7 @@ func (t template) expand(params map[string]any, filled bool, encode func(string)
 			b.WriteString(one.literal)
 			continue
 		}
-		s, err := text(params, one.name)
+		s, err := text(one.name, params[one.name])
 		if err != nil {
 			return "", err
 		}
@@ -79,7 +89,7 @@ func (t template) expandText(params map[string]any) (string, error) {
 			var ok bool
 			if piece, ok = params[one.name].(string); !ok {
 				var err error
-				if piece, err = text(params, one.name); err != nil {
+				if piece, err = text(one.name, params[one.name]); err != nil {
 					return "", err
 				}
 			}
@@ -114,19 +124,46 @@ func (u urlTemplate) expand(params map[string]any) (*url.URL, error) {
 	if out.Path, err = url.PathUnescape(out.RawPath); err != nil {
 		return nil, Fail(http.StatusBadRequest, err, "the call cannot be translated: its path would be %q", out.RawPath)
 	}
-	var query []string
-	for _, q := range u.query {
-		if len(q.value) == 1 && q.value[0].name != "" && params[q.value[0].name] == nil {
-			continue
+	out.RawQuery, err = expandPairs(u.query, params)
+	return out, err
+}
+
+// expandPairs makes a query, or a body that is written like one.
+func expandPairs(pairs []queryPart, params map[string]any) (string, error) {
+	var all []string
+	size := 0
+	add := func(name, value string, err error) error {
+		all = append(all, name+"="+value)
+		if size += len(name) + len(value) + 2; err == nil && size > MaxBody {
+			err = Fail(http.StatusBadRequest, nil, "the call cannot be translated: a query or a form would have more than %d bytes", MaxBody)
 		}
-		value, err := q.value.expand(params, false, url.QueryEscape)
-		if err != nil {
-			return nil, err
-		}
-		query = append(query, q.name+"="+value)
+		return err
 	}
-	out.RawQuery = strings.Join(query, "&")
-	return out, nil
+	for _, q := range pairs {
+		only := q.value[:min(len(q.value), 1)]
+		var err error
+		switch {
+		case len(q.value) == 1 && only[0].name != "" && params[only[0].name] == nil:
+		case len(q.value) == 1 && only[0].rest:
+			list, ok := params[only[0].name].([]any)
+			if !ok || len(list) > maxList {
+				return "", unusable(only[0].name, "is no array of at most %d values", maxList)
+			}
+			for _, item := range list {
+				value, failed := text(only[0].name, item)
+				if err = add(q.name, url.QueryEscape(value), failed); err != nil {
+					break
+				}
+			}
+		default:
+			value, failed := q.value.expand(params, false, url.QueryEscape)
+			err = add(q.name, value, failed)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return strings.Join(all, "&"), nil
 }
 
 // edit sets a header, or removes it.

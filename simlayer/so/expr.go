@@ -14,6 +14,7 @@ type expr struct {
 	// a response and reads the body of the request. stepBody: reads bodies of
 	// steps.
 	body, callerBody, stepBody bool
+	form                       bool // reads the caller's body as a form
 	src                        string
 }
 
@@ -24,6 +25,7 @@ var (
 	stepsWord   = regexp.MustCompile(`\bsteps\b`)
 	// requestPart is a mention of the request that leaves its body alone.
 	requestPart = regexp.MustCompile(`\brequest\.(method|path|params|query|query_all|headers)\b`)
+	formWord    = regexp.MustCompile(`(?:^|[^\w.\])?])\.form(?:_all)?\b|\brequest\.form(?:_all)?\b`)
 	requestWord = regexp.MustCompile(`\brequest\b`)
 )
 
@@ -37,7 +39,7 @@ func compile(src string, overResponse bool) (*expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &expr{Program: program, src: src}
+	e := &expr{Program: program, src: src, form: formWord.MatchString(src)}
 	bodies := len(bodyWord.FindAllString(src, -1))
 	e.stepBody = bodies > 0 && stepsWord.MatchString(src)
 	others := len(stepBody.FindAllString(src, -1))

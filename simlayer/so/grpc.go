@@ -92,6 +92,9 @@ func (r *Refusal) form(req *http.Request) (status int, h http.Header, body []byt
 	if contentType := grpcType(req); contentType != "" {
 		return http.StatusOK, r.grpcHeader(contentType), nil
 	}
+	if r.shaper != nil {
+		r = r.shaper.shaped(r)
+	}
 	return r.Status, r.header(), r.body()
 }
 

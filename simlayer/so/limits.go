@@ -34,6 +34,8 @@ const (
 
 	// maxValueBytes bounds a parameter where it is put into a template.
 	maxValueBytes = 64 << 10
+	// maxList bounds the values of one {name...} in a query or a form.
+	maxList = 1024
 	// believedLength bounds the memory that is taken for a body before it comes.
 	believedLength = 64 << 10
 	// maxProblems bounds how many problems ParseRules reports at once.

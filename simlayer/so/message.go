@@ -17,12 +17,22 @@ import (
 // zero body is null.
 type body struct {
 	jq.Document
-	read bool
-	data []byte
+	read   bool
+	data   []byte
+	parsed bool // its JSON was read, or found to be none
+}
+
+// formType is the type of a body that is written like a query.
+const formType = "application/x-www-form-urlencoded"
+
+// isForm reports whether a request has such a body.
+func isForm(r *http.Request) bool {
+	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(kind), formType)
 }
 
 // readRequest reads the caller's body.
-func (b *body) readRequest(r *http.Request, memory *jq.Memory) error {
+func (b *body) readRequest(r *http.Request) error {
 	if e := encoding(r.Header); e != "" {
 		return Fail(http.StatusUnsupportedMediaType, nil, "the call cannot be translated: its body has Content-Encoding %.40q; send it plain", e)
 	}
@@ -40,7 +50,16 @@ func (b *body) readRequest(r *http.Request, memory *jq.Memory) error {
 		return Fail(http.StatusBadRequest, err, "the body of the call cannot be read: %v", err)
 	}
 	b.read, b.data = true, data
-	if err = b.Read(data, memory); err != nil {
+	return nil
+}
+
+// parse reads the JSON in the caller's body.
+func (b *body) parse(memory *jq.Memory) error {
+	if b.parsed {
+		return nil
+	}
+	b.parsed = true
+	if err := b.Read(b.data, memory); err != nil {
 		return Fail(http.StatusBadRequest, err, "the call cannot be translated: its body is not JSON: %v", err)
 	}
 	return nil
@@ -160,6 +179,9 @@ func setResponseBody(resp *http.Response, method string, data []byte, contentTyp
 		data = nil
 	}
 	describeBody(resp.Header, len(data), contentType)
+	if tag := resp.Header.Get("Etag"); strings.HasPrefix(tag, `"`) {
+		resp.Header["Etag"] = []string{"W/" + tag} // it is strong for the old bytes only
+	}
 	switch {
 	case allowed && method == http.MethodHead:
 		resp.Body, resp.ContentLength = http.NoBody, -1

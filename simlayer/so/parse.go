@@ -135,6 +135,17 @@ func (p *parser) boolean(attr *hcl.Attribute) bool {
 	return ok && v.True()
 }
 
+// statusOf reads a status of HTTP from low on, or an expression that computes one.
+func (p *parser) statusOf(attr *hcl.Attribute, low int, overResponse bool) answerStatus {
+	if attr == nil {
+		return answerStatus{}
+	}
+	if v, diags := attr.Expr.Value(nil); !diags.HasErrors() && v.Type() == cty.String {
+		return answerStatus{computed: p.expression(attr, overResponse)}
+	}
+	return answerStatus{fixed: p.status(attr, low, 0)}
+}
+
 // status reads a status of HTTP within bounds.
 func (p *parser) status(attr *hcl.Attribute, low, otherwise int) int {
 	high := 599

@@ -104,11 +104,10 @@ func (p *parser) expectedCall(blk *hcl.Block) expectedCall {
 }
 
 func (p *parser) expectedRefusal(blk *hcl.Block) *expectedRefusal {
-	content := p.content(blk.Body, []string{"status", "reason"})
-	r := &expectedRefusal{
-		place: placeOf(blk.DefRange), denied: blk.Type == "denied",
-		status: p.status(content.Attributes["status"], 400, 0),
-	}
+	content := p.content(blk.Body, []string{"status", "reason", "headers", "body"})
+	r := &expectedRefusal{denied: blk.Type == "denied"}
+	r.place, r.status = placeOf(blk.DefRange), p.status(content.Attributes["status"], 400, 0)
+	p.sampleParts(&r.sample, content)
 	r.reason, _ = p.text(content.Attributes["reason"])
 	r.reason = strings.TrimSpace(r.reason)
 	return r

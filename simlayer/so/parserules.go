@@ -13,7 +13,7 @@ import (
 // file reads a whole rules file.
 func (p *parser) file(b hcl.Body, filename string) *Rules {
 	rules := &Rules{name: filename}
-	content := p.content(b, nil, block("call", "call"), block("default"), block("example", "title"))
+	content := p.content(b, nil, block("call", "call"), block("default"), block("refusal"), block("example", "title"))
 	for _, blk := range content.Blocks {
 		switch {
 		case blk.Type == "example":
@@ -22,6 +22,10 @@ func (p *parser) file(b hcl.Body, filename string) *Rules {
 			p.fail(blk.DefRange, "default comes twice; the other is at line %s", rules.other.place)
 		case blk.Type == "default":
 			rules.other = p.other(blk)
+		case blk.Type == "refusal" && rules.refusal != nil:
+			p.fail(blk.DefRange, "refusal comes twice")
+		case blk.Type == "refusal":
+			rules.refusal = p.refusal(blk)
 		case len(rules.calls) == MaxCalls:
 			p.fail(blk.DefRange, "more than %d calls", MaxCalls)
 			return rules
@@ -42,7 +46,7 @@ func (p *parser) file(b hcl.Body, filename string) *Rules {
 // reachable refuses a call that an earlier one leaves nothing to.
 func (p *parser) reachable(earlier []*callRule, c *callRule, at hcl.Range) {
 	for _, e := range earlier {
-		unconditional := len(e.query) == 0 && len(e.headers) == 0
+		unconditional := len(e.query) == 0 && len(e.headers) == 0 && e.when == nil
 		if unconditional && (e.method == "" || e.method == c.method) && e.pattern.covers(c.pattern) {
 			p.fail(at, "this call is never reached: the one at %s takes all that it would match", e.place)
 			return
@@ -62,12 +66,13 @@ func (p *parser) call(blk *hcl.Block) *callRule {
 		return nil
 	}
 	c := &callRule{place: placeOf(blk.DefRange), label: blk.Labels[0], method: method, pattern: pat}
-	content := p.content(blk.Body, []string{"query", "headers", "params", "pass"},
+	content := p.content(blk.Body, []string{"query", "headers", "when", "params", "pass"},
 		block("deny"), block("step", "name", "next"), block("next", "next"), block("answer"), block("response", "status"))
 	c.query = p.names(content.Attributes["query"])
 	for _, name := range p.names(content.Attributes["headers"]) {
 		c.headers = append(c.headers, http.CanonicalHeaderKey(name))
 	}
+	c.when = p.expression(content.Attributes["when"], false)
 	names := pat.names()
 	c.params, names = p.params(content.Attributes["params"], names, false)
 	c.steps = p.steps(content.Blocks.OfType("step"), names)
@@ -109,7 +114,7 @@ func (p *parser) params(attr *hcl.Attribute, taken []string, overResponse bool) 
 // action reads what a call does, and checks that it is one thing.
 func (p *parser) action(c *callRule, content *hcl.BodyContent, names []string, at hcl.Range) {
 	var did []string
-	c.denials = p.denials(content.Blocks.OfType("deny"), false)
+	c.denials = p.denials(content.Blocks.OfType("deny"), names, false)
 	if n := len(c.denials); n > 0 && c.denials[n-1].when == nil {
 		did = append(did, "deny without when")
 	}
@@ -121,8 +126,16 @@ func (p *parser) action(c *callRule, content *hcl.BodyContent, names []string, a
 		}
 	}
 	for _, blk := range content.Blocks.OfType("answer") {
-		c.answer = p.answer(blk, names)
-		did = append(did, "answer")
+		a := p.answer(blk, names)
+		switch {
+		case len(c.answers) == MaxResponses:
+			p.fail(blk.DefRange, "more than %d answers", MaxResponses)
+		case slices.Contains(did, "answer"):
+			p.fail(blk.DefRange, "this answer is never reached: the one before has no when")
+		case a.when == nil:
+			did = append(did, "answer")
+		}
+		c.answers = append(c.answers, a)
 	}
 	forResponses := names
 	for _, blk := range content.Blocks.OfType("next") {
@@ -166,17 +179,17 @@ func (p *parser) responses(blocks hcl.Blocks, names []string) (list []*response)
 	return list
 }
 
-func (p *parser) denials(blocks hcl.Blocks, overResponse bool) []*denial {
+func (p *parser) denials(blocks hcl.Blocks, names []string, overResponse bool) []*denial {
 	if len(blocks) > MaxDenies {
 		p.fail(blocks[MaxDenies].DefRange, "more than %d denials", MaxDenies)
 		return nil
 	}
 	var list []*denial
 	for i, blk := range blocks {
-		content := p.content(blk.Body, []string{"when", "status", "reason"})
+		content := p.content(blk.Body, append([]string{"when", "reason"}, messageAttributes...))
 		d := &denial{
-			when:   p.expression(content.Attributes["when"], overResponse),
-			status: p.status(content.Attributes["status"], 400, http.StatusNotImplemented),
+			when:    p.expression(content.Attributes["when"], overResponse),
+			message: p.message(content.Attributes, names, 400, overResponse),
 		}
 		reason := content.Attributes["reason"]
 		text, ok := p.text(reason)
@@ -193,7 +206,7 @@ func (p *parser) denials(blocks hcl.Blocks, overResponse bool) []*denial {
 }
 
 // targetAttributes are those of next and step alike.
-var targetAttributes = []string{"params", "keep_query", "headers", "body", "text"}
+var targetAttributes = []string{"params", "keep_query", "headers", "body", "text", "form"}
 
 // target reads what next and step have in common. names are the parameters that
 // there are; those of the target's own join them for what comes after.
@@ -221,22 +234,31 @@ func (p *parser) next(blk *hcl.Block, names []string) (*target, []string) {
 	return p.target("next", blk.Labels[0], blk.LabelRanges[0], content.Attributes, names)
 }
 
-// made reads a body, which is JSON or text.
+// made reads a body, which is JSON, text or a form.
 func (p *parser) made(attrs hcl.Attributes, names []string, overResponse bool) content {
 	c := content{json: p.expression(attrs["body"], overResponse)}
 	c.made = attrs["body"] != nil
-	attr := attrs["text"]
-	if attr == nil {
-		return c
-	}
-	if c.made {
-		p.fail(attr.Range, "text: there is a body already; want one of them")
-	}
-	c.made = true
-	if s, ok := p.text(attr); ok {
+	for _, name := range []string{"text", "form"} {
+		attr := attrs[name]
+		if attr == nil {
+			continue
+		}
+		if c.made {
+			p.fail(attr.Range, "%s: there is a body already; want one of them", name)
+		}
+		c.made = true
+		s, ok := p.text(attr)
+		if !ok {
+			continue
+		}
 		var err error
-		if c.text, err = parseTextTemplate(s, names); err != nil {
-			p.fail(attr.Expr.Range(), "text: %v", err)
+		if name == "text" {
+			c.text, err = parseTextTemplate(s, names)
+		} else {
+			c.form, err = parsePairs(s, names)
+		}
+		if err != nil {
+			p.fail(attr.Expr.Range(), "%s: %v", name, err)
 		}
 	}
 	return c
@@ -269,10 +291,10 @@ func (p *parser) step(blk *hcl.Block, names []string) *step {
 		when:    p.expression(content.Attributes["when"], false),
 		foreach: p.expression(content.Attributes["foreach"], false),
 		expect:  []statuses{{200, 299}},
-		denials: p.denials(content.Blocks.OfType("deny"), true),
 	}
 	t, names := p.target("step", blk.Labels[1], blk.LabelRanges[1], content.Attributes, names)
 	s.target = *t
+	s.denials = p.denials(content.Blocks.OfType("deny"), names, true)
 	if attr := content.Attributes["expect"]; attr != nil {
 		s.expect = nil
 		for _, label := range p.names(attr) {
@@ -295,36 +317,41 @@ func (p *parser) step(blk *hcl.Block, names []string) *step {
 	return s
 }
 
-// answerAttributes are those of answer and response alike.
-var answerAttributes = []string{"params", "status", "headers", "body", "text"}
+// messageAttributes are those of all that is said to callers.
+var messageAttributes = []string{"params", "status", "headers", "body", "text", "form"}
+
+// message reads what a rule says to the caller, with a status from low on.
+func (p *parser) message(attrs hcl.Attributes, names []string, low int, overResponse bool) (m message) {
+	m.status = p.statusOf(attrs["status"], low, overResponse)
+	m.params, names = p.params(attrs["params"], names, overResponse)
+	m.edits = p.edits(attrs["headers"], names)
+	m.content = p.made(attrs, names, overResponse)
+	if s := m.status.fixed; m.content.made && s != 0 && !bodyAllowed(s) {
+		p.fail(attrs["status"].Range, "body: an answer of status %d has none", s)
+	}
+	return m
+}
 
 func (p *parser) answer(blk *hcl.Block, names []string) *answer {
-	content := p.content(blk.Body, answerAttributes)
-	a := &answer{status: p.status(content.Attributes["status"], 200, http.StatusOK)}
-	a.params, names = p.params(content.Attributes["params"], names, false)
-	a.edits = p.edits(content.Attributes["headers"], names)
-	a.content = p.made(content.Attributes, names, false)
-	if a.content.made && !bodyAllowed(a.status) {
-		p.fail(blk.DefRange, "body: an answer of status %d has none", a.status)
-	}
-	return a
+	attrs := p.content(blk.Body, append([]string{"when"}, messageAttributes...)).Attributes
+	return &answer{p.expression(attrs["when"], false), p.message(attrs, names, 200, false)}
+}
+
+// refusal reads the form of all refusals.
+func (p *parser) refusal(blk *hcl.Block) *message {
+	m := p.message(p.content(blk.Body, messageAttributes).Attributes, nil, 400, false)
+	return &m
 }
 
 func (p *parser) response(blk *hcl.Block, names []string) *response {
-	content := p.content(blk.Body, answerAttributes, block("deny"))
+	content := p.content(blk.Body, messageAttributes, block("deny"))
 	r := &response{
-		denials: p.denials(content.Blocks.OfType("deny"), true),
-		status:  p.status(content.Attributes["status"], 200, 0),
+		message: p.message(content.Attributes, names, 200, true),
+		denials: p.denials(content.Blocks.OfType("deny"), names, true),
 	}
-	r.params, names = p.params(content.Attributes["params"], names, true)
-	r.edits = p.edits(content.Attributes["headers"], names)
-	r.content = p.made(content.Attributes, names, true)
 	var err error
 	if r.statuses, err = statusRange(blk.Labels[0]); err != nil {
 		p.fail(blk.LabelRanges[0], "response %.80q: %v", blk.Labels[0], err)
-	}
-	if r.content.made && r.status != 0 && !bodyAllowed(r.status) {
-		p.fail(blk.DefRange, "body: an answer of status %d has none", r.status)
 	}
 	return r
 }

@@ -259,21 +259,28 @@ func parseURLTemplate(text string, names []string) (urlTemplate, error) {
 	if !hasQuery {
 		return u, nil
 	}
-	for pair := range strings.SplitSeq(query, "&") {
+	var err error
+	u.query, err = parsePairs(query, names)
+	return u, err
+}
+
+// parsePairs reads the template of a query, or of a body that is written like one.
+func parsePairs(text string, names []string) (pairs []queryPart, err error) {
+	for pair := range strings.SplitSeq(text, "&") {
 		name, value, _ := strings.Cut(pair, "=")
 		if _, err := url.QueryUnescape(name); err != nil || name == "" || strings.ContainsAny(name, "{}#") {
-			return u, fmt.Errorf("query %q: want name={value}", pair)
+			return nil, fmt.Errorf("query %q: want name={value}", pair)
 		}
 		t, err := parseTemplate(value, names)
 		if err != nil {
-			return u, err
+			return nil, err
 		}
 		for _, one := range t {
-			if _, err := url.QueryUnescape(one.literal); err != nil || one.rest || strings.Contains(one.literal, "#") {
-				return u, fmt.Errorf("query %q: not a query value", pair)
+			if _, err := url.QueryUnescape(one.literal); err != nil || one.rest && len(t) > 1 || strings.Contains(one.literal, "#") {
+				return nil, fmt.Errorf("query %q: not a query value", pair)
 			}
 		}
-		u.query = append(u.query, queryPart{name, t})
+		pairs = append(pairs, queryPart{name, t})
 	}
-	return u, nil
+	return pairs, nil
 }

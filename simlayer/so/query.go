@@ -1,11 +1,12 @@
 package so
 
 import (
+	"net/http"
 	"net/url"
 	"strings"
 )
 
-// query is the query of a call, read when it is first asked for. Unlike url.Values it
+// query is the query of a call, or a body that is written like one, read when it is first asked for. Unlike url.Values it
 // has all that was sent: a semicolon, or a percent sign that begins no %XX, is part of
 // the text where it stands.
 type query struct {
@@ -69,6 +70,15 @@ func (q *query) has(name string) bool {
 		}
 	}
 	return false
+}
+
+// keeps refuses a query that is to go on as it stands although the rules went by it, and
+// the node may read something else.
+func (q *query) keeps(what string) error {
+	if q.judged && q.doubtful {
+		return Fail(http.StatusBadRequest, nil, "the call cannot be translated: its %s has a semicolon, or a percent sign that begins no %%XX, and servers read such a %[1]s in several ways; send %%3B or %%25", what)
+	}
+	return nil
 }
 
 // firsts has the first value of each name.

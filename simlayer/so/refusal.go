@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"strconv"
@@ -31,6 +32,11 @@ type Refusal struct {
 	From, To bundle.Version
 	// RetryAfter is when to try again; 0 where it would not help.
 	RetryAfter time.Duration
+	// Header is said beside moult's own headers, or in their place, and Body, if not
+	// nil, in place of its own: the author's form.
+	Header http.Header
+	Body   []byte
+	shaper *Rules // says the form, if Header and Body do not; nil: nobody does
 	// Err is what made the call fail, for logs; nil where Reason says it all.
 	Err error
 }
@@ -94,10 +100,14 @@ func (r *Refusal) header() http.Header {
 	if r.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(r.RetryAfter.Seconds()))))
 	}
+	maps.Copy(h, r.Header)
 	return h
 }
 
 func (r *Refusal) body() []byte {
+	if r.Body != nil {
+		return r.Body
+	}
 	// Marshalling two fixed structs cannot fail.
 	data, _ := json.Marshal(refusalBody{
 		Error: r.Reason,

@@ -1,6 +1,7 @@
 package so
 
 import (
+	"context"
 	"net/http"
 	"slices"
 
@@ -12,6 +13,7 @@ type Rules struct {
 	name     string // of the file
 	calls    []*callRule
 	other    *callRule // what matches nothing
+	refusal  *message  // the form of refusals; nil: moult's own
 	examples []*example
 	// unbounded lists the places of expressions without a bounded form.
 	unbounded []string
@@ -20,8 +22,8 @@ type Rules struct {
 
 var _ Object = (*Rules)(nil)
 
-// callRule says what becomes of the calls that it matches. Exactly one of pass,
-// answer, next and a last denial without a condition is there.
+// callRule says what becomes of the calls that it matches. Exactly one of pass, next,
+// a last answer and a last denial without a condition is there.
 type callRule struct {
 	place   string // "file:line", for errors
 	label   string // as in the file
@@ -29,18 +31,19 @@ type callRule struct {
 	pattern pattern
 	query   []string
 	headers []string // canonical
+	when    *expr    // nil: always
 
 	params    []param
 	denials   []*denial
 	steps     []*step
 	pass      bool
-	answer    *answer
+	answers   []*answer // in their order; only the last may have no when
 	next      *target
 	responses []*response
 
 	// What the expressions need, so that nothing else is read: the caller's body
-	// (for a request or for a response), bodies of steps, and a plain response.
-	readsRequest, readsSteps, plainResponse bool
+	// (for a request or for a response), as JSON or as a form, bodies of steps, and a plain response.
+	readsRequest, readsForm, readsSteps, plainResponse bool
 }
 
 type param struct {
@@ -50,22 +53,37 @@ type param struct {
 
 type denial struct {
 	when   *expr // nil: always
-	status int
 	reason string
+	message
 }
 
-// content is a body that a rule makes: JSON, or text. The zero content makes none.
+// content is a body that a rule makes: JSON, text, or a form as HTML has it. The zero
+// content makes none.
 type content struct {
 	json *expr
 	text template
+	form []queryPart
 	made bool // false: the rule leaves the body alone
 }
 
-type answer struct {
+// message is what a rule says to the caller.
+type message struct {
 	params  []param
-	status  int
+	status  answerStatus
 	edits   []edit
 	content content
+}
+
+// answerStatus is one that stands in the file, or that an expression computes. The zero one
+// is none.
+type answerStatus struct {
+	fixed    int
+	computed *expr
+}
+
+type answer struct {
+	when *expr // nil: always
+	message
 }
 
 // target is a request that a rule makes.
@@ -97,22 +115,24 @@ func (s statuses) has(status int) bool { return s.low <= status && status <= s.h
 
 type response struct {
 	statuses
-	params  []param
+	message // without a status: the same
 	denials []*denial
-	status  int // 0: the same
-	edits   []edit
-	content content
 	reads   bool // some expression reads the body
 }
 
 // Answer implements Object.
 func (r *Rules) Answer(req *http.Request, next http.RoundTripper) (*http.Response, error) {
+	_, resp, err := r.answer(req, next)
+	return resp, err
+}
+
+// answer is Answer, and says which rule was taken.
+func (r *Rules) answer(req *http.Request, next http.RoundTripper) (*callRule, *http.Response, error) {
 	memory := r.memory.Get()
 	x := &exchange{req: req, query: query{raw: req.URL.RawQuery}, run: jq.NewRun(req.Context(), memory), next: next, memory: memory}
-	x.call, x.params = r.find(req, &x.query)
-	resp, err := x.carryOut()
+	resp, err := x.answerBy(r)
 	r.memory.Put(memory) // nothing of it is in what is returned
-	return resp, err
+	return x.call, resp, err
 }
 
 // Bounded reports whether every expression of the file has a bounded form, so that
@@ -123,18 +143,21 @@ func (r *Rules) Bounded() bool { return len(r.unbounded) == 0 }
 // Unbounded lists, as file:line, the expressions that are why r is not Bounded.
 func (r *Rules) Unbounded() []string { return slices.Clone(r.unbounded) }
 
-// find returns what becomes of a call, and the parameters of its path.
-func (r *Rules) find(req *http.Request, q *query) (*callRule, map[string]any) {
-	path := req.URL.EscapedPath()
-	for _, c := range r.calls {
-		if c.method != "" && c.method != req.Method {
-			continue
-		}
-		if params, ok := c.pattern.match(path); ok && c.present(req, q) {
-			return c, params
-		}
+// shaped returns a refusal in the form that the file says. Where that fails it is moult's.
+func (r *Rules) shaped(refusal *Refusal) *Refusal {
+	if r.refusal == nil || refusal.Header != nil || refusal.Body != nil {
+		return refusal
 	}
-	return r.other, nil
+	view := jq.Of(map[string]any{
+		"status": refusal.Status, "denied": refusal.Denied, "reason": refusal.Reason,
+		"from": int(refusal.From), "to": int(refusal.To), "retry_after": refusal.RetryAfter.Seconds(),
+	})
+	x := &exchange{call: r.other, req: &http.Request{}, run: jq.NewRun(context.Background(), nil)}
+	shaped := *refusal
+	if x.shape(&shaped, r.refusal, http.StatusInternalServerError, func(*expr) jq.Value { return view }) != nil {
+		return refusal
+	}
+	return &shaped
 }
 
 // present reports whether a call has all that c wants to be there.
@@ -169,8 +192,7 @@ type expectedCall struct{ request, answer sample }
 
 // expectedRefusal is what a caller is told that gets no answer.
 type expectedRefusal struct {
-	place  string
+	sample // with status 0 for any
 	denied bool
-	status int    // 0: any
 	reason string // all of it for denied, a part otherwise; "" for any
 }

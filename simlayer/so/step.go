@@ -13,14 +13,8 @@ import (
 // step makes the calls of s. It returns a response where s answers the caller.
 func (x *exchange) step(s *step) (*http.Response, error) {
 	x.results = append(x.results, nil)
-	if s.when != nil {
-		holds, err := s.when.holds(&x.run, x.over(s.when))
-		if err != nil {
-			return nil, x.place(http.StatusInternalServerError, fmt.Sprintf("when of step %q", s.name), err)
-		}
-		if !holds {
-			return nil, nil
-		}
+	if is, err := x.holds(s.when, "when of step "+s.name); !is || err != nil {
+		return nil, err
 	}
 	items := []any{nil}
 	if s.foreach != nil {

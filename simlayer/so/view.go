@@ -81,6 +81,11 @@ func (s requestScope) Field(name string) (jq.Value, error) {
 	case "query", "query_all":
 		x.query.judged = true
 		return jq.In(x.part(name)), nil
+	case "form", "form_all":
+		if s.e.form {
+			x.form.judged = true
+			return jq.In(x.part(name)), nil
+		}
 	case "params", "headers":
 		return jq.In(x.part(name)), nil
 	}
@@ -98,7 +103,12 @@ func (s requestScope) Tree() (any, error) {
 	} else if s.e.mentions("path") {
 		return nil, errPath
 	}
-	for _, name := range []string{"params", "query", "query_all", "headers"} {
+	names := []string{"params", "query", "query_all", "headers"}
+	if s.e.form {
+		x.form.judged = true
+		names = append(names, "form", "form_all")
+	}
+	for _, name := range names {
 		if v, err := x.part(name).Tree(); err == nil {
 			view[name] = v
 		} else if s.e.mentions(name) {
@@ -130,6 +140,10 @@ func (x *exchange) part(name string) part {
 		p.values = x.query.firsts()
 	case "query_all":
 		p.values = x.query.all()
+	case "form":
+		p.values = x.form.firsts()
+	case "form_all":
+		p.values = x.form.all()
 	case "headers":
 		if x.headers == nil {
 			x.headers = headerView(x.req.Header)
