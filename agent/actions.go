@@ -6,113 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	"moult/agent/node"
 	"moult/agent/upgrade"
-	"moult/store"
 	"moult/store/bundle"
 	"moult/transforms"
 )
-
-// begin starts what the restored machine waits for.
-func (a *Agent) begin() {
-	a.fetchDocuments()
-	a.carryOut()
-}
-
-// step tells the machine what happened, and carries out what follows. While
-// the state before that could not be made durable, events wait.
-func (a *Agent) step(e upgrade.Event) {
-	if a.broken != nil {
-		return
-	}
-	if a.stuck() {
-		a.unsaved = append(a.unsaved, e)
-		return
-	}
-	before := a.machine.State()
-	a.machine.Step(e)
-	if s := a.machine.State(); s.Phase != before.Phase {
-		a.log.Info("phase", "from", before.Phase, "to", s.Phase, "version", s.Version, "goal", s.Goal, "reason", s.Reason)
-		if a.retriesAlone(s) {
-			a.notBefore = time.Now().Add(retryInstall)
-		}
-	}
-	a.carryOut()
-}
-
-// stuck reports that a state waits to be saved.
-func (a *Agent) stuck() bool { return a.machine.Todo().Save != nil }
-
-// goOn tries again to save what could not be saved for want of space.
-func (a *Agent) goOn() {
-	if a.broken != nil || !a.stuck() {
-		return
-	}
-	a.carryOut()
-	for len(a.unsaved) > 0 && !a.stuck() {
-		e := a.unsaved[0]
-		a.unsaved = a.unsaved[1:]
-		a.step(e)
-	}
-}
-
-// carryOut makes the machine's state durable, then starts its actions.
-func (a *Agent) carryOut() {
-	todo := a.machine.Todo()
-	if todo.Empty() || a.broken != nil {
-		return
-	}
-	if s := todo.Save; s != nil {
-		err := a.save(*s)
-		if errors.Is(err, store.ErrNoSpace) {
-			a.trouble = "the disk is full: " + err.Error()
-			a.log.Error("the journal waits for space on the disk", "err", err)
-			return
-		}
-		if err != nil {
-			a.broken = err // what is on disk is what the next agent goes on from
-			return
-		}
-		if s.Step != a.saved.Step && a.cancel != nil {
-			a.cancel()
-		}
-		a.saved, a.trouble = *s, ""
-		a.fail.reach(s.Phase, "saved")
-		a.live.admitted = a.live.admitted && s.Phase == upgrade.Probing
-		a.route()
-		a.publish()
-	}
-	a.machine.Advance()
-	for _, action := range todo.Actions {
-		a.start(action)
-	}
-}
-
-// save writes the state and its journal entry, and to the floor what must
-// survive even the loss of the database.
-func (a *Agent) save(s upgrade.State) error {
-	data, err := s.Marshal()
-	if err != nil {
-		return err
-	}
-	return a.store.Update(func(tx *store.Tx) error {
-		if _, err := tx.Append(journalUpgrade, data); err != nil {
-			return err
-		}
-		if err := tx.Put(bucketMachine, keyState, data); err != nil {
-			return err
-		}
-		return tx.Raise(func(f *store.Floor) {
-			f.Settled = max(f.Settled, s.Claims())
-			f.Obeys = max(f.Obeys, s.Obeys)
-			if s.EndedRelease > f.EndedRelease {
-				f.EndedRelease, f.EndedCount = s.EndedRelease, 0
-			}
-			if s.EndedRelease == f.EndedRelease {
-				f.EndedCount = max(f.EndedCount, s.EndedCount)
-			}
-		})
-	})
-}
 
 // start begins one action. At most one action with an answer is under way: a
 // newer one ends the older, and waits until it has returned.
@@ -127,7 +25,7 @@ func (a *Agent) start(action upgrade.Action) {
 	ctx, cancel := a.untilStopped()
 	before, done := a.running, make(chan struct{})
 	a.cancel, a.running = cancel, done
-	phase := a.machine.State().Phase
+	phase := a.saved.Phase
 	perform := a.performer(action)
 	a.spawn(func() {
 		defer close(done)
@@ -141,11 +39,7 @@ func (a *Agent) start(action upgrade.Action) {
 		}
 		a.post(func() {
 			a.fail.reach(phase, "done")
-			a.trouble, a.progress = "", 0
-			if f, ok := answer.(upgrade.Failed); ok && f.Later {
-				a.notBefore = time.Now().Add(retryLater)
-			}
-			a.step(answer)
+			a.step(node.ActionEnded{Answer: answer})
 		})
 	})
 }
@@ -178,7 +72,7 @@ func (a *Agent) insist(ctx context.Context, what string, f func() error) error {
 		a.log.Warn(what+" failed, trying again", "in", pause, "err", err)
 		a.post(func() {
 			if ctx.Err() == nil {
-				a.trouble = what + ": " + err.Error()
+				a.step(node.Trouble{Text: what + ": " + err.Error()})
 			}
 		})
 		timer := time.NewTimer(pause)
@@ -195,7 +89,7 @@ func (a *Agent) insist(ctx context.Context, what string, f func() error) error {
 // answer. It is called in the loop, and reads there what the function needs;
 // the function itself runs beside the loop.
 func (a *Agent) performer(action upgrade.Action) func(context.Context) upgrade.Event {
-	s := a.machine.State()
+	s := a.saved
 	switch x := action.(type) {
 	case upgrade.Fetch:
 		return func(ctx context.Context) upgrade.Event {
@@ -251,7 +145,7 @@ func answer(step uint64, err error, ok upgrade.Event) upgrade.Event {
 
 // classUpgrade returns what release v does to this node's class.
 func (a *Agent) classUpgrade(v bundle.Version) (bundle.ClassUpgrade, error) {
-	m := a.docs.manifests[v]
+	m := a.node.Manifests()[v]
 	if m == nil {
 		return bundle.ClassUpgrade{}, fmt.Errorf("the manifest of release %d is not here", v)
 	}
@@ -348,7 +242,7 @@ func (a *Agent) admit(ctx context.Context, v bundle.Version) error {
 	var err error
 	var letIn chan error
 	if !a.ask(func() {
-		a.live.admitted = true
+		a.step(node.LetIn{})
 		if err = a.routeNow(); err == nil && a.serving.holding {
 			letIn = make(chan error, 1)
 			a.serving.letIn = letIn

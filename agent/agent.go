@@ -13,14 +13,13 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/agent/node"
 	"moult/agent/objects"
-	"moult/agent/schedule"
 	"moult/agent/software"
 	"moult/agent/upgrade"
 	"moult/agent/ways"
 	"moult/gossip"
 	"moult/gossip/swarm"
-	"moult/gossip/view"
 	"moult/simlayer"
 	"moult/simlayer/host"
 	"moult/store/bundle"
@@ -50,28 +49,18 @@ type Agent struct {
 
 	// Everything below is the loop's own.
 
-	machine   *upgrade.Machine
-	saved     upgrade.State   // what is durable: all that others are told
-	unsaved   []upgrade.Event // what happened while the journal could not be written
-	broken    error           // the journal cannot be written: nothing is done any more
-	view      *view.View
-	dirty     map[bundle.NodeID]bool // records of the view to be written to the store
-	trust     *trust.Verified
-	evidence  evidence
-	docs      documents
+	node      *node.Node
+	saved     upgrade.State                     // the machine's, as last made durable
+	broken    error                             // the journal cannot be written: nothing is done any more
+	dirty     map[bundle.NodeID]bool            // records of the view to be written to the store
+	trust     *trust.Verified                   // in force
+	sets      map[bundle.Digest]*trust.Verified // those that the node knows of
 	objects   *objects.Objects
 	viewNews  bool            // the directory is older than the view
-	wait      schedule.Reason // why the node is waiting, as last decided
-	notBefore time.Time       // no decision before this
-	preflight bool            // the check before going down is under way
-	synced    bool
 	alone     bool            // no peer is configured or remembered
 	known     map[string]bool // addresses already remembered
 	alive     map[bundle.NodeID]bool
-	left      bool // the agent is leaving the ring
-	injecting int  // injections under way
-	started   time.Time
-	doneAt    map[doneKey]time.Time // when this agent first saw a node done
+	injecting int // injections under way
 	live      liveSoftware
 	speaks    bundle.Version   // what labels the node's calls to its peers: the version that runs, or ran last
 	routed    simlayer.Routing // as last applied
@@ -81,29 +70,15 @@ type Agent struct {
 	watched   map[bundle.Version]bool // versions whose callers are listened to
 	pastSwept bool                    // the disk of retired objects has been given back
 	retireAt  time.Time               // when to look for what can be retired
-	progress  float64
-	own       view.Record // as last published
-	seq       uint64
-	alarms    []string
-	cancel    context.CancelFunc // ends the action under way
-	running   <-chan struct{}    // closed when that action has returned
-	trouble   string             // why the action under way does not get on
-	changed   int                // objects of the last transform
-}
-
-// doneKey names a node's settlement for a release.
-type doneKey struct {
-	node    bundle.NodeID
-	release bundle.Version
+	cancel    context.CancelFunc      // ends the action under way
+	running   <-chan struct{}         // closed when that action has returned
+	changed   int                     // objects of the last transform
 }
 
 // liveSoftware is what callers may reach.
 type liveSoftware struct {
-	version   bundle.Version
 	backends  map[string]string // service to the address where the software listens
 	processes []int             // of the software
-	ready     bool
-	admitted  bool
 }
 
 // Run looks after the node until ctx ends or the agent is told to leave. The
@@ -138,11 +113,9 @@ func newAgent(f folder, cfg Config, log *slog.Logger, quit func()) *Agent {
 		inbox:    make(chan func(), inboxSize),
 		stopped:  make(chan struct{}),
 		trust:    f.genesis,
-		view:     view.New(),
+		sets:     map[bundle.Digest]*trust.Verified{f.genesis.Digest(): f.genesis},
 		dirty:    map[bundle.NodeID]bool{},
-		doneAt:   map[doneKey]time.Time{},
 		known:    map[string]bool{},
-		started:  time.Now(),
 	}
 	a.objects = objects.New(a.objectsConfig())
 	return a
@@ -195,7 +168,7 @@ func (a *Agent) openLayer(c *closers) error {
 			Protocol: a.protocolOf(name), External: s.External, Attach: a.ways.Attach[name].Attach(),
 		}
 	}
-	a.list(a.view.Snapshot())
+	a.list(a.node.View().Snapshot())
 	var err error
 	a.layer, err = a.startLayer(simlayer.Config{Services: services, Resolve: a.resolve, Log: a.log}, left)
 	if err != nil {
@@ -249,7 +222,11 @@ func (a *Agent) loop(ctx context.Context) error {
 	persist := time.NewTicker(persistInterval)
 	defer persist.Stop()
 	a.log.Info("agent is up", "name", a.cfg.Name, "id", a.id.Short(), "cluster", a.cluster.Short(), "pid", os.Getpid())
-	a.begin()
+	synced := a.ring.Synced()
+	if a.alone {
+		a.step(node.Synced{}) // there is nobody to ask
+	}
+	a.settle()
 	for a.broken == nil {
 		select {
 		case <-ctx.Done():
@@ -257,15 +234,17 @@ func (a *Agent) loop(ctx context.Context) error {
 		case f := <-a.inbox:
 			f()
 			a.emptyInbox()
+		case <-synced:
+			synced = nil
+			a.step(node.Synced{})
 		case <-tick.C:
-			a.goOn()
+			a.step(node.Tick{})
 			a.noteMembers()
-			a.fetchDocuments()
 			a.retire(time.Now())
 		case <-persist.C:
 			a.persistView()
 		}
-		a.decide()
+		a.settle()
 	}
 	return fmt.Errorf("the journal cannot be written, so the agent ends; its node goes on: %w", a.broken)
 }
@@ -313,17 +292,12 @@ func (a *Agent) spawn(f func()) {
 	}()
 }
 
-// alarm keeps a message that status shows until the agent restarts.
+// alarm has status show a message until the agent restarts.
 func (a *Agent) alarm(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	for _, have := range a.alarms {
-		if have == text {
-			return
-		}
-	}
-	a.log.Error("alarm", "text", text)
-	a.alarms = append(a.alarms, text)
-	if len(a.alarms) > maxAlarms {
-		a.alarms = a.alarms[len(a.alarms)-maxAlarms:]
-	}
+	a.alarmOf(text, text)
 }
+
+// alarmOf has status show what is wrong with something, until it is called for that
+// again; without a text nothing is.
+func (a *Agent) alarmOf(cause, text string) { a.step(node.Alarm{Cause: cause, Text: text}) }

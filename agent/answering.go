@@ -71,8 +71,8 @@ func (a *Agent) advance(v bundle.Version) bundle.Version {
 // completed reports whether the rollout of a release has come to its end at every
 // node of its order.
 func (a *Agent) completed(release bundle.Version) bool {
-	o := a.docs.orders[release]
-	return o != nil && schedule.Summary(o, a.view.Get).State == control.StateComplete
+	o := a.node.Orders()[release]
+	return o != nil && schedule.Summary(o, a.node.View().Get).State == control.StateComplete
 }
 
 // heard is when callers of a version last called, as far as this agent has seen.
@@ -183,7 +183,7 @@ func (a *Agent) removePastStates(oldest bundle.Version) {
 // not said yet which it has.
 func (a *Agent) slowest() (bundle.Version, bool) {
 	slowest, skipped := a.saved.Version, a.skipped()
-	for r := range a.view.Snapshot().All() {
+	for r := range a.node.View().Snapshot().All() {
 		if r.Left || skipped[r.Node] {
 			continue
 		}
@@ -216,7 +216,7 @@ func (a *Agent) unneeded(v, slowest bundle.Version) bool {
 // v to go, as its release's author has set it.
 func (a *Agent) quiet(v bundle.Version) time.Duration {
 	quiet := time.Duration(bundle.DefaultRetireAfter)
-	if m := a.docs.manifests[v+1]; m != nil {
+	if m := a.node.Manifests()[v+1]; m != nil {
 		if cu, changes := m.Classes[a.cfg.Class]; changes {
 			quiet = time.Duration(cu.Past.Retire())
 		}

@@ -22,7 +22,7 @@ func TestRetire(t *testing.T) {
 	whole := func(b *bench) {
 		b.releases(1, 3, func(_ bundle.Version, cu *bundle.ClassUpgrade) { cu.Past.RetireAfter = bundle.Duration(quiet) })
 		for v := bundle.Version(2); v <= 3; v++ {
-			b.docs.orders[v] = &schedule.Order{Release: v, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
+			b.node.Orders()[v] = &schedule.Order{Release: v, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
 				"kv": {Roster: []bundle.NodeID{b.id}, MaxUnavailable: 1},
 			}}
 		}
@@ -45,7 +45,7 @@ func TestRetire(t *testing.T) {
 			s.External = 2
 			b.cfg.Services["api"] = s
 		}, quiet, run(2, 3)},
-		{"no rollout order is known", func(b *bench) { clear(b.docs.orders) }, quiet, run(1, 3)},
+		{"no rollout order is known", func(b *bench) { clear(b.node.Orders()) }, quiet, run(1, 3)},
 		{"the upgrade is under way", func(b *bench) {
 			b.in(upgrade.State{Phase: upgrade.Fetching, Version: 3, Running: 3, Served: true, Goal: 4, Path: []bundle.Version{4}})
 		}, quiet, run(1, 3)},
@@ -104,7 +104,7 @@ func TestOpenCallsAreNotRetired(t *testing.T) {
 	}
 	b.do(func() {
 		b.releases(1, 2, func(_ bundle.Version, cu *bundle.ClassUpgrade) { cu.Past.RetireAfter = bundle.Duration(quiet) })
-		b.docs.orders[2] = &schedule.Order{Release: 2, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
+		b.node.Orders()[2] = &schedule.Order{Release: 2, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
 			"kv": {Roster: []bundle.NodeID{b.id}, MaxUnavailable: 1},
 		}}
 		b.tell(2)
@@ -154,7 +154,7 @@ func TestExternalDoesNotGoBack(t *testing.T) {
 		b.do(func() {
 			b.releases(1, 2)
 			if ended {
-				b.docs.orders[2] = &schedule.Order{Release: 2, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
+				b.node.Orders()[2] = &schedule.Order{Release: 2, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
 					"kv": {Roster: []bundle.NodeID{b.id}, MaxUnavailable: 1},
 				}}
 			}
@@ -178,18 +178,17 @@ func TestExternalDoesNotGoBack(t *testing.T) {
 // tell merges the node's own record, at version v.
 func (b *bench) tell(v bundle.Version) {
 	b.t.Helper()
-	b.seq++
 	s, err := view.Sign(b.key, view.Record{
-		Name: "n1", Class: "kv", Seq: b.seq, Addr: "10.0.0.1:7946", Version: v, Phase: "current",
+		Name: "n1", Class: "kv", Seq: b.node.Number() + uint64(v), Addr: "10.0.0.1:7946", Version: v, Phase: "current",
 		Since: time.Now().UTC().Truncate(time.Millisecond),
 	})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	if _, err := b.view.Merge(s); err != nil {
+	if _, err := b.node.View().Merge(s); err != nil {
 		b.t.Fatal(err)
 	}
-	if r, ok := b.view.Get(b.id); !ok || r.Version != v {
+	if r, ok := b.node.View().Get(b.id); !ok || r.Version != v {
 		b.t.Fatalf("own record %+v, %v", r, ok)
 	}
 }

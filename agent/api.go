@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/agent/node"
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip"
@@ -61,7 +62,7 @@ func (a *Agent) askPeers(ctx context.Context) (map[bundle.NodeID]bool, error) {
 		heard[said.Node] = true
 		known := uint64(0)
 		a.ask(func() {
-			if rec, ok := a.view.Get(said.Node); ok {
+			if rec, ok := a.node.View().Get(said.Node); ok {
 				known = rec.Seq
 			}
 		})
@@ -86,7 +87,7 @@ func (a *Agent) answerQuery(name string, _ []byte) (answer []byte) {
 		return nil
 	}
 	a.ask(func() {
-		data, err := json.Marshal(liveAnswer{Node: a.id, Seq: a.seq})
+		data, err := json.Marshal(liveAnswer{Node: a.id, Seq: a.node.Number()})
 		if err == nil {
 			answer = data
 		}
@@ -98,7 +99,7 @@ func (a *Agent) answerQuery(name string, _ []byte) (answer []byte) {
 // nil: go by the ring.
 func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	s := control.Status{
-		Cluster: a.cluster.Short(), Head: a.trust.Head(), Alarms: slices.Clone(a.alarms),
+		Cluster: a.cluster.Short(), Head: a.trust.Head(), Alarms: a.node.Alarms(),
 		Classes: map[bundle.Class]control.ClassStatus{}, Nodes: []control.NodeStatus{},
 	}
 	if s.Alarms == nil {
@@ -111,19 +112,19 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	if alive == nil {
 		alive = a.alive
 	}
-	for r := range a.view.Snapshot().All() {
+	for r := range a.node.View().Snapshot().All() {
 		if r.Left {
 			continue
 		}
 		n := control.NodeStatus{
-			Name: r.Name, ID: r.Node, Class: r.Class, Version: r.Version, Phase: r.Phase, Target: r.Target,
+			Name: r.Name, ID: r.Node, Class: r.Class, Version: r.Version, Phase: string(r.Phase), Target: r.Target,
 			Progress: r.Progress, Reachable: alive[r.Node], Reason: r.Reason, Since: r.Since, Address: r.Addr, Platform: r.Platform,
 			Services: map[string]control.ServiceStatus{},
 		}
 		for name, sv := range r.Services {
 			n.Services[name] = control.ServiceStatus{Public: sv.Public, Versions: sv.Versions, Attach: sv.Attach, Egress: sv.Egress}
 		}
-		if n.Phase == string(upgrade.Waiting) && a.view.Len() <= maxExplained {
+		if n.Phase == string(upgrade.Waiting) && a.node.View().Len() <= maxExplained {
 			n.Reason = a.waitsFor(r)
 		}
 		if n.Phase == string(upgrade.Current) || n.Phase == string(upgrade.Settled) {
@@ -149,15 +150,15 @@ func (a *Agent) releaseStatus(s *control.Status) {
 	}
 	ref, _ := a.trust.Release(head)
 	s.Release = control.ReleaseStatus{Version: head, Digest: ref.Digest, State: control.StateSpreading}
-	if a.conflicted(head) {
+	if a.node.Conflicted(head) {
 		s.Release.State, s.Release.Reason = control.StateHeld, "two releases with this number are signed: both are frozen"
 		return
 	}
-	o := a.docs.orders[head]
+	o := a.node.Orders()[head]
 	if o == nil {
 		s.Release.Reason = "it has no rollout order here yet"
 	} else {
-		sum := schedule.Summary(o, a.view.Get)
+		sum := schedule.Summary(o, a.node.View().Get)
 		for class, c := range sum.Classes {
 			cs := s.Classes[class]
 			cs.Budget = c.Budget
@@ -207,7 +208,7 @@ func (b api) Members(context.Context) (ms []control.Member, err error) {
 	if !b.a.ask(func() {
 		for _, m := range b.a.ring.Members() {
 			c := control.Member{Name: m.Name, ID: m.ID, Address: m.Addr, State: string(m.Status)}
-			if r, ok := b.a.view.Get(m.ID); ok {
+			if r, ok := b.a.node.View().Get(m.ID); ok {
 				c.Class, c.Platform = r.Class, r.Platform
 			}
 			ms = append(ms, c)
@@ -233,17 +234,17 @@ func (a *Agent) why(node string) (control.Why, error) {
 	if err != nil {
 		return control.Why{}, err
 	}
-	w := control.Why{Node: r.Name, ID: r.Node, Phase: r.Phase, Version: r.Version, Target: r.Target, Reason: r.Reason}
+	w := control.Why{Node: r.Name, ID: r.Node, Phase: string(r.Phase), Version: r.Version, Target: r.Target, Reason: r.Reason}
 	head := a.trust.Head()
 	switch {
 	case r.Held:
 		w.Code, w.Command = "held", "moult retry "+r.Name
-		if o := a.docs.orders[head]; o != nil && o.State == schedule.StateAborted {
+		if o := a.node.Orders()[head]; o != nil && o.State == schedule.StateAborted {
 			w.Command = "moult inject BUNDLE"
 		}
 	case r.Version >= head && r.Target == 0:
 		w.Code, w.Reason = "current", "it waits for nothing: it is at the newest release"
-	case r.Phase == string(upgrade.Waiting), r.Phase == string(upgrade.Current):
+	case r.Phase == upgrade.Waiting, r.Phase == upgrade.Current:
 		d := a.decision(r)
 		w.Code, w.Command, w.Reason = d.Code, d.Command, a.waitsFor(r)
 	default:
@@ -258,10 +259,10 @@ func (a *Agent) why(node string) (control.Why, error) {
 // decision is why a node may or may not go down, as far as this peer knows;
 // of this node itself, as it was last decided.
 func (a *Agent) decision(r view.Record) schedule.Reason {
-	if r.Node == a.id && a.wait.Code != "" {
-		return a.wait
+	if wait := a.node.Waits(); r.Node == a.id && wait.Code != "" {
+		return wait
 	}
-	in := a.input(max(r.Target, a.trust.Head()))
+	in := a.node.Input(max(r.Target, a.trust.Head()))
 	in.Self, in.Class, in.Synced = r.Node, r.Class, true
 	return schedule.Decide(in).Reason
 }
@@ -281,7 +282,7 @@ func (a *Agent) waitsFor(r view.Record) string {
 // find returns the record of a node by its name or a unique prefix of its ID.
 func (a *Agent) find(node string) (view.Record, error) {
 	var found []view.Record
-	for r := range a.view.Snapshot().All() {
+	for r := range a.node.View().Snapshot().All() {
 		if !r.Left && node != "" && (r.Name == node || strings.HasPrefix(r.Node.String(), strings.ToLower(node))) {
 			found = append(found, r)
 		}
@@ -301,7 +302,7 @@ func (b api) Trust(context.Context) (t control.Trust, err error) {
 		if t.Set, err = b.a.trust.Set().Marshal(); err != nil {
 			return
 		}
-		for n, o := range b.a.docs.orders {
+		for n, o := range b.a.node.Orders() {
 			if t.Orders[n], err = schedule.MarshalOrder(o); err != nil {
 				return
 			}
@@ -379,8 +380,8 @@ func (b api) Join(ctx context.Context, addrs []string) (int, error) {
 // Leave tells the ring, and ends the agent. The node's software goes on.
 func (b api) Leave(ctx context.Context) error {
 	if !b.a.ask(func() {
-		b.a.left = true
-		b.a.publish()
+		b.a.step(node.Leave{})
+		b.a.flush()
 	}) {
 		return errStopped
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"moult/agent/node"
 	"moult/store/bundle"
 )
 
@@ -79,7 +80,8 @@ func (a *Agent) reportProgress(done <-chan struct{}, progress func() (have, tota
 			return
 		case <-tick.C:
 			have, total := progress()
-			a.post(func() { a.progress = (float64(i) + float64(have)/float64(max(total, 1))) / float64(n) })
+			share := (float64(i) + float64(have)/float64(max(total, 1))) / float64(n)
+			a.post(func() { a.step(node.Progress{Share: share}) })
 		}
 	}
 }

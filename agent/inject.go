@@ -116,14 +116,14 @@ func (b api) judge(opened *archive.Bundle, signed *control.Signed) (*trust.Verif
 
 func (a *Agent) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified, orders map[bundle.Version][]byte) error {
 	if ns := trust.Conflicts(a.trust, v); len(ns) > 0 {
-		a.freeze(v)
+		a.seen(v)
 		return control.Refused(fmt.Errorf("release %d is known here with other content: both are signed, neither is started", ns[0]), "publish a newer release")
 	}
 	if err := operator.CheckRelease(a.trust, m, digest); err != nil {
 		return err
 	}
 	nodes := map[bundle.Class][]bundle.Platform{}
-	for r := range a.view.Snapshot().All() {
+	for r := range a.node.View().Snapshot().All() {
 		if !r.Left {
 			nodes[r.Class] = append(nodes[r.Class], r.Platform)
 		}

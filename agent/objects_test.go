@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/gossip/swarm"
 	"moult/simlayer"
@@ -122,7 +123,8 @@ func (b *objectsBench) serves(v bundle.Version, name string) {
 			}()
 		}
 	}()
-	b.live = liveSoftware{version: v, ready: true, admitted: true, backends: map[string]string{"api": ln.Addr().String()}}
+	b.software(v)
+	b.live.backends = map[string]string{"api": ln.Addr().String()}
 }
 
 func (b *objectsBench) at(v bundle.Version) string { return b.layer.Addresses()["api"].Versions[v] }
@@ -235,7 +237,7 @@ func TestObjectsComeAndGo(t *testing.T) {
 
 	state := b.slots.Objects().FutureState(2)
 	b.do(func() {
-		b.evidence = evidence{frozen: map[bundle.Version]bundle.Digest{2: {}}}
+		b.freeze(2)
 		b.route()
 		held()
 		if got := b.answers(); !slices.Equal(got, run(1, 1)) || !b.changing() {
@@ -287,7 +289,7 @@ func TestObjectsOnTheWayDownAndBack(t *testing.T) {
 	b.do(func() { b.in(attempt); b.route() })
 	drained := make(chan error, 1)
 	go func() { drained <- b.stopSoftware(b.t.Context()) }()
-	b.until("the node is drained", func() bool { return !b.live.ready })
+	b.until("the node is drained", func() bool { return !b.node.GateFor(upgrade.State{Phase: upgrade.Current, Running: 1}).Open })
 	if got, err := askOver(under, "second"); got != "by object: old: second" {
 		t.Errorf("while the node is drained, a call is answered %q, %v", got, err)
 	}
@@ -343,7 +345,7 @@ func TestObjectsFollowTheNode(t *testing.T) {
 		return !b.routed.Down
 	})
 	b.asks(b.at(2), "b", "by object: new: b")
-	b.do(func() { b.live.ready = false; b.route() })
+	b.do(func() { b.stops(); b.route() })
 	b.until("the objects know that nobody is there", func() bool { return len(b.objects.InForce().Node) == 0 })
 
 	if err := b.slots.Create(2); err != nil {
@@ -351,10 +353,10 @@ func TestObjectsFollowTheNode(t *testing.T) {
 	}
 	b.do(func() {
 		b.serves(2, "second")
-		b.live.admitted = false
+		b.holds()
 		b.in(upgrade.State{Phase: upgrade.Probing, Version: 1, Running: 2, Served: true, Goal: 2, Path: []bundle.Version{2}, Done: 1, Step: 5})
 		b.route()
-		b.live.admitted = true
+		b.step(node.LetIn{})
 	})
 	b.until("callers of version 1 are answered", func() bool {
 		if got := b.answers(); !slices.Equal(got, run(1, 2)) {
@@ -399,7 +401,7 @@ func TestTransformStates(t *testing.T) {
 	state := b.slots.Objects().FutureState(2)
 
 	down := upgrade.State{Phase: upgrade.Transforming, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
-	b.do(func() { b.in(down); b.live.ready = false; b.objects.Part(); b.route() })
+	b.do(func() { b.in(down); b.stops(); b.objects.Part(); b.route() })
 	made := make(chan error, 1)
 	go func() { made <- b.transform(b.t.Context(), upgrade.Transform{Step: 1, From: 1, To: 2}) }()
 	b.until("the object is asked to end", func() bool { return b.changing() })
@@ -471,10 +473,10 @@ func TestTransformAfterCrash(t *testing.T) {
 	b.do(func() {
 		b.brings(1)
 		b.brings(2)
-		cu := b.docs.manifests[2].Classes[b.cfg.Class]
+		cu := b.node.Manifests()[2].Classes[b.cfg.Class]
 		cu.Past = bundle.Simulation{Kind: bundle.SimulateCompatible}
 		cu.Future = bundle.Simulation{Kind: bundle.SimulateWasm, Wasm: bundle.Chunk{Digest: bundle.Sum([]byte("module")), Length: 6}}
-		b.docs.manifests[2].Classes[b.cfg.Class] = cu
+		b.node.Manifests()[2].Classes[b.cfg.Class] = cu
 		b.in(upgrade.State{Phase: upgrade.Transforming, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1})
 	})
 	if err := b.transform(t.Context(), upgrade.Transform{Step: 1, From: 1, To: 2}); err != nil {
@@ -528,9 +530,9 @@ func TestObjectsHold(t *testing.T) {
 		t.Errorf("objects wait for %v, want %v", got, holdTimeout)
 	}
 	b.do(func() {
-		cu := b.docs.manifests[2].Classes[b.cfg.Class]
+		cu := b.node.Manifests()[2].Classes[b.cfg.Class]
 		cu.Schedule.HoldTimeout = bundle.Duration(7 * time.Second)
-		b.docs.manifests[2].Classes[b.cfg.Class] = cu
+		b.node.Manifests()[2].Classes[b.cfg.Class] = cu
 		b.in(upgrade.State{Phase: upgrade.Waiting, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1})
 	})
 	b.until("objects wait for as long as callers", func() bool { return b.objects.InForce().Hold == 7*time.Second && b.routed.HoldTimeout == 7*time.Second })

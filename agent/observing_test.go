@@ -64,7 +64,8 @@ func (b *objectsBench) httpNode(v bundle.Version) {
 	b.t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
 	b.t.Cleanup(srv.Close)
-	b.live = liveSoftware{version: v, ready: true, admitted: true, backends: map[string]string{"api": srv.Listener.Addr().String()}}
+	b.software(v)
+	b.live.backends = map[string]string{"api": srv.Listener.Addr().String()}
 }
 
 func newObservingBench(t *testing.T, cfg Config) *objectsBench {

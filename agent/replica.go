@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"moult/agent/upgrade"
+	"moult/agent/node"
 	"moult/gossip"
 	"moult/gossip/swarm"
 	"moult/gossip/view"
@@ -19,14 +19,14 @@ import (
 type replica struct{ a *Agent }
 
 func (r replica) Buckets() (b []uint64) {
-	r.a.ask(func() { b = r.a.view.Buckets() })
+	r.a.ask(func() { b = r.a.node.View().Buckets() })
 	return b
 }
 
 func (r replica) Stamps(buckets []int) (s []view.Stamp) {
 	r.a.ask(func() {
 		for _, b := range buckets {
-			s = append(s, r.a.view.Stamps(b)...)
+			s = append(s, r.a.node.View().Stamps(b)...)
 		}
 	})
 	return s
@@ -35,7 +35,7 @@ func (r replica) Stamps(buckets []int) (s []view.Stamp) {
 func (r replica) Records(ids []bundle.NodeID) (s []view.Signed) {
 	r.a.ask(func() {
 		for _, id := range ids {
-			if rec, ok := r.a.view.Signed(id); ok {
+			if rec, ok := r.a.node.View().Signed(id); ok {
 				s = append(s, rec)
 			}
 		}
@@ -50,20 +50,17 @@ func (r replica) Merge(from bundle.NodeID, records []view.Signed) (news []view.S
 
 func (r replica) TrustDigest() (timestamp int64, digest, evidence bundle.Digest) {
 	r.a.ask(func() {
-		timestamp, digest, evidence = r.a.trust.Versions().Timestamp, r.a.trust.Digest(), r.a.evidence.digest
+		timestamp, digest, evidence = r.a.trust.Versions().Timestamp, r.a.trust.Digest(), r.a.node.Evidence().Digest
 	})
 	return timestamp, digest, evidence
 }
 
 func (r replica) TrustSet(d bundle.Digest) (raw []byte, ok bool) {
 	r.a.ask(func() {
-		switch d {
-		case r.a.trust.Digest():
+		if v := r.a.sets[d]; v != nil {
 			var err error
-			raw, err = r.a.trust.Set().Marshal()
+			raw, err = v.Set().Marshal()
 			ok = err == nil
-		case r.a.evidence.digest:
-			raw, ok = r.a.evidence.set, true
 		}
 	})
 	return raw, ok
@@ -77,45 +74,19 @@ func (r replica) OfferTrust(from bundle.NodeID, set []byte) {
 	})
 }
 
-// merge takes over the records that are news, and returns them.
-func (a *Agent) merge(from bundle.NodeID, records []view.Signed) []view.Signed {
-	changed, err := a.view.Merge(records...)
+// merge takes over the records that are news, and returns those of other nodes.
+func (a *Agent) merge(from bundle.NodeID, records []view.Signed) (news []view.Signed) {
+	changed, err := a.node.Merge(time.Now(), records...)
 	if err != nil {
 		a.log.Warn("records of a peer not taken", "peer", from.Short(), "err", err)
 	}
-	var news []view.Signed
-	now := time.Now()
 	for _, id := range changed {
 		a.dirty[id], a.viewNews = true, true
-		if id == a.id {
-			a.outdone()
-			continue
-		}
-		if s, ok := a.view.Signed(id); ok {
+		if s, ok := a.node.View().Signed(id); ok && id != a.id {
 			news = append(news, s)
 		}
-		a.noteDone(id, now)
 	}
 	return news
-}
-
-// outdone answers a record that this node's key signed, newer than any that
-// this agent has signed: the data folder is older than what peers have seen of
-// the node. What it said then it goes on saying.
-func (a *Agent) outdone() {
-	rec, ok := a.view.Get(a.id)
-	if !ok || rec.Seq < a.seq {
-		return
-	}
-	a.log.Warn("peers have a newer record of this node than it has", "theirs", rec.Seq, "ours", a.seq)
-	a.seq = rec.Seq
-	a.own = view.Record{} // publish again, above it
-	if rec.Version > a.saved.Claims() {
-		a.alarm("this data folder is older than what the node has said: it had settled at version %d; its state is that of version %d", rec.Version, a.saved.Running)
-	}
-	a.step(upgrade.Reminded{Promises: upgrade.Promises{
-		Settled: rec.Version, Obeys: rec.Obeys, EndedRelease: rec.Ended.Release, EndedCount: rec.Ended.Count,
-	}})
 }
 
 // persistView writes the records that have changed to the store, some at a
@@ -124,7 +95,7 @@ func (a *Agent) persistView() {
 	for batch := range slices.Chunk(slices.Collect(maps.Keys(a.dirty)), recordsPerBatch) {
 		err := a.store.Update(func(tx *store.Tx) error {
 			for _, id := range batch {
-				s, ok := a.view.Signed(id)
+				s, ok := a.node.View().Signed(id)
 				if !ok {
 					continue
 				}
@@ -149,32 +120,16 @@ func (a *Agent) persistView() {
 }
 
 // restoreView reads the records that earlier runs had seen.
-func (a *Agent) restoreView() error {
+func (a *Agent) restoreView(m *node.Memory) error {
 	return a.store.Each(bucketView, func(key string, raw []byte) error {
 		s, err := view.ParseSigned(raw)
-		if err == nil {
-			_, err = a.view.Merge(s)
-		}
 		if err != nil {
 			a.log.Warn("stored record not taken", "node", key, "err", err)
+			return nil
 		}
+		m.Records = append(m.Records, s)
 		return nil
 	})
-}
-
-// noteDone remembers when this agent first saw a node at a release: soak
-// times count from there, so a wrong clock elsewhere cannot shorten them.
-func (a *Agent) noteDone(id bundle.NodeID, now time.Time) {
-	rec, ok := a.view.Get(id)
-	if !ok {
-		return
-	}
-	for release := range a.docs.orders {
-		k := doneKey{id, release}
-		if _, seen := a.doneAt[k]; !seen && rec.Version >= release {
-			a.doneAt[k] = now
-		}
-	}
 }
 
 func (a *Agent) openRing(c *closers) error {
@@ -241,6 +196,7 @@ func (a *Agent) noteMembers() {
 	}
 	a.viewNews = a.viewNews || !maps.Equal(a.alive, alive) // the directory depends on it
 	a.alive = alive
+	a.step(node.Members{Alive: alive})
 	if len(fresh) == 0 {
 		return
 	}

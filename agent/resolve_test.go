@@ -38,7 +38,7 @@ func TestResolve(t *testing.T) {
 			r.Services = map[string]view.ServiceAddr{"api": {Public: public, Native: 2, Attach: "relay", Egress: "proxy", Protocol: "http",
 				Versions: map[bundle.Version]string{2: ln.Addr().String()}}}
 		})
-		b.list(b.view.Snapshot())
+		b.list(b.node.View().Snapshot())
 	})
 	if r, err := client.Resolve(t.Context(), public); err == nil {
 		t.Errorf("resolved to %+v before the version is known", r)

@@ -1,38 +1,61 @@
 package agent
 
 import (
+	"crypto/ed25519"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"time"
 
+	"moult/agent/node"
 	"moult/agent/upgrade"
+	"moult/store"
+	"moult/store/bundle/trust"
 )
 
-// restore brings back the machine as it was before the restart, or makes the
-// first one.
+// restore makes the node of what the disk says of earlier runs.
 func (a *Agent) restore() error {
 	if err := a.removeLeftovers(); err != nil {
-		return err
-	}
-	if err := a.restoreView(); err != nil {
 		return err
 	}
 	if err := a.restoreAnswering(); err != nil {
 		return err
 	}
-	a.seq = a.store.Floor().RecordSeq
-	state, err := a.lastState()
-	if err != nil {
+	m := node.Memory{Floor: floorOf(a.store.Floor())}
+	if err := errors.Join(a.restoreView(&m), a.restoreState(&m), a.restoreTrust(&m)); err != nil {
 		return err
 	}
+	var err error
+	if a.node, err = node.New(a.nodeConfig(), m, time.Now()); err != nil {
+		return err
+	}
+	a.saved = a.node.Saved()
 	if d := a.store.Damage(); d != nil {
 		a.alarm("the store was damaged (%s); what peers know is fetched again", d.What)
 	}
-	if a.machine, err = upgrade.New(state); err != nil {
-		return err
+	if a.node.BelowFloor() {
+		// The database was lost: nothing older than the floor is accepted, and
+		// peers bring what is newer.
+		a.log.Warn("trust metadata are behind the floor, waiting for peers")
 	}
-	a.saved = a.machine.State()
-	return a.restoreTrust()
+	return nil
+}
+
+func (a *Agent) nodeConfig() node.Config {
+	return node.Config{
+		Self: a.id, Key: a.key.Public().(ed25519.PublicKey), Name: a.cfg.Name, Class: a.cfg.Class, Platform: a.platform,
+		Labels: maps.Clone(a.cfg.Labels), FirstSync: a.cfg.FirstSync,
+	}
+}
+
+func floorOf(f store.Floor) node.Floor {
+	return node.Floor{
+		Versions: trust.Versions{Root: f.Root, Timestamp: f.Timestamp, Snapshot: f.Snapshot, Targets: f.Targets, Operator: f.Operator},
+		Release:  f.Release, Numbers: f.RecordSeq,
+		Promises: upgrade.Promises{Settled: f.Settled, Obeys: f.Obeys, EndedRelease: f.EndedRelease, EndedCount: f.EndedCount},
+	}
 }
 
 // removeLeftovers clears away what injections left that a crash ended.
@@ -49,37 +72,23 @@ func (a *Agent) removeLeftovers() error {
 	return nil
 }
 
-// lastState is the state as last saved, or what the slots say where none is:
-// at the node's first start, or after the loss of the database.
-func (a *Agent) lastState() (upgrade.State, error) {
+// restoreState reads the state as last saved, and which slot is live. At the first
+// start of a node that ran before moult, its state becomes a slot.
+func (a *Agent) restoreState(m *node.Memory) error {
 	data, ok, err := a.store.Get(bucketMachine, keyState)
 	if err != nil {
-		return upgrade.State{}, err
+		return err
 	}
 	if ok {
-		return upgrade.ParseState(data)
+		s, err := upgrade.ParseState(data)
+		m.State = &s
+		return err
 	}
-	return a.firstState()
-}
-
-func (a *Agent) firstState() (upgrade.State, error) {
-	f := a.store.Floor()
-	promises := upgrade.Promises{Settled: f.Settled, Obeys: f.Obeys, EndedRelease: f.EndedRelease, EndedCount: f.EndedCount}
-	v, ok, err := a.slots.Current()
-	switch {
-	case err != nil:
-		return upgrade.State{}, err
-	case ok:
-		return upgrade.Restored(v, promises), nil
-	case a.cfg.Adopt == nil:
-		return upgrade.State{
-			Phase: upgrade.Current, Said: f.Settled, Obeys: f.Obeys, EndedRelease: f.EndedRelease, EndedCount: f.EndedCount,
-		}, nil
+	m.Slot, ok, err = a.slots.Current()
+	if err != nil || ok || a.cfg.Adopt == nil {
+		return err
 	}
-	v = a.cfg.Adopt.Version
-	a.log.Info("taking over the software's state", "version", v, "from", a.cfg.Adopt.State)
-	if err := a.slots.Adopt(v, a.cfg.Adopt.State); err != nil {
-		return upgrade.State{}, err
-	}
-	return upgrade.Adopted(v), nil
+	m.Slot, m.Adopted = a.cfg.Adopt.Version, true
+	a.log.Info("taking over the software's state", "version", m.Slot, "from", a.cfg.Adopt.State)
+	return a.slots.Adopt(m.Slot, a.cfg.Adopt.State)
 }

@@ -61,10 +61,7 @@ func (a *Agent) routeNow() error {
 	if native == 0 {
 		return nil
 	}
-	up := a.live.ready && a.live.version == s.Running && !s.Phase.Down()
-	if s.Phase == upgrade.Probing && !a.live.admitted {
-		up = false
-	}
+	up := a.node.GateFor(s).Open
 	now := time.Now()
 	hold := a.holdTimeout(s)
 	a.prepare(s, native)
@@ -96,13 +93,17 @@ func (a *Agent) apply(r simlayer.Routing, now time.Time) error {
 		return a.serving.err
 	}
 	if err := a.layer.Apply(r); err != nil {
-		a.alarm("callers cannot be routed: %v", err)
+		a.alarmOf(causeRouting, fmt.Sprintf("callers cannot be routed: %v", err))
 		a.serving.err, a.serving.failed, a.serving.retry = err, r, now.Add(routePause)
 		return err
 	}
 	a.routed, a.serving.err = r, nil
+	a.alarmOf(causeRouting, "")
 	return nil
 }
+
+// causeRouting is that of an alarm.
+const causeRouting = "routing"
 
 func sameRouting(a, b simlayer.Routing) bool {
 	return a.Native == b.Native && a.Down == b.Down && a.HoldTimeout == b.HoldTimeout && a.External == b.External && a.Egress == b.Egress &&
@@ -136,8 +137,8 @@ func (a *Agent) lacks(services []string) (missing []string) {
 // where something has changed.
 func (a *Agent) prepare(s upgrade.State, native bundle.Version) {
 	from := servingFrom{
-		native: native, settled: s.Version, trust: a.trust.Digest(), frozen: len(a.evidence.frozen),
-		manifests: len(a.docs.manifests), orders: len(a.docs.orders), missing: len(a.docs.missing),
+		native: native, settled: s.Version, trust: a.trust.Digest(), frozen: a.node.FrozenReleases(),
+		manifests: len(a.node.Manifests()), orders: len(a.node.Orders()), missing: a.node.MissingDocuments(),
 	}
 	if from == a.serving.from && !a.viewNews {
 		return
@@ -158,7 +159,7 @@ func (a *Agent) simulations(native bundle.Version) map[bundle.Version]objects.Ob
 		return all // nobody calls
 	}
 	for v := native; v > max(1, a.answering.Oldest) && native-v < so.MaxChain; v-- {
-		m := a.docs.manifests[v]
+		m := a.node.Manifests()[v]
 		if m == nil {
 			break
 		}
@@ -168,8 +169,8 @@ func (a *Agent) simulations(native bundle.Version) map[bundle.Version]objects.Ob
 		all[v-1] = objects.Of(m, a.cfg.Class, a.platform, true)
 	}
 	for v := native + 1; v-native <= so.MaxChain; v++ {
-		m := a.docs.manifests[v]
-		if m == nil || a.conflicted(v) {
+		m := a.node.Manifests()[v]
+		if m == nil || a.node.Conflicted(v) {
 			break
 		}
 		all[v] = objects.Of(m, a.cfg.Class, a.platform, false)
@@ -231,7 +232,7 @@ func (a *Agent) room() (n int, narrow string) {
 // holdTimeout is how long a call may wait for the node.
 func (a *Agent) holdTimeout(s upgrade.State) time.Duration {
 	for _, v := range []bundle.Version{s.Goal, s.EndedRelease, s.Running} {
-		if m := a.docs.manifests[v]; m != nil {
+		if m := a.node.Manifests()[v]; m != nil {
 			if cu, ok := m.Classes[a.cfg.Class]; ok && cu.Schedule.HoldTimeout > 0 {
 				return time.Duration(cu.Schedule.HoldTimeout)
 			}
@@ -249,7 +250,7 @@ func (a *Agent) external(s upgrade.State, native bundle.Version) bundle.Version 
 		v = min(v, s.Version)
 	}
 	skipped := a.skipped()
-	for r := range a.view.Snapshot().All() {
+	for r := range a.node.View().Snapshot().All() {
 		if r.Node != a.id && !r.Left && r.Version != 0 && !skipped[r.Node] {
 			v = min(v, r.Version)
 		}
@@ -261,7 +262,7 @@ func (a *Agent) external(s upgrade.State, native bundle.Version) bundle.Version 
 // operator's word that they are gone.
 func (a *Agent) skipped() map[bundle.NodeID]bool {
 	var newest *schedule.Order
-	for _, o := range a.docs.orders {
+	for _, o := range a.node.Orders() {
 		if newest == nil || o.Release > newest.Release {
 			newest = o
 		}
@@ -381,7 +382,7 @@ func (a *Agent) protocolOf(name string) string {
 		at = a.speaks // it is there before the machine is, and after
 	}
 	var reached, next bundle.Version
-	for v, m := range a.docs.manifests {
+	for v, m := range a.node.Manifests() {
 		switch _, ok := m.Classes[a.cfg.Class].Services[name]; {
 		case !ok:
 		case at == 0 || v <= at:
@@ -394,7 +395,7 @@ func (a *Agent) protocolOf(name string) string {
 		reached = next
 	}
 	if reached != 0 {
-		return a.docs.manifests[reached].Classes[a.cfg.Class].Services[name].Protocol
+		return a.node.Manifests()[reached].Classes[a.cfg.Class].Services[name].Protocol
 	}
 	if said == "" {
 		return bundle.ProtocolHTTP

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/node"
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/agent/ways"
@@ -26,6 +28,10 @@ type bench struct {
 	*Agent
 	t     *testing.T
 	close func()
+	// What stays where the node is made anew.
+	ready    bundle.Version // software that is up
+	admitted bool
+	frozen   map[bundle.Version]bundle.Digest
 }
 
 // servePorts is the number of versioned ports of benchConfig.
@@ -103,7 +109,7 @@ func newBench(t *testing.T, cfg Config, running bundle.Version) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{Agent: a, t: t}
+	b := &bench{Agent: a, t: t, frozen: map[bundle.Version]bundle.Digest{}}
 	if running != 0 {
 		b.in(upgrade.State{Phase: upgrade.Current, Version: running, Running: running, Served: true})
 	}
@@ -146,13 +152,59 @@ func (b *bench) do(f func()) {
 }
 
 // in puts the machine in a state; it is for before the loop runs, or inside do.
+// What the node knows of releases, and of its software, stays.
 func (b *bench) in(s upgrade.State) {
 	b.t.Helper()
-	m, err := upgrade.New(s)
+	m := node.Memory{State: &s, Floor: floorOf(b.store.Floor()), Metadata: metadataOf(b.trust), Frozen: b.frozen}
+	for r := range b.node.View().All() {
+		signed, _ := b.node.View().Signed(r.Node)
+		m.Records = append(m.Records, signed)
+	}
+	n, err := node.New(b.nodeConfig(), m, time.Now())
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.machine, b.saved = m, m.State()
+	maps.Copy(n.Manifests(), b.node.Manifests())
+	maps.Copy(n.Orders(), b.node.Orders())
+	b.node, b.saved = n, n.Saved()
+	b.step(node.Members{Alive: b.alive})
+	b.tellSoftware()
+}
+
+// software says that the software of version v is ready, and callers may reach it.
+func (b *bench) software(v bundle.Version) {
+	b.ready, b.admitted = v, true
+	b.tellSoftware()
+}
+
+// holds says that callers may not reach it yet.
+func (b *bench) holds() {
+	b.admitted = false
+	b.tellSoftware()
+}
+
+func (b *bench) stops() {
+	b.ready = 0
+	b.tellSoftware()
+}
+
+func (b *bench) tellSoftware() {
+	b.step(node.SoftwareStops{})
+	if b.ready != 0 {
+		b.step(node.SoftwareUp{Version: b.ready})
+	}
+	if b.admitted {
+		b.step(node.LetIn{})
+	}
+}
+
+// freeze freezes these releases, and no others.
+func (b *bench) freeze(vs ...bundle.Version) {
+	clear(b.frozen)
+	for _, v := range vs {
+		b.frozen[v] = bundle.Digest{}
+	}
+	b.in(b.saved)
 }
 
 // releases makes manifests from one version to another known, all compatible.
@@ -165,13 +217,14 @@ func (b *bench) releases(from, to bundle.Version, change ...func(bundle.Version,
 		for _, f := range change {
 			f(v, &cu)
 		}
-		b.docs.manifests[v] = &bundle.Manifest{Version: v, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": cu}}
+		b.node.Manifests()[v] = &bundle.Manifest{Version: v, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": cu}}
 	}
 }
 
 // up says that the software of version v is ready, on these services.
 func (b *bench) up(v bundle.Version, services ...string) {
-	b.live = liveSoftware{version: v, ready: true, admitted: true, backends: map[string]string{}}
+	b.software(v)
+	b.live.backends = map[string]string{}
 	for i, name := range services {
 		b.live.backends[name] = fmt.Sprintf("127.0.0.1:%d", i+1)
 	}
@@ -189,7 +242,7 @@ func (b *bench) answers() []bundle.Version {
 
 func (b *bench) alarmed(words string) int {
 	n := 0
-	for _, a := range b.alarms {
+	for _, a := range b.node.Alarms() {
 		if strings.Contains(a, words) {
 			n++
 		}
@@ -238,8 +291,8 @@ func TestRouteMoreVersionsThanPorts(t *testing.T) {
 				t.Errorf("release %d: answers %v, want %d to %d", v, got, oldest, v)
 			}
 		}
-		if len(b.alarms) > 0 {
-			t.Errorf("nobody speaks the versions let go, and yet: %q", b.alarms)
+		if len(b.node.Alarms()) > 0 {
+			t.Errorf("nobody speaks the versions let go, and yet: %q", b.node.Alarms())
 		}
 		b.peer(func(r *view.Record) { r.Version = 2 })
 		for range 3 {
@@ -249,7 +302,7 @@ func TestRouteMoreVersionsThanPorts(t *testing.T) {
 			b.route()
 		}
 		if n := b.alarmed("there is room for callers of 9 versions only"); n != 1 {
-			t.Errorf("%d alarms that callers of version 2 are not answered, want one: %q", n, b.alarms)
+			t.Errorf("%d alarms that callers of version 2 are not answered, want one: %q", n, b.node.Alarms())
 		}
 		if got := b.answers(); !slices.Equal(got, run(6, 14)) {
 			t.Errorf("answers %v, want the newest that there are ports for", got)
@@ -278,7 +331,7 @@ func TestRouteAnswersNewerInEveryPhase(t *testing.T) {
 	b := newBench(t, benchConfig(t), 1)
 	b.do(func() {
 		b.releases(1, 3)
-		b.docs.orders[2] = &schedule.Order{Release: 2, State: schedule.StateAborted}
+		b.node.Orders()[2] = &schedule.Order{Release: 2, State: schedule.StateAborted}
 		b.up(1, "api")
 		for _, p := range []upgrade.Phase{upgrade.Current, upgrade.Fetching, upgrade.Waiting, upgrade.Held} {
 			s := upgrade.State{Phase: p, Version: 1, Running: 1, Served: true}
@@ -291,16 +344,15 @@ func TestRouteAnswersNewerInEveryPhase(t *testing.T) {
 				t.Errorf("%s: answers %v, %v; want 1 to 3", p, b.answers(), err)
 			}
 		}
-		b.evidence = evidence{frozen: map[bundle.Version]bundle.Digest{3: {}}}
+		b.freeze(3)
 		b.route()
 		if got := b.answers(); !slices.Equal(got, run(1, 2)) {
 			t.Errorf("release 3 is frozen, and callers of %v are answered", got)
 		}
-		b.evidence = evidence{}
-		b.docs.manifests[2].Classes["kv"] = bundle.ClassUpgrade{From: 1, Future: bundle.Simulation{
+		b.freeze()
+		b.node.Manifests()[2].Classes["kv"] = bundle.ClassUpgrade{From: 1, Future: bundle.Simulation{
 			Kind: bundle.SimulateRules, Rules: bundle.Chunk{Digest: bundle.Sum([]byte("rules")), Length: 5},
 		}}
-		b.docs.missing = []bundle.Chunk{{Digest: bundle.Sum([]byte("rules")), Length: 5}}
 		b.route()
 		if got := b.answers(); !slices.Equal(got, run(1, 1)) {
 			t.Errorf("the rules of release 2 are not here, and callers of %v are answered", got)
@@ -353,7 +405,7 @@ func TestExternal(t *testing.T) {
 		want("a node at version 1", 1)
 		b.viewNews = false
 		order := &schedule.Order{Release: 3, Classes: map[bundle.Class]schedule.ClassOrder{"kv": {Roster: []bundle.NodeID{gone, b.id, gone}, Skipped: []int{0}}}}
-		b.docs.orders[3] = order
+		b.node.Orders()[3] = order
 		want("skipped, and given a new place", 1)
 		order.Classes["kv"] = schedule.ClassOrder{Roster: []bundle.NodeID{gone, b.id, gone}, Skipped: []int{0, 2}}
 		b.viewNews = true
@@ -395,7 +447,7 @@ func TestDirectory(t *testing.T) {
 		}
 		want := func(what, addr string) {
 			t.Helper()
-			b.list(b.view.Snapshot())
+			b.list(b.node.View().Snapshot())
 			if got, isPeer, err := b.resolve(public, 1); got != addr || isPeer != (addr != "") || err != nil {
 				t.Errorf("%s: %q, %v, %v; want %q", what, got, isPeer, err, addr)
 			}
@@ -410,14 +462,14 @@ func TestDirectory(t *testing.T) {
 		want("the latest", "10.0.0.2:17")
 		b.alive = map[bundle.NodeID]bool{ids["10.0.0.2:13"]: true}
 		want("the one that is alive", "10.0.0.2:13")
-		if len(b.alarms) > 0 {
-			t.Errorf("only one is alive: %q", b.alarms)
+		if len(b.node.Alarms()) > 0 {
+			t.Errorf("only one is alive: %q", b.node.Alarms())
 		}
 		b.alive[ids["10.0.0.2:15"]] = true
 		want("of two that are alive the latest", "10.0.0.2:15")
-		b.list(b.view.Snapshot())
+		b.list(b.node.View().Snapshot())
 		if n := b.alarmed(public); n != 1 {
-			t.Errorf("%d alarms of two live nodes with one address: %q", n, b.alarms)
+			t.Errorf("%d alarms of two live nodes with one address: %q", n, b.node.Alarms())
 		}
 	})
 }
@@ -433,7 +485,7 @@ func TestDirectoryNetworks(t *testing.T) {
 				"ntp": {Public: "10.0.0.2:123", Versions: map[bundle.Version]string{1: "10.0.0.2:9001"}, Native: 1, Attach: "relay", Egress: "proxy", Protocol: "udp"},
 			}
 		})
-		b.list(b.view.Snapshot())
+		b.list(b.node.View().Snapshot())
 		for public, want := range map[publicAddr]string{
 			{"10.0.0.2:7000", false}: "10.0.0.2:7001", {"10.0.0.2:7000", true}: "10.0.0.2:8001", {"10.0.0.2:123", true}: "10.0.0.2:9001",
 		} {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"moult/agent/node"
 	"moult/agent/software"
 	"moult/agent/ways"
 	"moult/simlayer"
@@ -69,14 +70,15 @@ func (a *Agent) noteSoftware(e software.Event) {
 		a.route()
 		a.redirect()
 	case software.Ready:
-		a.live.version, a.live.backends, a.live.processes, a.live.ready = e.Version, e.Backends, e.Processes, true
+		a.live.backends, a.live.processes = e.Backends, e.Processes
+		a.step(node.SoftwareUp{Version: e.Version})
 		a.route()
 	case software.NotReady:
-		a.live.ready = a.live.ready && a.live.version != e.Version
+		a.step(node.SoftwareDown{Version: e.Version})
 	case software.Ended:
-		a.live.ready = a.live.ready && a.live.version != e.Version
+		a.step(node.SoftwareDown{Version: e.Version})
 	case software.Draining:
-		a.live.ready, a.live.admitted = false, false
+		a.step(node.SoftwareStops{})
 	}
 }
 
@@ -89,7 +91,7 @@ func (a *Agent) plan(v bundle.Version) (p software.Plan, err error) {
 }
 
 func (a *Agent) planOf(v bundle.Version) (software.Plan, error) {
-	if m := a.docs.manifests[v]; m != nil {
+	if m := a.node.Manifests()[v]; m != nil {
 		if cu, changes := m.Classes[a.cfg.Class]; changes {
 			p := planWith(v, cu.Command, cu.Health, cu.Services)
 			art, ok := cu.Artifact(a.platform)
@@ -124,7 +126,7 @@ func planWith(v bundle.Version, command []string, health bundle.Health, services
 func (a *Agent) launch(ctx context.Context, v bundle.Version) error {
 	var missing, has []string
 	if !a.ask(func() {
-		if p, err := a.planOf(v); err == nil && a.machine.State().Running != v {
+		if p, err := a.planOf(v); err == nil && a.node.State().Running != v {
 			missing, has = a.lacks(p.Services), p.Services
 		}
 	}) {
@@ -153,7 +155,7 @@ func (a *Agent) stopSoftware(ctx context.Context) error {
 func (a *Agent) drainTimeout() time.Duration {
 	timeout := DefaultHealth().DrainTimeout
 	a.ask(func() {
-		if p, err := a.planOf(a.machine.State().Running); err == nil {
+		if p, err := a.planOf(a.node.State().Running); err == nil {
 			timeout = p.Health.DrainTimeout
 		}
 	})

@@ -87,7 +87,7 @@ func TestEgressPortTaken(t *testing.T) {
 			t.Errorf("software runs: %v: egress at %s, which is taken", running, host)
 		}
 		if n := again.alarmed(taken); (n == 1) != running {
-			t.Errorf("software runs: %v: %d alarms: %q", running, n, again.alarms)
+			t.Errorf("software runs: %v: %d alarms: %q", running, n, again.node.Alarms())
 		}
 		again.close()
 	}

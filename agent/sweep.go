@@ -11,7 +11,7 @@ import (
 // sweep gives back the disk of releases long past. The last keptReleases stay,
 // with all their platforms: peers that were away take each on the way.
 func (a *Agent) sweep(s upgrade.State) {
-	if a.injecting > 0 || len(a.docs.missing) > 0 || a.belowFloor() {
+	if a.injecting > 0 || a.node.MissingDocuments() > 0 || a.node.BelowFloor() {
 		return // there may be something that is named by nothing that is here
 	}
 	if a.store.Damage() != nil {
@@ -19,7 +19,7 @@ func (a *Agent) sweep(s upgrade.State) {
 			a.log.Warn("the store's damage is not noted as healed", "err", err)
 		}
 	}
-	keep := []bundle.Digest{a.trust.Digest(), a.evidence.digest}
+	keep := []bundle.Digest{a.trust.Digest(), a.node.Evidence().Digest}
 	for _, n := range a.trust.Releases() {
 		ref, _ := a.trust.Release(n)
 		keep = append(keep, ref.Digest)
@@ -28,9 +28,11 @@ func (a *Agent) sweep(s upgrade.State) {
 		ref, _ := a.trust.Order(n)
 		keep = append(keep, ref.Digest)
 	}
-	keep = append(keep, a.boundOrders()...)
+	for _, d := range a.node.BoundOrders() {
+		keep = append(keep, d)
+	}
 	running := a.objects.Files()
-	for v, m := range a.docs.manifests {
+	for v, m := range a.node.Manifests() {
 		recent := v+keptReleases > s.Version
 		for _, cu := range m.Classes {
 			for _, o := range []bundle.Simulation{cu.Past, cu.Future} {

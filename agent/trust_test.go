@@ -1,10 +1,9 @@
 package agent
 
 import (
+	"crypto/ed25519"
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,8 +12,8 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/agent/node"
 	"moult/agent/schedule"
-	"moult/gossip/view"
 	"moult/store"
 	"moult/store/artifact"
 	"moult/store/bundle"
@@ -36,10 +35,13 @@ func newJudge(t *testing.T, dir string, firstRoot []byte) *judgeBench {
 		t.Fatal(err)
 	}
 	a := &Agent{
-		folder: folder{firstRoot: firstRoot, genesis: genesis},
-		cfg:    Config{Class: "kv"}, log: slog.New(slog.DiscardHandler), trust: genesis,
-		view: view.New(), doneAt: map[doneKey]time.Time{},
+		folder: folder{firstRoot: firstRoot, genesis: genesis}, cfg: Config{Name: "n1", Class: "kv", FirstSync: time.Hour},
+		log: slog.New(slog.DiscardHandler), trust: genesis, sets: map[bundle.Digest]*trust.Verified{}, dirty: map[bundle.NodeID]bool{},
 	}
+	if _, a.key, err = ed25519.GenerateKey(nil); err != nil {
+		t.Fatal(err)
+	}
+	a.id = bundle.NodeIDOf(a.key.Public().(ed25519.PublicKey))
 	if a.store, err = store.Open(dir, store.Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -47,15 +49,21 @@ func newJudge(t *testing.T, dir string, firstRoot []byte) *judgeBench {
 	if a.depot, err = artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.restoreTrust(); err != nil {
+	m := node.Memory{Floor: floorOf(a.store.Floor())}
+	if err := a.restoreTrust(&m); err != nil {
 		t.Fatal(err)
 	}
+	if a.node, err = node.New(a.nodeConfig(), m, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	a.flush()
 	return &judgeBench{a, t}
 }
 
 // restarted returns the agent after a restart, as far as trust goes.
 func (j *judgeBench) restarted(dir string) *judgeBench {
 	j.t.Helper()
+	j.flush()
 	if err := j.store.Close(); err != nil {
 		j.t.Fatal(err)
 	}
@@ -70,11 +78,11 @@ func (j *judgeBench) take(v *trust.Verified) {
 }
 
 func (j *judgeBench) frozen() []bundle.Version {
-	return slices.Sorted(maps.Keys(j.evidence.frozen))
+	return slices.DeleteFunc(run(1, 9), func(v bundle.Version) bool { return !j.node.Conflicted(v) })
 }
 
 func (j *judgeBench) alarmed(text string) bool {
-	return slices.ContainsFunc(j.alarms, func(a string) bool { return strings.Contains(a, text) })
+	return slices.ContainsFunc(j.node.Alarms(), func(a string) bool { return strings.Contains(a, text) })
 }
 
 func encoded(t *testing.T, v *trust.Verified) []byte {
@@ -187,7 +195,8 @@ func (j *judgeBench) bring(docs ...[]byte) {
 			j.t.Fatal(err)
 		}
 	}
-	j.loadDocuments()
+	j.step(node.LookAgain{})
+	j.flush()
 }
 
 func (p *publisher) refresh() *trust.Verified {
@@ -209,20 +218,21 @@ func TestFreezeSurvives(t *testing.T) {
 		dir := t.TempDir()
 		j := newJudge(t, dir, a.FirstRoot())
 		for _, v := range sets {
-			if err := j.acceptSet(encoded(t, v)); err != nil && !errors.Is(err, errOlder) && !errors.Is(err, trust.ErrRollback) {
+			if err := j.acceptSet(encoded(t, v)); err != nil && !errors.Is(err, node.ErrOlder) && !errors.Is(err, trust.ErrRollback) {
 				t.Fatal(err)
 			}
+			j.flush()
 		}
 		for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted(dir)} {
-			if !j.conflicted(1) {
+			if !j.node.Conflicted(1) {
 				t.Errorf("%s, %s: release 1 is not frozen", name, when)
 			}
-			if j.evidence.digest != first.Digest() || j.trust.Digest() != second.Digest() {
+			if j.node.Evidence().Digest != first.Digest() || j.trust.Digest() != second.Digest() {
 				t.Errorf("%s, %s: the evidence is not the half that is not in force", name, when)
 			}
 			joiner := newJudge(t, t.TempDir(), a.FirstRoot())
 			joiner.take(j.trust)
-			if err := joiner.acceptSet(j.evidence.set); err == nil || !joiner.conflicted(1) {
+			if err := joiner.acceptSet(encoded(t, j.sets[j.node.Evidence().Digest])); err == nil || !joiner.node.Conflicted(1) {
 				t.Errorf("%s, %s: a late joiner does not freeze: %v", name, when, err)
 			}
 		}
@@ -250,18 +260,18 @@ func TestFreezeAll(t *testing.T) {
 	if err := j.acceptSet(encoded(t, two)); err == nil || !slices.Equal(j.frozen(), []bundle.Version{2, 3}) {
 		t.Errorf("after two conflicts: frozen %v, %v", j.frozen(), err)
 	}
-	if j.evidence.digest != two.Digest() {
+	if j.node.Evidence().Digest != two.Digest() {
 		t.Error("the evidence is not the set that proves most")
 	}
 	ref, _ := ours.Release(2)
 	j = j.restarted(dir)
-	j.saved.Version = 2
-	if !slices.Equal(j.frozen(), []bundle.Version{2, 3}) || j.manifestOf(2) != ref.Digest {
+	held, err := j.digests(bucketFrozen)
+	if !slices.Equal(j.frozen(), []bundle.Version{2, 3}) || err != nil || held[2] != ref.Digest {
 		t.Errorf("after a restart: frozen %v", j.frozen())
 	}
 	// The next release does not thaw them.
 	j.take(a.release("four"))
-	if !slices.Equal(j.frozen(), []bundle.Version{2, 3}) || j.conflicted(4) || j.evidence.digest != two.Digest() {
+	if !slices.Equal(j.frozen(), []bundle.Version{2, 3}) || j.node.Conflicted(4) || j.node.Evidence().Digest != two.Digest() {
 		t.Errorf("after the next release: frozen %v", j.frozen())
 	}
 }
@@ -283,32 +293,11 @@ func TestFreezeBeyondProof(t *testing.T) {
 			t.Error("a set that is not newer is in force")
 		}
 	}
-	if n := len(trust.Conflicts(j.trust, j.evidence.v)); n != 1 {
+	if n := len(j.node.Metadata().Conflicts(j.node.Evidence())); n != 1 {
 		t.Fatalf("the proof is of %d conflicts, want 1 for this test to tell anything", n)
 	}
 	if j = j.restarted(dir); !slices.Equal(j.frozen(), []bundle.Version{2, 3}) {
 		t.Errorf("after a restart: frozen %v", j.frozen())
-	}
-}
-
-// TestProofAgrees: peers that have seen the same sets in any order keep the same proof.
-func TestProofAgrees(t *testing.T) {
-	a := newPublisher(t)
-	var others []*trust.Verified
-	for i := range 4 {
-		others = append(others, a.thief().release(fmt.Sprint("other ", i)))
-	}
-	ours := a.release("one")
-	want := proofOf(ours, others...)
-	for range 20 {
-		slices.Reverse(others)
-		others = append(others[1:], others[0])
-		if got := proofOf(ours, others...); got.Digest() != want.Digest() {
-			t.Fatal("the proof depends on the order of arrival")
-		}
-	}
-	if proofOf(ours, ours, nil) != nil {
-		t.Error("a set contradicts itself")
 	}
 }
 
@@ -322,10 +311,12 @@ func TestFloorRefuses(t *testing.T) {
 		"operator":  func(f *store.Floor) { f.Operator = 1 },
 		"release":   func(f *store.Floor) { f.Release = 2 },
 	} {
-		j := newJudge(t, t.TempDir(), p.FirstRoot())
+		dir := t.TempDir()
+		j := newJudge(t, dir, p.FirstRoot())
 		if err := j.store.Raise(raise); err != nil {
 			t.Fatal(err)
 		}
+		j = j.restarted(dir)
 		raw := encoded(t, v)
 		if err := j.acceptSet(raw); !errors.Is(err, trust.ErrRollback) {
 			t.Errorf("%s: by gossip: %v", name, err)
@@ -333,7 +324,7 @@ func TestFloorRefuses(t *testing.T) {
 		if err := j.accept(control.Signed{Set: raw}); err == nil || !strings.Contains(err.Error(), trust.ErrRollback.Error()) {
 			t.Errorf("%s: by hand: %v", name, err)
 		}
-		if j.trust.Head() != 0 || !j.belowFloor() {
+		if j.trust.Head() != 0 || !j.node.BelowFloor() {
 			t.Errorf("%s: release %d is in force", name, j.trust.Head())
 		}
 	}
@@ -352,8 +343,8 @@ func TestSetAgain(t *testing.T) {
 		}
 	}
 	// The second time it may bring the document that was missing.
-	if err := j.accept(control.Signed{Set: raw, Orders: map[bundle.Version][]byte{1: order}}); err != nil || j.docs.orders[1] == nil {
-		t.Errorf("order %v, %v", j.docs.orders[1], err)
+	if err := j.accept(control.Signed{Set: raw, Orders: map[bundle.Version][]byte{1: order}}); err != nil || j.node.Orders()[1] == nil {
+		t.Errorf("order %v, %v", j.node.Orders()[1], err)
 	}
 }
 
@@ -387,13 +378,13 @@ func TestOrdersFormOneLine(t *testing.T) {
 		j.take(other.Current())
 		j.bring(bad)
 		for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted(dir)} {
-			if o := j.docs.orders[1]; o == nil || len(o.Classes["kv"].Roster) != 3 || o.Classes["kv"].Roster[2] != (bundle.NodeID{3}) {
+			if o := j.node.Orders()[1]; o == nil || len(o.Classes["kv"].Roster) != 3 || o.Classes["kv"].Roster[2] != (bundle.NodeID{3}) {
 				t.Errorf("%s, %s: in force is %+v", name, when, o)
 			}
-			if !j.alarmed(tc.text) || !j.orderPending(1) {
-				t.Errorf("%s, %s: alarms %q, pending %v", name, when, j.alarms, j.orderPending(1))
+			if !j.alarmed(tc.text) || !j.node.OrderPending(1) {
+				t.Errorf("%s, %s: alarms %q, pending %v", name, when, j.node.Alarms(), j.node.OrderPending(1))
 			}
-			if !slices.Contains(j.boundOrders(), bundle.Sum(second)) {
+			if j.node.BoundOrders()[1] != bundle.Sum(second) {
 				t.Errorf("%s, %s: the order in force would be swept", name, when)
 			}
 		}
@@ -412,30 +403,30 @@ func TestOrderOnItsWay(t *testing.T) {
 	manifest := p.manifestOf("one")
 	j := newJudge(t, t.TempDir(), p.FirstRoot())
 	j.take(p.Current())
-	if j.orderPending(1) {
+	if j.node.OrderPending(1) {
 		t.Error("an order that nobody signed is on its way")
 	}
 	first := p.order(1, 0, 1, 1)
 	j.take(p.Current())
-	if !j.orderPending(1) {
+	if !j.node.OrderPending(1) {
 		t.Error("the first order is not awaited")
 	}
 	j.bring(manifest, first)
-	if j.orderPending(1) {
+	if j.node.OrderPending(1) {
 		t.Error("the order is here, and is awaited")
 	}
-	o := *j.docs.orders[1]
+	o := *j.node.Orders()[1]
 	paused, err := o.Pause()
 	if err != nil {
 		t.Fatal(err)
 	}
 	data := p.sign(paused)
 	j.take(p.Current())
-	if !j.orderPending(1) || j.docs.orders[1].Serial != 1 {
+	if !j.node.OrderPending(1) || j.node.Orders()[1].Serial != 1 {
 		t.Error("the node would go on by an order that is paused")
 	}
 	j.bring(data)
-	if j.orderPending(1) || j.docs.orders[1].State != schedule.StatePaused {
+	if j.node.OrderPending(1) || j.node.Orders()[1].State != schedule.StatePaused {
 		t.Error("the newer order is here, and not in force")
 	}
 }
@@ -460,9 +451,9 @@ func TestFirstOrderFollows(t *testing.T) {
 		bad := tc.sign(p)
 		j.take(p.Current())
 		j.bring(bad)
-		taken := j.docs.orders[2] != nil
-		if taken != (tc.text == "") || j.orderPending(2) == taken || (!taken && !j.alarmed(tc.text)) {
-			t.Errorf("%s: taken %v, alarms %q", name, taken, j.alarms)
+		taken := j.node.Orders()[2] != nil
+		if taken != (tc.text == "") || j.node.OrderPending(2) == taken || (!taken && !j.alarmed(tc.text)) {
+			t.Errorf("%s: taken %v, alarms %q", name, taken, j.node.Alarms())
 		}
 	}
 }
@@ -474,65 +465,21 @@ func TestDocumentsStay(t *testing.T) {
 	j := newJudge(t, t.TempDir(), p.FirstRoot())
 	j.take(p.Current())
 	j.bring(docs...)
-	m, o := j.docs.manifests[1], j.docs.orders[1]
+	m, o := j.node.Manifests()[1], j.node.Orders()[1]
 	if m == nil || o == nil {
 		t.Fatal("the documents are not here")
 	}
 	j.take(p.refresh())
-	if j.docs.manifests[1] != m || j.docs.orders[1] != o {
+	if j.node.Manifests()[1] != m || j.node.Orders()[1] != o {
 		t.Error("unchanged documents were parsed again")
 	}
 	// One that has left the disk is fetched again, and stays in force meanwhile.
 	if _, err := j.depot.Sweep(nil); err != nil {
 		t.Fatal(err)
 	}
-	j.loadDocuments()
-	if len(j.docs.missing) != 2 || j.docs.manifests[1] != m || j.docs.orders[1] != o {
-		t.Errorf("after they have left the disk: %d missing", len(j.docs.missing))
-	}
-}
-
-// TestRounds: a document that nobody has holds up no other for ever, and
-// nobody asks for it again and again without a pause that grows.
-func TestRounds(t *testing.T) {
-	var missing []bundle.Chunk
-	for i := range 2*documentsAtOnce + 3 {
-		missing = append(missing, bundle.Chunk{Digest: bundle.Sum([]byte{byte(i)})})
-	}
-	var r rounds
-	now := time.Unix(0, 0)
-	asked := map[bundle.Digest]bool{}
-	var pauses []time.Duration
-	for range 8 {
-		if !r.due(now) {
-			t.Fatal("the round is not due")
-		}
-		turn := r.begin(missing)
-		if r.due(now) || len(turn) != documentsAtOnce {
-			t.Fatalf("%d documents at once", len(turn))
-		}
-		for _, c := range turn {
-			asked[c.Digest] = true
-		}
-		if len(asked) == documentsAtOnce && !asked[missing[len(missing)-1].Digest] {
-			t.Error("the newest is not asked for first")
-		}
-		r.end(now, 0)
-		pauses = append(pauses, r.next.Sub(now))
-		if r.due(now) {
-			t.Fatal("no pause after a round that brought nothing")
-		}
-		now = r.next
-	}
-	if len(asked) != len(missing) {
-		t.Errorf("%d of %d documents were asked for", len(asked), len(missing))
-	}
-	if !slices.IsSorted(pauses) || pauses[0] != minPause || pauses[len(pauses)-1] != maxPause {
-		t.Errorf("pauses %v", pauses)
-	}
-	r.begin(missing)
-	r.end(now, 1)
-	if !r.due(now) {
-		t.Error("a pause after a round that brought something")
+	j.step(node.LookAgain{})
+	j.flush()
+	if j.node.MissingDocuments() != 2 || j.node.Manifests()[1] != m || j.node.Orders()[1] != o {
+		t.Errorf("after they have left the disk: %d missing", j.node.MissingDocuments())
 	}
 }

@@ -424,7 +424,7 @@ func TestPlantedBugs(t *testing.T) {
 		"down is taken for done": {rule: func(r *rule) {
 			done := r.done
 			r.done = func(v bundle.Version, j int, rec view.Record, known bool) bool {
-				return done(v, j, rec, known) || rec.Down()
+				return done(v, j, rec, known) || rec.Phase.Down()
 			}
 		}},
 		"earlier orders are forgotten": {rule: func(r *rule) {

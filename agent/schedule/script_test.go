@@ -171,7 +171,7 @@ func (s *script) record(t *testing.T, d *datadriven.TestData, words []string) {
 		case "target":
 			rec.Target = bundle.Version(n)
 		case "phase":
-			rec.Phase = strings.ReplaceAll(value, "_", " ")
+			rec.Phase = view.Phase(strings.ReplaceAll(value, "_", " "))
 		case "obeys":
 			rec.Obeys = bundle.Version(n)
 		case "held":

@@ -78,7 +78,7 @@ func progress(release bundle.Version, c *ClassOrder, lookup func(bundle.NodeID) 
 			p.Settled++
 		case m.attempts == 0:
 			p.Skipped++
-		case rec.Down():
+		case rec.Phase.Down():
 			p.Down++
 		case hasFailed(release, m.attempts, rec) || (rec.Held && rec.Target == release):
 			p.Held++

@@ -34,11 +34,11 @@ func (d *decision) doing(id bundle.NodeID) string {
 	case !ok:
 		return "nothing is known of it"
 	case d.Reachable != nil && !d.Reachable(id):
-		return "unreachable, last seen " + rec.Phase
+		return "unreachable, last seen " + string(rec.Phase)
 	case d.order.Previous != 0 && !theRule().past(d.order.Previous, d.order.Release, rec, ok):
-		return rec.Phase + ", may go by an earlier order"
+		return string(rec.Phase) + ", may go by an earlier order"
 	}
-	return rec.Phase
+	return string(rec.Phase)
 }
 
 // skip returns the command that would let the others go on without a node that

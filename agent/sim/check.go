@@ -81,7 +81,7 @@ func (h *host) checkSlots() {
 	if t.old != 0 && d.slots[t.old] != t.content {
 		h.s.fail("P5", "%s: the old state was %+v when the software stopped and is %+v before the new one has settled", h.name, t.content, d.slots[t.old])
 	}
-	if !h.soft.running || !h.soft.open {
+	if !h.open() {
 		return
 	}
 	v := h.soft.version
@@ -161,10 +161,10 @@ func (s *simulation) unsettled() (left []string) {
 			continue
 		}
 		st, excused := h.truth.state, s.operator.givenUp[h.i] || h.chronic()
-		if (st.Version != order.Release || st.Phase != upgrade.Current || !h.soft.open) && !excused {
-			left = append(left, fmt.Sprintf("%s is %s at version %d, goal %d: %s%s", h.name, st.Phase, st.Version, st.Goal, st.Reason, h.agent.wait.Text))
+		if (st.Version != order.Release || st.Phase != upgrade.Current || !h.open()) && !excused {
+			left = append(left, fmt.Sprintf("%s is %s at version %d, goal %d: %s%s", h.name, st.Phase, st.Version, st.Goal, st.Reason, h.agent.node.Waits().Text))
 		}
-		if hash := hashOf(h.agent.view.Buckets()); i == 0 {
+		if hash := hashOf(h.agent.node.View().Buckets()); i == 0 {
 			view = hash
 		} else if hash != view {
 			left = append(left, h.name+" has another view")

@@ -4,33 +4,31 @@ import (
 	"errors"
 	"reflect"
 
+	"moult/agent/node"
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
-// checkRestored is promise P7: the machine goes on from exactly what was
-// saved, and asks for the same things however often it is made anew.
-func (a *agent) checkRestored(saved upgrade.State) {
-	got := a.machine.State()
-	if !reflect.DeepEqual(got, saved) {
-		a.s.fail("P7", "%s saved %+v and goes on from %+v", a.h.name, saved, got)
-	}
+// checkRestored is promise P7: the node goes on from exactly what was saved, and
+// wants the same things however often it is made anew.
+func (a *agent) checkRestored() {
+	got := a.node.State()
 	if a.h.disk.journal == nil {
 		a.noteSaved(got) // what the slots and the floor say is durable
 	} else if !reflect.DeepEqual(got, a.h.truth.state) {
-		a.s.fail("P7", "%s had saved %+v and reads %+v", a.h.name, a.h.truth.state, got)
+		a.s.fail("P7", "%s had saved %+v and goes on from %+v", a.h.name, a.h.truth.state, got)
 	}
-	again := must(upgrade.New(got))
-	if first, second := a.machine.Todo(), again.Todo(); first.Save != nil || !reflect.DeepEqual(first, second) {
-		a.s.fail("P7", "%s asks for %+v, and made anew for %+v", a.h.name, first, second)
+	again := must(node.New(a.config(), a.h.memory(), a.clock()))
+	if first, second := a.node.Ready(), again.Ready(); a.h.disk.journal != nil && !reflect.DeepEqual(first, second) {
+		a.s.fail("P7", "%s wants %+v, and made anew %+v", a.h.name, first, second)
 	}
 }
 
 // checkStarted is promise P7: what is done was saved before.
 func (a *agent) checkStarted() {
-	s := a.machine.State()
+	s := a.node.State()
 	if !reflect.DeepEqual(s, a.h.truth.state) {
 		a.s.fail("P7", "%s acts on phase %q, and phase %q is saved", a.h.name, s.Phase, a.h.truth.state.Phase)
 	}
@@ -64,11 +62,9 @@ func endedBefore(a, b view.Ended) bool {
 	return a.Release < b.Release || (a.Release == b.Release && a.Count < b.Count)
 }
 
-// checkMerged is promise P8: a view has the newest of the records that it was
-// given, by the numbers of their nodes, and nothing that a node never signed;
-// and views that were given the same are equal.
-func (a *agent) checkMerged(records []view.Signed, changed []bundle.NodeID, err error) {
-	genuine := true
+// note remembers which records a node is given, and reports whether all are genuine.
+func (a *agent) note(records []view.Signed) (genuine bool) {
+	genuine = true
 	for _, r := range records {
 		w, ok := a.s.written[r]
 		genuine = genuine && ok
@@ -76,6 +72,14 @@ func (a *agent) checkMerged(records []view.Signed, changed []bundle.NodeID, err 
 			a.seen[w.host] = max(a.seen[w.host], w.seq)
 		}
 	}
+	return genuine
+}
+
+// checkMerged is promise P8: a view has the newest of the records that it was
+// given, by the numbers of their nodes, and nothing that a node never signed;
+// and views that were given the same are equal.
+func (a *agent) checkMerged(records []view.Signed, changed []bundle.NodeID, err error) {
+	genuine, v := a.note(records), a.node.View()
 	if err != nil && (genuine || errors.Is(err, view.ErrEquivocation)) {
 		a.s.fail("P8", "%s refuses records: %v", a.h.name, err)
 	}
@@ -84,7 +88,7 @@ func (a *agent) checkMerged(records []view.Signed, changed []bundle.NodeID, err 
 		if !ok {
 			continue
 		}
-		if have, _ := a.view.Get(a.s.hosts[w.host].id); have.Seq != a.seen[w.host] {
+		if have, _ := v.Get(a.s.hosts[w.host].id); have.Seq != a.seen[w.host] {
 			a.s.fail("P8", "%s was given record %d of %s and has record %d", a.h.name, a.seen[w.host], a.s.hosts[w.host].name, have.Seq)
 		}
 	}
@@ -92,11 +96,11 @@ func (a *agent) checkMerged(records []view.Signed, changed []bundle.NodeID, err 
 		return
 	}
 	for _, id := range changed {
-		if r, _ := a.view.Signed(id); a.s.written[r] == (word{}) {
+		if r, _ := v.Signed(id); a.s.written[r] == (word{}) {
 			a.s.fail("P8", "%s took over a record that node %s never signed", a.h.name, id.Short())
 		}
 	}
-	given, got := hashOf(a.seen[:]), hashOf(a.view.Buckets())
+	given, got := hashOf(a.seen[:]), hashOf(v.Buckets())
 	if before, ok := a.s.views[given]; ok && before != got {
 		a.s.fail("P8", "%s has another view than a peer that was given the same records", a.h.name)
 	}
@@ -104,30 +108,58 @@ func (a *agent) checkMerged(records []view.Signed, changed []bundle.NodeID, err 
 }
 
 // checkSet is promise P2. After a lost database older metadata may come first;
-// checkTarget sees to it that they are not acted on.
+// checkDecided sees to it that they are not acted on.
 func (a *agent) checkSet(next *set) {
-	if next.timestamp < a.timestamp() {
-		a.s.fail("P2", "%s goes back from metadata %d to %d", a.h.name, a.timestamp(), next.timestamp)
+	if have := a.h.disk.set; have != nil && next.timestamp < have.timestamp {
+		a.s.fail("P2", "%s goes back from metadata %d to %d", a.h.name, have.timestamp, next.timestamp)
 	}
 }
 
-// checkTarget is promise P2 for a node that takes a new goal, and P9 for one
-// that gives it up: it must have seen that the rollout was aborted.
-func (a *agent) checkTarget(e upgrade.Event) {
-	if floor := a.h.disk.floor.timestamp; a.timestamp() < floor {
-		a.s.fail("P2", "%s acts on metadata %d after it had seen %d", a.h.name, a.timestamp(), floor)
-	}
-	if _, ok := e.(upgrade.Withdrawn); ok {
-		if goal := a.machine.State().Goal; a.orders[goal] == nil || a.orders[goal].State != schedule.StateAborted {
-			a.s.fail("P9", "%s gives up release %d, of whose rollout it has not seen that it was aborted", a.h.name, goal)
+// checkDecided looks at a decision that has just become durable. It is promise P2
+// for a node that takes a new goal, and P9 for one that gives it up: it must have
+// seen that the rollout was aborted, or that a release was signed twice.
+func (a *agent) checkDecided(before, s upgrade.State) {
+	if s.Goal != 0 && s.Goal != before.Goal {
+		if have := a.h.disk.set; have == nil || have.timestamp < a.h.disk.floor.Timestamp {
+			a.s.fail("P2", "%s acts on metadata older than number %d, which it had seen", a.h.name, a.h.disk.floor.Timestamp)
 		}
 	}
+	if waited := before.Phase == upgrade.Fetching || before.Phase == upgrade.Waiting; waited && s.Phase == upgrade.Current {
+		o := a.node.Orders()[before.Goal]
+		aborted := o != nil && o.State == schedule.StateAborted
+		if !aborted && !a.sawConflict() && before.Goal >= s.Obeys {
+			a.s.fail("P9", "%s gives up release %d, of whose rollout it has not seen that it was aborted", a.h.name, before.Goal)
+		}
+	}
+	if before.Phase == upgrade.Waiting && s.Phase == upgrade.Draining {
+		a.s.stats.WentDown++
+		a.checkGo(s.Goal)
+	}
 }
 
-// checkAbsence is promise P9: where the answer is to wait, it is also to wait
+// sawConflict reports whether this host knows of a release that was signed twice.
+func (a *agent) sawConflict() bool {
+	return a.h.disk.frozen != [maxRelease + 1]bundle.Digest{}
+}
+
+// decide asks the schedule, as the node does.
+func (a *agent) decide(in schedule.Input) schedule.Decision {
+	if f := a.s.plant.Rules.Decide; f != nil {
+		return f(in)
+	}
+	return schedule.Decide(in)
+}
+
+// checkWaiting is promise P9: where the answer is to wait, it is also to wait
 // for an agent that does not have one of the records. That enough nodes have
 // failed is news that may be missing: it only ever adds a reason to wait.
-func (a *agent) checkAbsence(in schedule.Input, d schedule.Decision) {
+func (a *agent) checkWaiting() {
+	s := a.node.State()
+	if s.Phase != upgrade.Waiting {
+		return
+	}
+	in := a.node.Input(s.Goal)
+	d := a.decide(in)
 	if d.Go || in.Order == nil || d.Reason.Code == schedule.CodeStopped {
 		return
 	}
@@ -139,33 +171,43 @@ func (a *agent) checkAbsence(in schedule.Input, d schedule.Decision) {
 	if missing == in.Self {
 		return
 	}
+	lookup := in.Lookup
 	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
 		if id == missing {
 			return view.Record{}, false
 		}
-		return a.lookup(id)
+		return lookup(id)
 	}
-	if a.s.drv.Decide(in).Go {
+	if a.decide(in).Go {
 		a.s.fail("P9", "%s waits (%s), and would go if it knew nothing of %s", a.h.name, d.Reason.Text, a.s.hosts[a.s.index(missing)].name)
 	}
 }
 
-// checkGo is promise P9 for a node that goes down: it has heard from a peer
-// since its start, and everything that any node has ever promised would only
-// have confirmed it.
+// checkGo looks at a node that goes down. Promise P4: it goes by the newest order
+// that it was ever shown, also where the disk had no room for that. Promise P9: it
+// has heard from a peer since its start, and everything that any node has ever
+// promised would only have confirmed it.
 func (a *agent) checkGo(release bundle.Version) {
 	if !a.exchanged {
 		a.s.fail("P9", "%s goes down before its first exchange with a peer", a.h.name)
 	}
-	d := a.s.drv.Decide(a.input(release, func(id bundle.NodeID) (view.Record, bool) {
+	if o := a.shown.orders[release]; o != nil && o.State != schedule.StateRunning {
+		a.s.fail("P4", "%s goes down for release %d, and was shown that its rollout is %s", a.h.name, release, o.State)
+	}
+	if a.clock().After(a.shown.expires) {
+		a.s.fail("P1", "%s goes down by metadata that have expired", a.h.name)
+	}
+	in := a.node.Input(release)
+	lookup := in.Lookup
+	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
 		if id == a.h.id {
-			return a.record(), true
+			return lookup(id)
 		}
 		best := a.s.hosts[a.s.index(id)].truth.best
 		return best, best.Node == id
-	}))
+	}
 	// How long others have been settled it can only know of those it saw.
-	if !d.Go && d.Reason.Code != schedule.CodeStopped && d.Reason.Code != schedule.CodeSoak {
+	if d := a.decide(in); !d.Go && d.Reason.Code != schedule.CodeStopped && d.Reason.Code != schedule.CodeSoak {
 		a.s.fail("P9", "%s goes down, and would not if it knew all: %s", a.h.name, d.Reason.Text)
 	}
 }

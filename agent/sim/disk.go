@@ -1,7 +1,7 @@
 package sim
 
 import (
-	"moult/agent/schedule"
+	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -24,39 +24,54 @@ type content struct {
 type disk struct {
 	// Durable.
 	journal []byte // the state as last saved; nil: none, or lost with the database
-	floor   floor
-	set     *set              // the metadata in force
-	orders  []*schedule.Order // documents
-	known   [maxRelease + 1]bool
+	floor   node.Floor
+	docs    []bundle.Digest
 	records []view.Signed // the view as last persisted
+	// set is the metadata in force, evidence a set that contradicts others.
+	set, evidence *set
+	bound, frozen [maxRelease + 1]bundle.Digest
 
 	// slots and current as the running system sees them; synced and
 	// currentSynced as a power loss leaves them, at worst.
 	slots, synced          [maxRelease + 1]content
 	current, currentSynced bundle.Version
-	full                   bool // nothing more fits: no state can be saved
+	full                   bool // nothing more fits: nothing can be saved
 	// loose marks slots that have their name, but whose files are not synced:
 	// a power loss tears them.
 	loose [maxRelease + 1]bool
 }
 
-// floor is what survives even the loss of the database.
-type floor struct {
-	timestamp int64
-	promises  upgrade.Promises
-	recordSeq uint64
+// memory is what an agent that starts is told of the disk. Where there is only
+// software from before moult, its state becomes a slot.
+func (h *host) memory() node.Memory {
+	d := &h.disk
+	m := node.Memory{Floor: d.floor, Records: d.records, Bound: byRelease(d.bound), Frozen: byRelease(d.frozen)}
+	switch {
+	case d.journal != nil:
+		s := must(upgrade.ParseState(d.journal))
+		m.State = &s
+	case d.current == 0 && h.adopt != 0:
+		d.current, m.Adopted = h.adopt, true
+		d.sync()
+	}
+	m.Slot = d.current
+	if d.set != nil {
+		m.Metadata = d.set.meta
+	}
+	if d.evidence != nil {
+		m.Evidence = d.evidence.meta
+	}
+	return m
 }
 
-// raise keeps of a state what must survive the loss of the journal.
-func (f *floor) raise(s upgrade.State) {
-	p := &f.promises
-	p.Settled, p.Obeys = max(p.Settled, s.Claims()), max(p.Obeys, s.Obeys)
-	if s.EndedRelease > p.EndedRelease {
-		p.EndedRelease, p.EndedCount = s.EndedRelease, 0
+func byRelease(digests [maxRelease + 1]bundle.Digest) map[bundle.Version]bundle.Digest {
+	m := map[bundle.Version]bundle.Digest{}
+	for v, d := range digests {
+		if !d.IsZero() {
+			m[bundle.Version(v)] = d
+		}
 	}
-	if s.EndedRelease == p.EndedRelease {
-		p.EndedCount = max(p.EndedCount, s.EndedCount)
-	}
+	return m
 }
 
 // sync makes folder entries durable.
@@ -91,5 +106,6 @@ func (d *disk) powerLoss(s *simulation) {
 // loseDatabase leaves the slots and the floor.
 func (d *disk) loseDatabase() {
 	d.journal = nil
-	d.set, d.orders, d.known, d.records = nil, nil, [maxRelease + 1]bool{}, nil
+	d.docs, d.records, d.set, d.evidence = nil, nil, nil, nil
+	d.bound, d.frozen = [maxRelease + 1]bundle.Digest{}, [maxRelease + 1]bundle.Digest{}
 }

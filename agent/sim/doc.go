@@ -1,16 +1,19 @@
 // Package sim is the deterministic simulator: a cluster of agents and all that
 // can happen to it, in one goroutine, over virtual time.
 //
-// It drives the real agent/upgrade (Machine, Aim, Restored), agent/schedule
-// (Instantiate, the operator's changes, Decide) and gossip/view (Sign, Merge,
-// the exchange of stamps). What lies around them is virtual:
+// Each agent here is a real agent/node, with the real agent/upgrade, agent/schedule
+// and gossip/view in it: every decision is the one that package agent runs. The
+// simulator stands in for what package agent is itself, the driver of a node with a
+// disk, a network and software:
 //
 //	time      a queue of events; nothing else makes time pass
 //	network   messages are lost, late, doubled, overtaken, mangled; partitions,
 //	          also one-way
-//	disk      slots and the live slot's name may be synced or not yet; the saved
-//	          state, the floor, metadata, documents and a cache of the view are
-//	          durable when written; disks fill up; databases are lost
+//	disk      slots and the live slot's name may be synced or not yet; what a
+//	          node has saved, documents and a cache of the view are durable when
+//	          written; disks fill up; databases are lost
+//	documents come later than the metadata that name them, or are asked for in
+//	          vain for a while
 //	software  starts late or never, dies, gets unwell after it was admitted;
 //	          goes on when its agent dies, and does not when its machine does
 //	callers   write, and count what was acknowledged
@@ -30,14 +33,11 @@
 // of the whole trace, so that two runs of one seed can be compared, and a
 // failure prints the command that replays it.
 //
-// # The driver
+// # Planted faults
 //
-// Package agent has the real loop, with goroutines, files and sockets. [Driver]
-// and its agent mirror that loop step by step and name by name: what is saved,
-// told and started in which order, when the schedule is asked, what a restarted
-// agent goes on from. When that loop changes, this one must. What decides is
-// shared, not mirrored. Each field of a Driver is a place where a fault would
-// break a promise; the tests plant one in each and see which check finds it.
+// A [Plant] is where a test puts a fault: in what goes into a node, in what is done
+// with the Ready that comes out of it, in the rules of package schedule, or in the
+// world. Each test plants one and sees which check finds it.
 //
 // # The checks
 //
@@ -46,7 +46,8 @@
 //	P2  metadata never go back; none older than the floor are acted on
 //	P4  of each class at most k nodes are down, by what is durable; k is as the
 //	    proof in package schedule says, and nodes that were ever skipped, or have
-//	    never served, do not count
+//	    never served, do not count; and nobody goes down whom a newer order, that
+//	    it was ever shown, forbids it
 //	P5  nothing is started on, or serves from, a slot that is not whole and of
 //	    its version; the old slot stays as it was when the software stopped until
 //	    the new one has settled

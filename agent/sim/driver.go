@@ -3,155 +3,107 @@ package sim
 import (
 	"time"
 
-	"moult/agent/schedule"
+	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
-// Driver has the parts of the agent's loop that the promises rest on, apart,
-// so that a test can break each and see that it matters. A nil field is the
-// truth, as package agent has it.
-type Driver struct {
-	// CarryOut is what is done with a Todo, in order.
+// Plant is where a test can put a fault, to see that it matters: in what goes into
+// a node, in what is done with what comes out, or in the world. A nil field is no
+// fault.
+type Plant struct {
+	// Rules are broken rules of package schedule.
+	Rules node.Rules
+	// Memory is what a restarted node is told that the disk says.
+	Memory func(node.Memory) node.Memory
+	// Event is what a node is told instead of an event; nil: nothing.
+	Event func(*node.Node, node.Event) node.Event
+	// Merge is what a node is given of some records.
+	Merge func([]view.Signed) []view.Signed
+	// CarryOut is what is done with a Ready, in order.
 	CarryOut []Stage
+	// Early tells what a state says before that is durable.
+	Early bool
 	// Publish is how a new slot gets its name, in order.
 	Publish []Stage
-	// Decide says whether the node may go down now.
-	Decide func(schedule.Input) schedule.Decision
-	// Told is the state that others are told of.
-	Told func(saved, now upgrade.State) upgrade.State
-	// Restored is what a restarted agent makes of the state that was saved.
-	Restored func(saved upgrade.State) upgrade.State
-	// Synced says whether the agent takes itself for synced.
-	Synced func(exchanged bool) bool
-	// Newer says whether metadata of one timestamp take the place of those of another.
-	Newer func(have, got int64) bool
-	// Successor says why an order may not take the place of another.
-	Successor func(old, next *schedule.Order) error
-	// Merge takes over records.
-	Merge func(*view.View, []view.Signed) ([]bundle.NodeID, error)
 	// Stale lists the slots that are cleared away before an attempt, and after
 	// one that failed.
 	Stale func(path []bundle.Version) []bundle.Version
 	// Into is the slot that a transform writes to.
 	Into func(upgrade.Transform) bundle.Version
-	// GiveUp says whether software that fails after admission is left for the
-	// old one.
-	GiveUp func(upgrade.State) bool
+	// GiveUp says that software that fails after admission is left for the old one.
+	GiveUp bool
 }
 
 // Stage is one thing that is done in order with others.
 type Stage int
 
-// The stages of Driver.CarryOut, then those of Driver.Publish.
+// The stages of Plant.CarryOut, then those of Plant.Publish.
 const (
-	StageSave    Stage = iota // make the state durable
-	StagePublish              // sign what it says, and tell it
-	StageAct                  // start the actions
+	StageSave Stage = iota // make it durable
+	StageGate              // let callers in, or not
+	StageAct               // start the actions
+	StageTell              // sign the record, and tell it
 	StageSyncTree
 	StageRename
 	StageSyncFolder
 )
 
-func (d Driver) complete() Driver {
-	if d.CarryOut == nil {
-		d.CarryOut = []Stage{StageSave, StagePublish, StageAct}
+func (p Plant) complete() Plant {
+	if p.Memory == nil {
+		p.Memory = func(m node.Memory) node.Memory { return m }
 	}
-	if d.Publish == nil {
-		d.Publish = []Stage{StageSyncTree, StageRename, StageSyncFolder}
+	if p.Event == nil {
+		p.Event = func(_ *node.Node, e node.Event) node.Event { return e }
 	}
-	if d.Decide == nil {
-		d.Decide = schedule.Decide
+	if p.Merge == nil {
+		p.Merge = func(rs []view.Signed) []view.Signed { return rs }
 	}
-	if d.Told == nil {
-		d.Told = func(saved, _ upgrade.State) upgrade.State { return saved }
+	if p.CarryOut == nil {
+		p.CarryOut = []Stage{StageSave, StageGate, StageAct, StageTell}
 	}
-	if d.Restored == nil {
-		d.Restored = func(saved upgrade.State) upgrade.State { return saved }
+	if p.Publish == nil {
+		p.Publish = []Stage{StageSyncTree, StageRename, StageSyncFolder}
 	}
-	if d.Synced == nil {
-		d.Synced = func(exchanged bool) bool { return exchanged }
+	if p.Stale == nil {
+		p.Stale = func(path []bundle.Version) []bundle.Version { return path }
 	}
-	if d.Newer == nil {
-		d.Newer = func(have, got int64) bool { return got > have }
+	if p.Into == nil {
+		p.Into = func(x upgrade.Transform) bundle.Version { return x.To }
 	}
-	if d.Successor == nil {
-		d.Successor = schedule.Successor
-	}
-	if d.Merge == nil {
-		d.Merge = func(v *view.View, rs []view.Signed) ([]bundle.NodeID, error) { return v.Merge(rs...) }
-	}
-	if d.Stale == nil {
-		d.Stale = func(path []bundle.Version) []bundle.Version { return path }
-	}
-	if d.Into == nil {
-		d.Into = func(x upgrade.Transform) bundle.Version { return x.To }
-	}
-	if d.GiveUp == nil {
-		d.GiveUp = func(upgrade.State) bool { return false }
-	}
-	return d
+	return p
 }
 
-// agent mirrors package agent's loop over the virtual world: the same steps in
-// the same order, without goroutines.
+// agent drives a node over the virtual world.
 type agent struct {
-	h *host
-	s *simulation
+	h    *host
+	s    *simulation
+	node *node.Node
 
-	machine   *upgrade.Machine
-	saved     upgrade.State   // what is durable: all that others are told
-	unsaved   []upgrade.Event // what happened while the disk was full
-	view      *view.View
 	seen      [nodes]uint64 // the newest number that the view was given of each host
-	orders    [maxRelease + 1]*schedule.Order
-	fetching  bool // documents are being fetched
-	exchanged bool // an exchange with a peer has ended since the start
-	started   time.Duration
+	shown     *set          // the newest metadata that this agent was shown
+	exchanged bool          // an exchange with a peer has ended since the start
+	busy      bool          // a Ready is being carried out: what happens is told after it
+	told      []node.Event
 
-	wait      schedule.Reason
-	notBefore time.Duration
-	preflight bool
-	doneAt    map[doneKey]time.Duration
-
-	own    view.Record
-	seq    uint64
 	news   view.Signed // to be told as a rumour; zero: none
 	dirty  bool        // the view has changed since it was persisted
 	action uint64
 	keeps  bundle.Version // the software that is kept up; 0: none
-	live   live
-}
-
-// doneKey names a host's settlement for a release.
-type doneKey struct {
-	host    int
-	release bundle.Version
-}
-
-// live is what callers may reach.
-type live struct {
-	version         bundle.Version
-	ready, admitted bool
-}
-
-func newAgent(h *host) *agent {
-	return &agent{h: h, s: h.s, view: view.New(), doneAt: map[doneKey]time.Duration{}, started: h.s.now}
 }
 
 // alive reports whether this agent still runs: after a crash whatever it had
 // begun is void.
 func (a *agent) alive() bool { return a.h.agent == a }
 
-// after does something in a while, if the agent still runs; then it decides.
+// after does something in a while, if the agent still runs.
 func (a *agent) after(d time.Duration, do func()) {
 	a.s.after(d, func() {
-		if !a.alive() {
-			return
+		if a.alive() {
+			do()
+			a.flush()
 		}
-		do()
-		a.decide()
 	})
 }
 
@@ -163,177 +115,181 @@ func (a *agent) every(d time.Duration, do func()) {
 	})
 }
 
-// restore brings back what the disk has.
+// restore makes the node of what the disk has.
 func (a *agent) restore() {
-	a.take(a.h.disk.records)
-	a.seq = a.h.disk.floor.recordSeq
-	saved := a.lastState()
-	state := a.s.drv.Restored(saved)
-	machine, err := upgrade.New(state)
+	m := a.h.memory()
+	a.note(m.Records)
+	n, err := node.New(a.config(), a.s.plant.Memory(m), a.clock())
 	if err != nil {
 		a.s.fail("P7", "%s cannot go on from what it saved: %v", a.h.name, err)
 		a.h.crash(false)
 		return
 	}
-	a.machine, a.saved = machine, machine.State()
-	a.h.trace("agent starts in phase %s, version %d, running %d, goal %d", state.Phase, state.Version, state.Running, state.Goal)
-	a.checkRestored(saved)
-	a.loadDocuments()
+	a.node, a.shown = n, a.h.disk.set
+	s := n.State()
+	a.h.trace("agent starts in phase %s, version %d, running %d, goal %d", s.Phase, s.Version, s.Running, s.Goal)
+	a.checkRestored()
 }
 
-// lastState is the state in the journal, or where there is none, what the
-// slots and the floor say.
-func (a *agent) lastState() upgrade.State {
-	d := &a.h.disk
-	if d.journal != nil {
-		return must(upgrade.ParseState(d.journal))
+func (a *agent) config() node.Config {
+	return node.Config{
+		Self: a.h.id, Key: a.h.public(), Name: a.h.name, Class: a.h.class, FirstSync: 30 * time.Second, Rules: a.s.plant.Rules,
 	}
-	p := d.floor.promises
-	switch {
-	case d.current != 0:
-		return upgrade.Restored(d.current, p)
-	case a.h.adopt == 0:
-		return upgrade.State{Phase: upgrade.Current, Said: p.Settled, Obeys: p.Obeys, EndedRelease: p.EndedRelease, EndedCount: p.EndedCount}
-	}
-	d.current = a.h.adopt
-	d.sync()
-	return upgrade.Adopted(a.h.adopt)
 }
 
-// begin starts what the restored machine waits for, and what is done regularly.
+// clock is the host's: it runs right, and may be set wrong.
+func (a *agent) clock() time.Time { return epoch.Add(a.s.now + a.h.skew) }
+
+// epoch is when a run begins.
+var epoch = time.Unix(1_800_000_000, 0)
+
+// begin starts what the restored node waits for, and what is done regularly.
 func (a *agent) begin() {
-	a.carryOut()
-	a.every(tickInterval, a.goOn)
+	a.flush()
+	a.every(tickInterval, func() { a.tell(node.Tick{}) })
 	a.every(syncInterval, a.syncSomebody)
 	a.every(persistInterval, a.persistView)
 	a.after(a.s.between(0, time.Second), a.syncSomebody)
-	if a.alive() {
-		a.decide()
+}
+
+// tell tells the node what has happened.
+func (a *agent) tell(e node.Event) {
+	if a.busy {
+		a.told = append(a.told, e)
+		return
+	}
+	if e = a.s.plant.Event(a.node, e); e != nil && a.alive() {
+		a.node.Step(a.clock(), e)
 	}
 }
 
-// step tells the machine what happened, and carries out what follows. While
-// the state before that could not be made durable, events wait.
-func (a *agent) step(e upgrade.Event) {
-	if a.stuck() {
-		a.unsaved = append(a.unsaved, e)
-		return
-	}
-	before := a.machine.State()
-	a.machine.Step(e)
-	if s := a.machine.State(); s.Phase != before.Phase {
-		a.h.trace("%s -> %s, version %d, goal %d %s", before.Phase, s.Phase, s.Version, s.Goal, s.Reason)
-		if a.retriesAlone(s) {
-			a.notBefore = a.s.now + retryInstall
+// flush carries out what the node wants, until that is nothing.
+func (a *agent) flush() {
+	for a.alive() {
+		r := a.node.Ready()
+		if r.Empty() {
+			a.checkWaiting()
+			return
 		}
-	}
-	a.carryOut()
-}
-
-// stuck reports that a state waits to be saved.
-func (a *agent) stuck() bool { return a.machine.Todo().Save != nil }
-
-// goOn tries again to save what the disk had no room for.
-func (a *agent) goOn() {
-	if !a.stuck() {
-		return
-	}
-	a.carryOut()
-	for a.alive() && len(a.unsaved) > 0 && !a.stuck() {
-		e := a.unsaved[0]
-		a.unsaved = a.unsaved[1:]
-		a.step(e)
+		if r.Save != nil && a.h.disk.full {
+			a.node.Refused("the disk is full")
+			a.s.stats.Refused++
+			continue
+		}
+		a.carryOut(r)
 	}
 }
 
-// carryOut makes the machine's state durable, tells it, and starts its
-// actions; between any two of these the agent may die.
-func (a *agent) carryOut() {
-	todo := a.machine.Todo()
-	if todo.Empty() || (todo.Save != nil && a.h.disk.full) {
-		return
+// carryOut does what a Ready says; between any two parts of that the agent may die.
+func (a *agent) carryOut(r node.Ready) {
+	a.busy = true
+	if a.s.plant.Early && r.Save != nil && r.Save.State != nil {
+		a.publish(a.early(*r.Save.State))
 	}
-	for _, stage := range a.s.drv.CarryOut {
+	for _, stage := range a.s.plant.CarryOut {
 		if a.h.crashPoint() {
 			return
 		}
-		switch stage {
-		case StageSave:
-			if todo.Save != nil {
-				a.save(*todo.Save)
+		switch {
+		case stage == StageSave && r.Save != nil:
+			a.save(*r.Save)
+		case stage == StageGate && r.Gate != nil:
+			a.h.gate = *r.Gate
+		case stage == StageAct:
+			for _, x := range r.Actions {
+				a.start(x)
 			}
-		case StagePublish:
-			if todo.Save != nil {
-				a.live.admitted = a.live.admitted && todo.Save.Phase == upgrade.Probing
-				a.route()
-				a.publish()
-			}
-		case StageAct:
-			a.machine.Advance()
-			for _, action := range todo.Actions {
-				a.start(action)
-			}
+		case stage == StageTell && r.Tell != nil:
+			a.publish(*r.Tell)
 		}
+	}
+	a.read(r.Read)
+	if r.Check != nil {
+		a.check(*r.Check)
+	}
+	if len(r.Fetch) > 0 {
+		a.fetchDocuments(r.Fetch)
+	}
+	a.node.Advance(r)
+	told := a.told
+	a.busy, a.told = false, nil
+	for _, e := range told {
+		a.tell(e)
 	}
 	a.h.crashPoint()
 }
 
-func (a *agent) save(s upgrade.State) {
-	a.h.disk.journal = must(s.Marshal())
-	a.h.disk.floor.raise(s)
-	if s.Step != a.saved.Step {
+// save makes all of a Save durable, at once.
+func (a *agent) save(x node.Save) {
+	d := &a.h.disk
+	if !x.Metadata.IsZero() {
+		next := a.s.sets[x.Metadata]
+		a.checkSet(next)
+		d.set = next
+		a.h.trace("metadata %d in force", next.timestamp)
+	}
+	if x.Floor != nil {
+		d.floor = *x.Floor
+	}
+	if !x.Evidence.IsZero() {
+		d.evidence = a.s.sets[x.Evidence]
+	}
+	for v := range d.bound {
+		if digest, ok := x.Bound[bundle.Version(v)]; ok {
+			d.bound[v] = digest
+		}
+		if digest, ok := x.Frozen[bundle.Version(v)]; ok {
+			d.frozen[v] = digest
+			a.s.stats.Frozen++
+			a.h.trace("release %d is frozen", v)
+		}
+	}
+	if x.State == nil {
+		return
+	}
+	before, s := a.h.truth.state, *x.State
+	if s.Phase != before.Phase {
+		a.h.trace("%s -> %s, version %d, goal %d %s", before.Phase, s.Phase, s.Version, s.Goal, s.Reason)
+	}
+	if s.Step != before.Step {
 		a.action++ // what was under way is superseded
 	}
-	a.saved = s
+	d.journal = must(s.Marshal())
+	a.checkDecided(before, s)
 	a.noteSaved(s)
 }
 
-// route opens or closes the way of callers to the software.
-func (a *agent) route() {
-	s := a.saved
-	up := a.live.ready && a.live.version == s.Running && s.Running != 0 && !s.Phase.Down()
-	if s.Phase == upgrade.Probing && !a.live.admitted {
-		up = false
-	}
-	a.h.soft.open = up && a.h.soft.running && a.h.soft.version == s.Running
-}
-
-// publish signs the host's record and tells it, if it says anything new.
-func (a *agent) publish() {
-	r := a.record()
-	if a.own.Seq != 0 && sameWord(r, a.own) {
-		return
-	}
-	r.Since = time.Unix(1_800_000_000, 0).Add(a.s.now + a.h.skew).UTC()
-	a.seq++
-	if f := &a.h.disk.floor; a.seq > f.recordSeq {
-		f.recordSeq = a.seq + seqBlock
-	}
-	r.Seq = a.seq
+// publish signs the host's record and passes it on.
+func (a *agent) publish(r view.Record) {
 	signed := must(view.Sign(a.h.key, r))
 	a.published(r, signed)
-	a.own = r
-	a.take([]view.Signed{signed})
-	a.noteDone(a.h.id)
+	a.note([]view.Signed{signed})
 	a.rumour(signed)
+	a.dirty = true
+	a.tell(node.Told{Record: signed})
 }
 
-// record is what the host says of itself now. Addresses, labels and the like,
-// by which nobody decides, are left out.
-func (a *agent) record() view.Record {
-	s := a.s.drv.Told(a.saved, a.machine.State())
-	return view.Record{
-		Node: a.h.id, Name: a.h.name, Class: a.h.class, Version: s.Claims(), Target: s.Goal,
-		Phase: string(s.Phase), Reason: s.Reason, Obeys: s.Obeys,
-		Ended: view.Ended{Release: s.EndedRelease, Count: s.EndedCount},
-		Held:  s.Phase == upgrade.Held,
+// early is what a node must not say yet.
+func (a *agent) early(s upgrade.State) view.Record {
+	r := a.h.truth.last
+	r.Node, r.Key, r.Name, r.Class = a.h.id, a.h.public(), a.h.name, a.h.class
+	r.Seq, r.Phase, r.Version, r.Obeys = r.Seq+1, s.Phase, s.Claims(), s.Obeys
+	return r
+}
+
+// check looks whether the node could go down.
+func (a *agent) check(c node.Check) {
+	long := 100 * time.Millisecond
+	if a.s.chance(0.2) {
+		long = 10 * time.Second // something is fetched again, or compiled
 	}
-}
-
-// sameWord reports whether two records of one host say the same.
-func sameWord(a, b view.Record) bool {
-	return a.Version == b.Version && a.Target == b.Target && a.Phase == b.Phase && a.Reason == b.Reason &&
-		a.Obeys == b.Obeys && a.Ended == b.Ended
+	a.after(a.s.between(time.Millisecond, long), func() {
+		problem := ""
+		if a.s.faulty && a.s.chance(0.02) {
+			problem = "the disk has no room"
+		}
+		a.tell(node.CheckEnded{Step: c.Step, Problem: problem})
+	})
 }
 
 // persistView keeps the view for the next start. It is a cache.
@@ -343,8 +299,8 @@ func (a *agent) persistView() {
 	}
 	a.dirty = false
 	var records []view.Signed
-	for r := range a.view.All() {
-		if s, ok := a.view.Signed(r.Node); ok {
+	for r := range a.node.View().All() {
+		if s, ok := a.node.View().Signed(r.Node); ok {
 			records = append(records, s)
 		}
 	}

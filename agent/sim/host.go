@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/store/bundle"
 )
@@ -23,6 +24,7 @@ type host struct {
 
 	disk disk
 	soft software
+	gate node.Gate // as the agent has it; it outlives the agent
 
 	agent *agent         // nil: none runs
 	boot  int            // rises with each agent's start and end: what an older one began is void
@@ -38,8 +40,6 @@ type host struct {
 type software struct {
 	running bool
 	version bundle.Version
-	// open is true while calls reach it. The route outlives the agent.
-	open bool
 }
 
 // illness is what goes wrong with one release on one host, so many times.
@@ -80,7 +80,7 @@ func (s *simulation) populate() {
 		var seed [ed25519.SeedSize]byte
 		binary.BigEndian.PutUint64(seed[:], uint64(i))
 		h := &host{s: s, i: i, name: fmt.Sprintf("n%d", i), class: classes[i%len(classes)], key: ed25519.NewKeyFromSeed(seed[:])}
-		h.id = bundle.NodeIDOf(h.key.Public().(ed25519.PublicKey))
+		h.id = bundle.NodeIDOf(h.public())
 		s.ids[h.id] = i
 		s.hosts = append(s.hosts, h)
 		if s.chance(0.2) {
@@ -92,7 +92,7 @@ func (s *simulation) populate() {
 			h.install(1, s.rng.IntN(50))
 			state := upgrade.State{Step: 10, Phase: upgrade.Current, Version: 1, Running: 1, Served: true}
 			h.disk.journal = must(state.Marshal())
-			h.disk.floor.raise(state)
+			h.disk.floor.Promises = h.disk.floor.Promises.Raised(state)
 			h.disk.current = 1
 			h.disk.sync()
 			h.truth.state = state
@@ -121,7 +121,7 @@ func (h *host) start() {
 		return
 	}
 	h.boot++
-	a := newAgent(h)
+	a := &agent{h: h, s: h.s}
 	h.agent = a
 	h.s.stats.Restarts++
 	a.restore()
@@ -136,7 +136,7 @@ func (h *host) start() {
 func (h *host) crash(power bool) {
 	if power {
 		h.trace("power loss")
-		h.soft = software{}
+		h.soft, h.gate = software{}, node.Gate{}
 		h.disk.powerLoss(h.s)
 	} else {
 		h.trace("agent killed")
@@ -173,10 +173,15 @@ func (h *host) ensure(v bundle.Version) {
 // stop ends the software.
 func (h *host) stop() { h.soft = software{} }
 
+// open reports whether callers reach the software.
+func (h *host) open() bool { return h.soft.running && h.gate.Open && h.gate.Version == h.soft.version }
+
+func (h *host) public() ed25519.PublicKey { return h.key.Public().(ed25519.PublicKey) }
+
 // call is a caller who writes. What is acknowledged must never be lost.
 func (h *host) call() {
 	h.s.after(h.s.between(callInterval/2, callInterval*3/2), h.call)
-	if h.soft.running && h.soft.open {
+	if h.open() {
 		h.disk.write(h.soft.version)
 		h.truth.acked++
 		h.s.stats.Calls++
@@ -188,10 +193,12 @@ func (h *host) die() {
 	if !h.soft.running {
 		return
 	}
-	h.trace("software %d dies", h.soft.version)
+	v := h.soft.version
+	h.trace("software %d dies", v)
 	h.soft = software{}
 	if h.agent != nil {
-		h.agent.softwareEnded()
+		h.agent.softwareEnded(v)
+		h.agent.flush()
 	}
 }
 

@@ -26,9 +26,6 @@ const (
 	rumourInterval  = 500 * time.Millisecond
 	persistInterval = 5 * time.Second
 	callInterval    = 2 * time.Second
-	retryLater      = 15 * time.Second
-	retryInstall    = 30 * time.Second
-	seqBlock        = 1024
 
 	// operatorInterval is how often the operator does something, on average.
 	operatorInterval = 12 * time.Second

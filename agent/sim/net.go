@@ -3,7 +3,7 @@ package sim
 import (
 	"time"
 
-	"moult/agent/upgrade"
+	"moult/agent/node"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
@@ -49,7 +49,9 @@ func (s *simulation) send(from, to *host, deliver func(*agent)) {
 		s.after(s.between(time.Millisecond, s.net.slowest), func() {
 			if a := to.agent; a != nil {
 				deliver(a)
-				a.decide()
+				if a.alive() {
+					a.flush()
+				}
 			}
 		})
 	}
@@ -66,39 +68,15 @@ func (s *simulation) somebody(not *host) *host {
 
 func (s *simulation) index(id bundle.NodeID) int { return s.ids[id] }
 
-// take merges records into the view, and returns whose have changed.
-func (a *agent) take(records []view.Signed) []bundle.NodeID {
-	if len(records) == 0 {
-		return nil
-	}
-	changed, err := a.s.drv.Merge(a.view, records)
-	a.dirty = a.dirty || len(changed) > 0
-	a.checkMerged(records, changed, err)
-	return changed
-}
-
 // deliver takes over the records that a peer sent.
 func (a *agent) deliver(records []view.Signed) {
-	for _, id := range a.take(records) {
-		if id == a.h.id {
-			a.outdone()
-		} else {
-			a.noteDone(id)
-		}
-	}
-}
-
-// outdone answers a record of this node that is newer than any that this agent
-// has signed: what it said then it goes on saying.
-func (a *agent) outdone() {
-	r, _ := a.view.Get(a.h.id)
-	if r.Seq < a.seq {
+	if len(records) == 0 {
 		return
 	}
-	a.seq, a.own = r.Seq, view.Record{}
-	a.step(upgrade.Reminded{Promises: upgrade.Promises{
-		Settled: r.Version, Obeys: r.Obeys, EndedRelease: r.Ended.Release, EndedCount: r.Ended.Count,
-	}})
+	changed, err := a.node.Merge(a.clock(), a.s.plant.Merge(records)...)
+	a.dirty = a.dirty || len(changed) > 0
+	a.checkMerged(records, changed, err)
+	a.flush()
 }
 
 // rumour tells the newest record of this host to some peer, in a while: what is
@@ -136,16 +114,16 @@ func (s *simulation) mangle(r view.Signed) []view.Signed {
 // connection: when either end dies, so does the exchange.
 func (a *agent) syncSomebody() {
 	peer := a.s.somebody(a.h)
-	hashes, timestamp := a.view.Buckets(), a.timestamp()
+	hashes, timestamp := a.node.View().Buckets(), a.timestamp()
 	from, boot := a.h, a.h.boot
 	a.s.send(from, peer, func(b *agent) {
-		answer := exchange{differ: view.DifferentBuckets(b.view.Buckets(), hashes)}
-		snapshot := b.view.Snapshot()
+		answer := exchange{differ: view.DifferentBuckets(b.node.View().Buckets(), hashes)}
+		snapshot := b.node.View().Snapshot()
 		for _, i := range answer.differ {
 			answer.stamps = append(answer.stamps, snapshot.Stamps(i))
 		}
 		if b.timestamp() > timestamp {
-			answer.set = b.h.disk.set
+			answer.set = b.set()
 		}
 		answer.peer, answer.boot, answer.timestamp = peer, peer.boot, b.timestamp()
 		a.s.send(peer, from, func(a *agent) {
@@ -168,9 +146,12 @@ type exchange struct {
 
 func (a *agent) answered(x exchange) {
 	a.offer(x.set)
+	if !a.alive() {
+		return
+	}
 	var push []view.Signed
 	var want []bundle.NodeID
-	snapshot := a.view.Snapshot()
+	snapshot := a.node.View().Snapshot()
 	for i, bucket := range x.differ {
 		send, lacks := snapshot.Missing(bucket, x.stamps[i])
 		push = append(push, send...)
@@ -178,10 +159,10 @@ func (a *agent) answered(x exchange) {
 	}
 	var newer *set
 	if a.timestamp() > x.timestamp {
-		newer = a.h.disk.set
+		newer = a.set()
 	}
 	if len(want) == 0 {
-		a.exchanged = true
+		a.synced()
 	}
 	if len(want)+len(push) == 0 && newer == nil {
 		return
@@ -196,7 +177,7 @@ func (a *agent) answered(x exchange) {
 			return
 		}
 		b.offer(newer)
-		snapshot := b.view.Snapshot()
+		snapshot := b.node.View().Snapshot()
 		var found []view.Signed
 		for _, id := range want {
 			if r, ok := snapshot.Signed(id); ok {
@@ -206,8 +187,16 @@ func (a *agent) answered(x exchange) {
 		b.s.send(b.h, from, func(a *agent) {
 			if from.boot == boot {
 				a.deliver(found)
-				a.exchanged = true
+				a.synced()
 			}
 		})
 	})
+}
+
+// synced notes that an exchange has ended.
+func (a *agent) synced() {
+	if !a.exchanged && a.alive() {
+		a.exchanged = true
+		a.tell(node.Synced{})
+	}
 }

@@ -1,10 +1,12 @@
 package sim
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
+	"moult/agent/node"
 	"moult/agent/schedule"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -22,6 +24,9 @@ type operator struct {
 	givenUp [nodes]bool
 }
 
+// never is when metadata expire that do not, by whichever clock.
+var never = epoch.Add(100 * 365 * 24 * time.Hour)
+
 // newest is the order in force of the newest release that has one; nil for none.
 func (o *operator) newest() *schedule.Order {
 	for v := maxRelease; v > 0; v-- {
@@ -34,13 +39,18 @@ func (o *operator) newest() *schedule.Order {
 
 // operate makes the releases and plans what the operator does.
 func (s *simulation) operate() {
-	s.operator.set = &set{timestamp: 1, head: 1}
+	first := &set{timestamp: 1, head: 1, expires: never}
 	for v := bundle.Version(1); v <= maxRelease; v++ {
 		s.manifests[v] = s.release(v)
+		s.manifests[v].Previous = first.manifests[v-1]
+		first.manifests[v] = bundle.Sum(must(json.Marshal(s.manifests[v])))
+		s.contents[first.manifests[v]] = s.manifests[v]
 	}
+	s.operator.set = s.publish(first)
 	for _, h := range s.hosts[:nodes-4] {
-		h.disk.set, h.disk.floor.timestamp = s.operator.set, 1
-		h.disk.known[1] = true
+		h.disk.set = first
+		h.disk.floor.Versions, h.disk.floor.Release = first.meta.Versions, 1
+		h.receive(first.documents()...)
 	}
 	second := s.between(2*time.Second, 20*time.Second)
 	s.after(second, s.inject)
@@ -92,10 +102,10 @@ func (s *simulation) inject() {
 	}
 	v := op.set.head + 1
 	var candidates []schedule.Candidate
-	for r := range p.agent.view.All() {
+	for r := range p.agent.node.View().All() {
 		candidates = append(candidates, schedule.Candidate{ID: r.Node, Class: r.Class, Reachable: s.hosts[s.index(r.Node)].agent != nil})
 	}
-	order := must(schedule.Instantiate(s.manifests[v], bundle.Sum(fmt.Append(nil, v)), op.newest(), candidates))
+	order := must(schedule.Instantiate(s.manifests[v], op.set.manifests[v], op.newest(), candidates))
 	s.sign(p, order, "inject")
 }
 
@@ -107,7 +117,7 @@ func (s *simulation) sign(p *host, order *schedule.Order, what string) {
 	next.timestamp++
 	next.head = max(next.head, order.Release)
 	next.orders[order.Release] = order
-	op.set = &next
+	op.set = s.publish(&next)
 	op.signed = append(op.signed, order)
 	s.stats.Orders++
 	s.trace("op", fmt.Sprintf("%s: release %d serial %d %s, metadata %d, by %s", what, order.Release, order.Serial, order.State, next.timestamp, p.name))
@@ -118,19 +128,9 @@ func (s *simulation) sign(p *host, order *schedule.Order, what string) {
 // handOver gives the newest metadata and documents to a peer.
 func (s *simulation) handOver(p *host) {
 	op := &s.operator
-	var known [maxRelease + 1]bool
-	for v := bundle.Version(1); v <= op.set.head; v++ {
-		known[v] = true
-	}
-	var orders []*schedule.Order
-	for _, o := range op.set.orders {
-		if o != nil {
-			orders = append(orders, o)
-		}
-	}
-	p.agent.receive(known, orders)
+	p.receive(op.set.documents()...)
+	p.agent.tell(node.LookAgain{})
 	p.agent.offer(op.set)
-	p.agent.decide()
 }
 
 // meddle lets the operator change the newest order now and then.
@@ -202,7 +202,7 @@ func (s *simulation) attend() {
 		s.handOver(p) // who was handed it may have lost it
 		return
 	}
-	for r := range p.agent.view.All() {
+	for r := range p.agent.node.View().All() {
 		if what, next := s.help(order, r); next != nil {
 			s.sign(p, next, what)
 			return // one at a time: the next look shows what came of it

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/store/bundle"
 )
@@ -17,12 +18,12 @@ func (a *agent) start(x upgrade.Action) {
 		return
 	}
 	a.action++
-	s := a.machine.State()
+	s := a.node.State()
 	switch x := x.(type) {
 	case upgrade.Fetch:
-		a.fetch(x)
+		a.stage(x)
 	case upgrade.Drain:
-		a.drain(s.Path, func() { a.step(upgrade.Drained{Step: x.Step}) })
+		a.drain(s.Path, func() { a.ended(upgrade.Drained{Step: x.Step}) })
 	case upgrade.Transform:
 		a.transform(x)
 	case upgrade.Launch:
@@ -33,7 +34,7 @@ func (a *agent) start(x upgrade.Action) {
 		a.probe(x)
 	case upgrade.Settle:
 		a.removeOldSlots(s.Running)
-		a.during(10*time.Millisecond, func() { a.step(upgrade.Recorded{Step: x.Step}) })
+		a.during(10*time.Millisecond, func() { a.ended(upgrade.Recorded{Step: x.Step}) })
 	case upgrade.Rollback:
 		a.rollBack(x, s.Path)
 	default:
@@ -55,11 +56,11 @@ func (a *agent) during(d time.Duration, do func()) {
 // a little while, for parts of actions.
 func (a *agent) little() time.Duration { return a.s.between(time.Millisecond, 100*time.Millisecond) }
 
+// ended answers an action.
+func (a *agent) ended(e upgrade.Event) { a.tell(node.ActionEnded{Answer: e}) }
+
 func (a *agent) failed(step uint64, reason string, later bool) {
-	if later {
-		a.notBefore = a.s.now + retryLater
-	}
-	a.step(upgrade.Failed{Step: step, Reason: reason, Later: later})
+	a.ended(upgrade.Failed{Step: step, Reason: reason, Later: later})
 }
 
 // keep keeps the software up: adopts or starts it, and starts it again when it
@@ -91,8 +92,8 @@ func (a *agent) keepUp(v bundle.Version) {
 }
 
 // softwareEnded is told by the supervisor that the software died by itself.
-func (a *agent) softwareEnded() {
-	a.live.ready = false
+func (a *agent) softwareEnded(v bundle.Version) {
+	a.tell(node.SoftwareDown{Version: v})
 	if v := a.keeps; v != 0 {
 		a.after(a.s.between(0, 2*time.Second), func() {
 			if a.keeps == v {
@@ -103,12 +104,9 @@ func (a *agent) softwareEnded() {
 }
 
 // open notes that the software answers.
-func (a *agent) open(v bundle.Version) {
-	a.live.version, a.live.ready = v, true
-	a.route()
-}
+func (a *agent) open(v bundle.Version) { a.tell(node.SoftwareUp{Version: v}) }
 
-func (a *agent) fetch(x upgrade.Fetch) {
+func (a *agent) stage(x upgrade.Fetch) {
 	a.during(a.s.between(50*time.Millisecond, 2*time.Second), func() {
 		for _, v := range x.Path {
 			if a.h.strikes("fetch", v) {
@@ -116,7 +114,7 @@ func (a *agent) fetch(x upgrade.Fetch) {
 				return
 			}
 		}
-		a.step(upgrade.Staged{Step: x.Step})
+		a.ended(upgrade.Staged{Step: x.Step})
 	})
 }
 
@@ -124,12 +122,11 @@ func (a *agent) fetch(x upgrade.Fetch) {
 // earlier attempt may have left.
 func (a *agent) drain(path []bundle.Version, then func()) {
 	a.keeps = 0
-	a.live.ready, a.live.admitted = false, false
-	a.route()
+	a.tell(node.SoftwareStops{})
 	a.during(a.s.between(10*time.Millisecond, 500*time.Millisecond), func() {
 		a.h.stop()
 		a.during(a.little(), func() {
-			for _, v := range a.s.drv.Stale(path) {
+			for _, v := range a.s.plant.Stale(path) {
 				a.h.disk.slots[v] = content{}
 			}
 			a.during(a.little(), func() {
@@ -153,7 +150,7 @@ func (a *agent) transform(x upgrade.Transform) {
 		a.name(x, content{form: x.To, whole: true})
 		return
 	}
-	into := a.s.drv.Into(x)
+	into := a.s.plant.Into(x)
 	if into != x.To {
 		d.slots[into].whole = false
 	}
@@ -180,7 +177,7 @@ func (a *agent) transform(x upgrade.Transform) {
 func (a *agent) name(x upgrade.Transform, made content) {
 	d := &a.h.disk
 	d.loose[x.To] = true
-	stages := a.s.drv.Publish
+	stages := a.s.plant.Publish
 	var next func(int)
 	next = func(i int) {
 		if i == len(stages) {
@@ -202,7 +199,7 @@ func (a *agent) name(x upgrade.Transform, made content) {
 
 func (a *agent) made(x upgrade.Transform) {
 	a.h.disk.sync()
-	a.step(upgrade.Transformed{Step: x.Step, To: x.To})
+	a.ended(upgrade.Transformed{Step: x.Step, To: x.To})
 }
 
 // launch starts the new software, or adopts it, and waits until it is ready.
@@ -216,7 +213,7 @@ func (a *agent) launch(x upgrade.Launch) {
 			a.failed(x.Step, fmt.Sprintf("version %d has ended", x.Version), false)
 		default:
 			a.open(x.Version)
-			a.step(upgrade.Ready{Step: x.Step})
+			a.ended(upgrade.Ready{Step: x.Step})
 		}
 	})
 }
@@ -233,9 +230,8 @@ func (a *agent) admit(x upgrade.Admit) {
 				return
 			}
 			a.open(x.Version)
-			a.live.admitted = true
-			a.route()
-			a.step(upgrade.Admitted{Step: x.Step})
+			a.tell(node.LetIn{})
+			a.ended(upgrade.Admitted{Step: x.Step})
 		})
 	})
 }
@@ -244,29 +240,29 @@ func (a *agent) probe(x upgrade.Probe) {
 	a.during(a.s.between(200*time.Millisecond, 2*time.Second), func() {
 		running := a.h.soft.running && a.h.soft.version == x.Version
 		if running && !a.h.strikes("probe", x.Version) {
-			a.step(upgrade.Healthy{Step: x.Step})
+			a.ended(upgrade.Healthy{Step: x.Step})
 			return
 		}
-		if a.s.drv.GiveUp(a.machine.State()) {
+		if a.s.plant.GiveUp {
 			a.forgetAdmission()
 		}
 		a.failed(x.Step, fmt.Sprintf("version %d did not stay healthy", x.Version), false)
 	})
 }
 
-// forgetAdmission is what must not be done: it makes the machine believe that
-// no callers were let in yet, so that it goes back to the slot before.
+// forgetAdmission is what must not be done: it makes a node that believes that no
+// callers were let in yet, so that it goes back to the slot before.
 func (a *agent) forgetAdmission() {
-	s := a.machine.State()
+	s := a.node.State()
 	for s.Running--; a.h.disk.slots[s.Running] == (content{}); s.Running-- {
 		if s.Running == 0 {
 			return // it was installed: there is no slot before
 		}
 	}
 	s.Phase = upgrade.Starting
-	a.machine = must(upgrade.New(s))
-	a.machine.Advance()
-	a.save(s)
+	a.save(node.Save{State: &s})
+	a.node = must(node.New(a.config(), a.h.memory(), a.clock()))
+	a.node.Advance(a.node.Ready())
 }
 
 // rollBack stops the new software and brings back the old. It insists: the
@@ -274,7 +270,7 @@ func (a *agent) forgetAdmission() {
 func (a *agent) rollBack(x upgrade.Rollback, path []bundle.Version) {
 	a.drain(path, func() {
 		if x.To == 0 {
-			a.step(upgrade.RolledBack{Step: x.Step})
+			a.ended(upgrade.RolledBack{Step: x.Step})
 			return
 		}
 		a.h.ensure(x.To)
@@ -284,7 +280,7 @@ func (a *agent) rollBack(x upgrade.Rollback, path []bundle.Version) {
 				return
 			}
 			a.open(x.To)
-			a.step(upgrade.RolledBack{Step: x.Step})
+			a.ended(upgrade.RolledBack{Step: x.Step})
 		})
 	})
 }

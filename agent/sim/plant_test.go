@@ -5,40 +5,37 @@ import (
 	"slices"
 	"testing"
 
+	"moult/agent/node"
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
-// plants are drivers with one fault each, and the check that finds it first.
+// plants have one fault each, and the check that finds it first.
 var plants = []struct {
 	name  string
 	check string
-	d     Driver
+	p     Plant
 }{
-	{"rank off by one", "P4", Driver{Decide: rankOffByOne}},
-	{"a node of which nothing is known counts as done", "P9", Driver{Decide: absenceIsEvidence}},
-	{"nodes that may be down under an earlier order do not count", "P4", Driver{Decide: ignorePrevious}},
-	{"what a node works towards counts as what it has reached", "P4", Driver{Decide: targetIsVersion}},
-	{"records are published before they are durable", "P7", Driver{
-		CarryOut: []Stage{StagePublish, StageSave, StageAct},
-		Told:     func(_, now upgrade.State) upgrade.State { return now },
+	{"rank off by one", "P4", Plant{Rules: node.Rules{Decide: rankOffByOne}}},
+	{"a node of which nothing is known counts as done", "P9", Plant{Rules: node.Rules{Decide: absenceIsEvidence}}},
+	{"nodes that may be down under an earlier order do not count", "P4", Plant{Rules: node.Rules{Decide: ignorePrevious}}},
+	{"what a node works towards counts as what it has reached", "P4", Plant{Rules: node.Rules{Decide: targetIsVersion}}},
+	{"records are published before they are durable", "P7", Plant{Early: true}},
+	{"actions start before the state is durable", "P7", Plant{CarryOut: []Stage{StageGate, StageAct, StageSave, StageTell}}},
+	{"a crash forgets the ended attempts", "P7", Plant{Memory: forgetEnded}},
+	{"a crash forgets the promise to obey only later orders", "P7", Plant{Memory: forgetObeys}},
+	{"older metadata take the place of newer", "P2", Plant{
+		Event: alwaysNewer, Rules: node.Rules{Successor: func(_, _ *schedule.Order) error { return nil }},
 	}},
-	{"actions start before the state is durable", "P7", Driver{CarryOut: []Stage{StageAct, StageSave, StagePublish}}},
-	{"a crash forgets the ended attempts", "P7", Driver{Restored: forgetEnded}},
-	{"a crash forgets the promise to obey only later orders", "P7", Driver{Restored: forgetObeys}},
-	{"older metadata take the place of newer", "P2", Driver{
-		Newer:     func(int64, int64) bool { return true },
-		Successor: func(_, _ *schedule.Order) error { return nil },
-	}},
-	{"it decides before its first exchange", "P9", Driver{Synced: func(bool) bool { return true }}},
-	{"a view takes only the first record of several", "P8", Driver{Merge: mergeFirst}},
-	{"the slot of a failed attempt is used again", "P6", Driver{Stale: func([]bundle.Version) []bundle.Version { return nil }}},
-	{"a transform works on the old slot", "P5", Driver{Into: func(x upgrade.Transform) bundle.Version { return x.From }}},
-	{"a slot gets its name before its files are synced", "P5", Driver{Publish: []Stage{StageRename, StageSyncFolder, StageSyncTree}}},
-	{"it goes back after callers were admitted", "P6", Driver{GiveUp: func(upgrade.State) bool { return true }}},
-	{"newer metadata are never taken", CheckLiveness, Driver{Newer: func(have, _ int64) bool { return have == 0 }}},
+	{"it decides before its first exchange", "P9", Plant{Event: syncedAtOnce}},
+	{"a view takes only the first record of several", "P8", Plant{Merge: func(rs []view.Signed) []view.Signed { return rs[:1] }}},
+	{"the slot of a failed attempt is used again", "P6", Plant{Stale: func([]bundle.Version) []bundle.Version { return nil }}},
+	{"a transform works on the old slot", "P5", Plant{Into: func(x upgrade.Transform) bundle.Version { return x.From }}},
+	{"a slot gets its name before its files are synced", "P5", Plant{Publish: []Stage{StageRename, StageSyncFolder, StageSyncTree}}},
+	{"it goes back after callers were admitted", "P6", Plant{GiveUp: true}},
+	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
 
 // withinSeeds is how many seeds a planted bug may survive.
@@ -51,7 +48,7 @@ func TestPlanted(t *testing.T) {
 	}
 	for _, p := range plants {
 		t.Run(p.name, func(t *testing.T) {
-			for r := range runAll(withinSeeds, p.d, p.check) {
+			for r := range runAll(withinSeeds, p.p, p.check) {
 				if r.Violation == nil {
 					continue
 				}
@@ -115,16 +112,39 @@ func targetIsVersion(in schedule.Input) schedule.Decision {
 	return schedule.Decide(in)
 }
 
-func forgetEnded(s upgrade.State) upgrade.State {
-	s.EndedRelease, s.EndedCount = 0, 0
-	return s
+func forgetEnded(m node.Memory) node.Memory {
+	if m.State != nil {
+		m.State.EndedRelease, m.State.EndedCount = 0, 0
+	}
+	return m
 }
 
-func forgetObeys(s upgrade.State) upgrade.State {
-	s.Obeys = 0
-	return s
+func forgetObeys(m node.Memory) node.Memory {
+	if m.State != nil {
+		m.State.Obeys = 0
+	}
+	return m
 }
 
-func mergeFirst(v *view.View, records []view.Signed) ([]bundle.NodeID, error) {
-	return v.Merge(records[:1]...)
+// alwaysNewer gives all metadata a greater number than those in force have.
+func alwaysNewer(n *node.Node, e node.Event) node.Event {
+	if x, ok := e.(node.MetadataVerified); ok && x.Digest != n.Metadata().Digest {
+		x.Timestamp = n.Metadata().Timestamp + 1
+		return x
+	}
+	return e
+}
+
+func neverNewer(n *node.Node, e node.Event) node.Event {
+	if _, ok := e.(node.MetadataVerified); ok && n.Metadata().Timestamp > 0 {
+		return nil
+	}
+	return e
+}
+
+func syncedAtOnce(_ *node.Node, e node.Event) node.Event {
+	if _, ok := e.(node.Tick); ok {
+		return node.Synced{}
+	}
+	return e
 }

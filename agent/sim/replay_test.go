@@ -2,17 +2,21 @@ package sim
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
+
+	"moult/agent/node"
 )
 
 // TestReplay shows that a seed says it all: two runs are equal event by event,
 // also where a promise is broken, and another seed is another run.
 func TestReplay(t *testing.T) {
 	other := Run(Config{Seed: 3}).Hash
+	broken := planted(t)
 	for name, cfg := range map[string]Config{
 		"sound":  {Seed: 4},
-		"broken": {Seed: 1, Driver: Driver{Decide: rankOffByOne}},
+		"broken": {Seed: broken.Seed, Plant: offByOne, Only: "P4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var first, second bytes.Buffer
@@ -36,14 +40,25 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+var offByOne = Plant{Rules: node.Rules{Decide: rankOffByOne}}
+
+// planted returns a run that a planted bug has broken.
+func planted(t *testing.T) Result {
+	t.Helper()
+	for r := range runAll(withinSeeds, offByOne, "P4") {
+		if r.Violation != nil {
+			return r
+		}
+	}
+	t.Fatal("the planted bug was not found")
+	return Result{}
+}
+
 // TestFailureTellsHowToReplay shows what a failure prints.
 func TestFailureTellsHowToReplay(t *testing.T) {
-	r := Run(Config{Seed: 1, Driver: Driver{Decide: rankOffByOne}})
-	if r.Violation == nil {
-		t.Fatal("the planted bug was not found")
-	}
-	text := r.String()
-	for _, want := range []string{"seed 1: P4 at ", "the last events:\n", " -> draining", "-seed 1 -v"} {
+	r := planted(t)
+	text, seed := r.String(), fmt.Sprint("seed ", r.Seed)
+	for _, want := range []string{seed + ": P4 at ", "the last events:\n", " -> draining", "-" + seed + " -v"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in:\n%s", want, text)
 		}

@@ -10,15 +10,16 @@ import (
 	"strings"
 	"time"
 
+	"moult/agent/schedule"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
-// Config says what to run. A run is a function of its Seed and its Driver.
+// Config says what to run. A run is a function of its Seed and its Plant.
 type Config struct {
 	Seed uint64
-	// Driver has the planted bugs, if any: a nil field is the truth.
-	Driver Driver
+	// Plant has the planted bug, if any.
+	Plant Plant
 	// Only, if not empty, names the one check that may end the run: others
 	// see what a planted bug does as well.
 	Only string
@@ -30,7 +31,7 @@ type Config struct {
 type Result struct {
 	Seed uint64
 	// Hash is that of all events and of the trace: equal for two runs of one
-	// seed and driver.
+	// seed and plant.
 	Hash uint64
 	// Steps counts events, Elapsed is virtual time.
 	Steps   int
@@ -60,6 +61,7 @@ func (v *Violation) Error() string { return fmt.Sprintf("%s at %v: %s", v.Check,
 type Stats struct {
 	Crashes, Restarts, Databases, Cuts, Lost, Corrupted int
 	Orders, WentDown, Settled, Held, RolledBack         int
+	Refused, Frozen                                     int
 	Calls                                               int
 }
 
@@ -76,8 +78,9 @@ func (r Result) String() string {
 func Run(cfg Config) Result {
 	s := &simulation{
 		rng: rand.New(rand.NewPCG(cfg.Seed, 0)), checkRNG: rand.New(rand.NewPCG(cfg.Seed, 1)),
-		drv: cfg.Driver.complete(), only: cfg.Only, hash: fnv.New64a(), out: cfg.Trace,
+		plant: cfg.Plant.complete(), only: cfg.Only, hash: fnv.New64a(), out: cfg.Trace,
 		faulty: true, views: map[uint64]uint64{}, written: map[view.Signed]word{}, ids: map[bundle.NodeID]int{},
+		contents: map[bundle.Digest]*bundle.Manifest{}, orders: map[bundle.Digest]*schedule.Order{}, sets: map[bundle.Digest]*set{},
 	}
 	s.populate()
 	s.operate()
@@ -106,7 +109,7 @@ func Run(cfg Config) Result {
 type simulation struct {
 	rng      *rand.Rand
 	checkRNG *rand.Rand // apart, so that a check changes nothing
-	drv      Driver
+	plant    Plant
 
 	now   time.Duration
 	queue queue
@@ -117,9 +120,13 @@ type simulation struct {
 	ids       map[bundle.NodeID]int // index into hosts
 	manifests [maxRelease + 1]*bundle.Manifest
 	operator  operator
-	net       network
-	crashes   float64 // chance of a crash at each crash point
-	faulty    bool    // faults are being injected
+	// What a digest is that of.
+	contents map[bundle.Digest]*bundle.Manifest
+	orders   map[bundle.Digest]*schedule.Order
+	sets     map[bundle.Digest]*set
+	net      network
+	crashes  float64 // chance of a crash at each crash point
+	faulty   bool    // faults are being injected
 
 	hash   hash.Hash64
 	out    io.Writer

@@ -36,7 +36,7 @@ func TestSeeds(t *testing.T) {
 	}
 	begin := time.Now()
 	var sum Result
-	for r := range runAll(n, Driver{}, "") {
+	for r := range runAll(n, Plant{}, "") {
 		if r.Violation != nil {
 			t.Error(r)
 		}
@@ -57,7 +57,7 @@ func checkWorth(t *testing.T, s Stats) {
 	for name, n := range map[string]int{
 		"crashes": s.Crashes, "databases lost": s.Databases, "partitions": s.Cuts, "messages lost": s.Lost,
 		"records mangled": s.Corrupted, "orders": s.Orders, "nodes down": s.WentDown, "nodes settled": s.Settled,
-		"nodes held": s.Held, "nodes rolled back": s.RolledBack, "calls": s.Calls,
+		"nodes held": s.Held, "saves refused": s.Refused, "nodes rolled back": s.RolledBack, "calls": s.Calls,
 	} {
 		if n == 0 {
 			t.Errorf("no %s in all runs", name)
@@ -67,7 +67,7 @@ func checkWorth(t *testing.T, s Stats) {
 
 // runAll yields the results of seeds 0 to n-1, in that order. Each simulation
 // has one goroutine; some run beside each other.
-func runAll(n int, d Driver, only string) func(yield func(Result) bool) {
+func runAll(n int, p Plant, only string) func(yield func(Result) bool) {
 	return func(yield func(Result) bool) {
 		results := make([]chan Result, n)
 		for i := range results {
@@ -80,7 +80,7 @@ func runAll(n int, d Driver, only string) func(yield func(Result) bool) {
 		for range runtime.GOMAXPROCS(0) {
 			workers.Go(func() {
 				for i := range next {
-					results[i] <- Run(Config{Seed: uint64(i), Driver: d, Only: only})
+					results[i] <- Run(Config{Seed: uint64(i), Plant: p, Only: only})
 				}
 			})
 		}
@@ -113,7 +113,7 @@ func (r *Result) add(o Result) {
 	}{
 		{&a.Crashes, b.Crashes}, {&a.Restarts, b.Restarts}, {&a.Databases, b.Databases}, {&a.Cuts, b.Cuts},
 		{&a.Lost, b.Lost}, {&a.Corrupted, b.Corrupted}, {&a.Orders, b.Orders}, {&a.WentDown, b.WentDown},
-		{&a.Settled, b.Settled}, {&a.Held, b.Held}, {&a.RolledBack, b.RolledBack}, {&a.Calls, b.Calls},
+		{&a.Settled, b.Settled}, {&a.Held, b.Held}, {&a.Refused, b.Refused}, {&a.Frozen, b.Frozen}, {&a.RolledBack, b.RolledBack}, {&a.Calls, b.Calls},
 	} {
 		*p.sum += p.n
 	}

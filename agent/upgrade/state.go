@@ -6,41 +6,26 @@ import (
 	"fmt"
 	"slices"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
-// Phase is where a node is on its way to a release. The words are those that
-// status records and people see.
-type Phase string
+// Phase is where a node is on its way to a release.
+type Phase = view.Phase
 
-// The phases, in the order of a successful upgrade; the last two are the way back.
+// The phases, as package view has them.
 const (
-	Current      Phase = "current"
-	Fetching     Phase = "fetching"
-	Waiting      Phase = "waiting"
-	Draining     Phase = "draining"
-	Transforming Phase = "transforming"
-	Starting     Phase = "starting"
-	Probing      Phase = "probing"
-	Settled      Phase = "settled"
-	RollingBack  Phase = "rolling back"
-	Held         Phase = "held"
+	Current      = view.Current
+	Fetching     = view.Fetching
+	Waiting      = view.Waiting
+	Draining     = view.Draining
+	Transforming = view.Transforming
+	Starting     = view.Starting
+	Probing      = view.Probing
+	Settled      = view.Settled
+	RollingBack  = view.RollingBack
+	Held         = view.Held
 )
-
-// Phases lists every phase.
-func Phases() []Phase {
-	return []Phase{Current, Fetching, Waiting, Draining, Transforming, Starting, Probing, Settled, RollingBack, Held}
-}
-
-// Down reports whether a node in this phase is voluntarily out of service:
-// its callers are held.
-func (p Phase) Down() bool {
-	switch p {
-	case Draining, Transforming, Starting, RollingBack:
-		return true
-	}
-	return false
-}
 
 // State is all that the machine must remember. It is a value: the driver saves
 // it whole, as JSON, and gives it back to New.
@@ -105,7 +90,7 @@ func (s State) Software() bundle.Version {
 
 // Validate reports a state that no machine could have saved.
 func (s State) Validate() error {
-	if !slices.Contains(Phases(), s.Phase) {
+	if !slices.Contains(view.Phases(), s.Phase) {
 		return fmt.Errorf("upgrade state: unknown phase %q", s.Phase)
 	}
 	if s.Done < 0 || s.Done > len(s.Path) {
@@ -175,6 +160,18 @@ type Promises struct {
 	Obeys        bundle.Version
 	EndedRelease bundle.Version
 	EndedCount   int
+}
+
+// Raised adds what a state promises. Nothing in it goes down.
+func (p Promises) Raised(s State) Promises {
+	p.Settled, p.Obeys = max(p.Settled, s.Claims()), max(p.Obeys, s.Obeys)
+	if s.EndedRelease > p.EndedRelease {
+		p.EndedRelease, p.EndedCount = s.EndedRelease, 0
+	}
+	if s.EndedRelease == p.EndedRelease {
+		p.EndedCount = max(p.EndedCount, s.EndedCount)
+	}
+	return p
 }
 
 // ErrGap is returned by PathTo where a release between is not known.

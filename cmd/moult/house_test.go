@@ -46,6 +46,7 @@ var floors = map[string]int{
 	"simlayer/relay":        2,
 	"agent/schedule":        2,
 	"agent/upgrade":         2,
+	"agent/node":            3,
 	"store":                 3,
 	"store/artifact":        3,
 	"gossip":                3,
@@ -81,7 +82,7 @@ var floors = map[string]int{
 // pure lists packages that decide: no clock of their own, no network, no
 // disk, no goroutines' helpers. What they need to know comes in as values. What they
 // may not do, imports apart, is in house_pure_test.go.
-var pure = []string{"gossip/view", "agent/schedule", "agent/upgrade", "simlayer/so/jq", "simlayer/relay"}
+var pure = []string{"gossip/view", "agent/schedule", "agent/upgrade", "agent/node", "simlayer/so/jq", "simlayer/relay"}
 
 // impure lists what a pure package may not import, each with its reason.
 var impure = map[string]string{

@@ -36,8 +36,8 @@ type Record struct {
 	// node works towards, 0 for nothing.
 	Version bundle.Version `json:"version,omitempty"`
 	Target  bundle.Version `json:"target,omitempty"`
-	// Phase is a word of package upgrade. Unknown words are not errors.
-	Phase string `json:"phase"`
+	// Phase is where the node is on its way to a release. Unknown words are not errors.
+	Phase Phase `json:"phase"`
 	// Progress is how much of the phase is done, 0 to 1.
 	Progress float64 `json:"progress,omitempty"`
 	// Reason says why the node waits or is held, for people.
@@ -92,16 +92,6 @@ type Heads struct {
 	Head      bundle.Version `json:"head"`
 }
 
-// Down reports whether the node says that it is voluntarily out of service:
-// its callers are held. The words are those of package upgrade.
-func (r Record) Down() bool {
-	switch r.Phase {
-	case "draining", "transforming", "starting", "rolling back":
-		return true
-	}
-	return false
-}
-
 var (
 	namePattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*$`)
 	wordPattern     = regexp.MustCompile(`^[a-z][a-z0-9 -]*$`)
@@ -124,7 +114,7 @@ func (r Record) Validate() error {
 	c.version("ended.release", r.Ended.Release)
 	c.fail(r.Ended.Count < 0 || r.Ended.Count > MaxAttempts, "ended.count", "%d, want 0 to %d", r.Ended.Count, MaxAttempts)
 	c.fail((r.Ended.Count == 0) != (r.Ended.Release == 0), "ended", "%d attempts at release %d", r.Ended.Count, r.Ended.Release)
-	c.word("phase", r.Phase)
+	c.word("phase", string(r.Phase))
 	c.fail(!(r.Progress >= 0 && r.Progress <= 1), "progress", "%v, want 0 to 1", r.Progress)
 	c.text("reason", r.Reason, MaxReasonBytes)
 	c.fail(r.Since.Location() != time.UTC || r.Since.Year() > 9999, "since", "%v, want a time in UTC before the year 10000", r.Since)

@@ -82,7 +82,7 @@ func checkJump(mine *Verified, others []*Verified) error {
 	var foreign []*Verified
 	for _, v := range others {
 		if byKeysInForce(root, v) {
-			known = known.max(v.versions)
+			known = known.Max(v.versions)
 		} else {
 			foreign = append(foreign, v)
 		}

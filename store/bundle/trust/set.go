@@ -128,8 +128,8 @@ type Versions struct {
 	Operator  int64 `json:"operator"`
 }
 
-// check reports ErrRollback when a version of v lies below the floor's.
-func (v Versions) check(floor Versions) error {
+// Check reports ErrRollback when a version of v lies below the floor's.
+func (v Versions) Check(floor Versions) error {
 	for _, r := range []struct {
 		name      string
 		got, want int64
@@ -147,8 +147,8 @@ func (v Versions) check(floor Versions) error {
 	return nil
 }
 
-// max returns the greater version of each file.
-func (v Versions) max(w Versions) Versions {
+// Max returns the greater version of each file.
+func (v Versions) Max(w Versions) Versions {
 	return Versions{
 		Root: max(v.Root, w.Root), Timestamp: max(v.Timestamp, w.Timestamp), Snapshot: max(v.Snapshot, w.Snapshot),
 		Targets: max(v.Targets, w.Targets), Operator: max(v.Operator, w.Operator),

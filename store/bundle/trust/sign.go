@@ -69,7 +69,7 @@ func (f *Folder) sign(d draft) (*Verified, error) {
 	}
 	var above Versions
 	for _, v := range d.over {
-		above = above.max(v.versions)
+		above = above.Max(v.versions)
 	}
 	set := Set{Roots: d.roots, Targets: d.targets, Operator: d.operator}
 	if set.Snapshot, err = f.signSnapshot(set, above.Snapshot+1, key); err != nil {

@@ -50,13 +50,13 @@ func (v *Verified) Expired(now time.Time) bool { return now.After(v.expires) }
 
 // CheckFloor reports ErrRollback when v lies below versions that the peer has
 // seen before, as its durable floor remembers them.
-func (v *Verified) CheckFloor(floor Versions) error { return v.versions.check(floor) }
+func (v *Verified) CheckFloor(floor Versions) error { return v.versions.Check(floor) }
 
 // succeeds reports why next must not replace prev, as ErrRollback or, where the
 // two chains of roots part, as ErrUntrusted. It is the rollback rule of the TUF
 // specification (5.4.3, 5.5.5), and that documents are never taken back.
 func succeeds(prev, next *Verified) error {
-	if err := next.versions.check(prev.versions); err != nil {
+	if err := next.versions.Check(prev.versions); err != nil {
 		return err
 	}
 	for i, r := range prev.set.Roots {

@@ -1,0 +1,280 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strconv"
+	"time"
+
+	"moult/agent/node"
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store"
+	"moult/store/bundle"
+	"moult/transforms"
+)
+
+// step tells the node what has happened; what follows is done by flush.
+func (a *Agent) step(e node.Event) { a.node.Step(time.Now(), e) }
+
+// settle does all that follows from what has happened, until nothing does.
+func (a *Agent) settle() {
+	a.flush()
+	if a.broken != nil {
+		return
+	}
+	a.route()
+	a.step(node.Addresses{Addr: a.ring.Addr(), Services: a.addresses()})
+	a.flush()
+	if a.viewNews {
+		a.viewNews = false
+		a.list(a.node.View().Snapshot())
+	}
+}
+
+// flush carries out what the node wants, until that is nothing.
+func (a *Agent) flush() {
+	for a.broken == nil {
+		r := a.node.Ready()
+		if r.Empty() {
+			return
+		}
+		if a.saveFirst(r.Save) {
+			a.carryOut(r)
+		}
+	}
+}
+
+// saveFirst makes durable what must be before anything else is done. It reports
+// whether it is.
+func (a *Agent) saveFirst(s *node.Save) bool {
+	if s == nil {
+		return true
+	}
+	trusted, err := a.keepSets(*s)
+	fatal := err == nil && s.State != nil
+	if err == nil {
+		err = a.save(*s, trusted)
+	}
+	switch {
+	case err == nil:
+		return true
+	case !fatal || errors.Is(err, store.ErrNoSpace):
+		a.log.Error("the journal waits for space on the disk", "err", err)
+		a.node.Refused("the disk is full: " + err.Error())
+	default:
+		a.broken = err // what is on disk is what the next agent goes on from
+	}
+	return false
+}
+
+// carryOut does what a Ready says, once its Save is durable.
+func (a *Agent) carryOut(r node.Ready) {
+	for _, text := range r.Raised {
+		a.log.Error("alarm", "text", text)
+	}
+	if r.Save != nil && r.Save.State != nil {
+		a.noteSaved(*r.Save.State)
+	}
+	if r.Gate != nil {
+		a.route()
+	}
+	var answers []node.Event
+	if r.Tell != nil {
+		answers = append(answers, a.publish(*r.Tell)...)
+	}
+	for _, action := range r.Actions {
+		a.start(action)
+	}
+	for _, doc := range r.Read {
+		answers = append(answers, a.read(doc))
+	}
+	a.fetchDocuments(r.Fetch)
+	if r.Check != nil {
+		a.check(*r.Check)
+	}
+	a.node.Advance(r)
+	for _, e := range answers {
+		a.step(e)
+	}
+}
+
+// keepSets keeps the sets that a Save names as blobs: they may be too long for
+// documents. It returns the digest of each blob by its key.
+func (a *Agent) keepSets(s node.Save) (map[string]bundle.Digest, error) {
+	trusted := map[string]bundle.Digest{}
+	for key, digest := range map[string]bundle.Digest{keySet: s.Metadata, keyEvidence: s.Evidence} {
+		if digest.IsZero() {
+			continue
+		}
+		raw, err := a.sets[digest].Set().Marshal()
+		if err != nil {
+			return nil, err
+		}
+		ref, err := a.depot.PutBlob(raw)
+		if err != nil {
+			return nil, err
+		}
+		trusted[key] = ref.Digest
+	}
+	return trusted, nil
+}
+
+// save makes a Save durable: all of it or nothing.
+func (a *Agent) save(s node.Save, trusted map[string]bundle.Digest) error {
+	if s.State == nil && len(trusted)+len(s.Frozen)+len(s.Bound) == 0 {
+		return a.store.Raise(func(f *store.Floor) { raise(f, s.Floor) })
+	}
+	return a.store.Update(func(tx *store.Tx) error {
+		return errors.Join(
+			putState(tx, s.State),
+			putDigests(tx, bucketTrust, trusted),
+			putDigests(tx, bucketFrozen, byKey(s.Frozen)),
+			putDigests(tx, bucketOrders, byKey(s.Bound)),
+			appendTrust(tx, s.Metadata),
+			tx.Raise(func(f *store.Floor) { raise(f, s.Floor) }),
+		)
+	})
+}
+
+func putState(tx *store.Tx, s *upgrade.State) error {
+	if s == nil {
+		return nil
+	}
+	data, err := s.Marshal()
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Append(journalUpgrade, data); err != nil {
+		return err
+	}
+	return tx.Put(bucketMachine, keyState, data)
+}
+
+func appendTrust(tx *store.Tx, digest bundle.Digest) error {
+	if digest.IsZero() {
+		return nil
+	}
+	_, err := tx.Append(journalTrust, []byte(digest.String()))
+	return err
+}
+
+func putDigests(tx *store.Tx, bucket string, digests map[string]bundle.Digest) error {
+	for key, d := range digests {
+		if err := tx.Put(bucket, key, []byte(d.String())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func byKey(digests map[bundle.Version]bundle.Digest) map[string]bundle.Digest {
+	m := map[string]bundle.Digest{}
+	for v, d := range digests {
+		m[strconv.FormatUint(uint64(v), 10)] = d
+	}
+	return m
+}
+
+// raise puts into the floor what must survive even the loss of the database.
+func raise(f *store.Floor, by *node.Floor) {
+	if by == nil {
+		return
+	}
+	f.Release, f.Root, f.Timestamp = by.Release, by.Root, by.Timestamp
+	f.Snapshot, f.Targets, f.Operator = by.Snapshot, by.Targets, by.Operator
+	f.Settled, f.Obeys = by.Promises.Settled, by.Promises.Obeys
+	f.EndedRelease, f.EndedCount = by.Promises.EndedRelease, by.Promises.EndedCount
+	f.RecordSeq = by.Numbers
+}
+
+// noteSaved goes on from a state that has just become durable.
+func (a *Agent) noteSaved(s upgrade.State) {
+	if before := a.saved; s.Phase != before.Phase {
+		a.log.Info("phase", "from", before.Phase, "to", s.Phase, "version", s.Version, "goal", s.Goal, "reason", s.Reason)
+	}
+	if s.Step != a.saved.Step && a.cancel != nil {
+		a.cancel()
+	}
+	a.saved = s
+	a.fail.reach(s.Phase, "saved")
+	a.route()
+}
+
+// publish signs this node's record and passes it on.
+func (a *Agent) publish(r view.Record) []node.Event {
+	signed, err := view.Sign(a.key, r)
+	if err != nil {
+		a.log.Error("status not published", "err", err)
+		return nil
+	}
+	if a.ring != nil {
+		a.ring.Rumour(signed)
+	}
+	a.dirty[a.id], a.viewNews = true, true
+	return []node.Event{node.Told{Record: signed}}
+}
+
+// addresses says where the services are reached.
+func (a *Agent) addresses() map[string]view.ServiceAddr {
+	all := map[string]view.ServiceAddr{}
+	for name, addr := range a.layer.Addresses() {
+		all[name] = view.ServiceAddr{
+			Public: addr.Public, Versions: maps.Clone(addr.Versions),
+			Attach: a.wayOf(name).Kind, Egress: a.ways.Egress.Kind, Protocol: a.protocolOf(name),
+		}
+	}
+	return all
+}
+
+// check looks, beside the loop, whether the software is whole and the disk has
+// room for the new slots: what can fail should fail while the node serves, and what
+// takes time be done.
+func (a *Agent) check(c node.Check) {
+	old := a.slots.Path(c.Running)
+	a.spawn(func() {
+		ctx, cancel := a.untilStopped()
+		defer cancel()
+		err := a.fetchPath(ctx, c.Path) // fetches again what the disk has lost
+		if err == nil {
+			err = a.spaceFor(old, c.Path)
+		}
+		ended := node.CheckEnded{Step: c.Step}
+		if err != nil {
+			ended.Problem = err.Error()
+		} else {
+			a.compileAhead(ctx, c.Path)
+		}
+		a.post(func() { a.step(ended) })
+	})
+}
+
+// spaceFor checks that the disk has room for slots like the old one, one for each
+// version of a path.
+func (a *Agent) spaceFor(old string, path []bundle.Version) error {
+	var given []string
+	for _, v := range path {
+		if state := a.slots.Objects().FutureState(v); state != "" {
+			given = append(given, state)
+		}
+	}
+	need, err := transforms.NeedBytes(old, given...)
+	if err != nil {
+		return err
+	}
+	return a.store.CheckSpace(need*int64(len(path)) + spareDisk)
+}
+
+// untilStopped returns a context that ends with the loop.
+func (a *Agent) untilStopped() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		select {
+		case <-a.stopped:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}

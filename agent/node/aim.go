@@ -1,0 +1,101 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+
+	"moult/agent/schedule"
+	"moult/agent/upgrade"
+	"moult/store/bundle"
+)
+
+// aim tells the machine which release to work towards.
+func (n *Node) aim() {
+	s := n.machine.State()
+	if !n.mayAim(s) {
+		return // peers must first bring back what was known
+	}
+	event, err := upgrade.Aim(s, n.offers())
+	text := ""
+	switch {
+	case errors.Is(err, upgrade.ErrGap) && n.MissingDocuments() > 0:
+	case errors.Is(err, upgrade.ErrFrozen):
+		text = fmt.Sprintf("no way to the newest release: %v", err)
+	case err != nil:
+		text = fmt.Sprintf("no way to the newest release: %v; a peer that has the missing release, or its bundle, would help", err)
+	case event == nil:
+	case !s.Served && n.expired():
+		// Nothing new starts on expired metadata; what is there begins as it is.
+	default:
+		n.step(event)
+	}
+	n.alarm(causeWay, text)
+}
+
+// mayAim reports whether there is enough known to choose a release. A node that has
+// never served waits until it has heard the ring, or has waited for it long enough.
+func (n *Node) mayAim(s upgrade.State) bool {
+	heard := n.synced && !n.docs.rounds.fetching || n.now.Sub(n.started) > n.cfg.FirstSync
+	return (s.Served || heard) && !n.BelowFloor()
+}
+
+// offers lists what is known of every release whose manifest is here.
+func (n *Node) offers() []upgrade.Offer {
+	offers := make([]upgrade.Offer, 0, len(n.docs.manifests))
+	for _, v := range sorted(n.docs.manifests) {
+		m := n.docs.manifests[v]
+		cu, changes := m.Classes[n.cfg.Class]
+		offers = append(offers, upgrade.Offer{
+			Release:  upgrade.Release{Version: v, Changes: changes},
+			Installs: changes && cu.From == 0,
+			Order:    n.standing(v),
+			Conflict: n.Conflicted(v), Manifest: n.manifestOf(v), Previous: m.Previous,
+		})
+	}
+	return offers
+}
+
+func (n *Node) standing(v bundle.Version) upgrade.Standing {
+	o := n.docs.orders[v]
+	if o == nil {
+		if _, signed := n.meta.Orders[v]; signed {
+			return upgrade.Unread
+		}
+		return upgrade.Unordered
+	}
+	if o.State == schedule.StateAborted {
+		return upgrade.Aborted
+	}
+	return upgrade.Ordered
+}
+
+// retry lets a held node try again where the order gives it another attempt.
+func (n *Node) retry() {
+	s := n.machine.State()
+	goal := s.EndedRelease
+	if s.Phase != upgrade.Held || !n.mayAim(s) || n.standing(goal) == upgrade.Aborted || n.Conflicted(goal) {
+		return
+	}
+	o := n.docs.orders[goal]
+	again := o != nil && o.Attempts(n.cfg.Class, n.cfg.Self) > s.EndedCount
+	if n.retriesAlone(s) {
+		again = n.now.After(n.notBefore)
+	}
+	if again {
+		n.step(upgrade.Retry{Release: goal})
+	}
+}
+
+// retriesAlone reports that a node is held after an installation: it tries again by
+// itself, a while later, since nobody waits for its turn.
+func (n *Node) retriesAlone(s upgrade.State) bool {
+	return s.Phase == upgrade.Held && (s.Running == 0 || n.standing(s.EndedRelease) == upgrade.Unordered)
+}
+
+// begin lets a node serve as it is that has never served, where there is no newer
+// release to take first.
+func (n *Node) begin() {
+	if s := n.machine.State(); !s.Served && s.Phase == upgrade.Current && s.Running != 0 && n.mayAim(s) {
+		n.step(upgrade.Begin{})
+	}
+}

@@ -1,0 +1,55 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+
+	"moult/store/bundle"
+)
+
+// alarm is what an operator should look at, by its cause: it goes when the cause
+// does.
+type alarm struct{ cause, text string }
+
+const (
+	causeFork    = "fork"    // two sets of metadata with one number
+	causeWay     = "way"     // no way to the newest release
+	causeRecords = "records" // stored records are damaged
+	causeFolder  = "folder"  // the data folder is older than what the node has said
+)
+
+func causeRelease(v bundle.Version) string  { return fmt.Sprint("release ", v) }
+func causeManifest(v bundle.Version) string { return fmt.Sprint("manifest ", v) }
+func causeOrder(v bundle.Version) string    { return fmt.Sprint("order ", v) }
+
+// alarm raises the alarm of a cause; without a text the cause has gone.
+func (n *Node) alarm(cause, text string) {
+	i := slices.IndexFunc(n.alarms, func(a alarm) bool { return a.cause == cause })
+	switch {
+	case text == "" && i >= 0:
+		n.alarms = slices.Delete(slices.Clone(n.alarms), i, i+1)
+	case text == "":
+	case i >= 0:
+		n.alarms[i].text = text
+	default:
+		n.raised = append(n.raised, text)
+		n.alarms = append(n.alarms, alarm{cause, text})
+		if len(n.alarms) > maxAlarms {
+			n.alarms = n.alarms[len(n.alarms)-maxAlarms:]
+		}
+	}
+}
+
+// Alarms are what an operator should look at, the oldest first; nil for nothing.
+func (n *Node) Alarms() (texts []string) {
+	for _, a := range n.alarms {
+		if !slices.Contains(texts, a.text) {
+			texts = append(texts, a.text)
+		}
+	}
+	return texts
+}
+
+func olderFolder(said, running bundle.Version) string {
+	return fmt.Sprintf("this data folder is older than what the node has said: it had settled at version %d; its state is that of version %d", said, running)
+}

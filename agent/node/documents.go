@@ -1,0 +1,212 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"moult/agent/schedule"
+	"moult/store/bundle"
+)
+
+// Document is something that the metadata in force name, or that is named by what
+// they name.
+type Document struct {
+	Kind    DocumentKind
+	Release bundle.Version // that it belongs to
+	bundle.Chunk
+	// Known: it was read before, and only has to be here.
+	Known bool
+}
+
+// DocumentKind says what a document is.
+type DocumentKind int
+
+// The kinds of documents.
+const (
+	KindManifest DocumentKind = iota
+	KindOrder                 // the rollout order that the metadata in force name
+	KindBound                 // the one that was in force here before a restart
+	KindObject                // the file of a simulation object
+)
+
+// documents are the verified manifests and rollout orders that the metadata in force
+// name and that have arrived.
+type documents struct {
+	manifests map[bundle.Version]*bundle.Manifest
+	known     map[bundle.Version]bundle.Digest // of these manifests
+	orders    map[bundle.Version]*schedule.Order
+	// bound has the digest of every order that this peer has taken. An order is
+	// never replaced but by its successor, also where a restart or a lost document
+	// lies between.
+	bound   map[bundle.Version]bundle.Digest
+	arrived map[bundle.Digest]*schedule.Order // named by the metadata, and not in force
+	read    []Document                        // to be looked for on the disk
+	missing []Document
+	rounds  rounds
+}
+
+func newDocuments(bound map[bundle.Version]bundle.Digest) documents {
+	d := documents{
+		manifests: map[bundle.Version]*bundle.Manifest{}, known: map[bundle.Version]bundle.Digest{},
+		orders: map[bundle.Version]*schedule.Order{}, bound: map[bundle.Version]bundle.Digest{},
+		arrived: map[bundle.Digest]*schedule.Order{},
+	}
+	for v, digest := range bound {
+		d.bound[v] = digest
+	}
+	return d
+}
+
+// look lists all documents that the metadata in force name, to be looked for on the
+// disk. What was read before stays.
+func (n *Node) look() {
+	d := &n.docs
+	d.read, d.missing = nil, nil
+	for _, v := range sorted(n.meta.Releases) {
+		ref := n.meta.Releases[v]
+		known := d.known[v] == ref.Digest
+		if !known {
+			delete(d.manifests, v)
+			delete(d.known, v)
+		}
+		d.read = append(d.read, Document{KindManifest, v, bundle.Chunk{Digest: ref.Digest, Length: ref.Length}, known})
+		if known {
+			d.read = append(d.read, n.objectsOf(v)...)
+		}
+	}
+	for _, v := range sorted(n.meta.Orders) { // rising: each is compared with the one before
+		ref, bound := n.meta.Orders[v], d.bound[v]
+		if d.orders[v] == nil && !bound.IsZero() && bound != ref.Digest {
+			d.read = append(d.read, Document{Kind: KindBound, Release: v, Chunk: bundle.Chunk{Digest: bound}})
+		}
+		known := (d.orders[v] != nil && bound == ref.Digest) || d.arrived[ref.Digest] != nil
+		d.read = append(d.read, Document{KindOrder, v, bundle.Chunk{Digest: ref.Digest, Length: ref.Length}, known})
+	}
+	n.takeOrders()
+}
+
+// objectsOf lists the files of the simulation objects of a release, for this class.
+func (n *Node) objectsOf(v bundle.Version) (files []Document) {
+	cu := n.docs.manifests[v].Classes[n.cfg.Class]
+	for _, s := range []bundle.Simulation{cu.Past, cu.Future} {
+		if blob, ok := s.Blob(); ok {
+			files = append(files, Document{KindObject, v, blob, true})
+		}
+	}
+	return files
+}
+
+// manifestRead takes a manifest, if it is the one that the metadata in force name.
+func (n *Node) manifestRead(e ManifestRead) {
+	d, v := &n.docs, e.Release
+	d.here(e.Document)
+	if n.meta.Releases[v].Digest != e.Digest || d.known[v] == e.Digest {
+		return
+	}
+	if e.Manifest.Version != v {
+		n.alarm(causeManifest(v), fmt.Sprintf("the manifest signed as release %d says that it is release %d", v, e.Manifest.Version))
+		return
+	}
+	n.alarm(causeManifest(v), "")
+	d.manifests[v], d.known[v] = e.Manifest, e.Digest
+	d.read = append(d.read, n.objectsOf(v)...)
+}
+
+// unreadable notes a document that is here and says nothing to this agent.
+func (n *Node) unreadable(e DocumentUnreadable) {
+	switch {
+	case e.Again:
+		return // so no newer order takes its place yet
+	case e.Kind == KindManifest:
+		n.alarm(causeManifest(e.Release), fmt.Sprintf("release %d is not understood here: %s", e.Release, e.Problem))
+	case e.Kind == KindBound:
+		n.alarm(causeOrder(e.Release), fmt.Sprintf("the rollout order of release %d that is in force is not understood here: %s", e.Release, e.Problem))
+	default:
+		n.alarm(causeOrder(e.Release), fmt.Sprintf("the rollout order of release %d is not understood here: %s", e.Release, e.Problem))
+	}
+}
+
+// documentMissing notes what peers are to be asked for. An order that was in force
+// before a restart, and is gone with the disk, is lost: the newer one cannot be
+// compared with it.
+func (n *Node) documentMissing(doc Document) {
+	if doc.Kind == KindBound {
+		if n.docs.orders[doc.Release] == nil && n.docs.bound[doc.Release] == doc.Digest {
+			delete(n.docs.bound, doc.Release)
+			n.takeOrders()
+		}
+		return
+	}
+	if !slices.ContainsFunc(n.docs.missing, func(have Document) bool { return have.Digest == doc.Digest }) {
+		n.docs.missing = append(n.docs.missing, doc)
+	}
+}
+
+func (d *documents) here(doc Document) {
+	d.missing = slices.DeleteFunc(d.missing, func(m Document) bool { return m.Digest == doc.Digest })
+}
+
+// fetch returns what peers are to be asked for now.
+func (n *Node) fetch() []Document {
+	if len(n.docs.missing) == 0 || !n.docs.rounds.due(n.now) {
+		return nil
+	}
+	return n.docs.rounds.turn(n.docs.missing)
+}
+
+// Manifests are those that have arrived. The driver does not change them.
+func (n *Node) Manifests() map[bundle.Version]*bundle.Manifest { return n.docs.manifests }
+
+// Orders are the rollout orders in force here. The driver does not change them.
+func (n *Node) Orders() map[bundle.Version]*schedule.Order { return n.docs.orders }
+
+// BoundOrders are the documents of the orders in force here, which the metadata in
+// force need not name any more.
+func (n *Node) BoundOrders() map[bundle.Version]bundle.Digest { return n.docs.bound }
+
+// MissingDocuments counts the documents that have not arrived, or are not read yet.
+func (n *Node) MissingDocuments() int { return len(n.docs.missing) + len(n.docs.read) }
+
+// rounds is when missing documents are asked for.
+type rounds struct {
+	fetching bool
+	begun    int           // rounds so far
+	pause    time.Duration // before the next, after one that brought nothing
+	next     time.Time     // none begins before this
+}
+
+// due reports whether a round may begin.
+func (r *rounds) due(now time.Time) bool { return !r.fetching && !now.Before(r.next) }
+
+// turn returns the documents that the next round asks for: the newest first, and
+// where there are too many for one round, others in the next, for a document that
+// nobody has must not hold up the rest.
+func (r *rounds) turn(missing []Document) []Document {
+	turn := slices.Clone(missing)
+	slices.Reverse(turn)
+	if len(turn) > documentsAtOnce {
+		i := r.begun * documentsAtOnce % len(turn)
+		turn = append(turn[i:], turn[:i]...)[:documentsAtOnce]
+	}
+	return turn
+}
+
+func (r *rounds) begin() {
+	r.fetching = true
+	r.begun++
+}
+
+// end ends a round. One that brought nothing is followed by a pause that grows.
+func (r *rounds) end(now time.Time, got int) {
+	r.fetching = false
+	if got > 0 {
+		r.hurry()
+		return
+	}
+	r.pause = min(max(2*r.pause, minPause), maxPause)
+	r.next = now.Add(r.pause)
+}
+
+// hurry ends the pause: there is something new to ask for.
+func (r *rounds) hurry() { r.begun, r.pause, r.next = 0, 0, time.Time{} }

@@ -1,0 +1,119 @@
+package node
+
+import (
+	"moult/agent/schedule"
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// Event is something that happened.
+type Event interface{ event() }
+
+type (
+	// Tick says that time has passed. It comes now and then; nothing is exact.
+	Tick struct{}
+	// ActionEnded answers an action of the machine.
+	ActionEnded struct{ Answer upgrade.Event }
+	// Trouble says why the action under way does not get on; "" for nothing.
+	Trouble struct{ Text string }
+	// Progress says how much of the fetching is done, 0 to 1.
+	Progress struct{ Share float64 }
+	// CheckEnded answers Ready.Check. A Problem says why the node cannot go down.
+	CheckEnded struct {
+		Step    uint64
+		Problem string
+	}
+
+	// MetadataSeen says that a set exists that keys in force have signed, whether or
+	// not it may come into force. What it proves counts in any case.
+	MetadataSeen struct{ Metadata }
+	// MetadataVerified says that a set was verified on top of the one in force. It
+	// comes into force if it is newer. KeysReplaced: it does away with the keys that
+	// signed the releases in force, so that these are evidence against nobody.
+	MetadataVerified struct {
+		Metadata
+		KeysReplaced bool
+	}
+	// LookAgain says that the disk may have documents that it had not before.
+	LookAgain struct{}
+	// ManifestRead and OrderRead are documents that have arrived, and whose digest
+	// is that of their Document.
+	ManifestRead struct {
+		Document
+		Manifest *bundle.Manifest
+	}
+	OrderRead struct {
+		Document
+		Order *schedule.Order
+	}
+	// DocumentHere says that a document that need not be read is on the disk.
+	DocumentHere struct{ Document }
+	// DocumentMissing says that a document is not on this disk.
+	DocumentMissing struct{ Document }
+	// DocumentUnreadable says that a document is here and not understood; where
+	// Again is true, that it could not be read now.
+	DocumentUnreadable struct {
+		Document
+		Problem string
+		Again   bool
+	}
+	// DocumentFetched says that a document that was missing is on the disk.
+	DocumentFetched struct{ Document }
+	// FetchEnded answers Ready.Fetch: so many documents have come.
+	FetchEnded struct{ Got int }
+
+	// Synced says that an exchange with a peer has ended since the start, or that
+	// there is no peer to ask.
+	Synced struct{}
+	// Members says who is alive, as the ring has it. For people and pacing only.
+	Members struct{ Alive map[bundle.NodeID]bool }
+	// Told answers Ready.Tell: the record as it was signed.
+	Told struct{ Record view.Signed }
+	// Addresses says where the agent gossips, and where the services are reached,
+	// but for Native.
+	Addresses struct {
+		Addr     string
+		Services map[string]view.ServiceAddr
+	}
+
+	// SoftwareUp says that the software of Version is ready, SoftwareDown that it
+	// has ended by itself or is not ready, SoftwareStops that it is being stopped.
+	SoftwareUp    struct{ Version bundle.Version }
+	SoftwareDown  struct{ Version bundle.Version }
+	SoftwareStops struct{}
+	// LetIn says that callers may reach the software that is being admitted.
+	LetIn struct{}
+
+	// Leave is the operator's word: the agent leaves the ring.
+	Leave struct{}
+	// Alarm raises an alarm of the driver's, by its cause; without Text the cause
+	// has gone.
+	Alarm struct{ Cause, Text string }
+)
+
+func (Tick) event()               {}
+func (ActionEnded) event()        {}
+func (Trouble) event()            {}
+func (Progress) event()           {}
+func (CheckEnded) event()         {}
+func (MetadataSeen) event()       {}
+func (MetadataVerified) event()   {}
+func (LookAgain) event()          {}
+func (ManifestRead) event()       {}
+func (OrderRead) event()          {}
+func (DocumentHere) event()       {}
+func (DocumentMissing) event()    {}
+func (DocumentUnreadable) event() {}
+func (DocumentFetched) event()    {}
+func (FetchEnded) event()         {}
+func (Synced) event()             {}
+func (Members) event()            {}
+func (Told) event()               {}
+func (Addresses) event()          {}
+func (SoftwareUp) event()         {}
+func (SoftwareDown) event()       {}
+func (SoftwareStops) event()      {}
+func (LetIn) event()              {}
+func (Leave) event()              {}
+func (Alarm) event()              {}

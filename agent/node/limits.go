@@ -1,0 +1,17 @@
+package node
+
+import "time"
+
+const (
+	// maxAlarms bounds the alarms kept; the oldest go first.
+	maxAlarms = 16
+	// documentsAtOnce bounds the documents that are fetched at one time.
+	documentsAtOnce = 8
+	// numbersAtOnce is how many record numbers are reserved by one durable write.
+	numbersAtOnce = 1024
+
+	minPause     = time.Second // between two rounds of fetching documents
+	maxPause     = 30 * time.Second
+	retryLater   = 15 * time.Second // after a transform's "try later" or a full disk
+	retryInstall = 30 * time.Second // after an installation that failed
+)

@@ -1,0 +1,76 @@
+package node
+
+import (
+	"fmt"
+
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
+)
+
+// Memory is what the disk says of earlier runs.
+type Memory struct {
+	// State is the machine's as last saved; nil: none, or lost with the database.
+	State *upgrade.State
+	// Slot is the release of the live slot; 0 for none. Adopted says that it was
+	// made just now, of software that ran before moult.
+	Slot    bundle.Version
+	Adopted bool
+	Floor   Floor
+	// Metadata were in force; where they are lost, those of the first root.
+	Metadata Metadata
+	// Evidence is the set that contradicts others; zero for none.
+	Evidence Metadata
+	Frozen   map[bundle.Version]bundle.Digest // the manifest held of each release
+	Bound    map[bundle.Version]bundle.Digest // rollout orders in force
+	Records  []view.Signed                    // the view, as last kept
+}
+
+// state is the machine's as last saved, or what the slots and the floor say where
+// none is: at the node's first start, or after the loss of the database.
+func (m Memory) state() upgrade.State {
+	p := m.Floor.Promises
+	switch {
+	case m.State != nil:
+		return *m.State
+	case m.Slot != 0 && m.Adopted:
+		return upgrade.Adopted(m.Slot)
+	case m.Slot != 0:
+		return upgrade.Restored(m.Slot, p)
+	}
+	return upgrade.State{
+		Phase: upgrade.Current, Said: p.Settled, Obeys: p.Obeys, EndedRelease: p.EndedRelease, EndedCount: p.EndedCount,
+	}
+}
+
+// Floor is what survives even the loss of the database. Nothing in it ever goes
+// down (P2).
+type Floor struct {
+	trust.Versions
+	Release  bundle.Version // the newest that was known
+	Promises upgrade.Promises
+	// Numbers is the greatest number that a record may have been signed with.
+	Numbers uint64
+}
+
+// check reports trust.ErrRollback where metadata are older than what was acted on.
+func (f Floor) check(m Metadata) error {
+	if err := m.Versions.Check(f.Versions); err != nil {
+		return err
+	}
+	if m.Head() < f.Release {
+		return fmt.Errorf("%w: it ends at release %d, and release %d is known", trust.ErrRollback, m.Head(), f.Release)
+	}
+	return nil
+}
+
+// raise keeps of metadata what must survive.
+func (f *Floor) raise(m Metadata) {
+	f.Versions = f.Versions.Max(m.Versions)
+	f.Release = max(f.Release, m.Head())
+}
+
+// BelowFloor reports that peers must first bring back metadata at least as new as
+// those that this peer has already acted on (P2).
+func (n *Node) BelowFloor() bool { return n.floor.check(n.meta) != nil }

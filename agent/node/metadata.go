@@ -1,0 +1,165 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
+)
+
+// Metadata is what a set of verified trust metadata says, as far as decisions go.
+// The driver makes it of a set that it has verified; nobody changes it.
+type Metadata struct {
+	trust.Versions
+	Digest  bundle.Digest // of the set; zero only where there is none
+	Expires time.Time
+	// Releases and Orders name the manifests and rollout orders.
+	Releases, Orders map[bundle.Version]trust.Ref
+}
+
+// Head is the newest release; 0 for none.
+func (m Metadata) Head() (head bundle.Version) {
+	for v := range m.Releases {
+		head = max(head, v)
+	}
+	return head
+}
+
+// Expired reports whether the metadata had expired at a time.
+func (m Metadata) Expired(now time.Time) bool { return now.After(m.Expires) }
+
+// Conflicts lists the releases to which two sets give different content (P3).
+func (m Metadata) Conflicts(other Metadata) (vs []bundle.Version) {
+	for _, v := range sorted(m.Releases) {
+		if ref, ok := other.Releases[v]; ok && ref != m.Releases[v] {
+			vs = append(vs, v)
+		}
+	}
+	return vs
+}
+
+// ErrOlder says that a set is not news; it is no fault of whoever sent it.
+var ErrOlder = errors.New("these metadata are not newer than those in force")
+
+// JudgeMetadata reports why a set, verified on top of the one in force, must not
+// come into force: trust.ErrRollback or ErrOlder, for errors.Is.
+func (n *Node) JudgeMetadata(m Metadata) error {
+	if err := n.floor.check(m); err != nil {
+		return fmt.Errorf("%w: this peer has acted on newer metadata, and waits for a peer that has them", err)
+	}
+	if m.Timestamp <= n.meta.Timestamp && !n.meta.Digest.IsZero() {
+		return ErrOlder
+	}
+	return nil
+}
+
+// take brings a set into force, if it may. Where it contradicts what was in force
+// before, that becomes the evidence: it would else be forgotten.
+func (n *Node) take(m Metadata, keysReplaced bool) {
+	if m.Digest == n.meta.Digest {
+		return
+	}
+	if !keysReplaced {
+		n.freeze(m)
+	}
+	if err := n.JudgeMetadata(m); err != nil {
+		if errors.Is(err, ErrOlder) && m.Timestamp == n.meta.Timestamp {
+			n.alarm(causeFork, fmt.Sprintf("two different sets of metadata have timestamp version %d: somebody signed twice from one state; the next one signed (`moult trust refresh`, any order) ends it", m.Timestamp))
+		}
+		return
+	}
+	n.alarm(causeFork, "")
+	if !keysReplaced {
+		n.prove(proofOf(m, n.evidence, n.meta))
+	}
+	n.meta = m
+	n.floor.raise(m)
+	n.unsaved.Metadata = m.Digest
+	n.docs.rounds.hurry()
+	n.look()
+}
+
+// freeze freezes the releases of which other, validly signed, has another content
+// than the set in force, and keeps the proof. No release thaws again: whoever signed
+// twice may do so once more.
+func (n *Node) freeze(other Metadata) {
+	conflicts := n.meta.Conflicts(other)
+	if len(conflicts) == 0 {
+		return
+	}
+	n.prove(proofOf(n.meta, n.evidence, other))
+	for _, v := range conflicts {
+		if n.Conflicted(v) {
+			continue
+		}
+		held := n.meta.Releases[v].Digest
+		n.freezeOne(v, held)
+		if n.unsaved.Frozen == nil {
+			n.unsaved.Frozen = map[bundle.Version]bundle.Digest{}
+		}
+		n.unsaved.Frozen[v] = held
+	}
+}
+
+func (n *Node) freezeOne(v bundle.Version, held bundle.Digest) {
+	n.frozen[v] = held
+	n.alarm(causeRelease(v), fmt.Sprintf("release %d was signed twice with different content: it is frozen; publish a newer release, and ask who else holds the publisher's key", v))
+}
+
+// prove keeps a proof, if it is another than the one that is kept.
+func (n *Node) prove(proof Metadata) {
+	if proof.Digest.IsZero() || proof.Digest == n.evidence.Digest {
+		return
+	}
+	n.evidence, n.unsaved.Evidence = proof, proof.Digest
+}
+
+// proofOf returns the one of some sets that proves a conflict with the set in
+// force, zero for none. Of several it is the one that proves most, and of those
+// the one with the least digest, so that peers that have seen the same sets
+// agree on one and cease to send each other theirs.
+func proofOf(inForce Metadata, sets ...Metadata) (best Metadata) {
+	most := 0
+	for _, m := range sets {
+		k := len(inForce.Conflicts(m))
+		if k > most || (k == most && k > 0 && m.Digest.String() < best.Digest.String()) {
+			best, most = m, k
+		}
+	}
+	return best
+}
+
+// Metadata are those in force.
+func (n *Node) Metadata() Metadata { return n.meta }
+
+// Evidence is a set that contradicts the one in force; zero for none.
+func (n *Node) Evidence() Metadata { return n.evidence }
+
+// Conflicted reports whether a release is frozen, since it was signed twice.
+func (n *Node) Conflicted(v bundle.Version) bool {
+	_, frozen := n.frozen[v]
+	return frozen
+}
+
+// FrozenReleases counts them; they never become fewer.
+func (n *Node) FrozenReleases() int { return len(n.frozen) }
+
+// manifestOf is the digest of the manifest that this node means by a release: of a
+// frozen one that it is at or past, what was in force when it got there.
+func (n *Node) manifestOf(v bundle.Version) bundle.Digest {
+	if d, frozen := n.frozen[v]; frozen && v <= n.saved.Version {
+		return d
+	}
+	return n.docs.known[v]
+}
+
+func (n *Node) expired() bool { return n.meta.Expired(n.now) }
+
+// sorted lists the versions of a map.
+func sorted[T any](m map[bundle.Version]T) []bundle.Version {
+	return slices.Sorted(maps.Keys(m))
+}

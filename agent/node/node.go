@@ -1,0 +1,210 @@
+package node
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"maps"
+	"time"
+
+	"moult/agent/schedule"
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// Config is what does not change while an agent runs.
+type Config struct {
+	Self     bundle.NodeID
+	Key      ed25519.PublicKey
+	Name     string
+	Class    bundle.Class
+	Platform bundle.Platform
+	Labels   map[string]string
+	// FirstSync is how long a node that has never served waits for its peers
+	// before it decides how to begin.
+	FirstSync time.Duration
+	Rules     Rules
+}
+
+// Rules are the rules of package schedule. A test may break one to see that it
+// matters; a nil field is the rule.
+type Rules struct {
+	Decide    func(schedule.Input) schedule.Decision
+	Successor func(old, next *schedule.Order) error
+}
+
+// Node decides for one node. It is not safe for concurrent use: one goroutine
+// owns it.
+type Node struct {
+	cfg     Config
+	now     time.Time // of the last event
+	started time.Time
+
+	machine *upgrade.Machine
+	saved   upgrade.State   // what is durable: all that others are told
+	answers []upgrade.Event // what ended while a state waited to be saved
+	saving  saving
+	unsaved Save // beside the machine's state
+	// floor is as it will be once all is saved, floorSaved as it is durable.
+	floor, floorSaved Floor
+
+	meta     Metadata // in force
+	evidence Metadata // a set that contradicts meta; zero for none
+	frozen   map[bundle.Version]bundle.Digest
+	docs     documents
+
+	view   *view.View
+	doneAt map[settlement]time.Time
+	alive  map[bundle.NodeID]bool
+	synced bool
+
+	wait      schedule.Reason // why the node is waiting, as last decided
+	notBefore time.Time       // no node goes down, or is retried, before this
+	check     check
+
+	software software
+	gate     Gate // as last put in force
+
+	addr     string // where the agent gossips
+	services map[string]view.ServiceAddr
+	own      view.Record // as last told
+	number   uint64      // of that record
+	left     bool        // the agent leaves the ring
+	progress float64
+	trouble  string // why the action under way does not get on
+	full     string // why the disk refuses what is to be saved
+	alarms   []alarm
+	raised   []string // to be logged
+}
+
+// settlement names a node's settlement for a release.
+type settlement struct {
+	node    bundle.NodeID
+	release bundle.Version
+}
+
+// New returns a node that goes on from what the disk says.
+func New(cfg Config, m Memory, now time.Time) (*Node, error) {
+	if cfg.Rules.Decide == nil {
+		cfg.Rules.Decide = schedule.Decide
+	}
+	if cfg.Rules.Successor == nil {
+		cfg.Rules.Successor = schedule.Successor
+	}
+	machine, err := upgrade.New(m.state())
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg: cfg, now: now, started: now,
+		machine: machine, saved: machine.State(), floor: m.Floor, floorSaved: m.Floor,
+		meta: m.Metadata, frozen: map[bundle.Version]bundle.Digest{}, docs: newDocuments(m.Bound),
+		view: view.New(), doneAt: map[settlement]time.Time{}, alive: map[bundle.NodeID]bool{cfg.Self: true},
+		number: m.Floor.Numbers,
+	}
+	for _, v := range sorted(m.Frozen) {
+		n.freezeOne(v, m.Frozen[v])
+	}
+	n.evidence = m.Evidence // also while the set that it contradicts is not in force again
+	if _, err := n.view.Merge(m.Records...); err != nil {
+		n.alarm(causeRecords, fmt.Sprintf("some of the stored records of nodes are not taken, peers will bring them: %v", err))
+	}
+	n.look()
+	return n, nil
+}
+
+// Step tells the node what happened, and when.
+func (n *Node) Step(now time.Time, e Event) {
+	n.now = now
+	switch e := e.(type) {
+	case Tick:
+		if n.saving == refused {
+			n.saving = offered
+		}
+	case ActionEnded:
+		n.actionEnded(e.Answer)
+	case Trouble:
+		n.trouble = e.Text
+	case Progress:
+		n.progress = e.Share
+	case CheckEnded:
+		n.checkEnded(e)
+	case MetadataSeen:
+		n.freeze(e.Metadata)
+	case MetadataVerified:
+		n.take(e.Metadata, e.KeysReplaced)
+	case LookAgain:
+		n.look()
+	case ManifestRead:
+		n.manifestRead(e)
+	case OrderRead:
+		n.orderRead(e)
+	case DocumentHere:
+		n.docs.here(e.Document)
+	case DocumentMissing:
+		n.documentMissing(e.Document)
+	case DocumentUnreadable:
+		n.unreadable(e)
+	case DocumentFetched:
+		n.docs.read = append(n.docs.read, e.Document)
+	case FetchEnded:
+		n.docs.rounds.end(now, e.Got)
+	case Synced:
+		n.synced = true
+	case Members:
+		n.alive = map[bundle.NodeID]bool{n.cfg.Self: true}
+		maps.Copy(n.alive, e.Alive)
+	case Told:
+		n.told(e.Record)
+	case Addresses:
+		n.addr, n.services = e.Addr, e.Services
+	case SoftwareUp:
+		n.software.version, n.software.ready = e.Version, true
+	case SoftwareDown:
+		n.software.ready = n.software.ready && n.software.version != e.Version
+	case SoftwareStops:
+		n.software.ready, n.software.admitted = false, false
+	case LetIn:
+		n.software.admitted = true
+	case Leave:
+		n.left = true
+	case Alarm:
+		n.alarm(e.Cause, e.Text)
+	}
+}
+
+// software is what callers may reach.
+type software struct {
+	version         bundle.Version
+	ready, admitted bool
+}
+
+// decide tells the machine what follows from what is known. It stops as soon as a
+// state waits to be saved: Advance makes it go on.
+func (n *Node) decide() {
+	for _, f := range []func(){n.aim, n.retry, n.begin, n.schedule} {
+		if n.waits() {
+			return
+		}
+		f()
+	}
+}
+
+// State is the machine's state, which may not be durable yet.
+func (n *Node) State() upgrade.State { return n.machine.State() }
+
+// Saved is the machine's state as it is durable.
+func (n *Node) Saved() upgrade.State { return n.saved }
+
+// View is what is known of all nodes. The driver reads it, and changes it by Merge
+// and Told only.
+func (n *Node) View() *view.View { return n.view }
+
+// Synced reports whether an exchange with a peer has ended since the start.
+func (n *Node) Synced() bool { return n.synced }
+
+// Alive reports whether the ring takes a node for alive.
+func (n *Node) Alive(id bundle.NodeID) bool { return n.alive[id] }
+
+// Number is that of the newest record of this node.
+func (n *Node) Number() uint64 { return n.number }

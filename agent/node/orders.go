@@ -1,0 +1,118 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+
+	"moult/agent/schedule"
+	"moult/store/bundle"
+)
+
+// orderRead takes a rollout order that has arrived.
+func (n *Node) orderRead(e OrderRead) {
+	v := e.Release
+	n.docs.here(e.Document)
+	switch {
+	case e.Kind == KindBound:
+		if n.docs.orders[v] == nil && n.docs.bound[v] == e.Digest {
+			n.docs.orders[v] = e.Order
+			n.noteAllDone()
+		}
+	case n.meta.Orders[v].Digest == e.Digest:
+		n.docs.arrived[e.Digest] = e.Order
+	}
+	n.takeOrders()
+}
+
+// takeOrders brings the orders that have arrived into force, those that may. It is
+// called whenever one has arrived or others are named; each alarm is told anew.
+func (n *Node) takeOrders() {
+	kept := map[bundle.Digest]*schedule.Order{}
+	for _, v := range sorted(n.meta.Orders) { // rising: each is compared with the one before
+		ref := n.meta.Orders[v]
+		o := n.docs.arrived[ref.Digest]
+		if o == nil || (n.docs.orders[v] == nil && !n.docs.bound[v].IsZero() && n.docs.bound[v] != ref.Digest) {
+			if o != nil {
+				kept[ref.Digest] = o // the one that is bound is read first
+			}
+			continue
+		}
+		if err := n.JudgeOrder(n.meta, v, o, ref.Digest); err != nil {
+			n.alarm(causeOrder(v), err.Error())
+			kept[ref.Digest] = o
+			continue
+		}
+		n.alarm(causeOrder(v), "")
+		if n.docs.bound[v] != ref.Digest {
+			n.docs.bound[v] = ref.Digest
+			n.unsaved.bind(v, ref.Digest)
+		}
+		n.docs.orders[v] = o
+		n.noteAllDone()
+	}
+	n.docs.arrived = kept
+}
+
+// JudgeOrder reports why the order that m names for a release must not come into
+// force. The proof that the budget holds rests on orders that form one line (package
+// schedule), so each peer that sees both ends of a step of that line checks it.
+func (n *Node) JudgeOrder(m Metadata, v bundle.Version, o *schedule.Order, digest bundle.Digest) error {
+	if o.Release != v {
+		return fmt.Errorf("the rollout order signed for release %d says that it is for release %d: sign it again", v, o.Release)
+	}
+	if n.docs.bound[v] == digest {
+		return nil // judged before
+	}
+	if want := m.Releases[v].Digest; o.Manifest != want {
+		return fmt.Errorf("rollout order %d of release %d is refused: it is for manifest %s, and that of the release is %s: publish the next release, and sign an order for that",
+			o.Serial, v, o.Manifest.Short(), want.Short())
+	}
+	old := n.docs.orders[v]
+	if old == nil {
+		return n.judgeFirst(m, o)
+	}
+	if old.Serial == o.Serial {
+		return fmt.Errorf("two rollout orders of release %d have serial %d: %s is in force here and %s is refused; the next change of the one in force (`moult pause`, say) ends it",
+			v, o.Serial, n.docs.bound[v].Short(), digest.Short())
+	}
+	if err := n.cfg.Rules.Successor(old, o); err != nil {
+		return fmt.Errorf("rollout order %d of release %d is refused, order %d stays in force: %w", o.Serial, v, old.Serial, err)
+	}
+	return nil
+}
+
+// judgeFirst checks the first order of a release that this peer sees against the
+// order of the release before.
+func (n *Node) judgeFirst(m Metadata, o *schedule.Order) error {
+	want := greatestBelow(sorted(m.Orders), o.Release)
+	if o.Previous != want {
+		return fmt.Errorf("rollout order %d of release %d is refused: it says that it comes after the order of release %d, and the one before is that of release %d; publish the next release, and inject it with the newest metadata",
+			o.Serial, o.Release, o.Previous, want)
+	}
+	previous := n.docs.orders[want]
+	if want == 0 || previous == nil {
+		return nil // nothing here to compare it with
+	}
+	if err := schedule.Follows(previous, o); err != nil {
+		return fmt.Errorf("rollout order %d of release %d is refused; `moult retry` with each node that it leaves out mends it: %w", o.Serial, o.Release, err)
+	}
+	return nil
+}
+
+// greatestBelow returns the greatest of some rising versions that is below v, 0 for
+// none.
+func greatestBelow(vs []bundle.Version, v bundle.Version) bundle.Version {
+	i, _ := slices.BinarySearch(vs, v)
+	if i == 0 {
+		return 0
+	}
+	return vs[i-1]
+}
+
+// OrderPending reports that the metadata in force name another order for a release
+// than the one at hand: the newer one binds, so nothing may be done by the older one
+// until that is here.
+func (n *Node) OrderPending(v bundle.Version) bool {
+	ref, ok := n.meta.Orders[v]
+	return ok && (n.docs.orders[v] == nil || n.docs.bound[v] != ref.Digest)
+}

@@ -1,0 +1,132 @@
+package node
+
+import (
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// Ready is what the driver must do next, in the order of the package doc.
+type Ready struct {
+	// Save must be durable, whole, before anything else of this Ready or a later
+	// one is done; nil: nothing has changed.
+	Save *Save
+	// Gate says whether callers are let in, from this Save on; nil: as before.
+	Gate *Gate
+	// Actions are the machine's.
+	Actions []upgrade.Action
+	// Tell is the record to be signed and passed on; nil: nothing new. It says
+	// nothing that was not durable before this Ready. Told answers it.
+	Tell *view.Record
+	// Check asks whether the node could go down: whether the software is whole
+	// here, and the disk has room. CheckEnded answers it.
+	Check *Check
+	// Read lists documents to look for on the disk, in this order: each is answered
+	// by ManifestRead, OrderRead, DocumentHere, DocumentMissing or DocumentUnreadable.
+	Read []Document
+	// Fetch lists documents to ask peers for: each that comes is told by
+	// DocumentFetched, and the end of all by FetchEnded.
+	Fetch []Document
+	// Raised are alarms that are new.
+	Raised []string
+}
+
+// Empty reports whether there is nothing to do.
+func (r Ready) Empty() bool {
+	return r.Save == nil && r.Gate == nil && len(r.Actions) == 0 && r.Tell == nil && r.Check == nil &&
+		len(r.Read) == 0 && len(r.Fetch) == 0 && len(r.Raised) == 0
+}
+
+// Save is what must be durable at once: all of it or nothing.
+type Save struct {
+	// State is the machine's; nil: as before.
+	State *upgrade.State
+	// Metadata and Evidence are the digests of the sets to be kept; zero: as before.
+	Metadata, Evidence bundle.Digest
+	// Frozen adds releases that were signed twice, with the manifest held of each.
+	Frozen map[bundle.Version]bundle.Digest
+	// Bound has the rollout orders that have come into force; a zero digest for one
+	// that is lost for good.
+	Bound map[bundle.Version]bundle.Digest
+	// Floor is what must survive even the loss of the database; nil: as before.
+	Floor *Floor
+}
+
+// Gate says which software callers reach.
+type Gate struct {
+	Version bundle.Version
+	Open    bool // false: they wait
+}
+
+// Check is what must be checked before the node goes down.
+type Check struct {
+	Step    uint64
+	Running bundle.Version
+	Path    []bundle.Version
+}
+
+// Ready returns what is to be done. It takes the decisions that are due; without a
+// Step between, it returns the same again until Advance or Refused is called.
+func (n *Node) Ready() Ready {
+	n.decide()
+	r := Ready{Read: n.docs.read, Raised: n.raised}
+	r.Tell = n.tell()
+	if n.saving != refused {
+		r.Save = n.toSave()
+	}
+	if r.Save != nil {
+		n.saving = offered
+	}
+	if n.saving == idle {
+		r.Fetch = n.fetch()
+		if n.check.state == checkWanted {
+			s := n.machine.State()
+			r.Check = &Check{Step: s.Step, Running: s.Running, Path: s.Path}
+		}
+	}
+	if n.saving != refused {
+		r.Actions = n.machine.Todo().Actions
+	}
+	durable := n.saved
+	if r.Save != nil && r.Save.State != nil {
+		durable = *r.Save.State
+	}
+	if g := n.GateFor(durable); g != n.gate {
+		r.Gate = &g
+	}
+	if r.Save != nil {
+		r.Tell = nil // it may say more once that is durable
+	}
+	return r
+}
+
+// Advance says that all of r has been done or begun, and its Save is durable.
+func (n *Node) Advance(r Ready) {
+	n.docs.read = n.docs.read[len(r.Read):]
+	n.raised = n.raised[len(r.Raised):]
+	if r.Gate != nil {
+		n.gate = *r.Gate
+	}
+	if r.Tell != nil {
+		n.own, n.number = *r.Tell, r.Tell.Seq
+	}
+	if r.Check != nil {
+		n.check.state = checkRuns
+	}
+	if len(r.Fetch) > 0 {
+		n.docs.rounds.begin()
+	}
+	if r.Save != nil || len(r.Actions) > 0 {
+		n.machine.Advance()
+	}
+	if r.Save != nil {
+		n.durable(*r.Save)
+	}
+}
+
+// GateFor says who is let in in a state that is durable, or is about to be. What was
+// admitted stays so only while it is probed.
+func (n *Node) GateFor(s upgrade.State) Gate {
+	open := s.Running != 0 && n.software.ready && n.software.version == s.Running && !s.Phase.Down() && (s.Phase != upgrade.Probing || n.software.admitted)
+	return Gate{Version: s.Running, Open: open}
+}

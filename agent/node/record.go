@@ -1,0 +1,142 @@
+package node
+
+import (
+	"math"
+	"reflect"
+	"time"
+
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// tell returns the record to be told, if it says anything new. What it promises
+// (Version, Obeys, Ended) is durable: it is read from the state that was saved.
+// Its number is reserved, durably, some at a time, so that none is used twice, even
+// when the database is lost.
+func (n *Node) tell() *view.Record {
+	r := n.record()
+	if same(r, n.own) {
+		return nil
+	}
+	if n.number+1 > n.floorSaved.Numbers {
+		n.floor.Numbers = max(n.floor.Numbers, n.number+1+numbersAtOnce)
+		return nil // it is told once they are reserved
+	}
+	r.Since = n.own.Since
+	if r.Phase != n.own.Phase || r.Since.IsZero() {
+		r.Since = n.now.UTC().Truncate(time.Millisecond)
+	}
+	r.Seq = n.number + 1
+	return &r
+}
+
+// record is what this node says of itself now.
+func (n *Node) record() view.Record {
+	s := n.saved
+	r := view.Record{
+		Node: n.cfg.Self, Key: n.cfg.Key, Name: n.cfg.Name, Class: n.cfg.Class,
+		Addr: n.addr, Version: s.Claims(), Target: s.Goal, Phase: s.Phase,
+		Reason: n.reason(s), Obeys: s.Obeys,
+		Ended:    view.Ended{Release: s.EndedRelease, Count: s.EndedCount},
+		Held:     s.Phase == upgrade.Held,
+		Services: map[string]view.ServiceAddr{},
+		Labels:   n.cfg.Labels, Platform: n.cfg.Platform,
+		Trust:  view.Heads{Root: n.meta.Root, Timestamp: n.meta.Timestamp, Head: n.meta.Head()},
+		Alarms: n.Alarms(), Left: n.left,
+	}
+	if s.Phase == upgrade.Fetching {
+		r.Progress = math.Floor(10*n.progress) / 10
+	}
+	for name, addr := range n.services {
+		addr.Native = s.Running
+		r.Services[name] = addr
+	}
+	return r
+}
+
+// reason is what the record says beside the phase. Of a node that waits it is a
+// code, not the names of those that it waits for: these change with every step
+// that any of them takes, and each change would be a record from every node.
+// Whoever shows it can tell the whole reason from the view.
+func (n *Node) reason(s upgrade.State) string {
+	switch {
+	case n.full != "":
+		return n.full
+	case n.trouble != "":
+		return n.trouble
+	case s.Reason != "":
+		return s.Reason
+	case s.Phase == upgrade.Waiting && n.wait.Code != "":
+		return "waits: " + n.wait.Code
+	}
+	return ""
+}
+
+// same reports whether two records say the same, but for number and time.
+func same(a, b view.Record) bool {
+	a.Seq, b.Seq = 0, 0
+	a.Since, b.Since = time.Time{}, time.Time{}
+	return reflect.DeepEqual(a, b)
+}
+
+// told puts the node's own record, as it was signed, into the view.
+func (n *Node) told(s view.Signed) {
+	_, _ = n.view.Merge(s) // it was signed just now
+	n.noteDone(n.cfg.Self)
+}
+
+// Merge takes over the records that are news, and returns whose. The error says what
+// was wrong with others. It is an event like those of Step.
+func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.NodeID, err error) {
+	n.now = now
+	changed, err = n.view.Merge(records...)
+	for _, id := range changed {
+		if id == n.cfg.Self {
+			n.outdone()
+			continue
+		}
+		n.noteDone(id)
+	}
+	return changed, err
+}
+
+// outdone answers a record that this node's key signed, newer than any that
+// this agent has signed: the data folder is older than what peers have seen of
+// the node. What it said then it goes on saying.
+func (n *Node) outdone() {
+	r, ok := n.view.Get(n.cfg.Self)
+	if !ok || r.Seq < n.number {
+		return
+	}
+	n.number = r.Seq
+	n.own = view.Record{} // told again, above it
+	if r.Version > n.saved.Claims() {
+		n.alarm(causeFolder, olderFolder(r.Version, n.saved.Running))
+	}
+	n.answers = append(n.answers, upgrade.Reminded{Promises: upgrade.Promises{
+		Settled: r.Version, Obeys: r.Obeys, EndedRelease: r.Ended.Release, EndedCount: r.Ended.Count,
+	}})
+	n.takeAnswers()
+}
+
+// noteDone remembers when this agent first saw a node at a release: soak times count
+// from there, so a wrong clock elsewhere cannot shorten them.
+func (n *Node) noteDone(id bundle.NodeID) {
+	r, ok := n.view.Get(id)
+	if !ok {
+		return
+	}
+	for _, v := range sorted(n.docs.orders) {
+		k := settlement{id, v}
+		if _, seen := n.doneAt[k]; !seen && r.Version >= v {
+			n.doneAt[k] = n.now
+		}
+	}
+}
+
+func (n *Node) noteAllDone() {
+	for r := range n.view.All() {
+		n.noteDone(r.Node)
+	}
+}

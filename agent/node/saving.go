@@ -1,0 +1,101 @@
+package node
+
+import (
+	"maps"
+
+	"moult/agent/upgrade"
+	"moult/store/bundle"
+)
+
+// saving is where the node stands with what it must make durable: see the package
+// doc.
+type saving int
+
+const (
+	idle saving = iota
+	offered
+	refused
+)
+
+// waits reports that something waits to be saved, so that nothing is decided.
+func (n *Node) waits() bool { return n.saving != idle || n.toSave() != nil }
+
+// toSave returns what is not durable yet; nil for nothing.
+func (n *Node) toSave() *Save {
+	s := n.unsaved
+	s.State = n.machine.Todo().Save
+	f := n.floor
+	if s.State != nil {
+		f.Promises = f.Promises.Raised(*s.State)
+	}
+	if f != n.floorSaved {
+		s.Floor = &f
+	}
+	if s.State == nil && s.Metadata.IsZero() && s.Evidence.IsZero() && len(s.Frozen) == 0 && len(s.Bound) == 0 && s.Floor == nil {
+		return nil
+	}
+	s.Frozen, s.Bound = maps.Clone(s.Frozen), maps.Clone(s.Bound)
+	return &s
+}
+
+// bind notes that an order is, or with a zero digest is no longer, in force.
+func (s *Save) bind(v bundle.Version, d bundle.Digest) {
+	if s.Bound == nil {
+		s.Bound = map[bundle.Version]bundle.Digest{}
+	}
+	s.Bound[v] = d
+}
+
+// durable notes that a save is done, and takes up what waited for it.
+func (n *Node) durable(s Save) {
+	n.saving, n.unsaved, n.full = idle, Save{}, ""
+	if s.Floor != nil {
+		n.floor, n.floorSaved = *s.Floor, *s.Floor
+	}
+	if s.State != nil {
+		n.saved, n.trouble = *s.State, ""
+		n.software.admitted = n.software.admitted && s.State.Phase == upgrade.Probing
+	}
+	n.takeAnswers()
+}
+
+// Refused says that the Save of the last Ready could not be made durable, for want
+// of space, and that nothing else of that Ready was done. It is offered again after
+// the next Tick.
+func (n *Node) Refused(why string) {
+	n.saving, n.full = refused, why
+	n.check.refused()
+}
+
+// Refusing reports that the disk has refused what is to be saved.
+func (n *Node) Refusing() bool { return n.saving == refused }
+
+// actionEnded takes the answer to an action. It waits in line while a state waits
+// to be saved: it is a fact, whatever is decided meanwhile.
+func (n *Node) actionEnded(e upgrade.Event) {
+	n.trouble, n.progress = "", 0
+	if f, ok := e.(upgrade.Failed); ok && f.Later {
+		n.notBefore = n.now.Add(retryLater)
+	}
+	n.answers = append(n.answers, e)
+	n.takeAnswers()
+}
+
+// takeAnswers tells the machine what has ended, one after the other, as long as
+// nothing waits to be saved.
+func (n *Node) takeAnswers() {
+	for len(n.answers) > 0 && !n.waits() {
+		e := n.answers[0]
+		n.answers = n.answers[1:]
+		n.step(e)
+	}
+}
+
+// step tells the machine what happened. Nothing must wait to be saved.
+func (n *Node) step(e upgrade.Event) {
+	before := n.machine.State().Phase
+	n.machine.Step(e)
+	if s := n.machine.State(); s.Phase != before && n.retriesAlone(s) {
+		n.notBefore = n.now.Add(retryInstall)
+	}
+}

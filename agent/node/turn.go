@@ -1,0 +1,121 @@
+package node
+
+import (
+	"time"
+
+	"moult/agent/schedule"
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// Codes of reasons to wait, beside those of package schedule.
+const (
+	CodeBelowFloor   = "below-floor"
+	CodeOrderPending = "order-pending"
+	CodeNotReady     = "not-ready"
+)
+
+// check is where the node stands with looking, before it goes down, whether it
+// could: what can fail should fail while the node serves.
+type check struct {
+	state checkState
+	step  uint64 // of the machine, that it is for
+}
+
+type checkState int
+
+const (
+	checkNone   checkState = iota
+	checkWanted            // the next Ready asks for it
+	checkRuns              // it was asked for, and has not ended
+	checkPassed            // the node may go, if the schedule still says so
+)
+
+// refused forgets that a check has passed: the disk has since had no room.
+func (c *check) refused() {
+	if c.state == checkPassed {
+		c.state = checkNone
+	}
+}
+
+// checkEnded notes what a check has found. While the disk refuses what is to be
+// saved, that is void.
+func (n *Node) checkEnded(e CheckEnded) {
+	if n.check.state != checkRuns || n.check.step != e.Step {
+		return
+	}
+	n.check.state = checkNone
+	switch {
+	case e.Problem != "":
+		n.wait = schedule.Reason{Code: CodeNotReady, Text: "not ready to go down: " + e.Problem}
+		n.notBefore = n.now.Add(retryLater)
+	case n.saving != refused && n.machine.State().Step == e.Step:
+		n.check.state = checkPassed
+	}
+}
+
+// schedule asks whether the node may go down now. It may if it passes a check, and
+// may still when that has ended.
+func (n *Node) schedule() {
+	s := n.machine.State()
+	passed := n.check.state == checkPassed
+	if passed || n.check.state == checkWanted {
+		n.check.state = checkNone
+	}
+	if s.Phase != upgrade.Waiting {
+		n.wait = schedule.Reason{}
+		return
+	}
+	d := n.mayGo(s)
+	if !d.Go {
+		n.wait = d.Reason
+		return
+	}
+	switch {
+	case passed:
+		n.wait = schedule.Reason{}
+		n.step(upgrade.Go{Goal: s.Goal})
+	case n.check.state == checkNone && !n.now.Before(n.notBefore):
+		n.wait = schedule.Reason{}
+		n.check = check{state: checkWanted, step: s.Step}
+	}
+}
+
+func (n *Node) mayGo(s upgrade.State) schedule.Decision {
+	switch {
+	case n.BelowFloor():
+		return schedule.Decision{Reason: schedule.Reason{Code: CodeBelowFloor, Text: "this peer has lost metadata that it had accepted, and waits for peers to bring them back"}}
+	case n.OrderPending(s.Goal):
+		return schedule.Decision{Reason: schedule.Reason{Code: CodeOrderPending, Text: "a newer rollout order is signed and has not arrived here yet"}}
+	}
+	return n.cfg.Rules.Decide(n.Input(s.Goal))
+}
+
+// Input is what schedule.Decide needs to know about this node and a release.
+func (n *Node) Input(release bundle.Version) schedule.Input {
+	return schedule.Input{
+		Self: n.cfg.Self, Class: n.cfg.Class, Order: n.docs.orders[release],
+		Lookup: n.lookup,
+		SettledFor: func(id bundle.NodeID) time.Duration {
+			if at, ok := n.doneAt[settlement{id, release}]; ok {
+				return n.now.Sub(at)
+			}
+			return 0
+		},
+		Reachable: n.Alive,
+		Synced:    n.synced, Expired: n.expired(), Conflict: n.Conflicted(release),
+	}
+}
+
+// lookup returns what a node said of itself; of this node, what its machine has made
+// durable.
+func (n *Node) lookup(id bundle.NodeID) (view.Record, bool) {
+	if id == n.cfg.Self {
+		return n.record(), true
+	}
+	return n.view.Get(id)
+}
+
+// Waits is why the node waits, as last decided; the zero Reason where it does not.
+func (n *Node) Waits() schedule.Reason { return n.wait }
