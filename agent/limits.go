@@ -11,13 +11,9 @@ const (
 	maxRootFile = 1 << 20
 	// maxBundle bounds an injected bundle, in bytes.
 	maxBundle = 16 << 30
-	// maxAlarms bounds the alarms kept; the oldest go first.
-	maxAlarms = 16
 	// recordsPerBatch bounds the records or peers that one transaction writes:
 	// at most 16 KiB each, so below what the store takes.
 	recordsPerBatch = 24
-	// documentsAtOnce bounds the documents that are fetched at one time.
-	documentsAtOnce = 8
 	// inboxSize bounds the closures that wait for the loop; senders wait.
 	inboxSize = 256
 	// maxExplained is up to how many nodes a status tells of each what it waits
@@ -27,8 +23,6 @@ const (
 	// the addresses for them over all its services: they stand in its record.
 	maxOffered   = 32
 	maxAddresses = 256
-	// seqBlock is how many record numbers are reserved by one durable write.
-	seqBlock = 1024
 	// keptReleases is of how many releases the artifacts are kept.
 	keptReleases = 4
 	// spareDisk is kept free beside what a transform needs, in bytes.

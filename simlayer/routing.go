@@ -416,10 +416,6 @@ func (b *backend) dialKept(ctx context.Context) (net.Conn, error) {
 // errLeft ends a dial to software that is about to be stopped.
 var errLeft = errors.New("the node is going down")
 
-func dial(ctx context.Context, network, addr string, timeout time.Duration) (net.Conn, error) {
-	return dialBy(ctx, net.Dialer{Timeout: timeout}, network, addr)
-}
-
 func dialBy(ctx context.Context, d net.Dialer, network, addr string) (net.Conn, error) {
 	d.SetMultipathTCP(false)
 	conn, err := d.DialContext(ctx, network, addr)

@@ -36,10 +36,6 @@ func failedf(hint, format string, args ...any) error {
 	return &exitError{code: exitFailed, hint: hint, err: fmt.Errorf(format, args...)}
 }
 
-func refusedf(hint, format string, args ...any) error {
-	return &exitError{code: exitRefused, hint: hint, err: fmt.Errorf(format, args...)}
-}
-
 // classify finds the exit code and the hint that an error asks for.
 func classify(err error) (code int, hint string) {
 	if e, ok := errors.AsType[*exitError](err); ok {
