@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"moult/simlayer/observe"
 )
 
 // gate lets calls in to the node, or holds them. It owns the routing in force, so
@@ -300,4 +302,25 @@ func (g *gate) stats() gateStats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return gateStats{in: g.in, held: g.held, peakIn: g.peaks.in, peakHeld: g.peaks.held, longest: g.longest}
+}
+
+// look returns what is in force, and a channel that is closed when it may no longer
+// be.
+func (g *gate) look() (r *route, open, shut bool, changed <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.route, g.open, g.shut, g.changed
+}
+
+// seenBy reports whether all calls of HTTP that are at the node were let in under
+// routings with this observer.
+func (g *gate) seenBy(o *observe.Observer) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for t := g.inside.next; t != &g.inside; t = t.next {
+		if !t.raw && t.route.observer != o {
+			return false
+		}
+	}
+	return true
 }

@@ -11,12 +11,6 @@ import (
 	"moult/store/bundle"
 )
 
-// relays reports whether callers of a path can be relayed as they are: nothing in
-// this process changes their calls, or looks at them.
-func (r *route) relays(p *path, s *service) bool {
-	return p.plain && (r.observer == nil || s.Protocol != bundle.ProtocolHTTP)
-}
-
 // observed does what a call under a route has to do with the one who observes: one
 // of the observing object waits until that knows all that was before. sees is who
 // sees what comes of the call at the node, if anybody.
@@ -195,17 +189,4 @@ func (l *Layer) closeObservers() {
 		o.Close()
 	}
 	l.observers = nil
-}
-
-// seenBy reports whether all calls of HTTP that are at the node were let in under
-// routings with this observer.
-func (g *gate) seenBy(o *observe.Observer) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for t := g.inside.next; t != &g.inside; t = t.next {
-		if !t.raw && t.route.observer != o {
-			return false
-		}
-	}
-	return true
 }

@@ -112,14 +112,6 @@ func (f packetWay) Count(v bundle.Version, o tally.Outcome, waited time.Duration
 	f.service.tally.Of(v).Ended(o, waited, time.Now().Add(-waited))
 }
 
-// look returns what is in force, and a channel that is closed when it may no longer
-// be.
-func (g *gate) look() (r *route, open, shut bool, changed <-chan struct{}) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.route, g.open, g.shut, g.changed
-}
-
 // awaitPackets waits until the node has answered the datagrams that it has, as far
 // as it answers any. It is called when the gate is closed. What came past the layer,
 // as it did if direct, nobody knows of here: it gets all the time that there is.

@@ -36,13 +36,6 @@ type Config struct {
 	Log  *slog.Logger
 }
 
-// Quota counts connections. Enter reports false where there are too many; Leave
-// follows all the same.
-type Quota interface {
-	Enter() bool
-	Leave()
-}
-
 // Proxy is the proxy for the node's own calls. It is safe for concurrent use.
 type Proxy struct {
 	cfg       Config

@@ -32,3 +32,10 @@ const (
 	linger    = time.Second
 	maxLinger = 1 << 20
 )
+
+// Quota counts connections. Enter reports false where there are too many; Leave
+// follows all the same.
+type Quota interface {
+	Enter() bool
+	Leave()
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -89,24 +88,6 @@ type Stats struct {
 	Waiting int    `json:"waiting"` // events that it is still to be told of
 	Whole   bool   `json:"whole"`   // it is told of every call now
 	Problem string `json:"problem"` // why it cannot be told now; "" where it can
-}
-
-// Start begins to tell the object for callers of v. Where told is set it
-// was told before, by an observer that is no more.
-func Start(v bundle.Version, path string, told bool, log *slog.Logger) *Observer {
-	o := &Observer{
-		version: v, path: path, log: log, ended: make(chan struct{}), wake: make(chan struct{}, 1),
-		settling: make(chan struct{}),
-		// Another observer's events must not be taken for this one's. Readers of
-		// JSON may know no larger numbers.
-		numbers: rand.Uint64N(1 << 52),
-	}
-	o.ctx, o.stop = context.WithCancel(context.Background())
-	if told {
-		o.miss(0, "the agent, or the object's place in it, is a new one")
-	}
-	go o.run()
-	return o
 }
 
 // Close ends the telling, and returns when it has ended.

@@ -7,14 +7,35 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"time"
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
+	"moult/store/bundle"
 )
+
+// Start begins to tell the object for callers of v. Where told is set it
+// was told before, by an observer that is no more.
+func Start(v bundle.Version, path string, told bool, log *slog.Logger) *Observer {
+	o := &Observer{
+		version: v, path: path, log: log, ended: make(chan struct{}), wake: make(chan struct{}, 1),
+		settling: make(chan struct{}),
+		// Another observer's events must not be taken for this one's. Readers of
+		// JSON may know no larger numbers.
+		numbers: rand.Uint64N(1 << 52),
+	}
+	o.ctx, o.stop = context.WithCancel(context.Background())
+	if told {
+		o.miss(0, "the agent, or the object's place in it, is a new one")
+	}
+	go o.run()
+	return o
+}
 
 // run tells the object of one event after the other until close.
 func (o *Observer) run() {
