@@ -35,7 +35,7 @@ func (n *Node) aim() {
 // mayAim reports whether there is enough known to choose a release. A node that has
 // never served waits until it has heard the ring, or has waited for it long enough.
 func (n *Node) mayAim(s upgrade.State) bool {
-	heard := n.synced && !n.docs.rounds.fetching || n.now.Sub(n.started) > n.cfg.FirstSync
+	heard := n.synced && !n.docs.underWay(n.now) || n.now.Sub(n.started) > n.cfg.FirstSync
 	return (s.Served || heard) && !n.BelowFloor()
 }
 

@@ -42,6 +42,7 @@ type documents struct {
 	bound   map[bundle.Version]bundle.Digest
 	arrived map[bundle.Digest]*schedule.Order // named by the metadata, and not in force
 	read    []Document                        // to be looked for on the disk
+	asked   int                               // of them, those that are being looked for
 	missing []Document
 	rounds  rounds
 }
@@ -145,6 +146,15 @@ func (n *Node) documentMissing(doc Document) {
 
 func (d *documents) here(doc Document) {
 	d.missing = slices.DeleteFunc(d.missing, func(m Document) bool { return m.Digest == doc.Digest })
+}
+
+// answered notes that one document was looked for.
+func (d *documents) answered() { d.asked = max(d.asked-1, 0) }
+
+// underWay reports whether documents are looked for, here or at peers, or are about
+// to be. Those that no peer had are not, until they are asked for again.
+func (d *documents) underWay(now time.Time) bool {
+	return d.rounds.fetching || len(d.read)+d.asked > 0 || len(d.missing) > 0 && d.rounds.due(now)
 }
 
 // fetch returns what peers are to be asked for now.

@@ -136,14 +136,19 @@ func (n *Node) Step(now time.Time, e Event) {
 	case LookAgain:
 		n.look()
 	case ManifestRead:
+		n.docs.answered()
 		n.manifestRead(e)
 	case OrderRead:
+		n.docs.answered()
 		n.orderRead(e)
 	case DocumentHere:
+		n.docs.answered()
 		n.docs.here(e.Document)
 	case DocumentMissing:
+		n.docs.answered()
 		n.documentMissing(e.Document)
 	case DocumentUnreadable:
+		n.docs.answered()
 		n.unreadable(e)
 	case DocumentFetched:
 		n.docs.read = append(n.docs.read, e.Document)

@@ -103,6 +103,7 @@ func (n *Node) Ready() Ready {
 // Advance says that all of r has been done or begun, and its Save is durable.
 func (n *Node) Advance(r Ready) {
 	n.docs.read = n.docs.read[len(r.Read):]
+	n.docs.asked += len(r.Read)
 	n.raised = n.raised[len(r.Raised):]
 	if r.Gate != nil {
 		n.gate = *r.Gate

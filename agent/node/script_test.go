@@ -19,8 +19,9 @@ import (
 //
 //	new [running=V] [unserved]       a node whose disk is new, or whose software is of version V
 //	new keep                         the same after a crash: of what was saved
-//	metadata number=N head=V [order=V.S…] [expired] [fork] [bound]
-//	                                 newer metadata, with the orders of these serials
+//	metadata number=N head=V [order=V.S…] [expired] [fork] [bound] [synced]
+//	                                 newer metadata, with the orders of these serials; synced:
+//	                                 by the first exchange, which has ended
 //	seen …                           the same, not verified on top of those in force
 //	order V.S [paused|aborted] [places=N]
 //	                                 an order arrives: N attempts of this node, 1 if not said
@@ -92,6 +93,9 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 			e = s.wrap(s.node, e)
 		}
 		s.node.Step(s.now, e)
+		if d.HasArg("synced") {
+			s.node.Step(s.now, Synced{})
+		}
 	}
 	return s.flush()
 }
