@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 100, "how many seeds TestSeeds runs; make sim runs more")
+	seeds = flag.Int("seeds", 30, "how many seeds TestSeeds runs; make sim runs more")
 	seed  = flag.Int64("seed", -1, "the one seed that TestSeeds runs, with its trace")
 )
 
@@ -44,7 +44,7 @@ func TestSeeds(t *testing.T) {
 	}
 	took := time.Since(begin)
 	t.Logf("%d seeds, %v simulated in %v: %.0f simulated seconds a second", n, sum.Elapsed.Round(time.Second), took.Round(time.Millisecond), sum.Elapsed.Seconds()/took.Seconds())
-	if n >= 100 {
+	if n >= 30 {
 		checkWorth(t, sum.Stats)
 	}
 	t.Logf("%d steps, %+v", sum.Steps, sum.Stats)
