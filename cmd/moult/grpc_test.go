@@ -56,6 +56,7 @@ const grpcSpec = `release {
 // the service, node by node, with clients of each version at every node: unary
 // calls and streams, whose denials come in gRPC's terms.
 func TestGRPC(t *testing.T) {
+	inMixed(t)
 	eachKind(t, func(t *testing.T, k kind) {
 		if k.egress != "proxy" && k.egress != "auto" {
 			t.Skip("the sample's nodes call nobody, so their egress makes no difference: see " + portable.String())

@@ -58,6 +58,15 @@ func eachKind(t *testing.T, f func(t *testing.T, k kind)) {
 	}
 }
 
+// inMixed leaves a test to `make mixed`, which the checks before a change lands run
+// too: in `go test ./...`, TestMixed and TestWasm stand for all samples.
+func inMixed(t *testing.T) {
+	t.Helper()
+	if !*allKinds {
+		t.Skip("make mixed runs it; here TestMixed and TestWasm stand for all samples")
+	}
+}
+
 // eachDirect runs f as a subtest for kinds by which calls go past the agent: for all
 // that are possible here, or for the first.
 func eachDirect(t *testing.T, kinds []kind, f func(t *testing.T, k kind)) {

@@ -64,6 +64,7 @@ func (c *testCluster) lineRelease(v bundle.Version, spoil ...string) {
 // incompatible one, node by node, with clients of both versions at every node, and
 // with the programs that answer them killed on the way.
 func TestLine(t *testing.T) {
+	inMixed(t)
 	eachKind(t, func(t *testing.T, k kind) {
 		if k.egress != "proxy" && k.egress != "auto" {
 			t.Skip("the sample's nodes call nobody, so their egress makes no difference: see " + portable.String())
@@ -112,6 +113,7 @@ func TestLine(t *testing.T) {
 // TestLineCatches gives the release a transform that leaves out the state of the
 // future object: that is noticed.
 func TestLineCatches(t *testing.T) {
+	inMixed(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")

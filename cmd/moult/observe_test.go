@@ -20,6 +20,7 @@ import (
 // A release whose futureSO observes: while it waits beside version 1, it knows of
 // every write of version 1's callers, and says so to callers of version 2.
 func TestObserve(t *testing.T) {
+	inMixed(t)
 	eachKind(t, testObserve)
 }
 

@@ -53,6 +53,7 @@ const udpSpec = `release {
 // version at every node: what was acknowledged is there, and every call is
 // answered.
 func TestUDP(t *testing.T) {
+	inMixed(t)
 	eachKind(t, func(t *testing.T, k kind) {
 		if k.egress != "proxy" && k.egress != "auto" {
 			t.Skip("the sample's nodes call nobody, so their egress makes no difference: see " + portable.String())

@@ -247,6 +247,7 @@ func (c *testCluster) stillBinary(a *cluster.Agent) {
 // TestWasmCatches gives the release transforms that leave out the state of one
 // object: that is noticed.
 func TestWasmCatches(t *testing.T) {
+	inMixed(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
