@@ -288,7 +288,7 @@ func (g *Gossip) sort(e serf.Event) {
 		}
 		a, err := parseAnnouncement(e.Payload)
 		if err != nil {
-			g.cfg.Log.Debug("ignored an event", "error", err)
+			g.cfg.Log.Debug("ignored an event", "err", err)
 			return
 		}
 		if a.From != g.self {
@@ -340,7 +340,7 @@ func (g *Gossip) judge(c Conflict) {
 		if errors.As(err, &other) {
 			g.guard.release(c.Name, c.Holder)
 			if _, err := g.serf.Join([]string{c.HolderAddr}, true); err != nil {
-				g.cfg.Log.Info("cannot join a node that took over an address", "addr", c.HolderAddr, "error", err)
+				g.cfg.Log.Info("cannot join a node that took over an address", "addr", c.HolderAddr, "err", err)
 			}
 			return
 		}
@@ -348,7 +348,7 @@ func (g *Gossip) judge(c Conflict) {
 	if !g.guard.news(c, time.Now()) {
 		return
 	}
-	g.cfg.Log.Warn("conflict in the ring", "error", c.Error())
+	g.cfg.Log.Warn("conflict in the ring", "err", c.Error())
 	if g.cfg.Conflict != nil {
 		g.cfg.Conflict(c)
 	}

@@ -180,7 +180,7 @@ func (g *Gossip) tryPeers(alone bool) {
 	g.report.JoinError = ""
 	if err != nil && alone {
 		g.report.JoinError = err.Error()
-		g.cfg.Log.Info("not joined yet", "error", err)
+		g.cfg.Log.Info("not joined yet", "err", err)
 	}
 }
 

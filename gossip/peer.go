@@ -223,7 +223,7 @@ func (g *Gossip) newServer() *http.Server {
 
 func (g *Gossip) serve() {
 	if err := g.server.Serve(newPeerListener(g.transport)); err != nil && g.ctx.Err() == nil {
-		g.cfg.Log.Error("peer requests are no longer served", "error", err)
+		g.cfg.Log.Error("peer requests are no longer served", "err", err)
 	}
 }
 

@@ -94,6 +94,6 @@ func (g *Gossip) answer(q *serf.Query) {
 		return
 	}
 	if err := q.Respond(a); err != nil {
-		g.cfg.Log.Debug("query not answered", "query", q.Name, "error", err)
+		g.cfg.Log.Debug("query not answered", "query", q.Name, "err", err)
 	}
 }

@@ -242,7 +242,7 @@ func (g *Gossip) withOthers(p Peer, n int) func(yield func(Peer) bool) {
 func (g *Gossip) syncWith(p Peer) bool {
 	err := g.SyncNow(g.ctx, p)
 	if err != nil && g.ctx.Err() == nil {
-		g.cfg.Log.Info("an exchange failed", "error", err)
+		g.cfg.Log.Info("an exchange failed", "err", err)
 	}
 	return err == nil
 }

@@ -47,7 +47,7 @@ func (g *Gossip) tellRumours() {
 		case b := <-g.rumours:
 			p, err := parseRumour(b)
 			if err != nil {
-				g.cfg.Log.Debug("ignored a rumour", "error", err)
+				g.cfg.Log.Debug("ignored a rumour", "err", err)
 				continue
 			}
 			if len(p.Records) > 0 {
@@ -65,12 +65,12 @@ func (g *Gossip) tellRumours() {
 func (g *Gossip) tell(set *rumours, s view.Signed) {
 	r, err := view.Open(s)
 	if err != nil {
-		g.cfg.Log.Warn("a record cannot be told", "error", err)
+		g.cfg.Log.Warn("a record cannot be told", "err", err)
 		return
 	}
 	entry, err := entryOf(s, r.Node, r.Seq)
 	if err != nil {
-		g.cfg.Log.Warn("a record cannot be told", "error", err)
+		g.cfg.Log.Warn("a record cannot be told", "err", err)
 		return
 	}
 	set.add(r.Node, r.Seq, entry, g.cfg.RumourRounds)
@@ -90,7 +90,7 @@ func (g *Gossip) spread(set *rumours) {
 	for _, m := range peers[:min(g.cfg.RumourFanout, len(peers))] {
 		for _, b := range packets {
 			if err := g.sendRumour(m, b); err != nil {
-				g.cfg.Log.Debug("rumour not sent", "to", m.Name, "error", err)
+				g.cfg.Log.Debug("rumour not sent", "to", m.Name, "err", err)
 			}
 		}
 	}
@@ -163,7 +163,7 @@ func (g *Gossip) fetch(from bundle.NodeID, nodes map[bundle.NodeID]bool) {
 	for _, page := range idPages(ids) {
 		news, err := g.askRecords(ctx, Peer{ID: from}, from, recordsRequest{Want: page})
 		if err != nil {
-			g.cfg.Log.Debug("hinted records not fetched", "error", err)
+			g.cfg.Log.Debug("hinted records not fetched", "err", err)
 			return
 		}
 		for _, s := range news {

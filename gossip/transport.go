@@ -190,7 +190,7 @@ func (t *transport) acceptLoop() {
 			if t.ctx.Err() != nil {
 				return
 			}
-			t.log.Warn("cannot accept a connection", "error", err)
+			t.log.Warn("cannot accept a connection", "err", err)
 			t.pauseAfterError()
 			continue
 		}
@@ -245,7 +245,7 @@ func (t *transport) admit(raw net.Conn) {
 // just hung up.
 func (t *transport) refused(from net.Addr, id bundle.NodeID, err error) {
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
-		t.log.Debug("a connection ended before it was let in", "from", from.String(), "error", err)
+		t.log.Debug("a connection ended before it was let in", "from", from.String(), "err", err)
 		return
 	}
 	suppressed, ok := t.refusals.now(time.Now())
@@ -370,7 +370,7 @@ func (t *transport) packetLoop() {
 			if t.ctx.Err() != nil {
 				return
 			}
-			t.log.Warn("cannot read a packet", "error", err)
+			t.log.Warn("cannot read a packet", "err", err)
 			t.pauseAfterError()
 			continue
 		}

@@ -52,14 +52,14 @@
 // one.
 //
 // A node that crashes is not expected, so calls are caught in it. Those that
-// cannot have reached the software, and GET, HEAD, OPTIONS and TRACE, are tried
-// again and again until HoldTimeout; the others get 502, since nobody knows
-// whether they were carried out.
+// cannot have reached the software are tried again until HoldTimeout; GET, HEAD,
+// OPTIONS and TRACE that have are tried a few times ([relay.MaxTries]); the others get
+// 502, since nobody knows whether they were carried out.
 //
 // # Egress
 //
-// The node's own calls to its peers go through the layer's HTTP proxy
-// ([Layer.EgressURL]). A destination that is the public address of a peer's
+// The node's own calls to its peers go through the layer's proxy ([Layer.EgressURL];
+// HTTP and SOCKS5) unless the kernel or the software itself finds their way. A destination that is the public address of a peer's
 // service is replaced by that peer's address for this node's version; any other
 // passes untouched.
 package simlayer

@@ -276,6 +276,6 @@ func (p *callProxy) refuse(h http.Header, r *http.Request, err error) *so.Refusa
 	}
 	route := p.layer.gate.current()
 	route.shape(c.listener.versionUnder(route), &refusal)
-	p.layer.log.Debug("call refused", "service", c.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "error", &refusal)
+	p.layer.log.Debug("call refused", "service", c.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "err", &refusal)
 	return &refusal
 }

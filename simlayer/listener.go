@@ -181,7 +181,7 @@ func (f *listener) task(run func() error) {
 	go func() {
 		defer f.layer.tasks.End()
 		if err := run(); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			f.layer.log.Error("listener failed", "service", f.service.name, "version", f.label, "address", f.Addr().String(), "error", err)
+			f.layer.log.Error("listener failed", "service", f.service.name, "version", f.label, "address", f.Addr().String(), "err", err)
 		}
 	}()
 }

@@ -35,7 +35,7 @@ func (f *listener) relay(conn net.Conn) {
 	}
 	switch {
 	case err != nil:
-		f.layer.log.Debug("connection refused", "service", f.service.name, "from", version, "to", route.native, "error", err)
+		f.layer.log.Debug("connection refused", "service", f.service.name, "from", version, "to", route.native, "err", err)
 		stream.Reset(conn)
 		end = tally.Failed
 		if so.AsRefusal(err).Denied {

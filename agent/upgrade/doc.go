@@ -1,10 +1,10 @@
 // Package upgrade is the machine that takes one node from release to release.
 //
 // It is pure, in the manner of etcd's raft: no I/O, no clock, no goroutine.
-// Events go in by Step; Ready tells what must become durable and what must
-// then be done. The driver (package agent) keeps one rule:
+// Events go in by Step; Todo tells what must become durable and what must then be
+// done. Whoever drives it (package agent/node) keeps one rule:
 //
-//	make Ready.Save durable, then start Ready.Actions, then call Advance.
+//	have Todo.Save made durable, then Todo.Actions started, then call Advance.
 //
 // So a crash can only fall before a save (the step never happened), between a
 // save and its action (New repeats the action from the saved state), or during

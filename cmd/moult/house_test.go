@@ -295,8 +295,7 @@ const (
 
 // roomy lists what may be larger, with the reason.
 var roomy = map[string]string{
-	"simlayer":    "its rooms by meaning are being taken out of it: relay, egress, packets, observe",
-	"agent":       "its decisions are moving to agent/node",
+	"simlayer":    "the relay's driver and HTTP/2 still stand in it",
 	"simlayer/so": "rules, their parser, tester and templates are one language",
 }
 

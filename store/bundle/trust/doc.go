@@ -31,7 +31,7 @@
 //     files, by hash. Beyond TUF, the snapshot pins the root in force too, so a
 //     peer cannot hide a revocation behind an otherwise valid set.
 //   - Two releases with one number: see Conflicts (P3). Who gets hold of a key that
-//     is replaced later can freeze releases until then, and no longer (Thaws).
+//     is replaced later can freeze releases until then; what is frozen by then stays so.
 //   - Forged variety: TUF ignores surplus signatures and reads any JSON. Here
 //     one signed file has one form of bytes and every signature must count, so
 //     that sets can be compared by digest and nobody without a key can make a

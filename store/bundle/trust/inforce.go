@@ -38,8 +38,8 @@ func Conflicts(a, b *Verified) []bundle.Version {
 }
 
 // Thaws reports whether next, which replaces prev, has done away with the keys that
-// signed prev's releases: then no release is in conflict any more for what was signed
-// before.
+// signed prev's releases: then what was signed before is no evidence against what next
+// says.
 func Thaws(prev, next *Verified) bool {
 	if prev == nil || len(prev.set.Targets) == 0 {
 		return false
