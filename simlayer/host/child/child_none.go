@@ -25,7 +25,7 @@ func MachineMemory() int64 { return 2 * unknownMemory }
 func newSession() *syscall.SysProcAttr   { return nil }
 func endWithParent(*syscall.SysProcAttr) {}
 
-func endThreadWithParent() error { return nil }
-func signalGroup(int, syscall.Signal)    {}
+func endThreadWithParent() error      { return nil }
+func signalGroup(int, syscall.Signal) {}
 
 func (c *Child) run(started chan<- error, _ *os.File, _ *slog.Logger) { started <- errSystem }
