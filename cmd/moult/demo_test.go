@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -42,6 +43,11 @@ func TestDemoHangsUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Where these tests run by nohup the demo would go on, as it should: a signal that is
+	// caught here is not ignored by what is started.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP)
+	defer signal.Stop(caught)
 	cmd := exec.CommandContext(t.Context(), exe, "demo", "--nodes", "2")
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	talk, err := cmd.StderrPipe()
