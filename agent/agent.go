@@ -226,6 +226,8 @@ func (a *Agent) loop(ctx context.Context) error {
 	if a.alone {
 		a.step(node.Synced{}) // there is nobody to ask
 	}
+	a.route()
+	a.noteAddresses() // before the first record
 	a.settle()
 	for a.broken == nil {
 		select {

@@ -34,6 +34,9 @@ func (a *Agent) read(doc node.Document) node.Event {
 	case !ok:
 		return node.DocumentMissing{Document: doc}
 	}
+	if doc.Kind == node.KindObject {
+		return node.DocumentHere{Document: doc}
+	}
 	if doc.Kind == node.KindManifest {
 		m, err := bundle.ParseManifest(data)
 		if err != nil {

@@ -25,11 +25,18 @@ func (a *Agent) settle() {
 		return
 	}
 	a.route()
-	a.step(node.Addresses{Addr: a.ring.Addr(), Services: a.addresses()})
+	a.noteAddresses()
 	a.flush()
 	if a.viewNews {
 		a.viewNews = false
 		a.list(a.node.View().Snapshot())
+	}
+}
+
+// noteAddresses tells the node where it and its services are reached.
+func (a *Agent) noteAddresses() {
+	if a.ring != nil && a.layer != nil { // else nobody is told
+		a.step(node.Addresses{Addr: a.ring.Addr(), Services: a.addresses()})
 	}
 }
 
@@ -53,7 +60,7 @@ func (a *Agent) saveFirst(s *node.Save) bool {
 		return true
 	}
 	trusted, err := a.keepSets(*s)
-	fatal := err == nil && s.State != nil
+	fatal := err == nil // after a failed write the store takes no other until it is opened again
 	if err == nil {
 		err = a.save(*s, trusted)
 	}
@@ -113,7 +120,11 @@ func (a *Agent) keepSets(s node.Save) (map[string]bundle.Digest, error) {
 			return nil, err
 		}
 		ref, err := a.depot.PutBlob(raw)
-		if err != nil {
+		switch {
+		case err != nil && key == keyEvidence:
+			a.log.Error("the evidence of a conflict is kept in memory only; peers bring it again", "err", err)
+			continue
+		case err != nil:
 			return nil, err
 		}
 		trusted[key] = ref.Digest
@@ -126,16 +137,39 @@ func (a *Agent) save(s node.Save, trusted map[string]bundle.Digest) error {
 	if s.State == nil && len(trusted)+len(s.Frozen)+len(s.Bound) == 0 {
 		return a.store.Raise(func(f *store.Floor) { raise(f, s.Floor) })
 	}
+	frozen, bound := byKey(s.Frozen), byKey(s.Bound)
+	if err := errors.Join(a.spill(bucketFrozen, frozen), a.spill(bucketOrders, bound)); err != nil {
+		return err
+	}
 	return a.store.Update(func(tx *store.Tx) error {
 		return errors.Join(
 			putState(tx, s.State),
 			putDigests(tx, bucketTrust, trusted),
-			putDigests(tx, bucketFrozen, byKey(s.Frozen)),
-			putDigests(tx, bucketOrders, byKey(s.Bound)),
+			putDigests(tx, bucketFrozen, frozen),
+			putDigests(tx, bucketOrders, bound),
 			appendTrust(tx, s.Metadata),
 			tx.Raise(func(f *store.Floor) { raise(f, s.Floor) }),
 		)
 	})
+}
+
+// spill writes, and takes out of all, what is too much for one batch. It is what keeps
+// the node from doing things, so it may be durable before the rest.
+func (a *Agent) spill(bucket string, all map[string]bundle.Digest) error {
+	for len(all) > digestsPerBatch {
+		part := map[string]bundle.Digest{}
+		for key, d := range all {
+			if len(part) == digestsPerBatch {
+				break
+			}
+			part[key] = d
+			delete(all, key)
+		}
+		if err := a.store.Update(func(tx *store.Tx) error { return putDigests(tx, bucket, part) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func putState(tx *store.Tx, s *upgrade.State) error {
@@ -200,6 +234,7 @@ func (a *Agent) noteSaved(s upgrade.State) {
 	a.saved = s
 	a.fail.reach(s.Phase, "saved")
 	a.route()
+	a.noteAddresses() // the record of this state has them
 }
 
 // publish signs this node's record and passes it on.

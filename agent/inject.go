@@ -60,6 +60,8 @@ func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *contro
 	if !b.a.ask(func() {
 		if a := b.a; a.trust.Digest() != v.Digest() { // a peer may have brought the very same meanwhile
 			err = a.accept(*signed)
+		} else {
+			err = a.kept()
 		}
 	}) {
 		err = errStopped

@@ -14,6 +14,8 @@ const (
 	// recordsPerBatch bounds the records or peers that one transaction writes:
 	// at most 16 KiB each, so below what the store takes.
 	recordsPerBatch = 24
+	// digestsPerBatch bounds the digests of one kind that one transaction writes.
+	digestsPerBatch = 400
 	// inboxSize bounds the closures that wait for the loop; senders wait.
 	inboxSize = 256
 	// maxExplained is up to how many nodes a status tells of each what it waits

@@ -32,6 +32,7 @@ func (a *Agent) restore() error {
 		return err
 	}
 	a.saved = a.node.Saved()
+	a.readDocuments()
 	if d := a.store.Damage(); d != nil {
 		a.alarm("the store was damaged (%s); what peers know is fetched again", d.What)
 	}
@@ -41,6 +42,21 @@ func (a *Agent) restore() error {
 		a.log.Warn("trust metadata are behind the floor, waiting for peers")
 	}
 	return nil
+}
+
+// readDocuments reads what is on the disk before anything is opened: what the services
+// speak stands in the releases.
+func (a *Agent) readDocuments() {
+	for docs := a.node.Unread(); len(docs) > 0; docs = a.node.Unread() {
+		var answers []node.Event
+		for _, doc := range docs {
+			answers = append(answers, a.read(doc))
+		}
+		a.node.Advance(node.Ready{Read: docs})
+		for _, e := range answers {
+			a.step(e)
+		}
+	}
 }
 
 func (a *Agent) nodeConfig() node.Config {

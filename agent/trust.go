@@ -65,19 +65,37 @@ func (a *Agent) noteSets() {
 // set is in force, durably; the set in force handed over again is no error.
 func (a *Agent) acceptSet(raw []byte) error {
 	next, err := a.judgeSet(raw)
-	if err != nil || next.Digest() == a.trust.Digest() {
+	if err != nil {
 		return err
+	}
+	if next.Digest() == a.trust.Digest() {
+		return a.kept()
 	}
 	return a.adopt(next)
 }
 
 // adopt brings a set that judgeSet has passed into force.
 func (a *Agent) adopt(next *trust.Verified) error {
+	raw, err := next.Set().Marshal()
+	if err == nil {
+		_, err = a.depot.PutBlob(raw) // what cannot be kept does not come into force
+	}
+	if err != nil {
+		return fmt.Errorf("metadata are not kept: %w", err)
+	}
 	a.sets[next.Digest()] = next
 	a.step(verified(a.trust, next))
 	a.noteSets()
 	a.flush()
-	if a.node.Refusing() {
+	return a.kept()
+}
+
+// kept reports why what is in force may not be durable.
+func (a *Agent) kept() error {
+	switch {
+	case a.broken != nil:
+		return fmt.Errorf("metadata are not kept: %w", a.broken)
+	case a.node.Refusing():
 		return errors.New("metadata are not kept: the disk of this peer is full; make room there, and hand them over again")
 	}
 	return nil
@@ -217,7 +235,7 @@ func (a *Agent) accept(signed control.Signed) error {
 	if v.Digest() == a.trust.Digest() { // handed over again; the documents may be news
 		a.step(node.LookAgain{})
 		a.flush()
-		return nil
+		return a.kept()
 	}
 	if err := a.adopt(v); err != nil {
 		return err

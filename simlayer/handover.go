@@ -88,8 +88,8 @@ func (c *handed) CloseWrite() error {
 // and ends the front.
 func (f *front) handOver() {
 	f.mu.Lock()
-	u := f.up
-	f.up = nil
+	u, cancel := f.up, f.cancel
+	f.up, f.cancel = nil, nil
 	f.mu.Unlock()
 	var before []byte
 	if f.call.late {
@@ -99,6 +99,9 @@ func (f *front) handOver() {
 		u.close()
 	}
 	f.wg.Wait()
+	if cancel != nil {
+		cancel(nil)
+	}
 	_ = f.conn.SetReadDeadline(time.Time{})
 	// The memory of before was the front's, which is no more.
 	if f.n > 0 {

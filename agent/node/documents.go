@@ -73,7 +73,7 @@ func (n *Node) look() {
 		}
 		d.read = append(d.read, Document{KindManifest, v, bundle.Chunk{Digest: ref.Digest, Length: ref.Length}, known})
 		if known {
-			d.read = append(d.read, n.objectsOf(v)...)
+			d.read = append(d.read, n.objectsOf(v, true)...)
 		}
 	}
 	for _, v := range sorted(n.meta.Orders) { // rising: each is compared with the one before
@@ -88,11 +88,11 @@ func (n *Node) look() {
 }
 
 // objectsOf lists the files of the simulation objects of a release, for this class.
-func (n *Node) objectsOf(v bundle.Version) (files []Document) {
+func (n *Node) objectsOf(v bundle.Version, known bool) (files []Document) {
 	cu := n.docs.manifests[v].Classes[n.cfg.Class]
 	for _, s := range []bundle.Simulation{cu.Past, cu.Future} {
 		if blob, ok := s.Blob(); ok {
-			files = append(files, Document{KindObject, v, blob, true})
+			files = append(files, Document{KindObject, v, blob, known})
 		}
 	}
 	return files
@@ -111,7 +111,7 @@ func (n *Node) manifestRead(e ManifestRead) {
 	}
 	n.alarm(causeManifest(v), "")
 	d.manifests[v], d.known[v] = e.Manifest, e.Digest
-	d.read = append(d.read, n.objectsOf(v)...)
+	d.read = append(d.read, n.objectsOf(v, false)...) // once, whether they are good
 }
 
 // unreadable notes a document that is here and says nothing to this agent.
@@ -174,6 +174,10 @@ func (n *Node) Orders() map[bundle.Version]*schedule.Order { return n.docs.order
 // BoundOrders are the documents of the orders in force here, which the metadata in
 // force need not name any more.
 func (n *Node) BoundOrders() map[bundle.Version]bundle.Digest { return n.docs.bound }
+
+// Unread lists what Ready.Read does, for a driver that must know what is on the disk
+// before it opens anything: Advance(Ready{Read: …}) and the answers follow, as ever.
+func (n *Node) Unread() []Document { return n.docs.read }
 
 // MissingDocuments counts the documents that have not arrived, or are not read yet.
 func (n *Node) MissingDocuments() int { return len(n.docs.missing) + len(n.docs.read) }

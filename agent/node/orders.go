@@ -16,7 +16,7 @@ func (n *Node) orderRead(e OrderRead) {
 	case e.Kind == KindBound:
 		if n.docs.orders[v] == nil && n.docs.bound[v] == e.Digest {
 			n.docs.orders[v] = e.Order
-			n.noteAllDone()
+			n.noteAllDone(v)
 		}
 	case n.meta.Orders[v].Digest == e.Digest:
 		n.docs.arrived[e.Digest] = e.Order
@@ -47,8 +47,11 @@ func (n *Node) takeOrders() {
 			n.docs.bound[v] = ref.Digest
 			n.unsaved.bind(v, ref.Digest)
 		}
+		first := n.docs.orders[v] == nil
 		n.docs.orders[v] = o
-		n.noteAllDone()
+		if first {
+			n.noteAllDone(v)
+		}
 	}
 	n.docs.arrived = kept
 }

@@ -128,15 +128,20 @@ func (n *Node) noteDone(id bundle.NodeID) {
 		return
 	}
 	for _, v := range sorted(n.docs.orders) {
-		k := settlement{id, v}
-		if _, seen := n.doneAt[k]; !seen && r.Version >= v {
-			n.doneAt[k] = n.now
-		}
+		n.noteDoneAt(r, v)
 	}
 }
 
-func (n *Node) noteAllDone() {
+func (n *Node) noteDoneAt(r view.Record, v bundle.Version) {
+	k := settlement{r.Node, v}
+	if _, seen := n.doneAt[k]; !seen && r.Version >= v {
+		n.doneAt[k] = n.now
+	}
+}
+
+// noteAllDone does that for a release whose first order has arrived.
+func (n *Node) noteAllDone(v bundle.Version) {
 	for r := range n.view.All() {
-		n.noteDone(r.Node)
+		n.noteDoneAt(r, v)
 	}
 }

@@ -77,7 +77,9 @@ func (n *Node) schedule() {
 		n.wait = schedule.Reason{}
 		n.step(upgrade.Go{Goal: s.Goal})
 	case n.check.state == checkNone && !n.now.Before(n.notBefore):
-		n.wait = schedule.Reason{}
+		if n.wait.Code != CodeNotReady { // else a check that fails again would be two records
+			n.wait = schedule.Reason{}
+		}
 		n.check = check{state: checkWanted, step: s.Step}
 	}
 }

@@ -68,8 +68,10 @@ func (w *worker) set(ctx context.Context, o control.Order, sockets map[string]*s
 		return nil
 	}
 	if err != nil {
-		// It may be ending. The next one gets this order from the start.
-		w.cfg.Log.Warn("object host not told of a change", "err", err)
+		// It may be ending; else it must, for it does not learn of this order any
+		// more. The next one gets it from the start.
+		w.cfg.Log.Warn("object host not told of a change, so another begins", "err", err)
+		conn.Close()
 	}
 	return w.await(ctx, o.Generation, conn)
 }

@@ -142,6 +142,9 @@ func (c *Conn) Movable() int64 {
 // Moved says that n of them have passed.
 func (c *Conn) Moved(n int64) Part {
 	c.call.body.Skip(n)
+	if c.phase == Opaque {
+		return Part{} // meanwhile the caller's side could not be followed any more
+	}
 	return c.pass(0)
 }
 
@@ -175,6 +178,9 @@ func (c *Conn) NodeEnded(why Why, left bool) Do {
 	case why == CallerBroke && c.Calling():
 		c.caller = callerGone // the call finds it out where it is
 		return Do{Cancel: true, Caller: Break}
+	case why == CallerBroke && c.phase == Taking:
+		c.caller = callerGone // whoever takes the request finds it out
+		return Do{Caller: Break}
 	case why == CallerBroke:
 		c.to(Closing)
 		return Do{Caller: Break}

@@ -29,6 +29,7 @@ import (
 //	refused              it gets no answer of the node
 //	cut | retire | late  the gate cuts it; the address is given up; a timer is over
 //	finish               all bytes of an opaque connection have passed
+//	move | moved         bytes of an answer that are certain to come pass unseen
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		s := &script{}
@@ -46,6 +47,8 @@ type script struct {
 	kept string // a whole request, or the head of one
 	how  How
 	sent bool // the head of a request has passed, and its body follows
+
+	moving int64 // bytes of an answer that pass unseen
 }
 
 func (s *script) run(t *testing.T, d *datadriven.TestData) string {
@@ -86,6 +89,11 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.do(s.c.Late(true))
 	case "finish":
 		s.do(s.c.Finish())
+	case "move":
+		s.moving = s.c.Movable()
+		s.say("%d bytes", s.moving)
+	case "moved":
+		s.do(s.c.Moved(s.moving).Do)
 	default:
 		t.Fatalf("unknown command %q", d.Cmd)
 	}

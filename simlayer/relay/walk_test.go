@@ -173,3 +173,17 @@ func TestForbidden(t *testing.T) {
 	c.Ready()
 	c.Sends(true, false)
 }
+
+// A caller who breaks away while its request is being taken, as is found when what the
+// node says unasked cannot be written to it, leaves a connection that can be handed on.
+func TestBrokenWhileTaken(t *testing.T) {
+	c := &Conn{}
+	c.Ready()
+	if do := c.NodeEnded(CallerBroke, false); do.Caller != Break {
+		t.Errorf("%+v, want the caller's connection broken", do)
+	}
+	if _, gone := c.Left(); !gone {
+		t.Error("the caller is not taken for gone")
+	}
+	c.HandOver() // panics where the state forgot that a request is being taken
+}

@@ -182,7 +182,7 @@ func (in *instance) sleep(ns int64) {
 	defer t.Stop()
 	select {
 	case <-t.C:
-		if time.Duration(ns) > left {
+		if ns > 0 && time.Duration(ns) > left {
 			panic(errTime) // asleep it needs no processor
 		}
 	case <-in.ctx.Context.Done():
