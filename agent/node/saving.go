@@ -1,6 +1,8 @@
 package node
 
 import (
+	"fmt"
+
 	"maps"
 
 	"moult/agent/upgrade"
@@ -65,6 +67,20 @@ func (n *Node) durable(s Save) {
 func (n *Node) Refused(why string) {
 	n.saving, n.full = refused, why
 	n.check.refused()
+	if n.saved.Phase == upgrade.Waiting && n.machine.State().Phase == upgrade.Draining {
+		n.stay()
+	}
+}
+
+// stay takes back a decision to go down that could not be made durable: nobody was
+// told of it and nothing was done, and an order that forbids it may arrive before there
+// is room again.
+func (n *Node) stay() {
+	m, err := upgrade.New(n.saved)
+	if err != nil {
+		panic(fmt.Sprintf("node: the machine does not take the state that was saved: %v", err))
+	}
+	n.machine = m
 }
 
 // Refusing reports that the disk has refused what is to be saved.
