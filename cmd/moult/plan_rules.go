@@ -125,7 +125,7 @@ func constantText(a *hclsyntax.Attribute) string {
 }
 
 func (o *rulesOutline) words() string {
-	parts := []string{fmt.Sprintf("rules for %s", plural(o.Calls, "call"))}
+	parts := []string{fmt.Sprintf("rules for %s", count(o.Calls, "call"))}
 	for _, n := range []struct {
 		n    int
 		what string
@@ -139,11 +139,4 @@ func (o *rulesOutline) words() string {
 		s += " (" + strings.Join(parts[1:], ", ") + ")"
 	}
 	return s + ", " + everyOther + " " + o.Default
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -25,8 +25,8 @@ func added(t *testing.T, f *Folder, n bundle.Version, word string) *Verified {
 	return v
 }
 
-// A key that was replaced is no evidence any more: what it signs freezes nothing, and
-// what it had frozen thaws. The key in force is.
+// A key that was replaced is no evidence any more, neither by what it signs from then on
+// nor by what it had signed. The key in force is.
 func TestEvidenceIsByKeysInForce(t *testing.T) {
 	dir := initFolder(t)
 	f := openFolder(t, dir)
