@@ -42,7 +42,8 @@ type Config struct {
 	Cache string
 
 	// Silence is how long the object host may give no sign of life before it is
-	// killed; 0 is 2 s.
+	// killed; 0 is 2 s. One that works all the while, as a busy machine's does, may
+	// for ten times as long.
 	Silence time.Duration
 	// Grace is how long a process may take to end when asked to; 0 is 5 s.
 	Grace time.Duration

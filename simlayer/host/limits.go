@@ -10,6 +10,9 @@ const (
 	// lastLook is what is added where a sign of life may have come while this
 	// process itself was not scheduled.
 	lastLook = 500 * time.Millisecond
+	// busyFactor times as long may an object host be silent that works, or would if
+	// the machine were not busy: it may be given memory, for instance, page by page.
+	busyFactor = 10
 	// defaultGrace is how long a process may take to end when asked to.
 	defaultGrace = 5 * time.Second
 	// controlGrace is how long an object host whose control socket has failed may take

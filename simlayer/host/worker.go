@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -174,28 +173,22 @@ func (w *worker) awaitReady(c *child.Child, conn *control.Conn, generation uint6
 	}
 }
 
-// listen takes in reports until the process ends, or gives no sign of life.
+// listen takes in reports until the process ends, or is killed for its silence.
 func (w *worker) listen(conn *control.Conn, c *child.Child) {
-	patience := readyTimeout
+	dog := watch(c.Works, func(blame error) {
+		c.Kill(blame)
+		conn.Close() // for it may be a while until it ends
+	})
 	var err error
 	for {
-		conn.Within(patience)
 		var r control.Report
-		_, err = conn.Receive(&r)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			// Perhaps it was this process that was not scheduled.
-			conn.Within(lastLook)
-			_, err = conn.Receive(&r)
-		}
-		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				c.Kill(fmt.Errorf("it was killed: it gave no sign of life for %v", patience))
-			}
+		if _, err = conn.Receive(&r); err != nil {
 			break
 		}
-		patience = w.cfg.Silence
+		dog.hear(w.cfg.Silence)
 		w.hear(r)
 	}
+	dog.stop()
 	conn.Close()
 	w.mu.Lock()
 	w.conn = nil

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Println(c.PID())
 		select {}
+	case "spins":
+		for {
+		}
 	case "becomes":
 		elsewhere(func() { fmt.Fprintln(os.Stderr, Become("/bin/sleep", []string{"sleep", "1000"}, os.Environ())) })
 		os.Exit(1)
@@ -99,5 +102,27 @@ func TestBecomeEndsWithParent(t *testing.T) {
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
+	}
+}
+
+// A process that spins works, and one that was stopped does not.
+func TestWorks(t *testing.T) {
+	c, err := Start(role("spins"), fmt.Sprintf("MOULT_CHILD_TEST=%d", os.Getpid()), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for !c.Works() { // it spins once it has begun
+		runtime.Gosched()
+	}
+	c.mu.Lock()
+	c.signal(unix.SIGSTOP)
+	c.mu.Unlock()
+	for c.Works() { // each of its threads stops when it is scheduled
+		runtime.Gosched()
+	}
+	c.Kill(errors.New("the test is over"))
+	_ = c.Err() // it was killed
+	if c.Works() {
+		t.Error("a process that has ended works")
 	}
 }

@@ -1,10 +1,14 @@
 package child
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -77,4 +81,17 @@ func MachineMemory() int64 {
 		return unknownMemory
 	}
 	return int64(info.Totalram) * int64(info.Unit)
+}
+
+// Works reports whether a thread of the process runs, waits for a processor, or
+// waits for memory or a disk; a process that has ended, or was stopped, does not.
+func (c *Child) Works() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", c.PID())) // the pattern is well formed
+	return slices.ContainsFunc(threads, func(path string) bool {
+		stat, _ := os.ReadFile(path) // a thread that has ended does not work
+		// The state follows the program's name in parentheses, which may itself hold
+		// some: see proc_pid_stat(5).
+		_, state, _ := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(" "))
+		return len(state) > 0 && (state[0] == 'R' || state[0] == 'D')
+	})
 }

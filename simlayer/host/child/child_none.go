@@ -29,3 +29,6 @@ func endThreadWithParent() error      { return nil }
 func signalGroup(int, syscall.Signal) {}
 
 func (c *Child) run(started chan<- error, _ *os.File, _ *slog.Logger) { started <- errSystem }
+
+// Works is not asked here.
+func (c *Child) Works() bool { return false }

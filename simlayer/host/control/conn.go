@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"time"
 )
 
 const frameHeader = 8
@@ -38,9 +37,6 @@ func NewConn(f *os.File) (*Conn, error) {
 
 // Close closes the connection.
 func (f *Conn) Close() error { return f.conn.Close() }
-
-// Within bounds the time that the next frames may take to come.
-func (f *Conn) Within(d time.Duration) { _ = f.conn.SetReadDeadline(time.Now().Add(d)) } // fails only once it is closed
 
 // Send sends a message, and sockets with it.
 func (f *Conn) Send(message any, sockets []*os.File) error {
