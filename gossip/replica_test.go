@@ -28,7 +28,7 @@ type testReplica struct {
 }
 
 func newTestReplica() *testReplica {
-	return &testReplica{view: view.New(), sets: map[bundle.Digest][]byte{}, changed: make(chan struct{}, 1)}
+	return &testReplica{view: view.New(nil), sets: map[bundle.Digest][]byte{}, changed: make(chan struct{}, 1)}
 }
 
 func (r *testReplica) Buckets() []uint64 {

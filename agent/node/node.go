@@ -24,6 +24,7 @@ type Config struct {
 	// before it decides how to begin.
 	FirstSync time.Duration
 	Rules     Rules
+	Memo      *view.Memo // see [view.New]
 }
 
 // Rules are the rules of package schedule. A test may break one to see that it
@@ -99,7 +100,7 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 		cfg: cfg, now: now, started: now,
 		machine: machine, saved: machine.State(), floor: m.Floor, floorSaved: m.Floor,
 		meta: m.Metadata, frozen: map[bundle.Version]bundle.Digest{}, docs: newDocuments(m.Bound),
-		view: view.New(), doneAt: map[settlement]time.Time{}, alive: map[bundle.NodeID]bool{cfg.Self: true},
+		view: view.New(cfg.Memo), doneAt: map[settlement]time.Time{}, alive: map[bundle.NodeID]bool{cfg.Self: true},
 		number: m.Floor.Numbers,
 	}
 	for _, v := range sorted(m.Frozen) {

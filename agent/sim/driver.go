@@ -133,7 +133,7 @@ func (a *agent) restore() {
 
 func (a *agent) config() node.Config {
 	return node.Config{
-		Self: a.h.id, Key: a.h.public(), Name: a.h.name, Class: a.h.class, FirstSync: 30 * time.Second, Rules: a.s.plant.Rules,
+		Self: a.h.id, Key: a.h.public(), Name: a.h.name, Class: a.h.class, FirstSync: 30 * time.Second, Rules: a.s.plant.Rules, Memo: &a.s.memo,
 	}
 }
 

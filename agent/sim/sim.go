@@ -135,6 +135,7 @@ type simulation struct {
 
 	only      string
 	violation *Violation
+	memo      view.Memo
 	views     map[uint64]uint64    // what a view was given, and what came of it
 	written   map[view.Signed]word // every record that was ever signed
 	stats     Stats

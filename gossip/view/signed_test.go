@@ -177,7 +177,7 @@ func TestVectors(t *testing.T) {
 		if _, err := Open(v.Signed); !errors.Is(err, want) {
 			t.Errorf("%s (%s): got %v, want %q", file, v.Note, err, v.Want)
 		}
-		if changed, err := New().Merge(v.Signed); (len(changed) == 1) != (v.Want == "") || (err == nil) != (v.Want == "") {
+		if changed, err := New(nil).Merge(v.Signed); (len(changed) == 1) != (v.Want == "") || (err == nil) != (v.Want == "") {
 			t.Errorf("%s: a view took %d of it: %v", file, len(changed), err)
 		}
 	}
@@ -287,7 +287,7 @@ func TestDecodingRefuses(t *testing.T) {
 func TestUnknownFieldsAreRelayed(t *testing.T) {
 	old := sign(t, "n1", 1, "")
 	newer := seal(keyOf("n1"), []byte(strings.NewReplacer(`"seq":1`, `"seq":2`, `"version":1}`, `"version":1,"wings":2}`).Replace(old.record)))
-	v := New()
+	v := New(nil)
 	if _, err := v.Merge(old, newer); err != nil {
 		t.Fatal(err)
 	}

@@ -31,12 +31,18 @@ type Equivocation struct {
 // goroutine owns it, and gives others a Snapshot.
 type View struct {
 	now           Snapshot
+	memo          *Memo
 	equivocations map[bundle.NodeID]Equivocation
 }
 
-// New returns an empty view.
-func New() *View {
-	return &View{equivocations: map[bundle.NodeID]Equivocation{}}
+// Memo remembers what was verified, for views of one process that are given the
+// same records: the simulator's. Its zero value is empty; it grows without bound,
+// and is not safe for concurrent use.
+type Memo struct{ entries map[Signed]*entry }
+
+// New returns an empty view. It verifies no record that is in memo, which may be nil.
+func New(memo *Memo) *View {
+	return &View{memo: memo, equivocations: map[bundle.NodeID]Equivocation{}}
 }
 
 // Merge verifies records and keeps those that are newer than what the view
@@ -67,22 +73,28 @@ func (v *View) Merge(records ...Signed) (changed []bundle.NodeID, err error) {
 // news returns the entry to be put into the view for s, or nil. Records that
 // could change nothing are not verified: that is where the time goes.
 func (v *View) news(s Signed) (*entry, error) {
-	r, err := s.read()
-	if err != nil {
-		return nil, err
+	e, verified := v.memo.find(s)
+	if !verified {
+		r, err := s.read()
+		if err != nil {
+			return nil, err
+		}
+		e = &entry{stamp: Stamp{Node: r.Node, Seq: r.Seq, Sum: s.Sum()}, signed: s, record: r}
 	}
-	stamp := Stamp{Node: r.Node, Seq: r.Seq, Sum: s.Sum()}
-	have, known := v.now.find(r.Node)
+	stamp := e.stamp
+	have, known := v.now.find(stamp.Node)
 	if known && (have.stamp == stamp || stamp.Seq < have.stamp.Seq) {
 		return nil, nil
 	}
-	if err := s.verify(r); err != nil {
-		return nil, err
+	if !verified {
+		if err := s.verify(e.record); err != nil {
+			return nil, err
+		}
+		v.memo.add(e)
 	}
 	if !known && v.now.n >= MaxNodes {
-		return nil, fmt.Errorf("%w: it has %d nodes: node %s (%s) is left out", ErrFull, v.now.n, r.Node.Short(), r.Name)
+		return nil, fmt.Errorf("%w: it has %d nodes: node %s (%s) is left out", ErrFull, v.now.n, stamp.Node.Short(), e.record.Name)
 	}
-	e := &entry{stamp: stamp, signed: s, record: r}
 	if !known || !have.stamp.sameNumber(stamp) {
 		return e, nil
 	}
@@ -90,11 +102,29 @@ func (v *View) news(s Signed) (*entry, error) {
 	if have.stamp.newerThan(stamp) {
 		kept, other = have, e
 	}
-	err = v.equivocated(kept, other)
+	err := v.equivocated(kept, other)
 	if kept == have {
 		return nil, err
 	}
 	return e, err
+}
+
+func (m *Memo) find(s Signed) (*entry, bool) {
+	if m == nil {
+		return nil, false
+	}
+	e, ok := m.entries[s]
+	return e, ok
+}
+
+func (m *Memo) add(e *entry) {
+	if m == nil {
+		return
+	}
+	if m.entries == nil {
+		m.entries = map[Signed]*entry{}
+	}
+	m.entries[e.signed] = e
 }
 
 // equivocated keeps the evidence: the newest pair of each node.

@@ -157,7 +157,7 @@ func checkLaws(t *testing.T, fresh func() merger) (err error) {
 }
 
 func TestMergeLaws(t *testing.T) {
-	if err := checkLaws(t, func() merger { return realView{New()} }); err != nil {
+	if err := checkLaws(t, func() merger { return realView{New(nil)} }); err != nil {
 		t.Error(err)
 	}
 	if err := checkLaws(t, func() merger { return newModel(Stamp.newerThan) }); err != nil {
@@ -191,7 +191,7 @@ func TestLawsCatch(t *testing.T) {
 func TestViewIsItsModel(t *testing.T) {
 	all := history(t)
 	rapid.Check(t, func(t *rapid.T) {
-		v, model := New(), newModel(Stamp.newerThan)
+		v, model := New(nil), newModel(Stamp.newerThan)
 		for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(all)-1), 0, 20).Draw(t, "records") {
 			before := v.Snapshot()
 			had := realView{v}.records()
@@ -210,7 +210,7 @@ func TestViewIsItsModel(t *testing.T) {
 				}
 			}
 		}
-		at := New()
+		at := New(nil)
 		if _, err := at.Merge(slices.Collect(maps.Values(model.records()))...); err != nil {
 			t.Fatal(err)
 		}
@@ -240,9 +240,9 @@ func TestAntiEntropyConverges(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		views := make([]*View, rapid.IntRange(2, 5).Draw(t, "views"))
-		union := New()
+		union := New(nil)
 		for i := range views {
-			views[i] = New()
+			views[i] = New(nil)
 			for _, j := range rapid.SliceOfN(rapid.IntRange(0, len(all)-1), 0, 20).Draw(t, "seen") {
 				views[i].Merge(all[j])
 				union.Merge(all[j])
@@ -271,7 +271,7 @@ func TestAntiEntropyConverges(t *testing.T) {
 
 // TestHashesSeeEveryChange shows what the comparison of bucket hashes rests on.
 func TestHashesSeeEveryChange(t *testing.T) {
-	v := New()
+	v := New(nil)
 	seen := map[uint64]bool{}
 	for i := range 200 {
 		changed, err := v.Merge(sign(t, fmt.Sprint("n", i%50), uint64(i)+1, ""))
@@ -287,7 +287,7 @@ func TestHashesSeeEveryChange(t *testing.T) {
 }
 
 func TestMergeReports(t *testing.T) {
-	v := New()
+	v := New(nil)
 	one, other, newer := sign(t, "n1", 5, ""), sign(t, "n1", 5, "the other one"), sign(t, "n1", 6, "")
 	forged := sign(t, "n2", 1, "")
 	forged.signature[3] ^= 1
@@ -318,7 +318,7 @@ func TestMergeReports(t *testing.T) {
 }
 
 func TestMissingIgnoresLies(t *testing.T) {
-	v := New()
+	v := New(nil)
 	v.Merge(sign(t, "n1", 5, ""))
 	id := idOf("n1")
 	bucket := bucketOf(id)
@@ -341,7 +341,7 @@ func TestMissingIgnoresLies(t *testing.T) {
 }
 
 func TestViewIsBounded(t *testing.T) {
-	v := New()
+	v := New(nil)
 	for i := range MaxNodes { // as if so many had been merged
 		id := bundle.NodeID(sha256.Sum256([]byte{byte(i), byte(i >> 8)}))
 		v.now.put(&entry{stamp: Stamp{Node: id, Seq: 1}})
@@ -358,11 +358,11 @@ func BenchmarkMerge(b *testing.B) {
 	}
 	b.Run("news", func(b *testing.B) {
 		for b.Loop() {
-			New().Merge(records...)
+			New(nil).Merge(records...)
 		}
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(records)), "ns/record")
 	})
-	v := New()
+	v := New(nil)
 	v.Merge(records...)
 	b.Run("known", func(b *testing.B) {
 		for b.Loop() {
