@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		fmt.Println(c.PID())
 		select {}
 	case "spins":
-		for {
+		for n := 0; ; n++ {
 		}
 	case "becomes":
 		elsewhere(func() { fmt.Fprintln(os.Stderr, Become("/bin/sleep", []string{"sleep", "1000"}, os.Environ())) })
