@@ -40,7 +40,7 @@ type Agent struct {
 	soft  *software.Software
 	ways  *ways.Ways
 
-	directory atomic.Pointer[directory] // who answers where, for the egress proxy
+	directory atomic.Pointer[node.Directory] // who answers where, for the egress proxy
 
 	inbox   chan func()
 	stopped chan struct{}  // closed when the loop has ended
@@ -56,23 +56,18 @@ type Agent struct {
 	trust     *trust.Verified                   // in force
 	sets      map[bundle.Digest]*trust.Verified // those that the node knows of
 	objects   *objects.Objects
-	viewNews  bool            // the directory is older than the view
 	alone     bool            // no peer is configured or remembered
 	known     map[string]bool // addresses already remembered
-	alive     map[bundle.NodeID]bool
-	injecting int // injections under way
+	injecting int             // injections under way
 	live      liveSoftware
-	speaks    bundle.Version   // what labels the node's calls to its peers: the version that runs, or ran last
+	answers   node.Route       // whom the node answers
 	routed    simlayer.Routing // as last applied
-	serving   serving          // what the routing is made of
-	answering answering
-	heard     map[bundle.Version]heard
-	watched   map[bundle.Version]bool // versions whose callers are listened to
-	pastSwept bool                    // the disk of retired objects has been given back
-	retireAt  time.Time               // when to look for what can be retired
-	cancel    context.CancelFunc      // ends the action under way
-	running   <-chan struct{}         // closed when that action has returned
-	changed   int                     // objects of the last transform
+	serving   serving
+	pastSwept bool               // the disk of retired objects has been given back
+	countAt   time.Time          // when to count callers again
+	cancel    context.CancelFunc // ends the action under way
+	running   <-chan struct{}    // closed when that action has returned
+	changed   int                // objects of the last transform
 }
 
 // liveSoftware is what callers may reach.
@@ -160,15 +155,18 @@ func (a *Agent) openLayer(c *closers) error {
 		a.alarm("%v", err)
 	}
 	left := software.Find(a.cfg.Data, a.log)
-	a.speaks = left.Version()
+	if v := left.Version(); v != 0 {
+		a.step(node.SoftwareStarts{Version: v})
+	}
+	a.answer(a.node.Route())
 	services := map[string]simlayer.Service{}
 	for name, s := range a.cfg.Services {
 		services[name] = simlayer.Service{
 			Public: s.Address, Host: hostOf(s.Address), First: s.First, Last: s.Last,
-			Protocol: a.protocolOf(name), External: s.External, Attach: a.ways.Attach[name].Attach(),
+			Protocol: a.answers.Protocols[name], External: s.External, Attach: a.ways.Attach[name].Attach(),
 		}
 	}
-	a.list(a.node.View().Snapshot())
+	a.guide(a.node.Directory()) // before the first call can leave
 	var err error
 	a.layer, err = a.startLayer(simlayer.Config{Services: services, Resolve: a.resolve, Log: a.log}, left)
 	if err != nil {
@@ -242,7 +240,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-tick.C:
 			a.step(node.Tick{})
 			a.noteMembers()
-			a.retire(time.Now())
+			a.countCallers(time.Now())
 		case <-persist.C:
 			a.persistView()
 		}

@@ -108,9 +108,9 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	if a.trust.Expired(time.Now()) {
 		s.Alarms = append(s.Alarms, fmt.Sprintf("the signed metadata expired on %s: nothing new starts; `moult trust refresh`, then `moult trust push`", a.trust.Expires().Format(time.DateOnly)))
 	}
-	alive := heard
-	if alive == nil {
-		alive = a.alive
+	alive := func(id bundle.NodeID) bool { return heard[id] }
+	if heard == nil {
+		alive = a.node.Alive
 	}
 	for r := range a.node.View().Snapshot().All() {
 		if r.Left {
@@ -118,7 +118,7 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 		}
 		n := control.NodeStatus{
 			Name: r.Name, ID: r.Node, Class: r.Class, Version: r.Version, Phase: string(r.Phase), Target: r.Target,
-			Progress: r.Progress, Reachable: alive[r.Node], Reason: r.Reason, Since: r.Since, Address: r.Addr, Platform: r.Platform,
+			Progress: r.Progress, Reachable: alive(r.Node), Reason: r.Reason, Since: r.Since, Address: r.Addr, Platform: r.Platform,
 			Services: map[string]control.ServiceStatus{},
 		}
 		for name, sv := range r.Services {
@@ -336,7 +336,7 @@ func (b api) Resolve(_ context.Context, address string) (r control.Resolved, err
 		return r, control.Misuse(fmt.Errorf("resolve %.200q: want host:port", address), "")
 	}
 	if !b.a.ask(func() {
-		if r.Version = b.a.speaks; r.Version == 0 {
+		if r.Version = b.a.answers.Speaks; r.Version == 0 {
 			r.Version = b.a.saved.Running
 		}
 	}) {

@@ -27,10 +27,6 @@ func (a *Agent) settle() {
 	a.route()
 	a.noteAddresses()
 	a.flush()
-	if a.viewNews {
-		a.viewNews = false
-		a.list(a.node.View().Snapshot())
-	}
 }
 
 // noteAddresses tells the node where it and its services are reached.
@@ -81,10 +77,19 @@ func (a *Agent) carryOut(r node.Ready) {
 	for _, text := range r.Raised {
 		a.log.Error("alarm", "text", text)
 	}
+	if r.Save != nil && r.Save.Answering != nil {
+		a.noteAnswering(*r.Save.Answering)
+	}
+	if r.Route != nil {
+		a.answer(*r.Route)
+	}
 	if r.Save != nil && r.Save.State != nil {
 		a.noteSaved(*r.Save.State)
 	}
-	if r.Gate != nil {
+	if r.Directory != nil {
+		a.guide(r.Directory)
+	}
+	if r.Gate != nil || r.Route != nil {
 		a.route()
 	}
 	var answers []node.Event
@@ -134,7 +139,7 @@ func (a *Agent) keepSets(s node.Save) (map[string]bundle.Digest, error) {
 
 // save makes a Save durable: all of it or nothing.
 func (a *Agent) save(s node.Save, trusted map[string]bundle.Digest) error {
-	if s.State == nil && len(trusted)+len(s.Frozen)+len(s.Bound) == 0 {
+	if s.State == nil && s.Answering == nil && len(trusted)+len(s.Frozen)+len(s.Bound) == 0 {
 		return a.store.Raise(func(f *store.Floor) { raise(f, s.Floor) })
 	}
 	frozen, bound := byKey(s.Frozen), byKey(s.Bound)
@@ -144,6 +149,7 @@ func (a *Agent) save(s node.Save, trusted map[string]bundle.Digest) error {
 	return a.store.Update(func(tx *store.Tx) error {
 		return errors.Join(
 			putState(tx, s.State),
+			putAnswering(tx, s.Answering),
 			putDigests(tx, bucketTrust, trusted),
 			putDigests(tx, bucketFrozen, frozen),
 			putDigests(tx, bucketOrders, bound),
@@ -247,7 +253,7 @@ func (a *Agent) publish(r view.Record) []node.Event {
 	if a.ring != nil {
 		a.ring.Rumour(signed)
 	}
-	a.dirty[a.id], a.viewNews = true, true
+	a.dirty[a.id] = true
 	return []node.Event{node.Told{Record: signed}}
 }
 
@@ -257,7 +263,7 @@ func (a *Agent) addresses() map[string]view.ServiceAddr {
 	for name, addr := range a.layer.Addresses() {
 		all[name] = view.ServiceAddr{
 			Public: addr.Public, Versions: maps.Clone(addr.Versions),
-			Attach: a.wayOf(name).Kind, Egress: a.ways.Egress.Kind, Protocol: a.protocolOf(name),
+			Attach: a.wayOf(name).Kind, Egress: a.ways.Egress.Kind, Protocol: a.answers.Protocols[name],
 		}
 	}
 	return all

@@ -21,10 +21,6 @@ const (
 	// maxExplained is up to how many nodes a status tells of each what it waits
 	// for; above, `why` does.
 	maxExplained = 200
-	// maxOffered bounds the versions whose callers a node answers, maxAddresses
-	// the addresses for them over all its services: they stand in its record.
-	maxOffered   = 32
-	maxAddresses = 256
 	// keptReleases is of how many releases the artifacts are kept.
 	keptReleases = 4
 	// spareDisk is kept free beside what a transform needs, in bytes.
@@ -35,9 +31,6 @@ const (
 	persistInterval = 5 * time.Second
 	minPause        = time.Second // between two tries of an action that must succeed
 	maxPause        = 30 * time.Second
-	retryLater      = 15 * time.Second // after a transform's "try later" or a full disk
-	retryInstall    = 30 * time.Second // after an installation that failed
-	holdTimeout     = 30 * time.Second // where no release says otherwise
-	retireInterval  = 2 * time.Second  // between two looks for objects to retire
-	routePause      = time.Second      // between two tries of a routing that failed
+	retireInterval  = 2 * time.Second // between two counts of callers
+	routePause      = time.Second     // between two tries of a routing that failed
 )

@@ -13,7 +13,7 @@ import (
 func (a *Agent) local() control.Local {
 	stats := a.layer.Stats()
 	l := control.Local{
-		Name: a.cfg.Name, Native: a.native(), Egress: control.Way{Kind: a.ways.Egress.Kind, Why: a.ways.Egress.Why},
+		Name: a.cfg.Name, Native: a.answers.Native, Egress: control.Way{Kind: a.ways.Egress.Kind, Why: a.ways.Egress.Why},
 		Services: map[string]control.LocalService{}, Objects: []control.ObjectStatus{},
 	}
 	for name := range a.cfg.Services {
@@ -32,14 +32,6 @@ func (a *Agent) local() control.Local {
 		l.Objects = append(l.Objects, s)
 	}
 	return l
-}
-
-// native is the version of the software that runs, or is being installed.
-func (a *Agent) native() bundle.Version {
-	if a.saved.Running != 0 {
-		return a.saved.Running
-	}
-	return a.speaks
 }
 
 // callsOf adds up the calls of callers of one version.

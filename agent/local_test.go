@@ -26,7 +26,6 @@ func TestLocal(t *testing.T) {
 		})
 		b.up(2, "api")
 		b.live.backends["api"] = node.Listener.Addr().String()
-		b.viewNews = true
 		b.route()
 		b.ways.Egress.Why = "connect: not here"
 		at := b.layer.Addresses()["api"].Versions
@@ -75,7 +74,6 @@ func TestLocal(t *testing.T) {
 					cu.Past = bundle.Simulation{Kind: bundle.SimulateRules, Rules: rules}
 				}
 			})
-			b.viewNews = true
 			b.route()
 			if s := b.local().Objects[0]; s.State != control.ObjectBroken || s.Problem == "" {
 				t.Errorf("%+v", s)

@@ -72,7 +72,7 @@ func (a *Agent) hostConfig() host.Config {
 func (a *Agent) startHost() (objects.Host, error) {
 	cfg := a.hostConfig()
 	for _, name := range slices.Sorted(maps.Keys(a.cfg.Services)) {
-		cfg.Services = append(cfg.Services, host.Service{Name: name, Protocol: a.protocolOf(name)})
+		cfg.Services = append(cfg.Services, host.Service{Name: name, Protocol: a.answers.Protocols[name]})
 	}
 	h, err := host.Start(cfg)
 	if err != nil {

@@ -526,8 +526,8 @@ func TestObjectsHold(t *testing.T) {
 	b := newObjectsBench(t, 1)
 	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "n") })
 	b.until("the object is in force", func() bool { return len(b.objects.InForce().List) > 0 && b.asWanted() })
-	if got := b.objects.InForce().Hold; got != holdTimeout {
-		t.Errorf("objects wait for %v, want %v", got, holdTimeout)
+	if got := b.objects.InForce().Hold; got != b.Agent.answers.Hold {
+		t.Errorf("objects wait for %v, want %v", got, b.Agent.answers.Hold)
 	}
 	b.do(func() {
 		cu := b.node.Manifests()[2].Classes[b.cfg.Class]

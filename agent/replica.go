@@ -81,7 +81,7 @@ func (a *Agent) merge(from bundle.NodeID, records []view.Signed) (news []view.Si
 		a.log.Warn("records of a peer not taken", "peer", from.Short(), "err", err)
 	}
 	for _, id := range changed {
-		a.dirty[id], a.viewNews = true, true
+		a.dirty[id] = true
 		if s, ok := a.node.View().Signed(id); ok && id != a.id {
 			news = append(news, s)
 		}
@@ -194,8 +194,6 @@ func (a *Agent) noteMembers() {
 			fresh[m.Addr] = m.Name
 		}
 	}
-	a.viewNews = a.viewNews || !maps.Equal(a.alive, alive) // the directory depends on it
-	a.alive = alive
 	a.step(node.Members{Alive: alive})
 	if len(fresh) == 0 {
 		return

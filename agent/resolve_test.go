@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"moult/agent/control"
+	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/simlayer/dial"
@@ -32,13 +33,13 @@ func TestResolve(t *testing.T) {
 	client := control.NewClient(b.cfg.Data)
 	defer client.Close()
 
-	const public = "peer.example:7000"
+	const public = "127.0.0.1:7000"
 	b.do(func() {
 		b.peer(func(r *view.Record) {
 			r.Services = map[string]view.ServiceAddr{"api": {Public: public, Native: 2, Attach: "relay", Egress: "proxy", Protocol: "http",
 				Versions: map[bundle.Version]string{2: ln.Addr().String()}}}
 		})
-		b.list(b.node.View().Snapshot())
+		b.guide(b.node.Directory())
 	})
 	if r, err := client.Resolve(t.Context(), public); err == nil {
 		t.Errorf("resolved to %+v before the version is known", r)
@@ -48,7 +49,7 @@ func TestResolve(t *testing.T) {
 	if e, ok := errors.AsType[*control.Error](err); !ok || e.Kind != control.KindRefused {
 		t.Errorf("as version 1: %v", err)
 	}
-	b.do(func() { b.speaks = 2 }) // its new software starts
+	b.do(func() { b.step(node.SoftwareStarts{Version: 2}); b.answer(b.node.Route()) }) // its new software starts
 	if r, err := client.Resolve(t.Context(), public); err != nil || r != (control.Resolved{Address: ln.Addr().String(), Peer: true, Version: 2}) {
 		t.Errorf("as version 2: %+v, %v", r, err)
 	}

@@ -20,11 +20,8 @@ func (a *Agent) restore() error {
 	if err := a.removeLeftovers(); err != nil {
 		return err
 	}
-	if err := a.restoreAnswering(); err != nil {
-		return err
-	}
 	m := node.Memory{Floor: floorOf(a.store.Floor())}
-	if err := errors.Join(a.restoreView(&m), a.restoreState(&m), a.restoreTrust(&m)); err != nil {
+	if err := errors.Join(a.restoreView(&m), a.restoreAnswering(&m), a.restoreState(&m), a.restoreTrust(&m)); err != nil {
 		return err
 	}
 	var err error
@@ -62,8 +59,26 @@ func (a *Agent) readDocuments() {
 func (a *Agent) nodeConfig() node.Config {
 	return node.Config{
 		Self: a.id, Key: a.key.Public().(ed25519.PublicKey), Name: a.cfg.Name, Class: a.cfg.Class, Platform: a.platform,
-		Labels: maps.Clone(a.cfg.Labels), FirstSync: a.cfg.FirstSync,
+		Labels: maps.Clone(a.cfg.Labels), FirstSync: a.cfg.FirstSync, Services: a.services(),
 	}
+}
+
+// services are what the node decides by of each service.
+func (a *Agent) services() map[string]node.Service {
+	all := map[string]node.Service{}
+	for name, s := range a.cfg.Services {
+		one := node.Service{Protocol: s.Protocol, External: s.External}
+		if s.First != 0 {
+			one.Ports = s.Last - s.First + 1
+		}
+		if ad := a.cfg.Adopt; ad != nil {
+			if adopted, ok := ad.Services[name]; ok {
+				one.Protocol = adopted.Protocol
+			}
+		}
+		all[name] = one
+	}
+	return all
 }
 
 func floorOf(f store.Floor) node.Floor {

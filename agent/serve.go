@@ -9,21 +9,14 @@ import (
 	"slices"
 	"time"
 
+	"moult/agent/node"
 	"moult/agent/objects"
-	"moult/agent/schedule"
-	"moult/agent/upgrade"
-	"moult/gossip/view"
 	"moult/simlayer"
-	"moult/simlayer/so"
 	"moult/store/bundle"
 )
 
-// serving is what the routing is made of. It is worked out anew only when what
-// it comes from has changed, for route is called after every event.
+// serving is how the routing is put in force.
 type serving struct {
-	from     servingFrom
-	external bundle.Version
-
 	// holding: the software is up, and calls wait for the objects to follow. letIn,
 	// where there is one, gets the outcome when they wait no more; it has room for it.
 	holding bool
@@ -36,14 +29,23 @@ type serving struct {
 	retry  time.Time
 }
 
-// servingFrom tells whether the documents or the machine say anything new. Of
-// the documents it is enough to count them: those of one trust set are fixed,
-// and only arrive.
-type servingFrom struct {
-	native, settled            bundle.Version
-	trust                      bundle.Digest
-	manifests, orders, missing int
-	frozen                     int // releases; they never become fewer
+// answer takes in whom the node answers from now on.
+func (a *Agent) answer(r node.Route) {
+	all := map[bundle.Version]objects.Object{}
+	for v := r.Oldest; v < r.Native; v++ {
+		all[v] = objects.Of(a.node.Manifests()[v+1], a.cfg.Class, a.platform, true)
+	}
+	for v := r.Native + 1; v <= r.Newest; v++ {
+		all[v] = objects.Of(a.node.Manifests()[v], a.cfg.Class, a.platform, false)
+	}
+	if r.Native != a.answers.Native || r.Oldest != a.answers.Oldest || r.Newest != a.answers.Newest || !maps.Equal(r.Releases, a.answers.Releases) {
+		a.objects.Offer(all)
+	}
+	speaks := a.answers.Speaks
+	a.answers = r
+	if speaks != r.Speaks {
+		a.redirect()
+	}
 }
 
 // route tells the simulation layer who answers whom now. What goes wrong is an
@@ -53,25 +55,18 @@ func (a *Agent) route() { _ = a.routeNow() }
 // routeNow is route, for whoever must know why callers cannot be routed. A node
 // that has never had software answers nobody: its callers wait.
 func (a *Agent) routeNow() error {
-	s := a.saved
-	native := s.Running
-	if native == 0 {
-		native = a.speaks // it is being installed
-	}
-	if native == 0 {
+	s, to := a.saved, a.answers
+	if to.Native == 0 {
 		return nil
 	}
 	up := a.node.GateFor(s).Open
 	now := time.Now()
-	hold := a.holdTimeout(s)
-	a.prepare(s, native)
-	a.objects.Arrange(objects.Node{Native: native, Settled: s.Version, Backends: a.backends(), Up: up, Down: s.Phase.Down(), Hold: hold}, now)
+	a.objects.Arrange(objects.Node{Native: to.Native, Settled: s.Version, Backends: a.backends(), Up: up, Down: s.Phase.Down(), Hold: to.Hold}, now)
 	a.serving.holding = up && a.objects.Holds(a.routed.Native != 0 && !a.routed.Down, now)
 	up = up && !a.serving.holding
 	err := a.apply(simlayer.Routing{
-		Native: native, Backends: a.backends(), Protocols: a.protocols(), Processes: a.live.processes, Down: !up, HoldTimeout: hold,
-		Objects: a.objects.Lead(up), External: a.serving.external, Egress: a.speaks,
-		Watched: maps.Clone(a.watched),
+		Native: to.Native, Backends: a.backends(), Protocols: to.Protocols, Processes: a.live.processes, Down: !up, HoldTimeout: to.Hold,
+		Objects: a.objects.Lead(up), External: to.External, Egress: to.Speaks, Watched: watched(to),
 	}, now)
 	if !a.serving.holding && a.serving.letIn != nil {
 		a.serving.letIn <- err
@@ -133,206 +128,14 @@ func (a *Agent) lacks(services []string) (missing []string) {
 	return missing
 }
 
-// prepare works out what callers from outside count as, and which objects there are,
-// where something has changed.
-func (a *Agent) prepare(s upgrade.State, native bundle.Version) {
-	from := servingFrom{
-		native: native, settled: s.Version, trust: a.trust.Digest(), frozen: a.node.FrozenReleases(),
-		manifests: len(a.node.Manifests()), orders: len(a.node.Orders()), missing: a.node.MissingDocuments(),
+// watched are the versions whose callers must come through the agent, which else does
+// not hear of those whose calls pass unchanged.
+func watched(r node.Route) map[bundle.Version]bool {
+	set := map[bundle.Version]bool{}
+	for _, v := range r.Watched {
+		set[v] = true
 	}
-	if from == a.serving.from && !a.viewNews {
-		return
-	}
-	a.serving.from = from
-	a.serving.external = a.advance(a.external(s, native))
-	a.objects.Offer(a.fit(native, a.simulations(native)))
-}
-
-// simulations returns the simulation objects of a node whose software is of
-// version native: for callers of older versions as far back as the releases are
-// known and not retired, and of newer ones up to the newest that is not frozen. In
-// which phase the node is, and whether the rollout of a release goes on, does not
-// matter: peers that have settled at it call this node.
-func (a *Agent) simulations(native bundle.Version) map[bundle.Version]objects.Object {
-	all := map[bundle.Version]objects.Object{}
-	if len(a.cfg.Services) == 0 {
-		return all // nobody calls
-	}
-	for v := native; v > max(1, a.answering.Oldest) && native-v < so.MaxChain; v-- {
-		m := a.node.Manifests()[v]
-		if m == nil {
-			break
-		}
-		if cu, changes := m.Classes[a.cfg.Class]; changes && cu.From == 0 {
-			break // the class begins here
-		}
-		all[v-1] = objects.Of(m, a.cfg.Class, a.platform, true)
-	}
-	for v := native + 1; v-native <= so.MaxChain; v++ {
-		m := a.node.Manifests()[v]
-		if m == nil || a.node.Conflicted(v) {
-			break
-		}
-		all[v] = objects.Of(m, a.cfg.Class, a.platform, false)
-	}
-	return all
-}
-
-// fit leaves out of the objects those for which there are no ports, the oldest
-// first. It is an alarm where callers of such a version are still about.
-func (a *Agent) fit(native bundle.Version, all map[bundle.Version]objects.Object) map[bundle.Version]objects.Object {
-	oldest, newest := native, native
-	for v := range all {
-		oldest, newest = min(oldest, v), max(newest, v)
-	}
-	n, narrow := a.room()
-	lo, hi := window(oldest, native, newest, bundle.Version(n))
-	if lo == oldest && hi == newest {
-		return all
-	}
-	needed := a.serving.external
-	for _, s := range a.cfg.Services {
-		if s.External != 0 {
-			needed = min(needed, s.External)
-		}
-	}
-	if lo > max(oldest, needed) || hi < newest {
-		a.alarm("there is room for callers of %d versions only, and callers of more are about: the oldest are not answered; bring all nodes up to date, or widen `versions` of %s in agent.hcl", n, narrow)
-	}
-	maps.DeleteFunc(all, func(v bundle.Version, _ objects.Object) bool { return v < lo || v > hi })
-	return all
-}
-
-// window cuts the run of versions from oldest to newest to n, native among them:
-// the oldest go first, and of the newest only those that native leaves no room.
-func window(oldest, native, newest, n bundle.Version) (lo, hi bundle.Version) {
-	lo, hi = oldest, min(newest, native+n-1)
-	if hi-lo >= n {
-		lo = hi - n + 1
-	}
-	return lo, hi
-}
-
-// room returns how many versions have an address at every service, and what to
-// widen for more.
-func (a *Agent) room() (n int, narrow string) {
-	n, narrow = maxOffered, "nothing, it is the most that a record has room for,"
-	if len(a.cfg.Services) > 0 {
-		n = min(n, maxAddresses/len(a.cfg.Services))
-	}
-	for _, name := range slices.Sorted(maps.Keys(a.cfg.Services)) {
-		s := a.cfg.Services[name]
-		if ports := s.Last - s.First + 1; s.First != 0 && ports < n {
-			n, narrow = ports, fmt.Sprintf("service %q", name)
-		}
-	}
-	return max(n, 1), narrow
-}
-
-// holdTimeout is how long a call may wait for the node.
-func (a *Agent) holdTimeout(s upgrade.State) time.Duration {
-	for _, v := range []bundle.Version{s.Goal, s.EndedRelease, s.Running} {
-		if m := a.node.Manifests()[v]; m != nil {
-			if cu, ok := m.Classes[a.cfg.Class]; ok && cu.Schedule.HoldTimeout > 0 {
-				return time.Duration(cu.Schedule.HoldTimeout)
-			}
-		}
-	}
-	return holdTimeout
-}
-
-// external is the version that callers from outside speak: the newest that is
-// settled everywhere. Nodes that have left, or that the newest order skips, are
-// nowhere.
-func (a *Agent) external(s upgrade.State, native bundle.Version) bundle.Version {
-	v := native
-	if s.Version != 0 {
-		v = min(v, s.Version)
-	}
-	skipped := a.skipped()
-	for r := range a.node.View().Snapshot().All() {
-		if r.Node != a.id && !r.Left && r.Version != 0 && !skipped[r.Node] {
-			v = min(v, r.Version)
-		}
-	}
-	return v
-}
-
-// skipped returns the nodes that the newest order has no place for any more: the
-// operator's word that they are gone.
-func (a *Agent) skipped() map[bundle.NodeID]bool {
-	var newest *schedule.Order
-	for _, o := range a.node.Orders() {
-		if newest == nil || o.Release > newest.Release {
-			newest = o
-		}
-	}
-	gone := map[bundle.NodeID]bool{}
-	if newest == nil {
-		return gone
-	}
-	for _, c := range newest.Classes {
-		for _, i := range c.Skipped {
-			gone[c.Roster[i]] = true
-		}
-		for i, id := range c.Roster {
-			if _, skips := slices.BinarySearch(c.Skipped, i); !skips {
-				delete(gone, id)
-			}
-		}
-	}
-	return gone
-}
-
-// directory says where each service of each peer answers callers of each version, by
-// its public address.
-type directory map[publicAddr]peerService
-
-// publicAddr is an address of TCP or UDP: services of both may have one number.
-type publicAddr struct {
-	addr string
-	udp  bool
-}
-
-type peerService struct {
-	node     string
-	versions map[bundle.Version]string
-}
-
-// list makes the directory anew from the view. Where two nodes say that one
-// address is theirs, as when a machine was installed anew, it is the one's that
-// is alive, or was last heard of in a new phase.
-func (a *Agent) list(s *view.Snapshot) {
-	d := directory{}
-	owners := map[publicAddr]view.Record{}
-	for r := range s.All() {
-		if r.Left {
-			continue
-		}
-		for _, service := range r.Services {
-			public := publicAddr{service.Public, service.Protocol == bundle.ProtocolUDP}
-			owner, claimed := owners[public]
-			if claimed && owner.Node != r.Node && a.alive[owner.Node] && a.alive[r.Node] {
-				a.alarm("nodes %s (%s) and %s (%s) both say that %s is their address: give one of them another in its agent.hcl",
-					owner.Name, owner.Node.Short(), r.Name, r.Node.Short(), service.Public)
-			}
-			if claimed && !a.supersedes(r, owner) {
-				continue
-			}
-			owners[public] = r
-			d[public] = peerService{node: r.Name, versions: service.Versions}
-		}
-	}
-	a.directory.Store(&d)
-	a.redirect()
-}
-
-// supersedes reports whether r rather than owner has the address of both.
-func (a *Agent) supersedes(r, owner view.Record) bool {
-	if a.alive[r.Node] != a.alive[owner.Node] {
-		return a.alive[r.Node]
-	}
-	return r.Since.After(owner.Since)
+	return set
 }
 
 // resolve finds the address at which the peer behind a public address answers
@@ -343,64 +146,24 @@ func (a *Agent) resolve(dest string, v bundle.Version) (addr string, isPeer bool
 	if d == nil {
 		return "", false, nil
 	}
-	service, ok := (*d)[publicAddr{addr: dest}]
+	peer, ok := (*d)[node.PublicAddr{Addr: dest}]
 	if !ok {
-		service, ok = (*d)[publicAddr{dest, true}]
+		peer, ok = (*d)[node.PublicAddr{Addr: dest, UDP: true}]
 	}
 	if !ok {
 		return "", false, nil
 	}
-	addr, ok = service.versions[v]
+	addr, ok = peer.Versions[v]
 	if !ok {
-		return "", true, fmt.Errorf("node %s at %s does not answer callers of version %d", service.node, dest, v)
+		return "", true, fmt.Errorf("node %s at %s does not answer callers of version %d", peer.Name, dest, v)
 	}
 	return addr, true, nil
 }
 
-// protocols returns the protocol of every configured service.
-func (a *Agent) protocols() map[string]string {
-	all := make(map[string]string, len(a.cfg.Services))
-	for name := range a.cfg.Services {
-		all[name] = a.protocolOf(name)
-	}
-	return all
-}
-
-// protocolOf returns the protocol of a service, as the newest release says that the
-// software which runs, or ran last, has reached: what a later one changes is no matter
-// before this node goes there. Where no such release is known it is what agent.hcl says,
-// and else the next release; before any software has run, the newest.
-func (a *Agent) protocolOf(name string) string {
-	said := a.cfg.Services[name].Protocol
-	if ad := a.cfg.Adopt; ad != nil {
-		if s, ok := ad.Services[name]; ok {
-			said = s.Protocol
-		}
-	}
-	at := a.saved.Running
-	if a.speaks != 0 {
-		at = a.speaks // it is there before the machine is, and after
-	}
-	var reached, next bundle.Version
-	for v, m := range a.node.Manifests() {
-		switch _, ok := m.Classes[a.cfg.Class].Services[name]; {
-		case !ok:
-		case at == 0 || v <= at:
-			reached = max(reached, v)
-		case next == 0 || v < next:
-			next = v
-		}
-	}
-	if reached == 0 && said == "" {
-		reached = next
-	}
-	if reached != 0 {
-		return a.node.Manifests()[reached].Classes[a.cfg.Class].Services[name].Protocol
-	}
-	if said == "" {
-		return bundle.ProtocolHTTP
-	}
-	return said
+// guide takes in where peers answer from now on.
+func (a *Agent) guide(d node.Directory) {
+	a.directory.Store(&d)
+	a.redirect()
 }
 
 func hostOf(addr string) string {

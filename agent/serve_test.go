@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"moult/agent/node"
-	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/agent/ways"
 	"moult/gossip/view"
@@ -167,8 +166,23 @@ func (b *bench) in(s upgrade.State) {
 	maps.Copy(n.Manifests(), b.node.Manifests())
 	maps.Copy(n.Orders(), b.node.Orders())
 	b.node, b.saved = n, n.Saved()
-	b.step(node.Members{Alive: b.alive})
 	b.tellSoftware()
+}
+
+// refresh takes in what a test has changed.
+func (b *bench) refresh() {
+	b.step(node.LookAgain{})
+	b.answer(b.node.Route())
+}
+
+func (b *bench) route() {
+	b.refresh()
+	b.Agent.route()
+}
+
+func (b *bench) routeNow() error {
+	b.refresh()
+	return b.Agent.routeNow()
 }
 
 // software says that the software of version v is ready, and callers may reach it.
@@ -219,6 +233,7 @@ func (b *bench) releases(from, to bundle.Version, change ...func(bundle.Version,
 		}
 		b.node.Manifests()[v] = &bundle.Manifest{Version: v, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": cu}}
 	}
+	b.Agent.answers = node.Route{Speaks: b.Agent.answers.Speaks} // what was offered may be other objects
 }
 
 // up says that the software of version v is ready, on these services.
@@ -310,56 +325,6 @@ func TestRouteMoreVersionsThanPorts(t *testing.T) {
 	})
 }
 
-func TestWindow(t *testing.T) {
-	for _, c := range []struct{ oldest, native, newest, n, lo, hi bundle.Version }{
-		{1, 3, 4, 9, 1, 4},
-		{1, 9, 10, 9, 2, 10},
-		{1, 10, 10, 9, 2, 10},
-		{5, 5, 30, 9, 5, 13}, // native always
-		{1, 5, 30, 2, 5, 6},
-		{1, 5, 5, 1, 5, 5},
-	} {
-		if lo, hi := window(c.oldest, c.native, c.newest, c.n); lo != c.lo || hi != c.hi {
-			t.Errorf("%+v: %d to %d", c, lo, hi)
-		}
-	}
-}
-
-// Whatever became of a rollout, the callers of a release are answered: some nodes
-// may have settled at it.
-func TestRouteAnswersNewerInEveryPhase(t *testing.T) {
-	b := newBench(t, benchConfig(t), 1)
-	b.do(func() {
-		b.releases(1, 3)
-		b.node.Orders()[2] = &schedule.Order{Release: 2, State: schedule.StateAborted}
-		b.up(1, "api")
-		for _, p := range []upgrade.Phase{upgrade.Current, upgrade.Fetching, upgrade.Waiting, upgrade.Held} {
-			s := upgrade.State{Phase: p, Version: 1, Running: 1, Served: true}
-			if p != upgrade.Current {
-				s.Goal, s.Path = 2, []bundle.Version{2}
-			}
-			b.in(s)
-			b.routed.Native = 0 // as after a restart
-			if err := b.routeNow(); err != nil || !slices.Equal(b.answers(), run(1, 3)) {
-				t.Errorf("%s: answers %v, %v; want 1 to 3", p, b.answers(), err)
-			}
-		}
-		b.freeze(3)
-		b.route()
-		if got := b.answers(); !slices.Equal(got, run(1, 2)) {
-			t.Errorf("release 3 is frozen, and callers of %v are answered", got)
-		}
-		b.freeze()
-		b.node.Manifests()[2].Classes["kv"] = bundle.ClassUpgrade{From: 1, Future: bundle.Simulation{
-			Kind: bundle.SimulateRules, Rules: bundle.Chunk{Digest: bundle.Sum([]byte("rules")), Length: 5},
-		}}
-		b.route()
-		if got := b.answers(); !slices.Equal(got, run(1, 1)) {
-			t.Errorf("the rules of release 2 are not here, and callers of %v are answered", got)
-		}
-	})
-}
-
 // A release may have more services than a node is configured with; fewer is an
 // error that its caller sees.
 func TestRouteServicesDiffer(t *testing.T) {
@@ -386,156 +351,6 @@ func TestRouteServicesDiffer(t *testing.T) {
 	})
 }
 
-func TestExternal(t *testing.T) {
-	b := newBench(t, benchConfig(t), 3)
-	b.do(func() {
-		want := func(what string, v bundle.Version) {
-			t.Helper()
-			b.up(3, "api")
-			b.route()
-			if b.routed.External != v {
-				t.Errorf("%s: external version %d, want %d", what, b.routed.External, v)
-			}
-		}
-		b.releases(1, 3)
-		want("alone", 3)
-		gone := b.peer(func(r *view.Record) { r.Version = 1 })
-		b.peer(func(r *view.Record) { r.Version, r.Left = 1, true })
-		b.peer(func(r *view.Record) { r.Version = 2 })
-		want("a node at version 1", 1)
-		b.viewNews = false
-		order := &schedule.Order{Release: 3, Classes: map[bundle.Class]schedule.ClassOrder{"kv": {Roster: []bundle.NodeID{gone, b.id, gone}, Skipped: []int{0}}}}
-		b.node.Orders()[3] = order
-		want("skipped, and given a new place", 1)
-		order.Classes["kv"] = schedule.ClassOrder{Roster: []bundle.NodeID{gone, b.id, gone}, Skipped: []int{0, 2}}
-		b.viewNews = true
-		want("skipped", 2)
-	})
-}
-
-// route is called after every event, and works only where something is new.
-func TestRouteIsCheap(t *testing.T) {
-	b := newBench(t, benchConfig(t), 9)
-	b.do(func() {
-		b.releases(1, 9)
-		b.up(9, "api")
-		b.route()
-		b.viewNews = false
-		b.serving.external = 5 // to see whether it is worked out anew
-		b.route()
-		if b.routed.External != 5 {
-			t.Error("worked out anew with nothing new")
-		}
-		b.viewNews = true
-		b.route()
-		if b.routed.External != 9 {
-			t.Error("not worked out anew with a new view")
-		}
-	})
-}
-
-func TestDirectory(t *testing.T) {
-	b := newBench(t, benchConfig(t), 1)
-	b.do(func() {
-		const public = "10.0.0.2:7000"
-		at := time.Now().UTC().Truncate(time.Millisecond)
-		claim := func(name, addr string, since time.Time, left bool) bundle.NodeID {
-			return b.peer(func(r *view.Record) {
-				r.Name, r.Since, r.Left = name, since, left
-				r.Services = map[string]view.ServiceAddr{"api": {Public: public, Versions: map[bundle.Version]string{1: addr}, Native: 1, Attach: "relay", Egress: "proxy", Protocol: "http"}}
-			})
-		}
-		want := func(what, addr string) {
-			t.Helper()
-			b.list(b.node.View().Snapshot())
-			if got, isPeer, err := b.resolve(public, 1); got != addr || isPeer != (addr != "") || err != nil {
-				t.Errorf("%s: %q, %v, %v; want %q", what, got, isPeer, err, addr)
-			}
-		}
-		claim("gone", "10.0.0.2:1", at.Add(time.Hour), true)
-		want("left", "")
-		ids := map[string]bundle.NodeID{}
-		for i := range 8 { // whatever the order of their IDs
-			addr := fmt.Sprintf("10.0.0.2:%d", 10+i)
-			ids[addr] = claim(fmt.Sprintf("old%d", i), addr, at.Add(time.Duration(i)*time.Second), false)
-		}
-		want("the latest", "10.0.0.2:17")
-		b.alive = map[bundle.NodeID]bool{ids["10.0.0.2:13"]: true}
-		want("the one that is alive", "10.0.0.2:13")
-		if len(b.node.Alarms()) > 0 {
-			t.Errorf("only one is alive: %q", b.node.Alarms())
-		}
-		b.alive[ids["10.0.0.2:15"]] = true
-		want("of two that are alive the latest", "10.0.0.2:15")
-		b.list(b.node.View().Snapshot())
-		if n := b.alarmed(public); n != 1 {
-			t.Errorf("%d alarms of two live nodes with one address: %q", n, b.node.Alarms())
-		}
-	})
-}
-
-// Services of TCP and UDP may have one number, of one node or of two.
-func TestDirectoryNetworks(t *testing.T) {
-	b := newBench(t, benchConfig(t), 1)
-	b.do(func() {
-		b.peer(func(r *view.Record) {
-			r.Services = map[string]view.ServiceAddr{
-				"api": {Public: "10.0.0.2:7000", Versions: map[bundle.Version]string{1: "10.0.0.2:7001"}, Native: 1, Attach: "relay", Egress: "proxy", Protocol: "tcp"},
-				"log": {Public: "10.0.0.2:7000", Versions: map[bundle.Version]string{1: "10.0.0.2:8001"}, Native: 1, Attach: "relay", Egress: "proxy", Protocol: "udp"},
-				"ntp": {Public: "10.0.0.2:123", Versions: map[bundle.Version]string{1: "10.0.0.2:9001"}, Native: 1, Attach: "relay", Egress: "proxy", Protocol: "udp"},
-			}
-		})
-		b.list(b.node.View().Snapshot())
-		for public, want := range map[publicAddr]string{
-			{"10.0.0.2:7000", false}: "10.0.0.2:7001", {"10.0.0.2:7000", true}: "10.0.0.2:8001", {"10.0.0.2:123", true}: "10.0.0.2:9001",
-		} {
-			if got := (*b.directory.Load())[public].versions[1]; got != want {
-				t.Errorf("%v: %q, want %q", public, got, want)
-			}
-		}
-		for public, want := range map[string]string{"10.0.0.2:7000": "10.0.0.2:7001", "10.0.0.2:123": "10.0.0.2:9001"} {
-			if got, isPeer, err := b.resolve(public, 1); got != want || !isPeer || err != nil {
-				t.Errorf("%s: %q, %v, %v", public, got, isPeer, err)
-			}
-		}
-	})
-}
-
-// What a service speaks is what the software speaks that runs, whatever a release says
-// to which the node has not gone yet.
-func TestProtocolOfRunning(t *testing.T) {
-	b := newBench(t, benchConfig(t), 1)
-	b.do(func() {
-		speaks := map[bundle.Version]string{2: "tcp", 3: "tcp", 4: "udp"}
-		b.releases(2, 4, func(v bundle.Version, cu *bundle.ClassUpgrade) {
-			cu.Services = map[string]bundle.Service{"api": {Protocol: speaks[v]}}
-		})
-		for _, c := range []struct {
-			running, speaks bundle.Version
-			want            string
-		}{
-			{0, 0, "udp"}, // it is installed at the newest
-			{3, 3, "tcp"}, {2, 0, "tcp"}, {4, 4, "udp"}, {9, 9, "udp"},
-			{3, 4, "udp"}, // it is being started at 4
-			{4, 3, "tcp"}, // and goes back
-			{1, 1, "tcp"}, // nobody knows release 1 any more
-		} {
-			b.saved.Running, b.speaks = c.running, c.speaks
-			if got := b.protocolOf("api"); got != c.want {
-				t.Errorf("at version %d, software of %d: %s, want %s", c.running, c.speaks, got, c.want)
-			}
-		}
-		b.saved.Running, b.speaks = 1, 1
-		s := b.cfg.Services["api"]
-		s.Protocol = "udp"
-		b.cfg.Services["api"] = s
-		if got := b.protocolOf("api"); got != "udp" {
-			t.Errorf("agent.hcl says udp, and nobody knows release 1: %s", got)
-		}
-		b.saved.Running, b.speaks = 0, 0
-	})
-}
-
 // A release that changes what a service speaks leaves its callers alone until the node
 // goes there.
 func TestProtocolChangesWithNode(t *testing.T) {
@@ -543,7 +358,7 @@ func TestProtocolChangesWithNode(t *testing.T) {
 	b.do(func() {
 		b.releases(1, 1)
 		b.in(upgrade.State{Running: 1, Version: 1, Phase: upgrade.Current})
-		b.speaks = 1
+		b.step(node.SoftwareStarts{Version: 1})
 		b.up(1, "api")
 		b.route()
 		before := b.layer.Addresses()["api"].Versions[1]

@@ -66,9 +66,9 @@ func (a *Agent) hear(e software.Event) error {
 func (a *Agent) noteSoftware(e software.Event) {
 	switch e := e.(type) {
 	case software.Starting:
-		a.speaks = e.Version
+		a.step(node.SoftwareStarts{Version: e.Version})
+		a.flush()
 		a.route()
-		a.redirect()
 	case software.Ready:
 		a.live.backends, a.live.processes = e.Backends, e.Processes
 		a.step(node.SoftwareUp{Version: e.Version})

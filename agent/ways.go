@@ -46,12 +46,12 @@ func (a *Agent) wayOf(service string) ways.Way {
 // version is not called.
 func (a *Agent) redirect() {
 	d := a.directory.Load()
-	if d == nil || a.speaks == 0 {
+	if d == nil || a.answers.Speaks == 0 {
 		return
 	}
 	unfit, left, err := a.ways.Redirect(func(yield func(ways.Lead) bool) {
 		for public, peer := range *d {
-			if !yield(ways.Lead{Public: public.addr, UDP: public.udp, To: peer.versions[a.speaks]}) {
+			if !yield(ways.Lead{Public: public.Addr, UDP: public.UDP, To: peer.Versions[a.answers.Speaks]}) {
 				return
 			}
 		}

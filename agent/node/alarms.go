@@ -15,11 +15,13 @@ const (
 	causeFork    = "fork"    // two sets of metadata with one number
 	causeWay     = "way"     // no way to the newest release
 	causeRecords = "records" // stored records are damaged
+	causePorts   = "ports"   // too few for the callers that are about
 	causeFolder  = "folder"  // the data folder is older than what the node has said
 )
 
 func causeRelease(v bundle.Version) string  { return fmt.Sprint("release ", v) }
 func causeManifest(v bundle.Version) string { return fmt.Sprint("manifest ", v) }
+func causeAddress(a PublicAddr) string      { return fmt.Sprint("address ", a) }
 func causeOrder(v bundle.Version) string    { return fmt.Sprint("order ", v) }
 
 // alarm raises the alarm of a cause; without a text the cause has gone.

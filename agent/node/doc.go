@@ -7,7 +7,7 @@
 //
 //	for each Ready, until one is empty:
 //	  1. make Save durable, whole; where that fails, call Refused, and no more
-//	  2. put Gate in force
+//	  2. put Gate, Route and Directory in force
 //	  3. start the Actions; sign and tell Tell; look for Read, Fetch and Check
 //	  4. call Advance
 //

@@ -77,6 +77,9 @@ type (
 		Services map[string]view.ServiceAddr
 	}
 
+	// SoftwareStarts says that the software of Version is about to be started, or was
+	// found running.
+	SoftwareStarts struct{ Version bundle.Version }
 	// SoftwareUp says that the software of Version is ready, SoftwareDown that it
 	// has ended by itself or is not ready, SoftwareStops that it is being stopped.
 	SoftwareUp    struct{ Version bundle.Version }
@@ -84,6 +87,9 @@ type (
 	SoftwareStops struct{}
 	// LetIn says that callers may reach the software that is being admitted.
 	LetIn struct{}
+	// Called says what callers of the versions that are watched have done so far. It
+	// comes now and then.
+	Called struct{ By map[bundle.Version]Calls }
 
 	// Leave is the operator's word: the agent leaves the ring.
 	Leave struct{}
@@ -91,6 +97,9 @@ type (
 	// has gone.
 	Alarm struct{ Cause, Text string }
 )
+
+// Calls are those of callers of one version.
+type Calls struct{ Begun, Open int64 }
 
 func (Tick) event()               {}
 func (ActionEnded) event()        {}
@@ -115,5 +124,7 @@ func (SoftwareUp) event()         {}
 func (SoftwareDown) event()       {}
 func (SoftwareStops) event()      {}
 func (LetIn) event()              {}
+func (SoftwareStarts) event()     {}
+func (Called) event()             {}
 func (Leave) event()              {}
 func (Alarm) event()              {}

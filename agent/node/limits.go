@@ -10,7 +10,15 @@ const (
 	// numbersAtOnce is how many record numbers are reserved by one durable write.
 	numbersAtOnce = 1024
 
-	minPause     = time.Second // between two rounds of fetching documents
+	// maxAnswered bounds the versions whose callers a node answers, maxAddresses the
+	// addresses for them over all its services: they stand in its record.
+	maxAnswered  = 32
+	maxAddresses = 256
+	// maxSteps bounds the objects between a caller and the software, each way.
+	maxSteps = 16
+
+	holdTimeout  = 30 * time.Second // where no release says otherwise
+	minPause     = time.Second      // between two rounds of fetching documents
 	maxPause     = 30 * time.Second
 	retryLater   = 15 * time.Second // after a transform's "try later" or a full disk
 	retryInstall = 30 * time.Second // after an installation that failed

@@ -25,6 +25,8 @@ type Memory struct {
 	Frozen   map[bundle.Version]bundle.Digest // the manifest held of each release
 	Bound    map[bundle.Version]bundle.Digest // rollout orders in force
 	Records  []view.Signed                    // the view, as last kept
+
+	Answering Answering
 }
 
 // state is the machine's as last saved, or what the slots and the floor say where

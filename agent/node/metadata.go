@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -159,7 +160,7 @@ func (n *Node) manifestOf(v bundle.Version) bundle.Digest {
 
 func (n *Node) expired() bool { return n.meta.Expired(n.now) }
 
-// sorted lists the versions of a map.
-func sorted[T any](m map[bundle.Version]T) []bundle.Version {
+// sorted lists the keys of a map.
+func sorted[K cmp.Ordered, T any](m map[K]T) []K {
 	return slices.Sorted(maps.Keys(m))
 }

@@ -23,6 +23,7 @@ type Config struct {
 	// FirstSync is how long a node that has never served waits for its peers
 	// before it decides how to begin.
 	FirstSync time.Duration
+	Services  map[string]Service
 	Rules     Rules
 	Memo      *view.Memo // see [view.New]
 }
@@ -32,6 +33,8 @@ type Config struct {
 type Rules struct {
 	Decide    func(schedule.Input) schedule.Decision
 	Successor func(old, next *schedule.Order) error
+	// Complete reports whether each node of an order has said that it is done.
+	Complete func(*schedule.Order, func(bundle.NodeID) (view.Record, bool)) bool
 }
 
 // Node decides for one node. It is not safe for concurrent use: one goroutine
@@ -66,6 +69,11 @@ type Node struct {
 	software software
 	gate     Gate // as last put in force
 
+	routing   routing
+	directory Directory // as listed last
+	listed    bool      // since what it comes from has changed
+	clashes   []string  // causes of alarms
+
 	addr     string // where the agent gossips
 	services map[string]view.ServiceAddr
 	own      view.Record // as last told
@@ -92,6 +100,9 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	if cfg.Rules.Successor == nil {
 		cfg.Rules.Successor = schedule.Successor
 	}
+	if cfg.Rules.Complete == nil {
+		cfg.Rules.Complete = complete
+	}
 	machine, err := upgrade.New(m.state())
 	if err != nil {
 		return nil, err
@@ -110,6 +121,8 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	if _, err := n.view.Merge(m.Records...); err != nil {
 		n.alarm(causeRecords, fmt.Sprintf("some of the stored records of nodes are not taken, peers will bring them: %v", err))
 	}
+	n.routing.answering, n.routing.saved = m.Answering, m.Answering
+	n.routing.stale = true
 	n.look()
 	return n, nil
 }
@@ -117,6 +130,10 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 // Step tells the node what happened, and when.
 func (n *Node) Step(now time.Time, e Event) {
 	n.now = now
+	switch e.(type) {
+	case MetadataSeen, MetadataVerified, LookAgain, ManifestRead, OrderRead, DocumentMissing, SoftwareStarts:
+		n.routing.stale = true
+	}
 	switch e := e.(type) {
 	case Tick:
 		if n.saving == refused {
@@ -158,12 +175,15 @@ func (n *Node) Step(now time.Time, e Event) {
 	case Synced:
 		n.synced = true
 	case Members:
-		n.alive = map[bundle.NodeID]bool{n.cfg.Self: true}
-		maps.Copy(n.alive, e.Alive)
+		n.members(e.Alive)
 	case Told:
 		n.told(e.Record)
 	case Addresses:
 		n.addr, n.services = e.Addr, e.Services
+	case SoftwareStarts:
+		n.software.speaks = e.Version
+	case Called:
+		n.called(e.By)
 	case SoftwareUp:
 		n.software.version, n.software.ready = e.Version, true
 	case SoftwareDown:
@@ -183,6 +203,18 @@ func (n *Node) Step(now time.Time, e Event) {
 type software struct {
 	version         bundle.Version
 	ready, admitted bool
+	speaks          bundle.Version // that runs, or ran last
+}
+
+// members takes in who is alive.
+func (n *Node) members(alive map[bundle.NodeID]bool) {
+	alive = maps.Clone(alive)
+	if alive == nil {
+		alive = map[bundle.NodeID]bool{}
+	}
+	alive[n.cfg.Self] = true
+	n.listed = n.listed && maps.Equal(alive, n.alive)
+	n.alive = alive
 }
 
 // decide tells the machine what follows from what is known. It stops as soon as a

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"reflect"
+
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -13,6 +15,10 @@ type Ready struct {
 	Save *Save
 	// Gate says whether callers are let in, from this Save on; nil: as before.
 	Gate *Gate
+	// Route says whom the node answers, from now on; nil: as before.
+	Route *Route
+	// Directory says where peers answer, from now on; nil: as before.
+	Directory Directory
 	// Actions are the machine's.
 	Actions []upgrade.Action
 	// Tell is the record to be signed and passed on; nil: nothing new. It says
@@ -33,7 +39,7 @@ type Ready struct {
 
 // Empty reports whether there is nothing to do.
 func (r Ready) Empty() bool {
-	return r.Save == nil && r.Gate == nil && len(r.Actions) == 0 && r.Tell == nil && r.Check == nil &&
+	return r.Save == nil && r.Gate == nil && r.Route == nil && r.Directory == nil && len(r.Actions) == 0 && r.Tell == nil && r.Check == nil &&
 		len(r.Read) == 0 && len(r.Fetch) == 0 && len(r.Raised) == 0
 }
 
@@ -50,6 +56,8 @@ type Save struct {
 	Bound map[bundle.Version]bundle.Digest
 	// Floor is what must survive even the loss of the database; nil: as before.
 	Floor *Floor
+	// Answering only ever goes one way; nil: as before.
+	Answering *Answering
 }
 
 // Gate says which software callers reach.
@@ -69,7 +77,12 @@ type Check struct {
 // Step between, it returns the same again until Advance or Refused is called.
 func (n *Node) Ready() Ready {
 	n.decide()
-	r := Ready{Read: n.docs.read, Raised: n.raised}
+	n.survey()
+	r := Ready{}
+	if !n.listed {
+		r.Directory = n.list()
+	}
+	r.Read, r.Raised = n.docs.read, n.raised
 	r.Tell = n.tell()
 	if n.saving != refused {
 		r.Save = n.toSave()
@@ -87,12 +100,21 @@ func (n *Node) Ready() Ready {
 	if n.saving != refused {
 		r.Actions = n.machine.Todo().Actions
 	}
-	durable := n.saved
+	durable, answering := n.saved, n.routing.saved
 	if r.Save != nil && r.Save.State != nil {
 		durable = *r.Save.State
 	}
+	if r.Save != nil && r.Save.Answering != nil {
+		answering = *r.Save.Answering
+	}
 	if g := n.GateFor(durable); g != n.gate {
 		r.Gate = &g
+	}
+	if r.Save != nil || !n.routing.fresh {
+		if route := n.routeFor(durable, answering); !reflect.DeepEqual(route, n.routing.told) {
+			r.Route = &route
+		}
+		n.routing.fresh = r.Route == nil && r.Save == nil
 	}
 	if r.Save != nil {
 		r.Tell = nil // it may say more once that is durable
@@ -108,6 +130,11 @@ func (n *Node) Advance(r Ready) {
 	if r.Gate != nil {
 		n.gate = *r.Gate
 	}
+	if r.Route != nil {
+		n.routing.told = *r.Route
+		n.listen(r.Route.Watched)
+	}
+	n.listed = n.listed || r.Directory != nil
 	if r.Tell != nil {
 		n.own, n.number = *r.Tell, r.Tell.Seq
 	}

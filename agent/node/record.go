@@ -83,6 +83,7 @@ func same(a, b view.Record) bool {
 // told puts the node's own record, as it was signed, into the view.
 func (n *Node) told(s view.Signed) {
 	_, _ = n.view.Merge(s) // it was signed just now
+	n.listed = false
 	n.noteDone(n.cfg.Self)
 }
 
@@ -91,6 +92,9 @@ func (n *Node) told(s view.Signed) {
 func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.NodeID, err error) {
 	n.now = now
 	changed, err = n.view.Merge(records...)
+	if len(changed) > 0 {
+		n.routing.stale, n.listed = true, false
+	}
 	for _, id := range changed {
 		if id == n.cfg.Self {
 			n.outdone()

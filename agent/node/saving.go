@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-
 	"maps"
 
 	"moult/agent/upgrade"
@@ -33,7 +32,11 @@ func (n *Node) toSave() *Save {
 	if f != n.floorSaved {
 		s.Floor = &f
 	}
-	if s.State == nil && s.Metadata.IsZero() && s.Evidence.IsZero() && len(s.Frozen) == 0 && len(s.Bound) == 0 && s.Floor == nil {
+	if n.routing.answering != n.routing.saved {
+		a := n.routing.answering
+		s.Answering = &a
+	}
+	if s.State == nil && s.Answering == nil && s.Metadata.IsZero() && s.Evidence.IsZero() && len(s.Frozen) == 0 && len(s.Bound) == 0 && s.Floor == nil {
 		return nil
 	}
 	s.Frozen, s.Bound = maps.Clone(s.Frozen), maps.Clone(s.Bound)
@@ -54,7 +57,11 @@ func (n *Node) durable(s Save) {
 	if s.Floor != nil {
 		n.floor, n.floorSaved = *s.Floor, *s.Floor
 	}
+	if s.Answering != nil {
+		n.routing.saved, n.routing.stale = *s.Answering, true
+	}
 	if s.State != nil {
+		n.routing.stale = true
 		n.saved, n.trouble = *s.State, ""
 		n.software.admitted = n.software.admitted && s.State.Phase == upgrade.Probing
 	}

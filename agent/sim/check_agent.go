@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"reflect"
+	"slices"
 
 	"moult/agent/node"
 	"moult/agent/schedule"
@@ -209,5 +210,52 @@ func (a *agent) checkGo(release bundle.Version) {
 	// How long others have been settled it can only know of those it saw.
 	if d := a.decide(in); !d.Go && d.Reason.Code != schedule.CodeStopped && d.Reason.Code != schedule.CodeSoak {
 		a.s.fail("P9", "%s goes down, and would not if it knew all: %s", a.h.name, d.Reason.Text)
+	}
+}
+
+// checkRetired looks at objects that are given up: everybody who has a place in the
+// order of a release from there on has reached what is still answered.
+func (a *agent) checkRetired(oldest bundle.Version) {
+	if oldest == 0 {
+		return
+	}
+	a.s.stats.Retired++
+	a.h.trace("callers of versions before %d are not answered any more", oldest)
+	for _, o := range a.s.operator.signed {
+		if o.Release >= oldest && a.s.behind(o, oldest) == "" {
+			return
+		}
+	}
+	a.s.fail(CheckAnswered, "%s does not answer callers of versions before %d any more, and no order from there on has come to its end", a.h.name, oldest)
+}
+
+// behind names somebody with a place in an order who has not reached a version; "" for
+// nobody.
+func (s *simulation) behind(o *schedule.Order, v bundle.Version) string {
+	for _, class := range []bundle.Class{"kv", "auth", "web"} {
+		c := o.Classes[class]
+		for i, id := range c.Roster {
+			if h := s.hosts[s.index(id)]; h.truth.best.Version < v && !slices.Contains(c.Skipped, i) {
+				return h.name
+			}
+		}
+	}
+	return ""
+}
+
+// checkRoute looks at whom a node answers: callers of its own version, of every newer
+// one that it knows, and of every older one that it has not retired.
+func (a *agent) checkRoute(r node.Route) {
+	if r.Native == 0 {
+		return
+	}
+	known := func(v bundle.Version) bool { return a.node.Manifests()[v] != nil }
+	answered := func(v bundle.Version) bool { return r.Oldest <= v && v <= r.Newest }
+	if !answered(r.Native) || known(r.Native+1) && !a.node.Conflicted(r.Native+1) && !answered(r.Native+1) ||
+		r.Native > max(1, a.h.disk.answering.Oldest) && known(r.Native) && !answered(r.Native-1) {
+		a.s.fail(CheckAnswered, "%s runs version %d and answers callers of %d to %d", a.h.name, r.Native, r.Oldest, r.Newest)
+	}
+	if r.External < a.h.disk.answering.External {
+		a.s.fail(CheckAnswered, "%s takes callers from outside for version %d again, after %d", a.h.name, r.External, a.h.disk.answering.External)
 	}
 }

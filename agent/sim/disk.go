@@ -30,6 +30,7 @@ type disk struct {
 	// set is the metadata in force, evidence a set that contradicts others.
 	set, evidence *set
 	bound, frozen [maxRelease + 1]bundle.Digest
+	answering     node.Answering
 
 	// slots and current as the running system sees them; synced and
 	// currentSynced as a power loss leaves them, at worst.
@@ -45,7 +46,7 @@ type disk struct {
 // software from before moult, its state becomes a slot.
 func (h *host) memory() node.Memory {
 	d := &h.disk
-	m := node.Memory{Floor: d.floor, Records: d.records, Bound: byRelease(d.bound), Frozen: byRelease(d.frozen)}
+	m := node.Memory{Floor: d.floor, Records: d.records, Bound: byRelease(d.bound), Frozen: byRelease(d.frozen), Answering: d.answering}
 	switch {
 	case d.journal != nil:
 		s := must(upgrade.ParseState(d.journal))
@@ -107,5 +108,6 @@ func (d *disk) powerLoss(s *simulation) {
 func (d *disk) loseDatabase() {
 	d.journal = nil
 	d.docs, d.records, d.set, d.evidence = nil, nil, nil, nil
+	d.answering = node.Answering{}
 	d.bound, d.frozen = [maxRelease + 1]bundle.Digest{}, [maxRelease + 1]bundle.Digest{}
 }

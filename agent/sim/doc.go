@@ -63,6 +63,9 @@
 //	    have gone knowing all that any node ever said; nobody goes before the
 //	    first exchange since its start, or gives up a release without having
 //	    seen its rollout aborted
+//	answered
+//	    whoever runs a version answers callers of its neighbours that it knows, and
+//	    gives up older ones only where everybody in an order has gone on
 //
 // And once faults have stopped and the operator attends, every node settles at
 // the newest release within a bounded time, but those that can never work, and

@@ -134,6 +134,7 @@ func (a *agent) restore() {
 func (a *agent) config() node.Config {
 	return node.Config{
 		Self: a.h.id, Key: a.h.public(), Name: a.h.name, Class: a.h.class, FirstSync: 30 * time.Second, Rules: a.s.plant.Rules, Memo: &a.s.memo,
+		Services: map[string]node.Service{"api": {}},
 	}
 }
 
@@ -146,7 +147,10 @@ var epoch = time.Unix(1_800_000_000, 0)
 // begin starts what the restored node waits for, and what is done regularly.
 func (a *agent) begin() {
 	a.flush()
-	a.every(tickInterval, func() { a.tell(node.Tick{}) })
+	a.every(tickInterval, func() {
+		a.tell(node.Tick{})
+		a.tell(node.Called{By: map[bundle.Version]node.Calls{}})
+	})
 	a.every(syncInterval, a.syncSomebody)
 	a.every(persistInterval, a.persistView)
 	a.after(a.s.between(0, time.Second), a.syncSomebody)
@@ -193,8 +197,8 @@ func (a *agent) carryOut(r node.Ready) {
 		switch {
 		case stage == StageSave && r.Save != nil:
 			a.save(*r.Save)
-		case stage == StageGate && r.Gate != nil:
-			a.h.gate = *r.Gate
+		case stage == StageGate:
+			a.putInForce(r)
 		case stage == StageAct:
 			for _, x := range r.Actions {
 				a.start(x)
@@ -217,6 +221,16 @@ func (a *agent) carryOut(r node.Ready) {
 		a.tell(e)
 	}
 	a.h.crashPoint()
+}
+
+// putInForce does what a Ready says of callers.
+func (a *agent) putInForce(r node.Ready) {
+	if r.Gate != nil {
+		a.h.gate = *r.Gate
+	}
+	if r.Route != nil {
+		a.checkRoute(*r.Route)
+	}
 }
 
 // save makes all of a Save durable, at once.
@@ -243,6 +257,10 @@ func (a *agent) save(x node.Save) {
 			a.s.stats.Frozen++
 			a.h.trace("release %d is frozen", v)
 		}
+	}
+	if x.Answering != nil {
+		d.answering = *x.Answering
+		a.checkRetired(x.Answering.Oldest)
 	}
 	if x.State == nil {
 		return

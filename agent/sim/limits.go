@@ -26,6 +26,9 @@ const (
 	rumourInterval  = 500 * time.Millisecond
 	persistInterval = 5 * time.Second
 	callInterval    = 2 * time.Second
+	// quiet is how long nobody must have called for an object to be retired. Those who
+	// call from outside, as the writes of host.call, call as the node's own version.
+	quiet = 10 * time.Second
 
 	// operatorInterval is how often the operator does something, on average.
 	operatorInterval = 12 * time.Second

@@ -75,7 +75,8 @@ func (s *simulation) release(v bundle.Version) *bundle.Manifest {
 		case 1:
 			spec.Strategy, spec.Canary, spec.Soak = bundle.StrategyAtOnce, 0, 0
 		}
-		m.Classes[class] = bundle.ClassUpgrade{From: v - 1, Schedule: spec}
+		past := bundle.Simulation{Kind: bundle.SimulateCompatible, RetireAfter: bundle.Duration(quiet)}
+		m.Classes[class] = bundle.ClassUpgrade{From: v - 1, Schedule: spec, Past: past}
 	}
 	return m
 }

@@ -46,14 +46,18 @@ type Result struct {
 
 // Violation is a promise that was broken.
 type Violation struct {
-	// Check names the promise as the design does ("P4"), or is CheckLiveness.
+	// Check names the promise as the design does ("P4"), or is one of the words below.
 	Check string
 	Text  string
 	At    time.Duration
 }
 
-// CheckLiveness is the check that the cluster settles once faults have stopped.
-const CheckLiveness = "liveness"
+// CheckLiveness is the check that the cluster settles once faults have stopped,
+// CheckAnswered that nobody is left unanswered who may still need it.
+const (
+	CheckLiveness = "liveness"
+	CheckAnswered = "answered"
+)
 
 func (v *Violation) Error() string { return fmt.Sprintf("%s at %v: %s", v.Check, v.At, v.Text) }
 
@@ -62,7 +66,7 @@ type Stats struct {
 	Crashes, Restarts, Databases, Cuts, Lost, Corrupted int
 	Orders, WentDown, Settled, Held, RolledBack         int
 	Refused, Frozen                                     int
-	Calls                                               int
+	Calls, Retired                                      int
 }
 
 // String tells what failed, what came before it, and how to see it again.
