@@ -271,10 +271,12 @@ func (a *Agent) decision(r view.Record) schedule.Reason {
 func (a *Agent) waitsFor(r view.Record) string {
 	d := a.decision(r)
 	switch {
-	case d.Text != "":
-		return d.Text
+	case d.Code == schedule.CodeGo && r.Phase == upgrade.Current && r.Reason != "":
+		return r.Reason // the schedule is not what it waits for
 	case d.Code == schedule.CodeGo:
 		return "nothing holds it back, as far as this peer knows"
+	case d.Text != "":
+		return d.Text
 	}
 	return r.Reason
 }

@@ -9,9 +9,10 @@ import (
 	"moult/store/bundle"
 )
 
-// needsOf lists the artifacts that a path needs, for this platform, and the
-// files of its releases' simulation objects. It is called beside the loop.
-func (a *Agent) needsOf(path []bundle.Version) (artifacts []bundle.Artifact, blobs []bundle.Chunk, err error) {
+// needsOf lists the artifacts that a path needs, one for each release, for this
+// platform, and the files of its releases' simulation objects that are not here. It
+// is called beside the loop.
+func (a *Agent) needsOf(path []bundle.Version) (artifacts []bundle.Artifact, objects []node.Document, err error) {
 	if !a.ask(func() {
 		for _, v := range path {
 			var cu bundle.ClassUpgrade
@@ -26,26 +27,26 @@ func (a *Agent) needsOf(path []bundle.Version) (artifacts []bundle.Artifact, blo
 			artifacts = append(artifacts, art)
 			for _, so := range []bundle.Simulation{cu.Past, cu.Future} {
 				if blob, ok := so.Blob(); ok && !a.depot.HasBlob(blob.Digest) {
-					blobs = append(blobs, blob)
+					objects = append(objects, node.Document{Kind: node.KindObject, Release: v, Chunk: blob})
 				}
 			}
 		}
 	}) {
 		err = errStopped
 	}
-	return artifacts, blobs, err
+	return artifacts, objects, err
 }
 
 // fetchPath fetches, checks and unpacks the artifacts of a path, and fetches
 // its rules.
 func (a *Agent) fetchPath(ctx context.Context, path []bundle.Version) error {
-	artifacts, blobs, err := a.needsOf(path)
+	artifacts, objects, err := a.needsOf(path)
 	if err != nil {
 		return err
 	}
-	for _, c := range blobs {
-		if err := a.fetchBlob(ctx, c); err != nil {
-			return fmt.Errorf("simulation object %s: %w", c.Digest.Short(), err)
+	for _, doc := range objects {
+		if err := a.fetchBlob(ctx, doc.Chunk); err != nil {
+			return fmt.Errorf("a simulation object of release %d: %w; %s", doc.Release, err, node.Bring(doc.Release))
 		}
 	}
 	for i, art := range artifacts {
@@ -54,7 +55,7 @@ func (a *Agent) fetchPath(ctx context.Context, path []bundle.Version) error {
 			return err
 		}
 		done := make(chan struct{})
-		a.spawn(func() { a.reportProgress(done, asm.Progress, i, len(artifacts)) })
+		a.spawn(func() { a.reportProgress(done, asm.Progress, path, i) })
 		err = a.fetch.Fetch(ctx, art, asm)
 		close(done)
 		if err == nil {
@@ -70,18 +71,30 @@ func (a *Agent) fetchPath(ctx context.Context, path []bundle.Version) error {
 	return nil
 }
 
-// reportProgress tells the loop, now and then, how far a fetch is.
-func (a *Agent) reportProgress(done <-chan struct{}, progress func() (have, total int64), i, n int) {
+// reportProgress tells the loop, now and then, how far the fetch of a path is, which is
+// at its i-th release, and what is missing where nothing comes any more.
+func (a *Agent) reportProgress(done <-chan struct{}, progress func() (have, total int64), path []bundle.Version, i int) {
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()
-	for {
+	var before int64
+	for idle := 0; ; {
 		select {
 		case <-done:
 			return
 		case <-tick.C:
-			have, total := progress()
-			share := (float64(i) + float64(have)/float64(max(total, 1))) / float64(n)
-			a.post(func() { a.step(node.Progress{Share: share}) })
+		}
+		have, total := progress()
+		share := (float64(i) + float64(have)/float64(max(total, 1))) / float64(len(path))
+		a.post(func() { a.step(node.Progress{Share: share}) })
+		switch idle++; {
+		case have != before:
+			if idle > stalledTicks {
+				a.post(func() { a.step(node.Trouble{}) })
+			}
+			before, idle = have, 0
+		case idle == stalledTicks:
+			text := fmt.Sprintf("no peer has given more of the software of release %d; %s", path[i], node.Bring(path[i]))
+			a.post(func() { a.step(node.Trouble{Text: text}) })
 		}
 	}
 }

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"moult/agent/control"
+	"moult/agent/node"
 	"moult/agent/operator"
+	"moult/store/artifact"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
@@ -50,29 +53,44 @@ func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *contro
 			return control.Accepted{}, err
 		}
 	}
-	v, err := b.judge(opened, signed)
+	v, content, err := b.judge(opened, signed)
 	if err != nil {
 		return control.Accepted{}, fmt.Errorf("inject: %w", err)
 	}
 	if err := b.keep(ctx, opened); err != nil {
 		return control.Accepted{}, err
 	}
+	n := opened.Head().Version
+	var lacking []bundle.Version
+	var ordered bool
 	if !b.a.ask(func() {
-		if a := b.a; a.trust.Digest() != v.Digest() { // a peer may have brought the very same meanwhile
+		switch a := b.a; {
+		case content:
+			a.step(node.LookAgain{})
+			a.flush()
+			err = a.kept()
+		case a.trust.Digest() != v.Digest(): // a peer may have brought the very same meanwhile
 			err = a.accept(*signed)
-		} else {
+		default:
 			err = a.kept()
 		}
+		lacking = b.a.lacking(n)
+		ordered = slices.ContainsFunc(b.a.trust.Orders(), func(v bundle.Version) bool { return v >= n })
 	}) {
 		err = errStopped
 	}
 	if err != nil {
 		return control.Accepted{}, fmt.Errorf("inject: %w", err)
 	}
-	n := opened.Head().Version
 	message := fmt.Sprintf("release %d is here and spreads", n)
-	if len(signed.Orders) == 0 {
+	if content {
+		message = fmt.Sprintf("release %d was in force already; what this peer lacked of it is here now and spreads", n)
+	}
+	if !ordered {
 		message += "; it has no rollout order yet, so nothing goes down"
+	}
+	for _, v := range lacking {
+		message += fmt.Sprintf("; release %d, which nodes need on their way, has not reached this peer: if nobody has injected its bundle, do so", v)
 	}
 	if v.Expired(time.Now()) {
 		message += fmt.Sprintf("; the signed metadata expired on %s, so nothing starts: `moult trust refresh`, then `moult trust push`", v.Expires().Format(time.DateOnly))
@@ -95,25 +113,74 @@ func ownSigned(b *archive.Bundle) (*control.Signed, error) {
 }
 
 // judge reports why a bundle, whole and validly signed by itself, must not be
-// taken by this peer. Otherwise it returns the metadata that are to be in force.
-func (b api) judge(opened *archive.Bundle, signed *control.Signed) (*trust.Verified, error) {
+// taken by this peer. Otherwise it returns the metadata that are to be in force;
+// content says that they are already, and only what they name is to be kept.
+func (b api) judge(opened *archive.Bundle, signed *control.Signed) (v *trust.Verified, content bool, err error) {
 	m := opened.Head()
 	digest := bundle.Sum(opened.ManifestBytes(m.Version))
 	set, err := trust.ParseSet(signed.Set)
 	if err != nil {
-		return nil, operator.Refusal(err)
+		return nil, false, operator.Refusal(err)
 	}
-	v, err := trust.Verify(b.a.firstRoot, nil, set)
-	if err != nil {
-		return nil, operator.Refusal(err)
+	if v, err = trust.Verify(b.a.firstRoot, nil, set); err != nil {
+		return nil, false, operator.Refusal(err)
 	}
 	if ref, ok := v.Release(m.Version); !ok || ref.Digest != digest {
-		return nil, control.Refused(fmt.Errorf("the signed metadata beside the bundle name another release %d", m.Version), "run `moult inject` with that very bundle")
+		return nil, false, control.Refused(fmt.Errorf("the signed metadata beside the bundle name another release %d", m.Version), "run `moult inject` with that very bundle")
 	}
-	if !b.a.ask(func() { err = b.a.judge(m, digest, v, signed.Orders) }) {
+	if !b.a.ask(func() {
+		if content = b.a.lacksContent(m, digest, v); !content {
+			err = b.a.judge(m, digest, v, signed.Orders)
+		}
+	}) {
 		err = errStopped
 	}
-	return v, err
+	return v, content, err
+}
+
+// lacksContent reports that a bundle's release is in force here, by metadata that v is not
+// newer than, and that the disk does not have all of it: nobody has handed it in, or
+// all peers have swept it.
+func (a *Agent) lacksContent(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified) bool {
+	if ref, ok := a.trust.Release(m.Version); !ok || ref.Digest != digest || trust.Newer(a.trust, v) || len(trust.Conflicts(a.trust, v)) > 0 {
+		return false
+	}
+	for _, cu := range m.Classes {
+		for _, art := range cu.Artifacts {
+			if !a.depot.Has(art.Digest) {
+				return true
+			}
+		}
+		for _, s := range []bundle.Simulation{cu.Past, cu.Future} {
+			if blob, ok := s.Blob(); ok && !a.depot.HasBlob(blob.Digest) {
+				return true
+			}
+		}
+	}
+	return !a.depot.HasBlob(digest)
+}
+
+// lacking lists the releases before n that nodes of this class are below, and of which
+// this peer has not what such a node needs.
+func (a *Agent) lacking(n bundle.Version) (vs []bundle.Version) {
+	from := n
+	for r := range a.node.View().Snapshot().All() {
+		if !r.Left && r.Class == a.cfg.Class && r.Version > 0 {
+			from = min(from, r.Version)
+		}
+	}
+	for v := from + 1; v < n; v++ {
+		m := a.node.Manifests()[v]
+		if m == nil {
+			vs = append(vs, v)
+			continue
+		}
+		cu, changes := m.Classes[a.cfg.Class]
+		if art, ok := cu.Artifact(a.platform); changes && ok && !a.depot.Has(art.Digest) {
+			vs = append(vs, v)
+		}
+	}
+	return vs
 }
 
 func (a *Agent) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified, orders map[bundle.Version][]byte) error {
@@ -188,25 +255,36 @@ func (b api) keep(ctx context.Context, opened *archive.Bundle) error {
 
 func (b api) keepArtifact(ctx context.Context, opened *archive.Bundle, art bundle.Artifact) error {
 	asm, err := b.a.depot.Begin(art)
+	if errors.Is(err, artifact.ErrBusy) {
+		if fetching := b.a.depot.Assembling(art.Digest); fetching != nil {
+			return put(ctx, opened, fetching) // the node's own, which it finishes
+		}
+		asm, err = b.a.depot.Begin(art) // it has ended just now
+	}
 	if err != nil {
 		return err
 	}
-	for _, c := range asm.Missing() {
-		if err = ctx.Err(); err != nil {
-			break
-		}
-		var data []byte
-		if data, err = readBlob(opened, c); err != nil {
-			break
-		}
-		if err = asm.Put(c.Digest, data); err != nil {
-			break
-		}
-	}
-	if err == nil {
+	if err = put(ctx, opened, asm); err == nil {
 		_, err = asm.Finish()
 	}
 	return closeWith(err, asm)
+}
+
+// put puts what is missing of an artifact.
+func put(ctx context.Context, opened *archive.Bundle, asm *artifact.Assembly) error {
+	for _, c := range asm.Missing() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		data, err := readBlob(opened, c)
+		if err != nil {
+			return err
+		}
+		if err := asm.Put(c.Digest, data); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func readBlob(b *archive.Bundle, c bundle.Chunk) ([]byte, error) {

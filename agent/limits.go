@@ -28,6 +28,7 @@ const (
 
 	documentTimeout = 5 * time.Second // to fetch one document, before others are tried
 	tickInterval    = 500 * time.Millisecond
+	stalledTicks    = 10 // so many of them without a byte, and the node says what it lacks
 	persistInterval = 5 * time.Second
 	minPause        = time.Second // between two tries of an action that must succeed
 	maxPause        = 30 * time.Second

@@ -18,18 +18,25 @@ func (n *Node) aim() {
 	event, err := upgrade.Aim(s, n.offers())
 	text := ""
 	switch {
-	case errors.Is(err, upgrade.ErrGap) && n.MissingDocuments() > 0:
+	case errors.Is(err, upgrade.ErrGap) && n.MissingDocuments() > 0 && n.docs.rounds.pause == 0:
+		// It is asked for, and may be on its way.
 	case errors.Is(err, upgrade.ErrFrozen):
 		text = fmt.Sprintf("no way to the newest release: %v", err)
 	case err != nil:
-		text = fmt.Sprintf("no way to the newest release: %v; a peer that has the missing release, or its bundle, would help", err)
+		text = fmt.Sprintf("no way to the newest release: %v; `moult inject BUNDLE` with the bundle of the missing one, at any peer, brings it", err)
 	case event == nil:
 	case !s.Served && n.expired():
 		// Nothing new starts on expired metadata; what is there begins as it is.
 	default:
 		n.step(event)
 	}
+	n.noWay = text
 	n.alarm(causeWay, text)
+}
+
+// Bring tells how a release comes here that no peer has.
+func Bring(v bundle.Version) string {
+	return fmt.Sprintf("`moult inject BUNDLE` with the bundle of release %d, at any peer, brings it", v)
 }
 
 // mayAim reports whether there is enough known to choose a release. A node that has

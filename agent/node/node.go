@@ -81,6 +81,7 @@ type Node struct {
 	left     bool        // the agent leaves the ring
 	progress float64
 	trouble  string // why the action under way does not get on
+	noWay    string // why there is no way to the newest release
 	full     string // why the disk refuses what is to be saved
 	alarms   []alarm
 	raised   []string // to be logged

@@ -65,6 +65,8 @@ func (n *Node) reason(s upgrade.State) string {
 		return n.full
 	case n.trouble != "":
 		return n.trouble
+	case n.noWay != "":
+		return n.noWay
 	case s.Reason != "":
 		return s.Reason
 	case s.Phase == upgrade.Waiting && n.wait.Code != "":

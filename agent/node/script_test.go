@@ -26,7 +26,8 @@ import (
 //	order V.S [paused|aborted] [places=N]
 //	                                 an order arrives: N attempts of this node, 1 if not said
 //	manifest V                       a manifest arrives
-//	missing V.S                      an order is not on the disk
+//	missing V.S, missing V           an order, or a manifest, is not on the disk
+//	fetched                          a round of asking peers for them has ended, and brought nothing
 //	synced, tick, checked [problem=…], leave
 //	up V, down V, stops, let-in      the software
 //	staged, drained, transformed to=V, ready, admitted, healthy, recorded, rolledback, failed [later]
@@ -203,6 +204,9 @@ func (s *script) event(d *datadriven.TestData) Event {
 		return OrderRead{Document: Document{Kind: KindOrder, Release: v, Chunk: bundle.Chunk{Digest: orderDigest(v, serial)}}, Order: order(d, v, serial)}
 	case "missing":
 		v, serial := place(s.t, d.CmdArgs[0].Key)
+		if serial == 0 {
+			return DocumentMissing{Document{Kind: KindManifest, Release: v, Chunk: bundle.Chunk{Digest: manifestDigest(v, false)}}}
+		}
 		kind := KindOrder
 		if d.HasArg("bound") {
 			kind = KindBound

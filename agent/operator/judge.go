@@ -76,8 +76,19 @@ func otherCluster(err error) error {
 	return Refusal(err)
 }
 
+// ErrOrdered says that a release is in force, and that nodes were asked to go to it or
+// beyond: there is no first order to be signed for it any more.
+var ErrOrdered = errors.New("no first order")
+
+// orderedError is a refusal for that reason.
+type orderedError struct{ error }
+
+func (e orderedError) Is(target error) bool { return target == ErrOrdered }
+func (e orderedError) Unwrap() error        { return e.error }
+
 // CheckRelease reports why a peer must not take release m, whose manifest has
-// this digest, on top of what it has. It decides only by what is signed.
+// this digest, on top of what it has: ErrOrdered for errors.Is, or another reason. It
+// decides only by what is signed.
 func CheckRelease(inForce *trust.Verified, m *bundle.Manifest, digest bundle.Digest) error {
 	head := inForce.Head()
 	ref, known := inForce.Release(m.Version)
@@ -88,10 +99,12 @@ func CheckRelease(inForce *trust.Verified, m *bundle.Manifest, digest bundle.Dig
 			"both are signed: publish the next number, and find out who else holds the publisher's key")
 	case m.Version < head && known && !slices.ContainsFunc(inForce.Orders(), func(n bundle.Version) bool { return n >= m.Version }):
 		return nil // the publisher is ahead: newer ones are signed, and no node has been asked to go beyond this
+	case m.Version < head && known:
+		return orderedError{control.Refused(fmt.Errorf("release %d is older than release %d, which is here", m.Version, head), "build the next release on top of that")}
 	case m.Version < head:
 		return control.Refused(fmt.Errorf("release %d is older than release %d, which is here", m.Version, head), "build the next release on top of that")
 	case m.Version == head && ordered:
-		return control.Refused(fmt.Errorf("release %d is here already", head), "`moult status` shows how far it is")
+		return orderedError{control.Refused(fmt.Errorf("release %d is here already", head), "`moult status` shows how far it is")}
 	case m.Version == head:
 		return nil // handed over before, without an order
 	case head != 0 && m.Version != head+1:

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"moult/agent/control"
@@ -22,7 +23,9 @@ func New(folder *trust.Folder) Operator { return Operator{folder} }
 
 // Begin makes and signs the order that begins the rollout of a bundle's
 // release, on top of what the agent and the bundle hold. The agent is only asked:
-// handing the bundle and the order over is the caller's.
+// handing the bundle and the order over is the caller's. Where the release, or a newer
+// one, has an order already, there is nothing to sign and the result is nil: the bundle
+// alone may still bring what the agent lacks of it.
 func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bundle) (*control.Signed, error) {
 	peer, err := api.Trust(ctx)
 	if err != nil {
@@ -32,7 +35,9 @@ func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bun
 	if err != nil {
 		return nil, err
 	}
-	if err := Fits(o.folder.FirstRoot(), b, peer, status); err != nil {
+	if err := Fits(o.folder.FirstRoot(), b, peer, status); errors.Is(err, ErrOrdered) {
+		return nil, nil
+	} else if err != nil {
 		return nil, err
 	}
 	if err := o.Absorb(peer.Set); err != nil {

@@ -67,6 +67,14 @@ func (d *Depot) Begin(a bundle.Artifact) (*Assembly, error) {
 	return as, nil
 }
 
+// Assembling returns the assembly of an artifact that was begun and has not ended, nil
+// for none. Chunks may be put into it; it stays its owner's to finish and to close.
+func (d *Depot) Assembling(digest bundle.Digest) *Assembly {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.open[digest]
+}
+
 // reserve takes the artifact for as and its room. whole: there is nothing to
 // assemble.
 func (d *Depot) reserve(as *Assembly) (whole bool, err error) {
