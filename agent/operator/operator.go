@@ -102,6 +102,8 @@ type Change struct {
 	// Newest refuses the change where a newer release has an order: no node goes
 	// down under an older one.
 	Newest bool
+	// Confirm, if not nil, is asked before the change is signed. An error refuses it.
+	Confirm func(before *schedule.Order, status control.Status) error
 }
 
 // Change fetches what is in force from the agent, changes the order of a release
@@ -122,6 +124,15 @@ func (o Operator) Change(ctx context.Context, api *control.Client, release bundl
 	next, err := c.Apply(old)
 	if err != nil {
 		return 0, control.Accepted{}, control.Refused(fmt.Errorf("change the rollout order of release %d: %w", old.Release, err), "")
+	}
+	if c.Confirm != nil {
+		status, err := api.Status(ctx, false)
+		if err == nil {
+			err = c.Confirm(old, status)
+		}
+		if err != nil {
+			return 0, control.Accepted{}, err
+		}
 	}
 	signed, err := o.Sign(next)
 	if err != nil {

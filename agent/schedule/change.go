@@ -30,9 +30,10 @@ func (o *Order) inState(state string) (*Order, error) {
 
 // Skip returns the successor in which the operator gives their word that a
 // node is gone: nobody waits for it, and it does not go down itself until
-// Retry gives it another place.
+// Retry gives it another place. It counts for the releases that follow too, so the
+// order may be aborted.
 func (o *Order) Skip(class bundle.Class, id bundle.NodeID) (*Order, error) {
-	return o.changeClass(class, func(c *ClassOrder) error {
+	return o.amend(inClass(class, func(c *ClassOrder) error {
 		skipped, found := c.isSkipped(), false
 		for i, node := range c.Roster {
 			if node == id && !skipped[i] {
@@ -45,7 +46,7 @@ func (o *Order) Skip(class bundle.Class, id bundle.NodeID) (*Order, error) {
 		}
 		slices.Sort(c.Skipped)
 		return nil
-	})
+	}))
 }
 
 // Retry returns the successor in which a node that is held, was skipped, or
@@ -108,25 +109,34 @@ func (o *Order) SetBudget(class bundle.Class, k int) (*Order, error) {
 }
 
 func (o *Order) changeClass(class bundle.Class, f func(*ClassOrder) error) (*Order, error) {
-	return o.change(func(next *Order) error {
+	return o.change(inClass(class, f))
+}
+
+func inClass(class bundle.Class, f func(*ClassOrder) error) func(*Order) error {
+	return func(next *Order) error {
 		c, ok := next.Classes[class]
 		if !ok {
-			return fmt.Errorf("the rollout of release %d has no class %q", o.Release, class)
+			return fmt.Errorf("the rollout of release %d has no class %q", next.Release, class)
 		}
 		if err := f(&c); err != nil {
 			return err
 		}
 		next.Classes[class] = c
 		return nil
-	})
+	}
 }
 
-// change returns a copy of o with the next serial, changed by f. It shares
-// nothing with o.
+// change is amend for what an aborted rollout is past.
 func (o *Order) change(f func(*Order) error) (*Order, error) {
 	if o.State == StateAborted {
 		return nil, fmt.Errorf("%w: the rollout of release %d was aborted for good: inject a newer release", ErrRefused, o.Release)
 	}
+	return o.amend(f)
+}
+
+// amend returns a copy of o with the next serial, changed by f. It shares
+// nothing with o.
+func (o *Order) amend(f func(*Order) error) (*Order, error) {
 	next := *o
 	next.Serial++
 	next.Classes = make(map[bundle.Class]ClassOrder, len(o.Classes))

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -10,6 +13,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/operator"
 	"moult/agent/schedule"
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -27,7 +31,52 @@ func resumeCommand() *cli.Command {
 }
 
 func abortCommand() *cli.Command {
-	return wholeOrderCommand("abort", "end a rollout for good; nodes that have settled stay where they are", (*schedule.Order).Abort)
+	return &cli.Command{
+		Name: "abort", Usage: "end a rollout for good; nodes that have settled stay where they are",
+		Flags: append(orderFlags(), &cli.BoolFlag{Name: "yes", Usage: "do not ask"}),
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			_, err := signOrder(c, operator.Change{Name: "abort", Apply: (*schedule.Order).Abort,
+				Confirm: func(o *schedule.Order, s control.Status) error { return confirmAbort(c, o, s) }})
+			return err
+		},
+	}
+}
+
+// confirmAbort refuses to abort what is complete, and has a person say that the rest
+// is meant.
+func confirmAbort(c *cli.Context, o *schedule.Order, s control.Status) error {
+	version := map[bundle.NodeID]bundle.Version{}
+	for _, n := range s.Nodes {
+		version[n.ID] = n.Version
+	}
+	r := schedule.Summary(o, func(id bundle.NodeID) (view.Record, bool) {
+		v, ok := version[id]
+		return view.Record{Node: id, Version: v}, ok
+	})
+	if r.State == schedule.RolloutComplete {
+		return control.Refused(fmt.Errorf("abort: every node has release %d already: there is nothing to abort", o.Release),
+			"a newer release takes its place; see `moult status`")
+	}
+	if c.Bool("yes") {
+		return nil
+	}
+	settled, total := 0, 0
+	for _, p := range r.Classes {
+		settled, total = settled+p.Settled, total+p.Total
+	}
+	what := fmt.Sprintf("abort the rollout of release %d for good: %d of %d nodes have it and keep it, and no other gets it", o.Release, settled, total)
+	if in, ok := c.App.Reader.(*os.File); !ok || !isTerminal(in) {
+		return misusef("`moult abort --yes` does it without asking; `moult pause` only stops it", "%s: nobody is there to confirm it", what)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "moult: %s. Type yes to do so: ", what)
+	answer, err := bufio.NewReader(io.LimitReader(c.App.Reader, 100)).ReadString('\n')
+	if err != nil || strings.TrimSpace(answer) != "yes" {
+		return failedf("`moult pause` only stops it", "abort: not confirmed, so nothing was done")
+	}
+	return nil
 }
 
 func skipCommand() *cli.Command {
@@ -49,7 +98,7 @@ func wholeOrderCommand(name, usage string, f func(*schedule.Order) (*schedule.Or
 				return err
 			}
 			release, err := signOrder(c, operator.Change{Name: name, Apply: f})
-			if err == nil && name != "resume" {
+			if err == nil && name == "pause" {
 				noteComplete(c, release)
 			}
 			return err
@@ -78,7 +127,7 @@ func nodeOrderCommand(name, usage string, f func(*schedule.Order, bundle.Class, 
 		}}
 }
 
-// noteComplete tells that there was nothing left to pause or to abort.
+// noteComplete tells that there was nothing left to pause.
 func noteComplete(c *cli.Context, release bundle.Version) {
 	s, err := client(c).Status(c.Context, false)
 	if err == nil && s.Release.Version == release && s.Release.State == control.StateComplete {
