@@ -99,7 +99,7 @@ func (a *Agent) answerQuery(name string, _ []byte) (answer []byte) {
 // nil: go by the ring.
 func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	s := control.Status{
-		Cluster: a.cluster.Short(), Head: a.trust.Head(), Alarms: a.node.Alarms(),
+		Cluster: a.cluster.Short(), Head: a.node.Head(), Alarms: a.node.Alarms(),
 		Classes: map[bundle.Class]control.ClassStatus{}, Nodes: []control.NodeStatus{},
 	}
 	if s.Alarms == nil {
@@ -142,7 +142,7 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 
 // releaseStatus fills in how far the newest release is.
 func (a *Agent) releaseStatus(s *control.Status) {
-	head := a.trust.Head()
+	head := a.node.Head()
 	count(s, head)
 	if head == 0 {
 		s.Release = control.ReleaseStatus{State: control.StateNone}
@@ -235,7 +235,7 @@ func (a *Agent) why(node string) (control.Why, error) {
 		return control.Why{}, err
 	}
 	w := control.Why{Node: r.Name, ID: r.Node, Phase: string(r.Phase), Version: r.Version, Target: r.Target, Reason: r.Reason}
-	head := a.trust.Head()
+	head := a.node.Head()
 	switch {
 	case r.Held:
 		w.Code, w.Command = "held", "moult retry "+r.Name
@@ -262,7 +262,7 @@ func (a *Agent) decision(r view.Record) schedule.Reason {
 	if wait := a.node.Waits(); r.Node == a.id && wait.Code != "" {
 		return wait
 	}
-	in := a.node.Input(max(r.Target, a.trust.Head()))
+	in := a.node.Input(max(r.Target, a.node.Head()))
 	in.Self, in.Class, in.Synced = r.Node, r.Class, true
 	return schedule.Decide(in).Reason
 }
@@ -300,7 +300,7 @@ func (a *Agent) find(node string) (view.Record, error) {
 
 func (b api) Trust(context.Context) (t control.Trust, err error) {
 	if !b.a.ask(func() {
-		t = control.Trust{Head: b.a.trust.Head(), Orders: map[bundle.Version][]byte{}}
+		t = control.Trust{Head: b.a.node.Head(), Orders: map[bundle.Version][]byte{}}
 		if t.Set, err = b.a.trust.Set().Marshal(); err != nil {
 			return
 		}
@@ -364,7 +364,7 @@ func (b api) Accept(_ context.Context, signed control.Signed) (acc control.Accep
 		if err = b.a.accept(signed); err != nil {
 			return
 		}
-		acc = control.Accepted{Version: b.a.trust.Head(), Digest: b.a.trust.Digest(), Message: "signed and handed over; it spreads"}
+		acc = control.Accepted{Version: b.a.node.Head(), Digest: b.a.trust.Digest(), Message: "signed and handed over; it spreads"}
 	}) {
 		err = errStopped
 	}

@@ -180,7 +180,28 @@ func (n *Node) BoundOrders() map[bundle.Version]bundle.Digest { return n.docs.bo
 func (n *Node) Unread() []Document { return n.docs.read }
 
 // MissingDocuments counts the documents that have not arrived, or are not read yet.
-func (n *Node) MissingDocuments() int { return len(n.docs.missing) + len(n.docs.read) }
+// Those of releases that nobody has handed in are nowhere.
+func (n *Node) MissingDocuments() int {
+	count, head := len(n.docs.read), n.Head()
+	for _, doc := range n.docs.missing {
+		if doc.Release <= head {
+			count++
+		}
+	}
+	return count
+}
+
+// Head is the newest release that was handed in: it has a rollout order, or its
+// manifest is here. That one was built and signed makes it nobody's yet.
+func (n *Node) Head() (head bundle.Version) {
+	for v := range n.meta.Orders {
+		head = max(head, v)
+	}
+	for v := range n.docs.known {
+		head = max(head, v)
+	}
+	return head
+}
 
 // rounds is when missing documents are asked for.
 type rounds struct {

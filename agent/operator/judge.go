@@ -3,6 +3,7 @@ package operator
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -92,21 +93,22 @@ func (e orderedError) Unwrap() error        { return e.error }
 func CheckRelease(inForce *trust.Verified, m *bundle.Manifest, digest bundle.Digest) error {
 	head := inForce.Head()
 	ref, known := inForce.Release(m.Version)
-	_, ordered := inForce.Order(m.Version)
+	var asked bundle.Version // nodes were asked to go so far
+	for _, n := range inForce.Orders() {
+		asked = max(asked, n)
+	}
 	switch {
 	case known && ref.Digest != digest:
 		return control.Refused(fmt.Errorf("release %d is known here with other content", m.Version),
 			"both are signed: publish the next number, and find out who else holds the publisher's key")
-	case m.Version < head && known && !slices.ContainsFunc(inForce.Orders(), func(n bundle.Version) bool { return n >= m.Version }):
-		return nil // the publisher is ahead: newer ones are signed, and no node has been asked to go beyond this
-	case m.Version < head && known:
-		return orderedError{control.Refused(fmt.Errorf("release %d is older than release %d, which is here", m.Version, head), "build the next release on top of that")}
-	case m.Version < head:
+	case known && m.Version < asked:
+		return orderedError{control.Refused(fmt.Errorf("release %d is older than release %d, which is here", m.Version, asked), "build the next release on top of that")}
+	case known && m.Version == asked:
+		return orderedError{control.Refused(fmt.Errorf("release %d is here already", asked), "`moult status` shows how far it is")}
+	case known:
+		return nil // only signed, or handed over without an order
+	case m.Version <= head:
 		return control.Refused(fmt.Errorf("release %d is older than release %d, which is here", m.Version, head), "build the next release on top of that")
-	case m.Version == head && ordered:
-		return orderedError{control.Refused(fmt.Errorf("release %d is here already", head), "`moult status` shows how far it is")}
-	case m.Version == head:
-		return nil // handed over before, without an order
 	case head != 0 && m.Version != head+1:
 		return control.Refused(fmt.Errorf("release %d skips: the newest here is %d", m.Version, head), fmt.Sprintf("inject release %d first", head+1))
 	}
@@ -134,6 +136,59 @@ func CheckPlatforms(m *bundle.Manifest, nodes map[bundle.Class][]bundle.Platform
 		}
 	}
 	return nil
+}
+
+// Doubts tells what about a release does not fit the nodes that an agent knows: classes
+// that none of them is of, and versions to start from that none of them is at. They may
+// come later, so it refuses nothing.
+func Doubts(m *bundle.Manifest, status control.Status) (texts []string) {
+	newest := map[bundle.Class]bundle.Version{}
+	at := map[bundle.Class]map[bundle.Version]bool{}
+	for _, n := range status.Nodes {
+		newest[n.Class] = max(newest[n.Class], n.Version)
+		if at[n.Class] == nil {
+			at[n.Class] = map[bundle.Version]bool{}
+		}
+		at[n.Class][n.Version] = true
+	}
+	for _, class := range slices.Sorted(maps.Keys(m.Classes)) {
+		switch from := m.Classes[class].From; {
+		case len(at[class]) == 0:
+			texts = append(texts, fmt.Sprintf("no node of class %s is known to this agent", class))
+		case from == 0 && newest[class] > 0:
+			texts = append(texts, fmt.Sprintf("release %d installs class %s (it has no from), and nodes of it run already, the newest at version %d", m.Version, class, newest[class]))
+		case from != 0 && !at[class][from]:
+			texts = append(texts, fmt.Sprintf("release %d takes class %s from version %d, and no node of it is at that: the newest is at version %d", m.Version, class, from, newest[class]))
+		}
+	}
+	return texts
+}
+
+// besides tells what the cluster hears of beside release n and its order when the
+// metadata now, signed on top of before, are handed over.
+func besides(before, now *trust.Verified, n bundle.Version) (texts []string) {
+	var built, ordered []bundle.Version
+	for _, v := range now.Releases() {
+		if _, known := before.Release(v); !known && v != n {
+			built = append(built, v)
+		}
+	}
+	for _, v := range now.Orders() {
+		ref, _ := now.Order(v)
+		if old, _ := before.Order(v); old != ref && v != n {
+			ordered = append(ordered, v)
+		}
+	}
+	for _, v := range built {
+		texts = append(texts, fmt.Sprintf("with it the cluster hears that release %d is signed: inject its bundle when it is to be rolled out", v))
+	}
+	for _, v := range ordered {
+		texts = append(texts, fmt.Sprintf("with it goes an order of release %d that was signed before", v))
+	}
+	if len(now.Set().Roots) > len(before.Set().Roots) {
+		texts = append(texts, "with it go the keys that were replaced since")
+	}
+	return texts
 }
 
 // platformNames lists platforms, each once.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"moult/agent/control"
 	"moult/agent/schedule"
@@ -25,32 +26,51 @@ func New(folder *trust.Folder) Operator { return Operator{folder} }
 // release, on top of what the agent and the bundle hold. The agent is only asked:
 // handing the bundle and the order over is the caller's. Where the release, or a newer
 // one, has an order already, there is nothing to sign and the result is nil: the bundle
-// alone may still bring what the agent lacks of it.
-func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bundle) (*control.Signed, error) {
+// alone may still bring what the agent lacks of it. notes are what the operator should
+// know: the release's Doubts, and Besides.
+func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bundle) (signed *control.Signed, notes []string, err error) {
 	peer, err := api.Trust(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	status, err := api.Status(ctx, false)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := Fits(o.folder.FirstRoot(), b, peer, status); errors.Is(err, ErrOrdered) {
-		return nil, nil
+		return nil, nil, nil
 	} else if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := o.Absorb(peer.Set); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := o.folder.Absorb(b.Trust().Set()); err != nil {
-		return nil, Refusal(err)
+		return nil, nil, Refusal(err)
 	}
 	order, err := o.First(b, peer, status)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return o.Sign(order)
+	if signed, err = o.Sign(order); err != nil {
+		return nil, nil, err
+	}
+	besides, err := o.Besides(peer.Set, order.Release)
+	return signed, append(Doubts(b.Head(), status), besides...), err
+}
+
+// Besides tells what a peer with this set hears of when it is handed what the folder
+// has, beside release n and its order.
+func (o Operator) Besides(peer []byte, n bundle.Version) (texts []string, err error) {
+	set, err := trust.ParseSet(peer)
+	if err != nil {
+		return nil, fmt.Errorf("read the agent's metadata: %w", err)
+	}
+	before, err := trust.Verify(o.folder.FirstRoot(), nil, set)
+	if err != nil {
+		return nil, otherCluster(err)
+	}
+	return besides(before, o.folder.Current(), n), nil
 }
 
 // First returns the order that begins the rollout of the bundle's release: the
@@ -138,7 +158,12 @@ func (o Operator) Change(ctx context.Context, api *control.Client, release bundl
 	if err != nil {
 		return 0, control.Accepted{}, err
 	}
+	besides, err := o.Besides(peer.Set, old.Release)
+	if err != nil {
+		return 0, control.Accepted{}, err
+	}
 	accepted, err := api.Accept(ctx, *signed)
+	accepted.Message = strings.Join(append([]string{accepted.Message}, besides...), "; ")
 	return old.Release, accepted, err
 }
 

@@ -41,12 +41,13 @@ func Summary(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) Rollout {
 		return Rollout{State: RolloutSpreading, Reason: "there is no rollout order for the release yet", Classes: map[bundle.Class]Progress{}}
 	}
 	r := Rollout{State: RolloutRolling, Classes: map[bundle.Class]Progress{}}
-	complete := true
+	complete, skipped := true, 0
 	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
 		c := o.Classes[name]
 		p := progress(o.Release, &c, lookup)
 		r.Classes[name] = p
 		complete = complete && p.Settled+p.Skipped == p.Total
+		skipped += p.Skipped
 		if failed := c.failed(o.Release, lookup); c.FailureMax > 0 && len(failed) >= c.FailureMax && r.State == RolloutRolling {
 			d := decision{Input: Input{Lookup: lookup}, order: o}
 			r.State = RolloutHeld
@@ -54,7 +55,7 @@ func Summary(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) Rollout {
 		}
 	}
 	switch {
-	case complete:
+	case complete && (skipped == 0 || o.State != StateAborted):
 		r.State, r.Reason = RolloutComplete, ""
 	case o.State == StateAborted:
 		r.State, r.Reason = RolloutAborted, "the operator has aborted the rollout"

@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"moult/agent/operator"
 	"moult/simlayer/so"
 	"moult/simlayer/so/wasm"
 	"moult/store/bundle"
@@ -32,7 +33,11 @@ func bundleCommand() *cli.Command {
 			{
 				Name:  "build",
 				Usage: "pack and sign a release",
-				Flags: []cli.Flag{trustFlag(),
+				Description: "What is signed as release N cannot be changed any more: --check does all but that.\n" +
+					"An agent, if there is one to ask, is asked for the nodes, and what does not fit them is\n" +
+					"told.",
+				Flags: []cli.Flag{trustFlag(), agentFlag(),
+					&cli.BoolFlag{Name: "check", Usage: "pack and check everything, sign nothing, and write nothing; needs no key"},
 					&cli.StringFlag{Name: "f", Value: "upgrade.hcl", Usage: "the release spec `FILE`"},
 					&cli.StringFlag{Name: "out", Usage: "the `FILE` to write; default: release-N.moult"}},
 				Action: buildBundle,
@@ -72,6 +77,12 @@ func buildBundle(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := doubt(c, spec); err != nil {
+		return err
+	}
+	if c.Bool("check") {
+		return checkBuild(c, spec)
+	}
 	folder, err := openTrust(c)
 	if err != nil {
 		return err
@@ -86,7 +97,49 @@ func buildBundle(c *cli.Context) error {
 		return err
 	}
 	fmt.Fprintf(c.App.Writer, "%s\n", r.Manifest)
-	fmt.Fprintf(c.App.ErrWriter, "moult: release %d is in %s\n", r.Version, out)
+	fmt.Fprintf(c.App.ErrWriter, "moult: release %d is in %s, and signed: other content needs the next number\n", r.Version, out)
+	return nil
+}
+
+// checkBuild does what a build would, and signs nothing. What the release would follow
+// stands in the trust folder, if there is one.
+func checkBuild(c *cli.Context, spec *build.Spec) error {
+	folder, err := openTrust(c)
+	switch {
+	case err == nil:
+		defer folder.Close()
+	case errors.Is(err, fs.ErrNotExist) && !c.IsSet("trust"):
+		printNotes(c, []string{"without a trust folder (--trust), what the release would follow is not looked at"})
+	default:
+		return err
+	}
+	r, err := build.Check(c.Context, spec, folder, buildOptions())
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.ErrWriter, "moult: release %d can be built; nothing was signed\n", r.Version)
+	return nil
+}
+
+// doubt tells what of a release does not fit the nodes that an agent knows, if there is
+// one to ask.
+func doubt(c *cli.Context, spec *build.Spec) error {
+	ctx, cancel := context.WithTimeout(c.Context, askTimeout)
+	defer cancel()
+	api := client(c)
+	defer api.Close()
+	status, err := api.Status(ctx, false)
+	if err != nil {
+		if c.IsSet("agent") {
+			printNotes(c, []string{fmt.Sprintf("whether the release fits the nodes was not looked at: %v", err)})
+		}
+		return c.Context.Err()
+	}
+	m := bundle.Manifest{Version: spec.Version, Classes: map[bundle.Class]bundle.ClassUpgrade{}}
+	for _, class := range spec.Classes {
+		m.Classes[class.Name] = class.Upgrade
+	}
+	printNotes(c, operator.Doubts(&m, status))
 	return nil
 }
 

@@ -37,6 +37,13 @@ func timeoutFlag(def time.Duration) cli.Flag {
 	return &cli.DurationFlag{Name: "timeout", Value: def, Usage: "give up after this `TIME`"}
 }
 
+// printNotes tells what does not keep a command from doing its work.
+func printNotes(c *cli.Context, notes []string) {
+	for _, note := range notes {
+		fmt.Fprintf(c.App.ErrWriter, "moult: note: %s\n", note)
+	}
+}
+
 func client(c *cli.Context) *control.Client {
 	api := control.NewClient(c.String("agent"))
 	api.UseToken(os.Getenv(control.TokenVariable))

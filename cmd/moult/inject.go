@@ -85,9 +85,7 @@ func prepareInjection(c *cli.Context, api *control.Client, f *os.File) (*control
 	if err != nil {
 		return nil, err
 	}
-	signed, err := operator.New(folder).Begin(c.Context, api, b)
-	if head := folder.Current().Head(); err == nil && head > b.Head().Version {
-		fmt.Fprintf(c.App.ErrWriter, "moult: note: releases up to %d are signed in this trust folder, and the cluster hears of them now: inject their bundles next, in their order\n", head)
-	}
+	signed, notes, err := operator.New(folder).Begin(c.Context, api, b)
+	printNotes(c, notes)
 	return signed, err
 }

@@ -116,12 +116,18 @@ func nodeOrderCommand(name, usage string, f func(*schedule.Order, bundle.Class, 
 			if err != nil {
 				return err
 			}
+			next := "; `moult retry " + n.Name + "` gives it a place again"
 			_, err = signOrder(c, operator.Change{
 				Name: name, Newest: name == "retry" || name == "start",
-				Apply: func(o *schedule.Order) (*schedule.Order, error) { return f(o, n.Class, n.ID) },
+				Apply: func(o *schedule.Order) (*schedule.Order, error) {
+					if o.State == schedule.StateAborted {
+						next = " until a newer release"
+					}
+					return f(o, n.Class, n.ID)
+				},
 			})
 			if err == nil && name == "skip" && n.Reachable {
-				fmt.Fprintf(c.App.ErrWriter, "moult: note: %s is there: it stays at the version that it has; `moult retry %s` gives it a place again\n", n.Name, n.Name)
+				printNotes(c, []string{n.Name + " is there: it stays at the version that it has" + next})
 			}
 			return err
 		}}

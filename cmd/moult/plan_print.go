@@ -94,6 +94,9 @@ func (p planCalls) denials() []rulesDenial {
 }
 
 func (r *planRingPart) print(out io.Writer, release bundle.Version) error {
+	for _, d := range r.Doubts {
+		fmt.Fprintf(out, "\nnote: %s\n", d)
+	}
 	if r.Refused != "" {
 		fmt.Fprintf(out, "\nthe agent would refuse it: %s\n", strings.TrimSuffix(r.Refused, "."))
 	}

@@ -16,6 +16,8 @@ import (
 type planRingPart struct {
 	// Refused is why that agent would not take the release; empty where it would.
 	Refused string `json:"refused,omitempty"`
+	// Doubts are what of the release does not fit the nodes.
+	Doubts []string `json:"doubts,omitempty"`
 	// Signed tells that the rollout order is there already; else it is the one
 	// that `moult inject` would make now.
 	Signed  bool            `json:"signed"`
@@ -54,7 +56,7 @@ func planRing(ctx context.Context, api *control.Client, b *archive.Bundle, root 
 	if err != nil {
 		return nil, err
 	}
-	part := &planRingPart{Classes: []planRingClass{}}
+	part := &planRingPart{Doubts: operator.Doubts(b.Head(), status), Classes: []planRingClass{}}
 	if err := operator.Fits(root, b, peer, status); err != nil {
 		part.Refused = err.Error()
 	}

@@ -148,10 +148,15 @@ func pushTrust(c *cli.Context, f *trust.Folder) error {
 		fmt.Fprintln(c.App.ErrWriter, "moult: the agent has these metadata already")
 		return nil
 	}
+	besides, err := operator.New(f).Besides(peer.Set, 0)
+	if err != nil {
+		return err
+	}
 	accepted, err := api.Accept(c.Context, control.Signed{Set: set})
 	if err != nil {
 		return err
 	}
+	printNotes(c, besides)
 	fmt.Fprintf(c.App.ErrWriter, "moult: %s\n", accepted.Message)
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -69,15 +70,48 @@ func Build(ctx context.Context, spec *Spec, f *trust.Folder, out string, o Optio
 	if err != nil {
 		return nil, fmt.Errorf("build release %d: cannot write beside %s: %w", spec.Version, out, err)
 	}
-	b := builder{spec: spec, folder: f, dir: dir, out: out, Options: o}
+	b := builder{spec: spec, folder: f, onto: f.Current(), dir: dir, out: out, Options: o}
 	defer func() { err = errors.Join(err, b.close(), os.RemoveAll(dir)) }()
+	return b.run(ctx, "build")
+}
+
+// Check does all that Build does, with keys and in a folder that it makes for that and
+// throws away: nothing is signed, and no number is spent. f says what the release would
+// follow, and needs no keys; where it is nil, that is not looked at.
+func Check(ctx context.Context, spec *Spec, f *trust.Folder, o Options) (_ *Result, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	dir, err := os.MkdirTemp("", "moult-check-*")
+	if err != nil {
+		return nil, fmt.Errorf("check release %d: %w", spec.Version, err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	path := filepath.Join(dir, "trust")
+	now := time.Now()
+	if err := trust.Init(path, trust.InitOptions{Now: now}); err != nil {
+		return nil, fmt.Errorf("check release %d: %w", spec.Version, err)
+	}
+	thrown, err := trust.OpenFolder(path, now)
+	if err != nil {
+		return nil, fmt.Errorf("check release %d: %w", spec.Version, err)
+	}
+	b := builder{spec: spec, folder: thrown, dir: dir, out: filepath.Join(dir, "release.moult"), Options: o}
+	if f != nil {
+		b.onto = f.Current()
+	}
+	defer func() { err = errors.Join(err, b.close(), thrown.Close()) }()
+	return b.run(ctx, "check")
+}
+
+func (b *builder) run(ctx context.Context, what string) (*Result, error) {
 	result, err := b.build(ctx)
 	if err != nil {
 		var problems *SpecError
 		if errors.As(err, &problems) {
 			return nil, problems
 		}
-		return nil, fmt.Errorf("build release %d: %w", spec.Version, err)
+		return nil, fmt.Errorf("%s release %d: %w", what, b.spec.Version, err)
 	}
 	return result, nil
 }
@@ -87,7 +121,8 @@ type builder struct {
 	Options
 	spec   *Spec
 	folder *trust.Folder
-	dir    string // temporary
+	onto   *trust.Verified // what the release follows; nil: not known
+	dir    string          // temporary
 	out    string
 
 	problems hcl.Diagnostics
@@ -122,6 +157,9 @@ func (b *builder) build(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := b.checkContent(m.Version, data); err != nil {
+		return nil, err
+	}
 	v, err := b.folder.AddRelease(m.Version, data)
 	if err != nil {
 		return nil, err
@@ -139,12 +177,28 @@ func (b *builder) fail(at hcl.Range, summary, format string, args ...any) {
 
 // previous returns the digest of the manifest that this release continues.
 func (b *builder) previous() bundle.Digest {
-	v, n := b.folder.Current(), b.spec.Version
+	v, n := b.onto, b.spec.Version
+	if v == nil {
+		return bundle.Digest{}
+	}
 	if head := v.Head(); head != 0 && n != head && n != head+1 {
 		b.fail(b.spec.at, "Wrong version", "The newest release in the trust folder is %d: the next is %d (or %d, to build that one again).", head, head+1, head)
 	}
 	ref, _ := v.Release(n - 1) // none before the first release
 	return ref.Digest
+}
+
+// checkContent reports that the number has been signed with other content, before a
+// folder that knows nothing of that signs it.
+func (b *builder) checkContent(n bundle.Version, data []byte) error {
+	if b.onto == nil {
+		return nil
+	}
+	if known, ok := b.onto.Release(n); ok && known.Digest != bundle.Sum(data) {
+		return fmt.Errorf("%w: it was signed before with manifest %s, and this is %s: give the new content the next number",
+			trust.ErrConflict, known.Digest.Short(), bundle.Sum(data).Short())
+	}
+	return nil
 }
 
 // checkSources looks at every file that the spec names, so that one run tells

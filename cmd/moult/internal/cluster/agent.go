@@ -129,7 +129,7 @@ func (a *Agent) Inject(ctx context.Context, trustDir, path string) error {
 	if err != nil {
 		return err
 	}
-	signed, err := operator.New(folder).Begin(ctx, a.API, b)
+	signed, _, err := operator.New(folder).Begin(ctx, a.API, b)
 	if err != nil {
 		return err
 	}
