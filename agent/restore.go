@@ -31,7 +31,7 @@ func (a *Agent) restore() error {
 	a.saved = a.node.Saved()
 	a.readDocuments()
 	if d := a.store.Damage(); d != nil {
-		a.alarm("the store was damaged (%s); what peers know is fetched again", d.What)
+		a.alarmOf(causeStore, fmt.Sprintf("the store was damaged (%s); what peers know is fetched again", d.What))
 	}
 	if a.node.BelowFloor() {
 		// The database was lost: nothing older than the floor is accepted, and
@@ -40,6 +40,9 @@ func (a *Agent) restore() error {
 	}
 	return nil
 }
+
+// causeStore is that of an alarm.
+const causeStore = "store"
 
 // readDocuments reads what is on the disk before anything is opened: what the services
 // speak stands in the releases.
@@ -112,11 +115,17 @@ func (a *Agent) restoreState(m *node.Memory) error {
 	}
 	if ok {
 		s, err := upgrade.ParseState(data)
+		if err != nil {
+			return err
+		}
 		m.State = &s
-		return err
+		if d := a.store.Damage(); d != nil && d.Where == "" {
+			m.Doubt = d.What
+		}
 	}
-	m.Slot, ok, err = a.slots.Current()
-	if err != nil || ok || a.cfg.Adopt == nil {
+	var live bool
+	m.Slot, live, err = a.slots.Current()
+	if err != nil || ok || live || a.cfg.Adopt == nil {
 		return err
 	}
 	m.Slot, m.Adopted = a.cfg.Adopt.Version, true

@@ -17,6 +17,8 @@ func (a *Agent) sweep(s upgrade.State) {
 	if a.store.Damage() != nil {
 		if err := a.store.Healed(); err != nil {
 			a.log.Warn("the store's damage is not noted as healed", "err", err)
+		} else {
+			a.alarmOf(causeStore, "")
 		}
 	}
 	keep := []bundle.Digest{a.trust.Digest(), a.node.Evidence().Digest}

@@ -250,7 +250,7 @@ func TestFloorFileDamaged(t *testing.T) {
 		target := filepath.Join(try, "data")
 		copyTree(t, dirs["closed"], target)
 		flip(t, filepath.Join(target, "floor.json"), int64(at), 1<<(at%8))
-		if got := openDamaged(t, target, want, floor, Options{}); got != harmless {
+		if got := openDamaged(t, target, want, floor, Options{}); got != reported && got != harmless { // of a letter that JSON takes in either case
 			t.Errorf("byte %d of the floor: %v", at, got)
 		}
 		if at%20 == 0 { // and now the database has gone, too
@@ -323,8 +323,8 @@ func TestRecoverFrom(t *testing.T) {
 		{"ahead with a lower floor", found{File: fileGood, FileMark: at(4, 2), DB: dbGood, DBMark: at(5, 1)}, false, true, true, at(5, 2)},
 		{"database missing", found{File: fileGood, FileMark: at(4, 2)}, false, true, true, at(4, 2)},
 		{"database damaged", found{File: fileGood, FileMark: at(4, 2), DB: dbDamaged, DBErr: bad}, false, true, true, at(4, 2)},
-		{"floor missing", found{DB: dbGood, DBMark: at(5, 3)}, false, false, false, at(5, 3)},
-		{"floor damaged", found{File: fileDamaged, FileErr: bad, DB: dbGood, DBMark: at(5, 3)}, false, false, false, at(5, 3)},
+		{"floor missing", found{DB: dbGood, DBMark: at(5, 3)}, false, false, true, at(5, 3)},
+		{"floor damaged", found{File: fileDamaged, FileErr: bad, DB: dbGood, DBMark: at(5, 3)}, false, false, true, at(5, 3)},
 		{"floor damaged, database missing", found{File: fileDamaged, FileErr: bad}, true, false, false, mark{}},
 		{"both damaged", found{File: fileDamaged, FileErr: bad, DB: dbDamaged, DBErr: bad}, true, false, false, mark{}},
 		{"floor missing, database damaged", found{DB: dbDamaged, DBErr: bad}, true, false, false, mark{}},

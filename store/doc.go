@@ -27,7 +27,8 @@
 // floor.json. The database may thus be one transaction ahead of the file, when
 // the agent died between the two, but never behind: one that is behind has lost
 // something. Either copy of the mark is enough to go on; Open takes the
-// greater.
+// greater. Where only the database's is left, nothing confirms that it is the last one:
+// Damage says so.
 //
 // Documents are for what peers can give back or what can be written again (trust
 // metadata, the view, known peers). A record of what was decided belongs into the

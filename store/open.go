@@ -92,6 +92,11 @@ func (s *Store) open() error {
 		if err := s.begin(p.Damage); err != nil {
 			return err
 		}
+	} else if p.Damage != "" {
+		s.log.Error("store damaged", "dir", s.dir, "what", p.Damage)
+		if err := s.note(s.mark, p.Damage); err != nil {
+			return err
+		}
 	} else if f.File != fileGood || f.FileMark != p.Mark {
 		if err := s.out.writeMark(s.floorPath(), p.Mark); err != nil {
 			return err
@@ -256,6 +261,11 @@ func (s *Store) where() string {
 func (s *Store) begin(what string) error {
 	next := s.mark
 	next.Start = anchor{next.Floor.JournalSeq, next.Floor.JournalHash}
+	return s.note(next, what)
+}
+
+// note writes that there was damage, until it is healed, where there was any.
+func (s *Store) note(next mark, what string) error {
 	next, err := commit(s.db, next, s.keep, func(tx *Tx) error {
 		tx.items++ // also where there is nothing else to write
 		if what == "" {

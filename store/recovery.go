@@ -36,7 +36,7 @@ type plan struct {
 	// Fresh: begin with an empty database, after quarantine of the present
 	// one where there is one.
 	Fresh bool
-	// Damage is what is to be reported; empty when nothing was lost.
+	// Damage is what is to be reported; empty when nothing can have been lost.
 	Damage string
 	// Warn is what is to be logged.
 	Warn string
@@ -60,10 +60,12 @@ func recoverFrom(f found, trustDatabase bool) plan {
 
 func withDatabase(f found, trustDatabase bool) plan {
 	switch {
+	case f.File == fileMissing && f.DBMark.Commits <= 1:
+		return plan{Mark: f.DBMark} // a crash before the first floor file
 	case f.File == fileMissing:
-		return plan{Mark: f.DBMark, Warn: "the floor file is missing: restored from the database"}
+		return plan{Mark: f.DBMark, Damage: "the floor file is missing" + unconfirmed}
 	case f.File == fileDamaged:
-		return plan{Mark: f.DBMark, Warn: "the floor file is damaged: restored from the database: " + f.FileErr.Error()}
+		return plan{Mark: f.DBMark, Damage: "the floor file is damaged: " + f.FileErr.Error() + unconfirmed}
 	case trustDatabase:
 		return plan{Mark: f.DBMark}
 	}
@@ -85,6 +87,10 @@ func withDatabase(f found, trustDatabase bool) plan {
 		return plan{Mark: db}
 	}
 }
+
+// unconfirmed says what it means that the database alone tells where it ends: Badger
+// cuts off a damaged tail of its log without a word.
+const unconfirmed = "; the database alone tells what was written last, and may have lost it"
 
 // withoutDatabase goes on from the floor file alone.
 func withoutDatabase(f found, what string) plan {

@@ -241,7 +241,8 @@ type Damage struct {
 }
 
 // Damage returns what was found, by this Open or an earlier one, until Healed
-// is called: documents and journal were lost then, and only the floor was kept.
+// is called: documents and journal were lost then, and only the floor was kept; or,
+// where Where is empty and there is a database, what was written last may be lost.
 // It returns nil when all is well.
 func (s *Store) Damage() *Damage {
 	s.mu.Lock()

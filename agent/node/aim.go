@@ -43,7 +43,7 @@ func Bring(v bundle.Version) string {
 // never served waits until it has heard the ring, or has waited for it long enough.
 func (n *Node) mayAim(s upgrade.State) bool {
 	heard := n.synced && !n.docs.underWay(n.now) || n.now.Sub(n.started) > n.cfg.FirstSync
-	return (s.Served || heard) && !n.BelowFloor()
+	return (s.Served || heard) && !n.doubtful && !n.BelowFloor()
 }
 
 // offers lists what is known of every release whose manifest is here.

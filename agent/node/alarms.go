@@ -15,13 +15,14 @@ const (
 	causeFork    = "fork"    // two sets of metadata with one number
 	causeWay     = "way"     // no way to the newest release
 	causeRecords = "records" // stored records are damaged
+	causeAddress = "address" // several nodes claim one
 	causePorts   = "ports"   // too few for the callers that are about
+	causeDoubt   = "doubt"   // the newest writes may be lost
 	causeFolder  = "folder"  // the data folder is older than what the node has said
 )
 
 func causeRelease(v bundle.Version) string  { return fmt.Sprint("release ", v) }
 func causeManifest(v bundle.Version) string { return fmt.Sprint("manifest ", v) }
-func causeAddress(a PublicAddr) string      { return fmt.Sprint("address ", a) }
 func causeOrder(v bundle.Version) string    { return fmt.Sprint("order ", v) }
 
 // alarm raises the alarm of a cause; without a text the cause has gone.

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"bytes"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"moult/gossip/view"
@@ -19,70 +21,98 @@ type Peer struct {
 	Node     bundle.NodeID
 	Name     string
 	Versions map[bundle.Version]string
+	here     bool // its agent is at the host of the address
 }
 
 // Directory says where each service of each peer answers callers of each version.
 type Directory map[PublicAddr]Peer
 
-// list makes the directory anew from the view. A node speaks for its own machine: an
-// address for callers of a version counts only at the host of the public address that
-// it is for. Where two nodes say that one public address is theirs, as when a machine
-// was installed anew, it is the one's that is alive, then the one's that had it; what
-// a record says of times decides nothing, for whoever signs it chooses them.
-func (n *Node) list() Directory {
-	d := Directory{}
-	clashes := map[string]string{}
+// source is what the directory takes from a record.
+type source struct {
+	left       bool
+	name, addr string
+	services   map[string]view.ServiceAddr
+}
+
+func sourceOf(r view.Record) source { return source{r.Left, r.Name, r.Addr, r.Services} }
+
+// noteSource has the directory made anew where a record says something else of it.
+func (n *Node) noteSource(r view.Record) {
+	if s := sourceOf(r); !reflect.DeepEqual(s, n.sources[r.Node]) {
+		n.sources[r.Node], n.listed = s, false
+	}
+}
+
+// Directory is where peers answer, as the view says.
+func (n *Node) Directory() Directory {
+	d, _ := n.list()
+	return d
+}
+
+// list makes the directory, and says which addresses several live nodes claim. A node
+// speaks for its own machine: an address for callers of a version counts only at the
+// host of the public address that it is for. Nothing is decided by what a record says
+// of times, for whoever signs it chooses them.
+func (n *Node) list() (d Directory, clashes []string) {
+	d = Directory{}
 	for r := range n.view.All() {
 		if r.Left {
 			continue
 		}
 		for _, name := range sorted(r.Services) {
 			service := r.Services[name]
-			own := ofHost(service.Public, service.Versions)
-			if len(own) == 0 && len(service.Versions) > 0 {
-				continue
-			}
 			public := PublicAddr{service.Public, service.Protocol == bundle.ProtocolUDP}
-			owner, claimed := d[public]
-			if claimed && owner.Node != r.Node {
-				if n.alive[owner.Node] && n.alive[r.Node] {
-					clashes[causeAddress(public)] = fmt.Sprintf("nodes %s (%s) and %s (%s) both say that %s is their address: give one of them another in its agent.hcl",
-						owner.Name, owner.Node.Short(), r.Name, r.Node.Short(), public.Addr)
-				}
-				if !n.supersedes(r, owner, public) {
-					continue
-				}
+			own := ofHost(service.Public, service.Versions)
+			claim := Peer{Node: r.Node, Name: r.Name, Versions: own, here: hostOf(r.Addr) == hostOf(service.Public)}
+			if len(own) == 0 && !claim.here {
+				continue // it could only stand in the way
 			}
-			d[public] = Peer{r.Node, r.Name, own}
+			owner, claimed := d[public]
+			if claimed && n.alive[owner.Node] && n.alive[r.Node] && owner.Node != r.Node {
+				clashes = append(clashes, fmt.Sprintf("nodes %s (%s) and %s (%s) both say that %s is their address",
+					owner.Name, owner.Node.Short(), r.Name, r.Node.Short(), public.Addr))
+			}
+			if !claimed || n.supersedes(claim, owner) {
+				d[public] = claim
+			}
 		}
 	}
-	for _, cause := range n.clashes {
-		if clashes[cause] == "" {
-			n.alarm(cause, "")
-		}
+	return d, clashes
+}
+
+// guide makes the directory anew where what it comes from has changed, and returns it
+// where it is another by that.
+func (n *Node) guide() Directory {
+	if n.listed {
+		return nil
 	}
-	n.clashes = sorted(clashes)
-	for _, cause := range n.clashes {
-		n.alarm(cause, clashes[cause])
+	d, clashes := n.list()
+	text := ""
+	if len(clashes) > 0 {
+		text = clashes[0] + ": give one of them another in its agent.hcl"
 	}
-	n.directory = d
+	if more := len(clashes) - 1; more > 0 {
+		text += fmt.Sprintf("; so it is with %d more", more)
+	}
+	n.alarm(causeAddress, text)
+	if n.directory != nil && reflect.DeepEqual(d, n.directory) {
+		n.listed = true
+		return nil
+	}
 	return d
 }
 
-// Directory is where peers answer now.
-func (n *Node) Directory() Directory {
-	if !n.listed {
-		return n.list()
+// supersedes reports whether an address that two nodes claim is the first one's: one
+// that is alive, then one whose agent is at that host. What is left all peers decide
+// alike.
+func (n *Node) supersedes(claim, owner Peer) bool {
+	switch {
+	case n.alive[claim.Node] != n.alive[owner.Node]:
+		return n.alive[claim.Node]
+	case claim.here != owner.here:
+		return claim.here
 	}
-	return n.directory
-}
-
-// supersedes reports whether r rather than owner has the address of both.
-func (n *Node) supersedes(r view.Record, owner Peer, public PublicAddr) bool {
-	if n.alive[owner.Node] != n.alive[r.Node] {
-		return n.alive[r.Node]
-	}
-	return n.directory[public].Node == r.Node
+	return bytes.Compare(claim.Node[:], owner.Node[:]) < 0
 }
 
 // ofHost returns the addresses that are at the host of a public address.

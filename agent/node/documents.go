@@ -157,6 +157,11 @@ func (d *documents) underWay(now time.Time) bool {
 	return d.rounds.fetching || len(d.read)+d.asked > 0 || len(d.missing) > 0 && d.rounds.due(now)
 }
 
+// reading reports whether a manifest is, or may be, looked for on the disk.
+func (d *documents) reading() bool {
+	return d.asked > 0 || slices.ContainsFunc(d.read, func(doc Document) bool { return doc.Kind == KindManifest && !doc.Known })
+}
+
 // fetch returns what peers are to be asked for now.
 func (n *Node) fetch() []Document {
 	if len(n.docs.missing) == 0 || !n.docs.rounds.due(n.now) {

@@ -18,6 +18,8 @@ type Memory struct {
 	Slot    bundle.Version
 	Adopted bool
 	Floor   Floor
+	// Doubt says that the disk may have lost what was written last; "" if not.
+	Doubt string
 	// Metadata were in force; where they are lost, those of the first root.
 	Metadata Metadata
 	// Evidence is the set that contradicts others; zero for none.
@@ -30,10 +32,15 @@ type Memory struct {
 }
 
 // state is the machine's as last saved, or what the slots and the floor say where
-// none is: at the node's first start, or after the loss of the database.
+// none is: at the node's first start, or after the loss of the database. A slot is made
+// the live one once it is recorded that callers may be let in to it, so a state that
+// knows less than the live slot has lost its end, and counts for its promises only:
+// what the attempt in it would clear away may hold acknowledged writes.
 func (m Memory) state() upgrade.State {
 	p := m.Floor.Promises
 	switch {
+	case m.behind():
+		return upgrade.Restored(m.Slot, p.Raised(*m.State))
 	case m.State != nil:
 		return *m.State
 	case m.Slot != 0 && m.Adopted:
@@ -44,6 +51,23 @@ func (m Memory) state() upgrade.State {
 	return upgrade.State{
 		Phase: upgrade.Current, Said: p.Settled, Obeys: p.Obeys, EndedRelease: p.EndedRelease, EndedCount: p.EndedCount,
 	}
+}
+
+// behind reports that the state is older than the live slot.
+func (m Memory) behind() bool { return m.State != nil && m.Slot > m.State.Running }
+
+// doubt says what makes it doubtful that the disk has all that was written; "" for
+// nothing.
+func (m Memory) doubt() string {
+	switch {
+	case m.behind():
+		return fmt.Sprintf("the journal ends while version %d ran, and version %d is live", m.State.Running, m.Slot)
+	case m.Doubt != "":
+		return m.Doubt
+	case m.State == nil && m.Slot != 0 && !m.Adopted && m.Floor.Promises == (upgrade.Promises{}):
+		return fmt.Sprintf("version %d is live, and there is no journal", m.Slot)
+	}
+	return ""
 }
 
 // Floor is what survives even the loss of the database. Nothing in it ever goes

@@ -61,6 +61,9 @@ type Node struct {
 	doneAt map[settlement]time.Time
 	alive  map[bundle.NodeID]bool
 	synced bool
+	// doubtful: what was written last may be lost, so nothing is said, and no release
+	// chosen, before a peer has told what this node has said.
+	doubtful bool
 
 	wait      schedule.Reason // why the node is waiting, as last decided
 	notBefore time.Time       // no node goes down, or is retried, before this
@@ -70,9 +73,9 @@ type Node struct {
 	gate     Gate // as last put in force
 
 	routing   routing
-	directory Directory // as listed last
-	listed    bool      // since what it comes from has changed
-	clashes   []string  // causes of alarms
+	directory Directory // as told last
+	sources   map[bundle.NodeID]source
+	listed    bool // nothing that it comes from has changed since
 
 	addr     string // where the agent gossips
 	services map[string]view.ServiceAddr
@@ -118,12 +121,21 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	for _, v := range sorted(m.Frozen) {
 		n.freezeOne(v, m.Frozen[v])
 	}
+	if doubt := m.doubt(); doubt != "" {
+		n.doubtful = true
+		n.alarm(causeDoubt, doubt+": the newest writes of this data folder are lost, or may be; the node serves on, and says and starts nothing before it has heard from a peer")
+	}
 	n.evidence = m.Evidence // also while the set that it contradicts is not in force again
 	if _, err := n.view.Merge(m.Records...); err != nil {
 		n.alarm(causeRecords, fmt.Sprintf("some of the stored records of nodes are not taken, peers will bring them: %v", err))
 	}
+	n.outdone() // the records may know more than the rest of the disk
 	n.routing.answering, n.routing.saved = m.Answering, m.Answering
 	n.routing.stale = true
+	n.sources = map[bundle.NodeID]source{}
+	for r := range n.view.All() {
+		n.noteSource(r)
+	}
 	n.look()
 	return n, nil
 }
@@ -137,9 +149,7 @@ func (n *Node) Step(now time.Time, e Event) {
 	}
 	switch e := e.(type) {
 	case Tick:
-		if n.saving == refused {
-			n.saving = offered
-		}
+		n.offerAgain()
 	case ActionEnded:
 		n.actionEnded(e.Answer)
 	case Trouble:
@@ -175,6 +185,10 @@ func (n *Node) Step(now time.Time, e Event) {
 		n.docs.rounds.end(now, e.Got)
 	case Synced:
 		n.synced = true
+		if n.doubtful {
+			n.doubtful = false
+			n.alarm(causeDoubt, "")
+		}
 	case Members:
 		n.members(e.Alive)
 	case Told:

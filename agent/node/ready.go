@@ -78,10 +78,7 @@ type Check struct {
 func (n *Node) Ready() Ready {
 	n.decide()
 	n.survey()
-	r := Ready{}
-	if !n.listed {
-		r.Directory = n.list()
-	}
+	r := Ready{Directory: n.guide()}
 	r.Read, r.Raised = n.docs.read, n.raised
 	r.Tell = n.tell()
 	if n.saving != refused {
@@ -111,10 +108,13 @@ func (n *Node) Ready() Ready {
 		r.Gate = &g
 	}
 	if r.Save != nil || !n.routing.fresh {
-		if route := n.routeFor(durable, answering); !reflect.DeepEqual(route, n.routing.told) {
+		route := n.routeFor(durable, answering)
+		// What is only being read anew is not given up meanwhile.
+		wait := route.Native == n.routing.told.Native && n.docs.reading()
+		if !wait && !reflect.DeepEqual(route, n.routing.told) {
 			r.Route = &route
 		}
-		n.routing.fresh = r.Route == nil && r.Save == nil
+		n.routing.fresh = r.Route == nil && r.Save == nil && !wait
 	}
 	if r.Save != nil {
 		r.Tell = nil // it may say more once that is durable
@@ -134,7 +134,9 @@ func (n *Node) Advance(r Ready) {
 		n.routing.told = *r.Route
 		n.listen(r.Route.Watched)
 	}
-	n.listed = n.listed || r.Directory != nil
+	if r.Directory != nil {
+		n.directory, n.listed = r.Directory, true
+	}
 	if r.Tell != nil {
 		n.own, n.number = *r.Tell, r.Tell.Seq
 	}

@@ -16,7 +16,7 @@ import (
 // when the database is lost.
 func (n *Node) tell() *view.Record {
 	r := n.record()
-	if same(r, n.own) {
+	if n.doubtful || same(r, n.own) {
 		return nil
 	}
 	if n.number+1 > n.floorSaved.Numbers {
@@ -85,7 +85,10 @@ func same(a, b view.Record) bool {
 // told puts the node's own record, as it was signed, into the view.
 func (n *Node) told(s view.Signed) {
 	_, _ = n.view.Merge(s) // it was signed just now
-	n.listed = false
+	n.routing.stale = true
+	if r, ok := n.view.Get(n.cfg.Self); ok {
+		n.noteSource(r)
+	}
 	n.noteDone(n.cfg.Self)
 }
 
@@ -94,8 +97,10 @@ func (n *Node) told(s view.Signed) {
 func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.NodeID, err error) {
 	n.now = now
 	changed, err = n.view.Merge(records...)
-	if len(changed) > 0 {
-		n.routing.stale, n.listed = true, false
+	for _, id := range changed {
+		n.routing.stale = true
+		r, _ := n.view.Get(id)
+		n.noteSource(r)
 	}
 	for _, id := range changed {
 		if id == n.cfg.Self {
@@ -117,7 +122,7 @@ func (n *Node) outdone() {
 	}
 	n.number = r.Seq
 	n.own = view.Record{} // told again, above it
-	if r.Version > n.saved.Claims() {
+	if r.Version > max(n.saved.Claims(), n.saved.Running) {
 		n.alarm(causeFolder, olderFolder(r.Version, n.saved.Running))
 	}
 	n.answers = append(n.answers, upgrade.Reminded{Promises: upgrade.Promises{

@@ -338,15 +338,16 @@ func (n *Node) listen(watched []bundle.Version) {
 
 // called takes in who has called, and gives up the objects that nobody needs any more,
 // the oldest first, for each answers by way of the next. A call that goes on is
-// nobody's to end.
+// nobody's to end, and who could not be counted may have called.
 func (n *Node) called(by map[bundle.Version]Calls) {
+	n.survey()
 	for _, v := range n.routing.told.Watched {
 		now, counted := by[v]
-		if before := n.routing.heard[v]; counted && (before.begun != now.Begun || now.Open > 0) {
+		if before := n.routing.heard[v]; !counted || before.begun != now.Begun || now.Open > 0 {
 			n.routing.heard[v] = heard{begun: now.Begun, at: n.now}
 		}
 	}
-	if n.saved.Phase != upgrade.Current {
+	if n.saved.Phase != upgrade.Current || n.saved.Version == 0 || n.routing.peers.silent {
 		return
 	}
 	for _, v := range n.routing.told.Watched {

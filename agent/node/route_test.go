@@ -164,23 +164,21 @@ func TestAnswersNewerInEveryPhase(t *testing.T) {
 // The route that comes with a state to be saved is that state's: nobody is led to
 // software of one version as if it were of another.
 func TestRouteComesWithState(t *testing.T) {
-	n := newBench(t, upgrade.State{Phase: upgrade.Current})
+	n := newBench(t, upgrade.State{
+		Step: 7, Phase: upgrade.Starting, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Done: 1, Obeys: 2,
+	})
 	n.releases(1, 2)
-	n.Step(n.now, SoftwareStarts{Version: 1})
-	if r := n.ready(); r.Native != 1 || r.Speaks != 1 {
-		t.Errorf("while it is installed: %+v", r)
+	n.ready()
+	if r := n.Route(); r.Native != 1 {
+		t.Fatalf("at first %+v", r)
 	}
-	n.software.speaks = 0
-	s := at(2)
-	n.saving, n.routing.fresh = idle, true
-	machine, err := upgrade.New(s)
-	if err != nil {
-		t.Fatal(err)
+	n.Step(n.now, ActionEnded{upgrade.Ready{Step: 7}})
+	r := n.Ready()
+	if r.Save == nil || r.Save.State == nil || r.Save.State.Running != 2 {
+		t.Fatalf("nothing is to be saved: %+v", r)
 	}
-	n.machine, n.unsaved = machine, Save{State: &s}
-	r := n.routeFor(s, n.routing.saved)
-	if r.Native != 2 || n.Route().Native == 2 {
-		t.Errorf("for the state to be saved %+v, before it is %+v", r, n.Route())
+	if r.Route == nil || r.Route.Native != 2 {
+		t.Errorf("with the state of version 2 comes %+v", r.Route)
 	}
 }
 
@@ -265,6 +263,7 @@ func TestRetire(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change func(*bench)
+		later  func(*bench)
 		after  time.Duration
 		called map[bundle.Version]Calls // by then
 		oldest bundle.Version
@@ -275,6 +274,8 @@ func TestRetire(t *testing.T) {
 		{name: "a call goes on", after: quiet, called: map[bundle.Version]Calls{1: {Begun: 7}, 2: {Begun: 7, Open: 1}}, oldest: 2},
 		{name: "a node is at version 2", change: func(n *bench) { n.record(nil, func(r *view.Record) { r.Version = 2 }) }, after: quiet, oldest: 2},
 		{name: "a node has not said its version", change: func(n *bench) { n.record(nil, func(r *view.Record) { r.Version = 0 }) }, after: quiet, oldest: 1},
+		{name: "a node comes that has not said its version", after: quiet, later: func(n *bench) { n.record(nil, func(r *view.Record) { r.Version = 0 }) }, oldest: 1},
+		{name: "callers of 2 could not be counted", after: quiet, called: map[bundle.Version]Calls{1: {Begun: 7}}, oldest: 2},
 		{name: "a node has left", change: func(n *bench) { n.record(nil, func(r *view.Record) { r.Version, r.Left = 1, true }) }, after: quiet, oldest: 3},
 		{name: "callers from outside are of version 2", change: func(n *bench) { n.cfg.Services["api"] = Service{Ports: ports, External: 2} }, after: quiet, oldest: 2},
 		{name: "no rollout order is known", change: func(n *bench) { clear(n.docs.orders) }, after: quiet, oldest: 1},
@@ -296,6 +297,9 @@ func TestRetire(t *testing.T) {
 			n.ready()
 			if c.called != nil {
 				calls = c.called
+			}
+			if c.later != nil {
+				c.later(n)
 			}
 			n.Step(n.now.Add(c.after), Called{calls})
 			if r := n.ready(); r.Oldest != c.oldest {
@@ -329,25 +333,39 @@ func TestRetireWaitsForUpgrade(t *testing.T) {
 	}
 }
 
-// A disk that refuses what was retired keeps the objects.
+// What is retired while the disk is full is not: somebody may come who needs it.
 func TestRetiredOnceDurable(t *testing.T) {
-	n := newBench(t, at(2))
-	n.releases(1, 2)
-	n.order(2)
-	n.record(n.key, func(r *view.Record) { r.Seq, r.Version = n.Number()+5, 2 })
-	n.ready()
-	n.Step(n.now.Add(10_000*time.Hour), Called{map[bundle.Version]Calls{1: {}}})
-	n.Step(n.now.Add(10_000*time.Hour), Called{map[bundle.Version]Calls{1: {}}})
-	if r := n.Ready(); r.Save == nil || r.Save.Answering == nil || r.Save.Answering.Oldest != 2 {
-		t.Fatalf("nothing is to be retired: %+v", r.Save)
-	}
-	n.Refused("no room")
-	if r := n.Ready(); r.Save != nil || r.Route != nil || n.Route().Oldest != 1 {
-		t.Errorf("refused, and it answers from %d on", n.Route().Oldest)
-	}
-	n.Step(n.now, Tick{})
-	if r := n.ready(); r.Oldest != 2 {
-		t.Errorf("with room again it answers from %d on", r.Oldest)
+	for _, comes := range []bool{true, false} {
+		n := newBench(t, at(2))
+		n.releases(1, 2)
+		n.order(2)
+		n.record(n.key, func(r *view.Record) { r.Seq, r.Version = n.Number()+5, 2 })
+		n.ready()
+		quiet := 10_000 * time.Hour
+		retire := func() {
+			for range 2 { // what came before the first was not heard
+				n.Step(n.now.Add(quiet), Called{map[bundle.Version]Calls{1: {}}})
+			}
+		}
+		retire()
+		if r := n.Ready(); r.Save == nil || r.Save.Answering == nil || r.Save.Answering.Oldest != 2 {
+			t.Fatalf("nothing is to be retired: %+v", r.Save)
+		}
+		n.Refused("no room")
+		if r := n.Ready(); r.Save != nil || r.Route != nil || n.Route().Oldest != 1 {
+			t.Errorf("refused, and it answers from %d on", n.Route().Oldest)
+		}
+		want := bundle.Version(2)
+		if comes {
+			n.record(nil, func(r *view.Record) { r.Version = 1 })
+			want = 1
+		}
+		n.Step(n.now, Tick{})
+		n.ready()
+		retire()
+		if r := n.ready(); r.Oldest != want {
+			t.Errorf("with room again, and an old node there: %v, it answers from %d on", comes, r.Oldest)
+		}
 	}
 }
 
@@ -366,8 +384,8 @@ func TestRouteIsToldOnce(t *testing.T) {
 const public = "10.0.0.2:7000"
 
 // claim has a node say that an address is its own.
-func (n *bench) claim(name, to string, change ...func(*view.Record)) bundle.NodeID {
-	return n.record(nil, func(r *view.Record) {
+func (n *bench) claim(key ed25519.PrivateKey, name, to string, change ...func(*view.Record)) bundle.NodeID {
+	return n.record(key, func(r *view.Record) {
 		r.Name = name
 		r.Services = map[string]view.ServiceAddr{"api": {Public: public, Versions: map[bundle.Version]string{1: to}, Native: 1, Attach: "relay", Egress: "proxy", Protocol: "http"}}
 		for _, f := range change {
@@ -384,34 +402,65 @@ func (n *bench) leads(what, want string) {
 	}
 }
 
-// An address that several nodes claim is the one's that is alive, then the one's that
-// had it.
+// Of several nodes that claim an address it is one's that is alive, then one's whose
+// agent is at that host; the rest all peers decide alike, whatever they heard first.
 func TestDirectory(t *testing.T) {
-	n := newBench(t, at(1))
-	n.claim("gone", "10.0.0.2:1", func(r *view.Record) { r.Left = true })
-	n.leads("left", "")
-	first := n.claim("first", "10.0.0.2:10")
-	n.leads("alone", "10.0.0.2:10")
-	later := map[string]bundle.NodeID{}
-	for i := range 8 { // whatever the order of their IDs
+	var claims []func(*bench)
+	ids := map[string]bundle.NodeID{}
+	for i := range 6 {
+		_, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
 		to := fmt.Sprintf("10.0.0.2:%d", 20+i)
-		later[to] = n.claim("later", to, func(r *view.Record) { r.Since = r.Since.Add(time.Hour) })
+		ids[to] = bundle.NodeIDOf(key.Public().(ed25519.PublicKey))
+		claims = append(claims, func(n *bench) {
+			n.claim(key, "n", to, func(r *view.Record) {
+				r.Since = r.Since.Add(time.Duration(i) * time.Hour)
+				if i >= 3 {
+					r.Addr = "10.0.0.9:7946"
+				}
+			})
+		})
 	}
-	n.leads("the one that had it", "10.0.0.2:10")
-	n.Step(n.now, Members{Alive: map[bundle.NodeID]bool{later["10.0.0.2:23"]: true}})
-	n.leads("the one that is alive", "10.0.0.2:23")
-	if n.alarmed(public) {
-		t.Errorf("only one is alive: %q", n.Alarms())
+	alive := func(tos ...string) Members {
+		m := Members{Alive: map[bundle.NodeID]bool{}}
+		for _, to := range tos {
+			m.Alive[ids[to]] = true
+		}
+		return m
 	}
-	n.Step(n.now, Members{Alive: map[bundle.NodeID]bool{first: true, later["10.0.0.2:23"]: true}})
-	n.leads("of two that are alive the one that had it", "10.0.0.2:23")
-	if !n.alarmed(public) {
-		t.Error("no alarm of two live nodes with one address")
-	}
-	n.Step(n.now, Members{Alive: map[bundle.NodeID]bool{first: true}})
-	n.leads("the one that is left", "10.0.0.2:10")
-	if n.alarmed(public) {
-		t.Errorf("the clash is over: %q", n.Alarms())
+	var first string
+	for turn := range claims {
+		n := newBench(t, at(1))
+		n.claim(nil, "gone", "10.0.0.2:1", func(r *view.Record) { r.Left = true })
+		n.leads("left", "")
+		for i := range claims {
+			claims[(turn+i)%len(claims)](n)
+			n.ready()
+		}
+		got := n.directory[PublicAddr{Addr: public}].Versions[1]
+		if first == "" {
+			first = got
+		}
+		if got != first || got >= "10.0.0.2:23" {
+			t.Errorf("heard in another order it is %s, else %s", got, first)
+		}
+		n.Step(n.now, alive("10.0.0.2:25"))
+		n.leads("the one that is alive", "10.0.0.2:25")
+		if n.alarmed(public) {
+			t.Errorf("only one is alive: %q", n.Alarms())
+		}
+		n.Step(n.now, alive("10.0.0.2:21", "10.0.0.2:25"))
+		n.leads("of two that are alive the one at that host", "10.0.0.2:21")
+		if !n.alarmed(public) {
+			t.Error("no alarm of two live nodes with one address")
+		}
+		n.Step(n.now, alive("10.0.0.2:25"))
+		n.leads("the one that is left", "10.0.0.2:25")
+		if n.alarmed(public) {
+			t.Errorf("the clash is over: %q", n.Alarms())
+		}
 	}
 }
 
@@ -419,11 +468,12 @@ func TestDirectory(t *testing.T) {
 // says that its record was made.
 func TestDirectoryIsNotPoisoned(t *testing.T) {
 	n := newBench(t, at(1))
-	victim := n.claim("victim", "10.0.0.2:7001")
+	victim := n.claim(nil, "victim", "10.0.0.2:7001")
 	n.Step(n.now, Members{Alive: map[bundle.NodeID]bool{victim: true}})
 	n.leads("its own", "10.0.0.2:7001")
-	evil := n.claim("evil", "6.6.6.6:666", func(r *view.Record) {
+	evil := n.claim(nil, "evil", "6.6.6.6:666", func(r *view.Record) {
 		r.Addr, r.Since = "6.6.6.6:7946", time.Date(9000, 1, 1, 0, 0, 0, 0, time.UTC)
+		r.Services["none"] = view.ServiceAddr{Public: public, Protocol: "http"}
 		r.Services["db"] = view.ServiceAddr{Public: "10.9.9.9:5432", Versions: map[bundle.Version]string{1: "6.6.6.6:5432"}, Protocol: "tcp"}
 	})
 	for _, alive := range []map[bundle.NodeID]bool{{victim: true, evil: true}, {victim: true}} {
@@ -440,7 +490,7 @@ func TestDirectoryIsNotPoisoned(t *testing.T) {
 // Services of TCP and UDP may have one number, of one node or of two.
 func TestDirectoryNetworks(t *testing.T) {
 	n := newBench(t, at(1))
-	n.claim("n2", "10.0.0.2:7001", func(r *view.Record) {
+	n.claim(nil, "n2", "10.0.0.2:7001", func(r *view.Record) {
 		udp := r.Services["api"]
 		udp.Protocol, udp.Versions = "udp", map[bundle.Version]string{1: "10.0.0.2:8001"}
 		r.Services["log"] = udp
@@ -448,5 +498,34 @@ func TestDirectoryNetworks(t *testing.T) {
 	n.leads("of TCP", "10.0.0.2:7001")
 	if got := n.directory[PublicAddr{public, true}].Versions[1]; got != "10.0.0.2:8001" {
 		t.Errorf("of UDP: %q", got)
+	}
+}
+
+// A decision that the disk refused, and that was all there was to save, does not keep
+// the node from deciding once there is room.
+func TestRefusedDecisionIsOver(t *testing.T) {
+	n := newBench(t, at(1))
+	n.ready()
+	n.Refused("no room") // of what was taken back since
+	n.Step(n.now, Tick{})
+	if n.waits() || n.full != "" {
+		t.Errorf("it waits %v, and says %q", n.waits(), n.full)
+	}
+}
+
+// A release that is read anew is not given up meanwhile.
+func TestRouteWaitsForReading(t *testing.T) {
+	n := newBench(t, at(1))
+	n.releases(1, 3)
+	n.ready()
+	delete(n.docs.manifests, 2)
+	n.docs.read = []Document{{Kind: KindManifest, Release: 2}}
+	n.routing.stale = true
+	if r := n.Ready(); r.Route != nil {
+		t.Errorf("while release 2 is being read it answers %d to %d", r.Route.Oldest, r.Route.Newest)
+	}
+	n.docs.read = nil
+	if r := n.Ready(); r.Route == nil || r.Route.Newest != 1 {
+		t.Errorf("release 2 is not here: %+v", r.Route)
 	}
 }

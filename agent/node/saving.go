@@ -68,12 +68,24 @@ func (n *Node) durable(s Save) {
 	n.takeAnswers()
 }
 
+// offerAgain offers what was refused. Where a decision was all that there was, it was
+// taken back.
+func (n *Node) offerAgain() {
+	if n.saving != refused {
+		return
+	}
+	if n.saving = offered; n.toSave() == nil {
+		n.saving, n.full = idle, ""
+	}
+}
+
 // Refused says that the Save of the last Ready could not be made durable, for want
 // of space, and that nothing else of that Ready was done. It is offered again after
 // the next Tick.
 func (n *Node) Refused(why string) {
 	n.saving, n.full = refused, why
 	n.check.refused()
+	n.routing.answering.Oldest = n.routing.saved.Oldest // somebody who needs more may come
 	if n.saved.Phase == upgrade.Waiting && n.machine.State().Phase == upgrade.Draining {
 		n.stay()
 	}

@@ -16,7 +16,7 @@ import (
 // wants the same things however often it is made anew.
 func (a *agent) checkRestored() {
 	got := a.node.State()
-	if a.h.disk.journal == nil {
+	if a.h.disk.journal == nil || a.h.disk.doubt {
 		a.noteSaved(got) // what the slots and the floor say is durable
 	} else if !reflect.DeepEqual(got, a.h.truth.state) {
 		a.s.fail("P7", "%s had saved %+v and goes on from %+v", a.h.name, a.h.truth.state, got)
@@ -43,6 +43,10 @@ func (a *agent) published(r view.Record, signed view.Signed) {
 	if r.Version != s.Claims() || r.Obeys != s.Obeys || r.Ended != (view.Ended{Release: s.EndedRelease, Count: s.EndedCount}) {
 		a.s.fail("P7", "%s says version %d, obeys %d, ended %v, and version %d, obeys %d, ended %d×%d is saved",
 			a.h.name, r.Version, r.Obeys, r.Ended, s.Claims(), s.Obeys, s.EndedRelease, s.EndedCount)
+	}
+	if a.h.disk.doubt {
+		a.s.twoTongued = a.s.twoTongued || r.Seq <= t.last.Seq
+		t.last = view.Record{}
 	}
 	if r.Seq <= t.last.Seq {
 		a.s.fail("P8", "%s signs number %d after number %d", a.h.name, r.Seq, t.last.Seq)
@@ -81,6 +85,9 @@ func (a *agent) note(records []view.Signed) (genuine bool) {
 // and views that were given the same are equal.
 func (a *agent) checkMerged(records []view.Signed, changed []bundle.NodeID, err error) {
 	genuine, v := a.note(records), a.node.View()
+	if a.s.twoTongued {
+		return // two records of one number: a view may have either
+	}
 	if err != nil && (genuine || errors.Is(err, view.ErrEquivocation)) {
 		a.s.fail("P8", "%s refuses records: %v", a.h.name, err)
 	}
@@ -221,6 +228,11 @@ func (a *agent) checkRetired(oldest bundle.Version) {
 	}
 	a.s.stats.Retired++
 	a.h.trace("callers of versions before %d are not answered any more", oldest)
+	for r := range a.node.View().All() {
+		if r.Version < oldest && !a.s.operator.gone[a.s.index(r.Node)] {
+			a.s.fail(CheckAnswered, "%s does not answer callers of versions before %d any more, and knows that %s is at %d", a.h.name, oldest, r.Name, r.Version)
+		}
+	}
 	for _, o := range a.s.operator.signed {
 		if o.Release >= oldest && a.s.behind(o, oldest) == "" {
 			return
@@ -245,7 +257,8 @@ func (s *simulation) behind(o *schedule.Order, v bundle.Version) string {
 
 // checkRoute looks at whom a node answers: callers of its own version, of every newer
 // one that it knows, and of every older one that it has not retired.
-func (a *agent) checkRoute(r node.Route) {
+func (a *agent) checkRoute() {
+	r := a.route
 	if r.Native == 0 {
 		return
 	}

@@ -31,6 +31,10 @@ type disk struct {
 	set, evidence *set
 	bound, frozen [maxRelease + 1]bundle.Digest
 	answering     node.Answering
+	// written are the states saved last, oldest first, each with its floor. Without
+	// the floor file the newest may be lost, and nobody can tell: doubt.
+	written []saved
+	doubt   bool
 
 	// slots and current as the running system sees them; synced and
 	// currentSynced as a power loss leaves them, at worst.
@@ -42,6 +46,28 @@ type disk struct {
 	loose [maxRelease + 1]bool
 }
 
+// saved is what was written at once.
+type saved struct {
+	journal []byte
+	floor   node.Floor
+}
+
+// keep notes what was written last.
+func (d *disk) keep() {
+	d.written = append(d.written, saved{d.journal, d.floor})
+	if len(d.written) > tail {
+		d.written = d.written[1:]
+	}
+}
+
+// loseTail takes the floor file, and some of what was written last.
+func (d *disk) loseTail(s *simulation) {
+	if len(d.written) > 0 {
+		last := pick(s, d.written)
+		d.journal, d.floor, d.doubt = last.journal, last.floor, true
+	}
+}
+
 // memory is what an agent that starts is told of the disk. Where there is only
 // software from before moult, its state becomes a slot.
 func (h *host) memory() node.Memory {
@@ -51,6 +77,9 @@ func (h *host) memory() node.Memory {
 	case d.journal != nil:
 		s := must(upgrade.ParseState(d.journal))
 		m.State = &s
+		if d.doubt {
+			m.Doubt = "the floor file is missing"
+		}
 	case d.current == 0 && h.adopt != 0:
 		d.current, m.Adopted = h.adopt, true
 		d.sync()
@@ -108,6 +137,6 @@ func (d *disk) powerLoss(s *simulation) {
 func (d *disk) loseDatabase() {
 	d.journal = nil
 	d.docs, d.records, d.set, d.evidence = nil, nil, nil, nil
-	d.answering = node.Answering{}
+	d.answering, d.written, d.doubt = node.Answering{}, nil, false
 	d.bound, d.frozen = [maxRelease + 1]bundle.Digest{}, [maxRelease + 1]bundle.Digest{}
 }

@@ -90,6 +90,8 @@ type agent struct {
 	news   view.Signed // to be told as a rumour; zero: none
 	dirty  bool        // the view has changed since it was persisted
 	action uint64
+	route  node.Route
+	calls  int64
 	keeps  bundle.Version // the software that is kept up; 0: none
 }
 
@@ -149,11 +151,24 @@ func (a *agent) begin() {
 	a.flush()
 	a.every(tickInterval, func() {
 		a.tell(node.Tick{})
-		a.tell(node.Called{By: map[bundle.Version]node.Calls{}})
+		a.tell(a.called())
 	})
 	a.every(syncInterval, a.syncSomebody)
 	a.every(persistInterval, a.persistView)
 	a.after(a.s.between(0, time.Second), a.syncSomebody)
+}
+
+// called says that nobody has called of those who are watched, but now and then that
+// one has.
+func (a *agent) called() node.Called {
+	by := map[bundle.Version]node.Calls{}
+	for _, v := range a.route.Watched {
+		if a.s.chance(0.05) {
+			a.calls++
+		}
+		by[v] = node.Calls{Begun: a.calls}
+	}
+	return node.Called{By: by}
 }
 
 // tell tells the node what has happened.
@@ -229,7 +244,11 @@ func (a *agent) putInForce(r node.Ready) {
 		a.h.gate = *r.Gate
 	}
 	if r.Route != nil {
-		a.checkRoute(*r.Route)
+		a.route = *r.Route
+		a.checkRoute()
+	}
+	if v := a.h.truth.state.Running; v != 0 && a.route.Native != v {
+		a.s.fail(CheckAnswered, "%s is at version %d, and leads callers as if it were at %d", a.h.name, v, a.route.Native)
 	}
 }
 
@@ -273,6 +292,7 @@ func (a *agent) save(x node.Save) {
 		a.action++ // what was under way is superseded
 	}
 	d.journal = must(s.Marshal())
+	d.keep()
 	a.checkDecided(before, s)
 	a.noteSaved(s)
 }

@@ -25,6 +25,7 @@ func (s *simulation) injectFaults() {
 	plan(12, func() { s.strike(false) })
 	plan(6, func() { s.strike(true) })
 	plan(2, s.loseDatabase)
+	plan(2, s.loseTail)
 	plan(3, func() { pick(s, s.hosts).die() })
 	plan(3, s.fillDisk)
 	plan(3, s.cutOff)
@@ -74,6 +75,20 @@ func (s *simulation) loseDatabase() {
 	h.trace("database lost")
 	h.crash(s.chance(0.5))
 	h.disk.loseDatabase()
+}
+
+// loseTail ends an agent whose floor file is gone then, with the end of the journal.
+// What such a node has said it may say again, otherwise.
+func (s *simulation) loseTail() {
+	h := pick(s, s.hosts)
+	if h.agent == nil || h.disk.journal == nil {
+		return
+	}
+	s.stats.Tails++
+	h.trace("floor file lost, and the journal's end")
+	h.crash(s.chance(0.5))
+	h.disk.loseTail(s)
+	s.operator.gone[h.i] = true // the budget rests on what nodes remember
 }
 
 // fillDisk leaves no room on a disk for a while.

@@ -13,6 +13,9 @@ const (
 	// lastEvents is how many events a failure prints.
 	lastEvents = 60
 
+	// tail is how many writes the loss of the floor file may cost, at most.
+	tail = 8
+
 	// chaos is how long faults are injected; then everything is repaired.
 	chaos = 200 * time.Second
 	// patience is how long, once faults have stopped, all nodes may take to

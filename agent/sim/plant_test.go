@@ -36,6 +36,7 @@ var plants = []struct {
 	{"a slot gets its name before its files are synced", "P5", Plant{Publish: []Stage{StageRename, StageSyncFolder, StageSyncTree}}},
 	{"it goes back after callers were admitted", "P6", Plant{GiveUp: true}},
 	{"a rollout has ended where nobody is known who is behind", CheckAnswered, Plant{Rules: node.Rules{Complete: endedAlways}}},
+	{"a journal counts for more than the live slot", "P6", Plant{Memory: journalAlone}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
 
@@ -96,6 +97,13 @@ func rankOffByOne(in schedule.Input) schedule.Decision {
 			c.Roster[i-1], c.Roster[i] = c.Roster[i], c.Roster[i-1]
 		}
 	}))
+}
+
+func journalAlone(m node.Memory) node.Memory {
+	if m.State != nil {
+		m.Slot = min(m.Slot, m.State.Running)
+	}
+	return m
 }
 
 func endedAlways(*schedule.Order, func(bundle.NodeID) (view.Record, bool)) bool { return true }

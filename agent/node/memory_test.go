@@ -1,0 +1,67 @@
+package node
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"moult/agent/upgrade"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// A journal that has lost its end would have the node make the live slot anew, which
+// callers have written to.
+func TestJournalBehindLiveSlot(t *testing.T) {
+	s := upgrade.State{Step: 4, Phase: upgrade.Transforming, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Obeys: 2}
+	clears := func(m Memory) bool {
+		n, err := New(Config{Name: "n1", Class: "kv"}, m, time.Unix(1_800_000_000, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(n.Ready().Actions, func(a upgrade.Action) bool {
+			x, ok := a.(upgrade.Transform)
+			return ok && x.To == 2
+		})
+	}
+	if !clears(Memory{State: &s, Slot: 1}) {
+		t.Error("a transform under way does not go on, so this test shows nothing")
+	}
+	if clears(Memory{State: &s, Slot: 2}) {
+		t.Error("the live slot is made anew")
+	}
+	got := Memory{State: &s, Slot: 2}.state()
+	if got.Running != 2 || got.Obeys != 2 || got.Claims() != 1 {
+		t.Errorf("goes on from %+v", got)
+	}
+}
+
+// A node whose disk may have lost what was written last says and begins nothing until
+// a peer has told what it had said.
+func TestDoubtfulWaitsForPeers(t *testing.T) {
+	for _, m := range []Memory{{Doubt: "the floor file is missing"}, {Slot: 1}, {Slot: 2}} {
+		s := at(1)
+		if m.Doubt != "" || m.Slot == 2 {
+			m.State = &s
+		}
+		b := newBench(t, at(1))
+		n, err := New(b.cfg, m, b.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Node = n
+		b.releases(1, 3)
+		b.record(b.key, func(r *view.Record) { r.Seq, r.Version = 9, 2 })
+		b.ready()
+		alarm := slices.ContainsFunc(b.Alarms(), func(a string) bool { return strings.Contains(a, "may be") })
+		if b.own.Seq != 0 || b.State().Phase == upgrade.Fetching || !alarm {
+			t.Errorf("%+v: before it has heard a peer it says record %d, and is %s; alarms %q", m.Doubt, b.own.Seq, b.State().Phase, b.Alarms())
+		}
+		b.Step(b.now, Synced{})
+		b.ready()
+		if b.own.Seq < 10 || b.own.Version < 2 {
+			t.Errorf("%q: after that it says %+v", m.Doubt, b.own)
+		}
+	}
+}
