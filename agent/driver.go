@@ -202,7 +202,11 @@ func appendTrust(tx *store.Tx, digest bundle.Digest) error {
 
 func putDigests(tx *store.Tx, bucket string, digests map[string]bundle.Digest) error {
 	for key, d := range digests {
-		if err := tx.Put(bucket, key, []byte(d.String())); err != nil {
+		put := func() error { return tx.Put(bucket, key, []byte(d.String())) }
+		if d.IsZero() {
+			put = func() error { return tx.Delete(bucket, key) }
+		}
+		if err := put(); err != nil {
 			return err
 		}
 	}

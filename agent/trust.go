@@ -168,7 +168,7 @@ func (a *Agent) restoreEvidence(m *node.Memory) error {
 	set, err := trust.ParseSet(raw)
 	if err == nil {
 		var v *trust.Verified
-		if v, err = trust.Verify(a.firstRoot, nil, set); err == nil && v.Digest() != a.trust.Digest() {
+		if v, err = trust.Verify(a.firstRoot, nil, set); err == nil && v.Digest() != a.trust.Digest() && !trust.Thaws(v, a.trust) {
 			a.sets[v.Digest()], m.Evidence = v, metadataOf(v)
 		}
 	}

@@ -276,6 +276,29 @@ func TestFreezeAll(t *testing.T) {
 	}
 }
 
+// TestThaw: when the key that signed twice is replaced, what the new one says counts,
+// also after a restart.
+func TestThaw(t *testing.T) {
+	a := newPublisher(t)
+	b := a.thief()
+	ours, evil := a.release("one"), b.release("eno")
+	dir := t.TempDir()
+	j := newJudge(t, dir, a.FirstRoot())
+	j.take(ours)
+	if err := j.acceptSet(encoded(t, evil)); err == nil || !j.node.Conflicted(1) {
+		t.Fatalf("release 1 is not frozen, so this test shows nothing: %v", err)
+	}
+	if err := a.RotatePublisher(); err != nil {
+		t.Fatal(err)
+	}
+	j.take(a.Current())
+	for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted(dir)} {
+		if j.node.Conflicted(1) || !j.node.Evidence().Digest.IsZero() || j.alarmed("signed twice") {
+			t.Errorf("%s: frozen %v, evidence %s, alarms %q", when, j.frozen(), j.node.Evidence().Digest, j.node.Alarms())
+		}
+	}
+}
+
 // TestFreezeBeyondProof: one proof is kept, and what it does not prove stays
 // frozen too, also after a restart.
 func TestFreezeBeyondProof(t *testing.T) {

@@ -74,7 +74,9 @@ func (n *Node) take(m Metadata, keysReplaced bool) {
 		return
 	}
 	n.alarm(causeFork, "")
-	if !keysReplaced {
+	if keysReplaced {
+		n.thaw(m)
+	} else {
 		n.prove(proofOf(m, n.evidence, n.meta))
 	}
 	n.meta = m
@@ -85,8 +87,8 @@ func (n *Node) take(m Metadata, keysReplaced bool) {
 }
 
 // freeze freezes the releases of which other, validly signed, has another content
-// than the set in force, and keeps the proof. No release thaws again: whoever signed
-// twice may do so once more.
+// than the set in force, and keeps the proof. No release thaws again while the keys that
+// signed twice are in force: whoever has them may do so once more.
 func (n *Node) freeze(other Metadata) {
 	conflicts := n.meta.Conflicts(other)
 	if len(conflicts) == 0 {
@@ -99,11 +101,32 @@ func (n *Node) freeze(other Metadata) {
 		}
 		held := n.meta.Releases[v].Digest
 		n.freezeOne(v, held)
-		if n.unsaved.Frozen == nil {
-			n.unsaved.Frozen = map[bundle.Version]bundle.Digest{}
-		}
-		n.unsaved.Frozen[v] = held
+		n.unsaved.freeze(v, held)
 	}
+}
+
+// thaw takes up what m says, whose keys are others than those that signed twice. A
+// release that this node has reached by another content than m's stays frozen: what
+// it runs is not what m means by it.
+func (n *Node) thaw(m Metadata) {
+	n.evidence, n.unsaved.Evidence = Metadata{}, bundle.Digest{} // it is none against the keys in force
+	for _, v := range sorted(n.frozen) {
+		if v <= n.saved.Version && n.frozen[v] != m.Releases[v].Digest {
+			continue
+		}
+		delete(n.frozen, v)
+		n.unsaved.freeze(v, bundle.Digest{})
+		n.alarm(causeRelease(v), "")
+	}
+}
+
+// freeze notes the manifest held of a frozen release, or with a zero digest that it is
+// frozen no more.
+func (s *Save) freeze(v bundle.Version, held bundle.Digest) {
+	if s.Frozen == nil {
+		s.Frozen = map[bundle.Version]bundle.Digest{}
+	}
+	s.Frozen[v] = held
 }
 
 func (n *Node) freezeOne(v bundle.Version, held bundle.Digest) {
@@ -145,9 +168,6 @@ func (n *Node) Conflicted(v bundle.Version) bool {
 	_, frozen := n.frozen[v]
 	return frozen
 }
-
-// FrozenReleases counts them; they never become fewer.
-func (n *Node) FrozenReleases() int { return len(n.frozen) }
 
 // manifestOf is the digest of the manifest that this node means by a release: of a
 // frozen one that it is at or past, what was in force when it got there.

@@ -99,3 +99,31 @@ func TestAlarmsGo(t *testing.T) {
 		t.Errorf("the cause has gone: %q", got)
 	}
 }
+
+// TestThaw: when the keys that signed a release twice are replaced, what the new ones
+// say counts; but what this node has reached by another content stays frozen.
+func TestThaw(t *testing.T) {
+	n := newBench(t, at(1))
+	set := func(number int64, words ...string) Metadata {
+		m := Metadata{Digest: bundle.Sum(fmt.Append(nil, number, words)), Releases: map[bundle.Version]trust.Ref{}}
+		m.Timestamp = number
+		for i, word := range words {
+			m.Releases[bundle.Version(i+1)] = trust.Ref{Digest: bundle.Sum([]byte(word))}
+		}
+		return m
+	}
+	n.Step(n.now, MetadataVerified{Metadata: set(1, "one", "two")})
+	n.Step(n.now, MetadataSeen{set(2, "eno", "owt")})
+	if !n.Conflicted(1) || !n.Conflicted(2) {
+		t.Fatal("nothing is frozen, so this test shows nothing")
+	}
+	n.ready()
+	n.Step(n.now, MetadataVerified{Metadata: set(3, "eno", "two"), KeysReplaced: true})
+	r := n.Ready()
+	if !n.Conflicted(1) || n.Conflicted(2) || !n.Evidence().Digest.IsZero() {
+		t.Errorf("frozen %v %v, evidence %v", n.Conflicted(1), n.Conflicted(2), n.Evidence().Digest)
+	}
+	if held, changed := r.Save.Frozen[2]; !changed || !held.IsZero() || len(r.Save.Frozen) != 1 {
+		t.Errorf("to be saved: %v", r.Save.Frozen)
+	}
+}

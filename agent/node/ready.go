@@ -49,10 +49,10 @@ type Save struct {
 	State *upgrade.State
 	// Metadata and Evidence are the digests of the sets to be kept; zero: as before.
 	Metadata, Evidence bundle.Digest
-	// Frozen adds releases that were signed twice, with the manifest held of each.
+	// Frozen has releases that were signed twice, with the manifest held of each; a
+	// zero digest for one that is frozen no more.
 	Frozen map[bundle.Version]bundle.Digest
-	// Bound has the rollout orders that have come into force; a zero digest for one
-	// that is lost for good.
+	// Bound has the rollout orders that have come into force.
 	Bound map[bundle.Version]bundle.Digest
 	// Floor is what must survive even the loss of the database; nil: as before.
 	Floor *Floor

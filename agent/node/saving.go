@@ -43,7 +43,7 @@ func (n *Node) toSave() *Save {
 	return &s
 }
 
-// bind notes that an order is, or with a zero digest is no longer, in force.
+// bind notes that an order is in force.
 func (s *Save) bind(v bundle.Version, d bundle.Digest) {
 	if s.Bound == nil {
 		s.Bound = map[bundle.Version]bundle.Digest{}
