@@ -287,12 +287,12 @@ func TestObjectsOnTheWayDownAndBack(t *testing.T) {
 	}
 	attempt := upgrade.State{Phase: upgrade.Draining, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
 	b.do(func() { b.in(attempt); b.route() })
-	drained := make(chan error, 1)
-	go func() { drained <- b.stopSoftware(b.t.Context()) }()
-	b.until("the node is drained", func() bool { return !b.node.GateFor(upgrade.State{Phase: upgrade.Current, Running: 1}).Open })
 	if got, err := askOver(under, "second"); got != "by object: old: second" {
 		t.Errorf("while the node is drained, a call is answered %q, %v", got, err)
 	}
+	drained := make(chan error, 1)
+	go func() { drained <- b.stopSoftware(b.t.Context()) }()
+	b.until("new calls are held", func() bool { return !b.node.GateFor(attempt).Open })
 	waiting, err := net.Dial("tcp", b.at(2))
 	if err != nil {
 		t.Fatal(err)

@@ -36,16 +36,29 @@
 //
 // To replace the software without failing a call:
 //
-//	Drain           holds new calls, waits until those at the node have ended
+//	Finish          waits until the calls at the node have ended, and serves new ones
+//	Drain           holds new calls, waits until the last ones have ended
 //	(stop the old software)
 //	Apply(Down)     optional: says what will come
 //	(start the new software)
 //	Apply           releases what is held
 //
+// So a call that takes its time delays no other: callers are held only for as long as
+// the calls take that began meanwhile. Some never end, and nobody waits for them: events
+// (text/event-stream, multipart/x-mixed-replace), connections that have changed their
+// protocol, answers of a length that nothing tells and that have gone on for 5 seconds,
+// and calls that may be made again and have had no answer for so long: long polls. When
+// calls begin to be held, the former end as their software would end them: what it has
+// said passes, and then comes the end of the connection, not a reset; for software that
+// notices the end of an upgraded connection says its last. Long polls are held, and made
+// again at the next software. Of HTTP/2 all calls of a connection must be such, and count
+// from their beginning.
+//
 // While a drain goes on, the answers of calls that are at the node say Connection:
-// close, and connections of HTTP/2 are ended by GOAWAY; idle ones of HTTP/1.1 are
-// kept, and their next calls held. A call that is cut gets 503 if it has no answer
-// yet; else its connection breaks, so that a part never passes for the whole.
+// close; idle connections of HTTP/1.1 are kept, and their next calls held. Those of
+// HTTP/2 are ended by GOAWAY when Finish and when Drain begins. A call that is cut since
+// its time is up gets 503 if it has no answer yet; else its connection ends within the
+// answer, or breaks where a part would pass for the whole.
 //
 // An idle connection that the node closes is closed towards its caller after a
 // short grace, in which a call that is on its way still goes to the node by another

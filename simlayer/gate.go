@@ -16,16 +16,17 @@ type gate struct {
 	// leaving: the node goes down, and calls that go on should be the last of
 	// their connections.
 	leaving atomic.Bool
+	// stirred wakes whoever waits for calls to end: one has, or never will.
+	stirred chan struct{}
 
 	mu      sync.Mutex
 	route   *route
 	open    bool
 	shut    bool          // for good
 	changed chan struct{} // closed and replaced with every change of the three above
-	inside  ticket        // the ring of the calls at the node; itself none of them
-	in      int           // how many
-	loose   ticket        // the ring of raw connections that nobody waits for any more
-	empty   chan struct{} // if not nil: closed once nobody is inside
+	inside  ring          // the calls at the node
+	before  ring          // those of them that were there when the others were told apart
+	loose   ring          // raw connections that nobody waits for any more
 	held    int           // calls that wait
 	peaks   struct{ in, held int }
 	longest time.Duration
@@ -35,10 +36,63 @@ type gate struct {
 // be used again.
 type ticket struct {
 	route      *route
-	cut        func() // gate.mu; nil once called
+	cut        func()  // gate.mu; nil once called
+	of         lasting // nil: it ends; set before it enters
+	ring       *ring   // gate.mu, as all that follows
 	prev, next *ticket
-	raw        bool // a connection of a raw protocol; set before it enters
-	loose      bool // gate.mu; it is in the ring of those
+	entered    time.Time
+	yielded    time.Time // when it was made to; zero: it was not
+}
+
+// lasting is a call that may go on for ever. It is called with the gate locked, and
+// must not call the gate, nor wait for who does.
+type lasting interface {
+	// lasts reports from when on the call, as it is now, is taken for one that never
+	// ends; ok is false for one that does. entered is when it was let in.
+	lasts(entered time.Time) (from time.Time, ok bool)
+	// yield has such a call leave soon, and says how. It is called at most once.
+	yield() yielding
+}
+
+// yielding is how a call that may go on for ever gives way.
+type yielding uint8
+
+const (
+	endsNow   yielding = iota // as its software would end it
+	waitsNow                  // it waits for the next software, and is made again
+	goesLoose                 // it does not: the software ends it when it is told to stop
+)
+
+// ring is some of the tickets.
+type ring struct {
+	head ticket // none of them
+	n    int
+}
+
+func (r *ring) add(t *ticket) {
+	if r.head.next == nil {
+		r.head.prev, r.head.next = &r.head, &r.head
+	}
+	t.ring, t.prev, t.next = r, r.head.prev, &r.head
+	t.prev.next, t.next.prev = t, t
+	r.n++
+}
+
+func (r *ring) remove(t *ticket) {
+	t.prev.next, t.next.prev = t.next, t.prev
+	t.ring, t.prev, t.next = nil, nil, nil
+	r.n--
+}
+
+// all yields the tickets; the one that is being looked at may be removed.
+func (r *ring) all(yield func(*ticket) bool) {
+	for t := r.head.next; t != nil && t != &r.head; {
+		next := t.next
+		if !yield(t) {
+			return
+		}
+		t = next
+	}
 }
 
 // patience is how long one call has waited and still may, over all its waits.
@@ -60,9 +114,8 @@ func newGate(maxHeld int) *gate {
 		maxHeld: maxHeld,
 		route:   &route{down: true, hold: DefaultHoldTimeout},
 		changed: make(chan struct{}),
+		stirred: make(chan struct{}, 1),
 	}
-	g.inside.prev, g.inside.next = &g.inside, &g.inside
-	g.loose.prev, g.loose.next = &g.loose, &g.loose
 	return g
 }
 
@@ -138,51 +191,162 @@ func (g *gate) isOpen() bool {
 
 // let puts a call inside. Callers hold mu.
 func (g *gate) let(t *ticket, cut func()) {
-	t.route, t.cut = g.route, cut
-	t.prev, t.next = g.inside.prev, &g.inside
-	t.prev.next, t.next.prev = t, t
-	g.in++
-	g.peaks.in = max(g.peaks.in, g.in)
+	t.route, t.cut, t.entered, t.yielded = g.route, cut, time.Now(), time.Time{}
+	g.inside.add(t)
+	g.peaks.in = max(g.peaks.in, g.in())
 }
 
 // leave ends a call's stay. It reports whether the routing is still in force.
 func (g *gate) leave(t *ticket) (inForce bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t.prev.next, t.next.prev = t.next, t.prev
-	t.prev, t.next, t.cut = nil, nil, nil
-	if t.loose {
-		t.loose = false
-	} else {
-		g.out()
-	}
+	t.ring.remove(t)
+	t.cut = nil
+	g.stir()
 	return g.route == t.route
 }
 
-// out counts one call less. Callers hold mu.
-func (g *gate) out() {
-	g.in--
-	if g.in == 0 && g.empty != nil {
-		close(g.empty)
-		g.empty = nil
+// in is how many calls are at the node. Callers hold mu.
+func (g *gate) in() int { return g.inside.n + g.before.n }
+
+// stir says that a call has ended, or has become one that lasts. mu need not be held.
+func (g *gate) stir() {
+	select {
+	case g.stirred <- struct{}{}:
+	default: // whoever waits is to look anyway
 	}
 }
 
-// loosen has nobody wait any more for the connections of raw protocols that are
-// inside: the software must end them.
-func (g *gate) loosen() {
+// part tells the calls that are at the node from those that come, and reports whether
+// any may come.
+func (g *gate) part() (open bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for t := g.inside.next; t != &g.inside; {
-		next := t.next
-		if t.raw {
-			t.prev.next, t.next.prev = t.next, t.prev
-			t.prev, t.next, t.loose = g.loose.prev, &g.loose, true
-			t.prev.next, t.next.prev = t, t
-			g.out()
-		}
-		t = next
+	for t := range g.inside.all {
+		g.inside.remove(t)
+		g.before.add(t)
 	}
+	return g.open
+}
+
+// until waits until look finds no more calls to wait for; false: ctx has ended. next is
+// when there is something to look for even where nothing happens, or zero.
+func (g *gate) until(ctx context.Context, look func(now time.Time) (n int, next time.Time)) bool {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		n, next := look(time.Now())
+		if n == 0 {
+			return true
+		}
+		var late <-chan time.Time
+		if !next.IsZero() {
+			timer.Reset(time.Until(next))
+			late = timer.C
+		}
+		select {
+		case <-g.stirred:
+		case <-late:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// passing returns how many calls that were there before the others were told apart
+// are waited for, since they end; next is when one of them will not be any more, or
+// zero.
+func (g *gate) passing(now time.Time) (n int, next time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for t := range g.before.all {
+		from, lasts := t.lasts()
+		if lasts && !from.After(now) {
+			continue
+		}
+		n++
+		if lasts {
+			next = sooner(next, from)
+		}
+	}
+	return n, next
+}
+
+// ending returns how many calls are at the node, and has those end that last by now;
+// next is when there is another to end, or zero.
+func (g *gate) ending(now time.Time) (n int, next time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for t := range g.everybody {
+		if !t.yielded.IsZero() {
+			next = sooner(next, t.cutLate(now))
+			continue
+		}
+		switch from, lasts := t.lasts(); {
+		case !lasts:
+		case from.After(now):
+			next = sooner(next, from)
+		case g.yield(t, now) != goesLoose:
+			next = sooner(next, now.Add(yieldGrace))
+		}
+	}
+	return g.in(), next
+}
+
+// yield has a call give way. Callers hold mu.
+func (g *gate) yield(t *ticket, now time.Time) yielding {
+	t.yielded = now
+	how := t.of.yield()
+	if how == goesLoose {
+		t.ring.remove(t)
+		g.loose.add(t)
+	}
+	return how
+}
+
+// everybody yields the calls at the node. Callers hold mu.
+func (g *gate) everybody(yield func(*ticket) bool) {
+	for _, r := range []*ring{&g.before, &g.inside} {
+		for t := range r.all {
+			if !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// lasts is that of the ticket's call.
+func (t *ticket) lasts() (from time.Time, ok bool) {
+	if t.of == nil {
+		return from, false
+	}
+	return t.of.lasts(t.entered)
+}
+
+// cutLate cuts a call that has yielded and not ended in its time, and returns when that
+// is over; zero: it is.
+func (t *ticket) cutLate(now time.Time) (over time.Time) {
+	if over = t.yielded.Add(yieldGrace); over.After(now) {
+		return over
+	}
+	t.cutNow()
+	return time.Time{}
+}
+
+// cutNow cuts a call, if nobody has.
+func (t *ticket) cutNow() {
+	if cut := t.cut; cut != nil {
+		t.cut = nil
+		cut()
+	}
+}
+
+// sooner returns the sooner of two times, of which the first may be zero.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // pause lets a call that failed under a routing wait for another one, or for a
@@ -248,37 +412,37 @@ func (g *gate) hold() {
 	g.leaving.Store(true)
 }
 
-// drained returns a channel that is closed once nobody is inside.
-func (g *gate) drained() <-chan struct{} {
+// cut ends all calls that are at the node and were not made to give way, and returns
+// how many. Those that can be made again wait for the next software instead.
+func (g *gate) cut() (n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.in == 0 {
-		done := make(chan struct{})
-		close(done)
-		return done
-	}
-	if g.empty == nil {
-		g.empty = make(chan struct{})
-	}
-	return g.empty
-}
-
-// cut ends all calls that are inside, and returns how many.
-func (g *gate) cut() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.inside.cutAll()
-	return g.in
-}
-
-// cutAll cuts a whole ring. Callers hold the gate's mu.
-func (ring *ticket) cutAll() {
-	for t := ring.next; t != ring; t = t.next {
-		if cut := t.cut; cut != nil {
-			t.cut = nil
-			cut()
+	for t := range g.everybody {
+		_, lasts := t.lasts()
+		switch {
+		case !t.yielded.IsZero():
+		case !lasts:
+			t.cutNow()
+			n++
+		case g.yield(t, time.Now()) == endsNow:
+			n++
 		}
 	}
+	return n
+}
+
+// cutBefore ends those that were there before the others were told apart and do not
+// last, and returns how many.
+func (g *gate) cutBefore() (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for t := range g.before.all {
+		if _, lasts := t.lasts(); !lasts {
+			t.cutNow()
+			n++
+		}
+	}
+	return n
 }
 
 // close shuts the gate for good: who waits gets ErrClosed, who is inside is cut.
@@ -287,8 +451,12 @@ func (g *gate) close() {
 	defer g.mu.Unlock()
 	g.open, g.shut = false, true
 	g.announce()
-	g.inside.cutAll()
-	g.loose.cutAll()
+	for t := range g.everybody {
+		t.cutNow()
+	}
+	for t := range g.loose.all {
+		t.cutNow()
+	}
 }
 
 // gateStats is what the gate knows of the calls.
@@ -301,7 +469,7 @@ type gateStats struct {
 func (g *gate) stats() gateStats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return gateStats{in: g.in, held: g.held, peakIn: g.peaks.in, peakHeld: g.peaks.held, longest: g.longest}
+	return gateStats{in: g.in(), held: g.held, peakIn: g.peaks.in, peakHeld: g.peaks.held, longest: g.longest}
 }
 
 // look returns what is in force, and a channel that is closed when it may no longer
@@ -317,8 +485,8 @@ func (g *gate) look() (r *route, open, shut bool, changed <-chan struct{}) {
 func (g *gate) seenBy(o *observe.Observer) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for t := g.inside.next; t != &g.inside; t = t.next {
-		if !t.raw && t.route.observer != o {
+	for t := range g.everybody {
+		if _, raw := t.of.(*relaying); !raw && t.route.observer != o {
 			return false
 		}
 	}

@@ -129,18 +129,19 @@ func TestGateDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.hold()
-		drained := g.drained()
-		select {
-		case <-drained:
+		drained := make(chan bool, 1)
+		go func() { drained <- g.until(t.Context(), g.ending) }()
+		synctest.Wait()
+		if len(drained) > 0 {
 			t.Fatal("drained with a call at the node")
-		default:
 		}
 		if g.cut(); g.cut() != 1 || cuts.Load() != 1 {
 			t.Errorf("%d calls of cut, want 1", cuts.Load())
 		}
 		g.leave(a)
-		<-drained
-		<-g.drained()
+		if !<-drained || !g.until(t.Context(), g.ending) {
+			t.Error("not drained without a call")
+		}
 	})
 }
 
@@ -188,7 +189,7 @@ func gateUnderLoad(t *testing.T, swaps int, drain bool) int64 {
 		old, next := n%2, 1-n%2
 		if drain {
 			g.hold()
-			<-g.drained()
+			g.until(t.Context(), g.ending)
 		}
 		stopped[old].Store(true)
 		runtime.Gosched()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"moult/simlayer/observe"
@@ -11,6 +12,7 @@ import (
 	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/tally"
+	"moult/simlayer/wire"
 	"moult/store/bundle"
 )
 
@@ -56,6 +58,57 @@ type call struct {
 	began    time.Time
 	counted  *tally.Counter // where it counts as open
 	stay     bool           // see handed
+
+	polls   bool                    // it may be made again; set before it enters, as back
+	back    context.CancelCauseFunc // ends the try that is under way
+	risky   atomic.Bool             // one of its calls must not be made again
+	streams atomic.Int64            // notAnswered, ends, endless, or since when its answer goes on, in Unix nanoseconds
+}
+
+// What call.streams may say.
+const (
+	notAnswered = 0
+	answerEnds  = -1
+	endless     = 1
+)
+
+// answered notes an answer to the call.
+func (c *call) answered(resp *http.Response) {
+	at := int64(answerEnds)
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols || wire.Events([]byte(resp.Header.Get("Content-Type"))):
+		at = endless
+	case resp.ContentLength < 0:
+		at = time.Now().UnixNano()
+	}
+	c.streams.Store(at)
+	c.listener.layer.gate.stir()
+}
+
+// lasts implements lasting.
+func (c *call) lasts(entered time.Time) (from time.Time, ok bool) {
+	after := c.listener.layer.lastingAfter
+	switch at := c.streams.Load(); {
+	case at == endless:
+		return from, true
+	case at > 0:
+		return time.Unix(0, at).Add(after), true
+	case at == notAnswered && c.polls && !c.risky.Load():
+		return entered.Add(after), true
+	}
+	return from, false
+}
+
+// yield implements lasting.
+func (c *call) yield() yielding {
+	switch at := c.streams.Load(); {
+	case at > 0:
+		c.cut(errCut)
+	case at == notAnswered:
+		c.back(errBack)
+		return waitsNow
+	}
+	return endsNow
 }
 
 // serve answers one call.
@@ -125,15 +178,25 @@ func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 	gate := p.layer.gate
 	pause := minPause
 	for tries := 1; ; tries++ {
-		t, err := gate.enter(r.Context(), &c.patience, func() { c.cut(errCut) })
-		if err != nil {
+		ctx, back := context.WithCancelCause(r.Context())
+		c.polls, c.back = proxy.Safe(r.Method) && c.Again(r.Context(), nil), back
+		t := &ticket{of: c}
+		if err := gate.enterAs(r.Context(), &c.patience, t, func() { c.cut(errCut) }); err != nil {
+			back(nil)
 			return nil, p.held(c, err, nil)
 		}
 		c.ticket = t
-		resp, err := p.attempt(c, t.route, r)
+		resp, err := p.attempt(c, t.route, r.WithContext(ctx))
 		if err == nil {
-			return resp, nil
+			c.answered(resp)
+			if context.Cause(ctx) != errBack {
+				return resp, nil
+			}
+			resp.Body.Close()
+			c.streams.Store(notAnswered)
+			err = errBack
 		}
+		back(nil)
 		if !c.again(r, err, tries) {
 			return nil, c.Explain("the node", err)
 		}
@@ -213,6 +276,9 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 	var seen *observe.Seeing
 	if n.sees != nil {
 		seen, r = n.sees.See(n.call.listener.service.name, r)
+	}
+	if !proxy.Safe(r.Method) {
+		n.call.risky.Store(true)
 	}
 	resp, err := n.backend.transport(n.call.HTTP2).RoundTrip(r)
 	n.call.Sent(r.Method, err)

@@ -64,8 +64,9 @@ type Layer struct {
 	observed  map[string]bool              // apply
 
 	senders packets.Senders
-	// answerTime is that constant, but for tests.
-	answerTime time.Duration
+	// answerTime and lastingAfter are these constants, but for tests.
+	answerTime, lastingAfter time.Duration
+	draining                 sync.Mutex // held by whoever waits for calls to end
 
 	fallen sync.Map // service to why its callers are relayed although they need not be
 
@@ -103,7 +104,7 @@ func Start(cfg Config) (*Layer, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), conns: stream.NewQuota(cfg.Limits.Conns), answerTime: answerTime, services: map[string]*service{}, taken: map[string]taken{}, asides: map[string]*packets.Aside{}}
+	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), conns: stream.NewQuota(cfg.Limits.Conns), answerTime: answerTime, lastingAfter: lastingAfter, services: map[string]*service{}, taken: map[string]taken{}, asides: map[string]*packets.Aside{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.proxy = newCallProxy(l)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Services)) {
@@ -345,18 +346,45 @@ func (l *Layer) label() (bundle.Version, time.Duration) {
 	return r.egress, r.hold
 }
 
+// Finish waits until the calls that are at the node now have ended, while those that
+// come are let in as before. It is for before a Drain, which then has short calls to wait
+// for only, and returns at once where calls are held already. Calls that may never end
+// are not waited for: they are the next Drain's. If ctx ends first, those that remain of
+// the others are cut, as Drain cuts calls; n is how many, and err then says so.
+func (l *Layer) Finish(ctx context.Context) (n int, err error) {
+	l.draining.Lock()
+	defer l.draining.Unlock()
+	if !l.gate.part() {
+		return 0, nil
+	}
+	l.callAnew()
+	if l.gate.until(ctx, l.gate.passing) {
+		return 0, nil
+	}
+	if n = l.gate.cutBefore(); n > 0 {
+		err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", n, context.Cause(ctx))
+	}
+	return n, err
+}
+
 // Drain holds calls from now on and waits until all those at the node have
-// ended, whichever routing let them in. If ctx ends first it cuts the rest: calls
-// of HTTP that have no answer yet get 503 with Connection: close, all others
-// lose their connection. inFlight is how many it cut, and err then says so. Calls
-// are held until an Apply that is not Down.
+// ended, whichever routing let them in. Those that may never end do so now, as the
+// node would end them: answers of unknown length that have gone on for lastingAfter,
+// events, connections that have changed their protocol. Long polls, calls that may be
+// made again and have had no answer for lastingAfter, are held with the new ones. If ctx
+// ends first, or a third of the hold timeout is over, it cuts the rest: calls
+// of HTTP that have no answer yet get 503 with Connection: close, or are held where they
+// may be made again; all others lose their connection. inFlight is how many it cut, and
+// err then says so. Calls are held until an Apply that is not Down.
 //
 // Where a call of a raw protocol ends nobody can see, and its connections may last
-// for ever: a second is given to them, and those that remain are the software's to
-// end when it is told to stop, as without the layer. Whether a datagram is answered
-// yet cannot be known either: callers by UDP that wait for an answer get a short
-// time for it.
+// for ever: each has a second from its beginning, and those that remain are the
+// software's to end when it is told to stop, as without the layer. Whether a datagram
+// is answered yet cannot be known either: callers by UDP that wait for an answer get a
+// short time for it.
 func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
+	l.draining.Lock()
+	defer l.draining.Unlock()
 	l.gate.hold()
 	l.apply.Lock()
 	direct := l.directPackets()
@@ -364,35 +392,34 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 		l.aim(nil)
 	}
 	l.apply.Unlock()
-	drained := l.gate.drained()
+	l.callAnew()
+	defer l.leaveBackends()
+	defer l.tellAll()
+	last, cancel := context.WithTimeout(ctx, max(l.gate.current().hold/lastCalls, rawGrace))
+	defer cancel()
+	if l.gate.until(last, l.gate.ending) {
+		l.awaitPackets(ctx, direct)
+		return 0, nil
+	}
+	if inFlight = l.gate.cut(); inFlight > 0 {
+		err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", inFlight, context.Cause(last))
+	}
+	grace, cancel := context.WithTimeout(l.ctx, cutGrace)
+	defer cancel()
+	if !l.gate.until(grace, l.gate.ending) {
+		err = errors.Join(err, fmt.Errorf("calls that were cut go on after %v", cutGrace))
+	}
+	return inFlight, err
+}
+
+// callAnew has callers, where their protocol can say so, make further calls by other
+// connections than those that the node has calls of.
+func (l *Layer) callAnew() {
 	for b := range l.gate.current().all() {
 		for _, r := range b.relaying() {
 			r.drain()
 		}
 	}
-	defer l.leaveBackends()
-	defer time.AfterFunc(rawGrace, l.gate.loosen).Stop()
-	defer l.tellAll()
-	select {
-	case <-drained:
-		l.awaitPackets(ctx, direct)
-		return 0, nil
-	case <-ctx.Done():
-	}
-	l.gate.loosen()
-	inFlight = l.gate.cut()
-	if inFlight == 0 {
-		return 0, nil
-	}
-	err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", inFlight, context.Cause(ctx))
-	grace, cancel := context.WithTimeout(l.ctx, cutGrace)
-	defer cancel()
-	select {
-	case <-drained:
-	case <-grace.Done():
-		err = errors.Join(err, fmt.Errorf("calls that were cut go on after %v", cutGrace))
-	}
-	return inFlight, err
 }
 
 // leaveBackends closes the connections to software that has been drained.

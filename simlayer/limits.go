@@ -61,8 +61,21 @@ const (
 	// is short, so that the software does not close one in the instant in which
 	// a call is written to it.
 	idleBackend = 2 * time.Second
-	// rawGrace is how long a drain waits for connections of raw protocols to end.
+	// lastingAfter is when a call is taken for one that never ends by itself, or not
+	// soon: an answer whose length nothing tells and that has gone on for so long, or a
+	// call that could be made again and has had no answer for so long (a long poll).
+	// Events (text/event-stream, multipart/x-mixed-replace) and connections that have
+	// changed their protocol are taken for such at once.
+	lastingAfter = 5 * time.Second
+	// lastCalls is the part of the hold timeout, one in so many, for which a drain holds
+	// new calls to let the last ones end. It is no less than rawGrace.
+	lastCalls = 3
+	// rawGrace is how long a drain waits for a connection of a raw protocol to end, from
+	// its beginning.
 	rawGrace = time.Second
+	// yieldGrace is how long a call that would never end has to end as its software
+	// ends it.
+	yieldGrace = time.Second
 	// cutGrace is how long calls have to end once they are cut.
 	cutGrace = 5 * time.Second
 	// answerTime is how long a node that goes down has to answer a datagram. There
@@ -103,4 +116,5 @@ var (
 	errHeldTooLong = errors.New("held too long")
 	errHeldTooMany = errors.New("too many calls are held")
 	errCut         = errors.New("the node goes down and the call did not end in time")
+	errBack        = errors.New("the node goes down; the call is made again")
 )

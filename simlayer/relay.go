@@ -56,8 +56,9 @@ type front struct {
 type frontCall struct {
 	ticket  ticket
 	began   time.Time
-	request []byte // all of it; nil: it is not kept
-	late    bool   // request is all that is left of it
+	request []byte    // all of it; nil: it is not kept
+	late    bool      // request is all that is left of it
+	streams time.Time // mu; since when its answer goes on, if nothing tells its length
 
 	version, native, via bundle.Version
 	path                 *path // what simulates it
@@ -167,6 +168,8 @@ func (f *front) do(d relay.Do) {
 		switch d.Node {
 		case relay.Half:
 			stream.CloseWrite(u.conn)
+		case relay.Hush:
+			stream.CloseRead(u.conn)
 		case relay.End:
 			u.conn.Close()
 		}
@@ -177,6 +180,8 @@ func (f *front) do(d relay.Do) {
 	switch d.Caller {
 	case relay.Half, relay.Shut:
 		stream.CloseWrite(f.conn)
+	case relay.Hush:
+		_ = f.conn.SetReadDeadline(time.Unix(1, 0))
 	case relay.End:
 		f.conn.Close()
 	case relay.Break:
@@ -272,7 +277,9 @@ func (f *front) await() bool {
 
 // callerStops deals with a read from the caller that failed; true: go on.
 func (f *front) callerStops(err error) bool {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	parting := f.parting()
+	late := errors.Is(err, os.ErrDeadlineExceeded)
+	if late && !parting {
 		open := f.layer.gate.isOpen()
 		f.mu.Lock()
 		d := f.core.Late(open)
@@ -280,11 +287,29 @@ func (f *front) callerStops(err error) bool {
 		return d.Next != relay.Stop
 	}
 	f.mu.Lock()
-	f.do(f.core.CallerEnded(!errors.Is(err, io.EOF)))
+	f.do(f.core.CallerEnded(!late && !errors.Is(err, io.EOF)))
 	if f.settle() == relay.Pass {
 		f.wg.Wait() // the node has not said all
 	}
+	if parting {
+		f.part()
+	}
 	return false
+}
+
+// parting reports whether nothing more is heard of the caller: what is just bytes gives
+// way to the next software.
+func (f *front) parting() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.core.Parting()
+}
+
+// part ends such a connection, once the node has said its last.
+func (f *front) part() {
+	f.mu.Lock()
+	f.do(f.core.Finish())
+	f.discard()
 }
 
 // settle waits until the caller's next bytes need not wait.

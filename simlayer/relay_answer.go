@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"syscall"
+	"time"
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
@@ -75,7 +76,14 @@ func (f *front) answer(u *upstream, buf *[]byte, n int) (have int, after followe
 		}
 		part := f.core.Answer(p, len(p) == len(*buf), polite)
 		after = followed{f.core.Phase() == relay.Opaque, f.core.Movable()}
+		lasts := f.core.Lasting() >= relay.Streams && f.call.streams.IsZero()
+		if lasts {
+			f.call.streams = time.Now()
+		}
 		f.do(part.Do)
+		if lasts {
+			f.layer.gate.stir()
+		}
 		switch {
 		case part.Keep:
 			return copy(*buf, p), after, nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"os"
 	"syscall"
 	"time"
 
@@ -24,7 +25,7 @@ var errSimulated = errors.New("the call needs simulation")
 func (f *front) begin(req wire.Request, size int, how relay.How) bool {
 	call, safe := &f.call, proxy.Safe(req.Method)
 	f.mu.Lock()
-	*call = frontCall{began: time.Now()}
+	*call = frontCall{began: time.Now(), ticket: ticket{of: f}}
 	f.core.Begin(req, how, safe)
 	f.mu.Unlock()
 	whole := how == relay.Whole
@@ -297,6 +298,7 @@ func (f *front) stream(u *upstream, size int) bool {
 	}
 	f.core.Lost()
 	f.do(relay.Do{})
+	f.layer.gate.stir()
 	f.passOn()
 	return false
 }
@@ -343,6 +345,10 @@ func (f *front) passOn() {
 	if err == nil {
 		err = stream.Pump(u.conn, f.conn, &f.in)
 	}
+	parting := f.parting()
+	if parting && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil
+	}
 	if err != nil {
 		stream.Reset(u.conn)
 		stream.Reset(f.conn)
@@ -350,6 +356,10 @@ func (f *front) passOn() {
 		stream.CloseWrite(u.conn)
 	}
 	f.wg.Wait()
+	if parting {
+		f.part()
+		return
+	}
 	f.mu.Lock()
 	f.do(f.core.Finish())
 }
@@ -402,7 +412,49 @@ func (f *front) cut() {
 	if f.cancel != nil {
 		f.cancel(errCut)
 	}
+	f.soon()
 	f.do(f.core.Cuts())
+}
+
+// soon bounds what is still being written. mu is held.
+func (f *front) soon() {
+	if !f.core.Begun() {
+		return
+	}
+	until := time.Now().Add(linger)
+	_ = f.conn.SetWriteDeadline(until)
+	if f.up != nil {
+		_ = f.up.conn.SetWriteDeadline(until)
+	}
+}
+
+// lasts implements lasting.
+func (f *front) lasts(entered time.Time) (from time.Time, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch f.core.Lasting() {
+	case relay.Polls:
+		return entered.Add(f.layer.lastingAfter), true
+	case relay.Streams:
+		return f.call.streams.Add(f.layer.lastingAfter), true
+	case relay.Endless:
+		return from, true
+	}
+	return from, false
+}
+
+// yield implements lasting.
+func (f *front) yield() yielding {
+	f.mu.Lock()
+	do, again := f.core.Yields()
+	if f.core.WasCut() {
+		f.soon()
+	}
+	f.do(do)
+	if again {
+		return waitsNow
+	}
+	return endsNow
 }
 
 // cutRefusal is for a call that was cut before it had an answer.

@@ -54,6 +54,10 @@ type framed struct {
 	native, via bundle.Version
 	refusals    *refusals2 // mu; of an object process
 	wasCut      atomic.Bool
+
+	// What lasts looks at, as the gate must not take mu.
+	newest     atomic.Int64 // when the newest call began, in Unix nanoseconds
+	unanswered atomic.Int64
 }
 
 // farewell is how far the end of a connection is.
@@ -76,6 +80,7 @@ func (f *front) frames() bool {
 		}
 	}
 	h := &framed{front: f, streams: wire.NewStreams(), began: map[uint32]time.Time{}, broken: tally.Failed}
+	h.ticket.of = h
 	if string((*f.buf)[:len(wire.Preface)]) != wire.Preface || !h.connect() {
 		f.setHand()
 		return false
@@ -104,11 +109,12 @@ func (f *front) frames() bool {
 func (h *framed) connect() bool {
 	f, gate := h.front, h.front.layer.gate
 	// Nothing is lost where this is cut: the caller is not told of it.
-	if !gate.tryEnter(&h.ticket, func() {}) {
+	var t ticket
+	if !gate.tryEnter(&t, func() {}) {
 		return false
 	}
-	defer gate.leave(&h.ticket)
-	route := h.ticket.route
+	defer gate.leave(&t)
+	route := t.route
 	h.version = f.listener.versionUnder(route)
 	p, b, err := route.path(h.version, f.listener.service.name)
 	if err != nil || !route.relays(p, f.listener.service) || f.listener.room(route, p, h.version) != nil {
@@ -134,7 +140,27 @@ func (h *framed) connect() bool {
 func (h *framed) cut() {
 	h.wasCut.Store(true)
 	_ = h.front.conn.SetWriteDeadline(time.Now().Add(linger))
-	h.conn.Close()
+	stream.CloseRead(h.conn)
+}
+
+// lasts implements lasting: all calls of the connection have answers that go on. How
+// long they are is in headers that nobody reads.
+func (h *framed) lasts(time.Time) (from time.Time, ok bool) {
+	return time.Unix(0, h.newest.Load()).Add(h.front.layer.lastingAfter), h.unanswered.Load() == 0
+}
+
+// yield implements lasting.
+func (h *framed) yield() yielding {
+	h.cut()
+	return endsNow
+}
+
+// noteAnswers has lasts know how many calls are without an answer. mu is held.
+func (h *framed) noteAnswers() {
+	n := int64(h.streams.Unanswered())
+	if h.unanswered.Swap(n) != 0 && n == 0 {
+		h.front.layer.gate.stir()
+	}
 }
 
 // close implements relayed.
@@ -238,6 +264,7 @@ func (h *framed) fromCaller() (over bool, err error) {
 	h.mu.Lock()
 	for off < len(p) {
 		n, drop, e := h.streams.FromClient(p[off:])
+		h.noteAnswers()
 		switch e {
 		case wire.Opening:
 			if h.admit() {
@@ -245,7 +272,9 @@ func (h *framed) fromCaller() (over bool, err error) {
 					h.contentType = contentTypeOf(wire.Block(p[off:]))
 				}
 				h.streams.Admit(p[off:])
-				h.began[h.streams.Stream()] = time.Now()
+				now := time.Now()
+				h.began[h.streams.Stream()] = now
+				h.newest.Store(now.UnixNano())
 				h.front.listener.service.tally.Begin(h.version, nil)
 			} else {
 				h.due()
@@ -471,6 +500,7 @@ func (h *framed) fromNode(p []byte) (short []byte, err error) {
 	h.mu.Lock()
 	for off < len(p) {
 		n, e := h.streams.FromServer(p[off:])
+		h.noteAnswers()
 		if n == 0 {
 			break
 		}

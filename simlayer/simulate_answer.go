@@ -12,6 +12,7 @@ import (
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
+	"moult/simlayer/wire"
 )
 
 // callerAnswer is an answer on its way to the caller, in the form in which net/http's
@@ -137,11 +138,18 @@ func (c *simulation) end(a *callerAnswer, text []byte) {
 }
 
 // part writes a part of an answer.
-func (c *simulation) part(text []byte) error {
+func (c *simulation) part(text []byte, a *callerAnswer) error {
 	f := c.front
 	f.mu.Lock()
-	f.core.SimulatedPart()
+	f.core.SimulatedPart(a.length < 0, wire.Events([]byte(a.resp.Header.Get("Content-Type"))))
+	lasts := f.call.streams.IsZero()
+	if lasts {
+		f.call.streams = time.Now()
+	}
 	f.mu.Unlock()
+	if lasts {
+		f.layer.gate.stir()
+	}
 	_, err := f.conn.Write(text)
 	return err
 }
@@ -152,7 +160,7 @@ const chunkRoom = 8
 // stream answers by a body that is still to come, piece by piece.
 func (c *simulation) stream(a *callerAnswer) {
 	f := c.front
-	if c.part(c.out) != nil {
+	if c.part(c.out, a) != nil {
 		c.lose(tally.Canceled)
 		return
 	}
@@ -181,7 +189,7 @@ func (c *simulation) stream(a *callerAnswer) {
 			c.end(a, append(append(piece, "0\r\n"...), trailerOf(a.resp)...))
 			return
 		}
-		if n > 0 && c.part(piece) != nil {
+		if n > 0 && c.part(piece, a) != nil {
 			c.lose(tally.Canceled)
 			return
 		}

@@ -29,6 +29,9 @@ func (c *simulation) RoundTrip(r *http.Request) (*http.Response, error) {
 	if c.out, err = appendRequest(c.out[:0], r); err != nil {
 		return nil, err
 	}
+	c.front.mu.Lock()
+	c.front.core.SimulatedSends(proxy.Safe(r.Method) && !c.unsafe)
+	c.front.mu.Unlock()
 	resp, err := c.roundTrip(r)
 	if !proxy.Safe(r.Method) && (err == nil || !proxy.IsDialError(err)) {
 		c.unsafe = true

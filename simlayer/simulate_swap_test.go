@@ -48,7 +48,7 @@ func TestSimulatedCuts(t *testing.T) {
 		})
 		l := simulated(t, addrOf(node), change)
 		none, half := rawTo(t, l.Addresses()["api"].Public), rawTo(t, l.Addresses()["api"].Public)
-		none.say(getOf("/none"))
+		none.say("PUT /none HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
 		half.say(getOf("/half"))
 		resp, err := http.ReadResponse(half.br, nil)
 		if err != nil {

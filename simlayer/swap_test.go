@@ -173,7 +173,7 @@ func TestDrainCuts(t *testing.T) {
 	half := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		r, err := do(c, "GET", publicURL(l)+"/none", "")
+		r, err := do(c, "PUT", publicURL(l)+"/none", "")
 		if err != nil || r.status != 503 || r.header.Get("Retry-After") == "" || r.refusal != so.RefusalError {
 			t.Errorf("without an answer yet: %v %+v, want 503 with Retry-After", err, r)
 		}

@@ -66,7 +66,7 @@ func (r *relaying) connect() (net.Conn, error) {
 	for {
 		ctx, cancel := context.WithCancel(l.ctx)
 		defer cancel()
-		t := &ticket{raw: true}
+		t := &ticket{of: r}
 		if err := l.gate.enterAs(ctx, &r.patience, t, func() { cancel(); r.cut() }); err != nil {
 			return nil, err
 		}
@@ -120,17 +120,30 @@ func (r *relaying) dial(ctx context.Context, route *route) (net.Conn, error) {
 	return up, nil
 }
 
-// cut ends the connection: callers see its end, not a reset, since what the node
-// has said so far is whole.
+// cut ends the connection: what both sides have said so far passes, and then callers
+// see its end, not a reset.
 func (r *relaying) cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cutC = true
-	r.conn.Close()
-	if r.up != nil {
-		r.up.Close()
+	if r.up == nil {
+		r.conn.Close()
+		return
+	}
+	until := time.Now().Add(linger)
+	for _, c := range []net.Conn{r.conn, r.up} {
+		_ = c.SetWriteDeadline(until)
+		stream.CloseRead(c)
 	}
 }
+
+// lasts implements lasting: where a call of a raw protocol ends nobody can see.
+func (r *relaying) lasts(entered time.Time) (from time.Time, ok bool) {
+	return entered.Add(rawGrace), true
+}
+
+// yield implements lasting.
+func (r *relaying) yield() yielding { return goesLoose }
 
 func (r *relaying) wasCut() bool {
 	r.mu.Lock()

@@ -155,8 +155,10 @@ func (n *Node) Advance(r Ready) {
 }
 
 // GateFor says who is let in in a state that is durable, or is about to be. What was
-// admitted stays so only while it is probed.
+// admitted stays so only while it is probed. A node that drains lets callers in until its
+// software is stopped, so that a call which takes its time delays no other.
 func (n *Node) GateFor(s upgrade.State) Gate {
-	open := s.Running != 0 && n.software.ready && n.software.version == s.Running && !s.Phase.Down() && (s.Phase != upgrade.Probing || n.software.admitted)
-	return Gate{Version: s.Running, Open: open}
+	up := s.Running != 0 && n.software.ready && n.software.version == s.Running
+	serves := !s.Phase.Down() || s.Phase == upgrade.Draining
+	return Gate{Version: s.Running, Open: up && serves && (s.Phase != upgrade.Probing || n.software.admitted)}
 }

@@ -118,12 +118,12 @@ func (a *agent) stage(x upgrade.Fetch) {
 	})
 }
 
-// drain closes the way, stops the software, and clears away slots that an
-// earlier attempt may have left.
+// drain lets calls end while others come, closes the way, stops the software, and clears
+// away slots that an earlier attempt may have left.
 func (a *agent) drain(path []bundle.Version, then func()) {
 	a.keeps = 0
-	a.tell(node.SoftwareStops{})
 	a.during(a.s.between(10*time.Millisecond, 500*time.Millisecond), func() {
+		a.tell(node.SoftwareStops{})
 		a.h.stop()
 		a.during(a.little(), func() {
 			for _, v := range a.s.plant.Stale(path) {

@@ -32,7 +32,8 @@ type Ended struct {
 	Exit    process.Exit
 }
 
-// Draining says that no version is kept up any more: it is about to be stopped.
+// Draining says that no version is kept up any more and callers are not to reach it: it
+// is about to be stopped.
 type Draining struct{}
 
 func (Starting) event() {}

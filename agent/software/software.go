@@ -49,6 +49,7 @@ type Layer interface {
 	Unbound(error)
 	EgressURL() *url.URL
 	EgressEnvironment() map[string]string
+	Finish(context.Context) (cut int, err error)
 	Drain(context.Context) (inFlight int, err error)
 	Ended()
 }

@@ -10,21 +10,25 @@ import (
 	"moult/store/bundle"
 )
 
-// EndCalls lets go of the software, tells so, holds new calls, and waits until those
-// in flight have ended, as long as the software was given to end: fallback where
-// nothing says how long that is.
+// EndCalls lets go of the software, and waits until the calls in flight have ended, as
+// long as the software was given to end: fallback where nothing says how long that is.
+// New calls go to it meanwhile. Then it tells that they do not any more, holds them, and
+// ends the last ones.
 func (s *Software) EndCalls(ctx context.Context, fallback time.Duration) error {
 	<-s.Release()
+	timeout := s.drainTimeout(fallback)
+	within := func(wait func(context.Context) (int, error)) {
+		drainCtx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		if cut, err := wait(drainCtx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("calls had not ended in time and were cut", "calls", cut, "timeout", timeout, "err", err)
+		}
+	}
+	within(s.cfg.Layer.Finish)
 	if err := s.cfg.Tell(Draining{}); err != nil {
 		return err
 	}
-	timeout := s.drainTimeout(fallback)
-	drainCtx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	left, err := s.cfg.Layer.Drain(drainCtx)
-	if err != nil && ctx.Err() == nil {
-		s.cfg.Log.Warn("calls were still in flight at the drain timeout", "calls", left, "timeout", timeout)
-	}
+	within(s.cfg.Layer.Drain)
 	return nil
 }
 

@@ -77,6 +77,11 @@ func buildBundle(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, class := range spec.Classes {
+		for _, warning := range class.Upgrade.Warnings() {
+			printNotes(c, []string{fmt.Sprintf("class %s: %s", class.Name, warning)})
+		}
+	}
 	if err := doubt(c, spec); err != nil {
 		return err
 	}

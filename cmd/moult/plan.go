@@ -118,6 +118,7 @@ type planClass struct {
 	Schedule  string              `json:"schedule"`
 	Spec      bundle.ScheduleSpec `json:"schedule_spec"`
 	Calls     []planCalls         `json:"calls"`
+	Warnings  []string            `json:"warnings,omitempty"`
 }
 
 type planArtifact struct {
@@ -163,7 +164,7 @@ func planOf(b *archive.Bundle) (*planReport, error) {
 		cu := m.Classes[name]
 		p := planClass{
 			Class: name, From: cu.From, To: m.Version, Services: map[string]string{},
-			Transform: transformWords(cu), Exec: cu.Transform.Exec, Schedule: scheduleWords(cu.Schedule), Spec: cu.Schedule, Calls: []planCalls{},
+			Transform: transformWords(cu), Exec: cu.Transform.Exec, Schedule: scheduleWords(cu.Schedule), Spec: cu.Schedule, Calls: []planCalls{}, Warnings: cu.Warnings(),
 		}
 		for _, a := range cu.Artifacts {
 			p.Artifacts = append(p.Artifacts, planArtifact{Platform: a.Platform, Bytes: a.Length, Chunks: len(a.Chunks)})

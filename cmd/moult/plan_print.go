@@ -50,6 +50,9 @@ func (c planClass) print(out io.Writer) error {
 	}
 	fmt.Fprintf(w, "  transform\t%s\n", c.Transform)
 	fmt.Fprintf(w, "  schedule\t%s\n", c.Schedule)
+	for _, warning := range c.Warnings {
+		fmt.Fprintf(w, "  warning\t%s\n", warning)
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}

@@ -26,9 +26,13 @@ type Part struct {
 // Answer takes bytes of the node. full: no more of a head can be kept. polite: the
 // caller had better connect anew.
 func (c *Conn) Answer(p []byte, full, polite bool) Part {
-	switch c.phase {
-	case Opaque:
+	switch {
+	case c.phase == Opaque:
 		return Part{Pass: len(p)}
+	case c.phase == AtNode && c.call.back:
+		return Part{Drop: true} // it is made again
+	}
+	switch c.phase {
 	case AtNode, Answering:
 		if c.call.inBody {
 			return c.nextPart(p)
@@ -89,7 +93,8 @@ func (c *Conn) firstPart(p []byte, end int, r wire.Response, polite bool) Part {
 	if r.Refusal != nil {
 		c.call.outcome = RefusedBy(string(r.Refusal))
 	}
-	c.call.untilEnd = r.Body == wire.UntilClose
+	c.call.untilEnd, c.call.events = r.Body == wire.UntilClose, r.Events
+	c.call.unsized = c.call.untilEnd || r.Body == wire.Chunked
 	insert := 0
 	switch {
 	case r.Close:
@@ -202,6 +207,8 @@ func (c *Conn) callEnded(why Why) Do {
 	switch {
 	case why == CallerBroke:
 		return c.Lose(tally.Canceled)
+	case c.call.cut && started && c.call.events:
+		return c.Lose(c.call.outcome) // nobody missed its end
 	case c.call.cut && started:
 		return c.Lose(tally.Failed)
 	case c.call.cut:
@@ -212,6 +219,10 @@ func (c *Conn) callEnded(why Why) Do {
 		return c.Lose(tally.Failed)
 	case started:
 		return c.answerEnded()
+	case c.call.back:
+		c.call.back = false
+		c.to(Held)
+		return Do{Next: Again}
 	case c.call.replay && c.TryAgain():
 		c.to(Held)
 		return Do{Next: Again}

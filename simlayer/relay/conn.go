@@ -47,6 +47,9 @@ type call struct {
 	asksLast bool      // the caller wants no other
 	last     bool      // no other follows
 	cut      bool
+	back     bool // it is taken back from the node, to be made again
+	parting  bool // an opaque one is to end as the node ends it
+	sent     bool // a simulated one is at the node
 	ahead    bool // the caller has said more behind it
 	tries    int
 	marked   bool // by an object process, which may refuse it
@@ -54,6 +57,8 @@ type call struct {
 	inBody   bool // of the answer
 	body     wire.Body
 	untilEnd bool // the answer goes on until the node closes
+	unsized  bool // nothing tells its length
+	events   bool // it goes on for as long as things happen
 }
 
 // progress is how far a request has passed.
@@ -148,6 +153,7 @@ func (c *Conn) Leave() (inside bool) {
 	if c.phase != Inside {
 		return false
 	}
+	c.call.sent = false
 	c.to(Held)
 	return true
 }
@@ -227,9 +233,14 @@ func (c *Conn) Simulated(o tally.Outcome, last bool) Do {
 	return c.end(o)
 }
 
-// SimulatedPart says that a part of the answer of such a call passes.
-func (c *Conn) SimulatedPart() {
+// SimulatedSends says that such a call calls the node; safe: that may be done again.
+func (c *Conn) SimulatedSends(safe bool) { c.call.sent = safe }
+
+// SimulatedPart says that a part of the answer of such a call passes, of which nothing
+// tells the length where unsized is set, and which may be events.
+func (c *Conn) SimulatedPart(unsized, events bool) {
 	if c.phase == Inside {
+		c.call.unsized, c.call.events = unsized, events
 		c.to(Answering)
 	}
 }
@@ -275,9 +286,16 @@ func (c *Conn) LastRefusal() bool {
 // Lose ends the call, and its connection so that the caller sees that it broke.
 func (c *Conn) Lose(o tally.Outcome) Do {
 	do := Do{Ended: c.Calling(), Leave: c.Calling() && c.phase != Held, Outcome: o, Caller: Break}
+	if c.call.cut && c.Begun() && o != tally.Canceled && !c.passesForWhole() {
+		do.Caller, do.Timer, c.timer = Shut, Linger, Linger
+	}
 	c.to(Closing)
 	return do
 }
+
+// passesForWhole reports whether a part of the answer would pass for the whole where
+// the connection just ends.
+func (c *Conn) passesForWhole() bool { return c.call.untilEnd && !c.call.events }
 
 // CallerEnded says that the caller has said all, or has gone.
 func (c *Conn) CallerEnded(gone bool) Do {
@@ -310,15 +328,64 @@ func (c *Conn) Late(open bool) Do {
 	return Do{Timer: None}
 }
 
-// Cuts says that the call is to end soon.
+// Cuts says that the call is to end soon. What the node has said by now passes, and then
+// the caller's connection ends, or breaks where a part would pass for the whole.
 func (c *Conn) Cuts() Do {
 	c.call.cut = true
 	do := Do{Cancel: true, Node: End}
-	if c.Begun() {
+	switch {
+	case c.phase == Opaque:
+		c.call.parting = true
+		do.Node, do.Caller = Hush, Hush
+	case c.Begun() && c.passesForWhole():
 		do.Caller = Break
+	case c.Begun():
+		do.Node = Hush
 	}
 	return do
 }
+
+// Lasting is whether a call may go on for ever.
+type Lasting uint8
+
+// What calls do.
+const (
+	Ends    Lasting = iota
+	Polls           // it has no answer yet, and may be made again
+	Streams         // its answer goes on, and nothing tells how long it is
+	Endless         // it is not meant to end: events, or a connection that is just bytes
+)
+
+// Lasting is whether the call may go on for ever.
+func (c *Conn) Lasting() Lasting {
+	switch {
+	case c.phase == Opaque, c.phase == Answering && c.call.events:
+		return Endless
+	case c.phase == Answering && c.call.unsized:
+		return Streams
+	case c.call.replay && !c.call.cut && (c.phase == AtNode || c.phase == Inside && c.call.sent):
+		return Polls
+	}
+	return Ends
+}
+
+// Yields says that a call that may go on for ever gives way to the next software: one
+// without an answer is made again. One that is just bytes ends towards the node, which
+// may say its last; any other is cut.
+func (c *Conn) Yields() (do Do, again bool) {
+	switch {
+	case c.Lasting() == Polls:
+		c.call.back = c.phase == AtNode
+		return Do{Node: End}, true
+	case c.phase == Opaque:
+		c.call.parting = true
+		return Do{Caller: Hush}, false
+	}
+	return c.Cuts(), false
+}
+
+// Parting reports whether nothing more is heard of the caller.
+func (c *Conn) Parting() bool { return c.call.parting }
 
 // Retire says that the caller's address is given up: the connection ends after the
 // call that is on, or on its way.

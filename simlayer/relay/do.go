@@ -27,6 +27,7 @@ const (
 	Keep  Ending = iota
 	Half         // nothing more is said by it
 	Shut         // the same, and the caller has Linger to close it
+	Hush         // nothing more of the other side is heard, but what has come
 	End          // at once
 	Break        // so that the other side sees that it broke
 )

@@ -27,6 +27,7 @@ import (
 //	stuck                the node takes no more of the request
 //	simulated            the call was answered by a simulation object
 //	refused              it gets no answer of the node
+//	yields               the gate has a call end that may go on for ever
 //	cut | retire | late  the gate cuts it; the address is given up; a timer is over
 //	finish               all bytes of an opaque connection have passed
 //	move | moved         bytes of an answer that are certain to come pass unseen
@@ -83,6 +84,11 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.do(do)
 	case "cut":
 		s.do(s.c.Cuts())
+	case "yields":
+		lasting := s.c.Lasting()
+		do, again := s.c.Yields()
+		s.say("it %s, again %v", [...]string{"ends", "polls", "streams", "is endless"}[lasting], again)
+		s.do(do)
 	case "retire":
 		s.do(s.c.Retire())
 	case "late":
@@ -122,13 +128,13 @@ func (s *script) do(d Do) {
 		s.say("cancel")
 	}
 	if d.Node != Keep {
-		s.say("to the node: %s", [...]string{"", "half close", "", "close", "reset"}[d.Node])
+		s.say("to the node: %s", [...]string{"", "half close", "", "hush", "close", "reset"}[d.Node])
 	}
 	if d.Ended {
 		s.say("ended: %s%s", [...]string{"answered", "failed", "denied", "canceled"}[d.Outcome], map[bool]string{true: ", leave"}[d.Leave])
 	}
 	if d.Caller != Keep {
-		s.say("to the caller: %s", [...]string{"", "half close", "shut", "close", "reset"}[d.Caller])
+		s.say("to the caller: %s", [...]string{"", "half close", "shut", "hush", "close", "reset"}[d.Caller])
 	}
 	if d.Timer != Same {
 		s.say("timer: %s", [...]string{"", "none", "head", "grace", "linger"}[d.Timer])

@@ -72,8 +72,12 @@ func (w *walker) step(rng *rand.Rand) {
 		w.part([]string{"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no",
 			"o", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\n\r\n", "what?"}[rng.IntN(6)])
 	case 3:
-		if w.inside {
+		switch {
+		case w.inside && rng.IntN(2) == 0:
 			w.do(c.Cuts())
+		case w.inside && c.Lasting() != Ends:
+			d, _ := c.Yields()
+			w.do(d)
 		}
 	case 4:
 		w.do(c.Wrote())
@@ -114,7 +118,7 @@ func (w *walker) goOn(rng *rand.Rand) {
 		case 0:
 			w.inside = !c.Leave()
 		case 1:
-			c.SimulatedPart()
+			c.SimulatedPart(rng.IntN(2) == 0, false)
 			w.do(c.Simulated(tally.Answered, rng.IntN(2) == 0))
 		case 2:
 			w.refused()

@@ -47,6 +47,14 @@ func CloseWrite(c net.Conn) {
 	}
 }
 
+// CloseRead has a connection end where what has come from the other side does: that is
+// still read. Where it cannot, the connection is closed.
+func CloseRead(c net.Conn) {
+	if half, ok := c.(interface{ CloseRead() error }); !ok || half.CloseRead() != nil {
+		c.Close()
+	}
+}
+
 // Reset closes a connection so that the other side sees that it broke.
 func Reset(c net.Conn) {
 	if tcp, ok := c.(interface{ SetLinger(sec int) error }); ok {

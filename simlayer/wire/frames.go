@@ -68,6 +68,7 @@ type Streams struct {
 	dropped        bool   // a header block was: the tables of both sides differ
 	event          uint32 // the stream of the last event
 	blocks         *blocks
+	unanswered     int // of the open ones
 }
 
 // ends is which sides of a stream have ended, and whether the server has begun to
@@ -93,6 +94,9 @@ func NewStreams() *Streams {
 
 // Open is how many streams are open.
 func (s *Streams) Open() int { return len(s.open) }
+
+// Unanswered is how many of them the server has said nothing to.
+func (s *Streams) Unanswered() int { return s.unanswered }
 
 // Last is the newest stream that was let through.
 func (s *Streams) Last() uint32 { return s.last }
@@ -161,6 +165,7 @@ func (s *Streams) clientFrame(f Frame) Event {
 		case !open && f.Stream > s.last && f.Stream == s.admitted:
 			s.last = f.Stream
 			s.open[f.Stream] = ends{client: ended}
+			s.unanswered++
 			return Nothing
 		case !open && f.Stream > s.last:
 			return Violated
@@ -195,6 +200,9 @@ func (s *Streams) FromServer(p []byte) (n int, e Event) {
 	switch f.Type {
 	case http2.FrameHeaders, http2.FrameData:
 		if open {
+			if !one.answered {
+				s.unanswered--
+			}
 			one.answered = true
 			one.server = one.server || f.Flags&http2.FlagHeadersEndStream != 0
 			e = s.put(f.Stream, one)
@@ -210,7 +218,7 @@ func (s *Streams) FromServer(p []byte) (n int, e Event) {
 
 func (s *Streams) put(id uint32, one ends) Event {
 	if one.client && one.server {
-		delete(s.open, id)
+		delete(s.open, id) // answered
 		return Closed
 	}
 	s.open[id] = one
@@ -220,6 +228,9 @@ func (s *Streams) put(id uint32, one ends) Event {
 func (s *Streams) reset(id uint32, open bool) Event {
 	if !open {
 		return Nothing
+	}
+	if !s.open[id].answered {
+		s.unanswered--
 	}
 	delete(s.open, id)
 	return Reset

@@ -34,6 +34,7 @@ type Response struct {
 	Length  int64  // of a Sized body, in bytes
 	Close   bool   // the connection ends after it
 	Refusal []byte // value of the header that Marked names; part of the head
+	Events  bool   // it goes on for as long as things happen
 }
 
 // Interim reports whether another response to the same request follows.
@@ -132,7 +133,7 @@ func ParseResponse(head []byte, method string, marked []byte) (r Response, ok bo
 	if !f.read(rest, marked) {
 		return r, false
 	}
-	r.Refusal = f.marked
+	r.Refusal, r.Events = f.marked, f.events
 	r.Close = f.close || old && !f.keep
 	switch {
 	case f.chunked && (f.sized || old):
@@ -153,9 +154,10 @@ func ParseResponse(head []byte, method string, marked []byte) (r Response, ok bo
 
 // fields is what the header fields say.
 type fields struct {
-	sized, chunked, expect, upgrade, close, keep bool
-	length                                       int64
-	marked                                       []byte
+	sized, chunked, expect, upgrade, close, keep, events bool
+
+	length int64
+	marked []byte
 }
 
 // read reads the field lines and the empty one that ends them.
@@ -210,11 +212,23 @@ func (f *fields) take(name, value, marked []byte) (ok bool) {
 			}
 			f.chunked = true
 		}
+	case len("Content-Type"):
+		if equalFold(name, "content-type") {
+			f.events = Events(value)
+		}
 	}
 	if marked != nil && len(name) == len(marked) && bytes.EqualFold(name, marked) {
 		f.marked = value
 	}
 	return clean(value)
+}
+
+// Events reports whether an answer of this content type goes on for as long as things
+// happen.
+func Events(contentType []byte) bool {
+	kind, _, _ := bytes.Cut(contentType, []byte(";"))
+	kind = trim(kind)
+	return equalFold(kind, "text/event-stream") || equalFold(kind, "multipart/x-mixed-replace")
 }
 
 func (f *fields) connection(value []byte) {

@@ -1,6 +1,9 @@
 package bundle
 
-import "cmp"
+import (
+	"cmp"
+	"fmt"
+)
 
 // Formats of a manifest. A manifest is written in the lowest format that can say
 // it (LowestFormat), so that agents of an older moult read what they can.
@@ -97,8 +100,18 @@ type Health struct {
 	MinHealthyTime Duration `json:"min_healthy_time"`
 	// HealthyDeadline is how long it may take from start to the first healthy check.
 	HealthyDeadline Duration `json:"healthy_deadline"`
-	// DrainTimeout is how long the software has to end by itself after SIGTERM.
+	// DrainTimeout is how long calls that have begun have to end before new ones are
+	// held, and then the software to end by itself after SIGTERM.
 	DrainTimeout Duration `json:"drain_timeout"`
+}
+
+// Warnings says what of a class upgrade is allowed and seldom meant.
+func (cu ClassUpgrade) Warnings() []string {
+	drain, hold := cu.Health.DrainTimeout, cu.Schedule.HoldTimeout
+	if cu.From == 0 || len(cu.Services) == 0 || drain < hold {
+		return nil
+	}
+	return []string{fmt.Sprintf("software that takes all of its drain_timeout (%s) to end has its callers refused, who wait for at most hold_timeout (%s): give it less, or them more", drain, hold)}
 }
 
 // Transform makes the new state from the old. Without Exec the old slot is

@@ -1,0 +1,276 @@
+package simlayer
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"moult/simlayer/so"
+	"moult/store/bundle"
+)
+
+// busyNode is software of a version with calls of every kind. Whatever does not end by
+// itself has ended when its connection has.
+type busyNode struct {
+	version int
+	arrived chan string   // the path of each call that goes on
+	finish  chan struct{} // ends /slow
+}
+
+func (n busyNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	out := http.NewResponseController(w)
+	switch r.URL.Path {
+	case "/short":
+		fmt.Fprint(w, n.version)
+		return
+	case "/events":
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprintf(w, "data: %d\n\n", n.version)
+		_ = out.Flush()
+	case "/log":
+		fmt.Fprintf(w, "a line of %d\n", n.version)
+		_ = out.Flush()
+	case "/chat":
+		conn, brw, err := out.Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n")
+		n.arrived <- r.URL.Path
+		_, _ = io.Copy(io.Discard, brw)
+		fmt.Fprint(conn, "bye")
+		return
+	case "/poll":
+		if n.version == 2 {
+			fmt.Fprint(w, n.version)
+			return
+		}
+	case "/slow":
+		n.arrived <- r.URL.Path
+		<-n.finish
+		fmt.Fprint(w, n.version)
+		return
+	}
+	n.arrived <- r.URL.Path
+	<-r.Context().Done()
+}
+
+// switchBusy replaces busy software under short calls, and reports how many of them were
+// served by the old version while a call that began before went on. No call may fail.
+func switchBusy(t *testing.T, change func(*Config), objects map[bundle.Version]Object, end func(*Layer) (int, error)) (served int64) {
+	l := startLayer(t, bundle.ProtocolHTTP, change)
+	l.lastingAfter = 1 // no call of the test is long
+	route := func(v bundle.Version, node *httptest.Server) Routing {
+		return Routing{Native: v, Backends: backends(addrOf(node)), Objects: objects, External: 1}
+	}
+	old := busyNode{1, make(chan string, 5), make(chan struct{})}
+	node := httptest.NewServer(old)
+	native := bundle.Version(1)
+	if objects != nil {
+		native = 2
+	}
+	apply(t, l, route(native, node))
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var calls, byNew atomic.Int64
+	for range 4 {
+		wg.Go(func() {
+			c := newClient(t)
+			for n := 0; ctx.Err() == nil; n++ {
+				r, err := do(c, []string{"PUT", "GET"}[n%2], publicURL(l)+"/short", "")
+				if err != nil || r.status != 200 || r.body != "1" && r.body != "2" {
+					t.Errorf("a short call: %v %+v", err, r)
+					return
+				}
+				if calls.Add(1); r.body == "2" {
+					byNew.Add(1)
+				}
+			}
+		})
+	}
+	long := map[string]*rawCaller{}
+	for _, path := range []string{"/events", "/log", "/chat", "/poll"} {
+		c := rawTo(t, l.Addresses()["api"].Public)
+		c.say("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n")
+		long[path] = c
+		<-old.arrived
+	}
+	slow := make(chan string, 1)
+	go func() {
+		r, err := do(newClient(t), "PUT", publicURL(l)+"/slow", "")
+		slow <- fmt.Sprint(r.status, r.body, err)
+	}()
+	<-old.arrived
+
+	drained := make(chan error, 1)
+	go func() {
+		n, err := end(l)
+		if n != 0 && err == nil {
+			err = fmt.Errorf("%d calls were cut", n)
+		}
+		drained <- err
+	}()
+	eventually(t, "the end begins", func() bool {
+		l.gate.mu.Lock()
+		defer l.gate.mu.Unlock()
+		return l.gate.before.n > 0 || !l.gate.open
+	})
+	seen := calls.Load()
+	eventually(t, "short calls", func() bool { return l.Stats().Held == 4+1 || calls.Load() > seen+50 })
+	served = calls.Load() - seen
+	close(old.finish)
+	if got := <-slow; got != "2001<nil>" {
+		t.Errorf("the call that began before: %s", got)
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	for path, want := range map[string]string{"/events": "data: 1\n\n", "/log": "a line of 1\n", "/chat": "\r\n\r\n"} {
+		got, err := io.ReadAll(long[path])
+		if err != nil || !strings.Contains(string(got), want) || strings.HasSuffix(string(got), "0\r\n\r\n") {
+			t.Errorf("%s ends by %v after %q, want the end of the connection", path, err, got)
+		}
+	}
+	node.Close()
+	node = httptest.NewServer(busyNode{2, make(chan string, 9), nil})
+	defer node.Close()
+	apply(t, l, route(native, node))
+	if resp, body := long["/poll"].hear(); resp.StatusCode != 200 || body != "2" {
+		t.Errorf("the long poll: %d %q, want the new software's answer", resp.StatusCode, body)
+	}
+	eventually(t, "calls of the new software", func() bool { return byNew.Load() > 20 || t.Failed() })
+	stop()
+	wg.Wait() // before the node goes
+	return served
+}
+
+// A stream, a long poll and an upgraded connection starve nobody: new calls are served by
+// the old version while one that began before ends, and none fails.
+func TestSwitchBesideStreams(t *testing.T) {
+	end := func(l *Layer) (int, error) {
+		if n, err := l.Finish(t.Context()); err != nil {
+			return n, err
+		}
+		return l.Drain(t.Context())
+	}
+	t.Run("relay", func(t *testing.T) {
+		if served := switchBusy(t, nil, nil, end); served <= 50 {
+			t.Errorf("%d calls were served while an older one went on, want more than 50", served)
+		}
+	})
+	bothWays(t, func(t *testing.T, change func(*Config)) {
+		if served := switchBusy(t, change, passAll(t), end); served <= 50 {
+			t.Errorf("%d calls were served while an older one went on, want more than 50", served)
+		}
+	})
+}
+
+// The test above catches the other order: hold new calls, then wait for the old ones.
+func TestSwitchBesideStreamsCatches(t *testing.T) {
+	if served := switchBusy(t, nil, nil, func(l *Layer) (int, error) { return l.Drain(t.Context()) }); served > 50 {
+		t.Errorf("%d calls were served although new ones were held", served)
+	}
+}
+
+// stay is a call for the gate alone.
+type stay struct {
+	g     *gate
+	t     *ticket
+	after time.Duration // since it was let in it is taken for endless; 0: never
+	deaf  bool          // it does not end when it is to
+	how   yielding
+	cuts  int
+}
+
+func enterStay(t *testing.T, g *gate, s stay) *stay {
+	s.g, s.t = g, &ticket{}
+	s.t.of = &s
+	if err := g.enterAs(t.Context(), &patience{}, s.t, func() { s.cuts++; go g.leave(s.t) }); err != nil {
+		t.Fatal(err)
+	}
+	return &s
+}
+
+func (s *stay) lasts(entered time.Time) (time.Time, bool) { return entered.Add(s.after), s.after > 0 }
+
+func (s *stay) yield() yielding {
+	if !s.deaf && s.how != goesLoose {
+		go s.g.leave(s.t)
+	}
+	return s.how
+}
+
+// Before calls are held those that end are waited for, and no others; then the others go,
+// first those that may never end. One that does not is cut.
+func TestGateTellsCallsApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(10)
+		g.set(upRoute())
+		began := time.Now()
+		short, stream := enterStay(t, g, stay{}), enterStay(t, g, stay{after: 5 * time.Second, deaf: true})
+		raw := enterStay(t, g, stay{after: time.Second, how: goesLoose})
+		if !g.part() {
+			t.Error("the gate is not open")
+		}
+		later := enterStay(t, g, stay{after: time.Hour})
+		go func() {
+			time.Sleep(2 * time.Second)
+			g.leave(short.t)
+		}()
+		if !g.until(t.Context(), g.passing) || time.Since(began) != 5*time.Second {
+			t.Errorf("the calls that end were waited for %v, want 5 s: until the stream was known for one", time.Since(began))
+		}
+		g.hold()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if g.until(ctx, g.ending) {
+			t.Error("nobody waited for the later call")
+		}
+		if stream.cuts != 1 || raw.cuts != 0 || later.cuts != 0 || g.loose.n != 1 {
+			t.Errorf("cuts %d %d %d, %d left to the software; want the stream's and none", stream.cuts, raw.cuts, later.cuts, g.loose.n)
+		}
+		if n := g.cut(); n != 1 || !g.until(t.Context(), g.ending) || later.cuts != 0 {
+			t.Errorf("%d cut, want the later call, which ends by itself when it must", n)
+		}
+	})
+}
+
+// A wait that no time is left for does not cut what the next drain can hold.
+func TestFinishOutOfTime(t *testing.T) {
+	arrived := make(chan string, 3)
+	node := startNode(t, busyNode{1, arrived, nil}.ServeHTTP)
+	l := relayTo(t, addrOf(node))
+	poll, put := rawTo(t, l.Addresses()["api"].Public), rawTo(t, l.Addresses()["api"].Public)
+	poll.say(getOf("/poll"))
+	put.say("PUT /poll HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+	<-arrived
+	<-arrived
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if n, err := l.Finish(ctx); n != 1 || err == nil {
+		t.Errorf("%d cut, %v; want the call that must not be made again", n, err)
+	}
+	if resp, _ := put.hear(); resp.StatusCode != 503 || resp.Header.Get(so.RefusalHeader) == "" {
+		t.Errorf("%d, want 503", resp.StatusCode)
+	}
+	if n, _ := l.Drain(ctx); n != 0 {
+		t.Errorf("%d cut, want the long poll held", n)
+	}
+	apply(t, l, Routing{Native: 2, Backends: backends(addrOf(startNode(t, busyNode{2, nil, nil}.ServeHTTP)))})
+	if _, body := poll.hear(); body != "2" {
+		t.Errorf("the long poll: %q", body)
+	}
+}
