@@ -224,6 +224,7 @@ func (a *Agent) loop(ctx context.Context) error {
 	if a.alone {
 		a.step(node.Synced{}) // there is nobody to ask
 	}
+	a.watchDisk()
 	a.route()
 	a.noteAddresses() // before the first record
 	a.settle()
@@ -242,12 +243,26 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.noteMembers()
 			a.countCallers(time.Now())
 		case <-persist.C:
+			a.watchDisk()
 			a.persistView()
 		}
 		a.settle()
 	}
 	return fmt.Errorf("the journal cannot be written, so the agent ends; its node goes on: %w", a.broken)
 }
+
+// watchDisk says that the disk is full before anything has to be written, and that
+// there is room again.
+func (a *Agent) watchDisk() {
+	text := ""
+	if err := a.store.CheckSpace(0); err != nil {
+		text = fmt.Sprintf("nothing is written down, so nothing new begins, until there is room: %v", err)
+	}
+	a.alarmOf(causeDisk, text)
+}
+
+// causeDisk is that of an alarm.
+const causeDisk = "disk"
 
 // emptyInbox runs what waits, so that one decision serves for all of it.
 func (a *Agent) emptyInbox() {

@@ -4,6 +4,7 @@
 //	DIR/lock        held (flock) while the store is open; contains the holder's pid
 //	DIR/floor.json  the floor and the journal's end, one checksummed line
 //	DIR/db/         Badger: journal, documents and a copy of the floor
+//	DIR/ballast     room to open the database where the disk is full
 //	DIR/quarantine/ databases that were found damaged, at most two
 //
 // # Guarantees

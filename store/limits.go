@@ -19,6 +19,10 @@ const (
 	// through memory maps of sparse files, and a full disk there is a SIGBUS.
 	// It covers one flush, the next log and a compaction.
 	Reserve = 32 << 20
+	// openReserve must be free for the database to be opened, and ballastSize is what
+	// is kept for that, in bytes.
+	openReserve = 16 << 20
+	ballastSize = 32 << 20
 
 	maxQuarantined = 2
 	// maxCrashedOpens is how often opening the database may end the process

@@ -106,6 +106,9 @@ func copyTree(t testing.TB, from, to string) {
 		if err != nil {
 			return err
 		}
+		if rel == "ballast" {
+			return nil // Open makes it again
+		}
 		target := filepath.Join(to, rel)
 		if e.IsDir() {
 			return os.MkdirAll(target, 0o700)

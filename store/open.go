@@ -22,8 +22,8 @@ import (
 // missing. It reads and checks everything that the database holds, puts a
 // damaged database into quarantine and goes on with a fresh one (see Damage).
 // It returns an error, and has changed nothing, where another agent holds the
-// folder, where it cannot be written, where the disk is nearly full, and where
-// the floor is lost.
+// folder, where it cannot be written, where the disk is so full that not even the
+// ballast makes room enough, and where the floor is lost.
 func Open(dir string, o Options) (*Store, error) {
 	s := newStore(dir, o)
 	if err := prepareDir(dir); err != nil {
@@ -68,7 +68,7 @@ func newStore(dir string, o Options) *Store {
 }
 
 func (s *Store) open() error {
-	if err := s.CheckSpace(0); err != nil {
+	if err := s.makeRoom(); err != nil {
 		return err
 	}
 	f, err := s.look()
@@ -101,6 +101,9 @@ func (s *Store) open() error {
 		if err := s.out.writeMark(s.floorPath(), p.Mark); err != nil {
 			return err
 		}
+	}
+	if err := s.takeBallast(); err != nil {
+		s.log.Warn("no room is kept for opening the store on a full disk", "err", err)
 	}
 	return s.db.View(func(txn *badger.Txn) (err error) {
 		s.damage, err = getDamage(txn)

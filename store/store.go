@@ -133,10 +133,12 @@ func (s *Store) Update(fn func(*Tx) error) error {
 	if failed != nil {
 		return fmt.Errorf("an earlier write failed, open the store again: %w", failed)
 	}
-	if err := s.CheckSpace(0); err != nil {
-		return err
-	}
-	next, err := commit(s.db, now, s.keep, fn)
+	next, err := commit(s.db, now, s.keep, func(tx *Tx) error {
+		if err := fn(tx); err != nil || tx.items == 0 {
+			return err
+		}
+		return s.CheckSpace(0)
+	})
 	if err == nil && next != now {
 		// Only now: the file must never be ahead of the database.
 		err = s.out.writeMark(s.floorPath(), next)
@@ -190,16 +192,18 @@ func commit(db *badger.DB, now mark, keep uint64, fn func(*Tx) error) (mark, err
 
 // CheckSpace returns an error that wraps ErrNoSpace unless need bytes can be
 // written to the data folder's disk and Reserve still stays free.
-func (s *Store) CheckSpace(need int64) error { return checkSpace(s.out.free, s.dir, need) }
+func (s *Store) CheckSpace(need int64) error {
+	return checkSpace(s.out.free, s.dir, need, Reserve)
+}
 
-func checkSpace(free func(string) (int64, error), dir string, need int64) error {
+func checkSpace(free func(string) (int64, error), dir string, need, reserve int64) error {
 	have, err := free(dir)
 	if err != nil {
 		return err
 	}
-	if have-Reserve < need {
+	if have-reserve < need {
 		return fmt.Errorf("%s: %d bytes are free, %d and a reserve of %d are needed: %w; free some space",
-			dir, have, need, int64(Reserve), ErrNoSpace)
+			dir, have, need, reserve, ErrNoSpace)
 	}
 	return nil
 }
@@ -214,6 +218,9 @@ func (s *Store) Check() error {
 		return err
 	}
 	defer done()
+	if err := s.takeBallast(); err != nil {
+		s.log.Warn("no room is kept for opening the store on a full disk", "err", err)
+	}
 	err = checkTables(s.dbPath())
 	if err != nil && !environmental(err) {
 		err = fmt.Errorf("%w: %w", ErrDamaged, err)

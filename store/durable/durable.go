@@ -61,6 +61,32 @@ func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
 	return Rename(f.Name(), path)
 }
 
+func allocate(path string, fill func(*os.File) error) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if err = fill(f); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+func writeZeros(f *os.File, size int64) error {
+	_, err := io.CopyN(f, zeros{}, size)
+	return err
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
 // Rename moves from over to, and makes the move durable. Both must be on one
 // file system; what from names must itself be synced already.
 func Rename(from, to string) error {
