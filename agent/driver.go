@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"strconv"
 	"time"
@@ -285,6 +286,9 @@ func (a *Agent) check(c node.Check) {
 		if err == nil {
 			err = a.spaceFor(old, c.Path)
 		}
+		if err == nil {
+			err = a.keepsState(old, c.Path)
+		}
 		ended := node.CheckEnded{Step: c.Step}
 		if err != nil {
 			ended.Problem = err.Error()
@@ -309,6 +313,19 @@ func (a *Agent) spaceFor(old string, path []bundle.Version) error {
 		return err
 	}
 	return a.store.CheckSpace(need*int64(len(path)) + spareDisk)
+}
+
+// keepsState checks that the first transform of a path, where it is a copy, will have all
+// that the old slot has: after it the node is down.
+func (a *Agent) keepsState(old string, path []bundle.Version) (err error) {
+	var cu bundle.ClassUpgrade
+	if len(path) == 0 || !a.ask(func() { cu, err = a.classUpgrade(path[0]) }) || err != nil || len(cu.Transform.Exec) > 0 || cu.From == 0 {
+		return err
+	}
+	if err := transforms.Keepable(old); err != nil {
+		return fmt.Errorf("release %d copies the state: %w", path[0], err)
+	}
+	return nil
 }
 
 // untilStopped returns a context that ends with the loop.

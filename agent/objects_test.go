@@ -644,3 +644,23 @@ func TestSettleObjects(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a copy of the state would lack is told while the node is up, and only where the
+// state is copied.
+func TestStateThatCannotBeCopied(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.do(func() { b.brings(2); b.releases(3, 3) })
+	out := filepath.Join(b.slots.Path(1), "out")
+	if err := os.MkdirAll(b.slots.Path(1), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/hosts", out); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.keepsState(b.slots.Path(1), []bundle.Version{3}); err == nil || !strings.Contains(err.Error(), "release 3 copies the state: "+out) {
+		t.Errorf("a release without a transform program: %v, want the file's name", err)
+	}
+	if err := b.keepsState(b.slots.Path(1), []bundle.Version{2, 3}); err != nil {
+		t.Errorf("a release with one: %v", err)
+	}
+}

@@ -2,23 +2,33 @@ package transforms
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 )
 
 // A copier copies a tree: files, folders, links inside it, with permissions,
-// owners where it may, and modification times. A file of several names becomes
-// several files; extended attributes are not kept. Holes stay holes.
+// owners where it may, extended attributes and modification times. A file of several
+// names stays one file. Holes stay holes.
 type copier struct {
 	from, to *os.Root
 	// mask is cleared from every permission.
 	mask fs.FileMode
 	// owned is true where owners can be kept.
 	owned bool
+	names map[inode]string // the first names of files of several
+	links []hardLink
 }
+
+// inode is a file, whatever its name.
+type inode struct{ dev, ino uint64 }
+
+// hardLink is another name of a file.
+type hardLink struct{ first, name string }
 
 // copyTree copies what is in the folder from into the empty folder to.
 func copyTree(ctx context.Context, from, to string, mask fs.FileMode) error {
@@ -32,7 +42,7 @@ func copyTree(ctx context.Context, from, to string, mask fs.FileMode) error {
 		return fmt.Errorf("copy: %w", err)
 	}
 	defer dst.Close()
-	c := &copier{from: src, to: dst, mask: mask, owned: os.Geteuid() == 0}
+	c := &copier{from: src, to: dst, mask: mask, owned: mayOwn(), names: map[inode]string{}}
 	if err := c.run(ctx); err != nil {
 		return fmt.Errorf("copy %s to %s: %w", from, to, err)
 	}
@@ -79,6 +89,11 @@ func (c *copier) run(parent context.Context) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
+	for _, l := range c.links {
+		if err := c.to.Link(l.first, l.name); err != nil {
+			return err
+		}
+	}
 	// Folders last and deepest first: their files change their times, and
 	// their permissions may forbid writing.
 	for i := len(dirs) - 1; i >= 0; i-- {
@@ -107,6 +122,13 @@ func (c *copier) walk(ctx context.Context, files chan<- copyItem) (dirs []copyIt
 		case link != "":
 			return c.link(name, link, info)
 		}
+		if i, several := inodeOf(info); several {
+			if first, known := c.names[i]; known {
+				c.links = append(c.links, hardLink{first, name})
+				return nil
+			}
+			c.names[i] = name
+		}
 		select {
 		case files <- copyItem{name, info}:
 			return nil
@@ -134,29 +156,88 @@ func (c *copier) file(ctx context.Context, f copyItem) error {
 	if err != nil {
 		return err
 	}
-	if err := copyData(ctx, out, in, f.info.Size()); err != nil {
-		out.Close()
-		return err
+	err = copyData(ctx, out, in, f.info.Size())
+	if err == nil {
+		err = c.dressOpen(f, out, in)
 	}
-	if err := out.Close(); err != nil {
-		return err
-	}
-	return c.dress(f)
+	return errors.Join(err, out.Close())
 }
 
-// dress gives a copy its owner, permissions and time.
+// dress gives the copy of a folder what dressOpen does.
 func (c *copier) dress(f copyItem) error {
+	in, err := c.from.Open(f.name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := c.to.Open(f.name)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	return c.dressOpen(f, out, in)
+}
+
+// dressOpen gives a copy its owner, extended attributes, permissions and time, in this
+// order: a new owner takes capabilities and setuid bits away, and permissions may forbid
+// its owner to set attributes.
+func (c *copier) dressOpen(f copyItem, out, in *os.File) error {
 	if err := c.chown(f.name, f.info); err != nil {
 		return err
 	}
-	keep := fs.ModePerm
-	if f.info.IsDir() {
-		keep |= fs.ModeSetgid | fs.ModeSticky
+	if err := copyAttributes(out, in); err != nil {
+		return err
 	}
+	keep := fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
 	if err := c.to.Chmod(f.name, f.info.Mode()&keep&^c.mask); err != nil {
 		return err
 	}
 	return c.to.Chtimes(f.name, f.info.ModTime(), f.info.ModTime())
+}
+
+// mayOwn reports whether files may be given to others.
+func mayOwn() bool { return os.Geteuid() == 0 }
+
+// Keepable returns an error that names a file of a state folder of which a copy would
+// lack something: it is for before the node goes down. Sockets and pipes, which a copy
+// refuses, are passed over: software takes its own away when it ends. So is what has gone
+// meanwhile.
+func Keepable(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return walkLive(root, func(name string, info fs.FileInfo) error {
+		switch {
+		case info.Mode()&(fs.ModeSocket|fs.ModeNamedPipe) != 0:
+			return nil
+		case info.Mode().IsRegular() && !mayOwn():
+			return keepable(root, name, info)
+		}
+		_, err := checkEntry(root, name, info)
+		return err
+	})
+}
+
+// keepable is Keepable for one file, where this process is not root.
+func keepable(root *os.Root, name string, info fs.FileInfo) error {
+	where := filepath.Join(root.Name(), name)
+	if uid, _, ok := owner(info); ok && uid != os.Geteuid() && info.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
+		return fmt.Errorf("%s is run with the rights of user %d (%v), and only root can make a copy that is: run the agent as root, or give the release a transform program", where, uid, info.Mode())
+	}
+	f, err := openRegular(root, name, info)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	names, err := attributes(f)
+	for _, attribute := range names {
+		if privileged(attribute) {
+			return fmt.Errorf("%s has the extended attribute %s, which only root can give to a copy: run the agent as root, or give the release a transform program", where, attribute)
+		}
+	}
+	return err
 }
 
 func (c *copier) chown(name string, info fs.FileInfo) error {

@@ -11,6 +11,9 @@ const (
 	// bytes and lines. Runner.Output gets everything.
 	maxLogLine  = 1 << 10
 	maxLogLines = 500
+	// maxAttribute bounds an extended attribute, and the list of a file's, in bytes, as
+	// Linux does.
+	maxAttribute = 64 << 10
 	// maxLinkTarget bounds a symbolic link's text, in bytes.
 	maxLinkTarget = 4096
 

@@ -22,7 +22,8 @@ import (
 type usage struct {
 	objects int   // regular files
 	bytes   int64 // their lengths
-	disk    int64 // what they take on disk: less for files with holes
+	disk    int64 // what they take on disk: less for files with holes, or of several names
+	several map[inode]bool
 }
 
 func (u *usage) add(info fs.FileInfo) {
@@ -31,6 +32,15 @@ func (u *usage) add(info fs.FileInfo) {
 	}
 	u.objects++
 	u.bytes += info.Size()
+	if i, several := inodeOf(info); several {
+		if u.several[i] {
+			return
+		}
+		if u.several == nil {
+			u.several = map[inode]bool{}
+		}
+		u.several[i] = true
+	}
 	u.disk += onDisk(info)
 }
 
@@ -68,6 +78,26 @@ func walk(root *os.Root, visit func(name string, info fs.FileInfo) error) error 
 			return err
 		}
 		return visit(name, info)
+	})
+}
+
+// walkLive is walk for a tree that may be changing meanwhile.
+func walkLive(root *os.Root, visit func(name string, info fs.FileInfo) error) error {
+	gone := func(err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return gone(err)
+		}
+		info, err := e.Info()
+		if err == nil {
+			err = visit(name, info)
+		}
+		return gone(err)
 	})
 }
 

@@ -162,6 +162,9 @@ func packFile(ctx context.Context, tw *tar.Writer, root *os.Root, e packEntry) (
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if rights := e.info.Mode() & (fs.ModeSetuid | fs.ModeSetgid); rights != 0 || hasCapabilities(filepath.Join(root.Name(), filepath.FromSlash(e.source))) {
+		return fmt.Errorf("%w: it is run with rights of its own (setuid, setgid or capabilities), which an artifact does not keep: clear them, and give the rights on the node", ErrUnfit)
+	}
 	mode := int64(0o644)
 	if e.info.Mode()&0o111 != 0 {
 		mode = 0o755

@@ -207,6 +207,7 @@ func TestPackRefuses(t *testing.T) {
 		{"link to outside", "symbolic link", func(dir string) error { return os.Symlink("/etc/passwd", filepath.Join(dir, "link")) }},
 		{"link to a folder", "symbolic link", func(dir string) error { return os.Symlink("lib", filepath.Join(dir, "link")) }},
 		{"named pipe", "named pipe", func(dir string) error { return syscall.Mkfifo(filepath.Join(dir, "lib/pipe"), 0o644) }},
+		{"setuid bit", "rights of its own", func(dir string) error { return os.Chmod(filepath.Join(dir, "kv"), fs.ModeSetuid|0o755) }},
 		{"backslash", "separates folders", func(dir string) error { return os.WriteFile(filepath.Join(dir, `a\b`), nil, 0o644) }},
 		{"newline", "control characters", func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\nb"), nil, 0o644) }},
 		{"no UTF-8", "UTF-8", func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\xffb"), nil, 0o644) }},

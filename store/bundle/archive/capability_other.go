@@ -1,0 +1,5 @@
+//go:build !linux
+
+package archive
+
+func hasCapabilities(string) bool { return false }
