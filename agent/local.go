@@ -25,7 +25,12 @@ func (a *Agent) local() control.Local {
 		l.Services[name] = s
 	}
 	for _, s := range a.objects.Status() {
-		s.Counted = countOf(callsOf(stats, s.Callers))
+		own := stats.Past
+		if s.Side == control.SideFuture {
+			own = stats.Future
+		}
+		s.Counted = countOf(own[s.Callers])
+		s.Counted.Open = callsOf(stats, s.Callers).Open
 		if w, observes := stats.Observers[s.Callers]; observes {
 			s.Observation = &control.ObservationStatus{Told: w.Told, Missed: w.Missed, Waiting: w.Waiting, Whole: w.Whole, Problem: w.Problem}
 		}

@@ -154,7 +154,7 @@ func (p *callProxy) end(c *call) {
 		c.version = p.layer.externalVersion(c.listener.service, p.layer.gate.current())
 	}
 	c.counted.Done()
-	c.listener.service.tally.Of(c.version).Ended(c.outcome, c.patience.spent, c.began)
+	c.listener.ended(c.version, c.native, c.outcome, c.patience.spent, c.began)
 }
 
 // leave takes a call out of the gate. The last connections of a routing that is

@@ -41,6 +41,8 @@ type Layer struct {
 	simulations simulations
 
 	services map[string]*service // fixed
+	// past and future count the calls that came to objects.
+	past, future tally.ByVersion
 
 	// apply is held by Apply, and by Close once it has begun.
 	apply  sync.Mutex
@@ -172,8 +174,22 @@ func (l *Layer) Apply(r Routing) error {
 	for _, f := range fresh {
 		f.serve()
 	}
-	l.log.Info("routing applied", "native", next.native, "external", next.external, "egress", next.egress, "down", next.down, "versions", next.versions())
+	l.log.Info("routing applied", "native", next.native, "external", l.externals(next), "egress", next.egress, "down", next.down, "versions", next.versions())
 	return nil
+}
+
+// externals are the versions that callers of the public addresses count as: one, or one
+// for each service where these differ.
+func (l *Layer) externals(r *route) any {
+	all, by := map[bundle.Version]bool{}, map[string]bundle.Version{}
+	for name, s := range l.services {
+		by[name] = l.externalVersion(s, r)
+		all[by[name]] = true
+	}
+	if len(all) != 1 {
+		return by
+	}
+	return slices.Collect(maps.Keys(all))[0]
 }
 
 // bind makes the listeners that are missing for these versions, all or none.
@@ -439,6 +455,7 @@ func (l *Layer) Stats() Stats {
 	for name, one := range l.services {
 		s.Services[name] = one.tally.Snapshot()
 	}
+	s.Past, s.Future = l.past.Snapshot(), l.future.Snapshot()
 	if l.out != nil {
 		s.Egress = l.out.Calls()
 	}

@@ -109,7 +109,7 @@ func (f packetWay) Way() packets.Way {
 
 // Count implements packets.Target.
 func (f packetWay) Count(v bundle.Version, o tally.Outcome, waited time.Duration) {
-	f.service.tally.Of(v).Ended(o, waited, time.Now().Add(-waited))
+	f.ended(v, f.layer.gate.current().native, o, waited, time.Now().Add(-waited))
 }
 
 // awaitPackets waits until the node has answered the datagrams that it has, as far

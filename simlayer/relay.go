@@ -216,7 +216,7 @@ func (f *front) ended(d relay.Do) {
 	if call.version == 0 {
 		call.version = f.listener.versionUnder(f.layer.gate.current())
 	}
-	f.listener.service.tally.Of(call.version).Ended(d.Outcome, call.patience.spent, call.began)
+	f.listener.ended(call.version, call.native, d.Outcome, call.patience.spent, call.began)
 	call.patience = patience{}
 	if cap(f.kept) > maxKeptRequest {
 		f.kept = nil

@@ -212,7 +212,7 @@ func (h *framed) count(id uint32, o tally.Outcome) {
 	}
 	calls := h.front.listener.service.tally.Of(h.version)
 	calls.Done()
-	calls.Ended(o, 0, began)
+	h.front.listener.ended(h.version, h.native, o, 0, began)
 }
 
 // run passes on what the caller says until it ends; false: the node takes no more.

@@ -22,9 +22,27 @@ type Stats struct {
 	LongestHold time.Duration `json:"longest_hold"`
 	// Services are the calls by service and version of the caller.
 	Services map[string]map[bundle.Version]tally.Calls `json:"services"`
+	// Past and Future are the calls that came to simulation objects, by the version of
+	// their callers, which is older or newer than the node's was. What they waited for
+	// the node is none of an object's time.
+	Past   map[bundle.Version]tally.Calls `json:"past,omitempty"`
+	Future map[bundle.Version]tally.Calls `json:"future,omitempty"`
 	// Egress are the node's own calls.
 	Egress tally.Calls `json:"egress"`
 	// Observers are the objects that are told of calls, by the version of their
 	// callers.
 	Observers map[bundle.Version]observe.Stats `json:"observers,omitempty"`
+}
+
+// ended counts a call of callers of v that has ended, at a node of version native; 0
+// where it came to none.
+func (f *listener) ended(v, native bundle.Version, o tally.Outcome, waited time.Duration, began time.Time) {
+	f.service.tally.Of(v).Ended(o, waited, began)
+	switch {
+	case native == 0 || v == native:
+	case v < native:
+		f.layer.past.Of(v).Ended(o, waited, began.Add(waited))
+	default:
+		f.layer.future.Of(v).Ended(o, waited, began.Add(waited))
+	}
 }

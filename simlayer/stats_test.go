@@ -2,6 +2,7 @@ package simlayer
 
 import (
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -105,5 +106,54 @@ func TestWhoGoesPast(t *testing.T) {
 		if got := past(Routing{Objects: observing}); !slices.Equal(got, want) {
 			t.Errorf("%s: %v may go past while an object observes, want %v", protocol, got, want)
 		}
+	}
+}
+
+// An object's calls are those that came to it: not what its callers called while the node
+// was of their version, nor what an object of the other side was called.
+func TestObjectsOwnCalls(t *testing.T) {
+	bothWays(t, func(t *testing.T, change func(*Config)) {
+		node := addrOf(startNode(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "done") }))
+		l := startLayer(t, bundle.ProtocolHTTP, change)
+		c := newClient(t)
+		call := func(v bundle.Version, times int) {
+			for range times {
+				mustDo(t, c, "GET", versionURL(t, l, v), "")
+			}
+		}
+		at := func(native bundle.Version) {
+			objects := map[bundle.Version]so.Object{1: passing{}, 2: passing{}, 3: passing{}}
+			delete(objects, native)
+			apply(t, l, Routing{Native: native, Backends: backends(node), Objects: InProcess(objects)})
+		}
+		at(1)
+		call(1, 4)
+		call(2, 3)
+		at(2)
+		call(1, 2)
+		call(2, 5)
+		at(3)
+		call(2, 1)
+		eventually(t, "the calls", func() bool { return l.Stats().Past[2].Calls == 1 })
+		s := l.Stats()
+		if s.Past[1].Calls != 2 || s.Future[2].Calls != 3 || len(s.Past) != 2 || len(s.Future) != 1 || s.Services["api"][2].Calls != 9 {
+			t.Errorf("past %+v, future %+v, of the service %+v", s.Past, s.Future, s.Services["api"])
+		}
+	})
+}
+
+// The log has the version that callers of the public addresses count as, also where a
+// service has its own.
+func TestExternalInTheLog(t *testing.T) {
+	var log strings.Builder
+	l := startLayer(t, bundle.ProtocolHTTP, func(c *Config) {
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+		s := c.Services["api"]
+		s.External = 1
+		c.Services["api"] = s
+	})
+	apply(t, l, Routing{Native: 2, Backends: backends(addrOf(startNode(t, sumNode))), Objects: InProcess(map[bundle.Version]so.Object{1: passing{}})})
+	if !strings.Contains(log.String(), " external=1 ") {
+		t.Errorf("with external version 1: %s", log.String())
 	}
 }

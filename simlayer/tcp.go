@@ -44,7 +44,11 @@ func (f *listener) relay(conn net.Conn) {
 	case !stream.SpliceIdle(conn, up, &f.layer.buffers) && r.wasCut():
 		end = tally.Failed
 	}
-	f.service.tally.Of(version).Ended(end, r.patience.spent, began)
+	native := route.native
+	if r.ticket == nil && end != tally.Denied {
+		native = 0 // it came to nobody
+	}
+	f.ended(version, native, end, r.patience.spent, began)
 }
 
 // relaying is one connection of a raw protocol on its way.

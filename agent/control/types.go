@@ -98,7 +98,7 @@ type ObjectStatus struct {
 	Problem  string `json:"problem,omitempty"`
 	PID      int    `json:"pid,omitempty"`
 	Restarts int    `json:"restarts,omitempty"`
-	// Counted are the calls of its callers, of all services.
+	// Counted are the calls that came to it, at all services.
 	Counted CallCount `json:"counted"`
 	// Oldest is how long the oldest call in its process goes on.
 	Oldest bundle.Duration `json:"oldest,omitempty"`
