@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -112,13 +113,10 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	if heard == nil {
 		alive = a.node.Alive
 	}
-	for r := range a.node.View().Snapshot().All() {
-		if r.Left {
-			continue
-		}
+	for _, r := range a.node.Known() {
 		n := control.NodeStatus{
-			Name: r.Name, ID: r.Node, Class: r.Class, Version: r.Version, Phase: string(r.Phase), Target: r.Target,
-			Progress: r.Progress, Reachable: alive(r.Node), Reason: r.Reason, Since: r.Since, Address: r.Addr, Platform: r.Platform,
+			Name: cmp.Or(r.Name, r.Node.Short()), Standing: string(a.node.Standing(r)), ID: r.Node, Class: r.Class, Version: r.Version, Phase: string(r.Phase), Target: r.Target,
+			Progress: r.Progress, Reachable: alive(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Address: r.Addr, Platform: r.Platform,
 			Services: map[string]control.ServiceStatus{},
 		}
 		for name, sv := range r.Services {
@@ -166,18 +164,28 @@ func (a *Agent) releaseStatus(s *control.Status) {
 		}
 		s.Release.State, s.Release.Reason = sum.State, sum.Reason
 	}
-	var behind, outside int
+	var counted, behind, outside int
+	var away []string
 	for _, n := range s.Nodes {
+		if n.Standing != "" {
+			continue
+		}
+		counted++
 		if n.Version >= head {
 			continue
 		}
 		behind++
-		if o == nil || !slices.Contains(o.Classes[n.Class].Roster, n.ID) {
+		if o == nil || !o.Names(n.Class, n.ID) {
 			outside++
+		} else if !n.Reachable {
+			away = append(away, a.node.NameOf(n.ID))
 		}
 	}
 	switch {
-	case behind == 0 && len(s.Nodes) > 0:
+	case behind > 0 && len(away) == behind && s.Release.State == control.StateRolling:
+		s.Release.Reason = fmt.Sprintf("only nodes that cannot be reached are below it: %s; `moult skip %s` goes on without it",
+			strings.Join(away[:min(len(away), maxNamed)], ", "), away[0])
+	case behind == 0 && counted > 0:
 		s.Release.State, s.Release.Reason = control.StateComplete, ""
 	case outside > 0 && s.Release.State == control.StateComplete:
 		s.Release.State, s.Release.Reason = control.StateRolling, fmt.Sprintf("%d nodes that are not in the rollout order are below release %d", outside, head)
@@ -187,6 +195,9 @@ func (a *Agent) releaseStatus(s *control.Status) {
 // count fills in the counts of each class.
 func count(s *control.Status, head bundle.Version) {
 	for _, n := range s.Nodes {
+		if n.Standing != "" {
+			continue
+		}
 		c := s.Classes[n.Class]
 		c.Total++
 		switch {
@@ -235,10 +246,20 @@ func (a *Agent) why(node string) (control.Why, error) {
 		return control.Why{}, err
 	}
 	w := control.Why{Node: r.Name, ID: r.Node, Phase: string(r.Phase), Version: r.Version, Target: r.Target, Reason: r.Reason}
-	head := a.node.Head()
+	name, head := a.node.NameOf(r.Node), a.node.Head()
+	w.Node = cmp.Or(r.Name, name)
 	switch {
+	case r.Phase == "":
+		w.Code, w.Command = "unknown", "moult forget "+name
+		w.Reason = "nothing is known of it but that it stands in a rollout order"
+	case r.Left:
+		w.Code, w.Command = "left", "moult forget "+name
+		w.Reason = "its agent has left the ring, and no later release waits for it: start the agent again, or have the node forgotten"
+	case a.node.Standing(r) != schedule.StandingIn && !a.node.Alive(r.Node):
+		w.Code, w.Command = string(a.node.Standing(r)), "moult forget "+name
+		w.Reason = "it cannot be reached, and no rollout waits for it: start its agent again, or have the node forgotten"
 	case r.Held:
-		w.Code, w.Command = "held", "moult retry "+r.Name
+		w.Code, w.Command = "held", "moult retry "+name
 		if o := a.node.Orders()[head]; o != nil && o.State == schedule.StateAborted {
 			w.Command = "moult inject BUNDLE"
 		}
@@ -283,19 +304,7 @@ func (a *Agent) waitsFor(r view.Record) string {
 
 // find returns the record of a node by its name or a unique prefix of its ID.
 func (a *Agent) find(node string) (view.Record, error) {
-	var found []view.Record
-	for r := range a.node.View().Snapshot().All() {
-		if !r.Left && node != "" && (r.Name == node || strings.HasPrefix(r.Node.String(), strings.ToLower(node))) {
-			found = append(found, r)
-		}
-	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return view.Record{}, control.Misuse(fmt.Errorf("no node is called %q", node), "see `moult status`")
-	}
-	return view.Record{}, control.Misuse(fmt.Errorf("%q fits %d nodes", node, len(found)), "give more digits of its ID, see `moult status`")
+	return control.Find(a.node.Known(), node, func(r view.Record) (string, bundle.NodeID) { return r.Name, r.Node })
 }
 
 func (b api) Trust(context.Context) (t control.Trust, err error) {

@@ -78,6 +78,9 @@ func (a *Agent) carryOut(r node.Ready) {
 	for _, text := range r.Raised {
 		a.log.Error("alarm", "text", text)
 	}
+	for _, id := range r.Dropped {
+		a.dirty[id] = true
+	}
 	if r.Save != nil && r.Save.Answering != nil {
 		a.noteAnswering(*r.Save.Answering)
 	}

@@ -21,6 +21,8 @@ const (
 	// maxExplained is up to how many nodes a status tells of each what it waits
 	// for; above, `why` does.
 	maxExplained = 200
+	// maxNamed bounds the nodes that a reason names.
+	maxNamed = 5
 	// keptReleases is of how many releases the artifacts are kept.
 	keptReleases = 4
 	// spareDisk is kept free beside what a transform needs, in bytes.

@@ -96,7 +96,10 @@ func (a *Agent) persistView() {
 		err := a.store.Update(func(tx *store.Tx) error {
 			for _, id := range batch {
 				s, ok := a.node.View().Signed(id)
-				if !ok {
+				if !ok { // it was forgotten
+					if err := tx.Delete(bucketView, id.String()); err != nil {
+						return err
+					}
 					continue
 				}
 				raw, err := s.Marshal()

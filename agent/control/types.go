@@ -2,7 +2,9 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"moult/store/bundle"
@@ -159,11 +161,37 @@ type NodeStatus struct {
 	Target    bundle.Version           `json:"target"`
 	Progress  float64                  `json:"progress"`
 	Reachable bool                     `json:"reachable"`
+	Standing  string                   `json:"standing,omitempty"` // "left", "skipped" or "outside", where it counts for nothing
 	Reason    string                   `json:"reason"`
 	Since     time.Time                `json:"since"`
+	Number    uint64                   `json:"number"` // of its record
 	Address   string                   `json:"address"`
 	Platform  bundle.Platform          `json:"platform"`
 	Services  map[string]ServiceStatus `json:"services,omitempty"`
+}
+
+// Find returns the node that people mean: the only one of that name, or else the only
+// one whose ID begins so.
+func Find[T any](all []T, node string, called func(T) (name string, id bundle.NodeID)) (found T, err error) {
+	for _, fits := range []func(name string, id bundle.NodeID) bool{
+		func(name string, _ bundle.NodeID) bool { return name == node },
+		func(_ string, id bundle.NodeID) bool { return strings.HasPrefix(id.String(), strings.ToLower(node)) },
+	} {
+		count := 0
+		for _, n := range all {
+			if node != "" && fits(called(n)) {
+				found = n
+				count++
+			}
+		}
+		switch {
+		case count == 1:
+			return found, nil
+		case count > 1:
+			return found, Misuse(fmt.Errorf("%q fits %d nodes", node, count), "give more digits of its ID, see `moult status`")
+		}
+	}
+	return found, Misuse(fmt.Errorf("no node is called %q", node), "see `moult status`")
 }
 
 // ServiceStatus tells where a node's service is reached, and how.

@@ -57,10 +57,12 @@ type Node struct {
 	frozen   map[bundle.Version]bundle.Digest
 	docs     documents
 
-	view   *view.View
-	doneAt map[settlement]time.Time
-	alive  map[bundle.NodeID]bool
-	synced bool
+	view    *view.View
+	dropped []bundle.NodeID // forgotten, and to be told
+	names   map[string]int  // how many nodes of the view have each; nil: to be counted
+	doneAt  map[settlement]time.Time
+	alive   map[bundle.NodeID]bool
+	synced  bool
 	// doubtful: what was written last may be lost, so nothing is said, and no release
 	// chosen, before a peer has told what this node has said.
 	doubtful bool

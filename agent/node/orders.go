@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"moult/agent/schedule"
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -54,6 +55,26 @@ func (n *Node) takeOrders() {
 		}
 	}
 	n.docs.arrived = kept
+	n.forget()
+}
+
+// forget drops the records that the newest order forgets. Where it forgets what this
+// node has said, the node is here all the same, and says so anew.
+func (n *Node) forget() {
+	upTo := map[bundle.NodeID]uint64{}
+	if o := n.newestOrder(); o != nil {
+		for _, f := range o.Forgotten {
+			upTo[f.Node] = f.UpTo
+		}
+	}
+	for _, id := range n.view.Forget(upTo) {
+		n.dropped = append(n.dropped, id)
+		delete(n.sources, id)
+		n.names, n.routing.stale, n.listed = nil, true, false
+	}
+	if last := upTo[n.cfg.Self]; last > 0 && last >= n.number {
+		n.number, n.own = last, view.Record{}
+	}
 }
 
 // JudgeOrder reports why the order that m names for a release must not come into

@@ -35,12 +35,14 @@ type Ready struct {
 	Fetch []Document
 	// Raised are alarms that are new.
 	Raised []string
+	// Dropped are nodes of which the view has nothing any more.
+	Dropped []bundle.NodeID
 }
 
 // Empty reports whether there is nothing to do.
 func (r Ready) Empty() bool {
 	return r.Save == nil && r.Gate == nil && r.Route == nil && r.Directory == nil && len(r.Actions) == 0 && r.Tell == nil && r.Check == nil &&
-		len(r.Read) == 0 && len(r.Fetch) == 0 && len(r.Raised) == 0
+		len(r.Read) == 0 && len(r.Fetch) == 0 && len(r.Raised) == 0 && len(r.Dropped) == 0
 }
 
 // Save is what must be durable at once: all of it or nothing.
@@ -79,7 +81,7 @@ func (n *Node) Ready() Ready {
 	n.decide()
 	n.survey()
 	r := Ready{Directory: n.guide()}
-	r.Read, r.Raised = n.docs.read, n.raised
+	r.Read, r.Raised, r.Dropped = n.docs.read, n.raised, n.dropped
 	r.Tell = n.tell()
 	if n.saving != refused {
 		r.Save = n.toSave()
@@ -127,6 +129,7 @@ func (n *Node) Advance(r Ready) {
 	n.docs.read = n.docs.read[len(r.Read):]
 	n.docs.asked += len(r.Read)
 	n.raised = n.raised[len(r.Raised):]
+	n.dropped = n.dropped[len(r.Dropped):]
 	if r.Gate != nil {
 		n.gate = *r.Gate
 	}

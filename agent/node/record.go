@@ -85,7 +85,7 @@ func same(a, b view.Record) bool {
 // told puts the node's own record, as it was signed, into the view.
 func (n *Node) told(s view.Signed) {
 	_, _ = n.view.Merge(s) // it was signed just now
-	n.routing.stale = true
+	n.routing.stale, n.names = true, nil
 	if r, ok := n.view.Get(n.cfg.Self); ok {
 		n.noteSource(r)
 	}
@@ -98,7 +98,7 @@ func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.No
 	n.now = now
 	changed, err = n.view.Merge(records...)
 	for _, id := range changed {
-		n.routing.stale = true
+		n.routing.stale, n.names = true, nil
 		r, _ := n.view.Get(id)
 		n.noteSource(r)
 	}

@@ -157,11 +157,10 @@ func (n *Node) everywhere(s upgrade.State, native bundle.Version) bundle.Version
 // operator's word that they are gone.
 func (n *Node) skipped() map[bundle.NodeID]bool {
 	gone := map[bundle.NodeID]bool{}
-	vs := sorted(n.docs.orders)
-	if len(vs) == 0 {
+	newest := n.newestOrder()
+	if newest == nil {
 		return gone
 	}
-	newest := n.docs.orders[vs[len(vs)-1]]
 	classes := sorted(newest.Classes)
 	for _, class := range classes {
 		c := newest.Classes[class]

@@ -105,8 +105,8 @@ func (n *Node) Input(release bundle.Version) schedule.Input {
 			}
 			return 0
 		},
-		Reachable: n.Alive,
-		Synced:    n.synced, Expired: n.expired(), Conflict: n.Conflicted(release),
+		Reachable: n.Alive, Name: n.NameOf,
+		Synced: n.synced, Expired: n.expired(), Conflict: n.Conflicted(release),
 	}
 }
 

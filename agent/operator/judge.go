@@ -58,7 +58,9 @@ func Fits(firstRoot []byte, b *archive.Bundle, peer control.Trust, status contro
 	}
 	platforms := map[bundle.Class][]bundle.Platform{}
 	for _, n := range status.Nodes {
-		platforms[n.Class] = append(platforms[n.Class], n.Platform)
+		if n.Standing == "" && n.Platform != (bundle.Platform{}) {
+			platforms[n.Class] = append(platforms[n.Class], n.Platform)
+		}
 	}
 	return CheckPlatforms(b.Head(), platforms)
 }
@@ -145,6 +147,9 @@ func Doubts(m *bundle.Manifest, status control.Status) (texts []string) {
 	newest := map[bundle.Class]bundle.Version{}
 	at := map[bundle.Class]map[bundle.Version]bool{}
 	for _, n := range status.Nodes {
+		if n.Standing != "" {
+			continue
+		}
 		newest[n.Class] = max(newest[n.Class], n.Version)
 		if at[n.Class] == nil {
 			at[n.Class] = map[bundle.Version]bool{}

@@ -6,6 +6,7 @@ import (
 
 	"moult/agent/control"
 	"moult/agent/schedule"
+	"moult/agent/upgrade"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 )
@@ -42,7 +43,10 @@ func Preview(b *archive.Bundle, peer control.Trust, status control.Status) (orde
 func rank(b *archive.Bundle, previous *schedule.Order, status control.Status) (*schedule.Order, error) {
 	var nodes []schedule.Candidate
 	for _, n := range status.Nodes {
-		nodes = append(nodes, schedule.Candidate{ID: n.ID, Class: n.Class, Reachable: n.Reachable})
+		nodes = append(nodes, schedule.Candidate{
+			ID: n.ID, Class: n.Class, Reachable: n.Reachable,
+			Left: n.Standing == string(schedule.StandingLeft) && !upgrade.Phase(n.Phase).Down(),
+		})
 	}
 	return schedule.Instantiate(b.Head(), headDigest(b), previous, nodes)
 }

@@ -34,19 +34,50 @@ func (o *Order) inState(state string) (*Order, error) {
 // order may be aborted.
 func (o *Order) Skip(class bundle.Class, id bundle.NodeID) (*Order, error) {
 	return o.amend(inClass(class, func(c *ClassOrder) error {
-		skipped, found := c.isSkipped(), false
-		for i, node := range c.Roster {
-			if node == id && !skipped[i] {
-				c.Skipped = append(c.Skipped, i)
-				found = true
-			}
-		}
-		if !found {
+		if !c.skip(id) {
 			return fmt.Errorf("node %s has no place in the rollout that could be skipped", id.Short())
 		}
-		slices.Sort(c.Skipped)
 		return nil
 	}))
+}
+
+// Forget returns the successor in which a node is skipped wherever it has a place, and
+// what it has said, up to its record of this number and a little beyond, is forgotten.
+// The order may be aborted.
+func (o *Order) Forget(id bundle.NodeID, number uint64) (*Order, error) {
+	return o.amend(func(next *Order) error {
+		for _, class := range slices.Sorted(maps.Keys(next.Classes)) {
+			c := next.Classes[class]
+			if c.attempts(id) > 0 {
+				c.skip(id)
+				next.Classes[class] = c
+			}
+		}
+		f := Forgotten{Node: id, UpTo: number + forgetAhead}
+		at := slices.IndexFunc(next.Forgotten, func(g Forgotten) bool { return g.Node == id })
+		if at >= 0 {
+			f.UpTo = max(f.UpTo, next.Forgotten[at].UpTo)
+			next.Forgotten = slices.Delete(next.Forgotten, at, at+1)
+		}
+		next.Forgotten = append(next.Forgotten, f)
+		if n := len(next.Forgotten) - MaxForgotten; n > 0 {
+			next.Forgotten = slices.Delete(next.Forgotten, 0, n)
+		}
+		return nil
+	})
+}
+
+// skip skips the open places of a node, and reports whether it had one.
+func (c *ClassOrder) skip(id bundle.NodeID) (found bool) {
+	skipped := c.isSkipped()
+	for i, node := range c.Roster {
+		if node == id && !skipped[i] {
+			c.Skipped = append(c.Skipped, i)
+			found = true
+		}
+	}
+	slices.Sort(c.Skipped)
+	return found
 }
 
 // Retry returns the successor in which a node that is held, was skipped, or
@@ -139,6 +170,7 @@ func (o *Order) change(f func(*Order) error) (*Order, error) {
 func (o *Order) amend(f func(*Order) error) (*Order, error) {
 	next := *o
 	next.Serial++
+	next.Forgotten = slices.Clone(o.Forgotten)
 	next.Classes = make(map[bundle.Class]ClassOrder, len(o.Classes))
 	maps.Copy(next.Classes, o.Classes)
 	for name, c := range next.Classes {

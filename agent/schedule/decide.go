@@ -25,6 +25,8 @@ type Input struct {
 	// Reachable tells for whom a wait may last: the reason's command is about
 	// an unreachable node, if there is one. nil: not known. For people only.
 	Reachable func(bundle.NodeID) bool
+	// Name is what commands call a node; nil: what it calls itself. For people only.
+	Name func(bundle.NodeID) string
 	// Synced is true once this agent has compared views with a peer since it
 	// started. Expired and Conflict are about the trust metadata of the release.
 	Synced, Expired, Conflict bool

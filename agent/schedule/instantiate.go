@@ -14,11 +14,12 @@ import (
 )
 
 // Candidate is a node that the operator's peer knows. Reachable steers the
-// ranks only: nodes that could be dead go last, where nobody waits for them.
+// ranks only: nodes that could be dead go last, where nobody waits for them. Left says
+// that the node was up when its agent left the ring, by the word of whoever runs it.
 type Candidate struct {
-	ID        bundle.NodeID
-	Class     bundle.Class
-	Reachable bool
+	ID              bundle.NodeID
+	Class           bundle.Class
+	Reachable, Left bool
 }
 
 // defaultClassOrder is the most careful schedule: for a class with nodes that
@@ -28,8 +29,10 @@ var defaultClassOrder = ClassOrder{Strategy: bundle.StrategyRolling, MaxUnavaila
 // Instantiate returns the first order of a release: m's schedules for the
 // nodes at hand. digest is the manifest's. previous is the newest order that
 // the operator has ever signed, nil for none; all its nodes are kept, except
-// those that it skips and that are not reachable. A class that the release
-// does not change keeps its earlier schedule.
+// those that it skips and that are not reachable; others are taken in as far as they are
+// reachable. Nodes that have left keep their places
+// in the roster, which may be open in the earlier order, and are skipped. A class that
+// the release does not change keeps its earlier schedule.
 //
 // The order is a function of the arguments: the candidates' sequence does not
 // matter.
@@ -42,9 +45,9 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 		if previous.Release >= m.Version {
 			return nil, fmt.Errorf("%w: an order for release %d after that of release %d", ErrRefused, m.Version, previous.Release)
 		}
-		o.Previous = previous.Release
+		o.Previous, o.Forgotten = previous.Release, slices.Clone(previous.Forgotten)
 	}
-	members := gather(previous, nodes)
+	members, left := gather(previous, nodes)
 	for _, class := range slices.Sorted(maps.Keys(members)) {
 		reachable := members[class]
 		c, err := classOrder(m, previous, class, len(reachable))
@@ -52,6 +55,10 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 			return nil, fmt.Errorf("rollout order of release %d: class %s: %w", m.Version, class, err)
 		}
 		c.Roster = rank(digest, reachable)
+		for _, id := range left[class] {
+			c.Skipped = append(c.Skipped, len(c.Roster))
+			c.Roster = append(c.Roster, id)
+		}
 		o.Classes[class] = c
 	}
 	for _, class := range slices.Sorted(maps.Keys(m.Classes)) {
@@ -70,36 +77,41 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 	return o, Follows(previous, o)
 }
 
-// gather returns the nodes of each class, with whether they are reachable.
-func gather(previous *Order, nodes []Candidate) map[bundle.Class]map[bundle.NodeID]bool {
-	all := map[bundle.Class]map[bundle.NodeID]bool{}
+// gather returns the nodes of each class, with whether they are reachable; and apart
+// those of the previous order that have left, sorted.
+func gather(previous *Order, nodes []Candidate) (all map[bundle.Class]map[bundle.NodeID]bool, left map[bundle.Class][]bundle.NodeID) {
+	all = map[bundle.Class]map[bundle.NodeID]bool{}
 	add := func(class bundle.Class, id bundle.NodeID, reachable bool) {
 		if all[class] == nil {
 			all[class] = map[bundle.NodeID]bool{}
 		}
 		all[class][id] = all[class][id] || reachable
 	}
-	gone := map[bundle.Class]map[bundle.NodeID]bool{}
 	if previous != nil {
 		for class, c := range previous.Classes {
-			gone[class] = map[bundle.NodeID]bool{}
-			skipped := c.isSkipped()
-			for i, id := range c.Roster {
-				gone[class][id] = skipped[i] // its last place decides: skipped ones come first
-			}
-			for id, g := range gone[class] {
-				if !g {
-					add(class, id, false)
+			for _, m := range c.members() {
+				if m.attempts > 0 {
+					add(class, m.id, false)
 				}
 			}
 		}
 	}
+	left = map[bundle.Class][]bundle.NodeID{}
 	for _, n := range nodes {
-		if n.Reachable || !gone[n.Class][n.ID] {
-			add(n.Class, n.ID, n.Reachable)
+		switch _, before := all[n.Class][n.ID]; {
+		case n.Reachable:
+			add(n.Class, n.ID, true)
+		case n.Left && before:
+			delete(all[n.Class], n.ID)
+			left[n.Class] = append(left[n.Class], n.ID)
+		case previous == nil && !n.Left:
+			add(n.Class, n.ID, false)
 		}
 	}
-	return all
+	for class := range left {
+		slices.SortFunc(left[class], func(a, b bundle.NodeID) int { return bytes.Compare(a[:], b[:]) })
+	}
+	return all, left
 }
 
 // rank returns the nodes in the order in which they may go down: reachable

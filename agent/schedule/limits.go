@@ -8,6 +8,12 @@ const (
 	MaxRoster = 50_000
 	// MaxClasses bounds the classes of an order.
 	MaxClasses = 64
+	// MaxForgotten bounds the nodes that an order has forgotten: the oldest go first.
+	MaxForgotten = 4_096
+	// MaxNumber bounds the number of a record up to which one is.
+	MaxNumber = 1 << 62
+	// forgetAhead is by how much the operator's peer may be behind what a node has said.
+	forgetAhead = 1_024
 	// MaxSerial bounds how often an order changes.
 	MaxSerial = 1_000_000
 

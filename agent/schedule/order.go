@@ -54,6 +54,16 @@ type Order struct {
 	// Classes holds every class with nodes, also those that the release does
 	// not change: their nodes may still be on the way from an earlier one.
 	Classes map[bundle.Class]ClassOrder `json:"classes"`
+	// Forgotten are nodes whose records are dropped, those forgotten first before the
+	// others. Each order has what the one before had.
+	Forgotten []Forgotten `json:"forgotten,omitempty"`
+}
+
+// Forgotten is the operator's word that nothing is to be known of a node any more of
+// what it has said up to a record of this number. What it says after that counts.
+type Forgotten struct {
+	Node bundle.NodeID `json:"node"`
+	UpTo uint64        `json:"up_to"`
 }
 
 // ClassOrder is the part of an order for one class.
@@ -162,6 +172,13 @@ func (o *Order) Validate() error {
 	fail(o.Manifest.IsZero(), "manifest", "none: it must name the release's manifest by digest")
 	fail(o.Previous >= o.Release, "previous", "%d, want a release before %d, or 0", o.Previous, o.Release)
 	fail(!slices.Contains([]string{StateRunning, StatePaused, StateAborted}, o.State), "state", "%.40q, want %s, %s or %s", o.State, StateRunning, StatePaused, StateAborted)
+	forgotten := map[bundle.NodeID]bool{}
+	for i, f := range o.Forgotten {
+		fail(forgotten[f.Node], fmt.Sprintf("forgotten[%d]", i), "node %s is there before", f.Node.Short())
+		fail(f.UpTo < 1 || f.UpTo > MaxNumber, fmt.Sprintf("forgotten[%d]", i), "up to number %d, want 1 to %d", f.UpTo, uint64(MaxNumber))
+		forgotten[f.Node] = true
+	}
+	fail(len(o.Forgotten) > MaxForgotten, "forgotten", "%d nodes, the most is %d", len(o.Forgotten), MaxForgotten)
 	fail(len(o.Classes) > MaxClasses, "classes", "%d of them, the most is %d", len(o.Classes), MaxClasses)
 	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
 		field := fmt.Sprintf("classes.%.40s", name)
@@ -256,6 +273,15 @@ func Successor(old, next *Order) error {
 		return bad("serials must rise")
 	case old.State == StateAborted && next.State != StateAborted:
 		return bad("it is %s, but the rollout was aborted for good", next.State)
+	}
+	upTo := map[bundle.NodeID]uint64{}
+	for _, f := range next.Forgotten {
+		upTo[f.Node] = f.UpTo
+	}
+	for _, f := range old.Forgotten {
+		if n, ok := upTo[f.Node]; ok && n < f.UpTo {
+			return bad("node %s is forgotten up to number %d after %d", f.Node.Short(), n, f.UpTo)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(old.Classes)) {
 		was, is := old.Classes[name], next.Classes[name]

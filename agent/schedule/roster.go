@@ -58,6 +58,48 @@ func (c *ClassOrder) attempts(id bundle.NodeID) int {
 	return n
 }
 
+// Standing is how a node counts, beside what it says of itself. A node that is not
+// StandingIn counts for nothing until it speaks again.
+type Standing string
+
+// The standings.
+const (
+	StandingIn      Standing = ""
+	StandingLeft    Standing = "left"    // its agent has left the ring
+	StandingSkipped Standing = "skipped" // the operator's word that it is gone
+	StandingOutside Standing = "outside" // unreachable, and not named by the newest order
+)
+
+// Standing tells how a node counts under o, the newest order; nil for none.
+func (o *Order) Standing(r view.Record, reachable bool) Standing {
+	switch {
+	case r.Left:
+		return StandingLeft
+	case o == nil:
+	case !o.Names(r.Class, r.Node) && !reachable:
+		return StandingOutside
+	case o.Names(r.Class, r.Node) && o.Attempts(r.Class, r.Node) == 0:
+		return StandingSkipped
+	}
+	return StandingIn
+}
+
+// Members returns each node of a class's roster once, skipped or not, in the order of
+// first places.
+func (o *Order) Members(class bundle.Class) (ids []bundle.NodeID) {
+	c := o.Classes[class]
+	for _, m := range c.members() {
+		ids = append(ids, m.id)
+	}
+	return ids
+}
+
+// Names reports whether a class's roster names a node, skipped or not.
+func (o *Order) Names(class bundle.Class, id bundle.NodeID) bool {
+	c := o.Classes[class]
+	return c.names(id)
+}
+
 // Attempts returns how many attempts at the release the order allows a node: a
 // held node whose record counts fewer as ended may try again.
 func (o *Order) Attempts(class bundle.Class, id bundle.NodeID) int {

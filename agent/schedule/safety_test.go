@@ -101,7 +101,9 @@ func (w *world) release() {
 	var nodes []Candidate
 	for _, id := range w.ids {
 		if w.choose(5) > 0 { // the operator's peer may not know all
-			nodes = append(nodes, Candidate{ID: id, Class: w.class, Reachable: w.choose(4) > 0})
+			c := Candidate{ID: id, Class: w.class, Reachable: w.choose(4) > 0}
+			c.Left = !c.Reachable && w.nodes[id].down == 0 && w.choose(3) == 0
+			nodes = append(nodes, c)
 		}
 	}
 	o, err := Instantiate(m, bundle.Sum([]byte{byte(version)}), previous, nodes)
@@ -112,6 +114,9 @@ func (w *world) release() {
 		w.bugs.order(w, o)
 	} else if err := Follows(previous, o); err != nil {
 		panic(err)
+	}
+	for _, i := range o.Classes[w.class].Skipped { // those that have left, and may come back
+		w.gone[o.Classes[w.class].Roster[i]] = true
 	}
 	w.orders = append(w.orders, o)
 }

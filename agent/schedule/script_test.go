@@ -40,10 +40,10 @@ func (s *script) lookup(id bundle.NodeID) (view.Record, bool) {
 // TestScripts runs testdata/*: rollouts as an operator sees them. Rewrite the
 // expected output with `go test ./agent/schedule -rewrite`, and read the diff.
 //
-//	order release=N [previous=true] [class=…] [strategy=…] [k=…] [canary=…] [soak=…] [failures=…] nodes=(…) [unreachable=(…)]
+//	order release=N [previous=true] [class=…] [strategy=…] [k=…] [canary=…] [soak=…] [failures=…] nodes=(…) [unreachable=(…)] [left=(…)]
 //	place roster=(…): sets the roster of class kv, so that a script can say who is first
 //	record NODE [version=…] [phase=…] [obeys=…] [ended=RELEASE/COUNT] [held]; many lines in the input
-//	pause, resume, abort; skip, retry, start NODE; budget k=…
+//	pause, resume, abort; skip, retry, start NODE; budget k=…; forget NODE [number=…]
 //	decide NODE [not-synced] [expired] [conflict] [settled=…] [unreachable=(…)]
 //	summary
 func TestScripts(t *testing.T) {
@@ -112,6 +112,9 @@ func (s *script) instantiate(t *testing.T, d *datadriven.TestData) string {
 	for _, name := range names(d, "unreachable") {
 		nodes = append(nodes, Candidate{ID: s.id(name), Class: "kv"})
 	}
+	for _, name := range names(d, "left") {
+		nodes = append(nodes, Candidate{ID: s.id(name), Class: "kv", Left: true})
+	}
 	if !d.HasArg("previous") {
 		s.order = nil
 	}
@@ -153,6 +156,9 @@ func (s *script) show() string {
 			b.WriteString("\n")
 		}
 	}
+	for _, f := range s.order.Forgotten {
+		fmt.Fprintf(&b, "forgotten %s up to %d\n", s.names[f.Node], f.UpTo)
+	}
 	return b.String()
 }
 
@@ -174,6 +180,8 @@ func (s *script) record(t *testing.T, d *datadriven.TestData, words []string) {
 			rec.Phase = view.Phase(strings.ReplaceAll(value, "_", " "))
 		case "obeys":
 			rec.Obeys = bundle.Version(n)
+		case "left":
+			rec.Left = true
 		case "held":
 			rec.Held, rec.Phase = true, "held"
 		case "ended":
@@ -254,6 +262,10 @@ func (s *script) change(t *testing.T, d *datadriven.TestData) string {
 		next, err = s.order.Retry("kv", id)
 	case "start":
 		next, err = s.order.Start("kv", id)
+	case "forget":
+		var number uint64
+		d.MaybeScanArgs(t, "number", &number)
+		next, err = s.order.Forget(id, number)
 	case "budget":
 		var k int
 		d.ScanArgs(t, "k", &k)

@@ -9,6 +9,9 @@ import (
 
 // name returns what people call a node.
 func (d *decision) name(id bundle.NodeID) string {
+	if d.Name != nil {
+		return d.Name(id)
+	}
 	if rec, ok := d.Lookup(id); ok && rec.Name != "" {
 		return rec.Name
 	}
@@ -33,6 +36,8 @@ func (d *decision) doing(id bundle.NodeID) string {
 	switch {
 	case !ok:
 		return "nothing is known of it"
+	case rec.Left:
+		return "it has left, last seen " + string(rec.Phase)
 	case d.Reachable != nil && !d.Reachable(id):
 		return "unreachable, last seen " + string(rec.Phase)
 	case d.order.Previous != 0 && !theRule().past(d.order.Previous, d.order.Release, rec, ok):

@@ -91,6 +91,32 @@ func startCommand() *cli.Command {
 	return nodeOrderCommand("start", "let a node go down under a schedule with the manual strategy", (*schedule.Order).Start)
 }
 
+func forgetCommand() *cli.Command {
+	return &cli.Command{
+		Name: "forget", Usage: "drop all that is known of a node that is gone, until it speaks again", ArgsUsage: "NODE",
+		Description: "No rollout waits for the node, and no peer shows it any more. Its agent must have ended.",
+		Flags:       []cli.Flag{agentFlag(), trustFlag()},
+		Action: func(c *cli.Context) error {
+			node, err := oneArg(c, "the name of a node or the beginning of its ID")
+			if err != nil {
+				return err
+			}
+			n, err := findNode(c.Context, client(c), node)
+			if err != nil {
+				return err
+			}
+			if n.Reachable {
+				return control.Refused(fmt.Errorf("forget %s: its agent is reachable, so it would be known again at once", node),
+					"end it with `moult leave` first, or wait until its peers have seen that it ended")
+			}
+			_, err = signOrder(c, operator.Change{Name: "forget", Apply: func(o *schedule.Order) (*schedule.Order, error) {
+				return o.Forget(n.ID, n.Number)
+			}})
+			return err
+		},
+	}
+}
+
 func wholeOrderCommand(name, usage string, f func(*schedule.Order) (*schedule.Order, error)) *cli.Command {
 	return &cli.Command{Name: name, Usage: usage, Flags: orderFlags(),
 		Action: func(c *cli.Context) error {
@@ -116,7 +142,7 @@ func nodeOrderCommand(name, usage string, f func(*schedule.Order, bundle.Class, 
 			if err != nil {
 				return err
 			}
-			next := "; `moult retry " + n.Name + "` gives it a place again"
+			next := "; `moult retry " + node + "` gives it a place again"
 			_, err = signOrder(c, operator.Change{
 				Name: name, Newest: name == "retry" || name == "start",
 				Apply: func(o *schedule.Order) (*schedule.Order, error) {
@@ -147,19 +173,7 @@ func findNode(ctx context.Context, api *control.Client, node string) (control.No
 	if err != nil {
 		return control.NodeStatus{}, err
 	}
-	var found []control.NodeStatus
-	for _, n := range s.Nodes {
-		if n.Name == node || strings.HasPrefix(n.ID.String(), strings.ToLower(node)) {
-			found = append(found, n)
-		}
-	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return control.NodeStatus{}, misusef("see `moult status`", "no node is called %q", node)
-	}
-	return control.NodeStatus{}, misusef("give more digits of its ID, see `moult status`", "%q fits %d nodes", node, len(found))
+	return control.Find(s.Nodes, node, func(n control.NodeStatus) (string, bundle.NodeID) { return n.Name, n.ID })
 }
 
 // signOrder changes the order of the release that the flags name, or of the

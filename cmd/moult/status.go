@@ -146,6 +146,9 @@ func (p statusPrinter) print(s control.Status) error {
 		if !n.Reachable {
 			seen = "no"
 		}
+		if n.Standing != "" {
+			seen += ", " + n.Standing
+		}
 		v := fmt.Sprint(n.Version)
 		if n.Target != 0 && n.Target != n.Version {
 			v = fmt.Sprintf("%d→%d", n.Version, n.Target)

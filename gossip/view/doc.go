@@ -14,6 +14,10 @@
 // view is the maximum for each node: merging is commutative, associative and
 // idempotent, and a view only ever rises (promise P8).
 //
+// A node may be forgotten, by a word that is signed elsewhere ([View.Forget]): its records
+// up to a number are as if they had never been. Views that forget the same are as before:
+// the maximum of what they were given, and equal where that is.
+//
 // # The record format
 //
 // A signed record is a JSON object and an ed25519 signature over

@@ -78,6 +78,22 @@ func (s *Snapshot) put(e *entry) {
 	s.buckets[i] = next
 }
 
+// drop takes a node's entry out, without rehashing. Only the view that owns s calls it.
+func (s *Snapshot) drop(id bundle.NodeID) {
+	i := bucketOf(id)
+	next := &bucket{entries: slices.Clone(s.buckets[i].entries)}
+	at, found := next.search(id)
+	if !found {
+		return
+	}
+	next.entries = slices.Delete(next.entries, at, at+1)
+	s.n--
+	s.buckets[i] = next
+	if len(next.entries) == 0 {
+		s.buckets[i] = nil // the hash of an empty bucket is 0
+	}
+}
+
 func (s *Snapshot) find(id bundle.NodeID) (*entry, bool) {
 	b := s.buckets[bucketOf(id)]
 	at, found := b.search(id)

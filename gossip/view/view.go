@@ -33,6 +33,7 @@ type View struct {
 	now           Snapshot
 	memo          *Memo
 	equivocations map[bundle.NodeID]Equivocation
+	forgotten     map[bundle.NodeID]uint64
 }
 
 // Memo remembers what was verified, for views of one process that are given the
@@ -70,6 +71,30 @@ func (v *View) Merge(records ...Signed) (changed []bundle.NodeID, err error) {
 	return slices.Compact(changed), errors.Join(problems...)
 }
 
+// Forget takes the place of what was forgotten before: of each node the records up to a
+// number are dropped, and none of them is taken again. It returns the nodes that were
+// dropped, sorted. The caller must not change the map any more.
+func (v *View) Forget(upTo map[bundle.NodeID]uint64) (dropped []bundle.NodeID) {
+	v.forgotten = upTo
+	touched := map[int]bool{}
+	for _, id := range slices.SortedFunc(maps.Keys(upTo), compareID) {
+		if e, known := v.now.find(id); known && e.stamp.Seq <= upTo[id] {
+			v.now.drop(id)
+			dropped = append(dropped, id)
+			touched[bucketOf(id)] = true
+		}
+	}
+	for _, i := range slices.Sorted(maps.Keys(touched)) {
+		if b := v.now.buckets[i]; b != nil {
+			b.rehash()
+		}
+	}
+	return dropped
+}
+
+// Forgotten is up to which number a node's records are forgotten; 0 for none.
+func (v *View) Forgotten(id bundle.NodeID) uint64 { return v.forgotten[id] }
+
 // news returns the entry to be put into the view for s, or nil. Records that
 // could change nothing are not verified: that is where the time goes.
 func (v *View) news(s Signed) (*entry, error) {
@@ -83,6 +108,9 @@ func (v *View) news(s Signed) (*entry, error) {
 	}
 	stamp := e.stamp
 	have, known := v.now.find(stamp.Node)
+	if upTo, ok := v.forgotten[stamp.Node]; ok && stamp.Seq <= upTo {
+		return nil, nil
+	}
 	if known && (have.stamp == stamp || stamp.Seq < have.stamp.Seq) {
 		return nil, nil
 	}

@@ -376,3 +376,55 @@ func BenchmarkMerge(b *testing.B) {
 		}
 	})
 }
+
+// forgets reports whether it matters when a view is told to forget.
+func forgets(t *testing.T, forget func(*View, map[bundle.NodeID]uint64)) (err error) {
+	all := history(t)
+	rapid.Check(t, func(t *rapid.T) {
+		given := rapid.SliceOfN(rapid.IntRange(0, len(all)-1), 1, 20).Draw(t, "records")
+		at := rapid.IntRange(0, len(given)).Draw(t, "when")
+		stamp := stampOf(all[rapid.IntRange(0, len(all)-1).Draw(t, "of")])
+		upTo := map[bundle.NodeID]uint64{stamp.Node: stamp.Seq}
+		first, late := New(nil), New(nil)
+		first.Forget(upTo)
+		for n, i := range given {
+			if n == at {
+				forget(late, upTo)
+			}
+			_, _ = first.Merge(all[i])
+			_, _ = late.Merge(all[i])
+		}
+		if at == len(given) {
+			forget(late, upTo)
+		}
+		r, known := first.Get(stamp.Node)
+		switch {
+		case known && r.Seq <= stamp.Seq:
+			err = fmt.Errorf("record %d is there, and was forgotten up to %d", r.Seq, stamp.Seq)
+		case !slices.Equal(first.Buckets(), late.Buckets()) || first.Len() != late.Len() || !maps.Equal(realView{first}.records(), realView{late}.records()):
+			err = errors.New("views that were given the same differ by when they were told to forget")
+		}
+	})
+	return err
+}
+
+func TestForget(t *testing.T) {
+	if err := forgets(t, func(v *View, upTo map[bundle.NodeID]uint64) { v.Forget(upTo) }); err != nil {
+		t.Error(err)
+	}
+	for name, forget := range map[string]func(*View, map[bundle.NodeID]uint64){
+		"it is taken again":   func(v *View, upTo map[bundle.NodeID]uint64) { v.Forget(upTo); v.forgotten = nil },
+		"what is there stays": func(v *View, upTo map[bundle.NodeID]uint64) { v.forgotten = upTo },
+		"all records of it go": func(v *View, upTo map[bundle.NodeID]uint64) {
+			for id := range upTo {
+				if _, known := v.Get(id); known {
+					v.now.drop(id)
+				}
+			}
+		},
+	} {
+		if forgets(t, forget) == nil {
+			t.Errorf("%s: not caught", name)
+		}
+	}
+}

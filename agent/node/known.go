@@ -1,0 +1,61 @@
+package node
+
+import (
+	"moult/agent/schedule"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// Known lists every node that orders, status and commands can mean, sorted by ID: those
+// of the view, and those that only the newest order names, of which nothing is known but
+// ID and class.
+func (n *Node) Known() (all []view.Record) {
+	for r := range n.view.All() {
+		all = append(all, r)
+	}
+	o := n.newestOrder()
+	if o == nil {
+		return all
+	}
+	for _, class := range sorted(o.Classes) {
+		for _, id := range o.Members(class) {
+			if _, ok := n.view.Get(id); !ok && o.Attempts(class, id) > 0 {
+				all = append(all, view.Record{Node: id, Class: class})
+			}
+		}
+	}
+	return all
+}
+
+// Standing tells how a node of Known counts.
+func (n *Node) Standing(r view.Record) schedule.Standing {
+	return n.newestOrder().Standing(r, n.Alive(r.Node))
+}
+
+// NameOf is what commands call a node: its name, or where that is not its alone or not
+// known, the beginning of its ID.
+func (n *Node) NameOf(id bundle.NodeID) string {
+	r, ok := n.view.Get(id)
+	if !ok || r.Name == "" {
+		return id.Short()
+	}
+	if n.names == nil {
+		n.names = map[string]int{}
+		for r := range n.view.All() {
+			n.names[r.Name]++
+		}
+	}
+	if n.names[r.Name] > 1 {
+		return id.Short()
+	}
+	return r.Name
+}
+
+// newestOrder is the order in force of the newest release that has one; nil for none.
+func (n *Node) newestOrder() *schedule.Order {
+	vs := sorted(n.docs.orders)
+	if len(vs) == 0 {
+		return nil
+	}
+	return n.docs.orders[vs[len(vs)-1]]
+}
