@@ -136,6 +136,9 @@ func (a *Agent) launch(ctx context.Context, v bundle.Version) error {
 		return fmt.Errorf("agent.hcl of this node has service %s, and release %d has only %s: publish a release with all of them, or take the service block out of agent.hcl and restart the agent",
 			strings.Join(missing, ", "), v, strings.Join(has, ", "))
 	}
+	if !a.slots.Exists(v) {
+		return fmt.Errorf("there is no state of version %d at %s", v, a.slots.Path(v)) // software would begin with none
+	}
 	return a.soft.Launch(ctx, v)
 }
 

@@ -41,6 +41,8 @@ func (m Memory) state() upgrade.State {
 	switch {
 	case m.behind():
 		return upgrade.Restored(m.Slot, p.Raised(*m.State))
+	case m.State != nil && m.Doubt != "":
+		return upgrade.Abandoned(*m.State)
 	case m.State != nil:
 		return *m.State
 	case m.Slot != 0 && m.Adopted:

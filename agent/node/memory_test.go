@@ -31,6 +31,9 @@ func TestJournalBehindLiveSlot(t *testing.T) {
 	if clears(Memory{State: &s, Slot: 2}) {
 		t.Error("the live slot is made anew")
 	}
+	if got := (Memory{State: &s, Slot: 1, Doubt: "the floor file is missing"}).state(); got.Phase != upgrade.RollingBack {
+		t.Errorf("an attempt that may have ended since goes on: %+v", got)
+	}
 	got := Memory{State: &s, Slot: 2}.state()
 	if got.Running != 2 || got.Obeys != 2 || got.Claims() != 1 {
 		t.Errorf("goes on from %+v", got)

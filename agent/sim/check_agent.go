@@ -44,7 +44,7 @@ func (a *agent) published(r view.Record, signed view.Signed) {
 		a.s.fail("P7", "%s says version %d, obeys %d, ended %v, and version %d, obeys %d, ended %d×%d is saved",
 			a.h.name, r.Version, r.Obeys, r.Ended, s.Claims(), s.Obeys, s.EndedRelease, s.EndedCount)
 	}
-	if a.h.disk.doubt {
+	if a.h.forgot {
 		a.s.twoTongued = a.s.twoTongued || r.Seq <= t.last.Seq
 		t.last = view.Record{}
 	}
@@ -191,13 +191,17 @@ func (a *agent) checkWaiting() {
 	}
 }
 
-// checkGo looks at a node that goes down. Promise P4: it goes by the newest order
+// checkGo looks at a node that goes down. Promise P3: for no release that it knows was
+// signed twice; a newer one says which content it goes on from. Promise P4: it goes by the newest order
 // that it was ever shown, also where the disk had no room for that. Promise P9: it
 // has heard from a peer since its start, and everything that any node has ever
 // promised would only have confirmed it.
 func (a *agent) checkGo(release bundle.Version) {
 	if !a.exchanged {
 		a.s.fail("P9", "%s goes down before its first exchange with a peer", a.h.name)
+	}
+	if v := a.s.twice; v == release && len(a.contents) == 2 {
+		a.s.fail("P3", "%s goes down for release %d, and was shown that it was signed twice", a.h.name, v)
 	}
 	if o := a.shown.orders[release]; o != nil && o.State != schedule.StateRunning {
 		a.s.fail("P4", "%s goes down for release %d, and was shown that its rollout is %s", a.h.name, release, o.State)

@@ -43,7 +43,9 @@
 //
 // After every event:
 //
+//	P1  nobody goes down by metadata that have expired by its own clock
 //	P2  metadata never go back; none older than the floor are acted on
+//	P3  nobody goes down for a release that it was shown to be signed twice
 //	P4  of each class at most k nodes are down, by what is durable; k is as the
 //	    proof in package schedule says, and nodes that were ever skipped, or have
 //	    never served, do not count; and nobody goes down whom a newer order, that
@@ -73,9 +75,10 @@
 //
 // # What it cannot see
 //
-// Signatures over metadata (P1, P3), bounds (P10), traffic (P11) and real
-// processes (P12) are tested where they are. Equivocating nodes and data folders
-// brought back from backups are not simulated: they break what the proof of P4
-// assumes. Artifacts are fetched as one event; the swarm has its own tests.
-// Records leave out addresses and the reason for a wait, which steer nothing.
+// Signatures over metadata (P1, P3), bounds (P10), traffic (P11) and real processes
+// (P12) are tested where they are. Data folders brought back whole from backups are not
+// simulated: they break what the proof of P4 assumes, and lose writes whatever the node
+// does. A disk that has lost the floor file and the journal's end is; its node does not
+// count for P4. Artifacts are fetched as one event; the swarm has its own tests. Records
+// leave out addresses and the reason for a wait, which steer nothing.
 package sim

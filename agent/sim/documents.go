@@ -64,6 +64,9 @@ func (a *agent) offer(next *set) {
 	if a.shown == nil || next.timestamp > a.shown.timestamp {
 		a.shown = next
 	}
+	if v := a.s.twice; v != 0 && v <= next.head {
+		a.contents[next.manifests[v] == a.s.operator.set.manifests[v]] = true
+	}
 	a.tell(node.MetadataSeen{Metadata: next.meta})
 	a.tell(node.MetadataVerified{Metadata: next.meta})
 	a.flush()

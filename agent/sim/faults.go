@@ -25,11 +25,17 @@ func (s *simulation) injectFaults() {
 	plan(12, func() { s.strike(false) })
 	plan(6, func() { s.strike(true) })
 	plan(2, s.loseDatabase)
-	plan(2, s.loseTail)
+	plan(4, s.loseTail)
 	plan(3, func() { pick(s, s.hosts).die() })
 	plan(3, s.fillDisk)
 	plan(3, s.cutOff)
 	plan(1, func() { s.sendAway(pick(s, s.hosts)) })
+	if s.chance(0.3) {
+		s.after(s.between(0, chaos), s.expire)
+	}
+	if s.chance(0.15) {
+		s.after(s.between(0, chaos), s.signTwice)
+	}
 	if s.chance(0.5) {
 		// Away from before the first rollout until after the second one began.
 		s.after(s.between(0, 5*time.Second), func() { s.sendAway(s.hosts[s.rng.IntN(nodes-4)]) })
@@ -88,6 +94,7 @@ func (s *simulation) loseTail() {
 	h.trace("floor file lost, and the journal's end")
 	h.crash(s.chance(0.5))
 	h.disk.loseTail(s)
+	h.forgot = true
 	s.operator.gone[h.i] = true // the budget rests on what nodes remember
 }
 

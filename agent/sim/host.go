@@ -33,6 +33,8 @@ type host struct {
 
 	ill   [maxRelease + 1]illness
 	truth truth
+	// forgot: its disk has lost what it has said, and perhaps that it has.
+	forgot bool
 }
 
 // software is the node's process. Its record is durable before it runs, so the
@@ -121,7 +123,7 @@ func (h *host) start() {
 		return
 	}
 	h.boot++
-	a := &agent{h: h, s: h.s}
+	a := &agent{h: h, s: h.s, contents: map[bool]bool{}}
 	h.agent = a
 	h.s.stats.Restarts++
 	a.restore()

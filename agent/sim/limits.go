@@ -21,6 +21,8 @@ const (
 	// patience is how long, once faults have stopped, all nodes may take to
 	// settle at the newest release and all views to become equal.
 	patience = 20 * time.Minute
+	// brief is how long after that a run goes on in which a release is frozen.
+	brief = 2 * time.Minute
 
 	// What the agent does regularly. Its tick is shorter; decisions are taken
 	// after every event, so a tick matters to soak times and retries only.

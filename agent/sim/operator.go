@@ -116,6 +116,7 @@ func (s *simulation) sign(p *host, order *schedule.Order, what string) {
 	order = must(schedule.ParseOrder(must(schedule.MarshalOrder(order)))) // as it would travel
 	next := *op.set
 	next.timestamp++
+	next.expires = never
 	next.head = max(next.head, order.Release)
 	next.orders[order.Release] = order
 	op.set = s.publish(&next)
@@ -124,6 +125,49 @@ func (s *simulation) sign(p *host, order *schedule.Order, what string) {
 	s.trace("op", fmt.Sprintf("%s: release %d serial %d %s, metadata %d, by %s", what, order.Release, order.Serial, order.State, next.timestamp, p.name))
 	s.checkSigned(order)
 	s.handOver(p)
+}
+
+// expire signs metadata that do not last: nobody has looked after them.
+func (s *simulation) expire() {
+	if p := s.peer(); p != nil {
+		s.stats.Expired++
+		s.refresh(p, epoch.Add(s.now+s.between(time.Second, 30*time.Second)))
+	}
+}
+
+// refresh signs what is in force anew.
+func (s *simulation) refresh(p *host, expires time.Time) {
+	op := &s.operator
+	next := *op.set
+	next.timestamp++
+	next.expires = expires
+	op.set = s.publish(&next)
+	s.trace("op", fmt.Sprintf("metadata %d expire at %v, by %s", next.timestamp, expires.Sub(epoch), p.name))
+	s.handOver(p)
+}
+
+// signTwice is a thief of the publisher's key: the newest release gets another content,
+// in metadata that come into force. The operator signs above both.
+func (s *simulation) signTwice() {
+	op, p := &s.operator, s.peer()
+	if p == nil || op.set.head == 1 {
+		return
+	}
+	v := op.set.head
+	evil := *op.set
+	evil.timestamp++
+	evil.manifests[v] = bundle.Sum(fmt.Append(nil, "evil", v))
+	s.contents[evil.manifests[v]] = s.manifests[v]
+	s.publish(&evil)
+	next := *op.set
+	next.timestamp = evil.timestamp
+	op.set = &next // never handed over: the next one signed is above it
+	s.twice = v
+	s.stats.Twice++
+	s.trace("thief", fmt.Sprintf("release %d signed twice, metadata %d, by %s", v, evil.timestamp, p.name))
+	p.receive(evil.documents()...)
+	p.agent.tell(node.LookAgain{})
+	p.agent.offer(&evil)
 }
 
 // handOver gives the newest metadata and documents to a peer.
@@ -198,6 +242,9 @@ func (s *simulation) attend() {
 		return
 	case order.State == schedule.StatePaused:
 		s.sign(p, must(order.Resume()), "resume")
+		return
+	case s.operator.set.expires != never:
+		s.refresh(p, never)
 		return
 	case p.agent.timestamp() < s.operator.set.timestamp:
 		s.handOver(p) // who was handed it may have lost it

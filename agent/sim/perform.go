@@ -260,6 +260,8 @@ func (a *agent) forgetAdmission() {
 		}
 	}
 	s.Phase = upgrade.Starting
+	a.h.disk.current = s.Running // the live slot would tell
+	a.h.disk.sync()
 	a.save(node.Save{State: &s})
 	a.node = must(node.New(a.config(), a.h.memory(), a.clock()))
 	a.node.Advance(a.node.Ready())

@@ -36,16 +36,20 @@ var plants = []struct {
 	{"a slot gets its name before its files are synced", "P5", Plant{Publish: []Stage{StageRename, StageSyncFolder, StageSyncTree}}},
 	{"it goes back after callers were admitted", "P6", Plant{GiveUp: true}},
 	{"a rollout has ended where nobody is known who is behind", CheckAnswered, Plant{Rules: node.Rules{Complete: endedAlways}}},
+	{"metadata that have expired permit", "P1", Plant{Rules: node.Rules{Decide: neverExpired}}},
+	{"a second signing counts for nothing", "P3", Plant{Event: keysReplaced}},
 	{"a journal counts for more than the live slot", "P6", Plant{Memory: journalAlone}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
 
 // foundBy has a seed that finds a plant, where the first does not.
 var foundBy = map[string]uint64{
-	"nodes that may be down under an earlier order do not count": 62,
-	"the slot of a failed attempt is used again":                 5,
-	"a rollout has ended where nobody is known who is behind":    59,
-	"a slot gets its name before its files are synced":           17,
+	"nodes that may be down under an earlier order do not count": 20,
+	"the slot of a failed attempt is used again":                 8,
+	"a slot gets its name before its files are synced":           9,
+	"it goes back after callers were admitted":                   5,
+	"metadata that have expired permit":                          16,
+	"a journal counts for more than the live slot":               13,
 }
 
 // withinSeeds is how many seeds a planted bug may survive.
@@ -104,6 +108,22 @@ func journalAlone(m node.Memory) node.Memory {
 		m.Slot = min(m.Slot, m.State.Running)
 	}
 	return m
+}
+
+func neverExpired(in schedule.Input) schedule.Decision {
+	in.Expired = false
+	return schedule.Decide(in)
+}
+
+func keysReplaced(_ *node.Node, e node.Event) node.Event {
+	switch e := e.(type) {
+	case node.MetadataSeen:
+		return nil
+	case node.MetadataVerified:
+		e.KeysReplaced = true
+		return e
+	}
+	return e
 }
 
 func endedAlways(*schedule.Order, func(bundle.NodeID) (view.Record, bool)) bool { return true }

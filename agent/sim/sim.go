@@ -66,7 +66,7 @@ type Stats struct {
 	Crashes, Restarts, Databases, Cuts, Lost, Corrupted int
 	Orders, WentDown, Settled, Held, RolledBack         int
 	Refused, Frozen                                     int
-	Calls, Retired, Tails                               int
+	Calls, Retired, Tails, Expired, Twice               int
 }
 
 // String tells what failed, what came before it, and how to see it again.
@@ -143,6 +143,7 @@ type simulation struct {
 	views     map[uint64]uint64    // what a view was given, and what came of it
 	written   map[view.Signed]word // every record that was ever signed
 	stats     Stats
+	twice     bundle.Version // the release that was signed twice; 0: none
 	// twoTongued: a node has said two things with one number, since its disk had lost
 	// that it said the first.
 	twoTongued bool

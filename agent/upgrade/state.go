@@ -154,6 +154,20 @@ func Restored(slot bundle.Version, floor Promises) State {
 	return s
 }
 
+// Abandoned is the state of a node whose attempt may have gone further than the disk
+// says, or have ended: where callers were not let in to the new software, the attempt
+// is rolled back, since its slots may be gone.
+func Abandoned(s State) State {
+	switch s.Phase {
+	case Draining, Transforming, Starting:
+		s.Phase, s.Back, s.Reason = RollingBack, Held, "what was written last may be lost, so the attempt begins anew"
+		if s.Running != 0 {
+			s.Back = Waiting
+		}
+	}
+	return s
+}
+
 // Promises are what a node has told others and must not take back.
 type Promises struct {
 	Settled      bundle.Version
