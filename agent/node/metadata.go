@@ -69,10 +69,12 @@ func (n *Node) take(m Metadata, keysReplaced bool) {
 	}
 	if err := n.JudgeMetadata(m); err != nil {
 		if errors.Is(err, ErrOlder) && m.Timestamp == n.meta.Timestamp {
-			n.alarm(causeFork, fmt.Sprintf("two different sets of metadata have timestamp version %d: somebody signed twice from one state; the next one signed (`moult trust refresh`, any order) ends it", m.Timestamp))
+			n.forked = true
+			n.alarm(causeFork, fmt.Sprintf("two different sets of metadata have timestamp version %d: somebody signed twice from one state, perhaps two rollout orders of one release; no node goes down before the next one is signed (`moult trust refresh`, any order)", m.Timestamp))
 		}
 		return
 	}
+	n.forked = false
 	n.alarm(causeFork, "")
 	if keysReplaced {
 		n.thaw(m)

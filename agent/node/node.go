@@ -54,8 +54,11 @@ type Node struct {
 
 	meta     Metadata // in force
 	evidence Metadata // a set that contradicts meta; zero for none
-	frozen   map[bundle.Version]bundle.Digest
-	docs     documents
+	// forked: another set has meta's number. Each half may have an order by which
+	// others go down, and neither counts the other's nodes.
+	forked bool
+	frozen map[bundle.Version]bundle.Digest
+	docs   documents
 
 	view    *view.View
 	dropped []bundle.NodeID // forgotten, and to be told

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"time"
 
 	"moult/agent/schedule"
@@ -13,6 +14,7 @@ import (
 const (
 	CodeBelowFloor   = "below-floor"
 	CodeOrderPending = "order-pending"
+	CodeFork         = "fork"
 	CodeNotReady     = "not-ready"
 )
 
@@ -88,6 +90,8 @@ func (n *Node) mayGo(s upgrade.State) schedule.Decision {
 	switch {
 	case n.BelowFloor():
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeBelowFloor, Text: "this peer has lost metadata that it had accepted, and waits for peers to bring them back"}}
+	case n.forked:
+		return schedule.Decision{Reason: schedule.Reason{Code: CodeFork, Text: fmt.Sprintf("two sets of metadata with number %d are signed, perhaps with two rollout orders; it waits for the next one (`moult trust refresh` signs one)", n.meta.Timestamp)}}
 	case n.OrderPending(s.Goal):
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeOrderPending, Text: "a newer rollout order is signed and has not arrived here yet"}}
 	}
