@@ -28,7 +28,8 @@ const (
 	// spareDisk is kept free beside what a transform needs, in bytes.
 	spareDisk = 64 << 20
 
-	documentTimeout = 5 * time.Second // to fetch one document, before others are tried
+	documentTimeout = 5 * time.Second  // to fetch one document, before others are tried
+	objectsTimeout  = 30 * time.Second // for simulation objects to follow, before it is said
 	tickInterval    = 500 * time.Millisecond
 	stalledTicks    = 10 // so many of them without a byte, and the node says what it lacks
 	persistInterval = 5 * time.Second

@@ -82,8 +82,11 @@ func (a *Agent) startHost() (objects.Host, error) {
 }
 
 // settleObjects waits until the objects are as the loop wants them: what is not
-// wanted any more has ended. It is called beside the loop.
+// wanted any more has ended. Where that takes long it says so, for the caller to say.
+// It is called beside the loop.
 func (a *Agent) settleObjects(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, objectsTimeout, fmt.Errorf("simulation objects have not followed within %v", objectsTimeout))
+	defer cancel()
 	for {
 		var done <-chan struct{}
 		var err error
@@ -99,14 +102,14 @@ func (a *Agent) settleObjects(ctx context.Context) error {
 		select {
 		case <-done:
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 	}
 }
 
 // partObjects tells the objects that the calls at the node have ended, and the
-// software is about to. It is called beside the loop, and waits until they know: the
-// calls that they get from then on wait.
+// software is about to. It is called beside the loop, and waits until they know, but
+// not for ever: the calls that they get from then on wait.
 func (a *Agent) partObjects(ctx context.Context) {
 	if !a.ask(func() { a.objects.Part() }) {
 		return
