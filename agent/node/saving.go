@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"maps"
+	"time"
 
 	"moult/agent/upgrade"
 	"moult/store/bundle"
@@ -128,9 +129,13 @@ func (n *Node) takeAnswers() {
 
 // step tells the machine what happened. Nothing must wait to be saved.
 func (n *Node) step(e upgrade.Event) {
-	before := n.machine.State().Phase
+	before := n.machine.State()
 	n.machine.Step(e)
-	if s := n.machine.State(); s.Phase != before && n.retriesAlone(s) {
+	s := n.machine.State()
+	if s.Goal != before.Goal && s.Goal != 0 {
+		n.notBefore = time.Time{} // another release is not to blame
+	}
+	if s.Phase != before.Phase && n.retriesAlone(s) {
 		n.notBefore = n.now.Add(retryInstall)
 	}
 }
