@@ -34,21 +34,22 @@ func (n *Node) alarm(cause, text string) {
 	case text == "":
 	case i >= 0:
 		n.alarms[i].text = text
-	default:
+	case len(n.alarms) < maxKept: // none pushes another out
 		n.raised = append(n.raised, text)
 		n.alarms = append(n.alarms, alarm{cause, text})
-		if len(n.alarms) > maxAlarms {
-			n.alarms = n.alarms[len(n.alarms)-maxAlarms:]
-		}
 	}
 }
 
-// Alarms are what an operator should look at, the oldest first; nil for nothing.
+// Alarms are what an operator should look at, the oldest first, and how many there are
+// beside those that a record has room for; nil for nothing.
 func (n *Node) Alarms() (texts []string) {
 	for _, a := range n.alarms {
 		if !slices.Contains(texts, a.text) {
 			texts = append(texts, a.text)
 		}
+	}
+	if more := len(texts) - maxAlarms + 1; more > 1 {
+		texts = append(texts[:maxAlarms-1], fmt.Sprintf("and %d more, which the log of this agent has", more))
 	}
 	return texts
 }

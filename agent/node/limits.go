@@ -3,8 +3,9 @@ package node
 import "time"
 
 const (
-	// maxAlarms bounds the alarms kept; the oldest go first.
+	// maxAlarms bounds the alarms that are told, maxKept those that are known, by cause.
 	maxAlarms = 16
+	maxKept   = 256
 	// documentsAtOnce bounds the documents that are fetched at one time.
 	documentsAtOnce = 8
 	// numbersAtOnce is how many record numbers are reserved by one durable write.

@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,20 +83,27 @@ func TestRounds(t *testing.T) {
 	}
 }
 
-// TestAlarmsGo: an alarm goes when its cause does.
+// TestAlarmsGo: an alarm goes when its cause does, and not because others come.
 func TestAlarmsGo(t *testing.T) {
 	n, err := New(Config{Self: bundle.NodeID{1}}, Memory{}, time.Unix(0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range maxAlarms + 2 {
+	for i := range maxKept + 2 {
 		n.Step(time.Unix(0, 0), Alarm{Cause: fmt.Sprint(i), Text: fmt.Sprint("alarm ", i)})
 	}
-	if got := n.Alarms(); len(got) != maxAlarms || got[0] != "alarm 2" {
+	got := n.Alarms()
+	if len(got) != maxAlarms || got[0] != "alarm 0" || !strings.HasPrefix(got[maxAlarms-1], fmt.Sprint("and ", maxKept-maxAlarms+1, " more")) {
 		t.Errorf("too many alarms: %q", got)
 	}
-	n.Step(time.Unix(0, 0), Alarm{Cause: "2"})
-	if got := n.Alarms(); len(got) != maxAlarms-1 || got[0] != "alarm 3" {
+	for i := maxAlarms; i < maxKept; i++ {
+		n.Step(time.Unix(0, 0), Alarm{Cause: fmt.Sprint(i)})
+	}
+	if got := n.Alarms(); len(got) != maxAlarms || got[maxAlarms-1] != fmt.Sprint("alarm ", maxAlarms-1) {
+		t.Errorf("as many as there is room for: %q", got)
+	}
+	n.Step(time.Unix(0, 0), Alarm{Cause: "0"})
+	if got := n.Alarms(); len(got) != maxAlarms-1 || got[0] != "alarm 1" {
 		t.Errorf("the cause has gone: %q", got)
 	}
 }
