@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -176,16 +175,6 @@ func mustDo(t testing.TB, c *http.Client, method, url, body string) reply {
 		t.Fatal(err)
 	}
 	return r
-}
-
-// closedPort returns an address on which nobody listens.
-func closedPort(t testing.TB) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // eventually polls what a layer counts until it is as wanted.
