@@ -3,9 +3,13 @@ package simlayer
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 
 	"moult/simlayer/observe"
 	"moult/simlayer/proxy"
@@ -123,6 +127,9 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
 		listener: f, parent: r.Context(), cut: cut, version: f.label, outcome: tally.Failed, began: time.Now(),
 	}
 	c.Begin(r)
+	if r.ProtoMajor == 1 && r.ContentLength < 0 && r.Trailer == nil {
+		r.Trailer = http.Header{} // for a trailer that is not announced
+	}
 	if h := handedOf(ctx); h != nil {
 		c.stay = h.stay
 		if waited := h.waited.Swap(nil); waited != nil {
@@ -280,12 +287,45 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !proxy.Safe(r.Method) {
 		n.call.risky.Store(true)
 	}
+	if !n.call.HTTP2 {
+		r = allAgents(r)
+	}
 	resp, err := n.backend.transport(n.call.HTTP2).RoundTrip(r)
 	n.call.Sent(r.Method, err)
+	if err == nil {
+		if err = namesFit(resp.Header); err != nil {
+			resp.Body.Close()
+			resp = nil
+		}
+	}
 	if seen != nil {
 		return seen.Answered(resp, err)
 	}
 	return resp, err
+}
+
+// namesFit refuses an answer that has a field which net/http reads and does not write: it
+// would be lost.
+func namesFit(h http.Header) error {
+	for name := range h {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return fmt.Errorf("the node's answer has a field of the name %q: %w", name, errField)
+		}
+	}
+	return nil
+}
+
+// allAgents has net/http send all fields User-Agent of a request: of those by that name it
+// sends one.
+func allAgents(r *http.Request) *http.Request {
+	agents := r.Header["User-Agent"]
+	if len(agents) < 2 {
+		return r
+	}
+	r = r.WithContext(r.Context())
+	r.Header = maps.Clone(r.Header)
+	r.Header["User-Agent"], r.Header["user-agent"] = []string{""}, agents
+	return r
 }
 
 // again reports whether a failed call may be tried again.

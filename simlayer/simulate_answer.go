@@ -227,8 +227,6 @@ func (a *callerAnswer) appendHead(b []byte) []byte {
 		switch name {
 		case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
 			return false
-		case "Content-Type":
-			return status != http.StatusNotModified
 		case "Content-Length":
 			if bodiless {
 				return false

@@ -313,6 +313,9 @@ func (c *simulation) general(u *upstream, r *http.Request, before []byte) (*http
 			}
 			continue
 		}
+		if err := namesFit(resp.Header); err != nil {
+			return nil, err
+		}
 		in.N = 1<<63 - 1
 		resp.Body = &nodeGeneral{call: c, up: u, here: here, br: br, body: resp.Body, keep: !resp.Close}
 		return resp, nil

@@ -40,22 +40,15 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	if length > 0 || length == 0 && (method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch) {
 		b = append(strconv.AppendInt(append(b, "Content-Length: "...), length, 10), "\r\n"...)
 	}
-	agent := ""
 	b = appendFields(b, r.Header, func(name string, values []string) bool {
 		switch name {
 		case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
 			return false
 		case "User-Agent":
-			if len(values) > 1 {
-				agent = values[0] // net/http sends the first
-			}
-			return len(values) == 1 && values[0] != ""
+			return len(values) != 1 || values[0] != ""
 		}
 		return true
 	})
-	if b != nil && agent != "" {
-		b = appendFields(b, http.Header{"User-Agent": {agent}}, nil)
-	}
 	if b == nil {
 		return nil, fmt.Errorf("a header of a request: %w", errField)
 	}

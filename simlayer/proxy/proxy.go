@@ -59,12 +59,33 @@ func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, c carried, replay 
 	if err == nil && r.Method == http.MethodConnect {
 		err = so.Fail(http.StatusNotImplemented, nil, "CONNECT is for proxies; this is a service of a node")
 	}
+	if path := callersPath(r.RequestURI); err == nil && p.cfg.Host != "" && strings.HasPrefix(path, "//") && path != r.URL.EscapedPath() {
+		err = so.Fail(http.StatusBadRequest, nil, "the path begins with // and has characters that a path has only percent-encoded: it cannot be passed on as it is")
+	}
 	if err != nil {
 		p.refuse(w, r, err)
 		return
 	}
 	w.Header()["Content-Type"] = nil // else the server would guess one where none is named
+	if r.ProtoMajor == 1 {
+		w = &exact{w}
+	}
 	p.reverse.ServeHTTP(w, r)
+}
+
+// exact keeps what the server leaves out of an answer: the Content-Type of 304.
+type exact struct{ http.ResponseWriter }
+
+// Unwrap is for http.ResponseController.
+func (w *exact) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *exact) WriteHeader(status int) {
+	h := w.Header()
+	if kind := h["Content-Type"]; status == http.StatusNotModified && len(kind) > 0 {
+		delete(h, "Content-Type")
+		h["content-type"] = kind // the server looks for the usual form of names
+	}
+	w.ResponseWriter.WriteHeader(status)
 }
 
 // rewrite undoes what ReverseProxy changes and a caller would not see without it.
@@ -81,11 +102,20 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 		return
 	}
 	// A path that is not in Go's own form goes on in the caller's.
-	path, _, _ := strings.Cut(in.RequestURI, "?")
+	path := callersPath(in.RequestURI)
 	if strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") && path != out.URL.EscapedPath() {
 		out.URL.Opaque = path
 	}
 	out.URL.Scheme, out.URL.Host = "http", p.cfg.Host
+}
+
+// callersPath is the path of a request as its caller has written it.
+func callersPath(target string) string {
+	if _, rest, whole := strings.Cut(target, "://"); whole && !strings.HasPrefix(target, "/") {
+		target = rest[len(rest)-len(strings.TrimLeftFunc(rest, func(c rune) bool { return c != '/' && c != '?' })):]
+	}
+	path, _, _ := strings.Cut(target, "?")
+	return path
 }
 
 // To returns r addressed to host. r stays as it is.
