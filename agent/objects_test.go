@@ -287,6 +287,11 @@ func TestObjectsOnTheWayDownAndBack(t *testing.T) {
 	}
 	attempt := upgrade.State{Phase: upgrade.Draining, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
 	b.do(func() { b.in(attempt); b.route() })
+	b.do(func() {
+		if b.routed.Down {
+			t.Error("new calls are held before those that had begun have ended")
+		}
+	})
 	if got, err := askOver(under, "second"); got != "by object: old: second" {
 		t.Errorf("while the node is drained, a call is answered %q, %v", got, err)
 	}

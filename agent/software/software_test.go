@@ -295,3 +295,38 @@ func TestKeep(t *testing.T) {
 		t.Error("it runs on")
 	}
 }
+
+// recorded writes down which waits a layer is asked for.
+type recorded struct {
+	Layer
+	order *[]string
+}
+
+func (r recorded) Finish(ctx context.Context) (int, error) {
+	*r.order = append(*r.order, "finish")
+	return r.Layer.Finish(ctx)
+}
+
+func (r recorded) Drain(ctx context.Context) (int, error) {
+	*r.order = append(*r.order, "drain")
+	return r.Layer.Drain(ctx)
+}
+
+// Callers reach the software until the calls that had begun have ended: only then is it
+// told that they do not, and new ones are held.
+func TestEndCallsHoldsLast(t *testing.T) {
+	n := newNode(t, sleeper)
+	var order []string
+	n.cfg.Tell = func(e Event) error {
+		order = append(order, fmt.Sprintf("%T", e))
+		return nil
+	}
+	a := n.agent()
+	a.cfg.Layer = recorded{a.cfg.Layer, &order}
+	if err := a.EndCalls(t.Context(), time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(order, ", "); got != "finish, software.Draining, drain" {
+		t.Errorf("%s; want the calls that had begun ended, then the word, then new ones held", got)
+	}
+}
