@@ -26,8 +26,9 @@
 //
 // # Readiness and health
 //
-// The release says how to ask (bundle.Health): an HTTP GET that answers 2xx, a
-// TCP connection that is accepted, a program that exits 0, or READY=1 sent to
+// The release says how to ask (bundle.Health): an HTTP GET that answers 2xx, a TCP
+// connection that the software itself accepts (where the kernel tells, which Linux
+// does), a program that exits 0, or READY=1 sent to
 // the socket that NOTIFY_SOCKET names, in the manner of sd_notify(3). AwaitReady
 // waits for the first success; AwaitHealthy watches for a time and fails when
 // the process ends or failuresMax checks in a row fail. With sd_notify, who is

@@ -221,12 +221,26 @@ func checkHTTP(ctx context.Context, d *net.Dialer, url string) error {
 	return err
 }
 
+// checkTCP wants the software to take the connection: that the kernel makes it says
+// nothing of software that hangs, or that was given the listening socket.
 func checkTCP(ctx context.Context, d *net.Dialer, addr string) error {
 	c, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}
-	return c.Close()
+	defer c.Close()
+	for pause := minTaken; ; pause = min(2*pause, maxTaken) {
+		if ok, err := taken(c); ok || err != nil {
+			return err
+		}
+		wait := time.NewTimer(pause)
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+			return fmt.Errorf("connect to %s: the connection was made, and the software does not accept it", addr)
+		}
+	}
 }
 
 // checkExec runs the program as the software is run. It is killed with its

@@ -27,6 +27,10 @@ const (
 	// minCheck and maxCheck bound the time that one check may take.
 	minCheck = 1 * time.Second
 	maxCheck = 10 * time.Second
+	// minTaken and maxTaken bound the pause between two looks whether the software has
+	// accepted a connection.
+	minTaken = time.Millisecond
+	maxTaken = 100 * time.Millisecond
 	// failuresMax failed checks in a row make a process unhealthy.
 	failuresMax = 3
 	// maxCheckOutput bounds what is read of a check's answer, in bytes.

@@ -37,6 +37,8 @@ func playPart(part string) int {
 	switch part {
 	case "http":
 		return serveHTTP()
+	case "deaf":
+		return deaf()
 	case "fail":
 		fmt.Println("one")
 		fmt.Println("two")
@@ -74,7 +76,7 @@ func playPart(part string) int {
 func serveHTTP() int {
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
-	l, err := net.Listen("tcp", os.Getenv("TEST_ADDR"))
+	l, err := listen()
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -93,6 +95,24 @@ func serveHTTP() int {
 	<-term
 	fmt.Println("bye")
 	return 0
+}
+
+// listen takes the socket that it is given, else it opens one at TEST_ADDR.
+func listen() (net.Listener, error) {
+	if os.Getenv("LISTEN_FDS") != "" {
+		return net.FileListener(os.NewFile(3, "api"))
+	}
+	return net.Listen("tcp", os.Getenv("TEST_ADDR"))
+}
+
+// deaf listens, and accepts nobody.
+func deaf() int {
+	l, err := listen()
+	if err != nil {
+		return 1
+	}
+	defer l.Close()
+	return hang()
 }
 
 // child runs another part and returns its process ID when it has begun.
@@ -117,6 +137,7 @@ func stubborn() int {
 		return 1
 	}
 	defer l.Close()
+	go http.Serve(l, nil)
 	return hang()
 }
 

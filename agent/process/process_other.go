@@ -4,6 +4,7 @@ package process
 
 import (
 	"errors"
+	"net"
 	"os"
 	"syscall"
 )
@@ -25,6 +26,7 @@ func newGroup() *syscall.SysProcAttr       { return nil }
 func killGroup(int) error                  { return errSystem }
 func signalName(sig syscall.Signal) string { return sig.String() }
 func endWithParent(*syscall.SysProcAttr)   {}
+func taken(net.Conn) (bool, error)         { return false, errSystem }
 
 func beginIn(*syscall.SysProcAttr, *os.File) error { return errSystem }
 

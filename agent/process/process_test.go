@@ -3,15 +3,18 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -329,4 +332,80 @@ func get(t *testing.T, addr, path string) string {
 		t.Fatal(err)
 	}
 	return string(body)
+}
+
+// Whatever the check, and whether the software listens itself or was given the socket:
+// software that accepts nobody is not ready, and one that does is. By exec and notify
+// the software's author says how it is asked.
+func TestChecksAskTheSoftware(t *testing.T) {
+	t.Parallel()
+	for name, health := range map[string]bundle.Health{
+		"http": {HTTP: "/healthz", Interval: second / 20}, "tcp": {TCP: true, Interval: second / 20},
+	} {
+		for _, given := range []bool{false, true} {
+			for part, want := range map[string]bool{"deaf": false, "http": true} {
+				if runtime.GOOS != "linux" && name == "tcp" {
+					continue // the kernel does not tell
+				}
+				t.Run(fmt.Sprintf("%s, socket given %v, %s", name, given, part), func(t *testing.T) {
+					t.Parallel()
+					spec := newSpec(t, part)
+					spec.Health = health
+					spec.Health.HealthyDeadline = 3 * second
+					if want {
+						spec.Health.HealthyDeadline = 60 * second
+					}
+					if given {
+						l, err := net.Listen("tcp", spec.HealthAddr)
+						if err != nil {
+							t.Fatal(err)
+						}
+						f, err := l.(*net.TCPListener).File()
+						l.Close()
+						if err != nil {
+							t.Fatal(err)
+						}
+						defer f.Close() // as the agent has it
+						spec.Sockets = []Socket{{Name: "api", File: f}}
+					}
+					err := started(t, spec).AwaitReady(t.Context())
+					if (err == nil) != want {
+						t.Errorf("ready: %v, want %v", err, want)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Software that hangs is found by its check, also by one of TCP.
+func TestHangs(t *testing.T) {
+	t.Parallel()
+	for name, health := range map[string]bundle.Health{"http": {HTTP: "/healthz"}, "tcp": {TCP: true}} {
+		if runtime.GOOS != "linux" && name == "tcp" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			spec := newSpec(t, "http")
+			spec.Health = health
+			spec.Health.Interval = second / 20
+			p := started(t, spec)
+			if err := p.AwaitReady(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(p.Handle().PID, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.AwaitHealthy(t.Context(), time.Hour); err == nil || p.checkOnce(t.Context()) == nil {
+				t.Errorf("stopped software is taken for healthy: %v", err)
+			}
+			if err := syscall.Kill(p.Handle().PID, syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.AwaitReady(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

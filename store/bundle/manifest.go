@@ -86,7 +86,7 @@ type Service struct {
 type Health struct {
 	// HTTP is a path that must answer 2xx on Service.
 	HTTP string `json:"http,omitempty"`
-	// TCP is true where accepting a connection on Service is enough.
+	// TCP is true where it is enough that the software accepts a connection on Service.
 	TCP bool `json:"tcp,omitempty"`
 	// Exec is argv that must exit 0, run as Command is.
 	Exec []string `json:"exec,omitempty"`
