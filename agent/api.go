@@ -253,10 +253,10 @@ func (a *Agent) why(node string) (control.Why, error) {
 		w.Code, w.Command = "unknown", "moult forget "+name
 		w.Reason = "nothing is known of it but that it stands in a rollout order"
 	case r.Left:
-		w.Code, w.Command = "left", "moult forget "+name
+		w.Code, w.Command = "left", a.forgetCommand(name)
 		w.Reason = "its agent has left the ring, and no later release waits for it: start the agent again, or have the node forgotten"
 	case a.node.Standing(r) != schedule.StandingIn && !a.node.Alive(r.Node):
-		w.Code, w.Command = string(a.node.Standing(r)), "moult forget "+name
+		w.Code, w.Command = string(a.node.Standing(r)), a.forgetCommand(name)
 		w.Reason = "it cannot be reached, and no rollout waits for it: start its agent again, or have the node forgotten"
 	case r.Held:
 		w.Code, w.Command = "held", "moult retry "+name
@@ -388,13 +388,27 @@ func (b api) Join(ctx context.Context, addrs []string) (int, error) {
 	return n, nil
 }
 
+// forgetCommand has a node forgotten; "" before any rollout order is signed, which says so.
+func (a *Agent) forgetCommand(name string) string {
+	if len(a.node.Orders()) == 0 {
+		return ""
+	}
+	return "moult forget " + name
+}
+
 // Leave tells the ring, and ends the agent. The node's software goes on.
 func (b api) Leave(ctx context.Context) error {
+	var phase upgrade.Phase
 	if !b.a.ask(func() {
-		b.a.step(node.Leave{})
-		b.a.flush()
+		if phase = b.a.node.State().Phase; !phase.Down() {
+			b.a.step(node.Leave{}) // from now on the node does not go down
+			b.a.flush()
+		}
 	}) {
 		return errStopped
+	}
+	if phase.Down() {
+		return control.Refused(fmt.Errorf("leave: the node is %s, and its agent would leave it down", phase), "wait until it is up again: see `moult status`")
 	}
 	if err := b.a.ring.Leave(ctx); err != nil {
 		return err

@@ -233,8 +233,9 @@ func (n *Node) members(alive map[bundle.NodeID]bool) {
 		alive = map[bundle.NodeID]bool{}
 	}
 	alive[n.cfg.Self] = true
-	n.listed = n.listed && maps.Equal(alive, n.alive)
-	n.alive = alive
+	if !maps.Equal(alive, n.alive) {
+		n.alive, n.listed, n.routing.stale = alive, false, true
+	}
 }
 
 // decide tells the machine what follows from what is known. It stops as soon as a

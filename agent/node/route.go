@@ -153,26 +153,17 @@ func (n *Node) everywhere(s upgrade.State, native bundle.Version) bundle.Version
 	return native
 }
 
-// skipped returns the nodes that the newest order has no place for any more: the
-// operator's word that they are gone.
+// skipped returns the nodes that the operator's word says are gone, and that are not
+// there all the same: those that have no open place in the newest order that names them.
 func (n *Node) skipped() map[bundle.NodeID]bool {
 	gone := map[bundle.NodeID]bool{}
-	newest := n.newestOrder()
-	if newest == nil {
-		return gone
-	}
-	classes := sorted(newest.Classes)
-	for _, class := range classes {
-		c := newest.Classes[class]
-		for _, i := range c.Skipped {
-			gone[c.Roster[i]] = true
-		}
-	}
-	for _, class := range classes {
-		c := newest.Classes[class]
-		for i, id := range c.Roster {
-			if _, skips := slices.BinarySearch(c.Skipped, i); !skips {
-				delete(gone, id) // it was given a new place
+	for _, v := range slices.Backward(sorted(n.docs.orders)) {
+		o := n.docs.orders[v]
+		for _, class := range sorted(o.Classes) {
+			for _, id := range o.Members(class) {
+				if _, judged := gone[id]; !judged {
+					gone[id] = !n.alive[id] && o.Attempts(class, id) == 0
+				}
 			}
 		}
 	}

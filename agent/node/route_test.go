@@ -205,6 +205,11 @@ func TestExternal(t *testing.T) {
 	order.Classes["kv"] = schedule.ClassOrder{Roster: roster, Skipped: []int{0, 2}}
 	n.routing.stale = true
 	want("skipped", 2)
+	n.releases(4, 4)
+	n.order(4) // which does not name it any more
+	want("skipped by the newest order that names it", 2)
+	n.Step(n.now, Members{Alive: map[bundle.NodeID]bool{gone: true}})
+	want("skipped, and there all the same", 1)
 }
 
 // Callers from outside are not taken for older ones again because an old node joins,

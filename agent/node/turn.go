@@ -15,6 +15,7 @@ const (
 	CodeBelowFloor   = "below-floor"
 	CodeOrderPending = "order-pending"
 	CodeFork         = "fork"
+	CodeLeaves       = "leaves"
 	CodeNotReady     = "not-ready"
 )
 
@@ -90,6 +91,8 @@ func (n *Node) mayGo(s upgrade.State) schedule.Decision {
 	switch {
 	case n.BelowFloor():
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeBelowFloor, Text: "this peer has lost metadata that it had accepted, and waits for peers to bring them back"}}
+	case n.left:
+		return schedule.Decision{Reason: schedule.Reason{Code: CodeLeaves, Text: "its agent leaves the ring"}}
 	case n.forked:
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeFork, Text: fmt.Sprintf("two sets of metadata with number %d are signed, perhaps with two rollout orders; it waits for the next one (`moult trust refresh` signs one)", n.meta.Timestamp)}}
 	case n.OrderPending(s.Goal):

@@ -49,7 +49,7 @@ func finished(s control.Status, release bundle.Version) (bool, error) {
 		return false, nil
 	}
 	// The metadata may name a newer release already, and the state is of that one.
-	below := func(n control.NodeStatus) bool { return n.Version < release }
+	below := func(n control.NodeStatus) bool { return n.Standing == "" && n.Version < release }
 	if release > 0 && s.Release.Version > release && len(s.Nodes) > 0 && !slices.ContainsFunc(s.Nodes, below) {
 		return true, nil
 	}

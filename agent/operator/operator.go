@@ -175,6 +175,10 @@ func (o Operator) changing(peer control.Trust, release bundle.Version, c Change)
 	for v := range peer.Orders {
 		newest = max(newest, v)
 	}
+	// What is signed counts, also where this peer does not have it yet: others may.
+	for _, v := range o.folder.Current().Orders() {
+		newest = max(newest, v)
+	}
 	if release == 0 {
 		release = newest
 	}
@@ -185,6 +189,9 @@ func (o Operator) changing(peer control.Trust, release bundle.Version, c Change)
 		return nil, control.Refused(fmt.Errorf("this agent knows of no rollout to %s", c.Name), "hand a release in with `moult inject`")
 	}
 	data, ok := peer.Orders[release]
+	if !ok {
+		_, data, ok = o.folder.LastOrder(release)
+	}
 	if !ok {
 		return nil, control.Refused(fmt.Errorf("release %d has no rollout order at this agent", release), "hand one in with `moult inject`")
 	}

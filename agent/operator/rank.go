@@ -6,7 +6,6 @@ import (
 
 	"moult/agent/control"
 	"moult/agent/schedule"
-	"moult/agent/upgrade"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 )
@@ -44,8 +43,8 @@ func rank(b *archive.Bundle, previous *schedule.Order, status control.Status) (*
 	var nodes []schedule.Candidate
 	for _, n := range status.Nodes {
 		nodes = append(nodes, schedule.Candidate{
-			ID: n.ID, Class: n.Class, Reachable: n.Reachable,
-			Left: n.Standing == string(schedule.StandingLeft) && !upgrade.Phase(n.Phase).Down(),
+			ID: n.ID, Class: n.Class, Version: n.Version, Reachable: n.Reachable,
+			Left: n.Standing == string(schedule.StandingLeft),
 		})
 	}
 	return schedule.Instantiate(b.Head(), headDigest(b), previous, nodes)

@@ -53,7 +53,7 @@ func (o *Order) Forget(id bundle.NodeID, number uint64) (*Order, error) {
 				next.Classes[class] = c
 			}
 		}
-		f := Forgotten{Node: id, UpTo: number + forgetAhead}
+		f := Forgotten{Node: id, UpTo: min(number, MaxNumber-forgetAhead) + forgetAhead}
 		at := slices.IndexFunc(next.Forgotten, func(g Forgotten) bool { return g.Node == id })
 		if at >= 0 {
 			f.UpTo = max(f.UpTo, next.Forgotten[at].UpTo)
@@ -81,7 +81,7 @@ func (c *ClassOrder) skip(id bundle.NodeID) (found bool) {
 }
 
 // Retry returns the successor in which a node that is held, was skipped, or
-// came later has one more place, behind all others. Under StrategyManual it is
+// came later has another attempt: one more place, behind all others. Under StrategyManual it is
 // started too, and so are the places that it had before: a node makes its
 // attempts in the order of its places. A class of which nothing was known when
 // the order was first signed gets the most careful schedule.
@@ -91,7 +91,13 @@ func (o *Order) Retry(class bundle.Class, id bundle.NodeID) (*Order, error) {
 		if !ok {
 			c = defaultClassOrder
 		}
-		c.Roster = append(c.Roster, id)
+		// Attempts that ended at places skipped since count: one more than these is
+		// another attempt for certain.
+		more := 1
+		if c.attempts(id) == 0 {
+			more += c.places(id)
+		}
+		c.Roster = append(c.Roster, slices.Repeat([]bundle.NodeID{id}, more)...)
 		if c.Strategy == bundle.StrategyManual {
 			c.Started = append(c.Started, c.notStarted(id)...)
 		}

@@ -53,8 +53,9 @@
 //	(c) The serials of an order form one line. A later serial keeps every
 //	    place, adds places at the end of the ranked list only, and keeps every
 //	    skip. A skip takes all the places that the node then has.
-//	    Of a node that was up when it left the ring, by the word of whoever runs
-//	    it, a new release's first order skips the place that it keeps.
+//	    The first order of a release may skip a place, too: that of a node which
+//	    has left and has said Version >= P of the predecessor P, so that it goes
+//	    down by no order up to P.
 //	(d) The first order of a release names its predecessor in Previous, and
 //	    its rosters hold every node that the predecessor's did and did not
 //	    skip. Nobody adds a node to an order once a later one is signed that

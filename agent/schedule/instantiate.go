@@ -13,12 +13,13 @@ import (
 	"moult/store/bundle"
 )
 
-// Candidate is a node that the operator's peer knows. Reachable steers the
-// ranks only: nodes that could be dead go last, where nobody waits for them. Left says
-// that the node was up when its agent left the ring, by the word of whoever runs it.
+// Candidate is a node that the operator's peer knows, with the Version that it has
+// said. Reachable steers the ranks only: nodes that could be dead go last, where nobody
+// waits for them. Left says that the node's agent has left the ring.
 type Candidate struct {
 	ID              bundle.NodeID
 	Class           bundle.Class
+	Version         bundle.Version
 	Reachable, Left bool
 }
 
@@ -30,9 +31,9 @@ var defaultClassOrder = ClassOrder{Strategy: bundle.StrategyRolling, MaxUnavaila
 // nodes at hand. digest is the manifest's. previous is the newest order that
 // the operator has ever signed, nil for none; all its nodes are kept, except
 // those that it skips and that are not reachable; others are taken in as far as they are
-// reachable. Nodes that have left keep their places
-// in the roster, which may be open in the earlier order, and are skipped. A class that
-// the release does not change keeps its earlier schedule.
+// reachable. Those that have left when they had settled at its release are skipped: only
+// that is their word that they go down no more by an order up to it. A class that the
+// release does not change keeps its earlier schedule.
 //
 // The order is a function of the arguments: the candidates' sequence does not
 // matter.
@@ -47,7 +48,7 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 		}
 		o.Previous, o.Forgotten = previous.Release, slices.Clone(previous.Forgotten)
 	}
-	members, left := gather(previous, nodes)
+	members, away := gather(previous, nodes)
 	for _, class := range slices.Sorted(maps.Keys(members)) {
 		reachable := members[class]
 		c, err := classOrder(m, previous, class, len(reachable))
@@ -55,7 +56,7 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 			return nil, fmt.Errorf("rollout order of release %d: class %s: %w", m.Version, class, err)
 		}
 		c.Roster = rank(digest, reachable)
-		for _, id := range left[class] {
+		for _, id := range away[class] {
 			c.Skipped = append(c.Skipped, len(c.Roster))
 			c.Roster = append(c.Roster, id)
 		}
@@ -78,8 +79,8 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 }
 
 // gather returns the nodes of each class, with whether they are reachable; and apart
-// those of the previous order that have left, sorted.
-func gather(previous *Order, nodes []Candidate) (all map[bundle.Class]map[bundle.NodeID]bool, left map[bundle.Class][]bundle.NodeID) {
+// those of the previous order that have left, and that nobody need wait for, sorted.
+func gather(previous *Order, nodes []Candidate) (all map[bundle.Class]map[bundle.NodeID]bool, away map[bundle.Class][]bundle.NodeID) {
 	all = map[bundle.Class]map[bundle.NodeID]bool{}
 	add := func(class bundle.Class, id bundle.NodeID, reachable bool) {
 		if all[class] == nil {
@@ -96,22 +97,25 @@ func gather(previous *Order, nodes []Candidate) (all map[bundle.Class]map[bundle
 			}
 		}
 	}
-	left = map[bundle.Class][]bundle.NodeID{}
+	away = map[bundle.Class][]bundle.NodeID{}
 	for _, n := range nodes {
 		switch _, before := all[n.Class][n.ID]; {
 		case n.Reachable:
 			add(n.Class, n.ID, true)
-		case n.Left && before:
+		case n.Left && before && n.Version >= previous.Release:
 			delete(all[n.Class], n.ID)
-			left[n.Class] = append(left[n.Class], n.ID)
+			away[n.Class] = append(away[n.Class], n.ID)
 		case previous == nil && !n.Left:
 			add(n.Class, n.ID, false)
 		}
 	}
-	for class := range left {
-		slices.SortFunc(left[class], func(a, b bundle.NodeID) int { return bytes.Compare(a[:], b[:]) })
+	for class := range away {
+		slices.SortFunc(away[class], func(a, b bundle.NodeID) int { return bytes.Compare(a[:], b[:]) })
+		if all[class] == nil {
+			all[class] = map[bundle.NodeID]bool{} // a class of them alone
+		}
 	}
-	return all, left
+	return all, away
 }
 
 // rank returns the nodes in the order in which they may go down: reachable

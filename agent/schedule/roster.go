@@ -1,6 +1,8 @@
 package schedule
 
 import (
+	"slices"
+
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
@@ -38,13 +40,16 @@ func (c *ClassOrder) ranked() []place {
 }
 
 // names reports whether the roster names a node, skipped or not.
-func (c *ClassOrder) names(id bundle.NodeID) bool {
+func (c *ClassOrder) names(id bundle.NodeID) bool { return slices.Contains(c.Roster, id) }
+
+// places counts the places of a node, skipped or not.
+func (c *ClassOrder) places(id bundle.NodeID) (n int) {
 	for _, node := range c.Roster {
 		if node == id {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // attempts counts the places of a node that are not skipped.

@@ -101,8 +101,8 @@ func (w *world) release() {
 	var nodes []Candidate
 	for _, id := range w.ids {
 		if w.choose(5) > 0 { // the operator's peer may not know all
-			c := Candidate{ID: id, Class: w.class, Reachable: w.choose(4) > 0}
-			c.Left = !c.Reachable && w.nodes[id].down == 0 && w.choose(3) == 0
+			c := Candidate{ID: id, Class: w.class, Version: w.nodes[id].rec.Version, Reachable: w.choose(4) > 0}
+			c.Left = !c.Reachable && w.choose(3) == 0 // and it may come back
 			nodes = append(nodes, c)
 		}
 	}
@@ -114,9 +114,6 @@ func (w *world) release() {
 		w.bugs.order(w, o)
 	} else if err := Follows(previous, o); err != nil {
 		panic(err)
-	}
-	for _, i := range o.Classes[w.class].Skipped { // those that have left, and may come back
-		w.gone[o.Classes[w.class].Roster[i]] = true
 	}
 	w.orders = append(w.orders, o)
 }

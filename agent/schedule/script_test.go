@@ -59,7 +59,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		return s.instantiate(t, d)
 	case "place":
 		c := s.order.Classes["kv"]
-		c.Roster = nil
+		c.Roster, c.Skipped = nil, nil
 		for _, name := range names(d, "roster") {
 			c.Roster = append(c.Roster, s.id(name))
 		}
@@ -112,7 +112,14 @@ func (s *script) instantiate(t *testing.T, d *datadriven.TestData) string {
 	for _, name := range names(d, "unreachable") {
 		nodes = append(nodes, Candidate{ID: s.id(name), Class: "kv"})
 	}
-	for _, name := range names(d, "left") {
+	for _, name := range names(d, "left") { // after they had settled
+		c := Candidate{ID: s.id(name), Class: "kv", Left: true}
+		if s.order != nil {
+			c.Version = s.order.Release
+		}
+		nodes = append(nodes, c)
+	}
+	for _, name := range names(d, "left_early") {
 		nodes = append(nodes, Candidate{ID: s.id(name), Class: "kv", Left: true})
 	}
 	if !d.HasArg("previous") {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -56,16 +57,17 @@ func confirmAbort(c *cli.Context, o *schedule.Order, s control.Status) error {
 		v, ok := version[id]
 		return view.Record{Node: id, Version: v}, ok
 	})
-	if r.State == schedule.RolloutComplete {
+	settled, total := 0, 0
+	for _, p := range r.Classes {
+		settled, total = settled+p.Settled, total+p.Total
+	}
+	behind := func(n control.NodeStatus) bool { return n.Version < o.Release }
+	if total > 0 && settled == total && !slices.ContainsFunc(s.Nodes, behind) {
 		return control.Refused(fmt.Errorf("abort: every node has release %d already: there is nothing to abort", o.Release),
 			"a newer release takes its place; see `moult status`")
 	}
 	if c.Bool("yes") {
 		return nil
-	}
-	settled, total := 0, 0
-	for _, p := range r.Classes {
-		settled, total = settled+p.Settled, total+p.Total
 	}
 	what := fmt.Sprintf("abort the rollout of release %d for good: %d of %d nodes have it and keep it, and no other gets it", o.Release, settled, total)
 	if in, ok := c.App.Reader.(*os.File); !ok || !isTerminal(in) {

@@ -5,6 +5,8 @@ package view
 const (
 	// MaxRecordBytes bounds the JSON of a record. A usual one has 500 to 900 bytes.
 	MaxRecordBytes = 16 << 10
+	// MaxSeq bounds a record's number, so that there is always one above it.
+	MaxSeq = 1 << 61
 	// MaxNodes bounds the nodes of a view; records of further nodes are refused.
 	MaxNodes = 20_000
 	// MaxEquivocations bounds the evidence kept, one pair of records a node.

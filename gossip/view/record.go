@@ -106,7 +106,7 @@ func (r Record) Validate() error {
 	c.fail(r.Node != bundle.NodeIDOf(r.Key), "node", "%s, which is not the digest of the key", r.Node.Short())
 	c.fail(len(r.Name) > MaxNameBytes || !namePattern.MatchString(r.Name), "name", "%.40q, want 1 to %d letters, digits, dots and dashes", r.Name, MaxNameBytes)
 	c.fail(!bundle.ValidName(string(r.Class)), "class", "%.40q is no name for a class", r.Class)
-	c.fail(r.Seq == 0, "seq", "0: numbers begin at 1")
+	c.fail(r.Seq < 1 || r.Seq > MaxSeq, "seq", "%d, want 1 to %d", r.Seq, uint64(MaxSeq))
 	c.addr("addr", r.Addr)
 	c.version("version", r.Version)
 	c.version("target", r.Target)
