@@ -337,11 +337,9 @@ func TestBodies(t *testing.T) {
 	reads := newAsm()
 	f := reads.imp("http_handler", "read_body", "iii", "I")
 	reads.handler(i32(0), i32(0), i32(64), callF(f), drop, i64(1))
-	small := func(c *Config) {
-		c.Limits.Body = 1000
-		c.Limits.WaitTime = 10 * time.Millisecond
-	}
+	small := func(c *Config) { c.Limits.Body = 1000 }
 	reader, passer := open(t, reads.bytes(), small), open(t, pass(), small)
+	hasty := open(t, reads.bytes(), func(c *Config) { c.Limits.WaitTime = 10 * time.Millisecond })
 	large := strings.Repeat("x", 5000)
 	if status, reason := do(t, reader, node, "POST", "/", large); status != 413 {
 		t.Errorf("a large body: %d %s", status, reason)
@@ -356,7 +354,7 @@ func TestBodies(t *testing.T) {
 	defer w.Close()
 	r := httptest.NewRequest("POST", "/", stalled)
 	r.ContentLength = -1
-	if _, err := reader.Answer(r, node); so.AsRefusal(err).Status != 408 {
+	if _, err := hasty.Answer(r, node); so.AsRefusal(err).Status != 408 {
 		t.Errorf("a body that does not come: %v", err)
 	}
 	r = httptest.NewRequest("POST", "/", io.MultiReader(strings.NewReader("half"), iotest.ErrReader(errors.New("reset"))))
