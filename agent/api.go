@@ -115,7 +115,7 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	}
 	for _, r := range a.node.Known() {
 		n := control.NodeStatus{
-			Name: cmp.Or(r.Name, r.Node.Short()), Standing: string(a.node.Standing(r)), ID: r.Node, Class: r.Class, Version: r.Version, Phase: string(r.Phase), Target: r.Target,
+			Name: cmp.Or(r.Name, r.Node.Short()), Standing: string(a.node.Standing(r)), ID: r.Node, Class: r.Class, Version: r.Version, Phase: string(r.Phase), Health: string(r.Health.State), Target: r.Target,
 			Progress: r.Progress, Reachable: alive(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Address: r.Addr, Platform: r.Platform,
 			Services: map[string]control.ServiceStatus{},
 		}
@@ -124,6 +124,9 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 		}
 		if n.Phase == string(upgrade.Waiting) && a.node.View().Len() <= maxExplained {
 			n.Reason = a.waitsFor(r)
+		}
+		if r.Health.Unwell() {
+			n.Reason = strings.TrimSuffix(r.Health.Reason+"; "+n.Reason, "; ")
 		}
 		if n.Phase == string(upgrade.Current) || n.Phase == string(upgrade.Settled) {
 			n.Progress = 1
@@ -152,6 +155,10 @@ func (a *Agent) releaseStatus(s *control.Status) {
 		s.Release.State, s.Release.Reason = control.StateHeld, "two releases with this number are signed: both are frozen"
 		return
 	}
+	unwell := 0
+	for _, c := range s.Classes {
+		unwell += c.Unwell
+	}
 	o := a.node.Orders()[head]
 	if o == nil {
 		s.Release.Reason = "it has no rollout order here yet"
@@ -161,6 +168,7 @@ func (a *Agent) releaseStatus(s *control.Status) {
 			cs := s.Classes[class]
 			cs.Budget = c.Budget
 			s.Classes[class] = cs
+			unwell += c.Unwell // also those that failed in their soak and are well again
 		}
 		s.Release.State, s.Release.Reason = sum.State, sum.Reason
 	}
@@ -185,8 +193,10 @@ func (a *Agent) releaseStatus(s *control.Status) {
 	case behind > 0 && len(away) == behind && s.Release.State == control.StateRolling:
 		s.Release.Reason = fmt.Sprintf("only nodes that cannot be reached are below it: %s; `moult skip %s` goes on without it",
 			strings.Join(away[:min(len(away), maxNamed)], ", "), away[0])
-	case behind == 0 && counted > 0:
+	case behind == 0 && counted > 0 && unwell == 0:
 		s.Release.State, s.Release.Reason = control.StateComplete, ""
+	case behind == 0 && o == nil:
+		s.Release.State, s.Release.Reason = control.StateRolling, "nodes at the release are not well"
 	case outside > 0 && s.Release.State == control.StateComplete:
 		s.Release.State, s.Release.Reason = control.StateRolling, fmt.Sprintf("%d nodes that are not in the rollout order are below release %d", outside, head)
 	}
@@ -201,7 +211,9 @@ func count(s *control.Status, head bundle.Version) {
 		c := s.Classes[n.Class]
 		c.Total++
 		switch {
-		case n.Version >= head && n.Version > 0:
+		case n.Version >= head && n.Version > 0 && (view.Health{State: view.HealthState(n.Health)}).Unwell():
+			c.Unwell++
+		case n.Version >= head && n.Version > 0 && n.Health != string(view.HealthUnknown):
 			c.Settled++
 		case upgrade.Phase(n.Phase).Down():
 			c.Down++
@@ -263,6 +275,8 @@ func (a *Agent) why(node string) (control.Why, error) {
 		if o := a.node.Orders()[head]; o != nil && o.State == schedule.StateAborted {
 			w.Command = "moult inject BUNDLE"
 		}
+	case r.Version >= head && (r.Health.Unwell() || a.failedSoak(r, head)):
+		w.Code, w.Reason, w.Command = a.whyUnwell(r, head)
 	case r.Version >= head && r.Target == 0:
 		w.Code, w.Reason = "current", "it waits for nothing: it is at the newest release"
 	case r.Phase == upgrade.Waiting, r.Phase == upgrade.Current:
@@ -275,6 +289,34 @@ func (a *Agent) why(node string) (control.Why, error) {
 		}
 	}
 	return w, nil
+}
+
+// failedSoak reports that the failure of a node in its soak holds up the rollout of a
+// release.
+func (a *Agent) failedSoak(r view.Record, release bundle.Version) bool {
+	o, failed := a.node.Orders()[release], r.Health.Failed
+	if o == nil || failed.Release != release {
+		return false
+	}
+	places := o.Attempts(r.Class, r.Node)
+	return places > 0 && failed.Count >= places
+}
+
+// whyUnwell tells what is wrong with the software of a node at the newest release, and
+// how others may go on all the same.
+func (a *Agent) whyUnwell(r view.Record, head bundle.Version) (code, reason, command string) {
+	reason = "its software failed in its soak, and is well now"
+	if r.Health.Unwell() {
+		reason = fmt.Sprintf("its software is %s: %s; see log/node.log of its data folder", r.Health.State, r.Health.Reason)
+	}
+	if a.failedSoak(r, head) {
+		return "soak-failed", reason + fmt.Sprintf("; it counts as failed under release %d until its soak is tried again", head), fmt.Sprintf("moult retry --release %d %s", head, r.Name)
+	}
+	if c := schedule.Summary(a.node.Orders()[head], a.node.View().Get).Classes[r.Class]; c.Waiting > 0 {
+		reason += fmt.Sprintf("; %d nodes of its class wait for it", c.Waiting)
+		command = fmt.Sprintf("moult skip --release %d %s", head, r.Name)
+	}
+	return schedule.CodeUnwell, reason, command
 }
 
 // decision is why a node may or may not go down, as far as this peer knows;

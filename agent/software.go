@@ -74,9 +74,13 @@ func (a *Agent) noteSoftware(e software.Event) {
 		a.step(node.SoftwareUp{Version: e.Version})
 		a.route()
 	case software.NotReady:
-		a.step(node.SoftwareDown{Version: e.Version})
+		a.step(node.SoftwareDown{Version: e.Version, Reason: e.Err.Error()})
+	case software.Failing:
+		a.step(node.SoftwareFails{Version: e.Version, Reason: e.Err.Error()})
+	case software.Passing:
+		a.step(node.SoftwarePasses{Version: e.Version})
 	case software.Ended:
-		a.step(node.SoftwareDown{Version: e.Version})
+		a.step(node.SoftwareDown{Version: e.Version, Ended: true, Reason: "it has ended by itself: " + e.Exit.String()})
 	case software.Draining:
 		a.step(node.SoftwareStops{})
 	}

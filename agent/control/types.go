@@ -140,11 +140,13 @@ type ReleaseStatus struct {
 	Reason  string         `json:"reason"`
 }
 
-// ClassStatus counts the nodes of one class. Budget is how many may be down at
-// once under the rollout order in force; 0 where there is none.
+// ClassStatus counts the nodes of one class. Unwell are those at the newest release
+// whose software is not well; one of which that is not known yet waits. Budget is how
+// many may be down at once under the rollout order in force; 0 where there is none.
 type ClassStatus struct {
 	Total   int `json:"total"`
 	Settled int `json:"settled"`
+	Unwell  int `json:"unwell"`
 	Down    int `json:"down"`
 	Held    int `json:"held"`
 	Waiting int `json:"waiting"`
@@ -158,6 +160,7 @@ type NodeStatus struct {
 	Class     bundle.Class             `json:"class"`
 	Version   bundle.Version           `json:"version"`
 	Phase     string                   `json:"phase"`
+	Health    string                   `json:"health"` // a view.HealthState; "" where nothing is known
 	Target    bundle.Version           `json:"target"`
 	Progress  float64                  `json:"progress"`
 	Reachable bool                     `json:"reachable"`

@@ -18,6 +18,7 @@ const (
 	causeAddress = "address" // several nodes claim one
 	causePorts   = "ports"   // too few for the callers that are about
 	causeDoubt   = "doubt"   // the newest writes may be lost
+	causeHealth  = "health"  // the software is not well
 	causeFolder  = "folder"  // the data folder is older than what the node has said
 )
 

@@ -81,10 +81,21 @@ type (
 	// found running.
 	SoftwareStarts struct{ Version bundle.Version }
 	// SoftwareUp says that the software of Version is ready, SoftwareDown that it
-	// has ended by itself or is not ready, SoftwareStops that it is being stopped.
-	SoftwareUp    struct{ Version bundle.Version }
-	SoftwareDown  struct{ Version bundle.Version }
+	// is not, or has Ended by itself, and SoftwareStops that it is being stopped.
+	SoftwareUp   struct{ Version bundle.Version }
+	SoftwareDown struct {
+		Version bundle.Version
+		Ended   bool
+		Reason  string
+	}
 	SoftwareStops struct{}
+	// SoftwareFails says that the checks of software that was ready fail,
+	// SoftwarePasses that they pass again.
+	SoftwareFails struct {
+		Version bundle.Version
+		Reason  string
+	}
+	SoftwarePasses struct{ Version bundle.Version }
 	// LetIn says that callers may reach the software that is being admitted.
 	LetIn struct{}
 	// Called says what callers of the versions that are watched have done so far. It
@@ -123,6 +134,8 @@ func (Addresses) event()          {}
 func (SoftwareUp) event()         {}
 func (SoftwareDown) event()       {}
 func (SoftwareStops) event()      {}
+func (SoftwareFails) event()      {}
+func (SoftwarePasses) event()     {}
 func (LetIn) event()              {}
 func (SoftwareStarts) event()     {}
 func (Called) event()             {}

@@ -11,6 +11,11 @@ const (
 	// numbersAtOnce is how many record numbers are reserved by one durable write.
 	numbersAtOnce = 1024
 
+	// steadyAfter is how long software must be up, and pass, after something was wrong
+	// with it, to count as well again. Software that ends again and again has pauses
+	// of at most half of it between its starts.
+	steadyAfter = time.Minute
+
 	// maxAnswered bounds the versions whose callers a node answers, maxAddresses the
 	// addresses for them over all its services: they stand in its record.
 	maxAnswered  = 32

@@ -75,6 +75,8 @@ type Node struct {
 	check     check
 
 	software software
+	health   health
+	soaking  soaking
 	gate     Gate // as last put in force
 
 	routing   routing
@@ -206,10 +208,21 @@ func (n *Node) Step(now time.Time, e Event) {
 		n.called(e.By)
 	case SoftwareUp:
 		n.software.version, n.software.ready = e.Version, true
+		n.passes(e.Version)
 	case SoftwareDown:
 		n.software.ready = n.software.ready && n.software.version != e.Version
+		if e.Ended {
+			n.ails(e.Version, view.HealthRestarting, e.Reason)
+		} else {
+			n.ails(e.Version, view.HealthNotReady, e.Reason)
+		}
+	case SoftwareFails:
+		n.ails(e.Version, view.HealthFailing, e.Reason)
+	case SoftwarePasses:
+		n.passes(e.Version)
 	case SoftwareStops:
 		n.software.ready, n.software.admitted = false, false
+		n.health = health{}
 	case LetIn:
 		n.software.admitted = true
 	case Leave:
@@ -241,7 +254,8 @@ func (n *Node) members(alive map[bundle.NodeID]bool) {
 // decide tells the machine what follows from what is known. It stops as soon as a
 // state waits to be saved: Advance makes it go on.
 func (n *Node) decide() {
-	for _, f := range []func(){n.aim, n.retry, n.begin, n.schedule} {
+	n.noteHealth()
+	for _, f := range []func(){n.aim, n.retry, n.begin, n.soak, n.schedule} {
 		if n.waits() {
 			return
 		}

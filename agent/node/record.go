@@ -40,6 +40,7 @@ func (n *Node) record() view.Record {
 		Reason: n.reason(s), Obeys: s.Obeys,
 		Ended:    view.Ended{Release: s.EndedRelease, Count: s.EndedCount},
 		Held:     s.Phase == upgrade.Held,
+		Health:   n.healthSaid(s),
 		Services: map[string]view.ServiceAddr{},
 		Labels:   n.cfg.Labels, Platform: n.cfg.Platform,
 		Trust:  view.Heads{Root: n.meta.Root, Timestamp: n.meta.Timestamp, Head: n.meta.Head()},

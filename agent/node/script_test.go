@@ -10,6 +10,7 @@ import (
 
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
+	"moult/gossip/view"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 )
@@ -23,13 +24,14 @@ import (
 //	                                 newer metadata, with the orders of these serials; synced:
 //	                                 by the first exchange, which has ended
 //	seen …                           the same, not verified on top of those in force
-//	order V.S [paused|aborted] [places=N]
+//	order V.S [paused|aborted] [places=N] [soak=D]
 //	                                 an order arrives: N attempts of this node, 1 if not said
 //	manifest V                       a manifest arrives
 //	missing V.S, missing V           an order, or a manifest, is not on the disk
 //	fetched                          a round of asking peers for them has ended, and brought nothing
 //	synced, tick, checked [problem=…], leave
-//	up V, down V, stops, let-in      the software
+//	up V, down V [ended], fails V, passes V, stops, let-in
+//	                                 the software
 //	staged, drained, transformed to=V, ready, admitted, healthy, recorded, rolledback, failed [later]
 //	wait D                           time passes
 //	full, free                       the disk has no room, or room again
@@ -141,6 +143,15 @@ func (s *script) flush() string {
 			if t.Reason != "" {
 				fmt.Fprintf(&b, " reason=%q", t.Reason)
 			}
+			if h := t.Health; h.State != "" && h.State != view.HealthUnknown {
+				fmt.Fprintf(&b, " %s", h.State)
+			}
+			if h := t.Health; h.Reason != "" {
+				fmt.Fprintf(&b, ": %s", h.Reason)
+			}
+			if h := t.Health; h.Soaked != 0 || h.Failed.Release != 0 {
+				fmt.Fprintf(&b, " soaked=%d failed=%d/%d", h.Soaked, h.Failed.Release, h.Failed.Count)
+			}
 			b.WriteByte('\n')
 		}
 		if r.Check != nil {
@@ -201,7 +212,7 @@ func (s *script) event(d *datadriven.TestData) Event {
 		return MetadataSeen{s.metadata(d)}
 	case "order":
 		v, serial := place(s.t, d.CmdArgs[0].Key)
-		return OrderRead{Document: Document{Kind: KindOrder, Release: v, Chunk: bundle.Chunk{Digest: orderDigest(v, serial)}}, Order: order(d, v, serial)}
+		return OrderRead{Document: Document{Kind: KindOrder, Release: v, Chunk: bundle.Chunk{Digest: orderDigest(v, serial)}}, Order: order(s.t, d, v, serial)}
 	case "missing":
 		v, serial := place(s.t, d.CmdArgs[0].Key)
 		if serial == 0 {
@@ -236,7 +247,17 @@ func (s *script) event(d *datadriven.TestData) Event {
 		return SoftwareUp{v}
 	case "down":
 		v, _ := place(s.t, d.CmdArgs[0].Key)
-		return SoftwareDown{v}
+		e := SoftwareDown{Version: v, Ended: d.HasArg("ended"), Reason: "no"}
+		if e.Ended {
+			e.Reason = "exit status 1"
+		}
+		return e
+	case "fails":
+		v, _ := place(s.t, d.CmdArgs[0].Key)
+		return SoftwareFails{v, "no answer"}
+	case "passes":
+		v, _ := place(s.t, d.CmdArgs[0].Key)
+		return SoftwarePasses{v}
 	case "stops":
 		return SoftwareStops{}
 	case "let-in":
@@ -294,7 +315,7 @@ func (s *script) metadata(d *datadriven.TestData) Metadata {
 	return m
 }
 
-func order(d *datadriven.TestData, v bundle.Version, serial uint64) *schedule.Order {
+func order(t *testing.T, d *datadriven.TestData, v bundle.Version, serial uint64) *schedule.Order {
 	o := &schedule.Order{Release: v, Serial: serial, Manifest: manifestDigest(v, false), State: schedule.StateRunning}
 	if d.HasArg("paused") {
 		o.State = schedule.StatePaused
@@ -303,7 +324,13 @@ func order(d *datadriven.TestData, v bundle.Version, serial uint64) *schedule.Or
 		o.State = schedule.StateAborted
 	}
 	c := schedule.ClassOrder{Strategy: bundle.StrategyRolling, MaxUnavailable: 1}
-	places := max(1, int(version(nil, d, "places")))
+	if d.HasArg("soak") {
+		var soak string
+		d.ScanArgs(t, "soak", &soak)
+		lasts, _ := time.ParseDuration(soak)
+		c.Canary, c.Soak = 1, bundle.Duration(lasts)
+	}
+	places := max(1, int(version(t, d, "places")))
 	for range places {
 		c.Roster = append(c.Roster, bundle.NodeID{1})
 	}

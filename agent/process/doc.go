@@ -31,7 +31,8 @@
 // does), a program that exits 0, or READY=1 sent to
 // the socket that NOTIFY_SOCKET names, in the manner of sd_notify(3). AwaitReady
 // waits for the first success; AwaitHealthy watches for a time and fails when
-// the process ends or failuresMax checks in a row fail. With sd_notify, who is
+// the process ends or failuresMax checks in a row fail; Watch goes on asking for as long
+// as the software runs, and tells when the answer changes. With sd_notify, who is
 // ready stays healthy as long as it runs; that READY=1 came is kept in a file
 // beside the socket, for the next agent.
 //

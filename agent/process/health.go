@@ -131,6 +131,39 @@ func (p *Process) AwaitHealthy(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// Watch goes on asking software that is ready, every Health.Interval, but not more
+// often than every minWatch. It tells when the answer changes: the failure, when
+// failuresMax checks in a row have failed, and nil, when one succeeds again. It returns
+// when the software has ended, when ctx has, or by Close.
+func (p *Process) Watch(ctx context.Context, tell func(failure error)) {
+	pause := time.NewTicker(max(p.interval(), minWatch))
+	defer pause.Stop()
+	for failures := 0; ; {
+		select {
+		case <-pause.C:
+		case <-p.done:
+			return
+		case <-p.closed:
+			return
+		case <-ctx.Done():
+			return
+		}
+		switch err := p.checkOnce(ctx); {
+		case ctx.Err() != nil || !p.running():
+			return
+		case err == nil && failures >= failuresMax:
+			tell(nil)
+			failures = 0
+		case err == nil:
+			failures = 0
+		default:
+			if failures++; failures == failuresMax {
+				tell(fmt.Errorf("%d checks in a row failed; the last: %w", failures, err))
+			}
+		}
+	}
+}
+
 func (p *Process) running() bool {
 	select {
 	case <-p.done:

@@ -27,6 +27,9 @@ const (
 	// minCheck and maxCheck bound the time that one check may take.
 	minCheck = 1 * time.Second
 	maxCheck = 10 * time.Second
+	// minWatch is the least time between two checks of software that is up: they go
+	// on for as long as it runs.
+	minWatch = 5 * time.Second
 	// minTaken and maxTaken bound the pause between two looks whether the software has
 	// accepted a connection.
 	minTaken = time.Millisecond

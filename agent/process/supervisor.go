@@ -11,6 +11,7 @@ type Software interface {
 	Done() <-chan struct{}
 	Exit() Exit
 	AwaitReady(context.Context) error
+	Watch(ctx context.Context, tell func(failure error))
 }
 
 // Event is something that happened to supervised software.
@@ -24,6 +25,10 @@ type (
 	// NotReady says that it runs, but was not ready in its time. It is left
 	// running, and waited for again.
 	NotReady struct{ Err error }
+	// Failing says that its checks fail, though it was ready, and Passing that they
+	// do not any more.
+	Failing struct{ Err error }
+	Passing struct{}
 	// Ended says that it ended without being asked to.
 	Ended struct{ Exit Exit }
 	// NotStarted says that it could not be started.
@@ -36,6 +41,8 @@ type (
 func (Started) event()    {}
 func (Ready) event()      {}
 func (NotReady) event()   {}
+func (Failing) event()    {}
+func (Passing) event()    {}
 func (Ended) event()      {}
 func (NotStarted) event() {}
 func (Restarting) event() {}
@@ -87,6 +94,13 @@ func (s Supervisor) once(ctx context.Context) time.Duration {
 	}
 	ready := time.Now()
 	s.Observe(Ready{sw})
+	sw.Watch(ctx, func(failure error) {
+		if failure != nil {
+			s.Observe(Failing{failure})
+		} else {
+			s.Observe(Passing{})
+		}
+	})
 	select {
 	case <-ctx.Done():
 	case <-sw.Done():

@@ -148,6 +148,63 @@ func (f *fakeSoftware) AwaitReady(ctx context.Context) error {
 	}
 }
 
+// Watch has something to tell of software that is up for a minute and a half.
+func (f *fakeSoftware) Watch(ctx context.Context, tell func(error)) {
+	fails := time.After(90 * time.Second)
+	for {
+		select {
+		case <-f.done:
+			return
+		case <-ctx.Done():
+			return
+		case <-fails:
+			tell(errors.New("no answer"))
+			tell(nil)
+		}
+	}
+}
+
+// What runs is asked for as long as it runs, and only changes are told.
+func TestWatch(t *testing.T) {
+	for name, c := range map[string]struct {
+		script string
+		endsAt time.Duration
+		want   []string
+	}{
+		"always well":        {script: "."},
+		"two fail":           {script: "..xx."},
+		"fails for ever":     {script: "..xxxxx", want: []string{"25s 3 checks in a row failed; the last: check 5"}},
+		"comes and goes":     {script: "xxx.xxxx.", want: []string{"15s 3 checks in a row failed; the last: check 3", "20s", "35s 3 checks in a row failed; the last: check 7", "45s"}},
+		"ends while failing": {script: "x", endsAt: 22 * time.Second, want: []string{"15s 3 checks in a row failed; the last: check 3"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := fakeProcess(c.script) // whose interval is a second
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				if c.endsAt > 0 {
+					time.AfterFunc(c.endsAt, p.fakeEnd)
+				}
+				began := time.Now()
+				var got []string
+				p.Watch(ctx, func(err error) {
+					at := time.Since(began).String()
+					if err != nil {
+						at += " " + err.Error()
+					}
+					got = append(got, at)
+				})
+				if !slices.Equal(got, c.want) {
+					t.Errorf("told %q, want %q", got, c.want)
+				}
+				if c.endsAt > 0 && time.Since(began) != c.endsAt {
+					t.Errorf("watched for %s, want %s", time.Since(began), c.endsAt)
+				}
+			})
+		})
+	}
+}
+
 func TestSupervisor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const s, m = time.Second, time.Minute
@@ -192,7 +249,7 @@ func TestSupervisor(t *testing.T) {
 			Started Ready Ended 1s
 			Started Ready Ended 2s
 			NotStarted 4s
-			Started Ready`)
+			Started Ready Failing Passing`)
 		if !slices.Equal(log, want) {
 			t.Errorf("events %q\nwant   %q", log, want)
 		}

@@ -19,8 +19,9 @@ type Input struct {
 	// node's own place in the roster follows from it.
 	Lookup func(bundle.NodeID) (view.Record, bool)
 	// SettledFor says how long this agent has seen a node at the order's
-	// release, by its own clock; 0 where it does not know. It paces the soak
-	// of canaries; nil is 0 for all.
+	// release, by its own clock; 0 where it does not know. It is the soak of
+	// canaries that do not say themselves that theirs has passed, since an older
+	// moult looks after them; nil is 0 for all.
 	SettledFor func(bundle.NodeID) time.Duration
 	// Reachable tells for whom a wait may last: the reason's command is about
 	// an unreachable node, if there is one. nil: not known. For people only.
@@ -56,7 +57,8 @@ const (
 	CodeNotStarted = "not-started" // manual: not started by the operator
 	CodeStopped    = "stopped"     // too many nodes have failed
 	CodeCanary     = "canary"      // the canaries have not all settled
-	CodeSoak       = "soak"        // they have not been settled for long enough
+	CodeSoak       = "soak"        // they have not been settled, and well, for long enough
+	CodeUnwell     = "unwell"      // nodes that have settled are not well
 	CodeBudget     = "budget"      // as many as allowed are, or may be, down
 )
 
@@ -126,7 +128,7 @@ func (ru rule) decide(in Input) Decision {
 		return wait(CodeNoRecord, "this node has not published its status yet", "")
 	}
 	d.own = own
-	for _, question := range []func() (Decision, bool){d.needed, d.trusted, d.allowed, d.inRoster, d.notStopped, d.afterCanaries} {
+	for _, question := range []func() (Decision, bool){d.needed, d.trusted, d.allowed, d.inRoster, d.notStopped, d.afterCanaries, d.overUnwell} {
 		if answer, no := question(); no {
 			return answer
 		}
@@ -220,7 +222,7 @@ func (d *decision) notStopped() (Decision, bool) {
 }
 
 // afterCanaries makes all but the first Canary places wait until those are
-// over, and those that settled have been settled for Soak.
+// over, and those that settled have been well for Soak.
 func (d *decision) afterCanaries() (Decision, bool) {
 	if d.place.rank >= d.class.Canary {
 		if answer, no := d.canariesDone(); no {
@@ -253,14 +255,19 @@ func (d *decision) canariesSoaked() (Decision, bool) {
 	var soaking []bundle.NodeID
 	for _, p := range d.canaries() {
 		rec, ok := d.Lookup(p.node)
-		if p.skipped || !ok || rec.Version < d.order.Release {
-			continue // gone, or held: then the failure budget decides
+		if p.skipped || !ok || rec.Version < d.order.Release || hasFailed(d.order.Release, d.class.attempts(p.node), rec) {
+			continue // gone, held, or failed: then the failure budget decides
 		}
 		var since time.Duration
 		if d.SettledFor != nil {
 			since = max(0, d.SettledFor(p.node))
 		}
-		if left := time.Duration(d.class.Soak) - since; left > 0 {
+		left := max(0, time.Duration(d.class.Soak)-since)
+		passed := left == 0
+		if rec.Health.State != "" { // it says itself whether it was well meanwhile
+			passed = d.class.Soak == 0 || rec.Health.Soaked >= d.order.Release // of this order, or a later one
+		}
+		if !passed {
 			soaking = append(soaking, p.node)
 			longest = max(longest, left)
 		}
@@ -268,8 +275,26 @@ func (d *decision) canariesSoaked() (Decision, bool) {
 	if len(soaking) == 0 {
 		return Decision{}, false
 	}
-	text := fmt.Sprintf("it waits until the first nodes have been settled for %s: %s", d.class.Soak, d.names(soaking))
-	return Decision{Reason: Reason{Code: CodeSoak, Text: text, Nodes: soaking, Retry: longest}}, true
+	text := fmt.Sprintf("it waits until the first nodes have been settled, and well, for %s: %s", d.class.Soak, d.names(soaking))
+	return Decision{Reason: Reason{Code: CodeSoak, Text: text, Nodes: soaking, Command: d.skip(soaking), Retry: longest}}, true
+}
+
+// overUnwell makes it wait while a node that has settled is not well: what it suffers
+// from, the next may.
+func (d *decision) overUnwell() (Decision, bool) {
+	var unwell []bundle.NodeID
+	for _, m := range d.class.members() {
+		if rec, ok := d.Lookup(m.id); ok && m.attempts > 0 && !rec.Left && rec.Version >= d.order.Release && rec.Health.Unwell() {
+			unwell = append(unwell, m.id)
+		}
+	}
+	if len(unwell) == 0 {
+		return Decision{}, false
+	}
+	return Decision{Reason: Reason{
+		Code: CodeUnwell, Text: "it waits until those that have settled are well: " + d.names(unwell), Nodes: unwell,
+		Command: fmt.Sprintf("moult skip --release %d %s", d.order.Release, d.name(unwell[0])),
+	}}, true
 }
 
 // withinBudget is the rule that promise P4 rests on.

@@ -112,8 +112,8 @@ func (o *Order) Attempts(class bundle.Class, id bundle.NodeID) int {
 	return c.attempts(id)
 }
 
-// failed returns the nodes whose every attempt has ended without settling, in
-// the order of their first places.
+// failed returns the nodes whose every attempt has ended without settling, or whose
+// software failed in the soak, in the order of their first places.
 func (c *ClassOrder) failed(release bundle.Version, lookup func(bundle.NodeID) (view.Record, bool)) []bundle.NodeID {
 	var nodes []bundle.NodeID
 	for _, m := range c.members() {
@@ -125,7 +125,10 @@ func (c *ClassOrder) failed(release bundle.Version, lookup func(bundle.NodeID) (
 }
 
 func hasFailed(release bundle.Version, attempts int, rec view.Record) bool {
-	return rec.Version < release && rec.Ended.Release == release && rec.Ended.Count >= attempts
+	if rec.Version >= release {
+		return rec.Health.Failed.Release == release && rec.Health.Failed.Count >= attempts
+	}
+	return rec.Ended.Release == release && rec.Ended.Count >= attempts
 }
 
 // member is one node of a roster, with the attempts that it has; 0: skipped.

@@ -42,7 +42,8 @@ func (s *script) lookup(id bundle.NodeID) (view.Record, bool) {
 //
 //	order release=N [previous=true] [class=…] [strategy=…] [k=…] [canary=…] [soak=…] [failures=…] nodes=(…) [unreachable=(…)] [left=(…)]
 //	place roster=(…): sets the roster of class kv, so that a script can say who is first
-//	record NODE [version=…] [phase=…] [obeys=…] [ended=RELEASE/COUNT] [held]; many lines in the input
+//	record NODE [version=…] [phase=…] [obeys=…] [ended=RELEASE/COUNT] [held]
+//	  [health=…] [soaked=…] [failed=RELEASE/PLACES]; many lines in the input
 //	pause, resume, abort; skip, retry, start NODE; budget k=…; forget NODE [number=…]
 //	decide NODE [not-synced] [expired] [conflict] [settled=…] [unreachable=(…)]
 //	summary
@@ -195,6 +196,14 @@ func (s *script) record(t *testing.T, d *datadriven.TestData, words []string) {
 			if _, err := fmt.Sscanf(value, "%d/%d", &rec.Ended.Release, &rec.Ended.Count); err != nil {
 				d.Fatalf(t, "%s: %v", word, err)
 			}
+		case "health":
+			rec.Health.State, rec.Health.Reason = view.HealthState(strings.ReplaceAll(value, "_", " ")), "…"
+		case "soaked":
+			rec.Health.Soaked = bundle.Version(n)
+		case "failed":
+			if _, err := fmt.Sscanf(value, "%d/%d", &rec.Health.Failed.Release, &rec.Health.Failed.Count); err != nil {
+				d.Fatalf(t, "%s: %v", word, err)
+			}
 		case "unknown":
 			delete(s.records, id)
 			return
@@ -241,7 +250,7 @@ func (s *script) summary() string {
 	b.WriteString("\n")
 	for _, class := range slices.Sorted(maps.Keys(r.Classes)) {
 		p := r.Classes[class]
-		if p.Settled+p.Down+p.Held+p.Waiting+p.Skipped != p.Total {
+		if p.Settled+p.Unwell+p.Down+p.Held+p.Waiting+p.Skipped != p.Total {
 			b.WriteString("the counts do not add up\n")
 		}
 		fmt.Fprintf(&b, "%s: %+v\n", class, p)

@@ -16,7 +16,7 @@ const (
 	RolloutPaused    = "paused"
 	RolloutHeld      = "held" // too many nodes of a class have failed
 	RolloutAborted   = "aborted"
-	RolloutComplete  = "complete" // every node that is not skipped has settled
+	RolloutComplete  = "complete" // every node that is not skipped has settled, and none is unwell
 )
 
 // Rollout sums up how far an order has come, as this agent sees it.
@@ -26,10 +26,11 @@ type Rollout struct {
 	Classes map[bundle.Class]Progress
 }
 
-// Progress counts the nodes of one class. Settled, Down, Held, Waiting and
-// Skipped add up to Total.
+// Progress counts the nodes of one class. Settled, Unwell, Down, Held, Waiting and
+// Skipped add up to Total. Unwell are those at the release whose software is not
+// well, or failed in its soak.
 type Progress struct {
-	Total, Settled, Down, Held, Waiting, Skipped int
+	Total, Settled, Unwell, Down, Held, Waiting, Skipped int
 	// Budget is how many may be down at once.
 	Budget int
 }
@@ -41,15 +42,16 @@ func Summary(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) Rollout {
 		return Rollout{State: RolloutSpreading, Reason: "there is no rollout order for the release yet", Classes: map[bundle.Class]Progress{}}
 	}
 	r := Rollout{State: RolloutRolling, Classes: map[bundle.Class]Progress{}}
-	complete, skipped := true, 0
+	complete, skipped, d := true, 0, decision{Input: Input{Lookup: lookup}, order: o}
+	var unwell []bundle.NodeID
 	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
 		c := o.Classes[name]
-		p := progress(o.Release, &c, lookup)
+		p, ill := progress(o.Release, &c, lookup)
+		unwell = append(unwell, ill...)
 		r.Classes[name] = p
 		complete = complete && p.Settled+p.Skipped == p.Total
 		skipped += p.Skipped
 		if failed := c.failed(o.Release, lookup); c.FailureMax > 0 && len(failed) >= c.FailureMax && r.State == RolloutRolling {
-			d := decision{Input: Input{Lookup: lookup}, order: o}
 			r.State = RolloutHeld
 			r.Reason = fmt.Sprintf("class %s: release %d has failed on %s", name, o.Release, d.names(failed))
 		}
@@ -61,12 +63,14 @@ func Summary(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) Rollout {
 		r.State, r.Reason = RolloutAborted, "the operator has aborted the rollout"
 	case o.State == StatePaused:
 		r.State, r.Reason = RolloutPaused, "the operator has paused the rollout"
+	case r.State == RolloutRolling && len(unwell) > 0:
+		r.Reason = "nodes at the release are not well: " + d.names(unwell)
 	}
 	return r
 }
 
-func progress(release bundle.Version, c *ClassOrder, lookup func(bundle.NodeID) (view.Record, bool)) Progress {
-	p := Progress{Budget: c.MaxUnavailable}
+func progress(release bundle.Version, c *ClassOrder, lookup func(bundle.NodeID) (view.Record, bool)) (p Progress, unwell []bundle.NodeID) {
+	p.Budget = c.MaxUnavailable
 	members := c.members()
 	if c.Strategy == bundle.StrategyAtOnce {
 		p.Budget = len(members)
@@ -75,6 +79,9 @@ func progress(release bundle.Version, c *ClassOrder, lookup func(bundle.NodeID) 
 		p.Total++
 		rec, _ := lookup(m.id)
 		switch {
+		case rec.Version >= release && m.attempts > 0 && (rec.Health.Unwell() || hasFailed(release, m.attempts, rec)):
+			p.Unwell++
+			unwell = append(unwell, m.id)
 		case rec.Version >= release:
 			p.Settled++
 		case m.attempts == 0:
@@ -87,5 +94,5 @@ func progress(release bundle.Version, c *ClassOrder, lookup func(bundle.NodeID) 
 			p.Waiting++
 		}
 	}
-	return p
+	return p, unwell
 }

@@ -40,6 +40,10 @@ func (d *decision) doing(id bundle.NodeID) string {
 		return "it has left, last seen " + string(rec.Phase)
 	case d.Reachable != nil && !d.Reachable(id):
 		return "unreachable, last seen " + string(rec.Phase)
+	case rec.Health.Unwell():
+		return fmt.Sprintf("%s, %s: %s", rec.Phase, rec.Health.State, rec.Health.Reason)
+	case rec.Version >= d.order.Release && rec.Health.Failed.Release == d.order.Release:
+		return string(rec.Phase) + ", its software failed in its soak"
 	case d.order.Previous != 0 && !theRule().past(d.order.Previous, d.order.Release, rec, ok):
 		return string(rec.Phase) + ", may go by an earlier order"
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
@@ -22,6 +23,9 @@ type truth struct {
 	// when the software had stopped; 0: none.
 	old     bundle.Version
 	content content
+	// settled is when the host was first at a release or a later one, and well for how
+	// long its software has been well since then, without a break, at most.
+	settled, well [maxRelease + 1]time.Duration
 	// admitted is the newest release whose software was ever open to callers.
 	admitted bundle.Version
 }
@@ -96,10 +100,29 @@ func (h *host) checkSlots() {
 	t.admitted = max(t.admitted, v)
 }
 
+// noteWell notes how long the software has been well: something is about to end that.
+func (h *host) noteWell() {
+	if !h.soft.running || h.soft.fails {
+		return
+	}
+	t := &h.truth
+	for v := range t.well {
+		if bundle.Version(v) <= t.state.Version {
+			t.well[v] = max(t.well[v], h.s.now-max(h.soft.since, t.settled[v]))
+		}
+	}
+}
+
 // noteSaved notes a state that has just become durable.
 func (a *agent) noteSaved(s upgrade.State) {
 	t := &a.h.truth
 	before := t.state.Phase
+	for v := t.state.Version + 1; v <= s.Version; v++ {
+		t.settled[v] = a.s.now
+	}
+	if s.FailedRelease != t.state.FailedRelease || s.FailedCount != t.state.FailedCount {
+		a.s.stats.SoaksFailed++
+	}
 	t.state = s
 	switch s.Phase {
 	case upgrade.Transforming:

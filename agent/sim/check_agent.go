@@ -4,6 +4,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"time"
 
 	"moult/agent/node"
 	"moult/agent/schedule"
@@ -40,9 +41,9 @@ func (a *agent) checkStarted() {
 func (a *agent) published(r view.Record, signed view.Signed) {
 	t := &a.h.truth
 	s := t.state
-	if r.Version != s.Claims() || r.Obeys != s.Obeys || r.Ended != (view.Ended{Release: s.EndedRelease, Count: s.EndedCount}) {
-		a.s.fail("P7", "%s says version %d, obeys %d, ended %v, and version %d, obeys %d, ended %d×%d is saved",
-			a.h.name, r.Version, r.Obeys, r.Ended, s.Claims(), s.Obeys, s.EndedRelease, s.EndedCount)
+	failed := view.Ended{Release: s.FailedRelease, Count: s.FailedCount}
+	if r.Version != s.Claims() || r.Obeys != s.Obeys || r.Ended != (view.Ended{Release: s.EndedRelease, Count: s.EndedCount}) || r.Health.Soaked != s.Soaked || r.Health.Failed != failed {
+		a.s.fail("P7", "%s says version %d, obeys %d, ended %v, health %+v, and this is saved: %+v", a.h.name, r.Version, r.Obeys, r.Ended, r.Health, s)
 	}
 	if a.h.forgot {
 		a.s.twoTongued = a.s.twoTongued || r.Seq <= t.last.Seq
@@ -160,7 +161,8 @@ func (a *agent) decide(in schedule.Input) schedule.Decision {
 
 // checkWaiting is promise P9: where the answer is to wait, it is also to wait
 // for an agent that does not have one of the records. That enough nodes have
-// failed is news that may be missing: it only ever adds a reason to wait.
+// failed, or that one is not well, is news that may be missing: it only ever adds a
+// reason to wait.
 func (a *agent) checkWaiting() {
 	s := a.node.State()
 	if s.Phase != upgrade.Waiting {
@@ -168,7 +170,7 @@ func (a *agent) checkWaiting() {
 	}
 	in := a.node.Input(s.Goal)
 	d := a.decide(in)
-	if d.Go || in.Order == nil || d.Reason.Code == schedule.CodeStopped {
+	if d.Go || in.Order == nil || d.Reason.Code == schedule.CodeStopped || d.Reason.Code == schedule.CodeUnwell {
 		return
 	}
 	roster := in.Order.Classes[in.Class].Roster
@@ -210,6 +212,7 @@ func (a *agent) checkGo(release bundle.Version) {
 		a.s.fail("P1", "%s goes down by metadata that have expired", a.h.name)
 	}
 	in := a.node.Input(release)
+	a.checkSoaked(in.Order.Classes[a.h.class], release)
 	lookup := in.Lookup
 	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
 		if id == a.h.id {
@@ -275,4 +278,43 @@ func (a *agent) checkRoute() {
 	if r.External < a.h.disk.answering.External {
 		a.s.fail(CheckAnswered, "%s takes callers from outside for version %d again, after %d", a.h.name, r.External, a.h.disk.answering.External)
 	}
+}
+
+// checkSoaked looks at what others have settled at when a node goes down by an order:
+// none is known to be unwell, and the canaries have been well for their soak, whatever
+// anybody believes.
+func (a *agent) checkSoaked(c schedule.ClassOrder, release bundle.Version) {
+	var ranks []int
+	if c.Strategy == bundle.StrategyManual {
+		ranks = c.Started
+	} else {
+		for i := range c.Roster {
+			ranks = append(ranks, i)
+		}
+	}
+	canaries := ranks[:min(c.Canary, len(ranks))]
+	for i, id := range c.Roster {
+		h, r := a.s.hosts[a.s.index(id)], view.Record{}
+		if r, _ = a.node.View().Get(id); slices.Contains(c.Skipped, i) || r.Version < release {
+			continue
+		}
+		if r.Health.Unwell() {
+			a.s.fail(CheckUnwell, "%s goes down for release %d, and knows that %s, which is there, is %s", a.h.name, release, h.name, r.Health.State)
+		}
+		if slices.Contains(canaries, i) && !slices.Contains(canaries, slices.Index(c.Roster, a.h.id)) && r.Health.Failed.Release != release && !h.soaked(release) {
+			a.s.fail(CheckSoak, "%s goes down for release %d, and %s has been well for %v", a.h.name, release, h.name, h.truth.well[release])
+		}
+	}
+}
+
+// soaked reports whether the software has been well for the whole soak of a release, or
+// of a later one at which the host has settled.
+func (h *host) soaked(release bundle.Version) bool {
+	h.noteWell()
+	for v := release; v <= h.truth.state.Version; v++ {
+		if o := h.s.operator.set.orders[v]; o != nil && h.truth.well[v] >= time.Duration(o.Classes[h.class].Soak) {
+			return true
+		}
+	}
+	return false
 }

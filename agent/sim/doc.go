@@ -15,7 +15,9 @@
 //	documents come later than the metadata that name them, or are asked for in
 //	          vain for a while
 //	software  starts late or never, dies, gets unwell after it was admitted;
-//	          goes on when its agent dies, and does not when its machine does
+//	          ends or fails its checks in its soak, or long after, once or again
+//	          and again; goes on when its agent dies, and does not when its
+//	          machine does
 //	callers   write, and count what was acknowledged
 //	operator  signs one order after the other, from the view of some peer, which
 //	          may be old: releases one after the other, also while an earlier one
@@ -68,6 +70,9 @@
 //	answered
 //	    whoever runs a version answers callers of its neighbours that it knows, and
 //	    gives up older ones only where everybody in an order has gone on
+//
+// Besides, nobody goes down by an order whose canaries have settled and have not been
+// well for their whole soak, or over a node that has settled and is known not to be well.
 //
 // And once faults have stopped and the operator attends, every node settles at
 // the newest release within a bounded time, but those that can never work, and

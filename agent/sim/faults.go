@@ -50,7 +50,7 @@ func (s *simulation) sicken(h *host) {
 		if !s.chance(0.2) {
 			continue
 		}
-		h.ill[v] = illness{kind: pick(s, []string{"fetch", "transform", "later", "launch", "probe", "unwell"}), times: 1 + s.rng.IntN(2)}
+		h.ill[v] = illness{kind: pick(s, []string{"fetch", "transform", "later", "launch", "probe", "unwell", "ails"}), times: 1 + s.rng.IntN(2)}
 		h.ill[v].chronic = (h.disk.current != 0 || h.adopt != 0) && !slices.Contains([]string{"later", "unwell"}, h.ill[v].kind) && s.chance(0.1)
 	}
 }
@@ -155,6 +155,9 @@ func (s *simulation) repair() {
 			if !h.ill[v].chronic {
 				h.ill[v].times = 0
 			}
+		}
+		if v := h.soft.version; !h.ill[v].chronic {
+			h.recover(v)
 		}
 		h.away, h.disk.full = false, false
 		h.start()

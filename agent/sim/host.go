@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"moult/agent/node"
@@ -24,7 +25,8 @@ type host struct {
 
 	disk disk
 	soft software
-	gate node.Gate // as the agent has it; it outlives the agent
+	gate node.Gate      // as the agent has it; it outlives the agent
+	lost bundle.Version // the software that died while no agent ran; 0: none
 
 	agent *agent         // nil: none runs
 	boot  int            // rises with each agent's start and end: what an older one began is void
@@ -42,11 +44,13 @@ type host struct {
 type software struct {
 	running bool
 	version bundle.Version
+	fails   bool          // its health checks
+	since   time.Duration // when it was started, or its checks passed again
 }
 
 // illness is what goes wrong with one release on one host, so many times.
 type illness struct {
-	kind  string // fetch, transform, later, launch, probe, unwell
+	kind  string // fetch, transform, later, launch, probe, unwell, ails
 	times int
 	// chronic illnesses do not end when faults stop.
 	chronic bool
@@ -138,7 +142,8 @@ func (h *host) start() {
 func (h *host) crash(power bool) {
 	if power {
 		h.trace("power loss")
-		h.soft, h.gate = software{}, node.Gate{}
+		h.stop()
+		h.gate = node.Gate{}
 		h.disk.powerLoss(h.s)
 	} else {
 		h.trace("agent killed")
@@ -168,12 +173,16 @@ func (h *host) ensure(v bundle.Version) {
 	if c := h.disk.slots[v]; !c.whole || c.form != v {
 		h.s.fail("P5", "%s starts version %d on a slot that is %+v", h.name, v, c)
 	}
-	h.soft = software{running: true, version: v}
+	h.stop()
+	h.soft = software{running: true, version: v, since: h.s.now}
 	h.trace("software %d starts", v)
 }
 
 // stop ends the software.
-func (h *host) stop() { h.soft = software{} }
+func (h *host) stop() {
+	h.noteWell()
+	h.soft, h.lost = software{}, 0
+}
 
 // open reports whether callers reach the software.
 func (h *host) open() bool { return h.soft.running && h.gate.Open && h.gate.Version == h.soft.version }
@@ -197,10 +206,76 @@ func (h *host) die() {
 	}
 	v := h.soft.version
 	h.trace("software %d dies", v)
-	h.soft = software{}
-	if h.agent != nil {
-		h.agent.softwareEnded(v)
-		h.agent.flush()
+	h.stop()
+	if h.agent == nil {
+		h.lost = v
+		return
+	}
+	h.agent.softwareEnded(v)
+	h.agent.flush()
+}
+
+// sickenSettled has software that has settled fall ill, in its soak, which is where
+// canaries are there for, or later.
+func (h *host) sickenSettled(v bundle.Version) {
+	if o := h.s.operator.newest(); o != nil {
+		c := o.Classes[h.class]
+		if slices.Contains(c.Roster[:min(c.Canary, len(c.Roster))], h.id) && h.s.chance(0.3) {
+			h.s.after(h.s.between(0, time.Duration(c.Soak)), func() { h.ail(v) })
+		}
+	}
+	if h.strikes("ails", v) {
+		h.s.after(h.s.between(5*time.Second, time.Minute), func() { h.ail(v) })
+	}
+}
+
+// ail has the software of v end, some times in a row, or its checks fail: for ever
+// where that illness is chronic.
+func (h *host) ail(v bundle.Version) {
+	if !h.soft.running || h.soft.version != v || h.soft.fails {
+		return
+	}
+	h.s.stats.Ailed++
+	if chronic := h.ill[v].chronic; chronic || h.s.chance(0.5) {
+		h.fail(chronic)
+		return
+	}
+	h.die()
+	for again := h.s.rng.IntN(3); again > 0; again-- {
+		h.s.after(h.s.between(3*time.Second, 20*time.Second), func() {
+			if h.soft.version == v {
+				h.die()
+			}
+		})
+	}
+}
+
+// fail has the checks of the software that runs fail.
+func (h *host) fail(chronic bool) {
+	h.trace("software %d fails its checks", h.soft.version)
+	h.noteWell()
+	h.soft.fails = true
+	if a := h.agent; a != nil && a.keeps == h.soft.version {
+		a.tell(node.SoftwareFails{Version: h.soft.version, Reason: "its checks fail"})
+		a.flush()
+	}
+	if !chronic {
+		v := h.soft.version
+		h.s.after(h.s.between(5*time.Second, 40*time.Second), func() { h.recover(v) })
+	}
+}
+
+// recover has the checks of the software of v pass again.
+func (h *host) recover(v bundle.Version) {
+	if !h.soft.fails || h.soft.version != v {
+		return
+	}
+	h.trace("software %d passes its checks", v)
+	h.soft.fails, h.soft.since = false, h.s.now
+	if a := h.agent; a != nil && a.keeps == v {
+		a.tell(node.SoftwarePasses{Version: v})
+		a.open(v)
+		a.flush()
 	}
 }
 

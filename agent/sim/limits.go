@@ -43,4 +43,7 @@ const (
 	// maxRetries is how often the operator retries one node after that, before
 	// it is skipped.
 	maxRetries = 3
+	// maxUnwell is how often the operator then looks at a node that has settled and is
+	// not well, before it is skipped.
+	maxUnwell = 20
 )

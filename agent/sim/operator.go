@@ -22,6 +22,8 @@ type operator struct {
 	// retries counts how often a host was helped since faults stopped.
 	retries [nodes]int
 	givenUp [nodes]bool
+	// unwell counts how often a settled host was seen unwell since then.
+	unwell [nodes]int
 }
 
 // never is when metadata expire that do not, by whichever clock.
@@ -67,7 +69,7 @@ func (s *simulation) release(v bundle.Version) *bundle.Manifest {
 		}
 		spec := bundle.ScheduleSpec{
 			Strategy: bundle.StrategyRolling, MaxUnavailable: pick(s, []string{"1", "2", "3", "25%"}),
-			Canary: s.rng.IntN(3), Soak: bundle.Duration(s.between(0, 8*time.Second)), FailureMax: pick(s, []int{1, 2, 100}),
+			Canary: s.rng.IntN(3), Soak: bundle.Duration(s.between(0, 15*time.Second)), FailureMax: pick(s, []int{1, 2, 100}),
 		}
 		switch s.rng.IntN(8) {
 		case 0:
@@ -261,12 +263,25 @@ func (s *simulation) attend() {
 // help returns the change that brings a node on, by what its record says.
 func (s *simulation) help(order *schedule.Order, r view.Record) (what string, next *schedule.Order) {
 	op, i := &s.operator, s.index(r.Node)
-	if r.Version >= order.Release || op.givenUp[i] {
+	if op.givenUp[i] {
 		return "", nil
 	}
 	attempts := order.Attempts(r.Class, r.Node)
 	used := attempts == 0 || (r.Ended.Release == order.Release && r.Ended.Count >= attempts)
 	h := s.hosts[i]
+	if r.Version >= order.Release {
+		failed := r.Health.Failed
+		used = attempts > 0 && failed.Release == order.Release && failed.Count >= attempts
+		if r.Health.Unwell() {
+			op.unwell[i]++
+		}
+		if op.unwell[i] >= maxUnwell {
+			op.retries[i], used = maxRetries, true
+		}
+		if !used {
+			return "", nil
+		}
+	}
 	if used && op.retries[i] >= maxRetries {
 		op.givenUp[i], op.gone[i] = true, true
 		next, _ = order.Skip(r.Class, r.Node) // refused where it has no place

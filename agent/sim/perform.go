@@ -34,6 +34,7 @@ func (a *agent) start(x upgrade.Action) {
 		a.probe(x)
 	case upgrade.Settle:
 		a.removeOldSlots(s.Running)
+		a.h.sickenSettled(s.Running)
 		a.during(10*time.Millisecond, func() { a.ended(upgrade.Recorded{Step: x.Step}) })
 	case upgrade.Rollback:
 		a.rollBack(x, s.Path)
@@ -74,6 +75,9 @@ func (a *agent) keep(v bundle.Version) {
 		return
 	}
 	a.keeps = v
+	if a.h.lost == v {
+		a.tell(node.SoftwareDown{Version: v, Ended: true, Reason: "it ended while no agent ran"})
+	}
 	a.keepUp(v)
 }
 
@@ -93,7 +97,7 @@ func (a *agent) keepUp(v bundle.Version) {
 
 // softwareEnded is told by the supervisor that the software died by itself.
 func (a *agent) softwareEnded(v bundle.Version) {
-	a.tell(node.SoftwareDown{Version: v})
+	a.tell(node.SoftwareDown{Version: v, Ended: true, Reason: "it died"})
 	if v := a.keeps; v != 0 {
 		a.after(a.s.between(0, 2*time.Second), func() {
 			if a.keeps == v {
@@ -103,8 +107,14 @@ func (a *agent) softwareEnded(v bundle.Version) {
 	}
 }
 
-// open notes that the software answers.
-func (a *agent) open(v bundle.Version) { a.tell(node.SoftwareUp{Version: v}) }
+// open notes that the software answers, if it does.
+func (a *agent) open(v bundle.Version) {
+	if a.h.soft.fails {
+		a.tell(node.SoftwareDown{Version: v, Reason: "it is not ready"})
+		return
+	}
+	a.tell(node.SoftwareUp{Version: v})
+}
 
 func (a *agent) stage(x upgrade.Fetch) {
 	a.during(a.s.between(50*time.Millisecond, 2*time.Second), func() {

@@ -39,6 +39,9 @@ var plants = []struct {
 	{"metadata that have expired permit", "P1", Plant{Rules: node.Rules{Decide: neverExpired}}},
 	{"a second signing counts for nothing", "P3", Plant{Event: keysReplaced}},
 	{"a journal counts for more than the live slot", "P6", Plant{Memory: journalAlone}},
+	{"a soak is a timer", CheckSoak, Plant{Rules: node.Rules{Decide: soakIsTimer}}},
+	{"a node hears nothing of its software's end in the soak", CheckSoak, Plant{Event: deafToSoftware}},
+	{"a wave goes on over nodes that are not well", CheckUnwell, Plant{Rules: node.Rules{Decide: blindToHealth}}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
 
@@ -50,6 +53,9 @@ var foundBy = map[string]uint64{
 	"it goes back after callers were admitted":                   5,
 	"metadata that have expired permit":                          16,
 	"a journal counts for more than the live slot":               13,
+	"a soak is a timer":                                          1,
+	"a node hears nothing of its software's end in the soak":     1,
+	"a wave goes on over nodes that are not well":                1,
 }
 
 // withinSeeds is how many seeds a planted bug may survive.
@@ -154,6 +160,39 @@ func targetIsVersion(in schedule.Input) schedule.Decision {
 		return r, ok
 	}
 	return schedule.Decide(in)
+}
+
+// soakIsTimer takes every canary for one that an older moult looks after.
+func soakIsTimer(in schedule.Input) schedule.Decision {
+	return withHealth(in, func(view.Health) view.Health { return view.Health{} })
+}
+
+// blindToHealth goes on while what has settled fails.
+func blindToHealth(in schedule.Input) schedule.Decision {
+	return withHealth(in, func(h view.Health) view.Health {
+		if h.Unwell() {
+			h.State = view.HealthWell
+		}
+		return h
+	})
+}
+
+func withHealth(in schedule.Input, f func(view.Health) view.Health) schedule.Decision {
+	lookup := in.Lookup
+	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
+		r, ok := lookup(id)
+		r.Health = f(r.Health)
+		return r, ok
+	}
+	return schedule.Decide(in)
+}
+
+func deafToSoftware(_ *node.Node, e node.Event) node.Event {
+	switch e.(type) {
+	case node.SoftwareDown, node.SoftwareFails:
+		return nil
+	}
+	return e
 }
 
 func forgetEnded(m node.Memory) node.Memory {

@@ -46,7 +46,7 @@ type Result struct {
 
 // Violation is a promise that was broken.
 type Violation struct {
-	// Check names the promise as the design does ("P4"), or is one of the words below.
+	// Check names the promise as the design does ("P4"), or is one of the checks below.
 	Check string
 	Text  string
 	At    time.Duration
@@ -59,13 +59,20 @@ const (
 	CheckAnswered = "answered"
 )
 
+// CheckSoak and CheckUnwell are the checks that nobody goes on over canaries that have
+// not been well for their soak, and over nodes that have settled and are not well.
+const (
+	CheckSoak   = "soak"
+	CheckUnwell = "unwell"
+)
+
 func (v *Violation) Error() string { return fmt.Sprintf("%s at %v: %s", v.Check, v.At, v.Text) }
 
 // Stats counts what happened in a run.
 type Stats struct {
 	Crashes, Restarts, Databases, Cuts, Lost, Corrupted int
 	Orders, WentDown, Settled, Held, RolledBack         int
-	Refused, Frozen                                     int
+	Refused, Frozen, Ailed, SoaksFailed                 int
 	Calls, Retired, Tails, Expired, Twice               int
 }
 

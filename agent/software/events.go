@@ -26,6 +26,14 @@ type NotReady struct {
 	Err     error
 }
 
+// Failing says that the checks of a version fail, though it was ready and runs, and
+// Passing that they do not any more.
+type Failing struct {
+	Version bundle.Version
+	Err     error
+}
+type Passing struct{ Version bundle.Version }
+
 // Ended says that a version has ended without being asked to. It is started again.
 type Ended struct {
 	Version bundle.Version
@@ -39,5 +47,7 @@ type Draining struct{}
 func (Starting) event() {}
 func (Ready) event()    {}
 func (NotReady) event() {}
+func (Failing) event()  {}
+func (Passing) event()  {}
 func (Ended) event()    {}
 func (Draining) event() {}

@@ -34,6 +34,7 @@ func (s *Software) Keep(v bundle.Version) {
 		defer close(k.done)
 		defer cancel()
 		<-before
+		s.noteLost(v)
 		process.Supervisor{
 			Start: func(ctx context.Context) (process.Software, error) {
 				p, _, err := s.ensure(ctx, v)
@@ -79,12 +80,35 @@ func (s *Software) observe(v bundle.Version, e process.Event) {
 	case process.NotStarted:
 		s.cfg.Log.Error("the software cannot be started", "version", v, "err", e.Err)
 		_ = s.cfg.Tell(NotReady{Version: v, Err: e.Err})
+	case process.Failing:
+		s.cfg.Log.Error("the software's health checks fail", "version", v, "err", e.Err)
+		_ = s.cfg.Tell(Failing{Version: v, Err: e.Err})
+	case process.Passing:
+		s.cfg.Log.Info("the software's health checks pass again", "version", v)
+		_ = s.cfg.Tell(Passing{Version: v})
 	case process.Ended:
 		s.cfg.Layer.Ended()
 		s.cfg.Log.Error("the software has ended by itself", "version", v, "exit", e.Exit.String())
 		_ = s.cfg.Tell(Ended{Version: v, Exit: e.Exit})
 	case process.Restarting:
 		s.cfg.Log.Info("the software is started again", "version", v, "in", e.In)
+	}
+}
+
+// noteLost tells of software of version v that was up, and has ended while nobody kept
+// it up: no agent ran, or its probe had just ended. That the machine was started anew
+// says nothing against the software.
+func (s *Software) noteLost(v bundle.Version) {
+	s.mu.Lock()
+	lost, was := s.record, s.proc
+	proc, err := s.take(v)
+	s.mu.Unlock()
+	switch {
+	case err != nil || proc != nil || lost.Version != v || !lost.names():
+	case was != nil:
+		s.observe(v, process.Ended{Exit: was.Exit()})
+	case lost.Handle.ThisBoot():
+		s.observe(v, process.Ended{Exit: process.Exit{Code: -1, Text: "while no agent watched it"}})
 	}
 }
 

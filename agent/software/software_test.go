@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -328,5 +329,69 @@ func TestEndCallsHoldsLast(t *testing.T) {
 	}
 	if got := strings.Join(order, ", "); got != "finish, software.Draining, drain" {
 		t.Errorf("%s; want the calls that had begun ended, then the word, then new ones held", got)
+	}
+}
+
+// Software that ended while nobody kept it up is told of by whoever keeps it up next: by
+// the next agent, and by this one where it ended after its probe. That it was stopped,
+// or its machine, is no fault of its own.
+func TestLost(t *testing.T) {
+	for name, lose := range map[string]func(n *node, a agent, pid int) (next agent, told bool){
+		"while no agent ran": func(n *node, a agent, pid int) (agent, bool) {
+			a.close()
+			kill(n, pid)
+			return n.agent(), true
+		},
+		"after its probe": func(n *node, a agent, pid int) (agent, bool) {
+			ended := a.proc.Done()
+			kill(n, pid)
+			<-ended
+			return a, true
+		},
+		"with its machine": func(n *node, a agent, pid int) (agent, bool) {
+			a.close()
+			kill(n, pid)
+			again := n.agent()
+			again.record.Handle.BootID = "another"
+			return again, false
+		},
+		"stopped": func(n *node, a agent, pid int) (agent, bool) {
+			if err := a.Stop(n.t.Context(), time.Second); err != nil {
+				n.t.Fatal(err)
+			}
+			return a, false
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, sleeper)
+			a := n.agent()
+			pid := n.launched(a)
+			next[Starting](n)
+			next[Ready](n)
+			a, told := lose(n, a, pid)
+			a.Keep(1)
+			if told {
+				if e := next[Ended](n); e.Version != 1 || e.Exit.String() == "" {
+					t.Errorf("told %+v", e)
+				}
+			}
+			next[Starting](n)
+			next[Ready](n)
+		})
+	}
+}
+
+// kill ends a process from outside, and returns when it has.
+func kill(n *node, pid int) {
+	n.t.Helper()
+	p, err := os.FindProcess(pid)
+	if err == nil {
+		err = p.Signal(syscall.SIGKILL)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for kit.Alive(pid) {
+		runtime.Gosched()
 	}
 }

@@ -21,7 +21,8 @@
 //	transforming  each transform on the path has made its slot (Transformed)
 //	starting      the new software is ready (Ready)
 //	probing       it stayed healthy with calls admitted (Healthy): it settles
-//	settled       the settlement is recorded (Recorded): current again
+//	settled       the settlement is recorded (Recorded): current again, and in its
+//	              soak until Soaked or SoakFailed, which disturb no phase
 //	rolling back  the old software runs again on its untouched slot (RolledBack)
 //	held          an operator retries, or a newer release comes
 //

@@ -25,6 +25,14 @@ type (
 	// Reminded says what peers have heard this node say: its data folder may be
 	// older than that. Version and all else in it never take effect as lower.
 	Reminded struct{ Promises }
+	// Soaked says that the software of Release, settled, was well throughout its soak.
+	Soaked struct{ Release bundle.Version }
+	// SoakFailed says that it was not, when the rollout order had so many Places for
+	// this node.
+	SoakFailed struct {
+		Release bundle.Version
+		Places  int
+	}
 	// Go says that the schedule lets the node go down for Goal.
 	Go struct{ Goal bundle.Version }
 
@@ -64,6 +72,8 @@ func (Begin) event()       {}
 func (Target) event()      {}
 func (Withdrawn) event()   {}
 func (Retry) event()       {}
+func (Soaked) event()      {}
+func (SoakFailed) event()  {}
 func (Go) event()          {}
 func (Reminded) event()    {}
 func (Staged) event()      {}

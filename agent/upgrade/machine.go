@@ -119,6 +119,10 @@ func (m *Machine) Step(e Event) {
 		}
 	case Reminded:
 		m.reminded(e.Promises)
+	case Soaked:
+		m.soaked(e)
+	case SoakFailed:
+		m.soakFailed(e)
 	case Go:
 		if m.state.Phase == Waiting && m.state.Goal == e.Goal {
 			m.enter(Draining)
@@ -235,6 +239,20 @@ func (m *Machine) reminded(p Promises) {
 		return
 	}
 	m.save = true
+}
+
+// soaked and soakFailed note how the soak of the settled release has ended. Neither
+// disturbs what is under way.
+func (m *Machine) soaked(e Soaked) {
+	if s := &m.state; e.Release == s.Version && s.Soaked < e.Release {
+		s.Soaked, m.save = e.Release, true
+	}
+}
+
+func (m *Machine) soakFailed(e SoakFailed) {
+	if s := &m.state; e.Release == s.Version && s.Soaked < e.Release && e.Places > 0 && !s.FailedSoak(e.Places) {
+		s.FailedRelease, s.FailedCount, m.save = e.Release, e.Places, true
+	}
 }
 
 func (m *Machine) withdrawn(e Withdrawn) {

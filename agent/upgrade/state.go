@@ -66,6 +66,12 @@ type State struct {
 	// though its data folder, older than that, no longer shows it. What it has
 	// said once it goes on saying: peers count on it.
 	Said bundle.Version `json:"said,omitempty"`
+	// Soaked is the release in whose soak the software was well to the end.
+	Soaked bundle.Version `json:"soaked,omitempty"`
+	// FailedRelease and FailedCount: in the soak of that release it was not, when the
+	// rollout order had so many places for this node.
+	FailedRelease bundle.Version `json:"failed_release,omitempty"`
+	FailedCount   int            `json:"failed_count,omitempty"`
 	// Reason says why the node is held, rolled back or retrying, for people.
 	Reason string `json:"reason,omitempty"`
 }
@@ -78,6 +84,12 @@ func (s State) Claims() bundle.Version { return max(s.Version, s.Said) }
 // in this attempt, so that its slot may hold acknowledged writes.
 func (s State) admitted() bool {
 	return len(s.Path) > 0 && s.Running == s.Path[len(s.Path)-1]
+}
+
+// FailedSoak reports whether the soak of the settled release has failed when the
+// rollout order had so many places for this node, or more.
+func (s State) FailedSoak(places int) bool {
+	return s.FailedRelease == s.Version && s.FailedCount >= places
 }
 
 // Software returns the release whose software the attempt will start.

@@ -159,6 +159,7 @@ type spec struct {
 	transform   string // the argument instead of migrate
 	command     string // instead of ./kv
 	os          string // instead of this one
+	soak        string // instead of a second
 	longHealthy bool   // half a minute instead of half a second
 }
 
@@ -175,7 +176,7 @@ func (c *testCluster) build(v bundle.Version, s spec) string {
 	text := string(data)
 	for from, to := range map[string]string{
 		`"/healthz"`: s.health, `"20%"`: s.budget, `"migrate"`: s.transform, `["./kv", "sample-node", "` + fmt.Sprint(v) + `", "--state"`: s.command,
-		fmt.Sprintf("os   = %q", runtime.GOOS): s.os,
+		fmt.Sprintf("os   = %q", runtime.GOOS): s.os, `soak  = "1s"`: s.soak,
 	} {
 		if to != "" {
 			text = strings.ReplaceAll(text, from, to)

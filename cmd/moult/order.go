@@ -86,7 +86,7 @@ func skipCommand() *cli.Command {
 }
 
 func retryCommand() *cli.Command {
-	return nodeOrderCommand("retry", "give a held, skipped or new node another place in the rollout", (*schedule.Order).Retry)
+	return nodeOrderCommand("retry", "give a held, skipped or new node another place in the rollout, or another soak", (*schedule.Order).Retry)
 }
 
 func startCommand() *cli.Command {

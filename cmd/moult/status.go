@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,14 +134,14 @@ func (p statusPrinter) print(s control.Status) error {
 	}
 	for _, class := range slices.Sorted(maps.Keys(s.Classes)) {
 		c := s.Classes[class]
-		fmt.Fprintf(p.w, "class %s  %d of %d settled, %d down (budget %d), %d waiting, %d held\n",
-			class, c.Settled, c.Total, c.Down, c.Budget, c.Waiting, c.Held)
+		fmt.Fprintf(p.w, "class %s  %d of %d settled, %d not well, %d down (budget %d), %d waiting, %d held\n",
+			class, c.Settled, c.Total, c.Unwell, c.Down, c.Budget, c.Waiting, c.Held)
 	}
 	for _, a := range s.Alarms {
 		fmt.Fprintf(p.w, "%s %s\n", p.paint("alarm:"), a)
 	}
 	w := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NODE\tID\tCLASS\tVERSION\tPHASE\tSEEN\tREASON")
+	fmt.Fprintln(w, "NODE\tID\tCLASS\tVERSION\tPHASE\tHEALTH\tSEEN\tREASON")
 	for _, n := range s.Nodes {
 		seen := "yes"
 		if !n.Reachable {
@@ -157,7 +158,7 @@ func (p statusPrinter) print(s control.Status) error {
 		if n.Progress > 0 && n.Progress < 1 {
 			phase += fmt.Sprintf(" %.0f%%", 100*n.Progress)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.ID.Short(), n.Class, v, phase, seen, oneLine(n.Reason))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.ID.Short(), n.Class, v, phase, cmp.Or(n.Health, "-"), seen, oneLine(n.Reason))
 	}
 	if err := w.Flush(); err != nil {
 		return err

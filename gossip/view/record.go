@@ -52,6 +52,8 @@ type Record struct {
 	Ended Ended `json:"ended,omitzero"`
 	// Held is true while the node is held.
 	Held bool `json:"held,omitempty"`
+	// Health says how the node's software fares.
+	Health Health `json:"health,omitzero"`
 
 	Services map[string]ServiceAddr `json:"services,omitempty"`
 	Labels   map[string]string      `json:"labels,omitempty"`
@@ -69,6 +71,37 @@ type Record struct {
 type Ended struct {
 	Release bundle.Version `json:"release"`
 	Count   int            `json:"count"`
+}
+
+// Health says how the software of a node fares. The zero Health is that of a node
+// without software, or of one that an older moult looks after: nothing is known.
+type Health struct {
+	// State is one of the words below; other words say nothing. Reason says what is
+	// wrong, for people.
+	State  HealthState `json:"state,omitempty"`
+	Reason string      `json:"reason,omitempty"`
+	// Soaked is the release in whose soak the software was well to the end.
+	Soaked bundle.Version `json:"soaked,omitempty"`
+	// Failed says that it was not, in the soak of Release, which the node had reached
+	// when the rollout order had Count places for it.
+	Failed Ended `json:"failed,omitzero"`
+}
+
+// HealthState is a word for how software fares.
+type HealthState string
+
+// The states of software.
+const (
+	HealthUnknown    HealthState = "unknown" // it is not known yet, or it is down on purpose
+	HealthWell       HealthState = "well"    // it runs, and its checks pass
+	HealthNotReady   HealthState = "not ready"
+	HealthRestarting HealthState = "restarting" // it has ended by itself, not long ago
+	HealthFailing    HealthState = "failing"    // it runs, and its checks fail
+)
+
+// Unwell reports that something is known to be wrong: unknown health counts as well.
+func (h Health) Unwell() bool {
+	return h.State == HealthNotReady || h.State == HealthRestarting || h.State == HealthFailing
 }
 
 // ServiceAddr says where one service of a node is reached.
@@ -111,10 +144,14 @@ func (r Record) Validate() error {
 	c.version("version", r.Version)
 	c.version("target", r.Target)
 	c.version("obeys", r.Obeys)
-	c.version("ended.release", r.Ended.Release)
-	c.fail(r.Ended.Count < 0 || r.Ended.Count > MaxAttempts, "ended.count", "%d, want 0 to %d", r.Ended.Count, MaxAttempts)
-	c.fail((r.Ended.Count == 0) != (r.Ended.Release == 0), "ended", "%d attempts at release %d", r.Ended.Count, r.Ended.Release)
+	c.ended("ended", r.Ended)
 	c.word("phase", string(r.Phase))
+	if r.Health.State != "" {
+		c.word("health.state", string(r.Health.State))
+	}
+	c.text("health.reason", r.Health.Reason, MaxReasonBytes)
+	c.version("health.soaked", r.Health.Soaked)
+	c.ended("health.failed", r.Health.Failed)
 	c.fail(!(r.Progress >= 0 && r.Progress <= 1), "progress", "%v, want 0 to 1", r.Progress)
 	c.text("reason", r.Reason, MaxReasonBytes)
 	c.fail(r.Since.Location() != time.UTC || r.Since.Year() > 9999, "since", "%v, want a time in UTC before the year 10000", r.Since)
@@ -150,6 +187,12 @@ func (c *checker) fail(bad bool, field, format string, args ...any) {
 
 func (c *checker) version(field string, v bundle.Version) {
 	c.fail(v > bundle.MaxVersion, field, "%d, want at most %d", v, bundle.MaxVersion)
+}
+
+func (c *checker) ended(field string, e Ended) {
+	c.version(field+".release", e.Release)
+	c.fail(e.Count < 0 || e.Count > MaxAttempts, field+".count", "%d, want 0 to %d", e.Count, MaxAttempts)
+	c.fail((e.Count == 0) != (e.Release == 0), field, "%d attempts at release %d", e.Count, e.Release)
 }
 
 // word checks a word that has a meaning, which this code need not know.

@@ -48,7 +48,7 @@ type wire struct {
 	Record
 }
 
-// Sign fills in the node's key and identity and signs r. Reason and Alarms,
+// Sign fills in the node's key and identity and signs r. Reasons and Alarms,
 // which are for people, are cut to their bounds and to one line each; anything
 // else that is out of bounds is an error.
 func Sign(key ed25519.PrivateKey, r Record) (Signed, error) {
@@ -58,7 +58,7 @@ func Sign(key ed25519.PrivateKey, r Record) (Signed, error) {
 	r.Key = key.Public().(ed25519.PublicKey)
 	r.Node = bundle.NodeIDOf(r.Key)
 	r.Since = r.Since.UTC().Round(0)
-	r.Reason = tidy(r.Reason, MaxReasonBytes)
+	r.Reason, r.Health.Reason = tidy(r.Reason, MaxReasonBytes), tidy(r.Health.Reason, MaxReasonBytes)
 	alarms := make([]string, 0, len(r.Alarms))
 	for _, a := range r.Alarms[:min(len(r.Alarms), MaxAlarms)] {
 		alarms = append(alarms, tidy(a, MaxAlarmBytes))

@@ -26,6 +26,7 @@ func fullRecord() Record {
 		Name: "n1.example", Class: "kv", Seq: 1 << 60, Addr: "[2001:db8::1]:7946",
 		Version: 2, Target: 3, Phase: "rolling back", Progress: 0.25, Reason: "exit status 1: <disk & memory>",
 		Since: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC), Obeys: 3, Ended: Ended{Release: 3, Count: 2}, Held: true,
+		Health: Health{State: HealthFailing, Reason: "no answer", Soaked: 2, Failed: Ended{Release: 3, Count: 1}},
 		Services: map[string]ServiceAddr{"api": {
 			Public: "10.0.0.5:7000", Versions: map[bundle.Version]string{2: "10.0.0.5:7001", 10: "10.0.0.5:7002"},
 			Native: 2, Attach: "relay", Egress: "proxy", Protocol: "http",
@@ -198,6 +199,13 @@ func writeMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ill := Record{Name: "n1", Class: "kv", Seq: 1, Phase: "current", Version: 2, Health: Health{
+		State: HealthRestarting, Reason: "it has ended by itself: exit status 3", Soaked: 1, Failed: Ended{Release: 2, Count: 1},
+	}}
+	unwell, err := Sign(key, ill)
+	if err != nil {
+		t.Fatal(err)
+	}
 	changed := func(s Signed, old, new string) Signed {
 		if !strings.Contains(s.record, old) {
 			t.Fatalf("%s is not in %s", old, s.record)
@@ -211,6 +219,10 @@ func writeMissing(t *testing.T) {
 	for name, v := range map[string]vector{
 		"least":            {"", "the least that a record can say", least},
 		"full":             {"", "all that this version can say", full},
+		"unwell":           {"", "its software is not well, and failed in its soak", unwell},
+		"unknown-health":   {"", "a newer moult has another word for health", changed(unwell, `"restarting"`, `"radiant"`)},
+		"loud-health":      {"invalid", "a word for health that disturbs terminals", changed(unwell, `"restarting"`, `"\u001b[2J"`)},
+		"failed-nowhere":   {"invalid", "a soak that failed at no release", changed(unwell, `"count":1,"release":2`, `"count":1,"release":0`)},
 		"unknown-fields":   {"", "a newer moult says more", changed(least, `"seq":1`, `"seq":1,"zzz":{"a":[1,null]}`)},
 		"unknown-phase":    {"", "a newer moult has another phase", changed(least, `"current"`, `"dreaming"`)},
 		"newer-format":     {"too new", "format 2", changed(least, `"format":1`, `"format":2`)},
