@@ -115,7 +115,7 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	}
 	for _, r := range a.node.Known() {
 		n := control.NodeStatus{
-			Name: cmp.Or(r.Name, r.Node.Short()), Standing: string(a.node.Standing(r)), ID: r.Node, Class: r.Class, Version: r.Version, Phase: string(r.Phase), Health: string(r.Health.State), Target: r.Target,
+			Name: cmp.Or(r.Name, r.Node.Short()), Standing: string(a.node.Standing(r)), ID: r.Node, Class: r.Class, Version: r.Version, Runs: a.runs(r), Phase: string(r.Phase), Health: string(r.Health.State), Target: r.Target,
 			Progress: r.Progress, Reachable: alive(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Address: r.Addr, Platform: r.Platform,
 			Services: map[string]control.ServiceStatus{},
 		}
@@ -257,7 +257,7 @@ func (a *Agent) why(node string) (control.Why, error) {
 	if err != nil {
 		return control.Why{}, err
 	}
-	w := control.Why{Node: r.Name, ID: r.Node, Phase: string(r.Phase), Version: r.Version, Target: r.Target, Reason: r.Reason}
+	w := control.Why{Node: r.Name, ID: r.Node, Phase: string(r.Phase), Version: r.Version, Runs: a.runs(r), Target: r.Target, Reason: r.Reason}
 	name, head := a.node.NameOf(r.Node), a.node.Head()
 	w.Node = cmp.Or(r.Name, name)
 	switch {
@@ -291,6 +291,22 @@ func (a *Agent) why(node string) (control.Why, error) {
 	return w, nil
 }
 
+// runs is the version that a node runs, where that is not the software of the one that
+// it says it is at: it was admitted and has not settled, or the data folder is older. 0
+// where it is, for all that is known here.
+func (a *Agent) runs(r view.Record) bundle.Version {
+	for v := min(r.Running, r.Version) + 1; r.Running != 0 && v <= max(r.Running, r.Version); v++ {
+		m := a.node.Manifests()[v]
+		if m == nil {
+			continue
+		}
+		if _, changes := m.Classes[r.Class]; changes {
+			return r.Running
+		}
+	}
+	return 0
+}
+
 // failedSoak reports that the failure of a node in its soak holds up the rollout of a
 // release.
 func (a *Agent) failedSoak(r view.Record, release bundle.Version) bool {
@@ -310,11 +326,11 @@ func (a *Agent) whyUnwell(r view.Record, head bundle.Version) (code, reason, com
 		reason = fmt.Sprintf("its software is %s: %s; see log/node.log of its data folder", r.Health.State, r.Health.Reason)
 	}
 	if a.failedSoak(r, head) {
-		return "soak-failed", reason + fmt.Sprintf("; it counts as failed under release %d until its soak is tried again", head), fmt.Sprintf("moult retry --release %d %s", head, r.Name)
+		return "soak-failed", reason + fmt.Sprintf("; it counts as failed under release %d until its soak is tried again", head), fmt.Sprintf("moult retry --release %d %s", head, a.node.NameOf(r.Node))
 	}
 	if c := schedule.Summary(a.node.Orders()[head], a.node.View().Get).Classes[r.Class]; c.Waiting > 0 {
 		reason += fmt.Sprintf("; %d nodes of its class wait for it", c.Waiting)
-		command = fmt.Sprintf("moult skip --release %d %s", head, r.Name)
+		command = fmt.Sprintf("moult skip --release %d %s", head, a.node.NameOf(r.Node))
 	}
 	return schedule.CodeUnwell, reason, command
 }

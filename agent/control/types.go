@@ -159,6 +159,7 @@ type NodeStatus struct {
 	ID        bundle.NodeID            `json:"id"`
 	Class     bundle.Class             `json:"class"`
 	Version   bundle.Version           `json:"version"`
+	Runs      bundle.Version           `json:"runs,omitempty"` // where that is not the software of Version
 	Phase     string                   `json:"phase"`
 	Health    string                   `json:"health"` // a view.HealthState; "" where nothing is known
 	Target    bundle.Version           `json:"target"`
@@ -221,6 +222,7 @@ type Why struct {
 	ID      bundle.NodeID  `json:"id"`
 	Phase   string         `json:"phase"`
 	Version bundle.Version `json:"version"`
+	Runs    bundle.Version `json:"runs,omitempty"` // where that is not the software of Version
 	Target  bundle.Version `json:"target"`
 	Code    string         `json:"code"`
 	Reason  string         `json:"reason"`

@@ -36,7 +36,7 @@ func (n *Node) record() view.Record {
 	s := n.saved
 	r := view.Record{
 		Node: n.cfg.Self, Key: n.cfg.Key, Name: n.cfg.Name, Class: n.cfg.Class,
-		Addr: n.addr, Version: s.Claims(), Target: s.Goal, Phase: s.Phase,
+		Addr: n.addr, Version: s.Claims(), Target: s.Goal, Running: s.Running, Phase: s.Phase,
 		Reason: n.reason(s), Obeys: s.Obeys,
 		Ended:    view.Ended{Release: s.EndedRelease, Count: s.EndedCount},
 		Held:     s.Phase == upgrade.Held,

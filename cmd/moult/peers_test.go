@@ -104,6 +104,36 @@ func TestHeld(t *testing.T) {
 	}
 }
 
+// TestHeldAdmitted kills software that has been admitted and has not settled: its node is
+// held on it, and says both which version it is at and which it runs.
+func TestHeldAdmitted(t *testing.T) {
+	t.Parallel()
+	c := running(t, 1)
+	a := c.Agents[0]
+	c.releaseAt(a, 2, spec{longHealthy: true})
+	c.until(a, "the new software", func(s control.Status) bool { return s.Nodes[0].Phase == "probing" })
+	c.fill(a) // which waits until it is admitted
+	if err := syscall.Kill(c.nodePID(a), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	s := c.until(a, "the node to be held", func(s control.Status) bool { return s.Nodes[0].Phase == "held" })
+	if n := s.Nodes[0]; n.Version != 1 || n.Runs != 2 {
+		t.Errorf("it says that it is at version %d and runs %d", n.Version, n.Runs)
+	}
+	_, status, _ := c.command(a, "status")
+	_, why, _ := c.command(a, "why", a.Name)
+	if !strings.Contains(status, "1→2 (runs 2)") || !strings.Contains(why, "is at version 1 and runs version 2, held") {
+		t.Errorf("status:\n%swhy:\n%s", status, why)
+	}
+	c.check(a, 2) // it is there for callers, all the same
+	if code, _, errs := c.command(a, "retry", "--trust", c.trustDir(), a.Name); code != exitDone {
+		t.Fatalf("retry: exit code %d, %s", code, errs)
+	}
+	if s := c.until(a, "the retry", func(s control.Status) bool { return s.Nodes[0].Phase != "held" }); s.Nodes[0].Runs != 2 && s.Nodes[0].Version != 2 {
+		t.Errorf("after the retry: %+v", s.Nodes[0])
+	}
+}
+
 // TestLateJoiner has a node with version 1's state join after the rollout.
 func TestLateJoiner(t *testing.T) {
 	t.Parallel()

@@ -154,6 +154,9 @@ func (p statusPrinter) print(s control.Status) error {
 		if n.Target != 0 && n.Target != n.Version {
 			v = fmt.Sprintf("%d→%d", n.Version, n.Target)
 		}
+		if n.Runs != 0 {
+			v += fmt.Sprintf(" (runs %d)", n.Runs)
+		}
 		phase := n.Phase
 		if n.Progress > 0 && n.Progress < 1 {
 			phase += fmt.Sprintf(" %.0f%%", 100*n.Progress)
@@ -215,7 +218,11 @@ func whyCommand() *cli.Command {
 			if asJSON {
 				return writeJSON(c.App.Writer, why)
 			}
-			fmt.Fprintf(c.App.Writer, "%s (%s) is at version %d, %s\n", why.Node, why.ID.Short(), why.Version, why.Phase)
+			runs := ""
+			if why.Runs != 0 {
+				runs = fmt.Sprintf(" and runs version %d", why.Runs)
+			}
+			fmt.Fprintf(c.App.Writer, "%s (%s) is at version %d%s, %s\n", why.Node, why.ID.Short(), why.Version, runs, why.Phase)
 			if why.Reason != "" {
 				fmt.Fprintf(c.App.Writer, "because: %s\n", why.Reason)
 			}

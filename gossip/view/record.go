@@ -36,6 +36,9 @@ type Record struct {
 	// node works towards, 0 for nothing.
 	Version bundle.Version `json:"version,omitempty"`
 	Target  bundle.Version `json:"target,omitempty"`
+	// Running is the release whose software is live; 0 for none, or where an older
+	// moult does not say. A node that is held may run what it has not settled at.
+	Running bundle.Version `json:"running,omitempty"`
 	// Phase is where the node is on its way to a release. Unknown words are not errors.
 	Phase Phase `json:"phase"`
 	// Progress is how much of the phase is done, 0 to 1.
@@ -143,6 +146,7 @@ func (r Record) Validate() error {
 	c.addr("addr", r.Addr)
 	c.version("version", r.Version)
 	c.version("target", r.Target)
+	c.version("running", r.Running)
 	c.version("obeys", r.Obeys)
 	c.ended("ended", r.Ended)
 	c.word("phase", string(r.Phase))

@@ -24,7 +24,7 @@ var writeVectors = flag.Bool("write-vectors", false, "write the vectors that tes
 func fullRecord() Record {
 	return Record{
 		Name: "n1.example", Class: "kv", Seq: 1 << 60, Addr: "[2001:db8::1]:7946",
-		Version: 2, Target: 3, Phase: "rolling back", Progress: 0.25, Reason: "exit status 1: <disk & memory>",
+		Version: 2, Target: 3, Running: 2, Phase: "rolling back", Progress: 0.25, Reason: "exit status 1: <disk & memory>",
 		Since: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC), Obeys: 3, Ended: Ended{Release: 3, Count: 2}, Held: true,
 		Health: Health{State: HealthFailing, Reason: "no answer", Soaked: 2, Failed: Ended{Release: 3, Count: 1}},
 		Services: map[string]ServiceAddr{"api": {
@@ -199,7 +199,7 @@ func writeMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ill := Record{Name: "n1", Class: "kv", Seq: 1, Phase: "current", Version: 2, Health: Health{
+	ill := Record{Name: "n1", Class: "kv", Seq: 1, Phase: "current", Version: 2, Running: 2, Health: Health{
 		State: HealthRestarting, Reason: "it has ended by itself: exit status 3", Soaked: 1, Failed: Ended{Release: 2, Count: 1},
 	}}
 	unwell, err := Sign(key, ill)
