@@ -274,3 +274,68 @@ func TestFinishOutOfTime(t *testing.T) {
 		t.Errorf("the long poll: %q", body)
 	}
 }
+
+// A long poll that is simulated gives way too where the connection to the node was there
+// before: it is not sent to the old software once more.
+func TestKeptPollWaits(t *testing.T) {
+	bothWays(t, func(t *testing.T, change func(*Config)) {
+		arrived := make(chan string, 5)
+		l := simulated(t, addrOf(startNode(t, busyNode{1, arrived, nil}.ServeHTTP)), change)
+		l.lastingAfter = 1
+		c := rawTo(t, l.Addresses()["api"].Public)
+		c.say(getOf("/short"))
+		c.hear()
+		c.say(getOf("/poll"))
+		<-arrived
+		if n, err := l.Drain(t.Context()); n != 0 || err != nil || len(arrived) != 0 {
+			t.Errorf("%d cut, %v; %d more at the old software", n, err, len(arrived))
+		}
+		node := startNode(t, busyNode{2, nil, nil}.ServeHTTP)
+		apply(t, l, Routing{Native: 2, Backends: backends(addrOf(node)), Objects: passAll(t), External: 1})
+		if resp, body := c.hear(); resp.StatusCode != 200 || body != "2" {
+			t.Errorf("%d %q, want the new software's answer", resp.StatusCode, body)
+		}
+	})
+}
+
+// A part of a simulated answer does not pass for the whole where the node tells its end
+// by that of the connection. One that the node has ended is whole.
+func TestPartIsNotTheWhole(t *testing.T) {
+	bothWays(t, func(t *testing.T, change func(*Config)) {
+		const half = "half of it"
+		whole := make(chan struct{})
+		l := simulated(t, addrOf(startNode(t, func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\n"+half)
+			if r.URL.Path == "/whole" {
+				<-whole
+				return
+			}
+			_, _ = io.Copy(io.Discard, conn)
+		})), change)
+		l.lastingAfter = 1
+		for _, path := range []string{"/whole", "/dump"} {
+			c := rawTo(t, l.Addresses()["api"].Public)
+			c.say(getOf(path))
+			resp, err := http.ReadResponse(c.br, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(resp.Body, make([]byte, len(half))); err != nil {
+				t.Fatal(err)
+			}
+			if path == "/whole" {
+				close(whole)
+			} else if n, err := l.Drain(t.Context()); n != 0 || err != nil {
+				t.Errorf("%d cut, %v", n, err)
+			}
+			if rest, err := io.ReadAll(resp.Body); (err == nil) != (path == "/whole") || len(rest) != 0 {
+				t.Errorf("%s: %q %v", path, rest, err)
+			}
+		}
+	})
+}

@@ -168,10 +168,7 @@ func (f *front) simulateAgain(err error, unsafe bool) bool {
 	if ended, _ := f.core.Left(); ended {
 		return false
 	}
-	if proxy.IsDialError(err) {
-		return true
-	}
-	return f.core.TryAgain()
+	return proxy.IsDialError(err) || f.core.TakenBack() || f.core.TryAgain()
 }
 
 // run makes the call and answers it. An error is why there is no answer.

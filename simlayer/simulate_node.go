@@ -33,7 +33,7 @@ func (c *simulation) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.front.core.SimulatedSends(proxy.Safe(r.Method) && !c.unsafe)
 	c.front.mu.Unlock()
 	resp, err := c.roundTrip(r)
-	if !proxy.Safe(r.Method) && (err == nil || !proxy.IsDialError(err)) {
+	if !proxy.Safe(r.Method) && (err == nil || !proxy.IsDialError(err) && !errors.Is(err, errBack)) {
 		c.unsafe = true
 	}
 	return resp, err
@@ -107,13 +107,22 @@ func (c *simulation) upstream(fresh bool) (u *upstream, kept bool, err error) {
 
 // over is why no call may go out any more. front.mu is held.
 func (c *simulation) over() error {
-	if c.front.core.WasCut() {
+	switch {
+	case c.front.core.WasCut():
 		return errCut
+	case c.front.core.TakenBack():
+		return errBack
 	}
 	if _, gone := c.front.core.Left(); gone {
 		return errGone
 	}
 	return nil
+}
+
+func (c *simulation) wasCut() bool {
+	c.front.mu.Lock()
+	defer c.front.mu.Unlock()
+	return c.front.core.WasCut()
 }
 
 // drop closes a connection.
@@ -317,7 +326,7 @@ func (c *simulation) general(u *upstream, r *http.Request, before []byte) (*http
 			return nil, err
 		}
 		in.N = 1<<63 - 1
-		resp.Body = &nodeGeneral{call: c, up: u, here: here, br: br, body: resp.Body, keep: !resp.Close}
+		resp.Body = &nodeGeneral{call: c, up: u, here: here, br: br, body: resp.Body, keep: !resp.Close, untilEnd: resp.ContentLength < 0 && resp.TransferEncoding == nil}
 		return resp, nil
 	}
 }
@@ -330,10 +339,15 @@ type nodeGeneral struct {
 	br   *bufio.Reader
 	body io.ReadCloser
 	keep bool
+	// untilEnd: nothing but the connection's end tells where the body ends.
+	untilEnd bool
 }
 
 func (g *nodeGeneral) Read(p []byte) (int, error) {
 	n, err := g.body.Read(p)
+	if err == io.EOF && g.untilEnd && g.call.wasCut() {
+		err = io.ErrUnexpectedEOF // it may have been we who ended it
+	}
 	if err == io.EOF && g.up != nil {
 		if g.keep && g.br.Buffered()+g.here.Len() == 0 {
 			g.call.keep(g.up)

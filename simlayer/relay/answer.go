@@ -99,7 +99,7 @@ func (c *Conn) firstPart(p []byte, end int, r wire.Response, polite bool) Part {
 	switch {
 	case r.Close:
 		c.node = nodeEnds
-	case polite:
+	case polite, c.call.cut:
 		insert = end - len("\r\n")
 		c.call.last, c.node = true, nodeEnds
 	}

@@ -153,7 +153,7 @@ func (c *Conn) Leave() (inside bool) {
 	if c.phase != Inside {
 		return false
 	}
-	c.call.sent = false
+	c.call.sent, c.call.back = false, false
 	c.to(Held)
 	return true
 }
@@ -331,7 +331,9 @@ func (c *Conn) Late(open bool) Do {
 // Cuts says that the call is to end soon. What the node has said by now passes, and then
 // the caller's connection ends, or breaks where a part would pass for the whole.
 func (c *Conn) Cuts() Do {
-	c.call.cut = true
+	// last also where all of the answer passes in time: what bounds the writing of it
+	// holds for the connection, and would spoil the next answer.
+	c.call.cut, c.call.last = true, true
 	do := Do{Cancel: true, Node: End}
 	switch {
 	case c.phase == Opaque:
@@ -375,7 +377,7 @@ func (c *Conn) Lasting() Lasting {
 func (c *Conn) Yields() (do Do, again bool) {
 	switch {
 	case c.Lasting() == Polls:
-		c.call.back = c.phase == AtNode
+		c.call.back = true
 		return Do{Node: End}, true
 	case c.phase == Opaque:
 		c.call.parting = true
@@ -383,6 +385,9 @@ func (c *Conn) Yields() (do Do, again bool) {
 	}
 	return c.Cuts(), false
 }
+
+// TakenBack reports whether the call gives way so, and is to be made again.
+func (c *Conn) TakenBack() bool { return c.call.back }
 
 // Parting reports whether nothing more is heard of the caller.
 func (c *Conn) Parting() bool { return c.call.parting }

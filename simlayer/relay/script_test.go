@@ -25,6 +25,7 @@ import (
 //	node closes | breaks its connection ends; left: so have all others
 //	wrote | unwritten    the last of an answer was written, or could not be
 //	stuck                the node takes no more of the request
+//	simulates            a simulated call is sent to the node, and may be sent again
 //	simulated            the call was answered by a simulation object
 //	refused              it gets no answer of the node
 //	yields               the gate has a call end that may go on for ever
@@ -66,6 +67,9 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "dialled":
 		s.dialled(args)
 	case "leave":
+		if s.c.TakenBack() {
+			s.say("taken back")
+		}
 		s.say("inside %v", s.c.Leave())
 	case "node":
 		s.node(t, args)
@@ -76,6 +80,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.do(s.c.Lose(tally.Canceled))
 	case "stuck":
 		s.c.Stuck()
+	case "simulates":
+		s.c.SimulatedSends(true)
 	case "simulated":
 		s.do(s.c.Simulated(tally.Answered, len(args) > 0))
 	case "refused":
