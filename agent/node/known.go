@@ -17,9 +17,12 @@ func (n *Node) Known() (all []view.Record) {
 	if o == nil {
 		return all
 	}
+	places := n.newestPlaces()
 	for _, class := range sorted(o.Classes) {
-		for _, id := range o.Members(class) {
-			if _, ok := n.view.Get(id); !ok && o.Attempts(class, id) > 0 {
+		listed := map[bundle.NodeID]bool{}
+		for _, id := range o.Classes[class].Roster {
+			if _, ok := n.view.Get(id); !ok && places[class][id] > 0 && !listed[id] {
+				listed[id] = true
 				all = append(all, view.Record{Node: id, Class: class})
 			}
 		}
@@ -27,9 +30,17 @@ func (n *Node) Known() (all []view.Record) {
 	return all
 }
 
+// newestPlaces are those of the newest order.
+func (n *Node) newestPlaces() schedule.Places {
+	if o := n.newestOrder(); o != n.placesOf {
+		n.placesOf, n.placesKept = o, o.Places()
+	}
+	return n.placesKept
+}
+
 // Standing tells how a node of Known counts.
 func (n *Node) Standing(r view.Record) schedule.Standing {
-	return n.newestOrder().Standing(r, n.Alive(r.Node))
+	return n.newestPlaces().Standing(r, n.Alive(r.Node))
 }
 
 // NameOf is what commands call a node: its name, or where that is not its alone or not

@@ -79,6 +79,10 @@ type Node struct {
 	soaking  soaking
 	gate     Gate // as last put in force
 
+	placesOf   *schedule.Order // the order that placesKept is of
+	placesKept schedule.Places
+	skips      map[bundle.NodeID]bool // see skipped; nil: to be looked up anew
+
 	routing   routing
 	directory Directory // as told last
 	sources   map[bundle.NodeID]source

@@ -16,7 +16,7 @@ func (n *Node) orderRead(e OrderRead) {
 	switch {
 	case e.Kind == KindBound:
 		if n.docs.orders[v] == nil && n.docs.bound[v] == e.Digest {
-			n.docs.orders[v] = e.Order
+			n.docs.orders[v], n.skips = e.Order, nil
 			n.noteAllDone(v)
 		}
 	case n.meta.Orders[v].Digest == e.Digest:
@@ -49,7 +49,7 @@ func (n *Node) takeOrders() {
 			n.unsaved.bind(v, ref.Digest)
 		}
 		first := n.docs.orders[v] == nil
-		n.docs.orders[v] = o
+		n.docs.orders[v], n.skips = o, nil
 		if first {
 			n.noteAllDone(v)
 		}

@@ -119,10 +119,9 @@ func (n *Node) survey() {
 	}
 	n.routing.stale = false
 	var p peers
-	skipped := n.skipped()
 	for r := range n.view.All() {
 		switch {
-		case r.Node == n.cfg.Self || r.Left || skipped[r.Node]:
+		case r.Node == n.cfg.Self || r.Left || n.skipped(r.Node):
 		case r.Version == 0:
 			p.silent = true
 		case p.least == 0 || r.Version < p.least:
@@ -153,21 +152,32 @@ func (n *Node) everywhere(s upgrade.State, native bundle.Version) bundle.Version
 	return native
 }
 
-// skipped returns the nodes that the operator's word says are gone, and that are not
-// there all the same: those that have no open place in the newest order that names them.
-func (n *Node) skipped() map[bundle.NodeID]bool {
-	gone := map[bundle.NodeID]bool{}
-	for _, v := range slices.Backward(sorted(n.docs.orders)) {
-		o := n.docs.orders[v]
-		for _, class := range sorted(o.Classes) {
-			for _, id := range o.Members(class) {
-				if _, judged := gone[id]; !judged {
-					gone[id] = !n.alive[id] && o.Attempts(class, id) == 0
-				}
+// skipped reports whether the operator's word is that a node is gone, and it is not
+// there all the same: it has no open place in the newest order that names it.
+func (n *Node) skipped(id bundle.NodeID) bool {
+	if n.skips == nil {
+		n.skips = map[bundle.NodeID]bool{}
+		for _, v := range slices.Backward(sorted(n.docs.orders)) {
+			for _, class := range sorted(n.docs.orders[v].Classes) {
+				n.noteSkips(n.docs.orders[v].Classes[class])
 			}
 		}
 	}
-	return gone
+	return n.skips[id] && !n.alive[id]
+}
+
+// noteSkips takes in a class of an order older than those that were taken in before.
+func (n *Node) noteSkips(c schedule.ClassOrder) {
+	open := map[bundle.NodeID]bool{}
+	for i, id := range c.Roster {
+		_, skips := slices.BinarySearch(c.Skipped, i)
+		open[id] = open[id] || !skips
+	}
+	for _, id := range c.Roster {
+		if _, judged := n.skips[id]; !judged {
+			n.skips[id] = !open[id]
+		}
+	}
 }
 
 // span returns the oldest and the newest version whose callers there are objects for:

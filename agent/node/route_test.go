@@ -64,7 +64,7 @@ func (r *bench) order(v bundle.Version) {
 	r.docs.orders[v] = &schedule.Order{Release: v, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
 		"kv": {Roster: []bundle.NodeID{r.cfg.Self}, MaxUnavailable: 1},
 	}}
-	r.routing.stale = true
+	r.skips, r.routing.stale = nil, true
 }
 
 // peer merges a record of another node, or of this one.
@@ -118,7 +118,7 @@ func TestMoreVersionsThanPorts(t *testing.T) {
 		t.Errorf("answers %d to %d while callers of 2 are about, alarms %q", r.Oldest, r.Newest, n.Alarms())
 	}
 	n.docs.orders[14] = &schedule.Order{Release: 14, Classes: map[bundle.Class]schedule.ClassOrder{"kv": {Roster: []bundle.NodeID{old}, Skipped: []int{0}}}}
-	n.routing.stale = true
+	n.skips, n.routing.stale = nil, true
 	if n.ready(); n.alarmed(alarm) {
 		t.Errorf("the node of version 2 is gone: %q", n.Alarms())
 	}
@@ -200,10 +200,10 @@ func TestExternal(t *testing.T) {
 	want("a node at version 1", 1)
 	roster := []bundle.NodeID{gone, n.cfg.Self, gone}
 	order := &schedule.Order{Release: 3, Classes: map[bundle.Class]schedule.ClassOrder{"kv": {Roster: roster, Skipped: []int{0}}}}
-	n.docs.orders[3], n.routing.stale = order, true
+	n.docs.orders[3], n.skips, n.routing.stale = order, nil, true
 	want("skipped, and given a new place", 1)
 	order.Classes["kv"] = schedule.ClassOrder{Roster: roster, Skipped: []int{0, 2}}
-	n.routing.stale = true
+	n.skips, n.routing.stale = nil, true
 	want("skipped", 2)
 	n.releases(4, 4)
 	n.order(4) // which does not name it any more

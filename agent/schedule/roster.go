@@ -75,28 +75,39 @@ const (
 	StandingOutside Standing = "outside" // unreachable, and not named by the newest order
 )
 
-// Standing tells how a node counts under o, the newest order; nil for none.
-func (o *Order) Standing(r view.Record, reachable bool) Standing {
+// Places is how many open places each node has that an order names, by class; 0 for one
+// that it skips. It is for whoever asks of many nodes.
+type Places map[bundle.Class]map[bundle.NodeID]int
+
+// Places counts the places of all nodes; nil for no order.
+func (o *Order) Places() Places {
+	if o == nil {
+		return nil
+	}
+	all := Places{}
+	for class, c := range o.Classes {
+		all[class] = map[bundle.NodeID]int{}
+		for _, m := range c.members() {
+			all[class][m.id] = m.attempts
+		}
+	}
+	return all
+}
+
+// Standing tells how a node counts under the newest order, whose places these are; nil
+// for none.
+func (p Places) Standing(r view.Record, reachable bool) Standing {
+	open, named := p[r.Class][r.Node]
 	switch {
 	case r.Left:
 		return StandingLeft
-	case o == nil:
-	case !o.Names(r.Class, r.Node) && !reachable:
+	case p == nil:
+	case !named && !reachable:
 		return StandingOutside
-	case o.Names(r.Class, r.Node) && o.Attempts(r.Class, r.Node) == 0:
+	case named && open == 0:
 		return StandingSkipped
 	}
 	return StandingIn
-}
-
-// Members returns each node of a class's roster once, skipped or not, in the order of
-// first places.
-func (o *Order) Members(class bundle.Class) (ids []bundle.NodeID) {
-	c := o.Classes[class]
-	for _, m := range c.members() {
-		ids = append(ids, m.id)
-	}
-	return ids
 }
 
 // Names reports whether a class's roster names a node, skipped or not.
