@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"maps"
 	"slices"
 
 	"moult/gossip/view"
@@ -85,7 +86,8 @@ func (o *Order) Places() Places {
 		return nil
 	}
 	all := Places{}
-	for class, c := range o.Classes {
+	for _, class := range slices.Sorted(maps.Keys(o.Classes)) {
+		c := o.Classes[class]
 		all[class] = map[bundle.NodeID]int{}
 		for _, m := range c.members() {
 			all[class][m.id] = m.attempts
