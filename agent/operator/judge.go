@@ -23,7 +23,7 @@ var advice = []struct {
 	{bundle.ErrTooNew, "upgrade moult itself first"},
 	{trust.ErrConflict, "publish the next number, and find out who else holds the publisher's key"},
 	{trust.ErrRollback, "somebody has signed something newer since: build or sign it again on top of that"},
-	{trust.ErrUntrusted, "build and sign it with the trust folder of this cluster: `moult bundle inspect --root ROOT` tells whether it was"},
+	{trust.ErrUntrusted, "build and sign it with the trust folder of this cluster: `moult bundle inspect --root ROOT BUNDLE` tells whether it was"},
 	{trust.ErrMalformed, "it was not written by moult: build or sign it again"},
 	{bundle.ErrMalformed, "its manifest was not written by moult: build it again"},
 	{bundle.ErrNotCanonical, "its manifest was not written by moult: build it again"},
