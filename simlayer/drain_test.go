@@ -206,8 +206,8 @@ func enterStay(t *testing.T, g *gate, s stay) *stay {
 
 func (s *stay) lasts(entered time.Time) (time.Time, bool) { return entered.Add(s.after), s.after > 0 }
 
-func (s *stay) yield() yielding {
-	if !s.deaf && s.how != goesLoose {
+func (s *stay) yield(entered, by time.Time) yielding {
+	if !s.deaf && s.how != goesLoose && s.how != goesOn {
 		go s.g.leave(s.t)
 	}
 	return s.how
@@ -246,6 +246,44 @@ func TestGateTellsCallsApart(t *testing.T) {
 			t.Errorf("%d cut, want the later call, which ends by itself when it must", n)
 		}
 	})
+}
+
+// A call that has become one that ends, since it was looked at, is not cut.
+func TestGateLooksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(10)
+		g.set(upRoute())
+		call := enterStay(t, g, stay{after: time.Second, how: goesOn})
+		g.hold()
+		go func() {
+			time.Sleep(time.Minute)
+			g.leave(call.t)
+		}()
+		if !g.until(t.Context(), g.ending) || call.cuts != 0 {
+			t.Errorf("%d cuts of a call that ends by itself", call.cuts)
+		}
+	})
+}
+
+// Whoever waits for calls to end hears of one that is a long poll from now on, since
+// the node has it.
+func TestPollIsSeen(t *testing.T) {
+	for way, objects := range map[string]map[bundle.Version]Object{"relay": nil, "simulated": passAll(t)} {
+		t.Run(way, func(t *testing.T) {
+			arrived := make(chan string, 1)
+			l := startLayer(t, bundle.ProtocolHTTP, nil)
+			native := bundle.Version(1)
+			if objects != nil {
+				native = 2
+			}
+			apply(t, l, Routing{Native: native, Backends: backends(addrOf(startNode(t, busyNode{1, arrived, nil}.ServeHTTP))), Objects: objects, External: 1})
+			rawTo(t, l.Addresses()["api"].Public).say(getOf("/poll"))
+			<-arrived
+			if len(l.gate.stirred) == 0 {
+				t.Error("nobody is told")
+			}
+		})
+	}
 }
 
 // A wait that no time is left for does not cut what the next drain can hold.

@@ -50,8 +50,10 @@ type lasting interface {
 	// lasts reports from when on the call, as it is now, is taken for one that never
 	// ends; ok is false for one that does. entered is when it was let in.
 	lasts(entered time.Time) (from time.Time, ok bool)
-	// yield has such a call leave soon, and says how. It is called at most once.
-	yield() yielding
+	// yield has a call leave soon that is taken for such a one by then, and says how. By
+	// now it may be none: it goes on, and whoever made it another stirs the gate. It is
+	// not called again for one that does not.
+	yield(entered, by time.Time) yielding
 }
 
 // yielding is how a call that may go on for ever gives way.
@@ -61,6 +63,7 @@ const (
 	endsNow   yielding = iota // as its software would end it
 	waitsNow                  // it waits for the next software, and is made again
 	goesLoose                 // it does not: the software ends it when it is told to stop
+	goesOn                    // it does nothing: it ends by itself, or is not old enough
 )
 
 // ring is some of the tickets.
@@ -286,21 +289,26 @@ func (g *gate) ending(now time.Time) (n int, next time.Time) {
 		case !lasts:
 		case from.After(now):
 			next = sooner(next, from)
-		case g.yield(t, now) != goesLoose:
-			next = sooner(next, now.Add(yieldGrace))
+		default:
+			if how := g.yield(t, now, now); how == endsNow || how == waitsNow {
+				next = sooner(next, now.Add(yieldGrace))
+			}
 		}
 	}
 	return g.in(), next
 }
 
-// yield has a call give way. Callers hold mu.
-func (g *gate) yield(t *ticket, now time.Time) yielding {
-	t.yielded = now
-	how := t.of.yield()
-	if how == goesLoose {
+// yield has a call give way that lasts by then. Callers hold mu.
+func (g *gate) yield(t *ticket, now, by time.Time) yielding {
+	how := t.of.yield(t.entered, by)
+	switch how {
+	case goesOn:
+		return how
+	case goesLoose:
 		t.ring.remove(t)
 		g.loose.add(t)
 	}
+	t.yielded = now
 	return how
 }
 
@@ -417,14 +425,20 @@ func (g *gate) hold() {
 func (g *gate) cut() (n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	now := time.Now()
 	for t := range g.everybody {
-		_, lasts := t.lasts()
-		switch {
-		case !t.yielded.IsZero():
-		case !lasts:
+		if !t.yielded.IsZero() {
+			continue
+		}
+		how := goesOn
+		if from, lasts := t.lasts(); lasts {
+			how = g.yield(t, now, from)
+		}
+		switch how {
+		case goesOn:
 			t.cutNow()
 			n++
-		case g.yield(t, time.Now()) == endsNow:
+		case endsNow:
 			n++
 		}
 	}

@@ -65,19 +65,20 @@ type call struct {
 
 	polls   bool                    // it may be made again; set before it enters, as back
 	back    context.CancelCauseFunc // ends the try that is under way
-	risky   atomic.Bool             // one of its calls must not be made again
-	streams atomic.Int64            // notAnswered, ends, endless, or since when its answer goes on, in Unix nanoseconds
+	streams atomic.Int64            // one of the below, or since when its answer goes on, in Unix nanoseconds
 }
 
-// What call.streams may say.
+// What call.streams may say. All but the first stay until the next try.
 const (
 	notAnswered = 0
 	answerEnds  = -1
+	takenBack   = -2 // it has no answer, and is made again
+	notAgain    = -3 // the same, and one of its calls must not be made again
 	endless     = 1
 )
 
-// answered notes an answer to the call.
-func (c *call) answered(resp *http.Response) {
+// answered notes an answer to the call; false: it has been taken back.
+func (c *call) answered(resp *http.Response) bool {
 	at := int64(answerEnds)
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols || wire.Events([]byte(resp.Header.Get("Content-Type"))):
@@ -85,8 +86,16 @@ func (c *call) answered(resp *http.Response) {
 	case resp.ContentLength < 0:
 		at = time.Now().UnixNano()
 	}
-	c.streams.Store(at)
+	if !c.streams.CompareAndSwap(notAnswered, at) && !c.streams.CompareAndSwap(notAgain, at) {
+		return false
+	}
 	c.listener.layer.gate.stir()
+	return true
+}
+
+// risks notes that one of its calls must not be made again; false: it has been taken back.
+func (c *call) risks() bool {
+	return c.streams.CompareAndSwap(notAnswered, notAgain) || c.streams.Load() != takenBack
 }
 
 // lasts implements lasting.
@@ -97,22 +106,25 @@ func (c *call) lasts(entered time.Time) (from time.Time, ok bool) {
 		return from, true
 	case at > 0:
 		return time.Unix(0, at).Add(after), true
-	case at == notAnswered && c.polls && !c.risky.Load():
+	case at == notAnswered && c.polls:
 		return entered.Add(after), true
 	}
 	return from, false
 }
 
 // yield implements lasting.
-func (c *call) yield() yielding {
-	switch at := c.streams.Load(); {
-	case at > 0:
+func (c *call) yield(entered, by time.Time) yielding {
+	switch from, ok := c.lasts(entered); {
+	case !ok || from.After(by):
+		return goesOn
+	case c.streams.Load() > 0:
 		c.cut(errCut)
-	case at == notAnswered:
+		return endsNow
+	case c.streams.CompareAndSwap(notAnswered, takenBack):
 		c.back(errBack)
 		return waitsNow
 	}
-	return endsNow
+	return goesOn
 }
 
 // serve answers one call.
@@ -187,6 +199,7 @@ func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 	for tries := 1; ; tries++ {
 		ctx, back := context.WithCancelCause(r.Context())
 		c.polls, c.back = proxy.Safe(r.Method) && c.Again(r.Context(), nil), back
+		c.streams.Store(notAnswered)
 		t := &ticket{of: c}
 		if err := gate.enterAs(r.Context(), &c.patience, t, func() { c.cut(errCut) }); err != nil {
 			back(nil)
@@ -195,12 +208,10 @@ func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 		c.ticket = t
 		resp, err := p.attempt(c, t.route, r.WithContext(ctx))
 		if err == nil {
-			c.answered(resp)
-			if context.Cause(ctx) != errBack {
+			if c.answered(resp) {
 				return resp, nil
 			}
 			resp.Body.Close()
-			c.streams.Store(notAnswered)
 			err = errBack
 		}
 		back(nil)
@@ -280,12 +291,12 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
+	if !proxy.Safe(r.Method) && !n.call.risks() {
+		return nil, errBack
+	}
 	var seen *observe.Seeing
 	if n.sees != nil {
 		seen, r = n.sees.See(n.call.listener.service.name, r)
-	}
-	if !proxy.Safe(r.Method) {
-		n.call.risky.Store(true)
 	}
 	if !n.call.HTTP2 {
 		r = allAgents(r)

@@ -81,9 +81,7 @@ func (f *front) answer(u *upstream, buf *[]byte, n int) (have int, after followe
 			f.call.streams = time.Now()
 		}
 		f.do(part.Do)
-		if lasts {
-			f.layer.gate.stir()
-		}
+		f.stirIf(lasts)
 		switch {
 		case part.Keep:
 			return copy(*buf, p), after, nil

@@ -190,7 +190,9 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	switch {
 	case relays && old != nil && !old.simulated && old.backend == b && f.core.Usable():
 		f.core.Sends(false, p.via != 0)
+		lasts := f.core.Lasting() != relay.Ends
 		f.mu.Unlock()
+		f.stirIf(lasts)
 		return old, nil
 	case old != nil && err == nil && (relays || !old.simulated):
 		f.up = nil
@@ -219,7 +221,9 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	if sends {
 		f.up = u
 	}
+	lasts := f.core.Lasting() != relay.Ends
 	f.mu.Unlock()
+	f.stirIf(lasts)
 	if !sends {
 		u.close()
 		return nil, errCut
@@ -228,6 +232,13 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 		f.wg.Go(func() { f.down(u) })
 	}
 	return u, nil
+}
+
+// stirIf has whoever waits for calls to end look at this one, which lasts now.
+func (f *front) stirIf(lasts bool) {
+	if lasts {
+		f.layer.gate.stir()
+	}
 }
 
 func (f *front) dial(ctx context.Context, b *backend) (*upstream, error) {
@@ -432,6 +443,11 @@ func (f *front) soon() {
 func (f *front) lasts(entered time.Time) (from time.Time, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.lastsFrom(entered)
+}
+
+// lastsFrom is lasts with mu held.
+func (f *front) lastsFrom(entered time.Time) (from time.Time, ok bool) {
 	switch f.core.Lasting() {
 	case relay.Polls:
 		return entered.Add(f.layer.lastingAfter), true
@@ -444,8 +460,12 @@ func (f *front) lasts(entered time.Time) (from time.Time, ok bool) {
 }
 
 // yield implements lasting.
-func (f *front) yield() yielding {
+func (f *front) yield(entered, by time.Time) yielding {
 	f.mu.Lock()
+	if from, ok := f.lastsFrom(entered); !ok || from.After(by) {
+		f.mu.Unlock()
+		return goesOn
+	}
 	do, again := f.core.Yields()
 	if f.core.WasCut() {
 		f.soon()

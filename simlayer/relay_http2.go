@@ -150,7 +150,10 @@ func (h *framed) lasts(time.Time) (from time.Time, ok bool) {
 }
 
 // yield implements lasting.
-func (h *framed) yield() yielding {
+func (h *framed) yield(entered, by time.Time) yielding {
+	if from, ok := h.lasts(entered); !ok || from.After(by) {
+		return goesOn
+	}
 	h.cut()
 	return endsNow
 }

@@ -147,9 +147,7 @@ func (c *simulation) part(text []byte, a *callerAnswer) error {
 		f.call.streams = time.Now()
 	}
 	f.mu.Unlock()
-	if lasts {
-		f.layer.gate.stir()
-	}
+	f.stirIf(lasts)
 	_, err := f.conn.Write(text)
 	return err
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"moult/simlayer/proxy"
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/wire"
@@ -31,7 +32,9 @@ func (c *simulation) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	c.front.mu.Lock()
 	c.front.core.SimulatedSends(proxy.Safe(r.Method) && !c.unsafe)
+	lasts := c.front.core.Lasting() != relay.Ends
 	c.front.mu.Unlock()
+	c.front.stirIf(lasts)
 	resp, err := c.roundTrip(r)
 	if !proxy.Safe(r.Method) && (err == nil || !proxy.IsDialError(err) && !errors.Is(err, errBack)) {
 		c.unsafe = true

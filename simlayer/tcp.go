@@ -147,7 +147,7 @@ func (r *relaying) lasts(entered time.Time) (from time.Time, ok bool) {
 }
 
 // yield implements lasting.
-func (r *relaying) yield() yielding { return goesLoose }
+func (r *relaying) yield(entered, by time.Time) yielding { return goesLoose }
 
 func (r *relaying) wasCut() bool {
 	r.mu.Lock()

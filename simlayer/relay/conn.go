@@ -331,6 +331,9 @@ func (c *Conn) Late(open bool) Do {
 // Cuts says that the call is to end soon. What the node has said by now passes, and then
 // the caller's connection ends, or breaks where a part would pass for the whole.
 func (c *Conn) Cuts() Do {
+	if !c.Calling() {
+		return Do{} // it has ended, and is about to leave the gate
+	}
 	// last also where all of the answer passes in time: what bounds the writing of it
 	// holds for the connection, and would spoil the next answer.
 	c.call.cut, c.call.last = true, true
