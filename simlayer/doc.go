@@ -44,10 +44,12 @@
 //	Apply           releases what is held
 //
 // So a call that takes its time delays no other: callers are held only for as long as
-// the calls take that began meanwhile. Some never end, and nobody waits for them: events
+// the calls take that began meanwhile. Some never end, and nobody is held for them: events
 // (text/event-stream, multipart/x-mixed-replace), connections that have changed their
 // protocol, answers of a length that nothing tells and that have gone on for 5 seconds,
-// and calls that may be made again and have had no answer for so long: long polls. When
+// and calls that may be made again and have had no answer for so long: long polls. Finish
+// waits for answers of unknown length nevertheless, which may be downloads, as long as it
+// may: nobody is held for that. When
 // calls begin to be held, the former end as their software would end them: what it has
 // said passes, and then comes the end of the connection, not a reset; for software that
 // notices the end of an upgraded connection says its last. Long polls are held, and made

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -67,7 +68,7 @@ func (n busyNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // switchBusy replaces busy software under short calls, and reports how many of them were
 // served by the old version while a call that began before went on. No call may fail.
-func switchBusy(t *testing.T, change func(*Config), objects map[bundle.Version]Object, end func(*Layer) (int, error)) (served int64) {
+func switchBusy(t *testing.T, change func(*Config), objects map[bundle.Version]Object, end func(context.Context, *Layer) (int, error)) (served int64) {
 	l := startLayer(t, bundle.ProtocolHTTP, change)
 	l.lastingAfter = 1 // no call of the test is long
 	route := func(v bundle.Version, node *httptest.Server) Routing {
@@ -116,8 +117,10 @@ func switchBusy(t *testing.T, change func(*Config), objects map[bundle.Version]O
 	<-old.arrived
 
 	drained := make(chan error, 1)
+	timeout, over := context.WithCancel(t.Context())
+	defer over()
 	go func() {
-		n, err := end(l)
+		n, err := end(timeout, l)
 		if n != 0 && err == nil {
 			err = fmt.Errorf("%d calls were cut", n)
 		}
@@ -135,6 +138,7 @@ func switchBusy(t *testing.T, change func(*Config), objects map[bundle.Version]O
 	if got := <-slow; got != "2001<nil>" {
 		t.Errorf("the call that began before: %s", got)
 	}
+	over() // /log goes on
 	if err := <-drained; err != nil {
 		t.Error(err)
 	}
@@ -160,8 +164,8 @@ func switchBusy(t *testing.T, change func(*Config), objects map[bundle.Version]O
 // A stream, a long poll and an upgraded connection starve nobody: new calls are served by
 // the old version while one that began before ends, and none fails.
 func TestSwitchBesideStreams(t *testing.T) {
-	end := func(l *Layer) (int, error) {
-		if n, err := l.Finish(t.Context()); err != nil {
+	end := func(ctx context.Context, l *Layer) (int, error) {
+		if n, err := l.Finish(ctx); err != nil {
 			return n, err
 		}
 		return l.Drain(t.Context())
@@ -180,7 +184,7 @@ func TestSwitchBesideStreams(t *testing.T) {
 
 // The test above catches the other order: hold new calls, then wait for the old ones.
 func TestSwitchBesideStreamsCatches(t *testing.T) {
-	if served := switchBusy(t, nil, nil, func(l *Layer) (int, error) { return l.Drain(t.Context()) }); served > 50 {
+	if served := switchBusy(t, nil, nil, func(_ context.Context, l *Layer) (int, error) { return l.Drain(t.Context()) }); served > 50 {
 		t.Errorf("%d calls were served although new ones were held", served)
 	}
 }
@@ -204,7 +208,12 @@ func enterStay(t *testing.T, g *gate, s stay) *stay {
 	return &s
 }
 
-func (s *stay) lasts(entered time.Time) (time.Time, bool) { return entered.Add(s.after), s.after > 0 }
+func (s *stay) lasts(entered time.Time) (time.Time, relay.Lasting) {
+	if s.after == 0 {
+		return entered, relay.Ends
+	}
+	return entered.Add(s.after), relay.Endless
+}
 
 func (s *stay) yield(entered, by time.Time) yielding {
 	if !s.deaf && s.how != goesLoose && s.how != goesOn {
@@ -253,8 +262,12 @@ func TestGateLooksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(10)
 		g.set(upRoute())
-		call := enterStay(t, g, stay{after: time.Second, how: goesOn})
+		call, other := enterStay(t, g, stay{after: time.Second, how: goesOn}), enterStay(t, g, stay{})
 		g.hold()
+		go func() {
+			time.Sleep(time.Second + 2*yieldGrace)
+			g.leave(other.t) // it is looked at once more
+		}()
 		go func() {
 			time.Sleep(time.Minute)
 			g.leave(call.t)
@@ -376,4 +389,72 @@ func TestPartIsNotTheWhole(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A download of unknown length is waited for while new calls are served, however long it
+// has gone on; without that the drain ends it in the middle.
+func TestDownloadEnds(t *testing.T) {
+	bothWays(t, func(t *testing.T, change func(*Config)) {
+		for way, objects := range map[string]map[bundle.Version]Object{"relay": nil, "simulated": passAll(t)} {
+			for _, finish := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%s/finish=%v", way, finish), func(t *testing.T) { downloadEnds(t, change, objects, finish) })
+			}
+		}
+	})
+}
+
+func downloadEnds(t *testing.T, change func(*Config), objects map[bundle.Version]Object, finish bool) {
+	end := make(chan struct{})
+	node := startNode(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "first")
+		_ = http.NewResponseController(w).Flush()
+		<-end
+		fmt.Fprint(w, "last")
+	})
+	l := startLayer(t, bundle.ProtocolHTTP, change)
+	l.lastingAfter = 1
+	native := bundle.Version(1)
+	if objects != nil {
+		native = 2
+	}
+	apply(t, l, Routing{Native: native, Backends: backends(addrOf(node)), Objects: objects, External: 1})
+	resp, err := newClient(t).Get(publicURL(l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.ReadFull(resp.Body, make([]byte, len("first"))); err != nil {
+		t.Fatal(err)
+	}
+	finished := make(chan error, 1)
+	go func() {
+		if finish {
+			_, err := l.Finish(t.Context())
+			finished <- err
+		} else {
+			_, err := l.Drain(t.Context())
+			finished <- err
+		}
+	}()
+	if finish {
+		eventually(t, "the wait", func() bool {
+			l.gate.mu.Lock()
+			defer l.gate.mu.Unlock()
+			return l.gate.before.n > 0
+		})
+	} else {
+		<-finished
+	}
+	close(end)
+	rest, err := io.ReadAll(resp.Body)
+	if whole := err == nil && string(rest) == "last"; whole != finish {
+		t.Errorf("%q %v", rest, err)
+	}
+	if finish {
+		if err := <-finished; err != nil {
+			t.Error(err)
+		}
+	} else if l.gate.early() != 1 {
+		t.Errorf("%d answers made to end, want 1 counted", l.gate.early())
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"moult/simlayer/observe"
+	"moult/simlayer/relay"
 )
 
 // gate lets calls in to the node, or holds them. It owns the routing in force, so
@@ -28,6 +29,7 @@ type gate struct {
 	before  ring          // those of them that were there when the others were told apart
 	loose   ring          // raw connections that nobody waits for any more
 	held    int           // calls that wait
+	ended   int           // answers of unknown length, since calls were held, before their end
 	peaks   struct{ in, held int }
 	longest time.Duration
 }
@@ -47,9 +49,9 @@ type ticket struct {
 // lasting is a call that may go on for ever. It is called with the gate locked, and
 // must not call the gate, nor wait for who does.
 type lasting interface {
-	// lasts reports from when on the call, as it is now, is taken for one that never
-	// ends; ok is false for one that does. entered is when it was let in.
-	lasts(entered time.Time) (from time.Time, ok bool)
+	// lasts is whether the call, as it is now, may go on for ever, and from when on it is
+	// taken for one that does. entered is when it was let in.
+	lasts(entered time.Time) (from time.Time, how relay.Lasting)
 	// yield has a call leave soon that is taken for such a one by then, and says how. By
 	// now it may be none: it goes on, and whoever made it another stirs the gate. It is
 	// not called again for one that does not.
@@ -257,18 +259,17 @@ func (g *gate) until(ctx context.Context, look func(now time.Time) (n int, next 
 }
 
 // passing returns how many calls that were there before the others were told apart
-// are waited for, since they end; next is when one of them will not be any more, or
+// are waited for, since they end or may well; next is when one of them will not be any more, or
 // zero.
 func (g *gate) passing(now time.Time) (n int, next time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for t := range g.before.all {
-		from, lasts := t.lasts()
-		if lasts && !from.After(now) {
-			continue
-		}
-		n++
-		if lasts {
+		switch from, how := t.lasts(); {
+		case how == relay.Ends || how == relay.Streams: // which may well be a download
+			n++
+		case from.After(now):
+			n++
 			next = sooner(next, from)
 		}
 	}
@@ -285,13 +286,17 @@ func (g *gate) ending(now time.Time) (n int, next time.Time) {
 			next = sooner(next, t.cutLate(now))
 			continue
 		}
-		switch from, lasts := t.lasts(); {
-		case !lasts:
+		switch from, what := t.lasts(); {
+		case what == relay.Ends:
 		case from.After(now):
 			next = sooner(next, from)
 		default:
-			if how := g.yield(t, now, now); how == endsNow || how == waitsNow {
+			how := g.yield(t, now, now)
+			if how == endsNow || how == waitsNow {
 				next = sooner(next, now.Add(yieldGrace))
+			}
+			if how == endsNow && what == relay.Streams {
+				g.ended++
 			}
 		}
 	}
@@ -324,9 +329,9 @@ func (g *gate) everybody(yield func(*ticket) bool) {
 }
 
 // lasts is that of the ticket's call.
-func (t *ticket) lasts() (from time.Time, ok bool) {
+func (t *ticket) lasts() (from time.Time, how relay.Lasting) {
 	if t.of == nil {
-		return from, false
+		return from, relay.Ends
 	}
 	return t.of.lasts(t.entered)
 }
@@ -416,8 +421,15 @@ func (g *gate) wait(ctx context.Context, p *patience, pause time.Duration) error
 func (g *gate) hold() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.open = false
+	g.open, g.ended = false, 0
 	g.leaving.Store(true)
+}
+
+// early is how many answers of unknown length have been made to end.
+func (g *gate) early() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ended
 }
 
 // cut ends all calls that are at the node and were not made to give way, and returns
@@ -431,7 +443,7 @@ func (g *gate) cut() (n int) {
 			continue
 		}
 		how := goesOn
-		if from, lasts := t.lasts(); lasts {
+		if from, what := t.lasts(); what != relay.Ends {
 			how = g.yield(t, now, from)
 		}
 		switch how {
@@ -451,7 +463,7 @@ func (g *gate) cutBefore() (n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for t := range g.before.all {
-		if _, lasts := t.lasts(); !lasts {
+		if _, how := t.lasts(); how == relay.Ends {
 			t.cutNow()
 			n++
 		}

@@ -99,23 +99,23 @@ func (c *call) risks() bool {
 }
 
 // lasts implements lasting.
-func (c *call) lasts(entered time.Time) (from time.Time, ok bool) {
+func (c *call) lasts(entered time.Time) (from time.Time, how relay.Lasting) {
 	after := c.listener.layer.lastingAfter
 	switch at := c.streams.Load(); {
 	case at == endless:
-		return from, true
+		return from, relay.Endless
 	case at > 0:
-		return time.Unix(0, at).Add(after), true
+		return time.Unix(0, at).Add(after), relay.Streams
 	case at == notAnswered && c.polls:
-		return entered.Add(after), true
+		return entered.Add(after), relay.Polls
 	}
-	return from, false
+	return from, relay.Ends
 }
 
 // yield implements lasting.
 func (c *call) yield(entered, by time.Time) yielding {
-	switch from, ok := c.lasts(entered); {
-	case !ok || from.After(by):
+	switch from, how := c.lasts(entered); {
+	case how == relay.Ends || from.After(by):
 		return goesOn
 	case c.streams.Load() > 0:
 		c.cut(errCut)

@@ -364,8 +364,9 @@ func (l *Layer) label() (bundle.Version, time.Duration) {
 
 // Finish waits until the calls that are at the node now have ended, while those that
 // come are let in as before. It is for before a Drain, which then has short calls to wait
-// for only, and returns at once where calls are held already. Calls that may never end
-// are not waited for: they are the next Drain's. If ctx ends first, those that remain of
+// for only, and returns at once where calls are held already. Calls that are not meant to
+// end (events, long polls, connections that have changed their protocol) are not waited
+// for, and answers of unknown length only until ctx ends: they are the next Drain's. If ctx ends first, those that remain of
 // the others are cut, as Drain cuts calls; n is how many, and err then says so.
 func (l *Layer) Finish(ctx context.Context) (n int, err error) {
 	l.draining.Lock()
@@ -413,7 +414,11 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	defer l.tellAll()
 	last, cancel := context.WithTimeout(ctx, max(l.gate.current().hold/lastCalls, rawGrace))
 	defer cancel()
-	if l.gate.until(last, l.gate.ending) {
+	done := l.gate.until(last, l.gate.ending)
+	if n := l.gate.early(); n > 0 {
+		l.log.Warn("answers whose length nothing tells had not ended and were ended", "calls", n)
+	}
+	if done {
 		l.awaitPackets(ctx, direct)
 		return 0, nil
 	}

@@ -440,29 +440,27 @@ func (f *front) soon() {
 }
 
 // lasts implements lasting.
-func (f *front) lasts(entered time.Time) (from time.Time, ok bool) {
+func (f *front) lasts(entered time.Time) (from time.Time, how relay.Lasting) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.lastsFrom(entered)
 }
 
 // lastsFrom is lasts with mu held.
-func (f *front) lastsFrom(entered time.Time) (from time.Time, ok bool) {
-	switch f.core.Lasting() {
+func (f *front) lastsFrom(entered time.Time) (from time.Time, how relay.Lasting) {
+	switch how = f.core.Lasting(); how {
 	case relay.Polls:
-		return entered.Add(f.layer.lastingAfter), true
+		from = entered.Add(f.layer.lastingAfter)
 	case relay.Streams:
-		return f.call.streams.Add(f.layer.lastingAfter), true
-	case relay.Endless:
-		return from, true
+		from = f.call.streams.Add(f.layer.lastingAfter)
 	}
-	return from, false
+	return from, how
 }
 
 // yield implements lasting.
 func (f *front) yield(entered, by time.Time) yielding {
 	f.mu.Lock()
-	if from, ok := f.lastsFrom(entered); !ok || from.After(by) {
+	if from, how := f.lastsFrom(entered); how == relay.Ends || from.After(by) {
 		f.mu.Unlock()
 		return goesOn
 	}

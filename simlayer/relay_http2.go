@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/net/http2/hpack"
 
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -145,13 +146,16 @@ func (h *framed) cut() {
 
 // lasts implements lasting: all calls of the connection have answers that go on. How
 // long they are is in headers that nobody reads.
-func (h *framed) lasts(time.Time) (from time.Time, ok bool) {
-	return time.Unix(0, h.newest.Load()).Add(h.front.layer.lastingAfter), h.unanswered.Load() == 0
+func (h *framed) lasts(time.Time) (from time.Time, how relay.Lasting) {
+	if h.unanswered.Load() != 0 {
+		return from, relay.Ends
+	}
+	return time.Unix(0, h.newest.Load()).Add(h.front.layer.lastingAfter), relay.Streams
 }
 
 // yield implements lasting.
 func (h *framed) yield(entered, by time.Time) yielding {
-	if from, ok := h.lasts(entered); !ok || from.After(by) {
+	if from, how := h.lasts(entered); how == relay.Ends || from.After(by) {
 		return goesOn
 	}
 	h.cut()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"moult/simlayer/proxy"
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -142,8 +143,8 @@ func (r *relaying) cut() {
 }
 
 // lasts implements lasting: where a call of a raw protocol ends nobody can see.
-func (r *relaying) lasts(entered time.Time) (from time.Time, ok bool) {
-	return entered.Add(rawGrace), true
+func (r *relaying) lasts(entered time.Time) (from time.Time, how relay.Lasting) {
+	return entered.Add(rawGrace), relay.Endless
 }
 
 // yield implements lasting.
