@@ -257,6 +257,47 @@ func TestGateTellsCallsApart(t *testing.T) {
 	})
 }
 
+// Where calls take long, those that came while older ones were waited for are waited for
+// too, while others are let in: to be held for them, a drain would have no time. If there is
+// none here either, only those are cut that were there at first.
+func TestFinishWaitsForLaterCalls(t *testing.T) {
+	for _, c := range []struct {
+		soon, limit, took time.Duration
+		cuts              int
+	}{
+		{10 * time.Second, time.Hour, 50 * time.Second, 0},
+		{time.Minute, time.Hour, 30 * time.Second, 0}, // they are the drain's
+		{10 * time.Second, 20 * time.Second, 20 * time.Second, 1},
+		{10 * time.Second, 40 * time.Second, 40 * time.Second, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGate(10)
+			g.set(upRoute())
+			ends := func(after time.Duration) *stay {
+				s := enterStay(t, g, stay{})
+				time.AfterFunc(after, func() {
+					if s.cuts == 0 {
+						g.leave(s.t)
+					}
+				})
+				return s
+			}
+			began := time.Now()
+			first := ends(30 * time.Second)
+			later := make(chan *stay, 1)
+			time.AfterFunc(10*time.Second, func() { later <- ends(40 * time.Second) })
+			ctx, cancel := context.WithTimeout(t.Context(), c.limit)
+			defer cancel()
+			parts := 0
+			n := g.finish(ctx, c.soon, func() { parts++ })
+			if took := time.Since(began); took != c.took || n != c.cuts || first.cuts != c.cuts || (<-later).cuts != 0 {
+				t.Errorf("%+v: took %v in %d parts, %d cut, want only those that were there at first", c, took, parts, n)
+			}
+			time.Sleep(time.Hour)
+		})
+	}
+}
+
 // A call that has become one that ends, since it was looked at, is not cut.
 func TestGateLooksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -234,6 +234,25 @@ func (g *gate) part() (open bool) {
 	return g.open
 }
 
+// finish waits for the calls that are at the node, then for those that came meanwhile if
+// that took longer than soon, and so on. each is called whenever they are told apart. If ctx
+// ends first, it cuts what was there at the beginning and does not last, and returns how
+// many.
+func (g *gate) finish(ctx context.Context, soon time.Duration, each func()) (cut int) {
+	began := time.Now()
+	for g.part() {
+		from := time.Now()
+		each()
+		if !g.until(ctx, g.passing) {
+			return g.cutBefore(began)
+		}
+		if time.Since(from) <= soon {
+			break
+		}
+	}
+	return 0
+}
+
 // until waits until look finds no more calls to wait for; false: ctx has ended. next is
 // when there is something to look for even where nothing happens, or zero.
 func (g *gate) until(ctx context.Context, look func(now time.Time) (n int, next time.Time)) bool {
@@ -457,13 +476,12 @@ func (g *gate) cut() (n int) {
 	return n
 }
 
-// cutBefore ends those that were there before the others were told apart and do not
-// last, and returns how many.
-func (g *gate) cutBefore() (n int) {
+// cutBefore ends those that were let in by then and do not last, and returns how many.
+func (g *gate) cutBefore(then time.Time) (n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for t := range g.before.all {
-		if _, how := t.lasts(); how == relay.Ends {
+		if _, how := t.lasts(); how == relay.Ends && !t.entered.After(then) {
 			t.cutNow()
 			n++
 		}

@@ -366,23 +366,22 @@ func (l *Layer) label() (bundle.Version, time.Duration) {
 // come are let in as before. It is for before a Drain, which then has short calls to wait
 // for only, and returns at once where calls are held already. Calls that are not meant to
 // end (events, long polls, connections that have changed their protocol) are not waited
-// for, and answers of unknown length only until ctx ends: they are the next Drain's. If ctx ends first, those that remain of
-// the others are cut, as Drain cuts calls; n is how many, and err then says so.
+// for, and answers of unknown length only until ctx ends: they are the next Drain's. Where
+// all this takes longer than a Drain would wait, so may the calls that came meanwhile, and
+// they are waited for too. If ctx ends first, those that remain of the calls that were
+// there at its beginning, and are meant to end, are cut, as Drain cuts calls; n is how
+// many, and err then says so.
 func (l *Layer) Finish(ctx context.Context) (n int, err error) {
 	l.draining.Lock()
 	defer l.draining.Unlock()
-	if !l.gate.part() {
-		return 0, nil
-	}
-	l.callAnew()
-	if l.gate.until(ctx, l.gate.passing) {
-		return 0, nil
-	}
-	if n = l.gate.cutBefore(); n > 0 {
+	if n = l.gate.finish(ctx, max(l.lastCalls(), l.lastingAfter), l.callAnew); n > 0 {
 		err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", n, context.Cause(ctx))
 	}
 	return n, err
 }
+
+// lastCalls is how long a drain waits for calls while it holds others.
+func (l *Layer) lastCalls() time.Duration { return max(l.gate.current().hold/lastCalls, rawGrace) }
 
 // Drain holds calls from now on and waits until all those at the node have
 // ended, whichever routing let them in. Those that may never end do so now, as the
@@ -412,7 +411,8 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	l.callAnew()
 	defer l.leaveBackends()
 	defer l.tellAll()
-	last, cancel := context.WithTimeout(ctx, max(l.gate.current().hold/lastCalls, rawGrace))
+	limit := l.lastCalls()
+	last, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("new ones are held for %v at most before the software is stopped", limit))
 	defer cancel()
 	done := l.gate.until(last, l.gate.ending)
 	if n := l.gate.early(); n > 0 {

@@ -21,7 +21,7 @@ func (s *Software) EndCalls(ctx context.Context, fallback time.Duration) error {
 		drainCtx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		if cut, err := wait(drainCtx); err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn("calls had not ended in time and were cut", "calls", cut, "timeout", timeout, "err", err)
+			s.cfg.Log.Warn("calls had not ended in time and were cut", "calls", cut, "drainTimeout", timeout, "err", err)
 		}
 	}
 	within(s.cfg.Layer.Finish)
