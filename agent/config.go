@@ -255,7 +255,7 @@ func DefaultHealth() bundle.Health {
 		Interval:        bundle.Duration(time.Second),
 		MinHealthyTime:  bundle.Duration(10 * time.Second),
 		HealthyDeadline: bundle.Duration(5 * time.Minute),
-		DrainTimeout:    bundle.Duration(20 * time.Second),
+		DrainTimeout:    bundle.Duration(15 * time.Second),
 	}
 }
 

@@ -53,8 +53,9 @@
 // calls begin to be held, the former end as their software would end them: what it has
 // said passes, and then comes the end of the connection, not a reset; for software that
 // notices the end of an upgraded connection says its last. Long polls are held, and made
-// again at the next software. Of HTTP/2 all calls of a connection must be such, and count
-// from their beginning.
+// again at the next software. Of HTTP/2 a connection counts as a whole: all its calls must
+// have answers, and count from their beginning. A long poll or a watch that has none is not
+// made again: calls are held for it as long as a drain lasts, and then it is refused.
 //
 // While a drain goes on, the answers of calls that are at the node say Connection:
 // close; idle connections of HTTP/1.1 are kept, and their next calls held. Those of

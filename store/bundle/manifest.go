@@ -108,10 +108,12 @@ type Health struct {
 // Warnings says what of a class upgrade is allowed and seldom meant.
 func (cu ClassUpgrade) Warnings() []string {
 	drain, hold := cu.Health.DrainTimeout, cu.Schedule.HoldTimeout
-	if cu.From == 0 || len(cu.Services) == 0 || drain < hold {
+	// A third of hold may pass until the last calls have ended, and a sixth is for the
+	// transform and the start.
+	if cu.From == 0 || len(cu.Services) == 0 || drain <= hold/2 {
 		return nil
 	}
-	return []string{fmt.Sprintf("software that takes all of its drain_timeout (%s) to end has its callers refused, who wait for at most hold_timeout (%s): give it less, or them more", drain, hold)}
+	return []string{fmt.Sprintf("software that takes all of its drain_timeout (%s) to end has callers refused, who wait for at most hold_timeout (%s), for their last calls and for the new software too: give it half of that at most, or them more", drain, hold)}
 }
 
 // Transform makes the new state from the old. Without Exec the old slot is

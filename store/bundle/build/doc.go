@@ -27,8 +27,8 @@
 //	      interval         = "1s"      # default
 //	      min_healthy_time = "10s"     # default
 //	      healthy_deadline = "5m"      # default
-//	      drain_timeout    = "20s"     # default: for calls to end, and then for the software;
-//	                                   # less than hold_timeout
+//	      drain_timeout    = "15s"     # default: for calls to end, and then for the software;
+//	                                   # at most half of hold_timeout
 //	    }
 //	    transform {                    # default: the state is copied as it is
 //	      exec       = ["./kv", "migrate"]

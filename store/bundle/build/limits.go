@@ -36,7 +36,7 @@ const (
 	defaultInterval         = bundle.Duration(time.Second)
 	defaultMinHealthyTime   = bundle.Duration(10 * time.Second)
 	defaultHealthyDeadline  = bundle.Duration(5 * time.Minute)
-	defaultDrainTimeout     = bundle.Duration(20 * time.Second)
+	defaultDrainTimeout     = bundle.Duration(15 * time.Second)
 	defaultTransformTimeout = bundle.Duration(time.Hour)
 	defaultHoldTimeout      = bundle.Duration(30 * time.Second)
 	defaultMaxUnavailable   = "1"
