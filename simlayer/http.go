@@ -172,8 +172,12 @@ func (p *callProxy) end(c *call) {
 	if c.version == 0 {
 		c.version = p.layer.externalVersion(c.listener.service, p.layer.gate.current())
 	}
+	native := c.native
+	if c.counted == nil {
+		native = 0 // it came to none
+	}
 	c.counted.Done()
-	c.listener.ended(c.version, c.native, c.outcome, c.patience.spent, c.began)
+	c.listener.ended(c.version, native, c.outcome, c.patience.spent, c.began)
 }
 
 // leave takes a call out of the gate. The last connections of a routing that is

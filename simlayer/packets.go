@@ -100,16 +100,16 @@ func (f packetWay) Way() packets.Way {
 		f.layer.log.Debug("datagram refused", "service", f.service.name, "from", w.Version, "to", route.native, "err", err)
 	case !path.plain:
 		f.layer.log.Debug("datagram denied", "service", f.service.name, "from", w.Version, "to", route.native)
-		w.Denied = true
+		w.Native, w.Denied = route.native, true
 	default:
-		w.Addr = backend.addr
+		w.Native, w.Addr = route.native, backend.addr
 	}
 	return w
 }
 
 // Count implements packets.Target.
-func (f packetWay) Count(v bundle.Version, o tally.Outcome, waited time.Duration) {
-	f.ended(v, f.layer.gate.current().native, o, waited, time.Now().Add(-waited))
+func (f packetWay) Count(w packets.Way, o tally.Outcome, waited time.Duration) {
+	f.ended(w.Version, w.Native, o, waited, time.Now().Add(-waited))
 }
 
 // awaitPackets waits until the node has answered the datagrams that it has, as far

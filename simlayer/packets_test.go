@@ -283,6 +283,32 @@ func TestUDPHold(t *testing.T) {
 	}
 }
 
+// Of an object's calls are the datagrams that pass by it, and not those that were dropped
+// while the node was down. A node that has come since has none of them.
+func TestUDPObjectsCalls(t *testing.T) {
+	l := startLayer(t, bundle.ProtocolUDP, nil)
+	node, _ := packetstest.Node(t, "", "127.0.0.1:0")
+	r := Routing{Native: 2, Backends: backends(node), Objects: InProcess(map[bundle.Version]so.Object{1: so.Compatible()})}
+	apply(t, l, r)
+	c := packetstest.Dial(t, udpVersion(t, l, 1))
+	packetstest.Send(t, c, "passes")
+	packetstest.Want(t, c, "passes")
+	way := packetWay{l.versionedOf(l.services["api"], 1)}
+	before := way.Way()
+	r.Down, r.HoldTimeout = true, 20*time.Millisecond
+	apply(t, l, r)
+	packetstest.Send(t, c, "late")
+	eventually(t, "it is dropped", func() bool { return udpCalls(l, 1).Errors == 1 })
+	if s := l.Stats(); s.Past[1].Calls != 1 || len(s.Future) != 0 {
+		t.Errorf("past %+v, future %+v, want one call of the past one", s.Past, s.Future)
+	}
+	apply(t, l, Routing{Native: 1, Backends: backends(node)})
+	way.Count(before, tally.Answered, 0)
+	if got := l.Stats().Past[1].Calls; got != 2 {
+		t.Errorf("%d calls, want the one that passed on late too", got)
+	}
+}
+
 // Callers by UDP count among the connections that a layer may have.
 func TestUDPConns(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolUDP, func(c *Config) { c.Limits = Limits{Held: 1, Conns: 2} })

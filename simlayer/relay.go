@@ -206,7 +206,10 @@ func deadline(t relay.Timer) (at time.Time, set bool) {
 
 // ended lets the call out of the gate, if it is in, and counts it.
 func (f *front) ended(d relay.Do) {
-	call := &f.call
+	call, native := &f.call, bundle.Version(0)
+	if call.counted != nil {
+		native = call.native // else it came to none
+	}
 	call.counted.Done()
 	call.counted, call.request = nil, nil
 	inForce := true
@@ -216,7 +219,7 @@ func (f *front) ended(d relay.Do) {
 	if call.version == 0 {
 		call.version = f.listener.versionUnder(f.layer.gate.current())
 	}
-	f.listener.ended(call.version, call.native, d.Outcome, call.patience.spent, call.began)
+	f.listener.ended(call.version, native, d.Outcome, call.patience.spent, call.began)
 	call.patience = patience{}
 	if cap(f.kept) > maxKeptRequest {
 		f.kept = nil

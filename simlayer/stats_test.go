@@ -132,6 +132,10 @@ func TestObjectsOwnCalls(t *testing.T) {
 		at(2)
 		call(1, 2)
 		call(2, 5)
+		apply(t, l, Routing{Native: 3, Backends: backends(node), Objects: InProcess(map[bundle.Version]so.Object{2: passing{}}), External: 1})
+		if r := mustDo(t, c, "GET", publicURL(l), ""); r.status < 500 {
+			t.Errorf("a call that no object takes: %+v", r)
+		}
 		at(3)
 		call(2, 1)
 		eventually(t, "the calls", func() bool { return l.Stats().Past[2].Calls == 1 })

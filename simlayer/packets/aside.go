@@ -10,7 +10,6 @@ import (
 
 	"moult/simlayer/attach"
 	"moult/simlayer/tally"
-	"moult/store/bundle"
 )
 
 // Aside is a way to software for programs of this machine, whatever its callers
@@ -80,4 +79,4 @@ func (a *Aside) Way() Way {
 }
 
 // Count implements Target: these are no calls.
-func (a *Aside) Count(bundle.Version, tally.Outcome, time.Duration) {}
+func (a *Aside) Count(Way, tally.Outcome, time.Duration) {}

@@ -15,7 +15,6 @@ import (
 
 	"moult/simlayer/packets/packetstest"
 	"moult/simlayer/tally"
-	"moult/store/bundle"
 	"moult/testdata/kit"
 )
 
@@ -58,7 +57,7 @@ type endings struct {
 	by map[tally.Outcome]int
 }
 
-func (e *endings) Count(_ bundle.Version, o tally.Outcome, _ time.Duration) {
+func (e *endings) Count(_ Way, o tally.Outcome, _ time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.by == nil {

@@ -63,7 +63,7 @@ func (r *Relay) send(s *session, way Way, data []byte, waited time.Duration) {
 	}
 	s.asked = asked
 	r.stats.ToNode++
-	r.cfg.Target.Count(way.Version, tally.Answered, waited)
+	r.cfg.Target.Count(way, tally.Answered, waited)
 }
 
 // reach gives a session its socket to the node at addr.
@@ -203,7 +203,10 @@ func (r *Relay) lose(way Way, why *int64, waited time.Duration) {
 	if way.Denied && why == &r.stats.NoTarget {
 		o = tally.Denied
 	}
-	r.cfg.Target.Count(way.Version, o, waited)
+	if why == &r.stats.Overflow || why == &r.stats.Expired {
+		way.Native = 0 // it did not get that far
+	}
+	r.cfg.Target.Count(way, o, waited)
 }
 
 // endIfUnused ends a session of which nothing waits and nothing was sent.

@@ -17,6 +17,9 @@ type Way struct {
 	Changed <-chan struct{}
 	// Version is the callers'.
 	Version bundle.Version
+	// Native is that of the node that they come to, themselves or by an object, which may
+	// refuse them; 0: to none.
+	Native bundle.Version
 	// Denied: where they are dropped, that is by an author's word.
 	Denied bool
 }
@@ -25,9 +28,9 @@ type Way struct {
 // the relay locked: it must not block, nor call the relay.
 type Target interface {
 	Way() Way
-	// Count is told of a datagram of a caller of v that was passed on
-	// (tally.Answered) or dropped, and how long it had waited.
-	Count(v bundle.Version, o tally.Outcome, waited time.Duration)
+	// Count is told of a datagram that was passed on (tally.Answered) or dropped by a
+	// way, and how long it had waited.
+	Count(way Way, o tally.Outcome, waited time.Duration)
 }
 
 // Quota counts sessions with other connections elsewhere. Enter reports false where
