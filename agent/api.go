@@ -295,12 +295,9 @@ func (a *Agent) why(node string) (control.Why, error) {
 // it says it is at: it was admitted and has not settled, or the data folder is older. 0
 // where it is, for all that is known here.
 func (a *Agent) runs(r view.Record) bundle.Version {
-	for v := min(r.Running, r.Version) + 1; r.Running != 0 && v <= max(r.Running, r.Version); v++ {
-		m := a.node.Manifests()[v]
-		if m == nil {
-			continue
-		}
-		if _, changes := m.Classes[r.Class]; changes {
+	lo, hi := min(r.Running, r.Version), max(r.Running, r.Version)
+	for v, m := range a.node.Manifests() {
+		if _, changes := m.Classes[r.Class]; changes && r.Running != 0 && lo < v && v <= hi {
 			return r.Running
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"moult/agent/control"
 	"moult/agent/ways"
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -79,5 +80,20 @@ func TestLocal(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 		})
+	})
+}
+
+// A record that claims what no release brings costs no more than others.
+func TestRunsByManifests(t *testing.T) {
+	b := newBench(t, benchConfig(t), 1)
+	b.do(func() {
+		b.releases(1, 3)
+		for _, c := range []struct{ running, version, want bundle.Version }{
+			{1, bundle.MaxVersion, 1}, {bundle.MaxVersion, 3, 0}, {1, 1, 0}, {1, 2, 1}, {3, 2, 3}, {0, 2, 0},
+		} {
+			if got := b.runs(view.Record{Class: "kv", Running: c.running, Version: c.version}); got != c.want {
+				t.Errorf("at version %d, running %d: %d", c.version, c.running, got)
+			}
+		}
 	})
 }

@@ -36,7 +36,10 @@ func (n *Node) passes(v bundle.Version) {
 // ails notes what is wrong with software. In its soak that is a failure.
 func (n *Node) ails(v bundle.Version, state view.HealthState, reason string) {
 	h := n.healthOf(v)
-	h.passes, h.ailed, h.reason = false, state, reason
+	if said, _ := h.says(n.now); said != state {
+		h.reason = reason // else it stays: another text for one thing would be a record from every node
+	}
+	h.passes, h.ailed = false, state
 	if s := n.machine.State(); v == s.Running && n.soaks(s) {
 		n.answers = append(n.answers, upgrade.SoakFailed{Release: s.Version, Places: n.places(s.Version)})
 		n.takeAnswers()

@@ -68,3 +68,27 @@ func TestDoubtfulWaitsForPeers(t *testing.T) {
 		}
 	}
 }
+
+// What was wrong with the software when the agent ended is not taken for over by the
+// next: nothing was heard of it since.
+func TestUnwellOverRestart(t *testing.T) {
+	b := newBench(t, at(2))
+	b.record(b.key, func(r *view.Record) {
+		r.Seq, r.Version, r.Running = 9, 2, 2
+		r.Health = view.Health{State: view.HealthFailing, Reason: "its check fails"}
+	})
+	signed, _ := b.view.Signed(b.cfg.Self)
+	s := at(2)
+	n, err := New(b.cfg, Memory{State: &s, Records: []view.Signed{signed}}, b.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := n.healthSaid(s); h.State != view.HealthFailing || h.Reason != "its check fails" {
+		t.Errorf("after a restart of the agent it says %+v", h)
+	}
+	n.Step(b.now, SoftwareUp{Version: 2})
+	n.Step(b.now.Add(steadyAfter), Tick{})
+	if h := n.healthSaid(s); h.State != view.HealthWell {
+		t.Errorf("well for long enough it says %+v", h)
+	}
+}

@@ -116,7 +116,7 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 		cfg.Rules.Successor = schedule.Successor
 	}
 	if cfg.Rules.Complete == nil {
-		cfg.Rules.Complete = complete
+		cfg.Rules.Complete = schedule.Reached
 	}
 	machine, err := upgrade.New(m.state())
 	if err != nil {
@@ -141,6 +141,10 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 		n.alarm(causeRecords, fmt.Sprintf("some of the stored records of nodes are not taken, peers will bring them: %v", err))
 	}
 	n.outdone() // the records may know more than the rest of the disk
+	if r, ok := n.view.Get(cfg.Self); ok && r.Health.Unwell() {
+		// Nothing was heard of it since, which is no sign that it is well again.
+		n.health = health{version: r.Running, ailed: r.Health.State, reason: r.Health.Reason}
+	}
 	n.routing.answering, n.routing.saved = m.Answering, m.Answering
 	n.routing.stale = true
 	n.sources = map[bundle.NodeID]source{}

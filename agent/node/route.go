@@ -7,7 +7,6 @@ import (
 
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
-	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -135,10 +134,6 @@ func (n *Node) survey() {
 	}
 	n.alarm(causePorts, n.crowded(n.saved, n.routing.saved))
 	n.routing.fresh = false
-}
-
-func complete(o *schedule.Order, lookup func(bundle.NodeID) (view.Record, bool)) bool {
-	return schedule.Summary(o, lookup).State == schedule.RolloutComplete
 }
 
 // everywhere is the newest version that is settled everywhere, which is what callers

@@ -14,12 +14,5 @@ type Handle struct {
 
 func (h Handle) String() string { return fmt.Sprintf("process %d", h.PID) }
 
-// ThisBoot reports whether the machine has not been started anew since the process
-// was; false where that is not known.
-func (h Handle) ThisBoot() bool {
-	own, err := ownHandle()
-	return err == nil && h.BootID != "" && h.BootID == own.BootID
-}
-
 // markerEntry is what FindOrphans looks for in an environment.
 func markerEntry(marker string) string { return "MOULT_NODE=" + marker }

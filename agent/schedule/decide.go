@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"moult/gossip/view"
@@ -255,8 +256,8 @@ func (d *decision) canariesSoaked() (Decision, bool) {
 	var soaking []bundle.NodeID
 	for _, p := range d.canaries() {
 		rec, ok := d.Lookup(p.node)
-		if p.skipped || !ok || rec.Version < d.order.Release || hasFailed(d.order.Release, d.class.attempts(p.node), rec) {
-			continue // gone, held, or failed: then the failure budget decides
+		if p.skipped || !ok || rec.Left || rec.Version < d.order.Release || hasFailed(d.order.Release, d.class.attempts(p.node), rec) {
+			continue // gone, held, or failed: then the failure budget decides, or the operator
 		}
 		var since time.Duration
 		if d.SettledFor != nil {
@@ -279,16 +280,29 @@ func (d *decision) canariesSoaked() (Decision, bool) {
 	return Decision{Reason: Reason{Code: CodeSoak, Text: text, Nodes: soaking, Command: d.skip(soaking), Retry: longest}}, true
 }
 
-// overUnwell makes it wait while a node that has settled is not well: what it suffers
-// from, the next may.
+// overUnwell makes it wait while settled nodes are not well, a canary, or as many as may
+// fail: what they suffer from, the next may. A few of a large fleet are always unwell.
 func (d *decision) overUnwell() (Decision, bool) {
+	if d.class.Strategy == bundle.StrategyAtOnce {
+		return Decision{}, false
+	}
 	var unwell []bundle.NodeID
+	failed, canary := 0, false
+	isCanary := func(id bundle.NodeID) bool {
+		return slices.ContainsFunc(d.canaries(), func(p place) bool { return p.node == id })
+	}
 	for _, m := range d.class.members() {
-		if rec, ok := d.Lookup(m.id); ok && m.attempts > 0 && !rec.Left && rec.Version >= d.order.Release && rec.Health.Unwell() {
+		rec, ok := d.Lookup(m.id)
+		switch {
+		case !ok || m.attempts == 0:
+		case !rec.Left && rec.Version >= d.order.Release && rec.Health.Unwell():
 			unwell = append(unwell, m.id)
+			canary = canary || isCanary(m.id)
+		case hasFailed(d.order.Release, m.attempts, rec):
+			failed++
 		}
 	}
-	if len(unwell) == 0 {
+	if len(unwell) == 0 || !canary && len(unwell)+failed < d.class.FailureMax {
 		return Decision{}, false
 	}
 	return Decision{Reason: Reason{

@@ -69,6 +69,21 @@ func Summary(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) Rollout {
 	return r
 }
 
+// Reached reports whether each node that an order does not skip has said that it is at
+// the release. Unlike that a rollout is complete, which is for people, it never ceases
+// to be so.
+func Reached(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) bool {
+	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
+		c := o.Classes[name]
+		for _, m := range c.members() {
+			if rec, _ := lookup(m.id); m.attempts > 0 && rec.Version < o.Release {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func progress(release bundle.Version, c *ClassOrder, lookup func(bundle.NodeID) (view.Record, bool)) (p Progress, unwell []bundle.NodeID) {
 	p.Budget = c.MaxUnavailable
 	members := c.members()
@@ -79,7 +94,7 @@ func progress(release bundle.Version, c *ClassOrder, lookup func(bundle.NodeID) 
 		p.Total++
 		rec, _ := lookup(m.id)
 		switch {
-		case rec.Version >= release && m.attempts > 0 && (rec.Health.Unwell() || hasFailed(release, m.attempts, rec)):
+		case rec.Version >= release && m.attempts > 0 && !rec.Left && (rec.Health.Unwell() || hasFailed(release, m.attempts, rec)):
 			p.Unwell++
 			unwell = append(unwell, m.id)
 		case rec.Version >= release:

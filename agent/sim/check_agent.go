@@ -281,7 +281,7 @@ func (a *agent) checkRoute() {
 }
 
 // checkSoaked looks at what others have settled at when a node goes down by an order:
-// none is known to be unwell, and the canaries have been well for their soak, whatever
+// no canary is known to be unwell, nor as many others as may fail, and the canaries have been well for their soak, whatever
 // anybody believes.
 func (a *agent) checkSoaked(c schedule.ClassOrder, release bundle.Version) {
 	var ranks []int
@@ -293,12 +293,16 @@ func (a *agent) checkSoaked(c schedule.ClassOrder, release bundle.Version) {
 		}
 	}
 	canaries := ranks[:min(c.Canary, len(ranks))]
+	unwell := map[bundle.NodeID]bool{}
 	for i, id := range c.Roster {
 		h, r := a.s.hosts[a.s.index(id)], view.Record{}
 		if r, _ = a.node.View().Get(id); slices.Contains(c.Skipped, i) || r.Version < release {
 			continue
 		}
-		if r.Health.Unwell() {
+		if r.Health.Unwell() && !r.Left && c.Strategy != bundle.StrategyAtOnce {
+			unwell[id] = true
+		}
+		if unwell[id] && (slices.Contains(canaries, i) || len(unwell) >= c.FailureMax) {
 			a.s.fail(CheckUnwell, "%s goes down for release %d, and knows that %s, which is there, is %s", a.h.name, release, h.name, r.Health.State)
 		}
 		if slices.Contains(canaries, i) && !slices.Contains(canaries, slices.Index(c.Roster, a.h.id)) && r.Health.Failed.Release != release && !h.soaked(release) {

@@ -95,9 +95,10 @@ func (s *Software) observe(v bundle.Version, e process.Event) {
 	}
 }
 
-// noteLost tells of software of version v that was up, and has ended while nobody kept
-// it up: no agent ran, or its probe had just ended. That the machine was started anew
-// says nothing against the software.
+// noteLost tells of software of version v that was up, and has ended when its probe had
+// just ended, and nobody kept it up. That it has ended while no agent ran says nothing
+// against it: the machine may have been started anew, or whoever stopped the agent may
+// have stopped all with it.
 func (s *Software) noteLost(v bundle.Version) {
 	s.mu.Lock()
 	lost, was := s.record, s.proc
@@ -107,8 +108,6 @@ func (s *Software) noteLost(v bundle.Version) {
 	case err != nil || proc != nil || lost.Version != v || !lost.names():
 	case was != nil:
 		s.observe(v, process.Ended{Exit: was.Exit()})
-	case lost.Handle.ThisBoot():
-		s.observe(v, process.Ended{Exit: process.Exit{Code: -1, Text: "while no agent watched it"}})
 	}
 }
 

@@ -340,20 +340,13 @@ func TestLost(t *testing.T) {
 		"while no agent ran": func(n *node, a agent, pid int) (agent, bool) {
 			a.close()
 			kill(n, pid)
-			return n.agent(), true
+			return n.agent(), false
 		},
 		"after its probe": func(n *node, a agent, pid int) (agent, bool) {
 			ended := a.proc.Done()
 			kill(n, pid)
 			<-ended
 			return a, true
-		},
-		"with its machine": func(n *node, a agent, pid int) (agent, bool) {
-			a.close()
-			kill(n, pid)
-			again := n.agent()
-			again.record.Handle.BootID = "another"
-			return again, false
 		},
 		"stopped": func(n *node, a agent, pid int) (agent, bool) {
 			if err := a.Stop(n.t.Context(), time.Second); err != nil {
