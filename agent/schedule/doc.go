@@ -32,10 +32,10 @@
 // canary's place is over for the others when its soak has passed well, which it says
 // itself (view.Health.Soaked), or has failed, or the operator skips it. A node whose
 // software failed in its soak counts as one that failed, for the places that it had
-// then; with one more place it may soak again. And nobody goes down while a node that
-// has settled says that its software is not well. A node that says nothing of its
-// health counts as well, for as long as this agent has seen it settled: an older moult
-// looks after it.
+// then; with one more place it may soak again. And nobody goes down while a canary that
+// has settled says that its software is not well, or as many settled nodes say so, or
+// have failed, as stop the rollout. A node that says nothing of its health counts as
+// well, for as long as this agent has seen it settled: an older moult looks after it.
 //
 // Under StrategyManual the started places, in the order in which the operator
 // started them, are the ranked list; the rest of the roster counts for the
