@@ -287,5 +287,8 @@ func (n *Node) Synced() bool { return n.synced }
 // Alive reports whether the ring takes a node for alive.
 func (n *Node) Alive(id bundle.NodeID) bool { return n.alive[id] }
 
+// Self is the node's identity.
+func (n *Node) Self() bundle.NodeID { return n.cfg.Self }
+
 // Number is that of the newest record of this node.
 func (n *Node) Number() uint64 { return n.number }

@@ -178,7 +178,10 @@ func (s *simulation) unsettled() (left []string) {
 		return []string{"the newest rollout is not running"}
 	}
 	var view uint64
-	for i, h := range s.hosts {
+	for _, h := range s.hosts {
+		if h.gone {
+			continue
+		}
 		if h.agent == nil {
 			left = append(left, h.name+" has no agent")
 			continue
@@ -187,7 +190,7 @@ func (s *simulation) unsettled() (left []string) {
 		if (st.Version != order.Release || st.Phase != upgrade.Current || !h.open()) && !excused {
 			left = append(left, fmt.Sprintf("%s is %s at version %d, goal %d: %s%s", h.name, st.Phase, st.Version, st.Goal, st.Reason, h.agent.node.Waits().Text))
 		}
-		if hash := hashOf(h.agent.node.View().Buckets()); i == 0 {
+		if hash := hashOf(h.agent.node.View().Buckets()); view == 0 {
 			view = hash
 		} else if hash != view {
 			left = append(left, h.name+" has another view")

@@ -97,8 +97,8 @@ func (a *agent) checkMerged(records []view.Signed, changed []bundle.NodeID, err 
 		if !ok {
 			continue
 		}
-		if have, _ := v.Get(a.s.hosts[w.host].id); have.Seq != a.seen[w.host] {
-			a.s.fail("P8", "%s was given record %d of %s and has record %d", a.h.name, a.seen[w.host], a.s.hosts[w.host].name, have.Seq)
+		if have, _ := v.Get(a.s.hosts[w.host].id); have.Seq != a.counts(w.host) {
+			a.s.fail("P8", "%s was given record %d of %s and has record %d", a.h.name, a.counts(w.host), a.s.hosts[w.host].name, have.Seq)
 		}
 	}
 	if len(changed) == 0 {
@@ -109,11 +109,53 @@ func (a *agent) checkMerged(records []view.Signed, changed []bundle.NodeID, err 
 			a.s.fail("P8", "%s took over a record that node %s never signed", a.h.name, id.Short())
 		}
 	}
-	given, got := hashOf(a.seen[:]), hashOf(v.Buckets())
+	var count [nodes]uint64
+	for i := range count {
+		count[i] = a.counts(i)
+	}
+	given, got := hashOf(count[:]), hashOf(v.Buckets())
 	if before, ok := a.s.views[given]; ok && before != got {
 		a.s.fail("P8", "%s has another view than a peer that was given the same records", a.h.name)
 	}
 	a.s.views[given] = got
+}
+
+// counts is the number of the newest record that the view was given of a host, but what
+// the newest order in force here forgets.
+func (a *agent) counts(host int) uint64 {
+	if n := a.seen[host]; n > a.forgotten(host) {
+		return n
+	}
+	return 0
+}
+
+// forgotten is up to which number the newest order in force here forgets a host.
+func (a *agent) forgotten(host int) uint64 {
+	for _, f := range a.forgets() {
+		if f.Node == a.s.hosts[host].id {
+			return f.UpTo
+		}
+	}
+	return 0
+}
+
+// forgets is what the newest order in force here forgets, as it was signed.
+func (a *agent) forgets() []schedule.Forgotten {
+	for v := bundle.Version(maxRelease); v > 0; v-- {
+		if a.node.Orders()[v] != nil {
+			return a.s.orders[a.node.BoundOrders()[v]].Forgotten
+		}
+	}
+	return nil
+}
+
+// checkForgotten looks whether a node has what the newest order forgets.
+func (a *agent) checkForgotten() {
+	for _, f := range a.forgets() {
+		if r, ok := a.node.View().Get(f.Node); ok && r.Seq <= f.UpTo {
+			a.s.fail("P8", "%s has record %d of %s, and obeys an order that forgets it up to %d", a.h.name, r.Seq, a.s.hosts[a.s.index(f.Node)].name, f.UpTo)
+		}
+	}
 }
 
 // checkSet is promise P2. After a lost database older metadata may come first;
@@ -236,7 +278,7 @@ func (a *agent) checkRetired(oldest bundle.Version) {
 	a.s.stats.Retired++
 	a.h.trace("callers of versions before %d are not answered any more", oldest)
 	for r := range a.node.View().All() {
-		if r.Version < oldest && !a.s.operator.gone[a.s.index(r.Node)] {
+		if r.Version < oldest && !r.Left && !a.s.operator.gone[a.s.index(r.Node)] {
 			a.s.fail(CheckAnswered, "%s does not answer callers of versions before %d any more, and knows that %s is at %d", a.h.name, oldest, r.Name, r.Version)
 		}
 	}

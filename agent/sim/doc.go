@@ -78,6 +78,9 @@
 // the newest release within a bounded time, but those that can never work, and
 // all views become equal.
 //
+// In every fourth run nodes leave the ring, for a while or for good, and the operator
+// has some forgotten: then a view counts no record that the newest order forgets.
+//
 // # What it cannot see
 //
 // Signatures over metadata (P1, P3), bounds (P10), traffic (P11) and real processes

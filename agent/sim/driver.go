@@ -189,6 +189,7 @@ func (a *agent) flush() {
 		r := a.node.Ready()
 		if r.Empty() {
 			a.checkWaiting()
+			a.checkForgotten()
 			return
 		}
 		if r.Save != nil && a.h.disk.full {
@@ -222,6 +223,9 @@ func (a *agent) carryOut(r node.Ready) {
 		case stage == StageTell && r.Tell != nil:
 			a.publish(*r.Tell)
 		}
+	}
+	if len(r.Dropped) > 0 {
+		a.dirty = true
 	}
 	a.read(r.Read)
 	if r.Check != nil {

@@ -36,6 +36,12 @@ func (s *simulation) injectFaults() {
 	if s.chance(0.15) {
 		s.after(s.between(0, chaos), s.signTwice)
 	}
+	if s.leaving {
+		plan(3, func() { pick(s, s.hosts).leave(false) })
+		if s.chance(0.5) {
+			s.after(s.between(3*time.Second, chaos/2), func() { s.hosts[s.rng.IntN(nodes-4)].leave(true) })
+		}
+	}
 	if s.chance(0.5) {
 		// Away from before the first rollout until after the second one began.
 		s.after(s.between(0, 5*time.Second), func() { s.sendAway(s.hosts[s.rng.IntN(nodes-4)]) })

@@ -9,6 +9,7 @@ import (
 
 	"moult/agent/node"
 	"moult/agent/upgrade"
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -32,6 +33,7 @@ type host struct {
 	boot  int            // rises with each agent's start and end: what an older one began is void
 	adopt bundle.Version // software that ran before moult; 0: none
 	away  bool           // switched off on purpose: nothing restarts it but its return
+	gone  bool           // its agent has left the ring, for good
 
 	ill   [maxRelease + 1]illness
 	truth truth
@@ -123,7 +125,7 @@ func (h *host) install(v bundle.Version, writes int) {
 
 // start starts an agent.
 func (h *host) start() {
-	if h.agent != nil || h.away {
+	if h.agent != nil || h.away || h.gone {
 		return
 	}
 	h.boot++
@@ -152,6 +154,34 @@ func (h *host) crash(power bool) {
 	h.agent = nil
 	h.boot++
 	h.s.after(h.s.between(100*time.Millisecond, 6*time.Second), h.start)
+}
+
+// leave ends the agent by its operator's word, of which it tells its peers. The software
+// runs on.
+func (h *host) leave(forGood bool) {
+	a := h.agent
+	if a == nil || !a.exchanged || a.node.State().Phase.Down() { // then it is refused
+		return
+	}
+	h.trace("leaves")
+	h.s.stats.Left++
+	a.tell(node.Leave{})
+	a.flush()
+	if !a.alive() {
+		return
+	}
+	if last, ok := a.node.View().Signed(h.id); ok {
+		for _, peer := range h.s.hosts { // a rumour reaches them all
+			if peer != h {
+				h.s.send(h, peer, func(b *agent) { b.deliver([]view.Signed{last}) })
+			}
+		}
+	}
+	h.agent, h.gone = nil, forGood
+	h.boot++
+	if !forGood {
+		h.s.after(h.s.between(10*time.Second, time.Minute), h.start)
+	}
 }
 
 // crashPoint is a place where the agent may die, with or without the machine.

@@ -106,7 +106,9 @@ func (s *simulation) inject() {
 	v := op.set.head + 1
 	var candidates []schedule.Candidate
 	for r := range p.agent.node.View().All() {
-		candidates = append(candidates, schedule.Candidate{ID: r.Node, Class: r.Class, Reachable: s.hosts[s.index(r.Node)].agent != nil})
+		candidates = append(candidates, schedule.Candidate{
+			ID: r.Node, Class: r.Class, Version: r.Version, Left: r.Left, Reachable: s.hosts[s.index(r.Node)].agent != nil,
+		})
 	}
 	order := must(schedule.Instantiate(s.manifests[v], op.set.manifests[v], op.newest(), candidates))
 	s.sign(p, order, "inject")
@@ -214,6 +216,15 @@ func (s *simulation) meddle() {
 		what = "skip " + h.name
 		next, err = order.Skip(h.class, h.id)
 		s.operator.gone[h.i] = s.operator.gone[h.i] || err == nil
+	case s.leaving && n < 12:
+		if h.agent != nil && s.chance(0.8) {
+			return // it is refused but where peers have not seen it for a while
+		}
+		r, _ := p.agent.node.View().Get(h.id)
+		what = "forget " + h.name
+		next, err = order.Forget(h.id, r.Seq)
+		s.operator.gone[h.i] = s.operator.gone[h.i] || err == nil
+		s.stats.Forgotten++
 	case n < 14:
 		what = "start " + h.name
 		next, err = order.Start(h.class, h.id)
@@ -281,6 +292,14 @@ func (s *simulation) help(order *schedule.Order, r view.Record) (what string, ne
 		if !used {
 			return "", nil
 		}
+	}
+	if h.gone {
+		if order.Attempts(r.Class, r.Node) == 0 {
+			return "", nil // nobody waits for it
+		}
+		op.gone[i] = true
+		next, _ = order.Skip(r.Class, r.Node)
+		return "skip " + h.name, next
 	}
 	if used && op.retries[i] >= maxRetries {
 		op.givenUp[i], op.gone[i] = true, true

@@ -42,20 +42,24 @@ var plants = []struct {
 	{"a soak is a timer", CheckSoak, Plant{Rules: node.Rules{Decide: soakIsTimer}}},
 	{"a node hears nothing of its software's end in the soak", CheckSoak, Plant{Event: deafToSoftware}},
 	{"a wave goes on over nodes that are not well", CheckUnwell, Plant{Rules: node.Rules{Decide: blindToHealth}}},
+	{"what is forgotten stays", "P8", Plant{Event: forgetsNothing}},
+	{"a node that is forgotten and there does not speak again", CheckLiveness, Plant{Event: forgetsOthersOnly}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
 
 // foundBy has a seed that finds a plant, where the first does not.
 var foundBy = map[string]uint64{
-	"nodes that may be down under an earlier order do not count": 20,
-	"the slot of a failed attempt is used again":                 8,
+	"nodes that may be down under an earlier order do not count": 121,
 	"a slot gets its name before its files are synced":           9,
 	"it goes back after callers were admitted":                   5,
+	"a rollout has ended where nobody is known who is behind":    33,
 	"metadata that have expired permit":                          16,
-	"a journal counts for more than the live slot":               13,
-	"a soak is a timer":                                          1,
-	"a node hears nothing of its software's end in the soak":     1,
+	"a second signing counts for nothing":                        5,
+	"a journal counts for more than the live slot":               7,
+	"a soak is a timer":                                          8,
 	"a wave goes on over nodes that are not well":                1,
+	"what is forgotten stays":                                    7,
+	"a node that is forgotten and there does not speak again":    35,
 }
 
 // withinSeeds is how many seeds a planted bug may survive.
@@ -230,4 +234,24 @@ func syncedAtOnce(_ *node.Node, e node.Event) node.Event {
 		return node.Synced{}
 	}
 	return e
+}
+
+func forgetsNothing(n *node.Node, e node.Event) node.Event {
+	return forgetting(e, func(schedule.Forgotten) bool { return false })
+}
+
+func forgetsOthersOnly(n *node.Node, e node.Event) node.Event {
+	return forgetting(e, func(f schedule.Forgotten) bool { return f.Node != n.Self() })
+}
+
+// forgetting has an order that arrives forget some of its nodes only.
+func forgetting(e node.Event, some func(schedule.Forgotten) bool) node.Event {
+	x, ok := e.(node.OrderRead)
+	if !ok {
+		return e
+	}
+	o := *x.Order
+	o.Forgotten = slices.DeleteFunc(slices.Clone(o.Forgotten), func(f schedule.Forgotten) bool { return !some(f) })
+	x.Order = &o
+	return x
 }
