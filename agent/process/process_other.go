@@ -16,7 +16,6 @@ var errSystem = errors.New("node software is looked after on Linux and macOS onl
 type ref struct{}
 
 func openChild(int) (Handle, *ref, error)  { return Handle{}, nil, errSystem }
-func ownHandle() (Handle, error)           { return Handle{}, errSystem }
 func openHandle(Handle) (*ref, error)      { return nil, errSystem }
 func (*ref) signal(syscall.Signal) error   { return errSystem }
 func (*ref) close()                        {}

@@ -150,11 +150,6 @@ func handleOf(pid int) (Handle, procStat, error) {
 	return Handle{PID: pid, StartTicks: stat.startTicks, BootID: strings.TrimSpace(string(boot))}, stat, nil
 }
 
-func ownHandle() (Handle, error) {
-	h, _, err := handleOf(os.Getpid())
-	return h, err
-}
-
 // isGone reports whether reading below /proc/PID failed because it ended.
 func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
 

@@ -28,8 +28,6 @@ func openChild(pid int) (Handle, *ref, error) {
 	return h, &ref{h}, nil
 }
 
-func ownHandle() (Handle, error) { return handleOf(os.Getpid()) }
-
 func openHandle(h Handle) (*ref, error) {
 	now, err := handleOf(h.PID)
 	if errors.Is(err, unix.ESRCH) || err == nil && now != h {
