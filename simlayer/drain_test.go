@@ -196,13 +196,13 @@ type stay struct {
 	after time.Duration // since it was let in it is taken for endless; 0: never
 	deaf  bool          // it does not end when it is to
 	how   yielding
-	cuts  int
+	cuts  *atomic.Int64
 }
 
 func enterStay(t *testing.T, g *gate, s stay) *stay {
-	s.g, s.t = g, &ticket{}
+	s.g, s.t, s.cuts = g, &ticket{}, new(atomic.Int64)
 	s.t.of = &s
-	if err := g.enterAs(t.Context(), &patience{}, s.t, func() { s.cuts++; go g.leave(s.t) }); err != nil {
+	if err := g.enterAs(t.Context(), &patience{}, s.t, func() { s.cuts.Add(1); go g.leave(s.t) }); err != nil {
 		t.Fatal(err)
 	}
 	return &s
@@ -248,10 +248,10 @@ func TestGateTellsCallsApart(t *testing.T) {
 		if g.until(ctx, g.ending) {
 			t.Error("nobody waited for the later call")
 		}
-		if stream.cuts != 1 || raw.cuts != 0 || later.cuts != 0 || g.loose.n != 1 {
-			t.Errorf("cuts %d %d %d, %d left to the software; want the stream's and none", stream.cuts, raw.cuts, later.cuts, g.loose.n)
+		if stream.cuts.Load() != 1 || raw.cuts.Load() != 0 || later.cuts.Load() != 0 || g.loose.n != 1 {
+			t.Errorf("cuts %d %d %d, %d left to the software; want the stream's and none", stream.cuts.Load(), raw.cuts.Load(), later.cuts.Load(), g.loose.n)
 		}
-		if n := g.cut(); n != 1 || !g.until(t.Context(), g.ending) || later.cuts != 0 {
+		if n := g.cut(); n != 1 || !g.until(t.Context(), g.ending) || later.cuts.Load() != 0 {
 			t.Errorf("%d cut, want the later call, which ends by itself when it must", n)
 		}
 	})
@@ -276,7 +276,7 @@ func TestFinishWaitsForLaterCalls(t *testing.T) {
 			ends := func(after time.Duration) *stay {
 				s := enterStay(t, g, stay{})
 				time.AfterFunc(after, func() {
-					if s.cuts == 0 {
+					if s.cuts.Load() == 0 {
 						g.leave(s.t)
 					}
 				})
@@ -290,7 +290,7 @@ func TestFinishWaitsForLaterCalls(t *testing.T) {
 			defer cancel()
 			parts := 0
 			n := g.finish(ctx, c.soon, func() { parts++ })
-			if took := time.Since(began); took != c.took || n != c.cuts || first.cuts != c.cuts || (<-later).cuts != 0 {
+			if took := time.Since(began); took != c.took || n != c.cuts || int(first.cuts.Load()) != c.cuts || (<-later).cuts.Load() != 0 {
 				t.Errorf("%+v: took %v in %d parts, %d cut, want only those that were there at first", c, took, parts, n)
 			}
 			time.Sleep(time.Hour)
@@ -313,8 +313,8 @@ func TestGateLooksAgain(t *testing.T) {
 			time.Sleep(time.Minute)
 			g.leave(call.t)
 		}()
-		if !g.until(t.Context(), g.ending) || call.cuts != 0 {
-			t.Errorf("%d cuts of a call that ends by itself", call.cuts)
+		if !g.until(t.Context(), g.ending) || call.cuts.Load() != 0 {
+			t.Errorf("%d cuts of a call that ends by itself", call.cuts.Load())
 		}
 	})
 }
