@@ -323,8 +323,9 @@ func (a *agent) checkRoute() {
 }
 
 // checkSoaked looks at what others have settled at when a node goes down by an order:
-// no canary is known to be unwell, nor as many others as may fail, and the canaries have been well for their soak, whatever
-// anybody believes.
+// no canary is known to be unwell, nor as many others as may fail, and the canaries have
+// been well for their soak, whatever anybody believes. One that has left is not waited
+// for; one whose disk has forgotten what it said is not counted.
 func (a *agent) checkSoaked(c schedule.ClassOrder, release bundle.Version) {
 	var ranks []int
 	if c.Strategy == bundle.StrategyManual {
@@ -347,7 +348,7 @@ func (a *agent) checkSoaked(c schedule.ClassOrder, release bundle.Version) {
 		if unwell[id] && (slices.Contains(canaries, i) || len(unwell) >= c.FailureMax) {
 			a.s.fail(CheckUnwell, "%s goes down for release %d, and knows that %s, which is there, is %s", a.h.name, release, h.name, r.Health.State)
 		}
-		if slices.Contains(canaries, i) && !slices.Contains(canaries, slices.Index(c.Roster, a.h.id)) && r.Health.Failed.Release != release && !h.soaked(release) {
+		if slices.Contains(canaries, i) && !r.Left && !h.forgot && !slices.Contains(canaries, slices.Index(c.Roster, a.h.id)) && r.Health.Failed.Release != release && !h.soaked(release) {
 			a.s.fail(CheckSoak, "%s goes down for release %d, and %s has been well for %v", a.h.name, release, h.name, h.truth.well[release])
 		}
 	}

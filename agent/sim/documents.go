@@ -64,8 +64,11 @@ func (a *agent) offer(next *set) {
 	if a.shown == nil || next.timestamp > a.shown.timestamp {
 		a.shown = next
 	}
-	if v := a.s.twice; v != 0 && v <= next.head {
-		a.contents[next.manifests[v] == a.s.operator.set.manifests[v]] = true
+	// What it was shown before anything was in force here it could compare with nothing.
+	if v, have := a.s.twice, a.set(); v != 0 && v <= next.head && have != nil && v <= have.head {
+		for _, x := range []*set{have, next} {
+			a.contents[x.manifests[v] == a.s.operator.set.manifests[v]] = true
+		}
 	}
 	a.tell(node.MetadataSeen{Metadata: next.meta})
 	a.tell(node.MetadataVerified{Metadata: next.meta})

@@ -263,7 +263,7 @@ func (s *simulation) attend() {
 		s.handOver(p) // who was handed it may have lost it
 		return
 	}
-	for r := range p.agent.node.View().All() {
+	for _, r := range p.agent.node.Known() {
 		if what, next := s.help(order, r); next != nil {
 			s.sign(p, next, what)
 			return // one at a time: the next look shows what came of it
@@ -293,7 +293,7 @@ func (s *simulation) help(order *schedule.Order, r view.Record) (what string, ne
 			return "", nil
 		}
 	}
-	if h.gone {
+	if h.gone || r.Phase == "" { // or nothing is known of it but that it is waited for
 		if order.Attempts(r.Class, r.Node) == 0 {
 			return "", nil // nobody waits for it
 		}
