@@ -115,6 +115,7 @@ func (h *host) noteWell() {
 
 // noteSaved notes a state that has just become durable.
 func (a *agent) noteSaved(s upgrade.State) {
+	a.h.noteWell() // what counts as settled may change
 	t := &a.h.truth
 	before := t.state.Phase
 	for v := t.state.Version + 1; v <= s.Version; v++ {
