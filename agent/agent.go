@@ -255,7 +255,7 @@ func (a *Agent) loop(ctx context.Context) error {
 // there is room again.
 func (a *Agent) watchDisk() {
 	text := ""
-	if err := a.store.CheckSpace(0); err != nil {
+	if err := a.store.WatchSpace(); err != nil {
 		text = fmt.Sprintf("nothing is written down, so nothing new begins, until there is room: %v", err)
 	}
 	a.alarmOf(causeDisk, text)

@@ -52,5 +52,8 @@ func TestStartsOnFullDisk(t *testing.T) {
 		if again.alarmed("until there is room") != 0 {
 			t.Errorf("with room again: %q", again.node.Alarms())
 		}
+		if _, err := os.Stat(filepath.Join(cfg.Data, "ballast")); err != nil {
+			t.Errorf("no room is kept for the next time: %v", err)
+		}
 	})
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -81,11 +82,14 @@ func (a *Agent) startHost() (objects.Host, error) {
 	return h, nil
 }
 
+// errNotFollowed is no reason to go on: what is waited for has not happened.
+var errNotFollowed = fmt.Errorf("simulation objects have not followed within %v", objectsTimeout)
+
 // settleObjects waits until the objects are as the loop wants them: what is not
 // wanted any more has ended. Where that takes long it says so, for the caller to say.
 // It is called beside the loop.
 func (a *Agent) settleObjects(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, objectsTimeout, fmt.Errorf("simulation objects have not followed within %v", objectsTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, objectsTimeout, errNotFollowed)
 	defer cancel()
 	for {
 		var done <-chan struct{}
@@ -108,15 +112,20 @@ func (a *Agent) settleObjects(ctx context.Context) error {
 }
 
 // partObjects tells the objects that the calls at the node have ended, and the
-// software is about to. It is called beside the loop, and waits until they know, but
-// not for ever: the calls that they get from then on wait.
-func (a *Agent) partObjects(ctx context.Context) {
+// software is about to. It is called beside the loop, and waits until they know: the
+// calls that they get from then on wait. Objects that cannot run get none.
+func (a *Agent) partObjects(ctx context.Context) error {
 	if !a.ask(func() { a.objects.Part() }) {
-		return
+		return errStopped
 	}
-	if err := a.settleObjects(ctx); err != nil && ctx.Err() == nil {
+	err := a.settleObjects(ctx)
+	if errors.Is(err, errNotFollowed) {
+		return err
+	}
+	if err != nil && ctx.Err() == nil {
 		a.log.Warn("simulation objects do not know that the node goes down", "err", err)
 	}
+	return nil
 }
 
 // compileAhead compiles the modules of the past objects that begin when the node has

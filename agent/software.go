@@ -153,7 +153,9 @@ func (a *Agent) stopSoftware(ctx context.Context) error {
 	if err := a.soft.EndCalls(ctx, timeout); err != nil {
 		return err
 	}
-	a.partObjects(ctx)
+	if err := a.partObjects(ctx); err != nil {
+		return err
+	}
 	return a.soft.Stop(ctx, timeout)
 }
 

@@ -32,6 +32,18 @@ func (s *Store) makeRoom() error {
 	return checkSpace(s.out.free, s.dir, 0, openReserve)
 }
 
+// WatchSpace returns an error that wraps ErrNoSpace where the disk is full. Where there is
+// room it takes the ballast again. Agents call it now and then.
+func (s *Store) WatchSpace() error {
+	if err := s.CheckSpace(0); err != nil {
+		return err
+	}
+	if err := s.takeBallast(); err != nil {
+		s.log.Warn("no room is kept for opening the store on a full disk", "err", err)
+	}
+	return nil
+}
+
 // takeBallast makes the ballast where it is not there and there is room for it.
 func (s *Store) takeBallast() error {
 	info, err := os.Stat(s.ballastPath())

@@ -218,9 +218,6 @@ func (s *Store) Check() error {
 		return err
 	}
 	defer done()
-	if err := s.takeBallast(); err != nil {
-		s.log.Warn("no room is kept for opening the store on a full disk", "err", err)
-	}
 	err = checkTables(s.dbPath())
 	if err != nil && !environmental(err) {
 		err = fmt.Errorf("%w: %w", ErrDamaged, err)
