@@ -30,6 +30,9 @@ type backend struct {
 type relayed interface {
 	// release closes it, or makes it end with the calls that are on.
 	release()
+	// warn asks the caller, where the protocol can, to make further calls by another
+	// connection; those that come by this one are taken.
+	warn()
 	// drain tells the caller, where the protocol can, that no more calls are
 	// taken on its connection.
 	drain()

@@ -59,7 +59,8 @@
 //
 // While a drain goes on, the answers of calls that are at the node say Connection:
 // close; idle connections of HTTP/1.1 are kept, and their next calls held. Those of
-// HTTP/2 are ended by GOAWAY when Finish and when Drain begins. A call that is cut since
+// HTTP/2 are asked by GOAWAY to call elsewhere when Finish begins, which still takes what
+// they call, and ended by GOAWAY when Drain begins. A call that is cut since
 // its time is up gets 503 if it has no answer yet; else its connection ends within the
 // answer, or breaks where a part would pass for the whole.
 //

@@ -374,7 +374,7 @@ func (l *Layer) label() (bundle.Version, time.Duration) {
 func (l *Layer) Finish(ctx context.Context) (n int, err error) {
 	l.draining.Lock()
 	defer l.draining.Unlock()
-	if n = l.gate.finish(ctx, max(l.lastCalls(), l.lastingAfter), l.callAnew); n > 0 {
+	if n = l.gate.finish(ctx, max(l.lastCalls(), l.lastingAfter), func() { l.callAnew(relayed.warn) }); n > 0 {
 		err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", n, context.Cause(ctx))
 	}
 	return n, err
@@ -408,7 +408,7 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 		l.aim(nil)
 	}
 	l.apply.Unlock()
-	l.callAnew()
+	l.callAnew(relayed.drain)
 	defer l.leaveBackends()
 	defer l.tellAll()
 	limit := l.lastCalls()
@@ -435,10 +435,10 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 
 // callAnew has callers, where their protocol can say so, make further calls by other
 // connections than those that the node has calls of.
-func (l *Layer) callAnew() {
+func (l *Layer) callAnew(say func(relayed)) {
 	for b := range l.gate.current().all() {
 		for _, r := range b.relaying() {
-			r.drain()
+			say(r)
 		}
 	}
 }

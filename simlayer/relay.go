@@ -94,7 +94,8 @@ func (u *upstream) close() {
 // release implements relayed.
 func (u *upstream) release() { u.front.dropIdle(u) }
 
-// drain implements relayed. Nothing is to be done: the next request waits.
+// warn and drain implement relayed. Nothing is to be done: the next request waits.
+func (u *upstream) warn()  {}
 func (u *upstream) drain() {}
 
 // front takes over a connection that was accepted. The layer's tasks count it.

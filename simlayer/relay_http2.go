@@ -66,7 +66,9 @@ type farewell uint8
 
 const (
 	noFarewell  farewell = iota
-	goAwayDue            // a GOAWAY is to be sent
+	warningDue           // the caller is to be asked to call by another connection
+	warningSent          // it was; what calls it makes nevertheless are taken
+	goAwayDue            // a GOAWAY is to be sent: no more calls are taken
 	goAwaySent           // it was
 	callerEnded          // the connection was ended towards the caller
 )
@@ -178,6 +180,15 @@ func (h *framed) close() {
 
 // release implements relayed.
 func (h *framed) release() { h.drain() }
+
+// warn implements relayed. Clients (gRPC's) make a call that was dropped once more, not
+// twice: while the node takes calls, none is dropped, as RFC 9113, 6.8 has it.
+func (h *framed) warn() {
+	h.mu.Lock()
+	h.end = max(h.end, warningDue)
+	h.mu.Unlock()
+	h.polite()
+}
 
 // due says that a GOAWAY is to be sent: streams that come now are dropped. mu is held.
 func (h *framed) due() {
@@ -324,8 +335,8 @@ func (h *framed) fromCaller() (over bool, err error) {
 // admit reports whether a call may begin. mu is held.
 func (h *framed) admit() bool {
 	gate := h.front.layer.gate
-	if h.end != noFarewell || h.inside {
-		return h.end == noFarewell
+	if h.end >= goAwayDue || h.inside {
+		return h.end < goAwayDue
 	}
 	if !gate.tryEnter(&h.ticket, h.cut) {
 		return false
@@ -346,7 +357,7 @@ func (h *framed) admit() bool {
 func (h *framed) polite() {
 	h.mu.Lock()
 	h.leave()
-	due := h.end != noFarewell && h.end != callerEnded
+	due := h.end == warningDue || h.end == goAwayDue || h.end == goAwaySent
 	h.mu.Unlock()
 	if !due || !h.says.TryLock() {
 		return
@@ -392,11 +403,18 @@ func (h *framed) leave() {
 // tell returns the GOAWAY if it is to be sent here and now. mu is held, and so is
 // says.
 func (h *framed) tell() []byte {
-	if h.end != goAwayDue || !h.greeted || !h.streams.Between() {
+	if !h.greeted || !h.streams.Between() {
 		return nil
 	}
-	h.end = goAwaySent
-	return wire.GoAway(h.streams.Last())
+	switch h.end {
+	case warningDue:
+		h.end = warningSent
+		return wire.GoAway(wire.LastStream)
+	case goAwayDue:
+		h.end = goAwaySent
+		return wire.GoAway(h.streams.Last())
+	}
+	return nil
 }
 
 // lastWords is what the caller is told when the node's connection has ended, for

@@ -1,9 +1,11 @@
 package simlayer
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"testing"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
@@ -246,6 +249,29 @@ func TestHTTP2Cut(t *testing.T) {
 	eventually(t, "an error counted", func() bool { return l.Stats().Services["api"][1].Errors == 1 })
 }
 
+// speak2 begins a connection of HTTP/2 at the public address. until reads on to a frame of
+// a kind.
+func speak2(t *testing.T, l *Layer) (conn net.Conn, frames *http2.Framer, until func(http2.FrameType) http2.Frame) {
+	t.Helper()
+	conn = dialLayer(t, l.Addresses()["api"].Public)
+	frames = http2.NewFramer(conn, conn)
+	_, _ = io.WriteString(conn, wire.Preface)
+	if err := frames.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	return conn, frames, func(kind http2.FrameType) http2.Frame {
+		for {
+			f, err := frames.ReadFrame()
+			if err != nil {
+				t.Fatalf("before %v: %v", kind, err)
+			}
+			if f.Header().Type == kind {
+				return f
+			}
+		}
+	}
+}
+
 // A caller that has connected and not called yet is told that this connection takes no
 // calls, and does not see its end first: it would not make its call by another one.
 func TestHTTP2Farewell(t *testing.T) {
@@ -257,23 +283,7 @@ func TestHTTP2Farewell(t *testing.T) {
 			for range 10 {
 				node := serve2(t, http.HandlerFunc(sumNode))
 				l := relayTo(t, addrOf(node))
-				conn := dialLayer(t, l.Addresses()["api"].Public)
-				frames := http2.NewFramer(conn, conn)
-				_, _ = io.WriteString(conn, wire.Preface)
-				if err := frames.WriteSettings(); err != nil {
-					t.Fatal(err)
-				}
-				until := func(kind http2.FrameType) {
-					for {
-						f, err := frames.ReadFrame()
-						if err != nil {
-							t.Fatalf("before %v: %v", kind, err)
-						}
-						if f.Header().Type == kind {
-							return
-						}
-					}
-				}
+				conn, _, until := speak2(t, l)
 				until(http2.FrameSettings) // the node's
 				until(http2.FrameSettings) // it has the caller's, and says no more
 				if err := end(l, node); err != nil {
@@ -295,5 +305,40 @@ func TestHTTP2Farewell(t *testing.T) {
 				l.Close()
 			}
 		})
+	}
+}
+
+// While calls end before a drain, a caller is asked to call elsewhere, and what it has
+// called meanwhile is answered: a call that is dropped then, and once more when the drain
+// begins, fails in gRPC's clients.
+func TestHTTP2Finish(t *testing.T) {
+	node := serve2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))
+	l := relayTo(t, addrOf(node))
+	_, frames, until := speak2(t, l)
+	until(http2.FrameSettings)
+	if _, err := l.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if away := until(http2.FrameGoAway).(*http2.GoAwayFrame); away.LastStreamID != wire.LastStream {
+		t.Errorf("asked to call elsewhere, streams after %d are not taken", away.LastStreamID)
+	}
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, f := range []hpack.HeaderField{
+		{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "n"}, {Name: ":path", Value: "/late"},
+	} {
+		_ = enc.WriteField(f) // to memory
+	}
+	if err := frames.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
+		t.Fatal(err)
+	}
+	if data := until(http2.FrameData).(*http2.DataFrame); string(data.Data()) != "/late" {
+		t.Errorf("answered %q", data.Data())
+	}
+	if _, err := l.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if away := until(http2.FrameGoAway).(*http2.GoAwayFrame); away.LastStreamID != 1 {
+		t.Errorf("the drain took streams up to %d, want 1", away.LastStreamID)
 	}
 }

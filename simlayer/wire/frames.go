@@ -291,6 +291,9 @@ func frame(kind http2.FrameType, flags http2.Flags, stream uint32, payload []byt
 // Settings is the frame that a server begins with, with nothing set.
 func Settings() []byte { return frame(http2.FrameSettings, 0, 0, nil) }
 
+// LastStream is the greatest number of a stream.
+const LastStream = 1<<31 - 1
+
 // GoAway is the frame that tells a client which streams were let through: it may
 // make the calls of later ones again on another connection.
 func GoAway(last uint32) []byte {
