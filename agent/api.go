@@ -96,136 +96,6 @@ func (a *Agent) answerQuery(name string, _ []byte) (answer []byte) {
 	return answer
 }
 
-// status is the cluster as this peer sees it. heard is who answered just now;
-// nil: go by the ring.
-func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
-	s := control.Status{
-		Cluster: a.cluster.Short(), Head: a.node.Head(), Alarms: a.node.Alarms(),
-		Classes: map[bundle.Class]control.ClassStatus{}, Nodes: []control.NodeStatus{},
-	}
-	if s.Alarms == nil {
-		s.Alarms = []string{}
-	}
-	if a.trust.Expired(time.Now()) {
-		s.Alarms = append(s.Alarms, fmt.Sprintf("the signed metadata expired on %s: nothing new starts; `moult trust refresh`, then `moult trust push`", a.trust.Expires().Format(time.DateOnly)))
-	}
-	alive := func(id bundle.NodeID) bool { return heard[id] }
-	if heard == nil {
-		alive = a.node.Alive
-	}
-	for _, r := range a.node.Known() {
-		n := control.NodeStatus{
-			Name: cmp.Or(r.Name, r.Node.Short()), Standing: string(a.node.Standing(r)), ID: r.Node, Class: r.Class, Version: r.Version, Runs: a.runs(r), Phase: string(r.Phase), Health: string(r.Health.State), Target: r.Target,
-			Progress: r.Progress, Reachable: alive(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Address: r.Addr, Platform: r.Platform,
-			Services: map[string]control.ServiceStatus{},
-		}
-		for name, sv := range r.Services {
-			n.Services[name] = control.ServiceStatus{Public: sv.Public, Versions: sv.Versions, Attach: sv.Attach, Egress: sv.Egress}
-		}
-		if n.Phase == string(upgrade.Waiting) && a.node.View().Len() <= maxExplained {
-			n.Reason = a.waitsFor(r)
-		}
-		if r.Health.Unwell() {
-			n.Reason = strings.TrimSuffix(r.Health.Reason+"; "+n.Reason, "; ")
-		}
-		if n.Phase == string(upgrade.Current) || n.Phase == string(upgrade.Settled) {
-			n.Progress = 1
-		}
-		s.Nodes = append(s.Nodes, n)
-	}
-	slices.SortFunc(s.Nodes, func(x, y control.NodeStatus) int {
-		return strings.Compare(x.Name+x.ID.String(), y.Name+y.ID.String())
-	})
-	a.releaseStatus(&s)
-	s.Local = a.local()
-	return s
-}
-
-// releaseStatus fills in how far the newest release is.
-func (a *Agent) releaseStatus(s *control.Status) {
-	head := a.node.Head()
-	count(s, head)
-	if head == 0 {
-		s.Release = control.ReleaseStatus{State: control.StateNone}
-		return
-	}
-	ref, _ := a.trust.Release(head)
-	s.Release = control.ReleaseStatus{Version: head, Digest: ref.Digest, State: control.StateSpreading}
-	if a.node.Conflicted(head) {
-		s.Release.State, s.Release.Reason = control.StateHeld, "two releases with this number are signed: both are frozen"
-		return
-	}
-	unwell := 0
-	for _, c := range s.Classes {
-		unwell += c.Unwell
-	}
-	o := a.node.Orders()[head]
-	if o == nil {
-		s.Release.Reason = "it has no rollout order here yet"
-	} else {
-		sum := schedule.Summary(o, a.node.View().Get)
-		for class, c := range sum.Classes {
-			cs := s.Classes[class]
-			cs.Budget = c.Budget
-			s.Classes[class] = cs
-			unwell += c.Unwell // also those that failed in their soak and are well again
-		}
-		s.Release.State, s.Release.Reason = sum.State, sum.Reason
-	}
-	var counted, behind, outside int
-	var away []string
-	for _, n := range s.Nodes {
-		if n.Standing != "" {
-			continue
-		}
-		counted++
-		if n.Version >= head {
-			continue
-		}
-		behind++
-		if o == nil || !o.Names(n.Class, n.ID) {
-			outside++
-		} else if !n.Reachable {
-			away = append(away, a.node.NameOf(n.ID))
-		}
-	}
-	switch {
-	case behind > 0 && len(away) == behind && s.Release.State == control.StateRolling:
-		s.Release.Reason = fmt.Sprintf("only nodes that cannot be reached are below it: %s; `moult skip %s` goes on without it",
-			strings.Join(away[:min(len(away), maxNamed)], ", "), away[0])
-	case behind == 0 && counted > 0 && unwell == 0:
-		s.Release.State, s.Release.Reason = control.StateComplete, ""
-	case behind == 0 && o == nil:
-		s.Release.State, s.Release.Reason = control.StateRolling, "nodes at the release are not well"
-	case outside > 0 && s.Release.State == control.StateComplete:
-		s.Release.State, s.Release.Reason = control.StateRolling, fmt.Sprintf("%d nodes that are not in the rollout order are below release %d", outside, head)
-	}
-}
-
-// count fills in the counts of each class.
-func count(s *control.Status, head bundle.Version) {
-	for _, n := range s.Nodes {
-		if n.Standing != "" {
-			continue
-		}
-		c := s.Classes[n.Class]
-		c.Total++
-		switch {
-		case n.Version >= head && n.Version > 0 && (view.Health{State: view.HealthState(n.Health)}).Unwell():
-			c.Unwell++
-		case n.Version >= head && n.Version > 0 && n.Health != string(view.HealthUnknown):
-			c.Settled++
-		case upgrade.Phase(n.Phase).Down():
-			c.Down++
-		case n.Phase == string(upgrade.Held):
-			c.Held++
-		default:
-			c.Waiting++
-		}
-		s.Classes[n.Class] = c
-	}
-}
-
 func (b api) Members(context.Context) (ms []control.Member, err error) {
 	ms = []control.Member{}
 	if !b.a.ask(func() {
@@ -270,6 +140,13 @@ func (a *Agent) why(node string) (control.Why, error) {
 	case a.node.Standing(r) != schedule.StandingIn && !a.node.Alive(r.Node):
 		w.Code, w.Command = string(a.node.Standing(r)), a.forgetCommand(name)
 		w.Reason = "it cannot be reached, and no rollout waits for it: start its agent again, or have the node forgotten"
+	case r.Node != a.id && !a.node.Alive(r.Node):
+		w.Code, w.Reason = "unreachable", a.unreachable(r)
+		if o := a.node.Orders()[a.rolling()]; o != nil && o.Names(r.Class, r.Node) && r.Version < o.Release {
+			w.Command = fmt.Sprintf("moult skip --release %d %s", o.Release, name)
+		} else {
+			w.Command = a.forgetCommand(name)
+		}
 	case r.Held:
 		w.Code, w.Command = "held", "moult retry "+name
 		if o := a.node.Orders()[head]; o != nil && o.State == schedule.StateAborted {
@@ -289,6 +166,15 @@ func (a *Agent) why(node string) (control.Why, error) {
 		}
 	}
 	return w, nil
+}
+
+// unreachable tells of a node that counts and cannot be reached.
+func (a *Agent) unreachable(r view.Record) string {
+	since := ""
+	if away := a.node.Away(r.Node); !away.IsZero() {
+		since = fmt.Sprintf(" since %s (for %s)", away.Format(time.RFC3339), bundle.Duration(time.Since(away).Round(time.Second)))
+	}
+	return fmt.Sprintf("its agent cannot be reached%s; the last that it said is that it was %s: start it again, or, if it is gone for good, go on without it", since, r.Phase)
 }
 
 // runs is the version that a node runs, where that is not the software of the one that
@@ -335,7 +221,7 @@ func (a *Agent) whyUnwell(r view.Record, head bundle.Version) (code, reason, com
 // decision is why a node may or may not go down, as far as this peer knows;
 // of this node itself, as it was last decided.
 func (a *Agent) decision(r view.Record) schedule.Reason {
-	if wait := a.node.Waits(); r.Node == a.id && wait.Code != "" {
+	if wait := a.node.Waits(); r.Node == a.id && wait.Code != "" && wait.Retry == 0 {
 		return wait
 	}
 	in := a.node.Input(max(r.Target, a.node.Head()))
@@ -351,6 +237,8 @@ func (a *Agent) waitsFor(r view.Record) string {
 		return r.Reason // the schedule is not what it waits for
 	case d.Code == schedule.CodeGo:
 		return "nothing holds it back, as far as this peer knows"
+	case d.Retry > 0:
+		return fmt.Sprintf("%s; %s to go", d.Text, bundle.Duration(d.Retry.Round(time.Second)))
 	case d.Text != "":
 		return d.Text
 	}

@@ -155,23 +155,25 @@ type ClassStatus struct {
 
 // NodeStatus is one node's record with what this peer knows of its reachability.
 type NodeStatus struct {
-	Name      string                   `json:"name"`
-	ID        bundle.NodeID            `json:"id"`
-	Class     bundle.Class             `json:"class"`
-	Version   bundle.Version           `json:"version"`
-	Runs      bundle.Version           `json:"runs,omitempty"` // where that is not the software of Version
-	Phase     string                   `json:"phase"`
-	Health    string                   `json:"health"` // a view.HealthState; "" where nothing is known
-	Target    bundle.Version           `json:"target"`
-	Progress  float64                  `json:"progress"`
-	Reachable bool                     `json:"reachable"`
-	Standing  string                   `json:"standing,omitempty"` // "left", "skipped" or "outside", where it counts for nothing
-	Reason    string                   `json:"reason"`
-	Since     time.Time                `json:"since"`
-	Number    uint64                   `json:"number"` // of its record
-	Address   string                   `json:"address"`
-	Platform  bundle.Platform          `json:"platform"`
-	Services  map[string]ServiceStatus `json:"services,omitempty"`
+	Name      string         `json:"name"`
+	ID        bundle.NodeID  `json:"id"`
+	Class     bundle.Class   `json:"class"`
+	Version   bundle.Version `json:"version"`
+	Runs      bundle.Version `json:"runs,omitempty"` // where that is not the software of Version
+	Phase     string         `json:"phase"`
+	Health    string         `json:"health"` // a view.HealthState; "" where nothing is known
+	Target    bundle.Version `json:"target"`
+	Progress  float64        `json:"progress"`
+	Reachable bool           `json:"reachable"`
+	// Away is since when this peer does not hear of it; zero where it does, or never did.
+	Away     time.Time                `json:"away,omitzero"`
+	Standing string                   `json:"standing,omitempty"` // "left", "skipped" or "outside", where it counts for nothing
+	Reason   string                   `json:"reason"`
+	Since    time.Time                `json:"since"`
+	Number   uint64                   `json:"number"` // of its record
+	Address  string                   `json:"address"`
+	Platform bundle.Platform          `json:"platform"`
+	Services map[string]ServiceStatus `json:"services,omitempty"`
 }
 
 // Find returns the node that people mean: the only one of that name, or else the only

@@ -65,6 +65,7 @@ type Node struct {
 	names   map[string]int  // how many nodes of the view have each; nil: to be counted
 	doneAt  map[settlement]time.Time
 	alive   map[bundle.NodeID]bool
+	away    map[bundle.NodeID]time.Time // since when those that were alive are not; for people
 	synced  bool
 	// doubtful: what was written last may be lost, so nothing is said, and no release
 	// chosen, before a peer has told what this node has said.
@@ -126,7 +127,7 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 		cfg: cfg, now: now, started: now,
 		machine: machine, saved: machine.State(), floor: m.Floor, floorSaved: m.Floor,
 		meta: m.Metadata, frozen: map[bundle.Version]bundle.Digest{}, docs: newDocuments(m.Bound),
-		view: view.New(cfg.Memo), doneAt: map[settlement]time.Time{}, alive: map[bundle.NodeID]bool{cfg.Self: true},
+		view: view.New(cfg.Memo), doneAt: map[settlement]time.Time{}, alive: map[bundle.NodeID]bool{cfg.Self: true}, away: map[bundle.NodeID]time.Time{},
 		number: m.Floor.Numbers,
 	}
 	for _, v := range sorted(m.Frozen) {
@@ -254,9 +255,19 @@ func (n *Node) members(alive map[bundle.NodeID]bool) {
 		alive = map[bundle.NodeID]bool{}
 	}
 	alive[n.cfg.Self] = true
-	if !maps.Equal(alive, n.alive) {
-		n.alive, n.listed, n.routing.stale = alive, false, true
+	if maps.Equal(alive, n.alive) {
+		return
 	}
+	for id := range alive {
+		delete(n.away, id)
+	}
+	for id := range n.alive {
+		if !alive[id] {
+			n.away[id] = n.now
+		}
+	}
+	maps.DeleteFunc(n.away, func(id bundle.NodeID, _ time.Time) bool { _, ok := n.view.Get(id); return !ok })
+	n.alive, n.listed, n.routing.stale = alive, false, true
 }
 
 // decide tells the machine what follows from what is known. It stops as soon as a
@@ -286,6 +297,10 @@ func (n *Node) Synced() bool { return n.synced }
 
 // Alive reports whether the ring takes a node for alive.
 func (n *Node) Alive(id bundle.NodeID) bool { return n.alive[id] }
+
+// Away is since when the ring takes a node for dead; zero where it does not, or never
+// took it for alive since this agent began.
+func (n *Node) Away(id bundle.NodeID) time.Time { return n.away[id] }
 
 // Self is the node's identity.
 func (n *Node) Self() bundle.NodeID { return n.cfg.Self }

@@ -54,8 +54,10 @@ func finished(s control.Status, release bundle.Version) (bool, error) {
 		return true, nil
 	}
 	switch s.Release.State {
-	case control.StateComplete, control.StateNone:
+	case control.StateComplete:
 		return true, nil
+	case control.StateNone:
+		return true, &control.Error{Kind: control.KindFailed, Message: "wait for the rollout: no release has been handed in", Hint: "`moult inject --wait BUNDLE`"}
 	case control.StateHeld:
 		return true, control.Refused(fmt.Errorf("release %d is held: %s", s.Release.Version, s.Release.Reason), "`moult why NODE` tells more; `moult retry NODE` tries again")
 	case control.StateAborted:

@@ -320,10 +320,21 @@ func (d *decision) withinBudget() Decision {
 	others := d.mayBeDown()
 	if d.rule.within(len(others), k) {
 		return Decision{Go: true, Reason: Reason{Code: CodeGo, Nodes: others,
-			Text: fmt.Sprintf("%d other nodes of class %s may be down now, and %d may be down at once", len(others), d.Class, k)}}
+			Text: fmt.Sprintf("it may go: of class %s at most %d may be down at once, and %s", d.Class, k, howMany(len(others)))}}
 	}
 	text := fmt.Sprintf("it waits for %s: at most %d of class %s may be down at once", d.names(others), k, d.Class)
 	return Decision{Reason: Reason{Code: CodeBudget, Text: text, Nodes: others, Command: d.skip(others)}}
+}
+
+// howMany tells how many other nodes may be down.
+func howMany(others int) string {
+	switch others {
+	case 0:
+		return "no other is"
+	case 1:
+		return "one other may be"
+	}
+	return fmt.Sprintf("%d others may be", others)
 }
 
 // mayBeDown returns every other node of which this agent does not know that it

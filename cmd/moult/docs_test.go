@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -123,6 +124,37 @@ func TestSimulationDocCatches(t *testing.T) {
 
 // docLink is a link to a file of this repository.
 var docLink = regexp.MustCompile(`\]\(([^)#\s]+)[)#]`)
+
+// TestReleaseFileDoc checks that the release file of docs/operations.md loads, and that
+// what it calls a default is one.
+func TestReleaseFileDoc(t *testing.T) {
+	load := func(text string) *build.Spec {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "upgrade.hcl")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		spec, err := build.Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return spec
+	}
+	found := false
+	for _, f := range fences(t, "../../docs/operations.md") {
+		if f.name != "upgrade.hcl" {
+			continue
+		}
+		found = true
+		short := regexp.MustCompile(`(?m)^.*# .*default.*\n`).ReplaceAllString(f.text, "")
+		if whole, left := load(f.text), load(short); short == f.text || !reflect.DeepEqual(whole.Classes[0].Upgrade, left.Classes[0].Upgrade) {
+			t.Errorf("without what is called a default:\n%+v\nwith it:\n%+v", left.Classes[0].Upgrade, whole.Classes[0].Upgrade)
+		}
+	}
+	if !found {
+		t.Error("there is no release file in docs/operations.md")
+	}
+}
 
 // brokenLinks returns the links of a document, whose text is given, that lead nowhere.
 func brokenLinks(path, text string) (broken []string) {

@@ -62,7 +62,7 @@ func inject(c *cli.Context) error {
 	if !c.Bool("wait") {
 		return nil
 	}
-	s, err := waitStatus(c.Context, api, accepted.Version, timeout)
+	s, err := waitStatus(c, api, accepted.Version, timeout)
 	if s != nil {
 		if perr := (statusPrinter{w: c.App.Writer}).print(*s); perr != nil {
 			return perr

@@ -18,6 +18,7 @@ import (
 
 	"moult/agent/control"
 	"moult/agent/operator"
+	"moult/agent/upgrade"
 	"moult/store/bundle"
 )
 
@@ -55,7 +56,7 @@ func showStatus(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		s, err := waitStatus(c.Context, api, bundle.Version(c.Uint64("release")), timeout)
+		s, err := waitStatus(c, api, bundle.Version(c.Uint64("release")), timeout)
 		if s != nil {
 			if perr := p.print(*s); perr != nil {
 				return perr
@@ -95,12 +96,53 @@ func watchStatus(ctx context.Context, api *control.Client, p statusPrinter, live
 	}
 }
 
-// waitStatus waits until the release is complete, held or aborted. The last
-// status seen is returned in any case.
-func waitStatus(user context.Context, api *control.Client, release bundle.Version, timeout time.Duration) (*control.Status, error) {
+// waitStatus is followRelease for a command, which shows on a terminal how far it is.
+func waitStatus(c *cli.Context, api *control.Client, release bundle.Version, timeout time.Duration) (*control.Status, error) {
+	if !isTerminal(c.App.ErrWriter) {
+		return followRelease(c.Context, api, release, timeout, nil)
+	}
+	shown := ""
+	last, err := followRelease(c.Context, api, release, timeout, func(s control.Status) {
+		if line := progressLine(s); line != shown {
+			shown = line
+			fmt.Fprintf(c.App.ErrWriter, "\r\x1b[K%s", line)
+		}
+	})
+	if shown != "" {
+		fmt.Fprint(c.App.ErrWriter, "\r\x1b[K") // what comes says it all
+	}
+	return last, err
+}
+
+// progressLine tells in one line how far a rollout is.
+func progressLine(s control.Status) string {
+	var sum control.ClassStatus
+	for _, c := range s.Classes {
+		sum.Total += c.Total
+		sum.Settled += c.Settled
+		sum.Down += c.Down
+		sum.Waiting += c.Waiting
+		sum.Held += c.Held
+		sum.Unwell += c.Unwell
+	}
+	line := fmt.Sprintf("release %d %s: %d of %d settled", s.Release.Version, s.Release.State, sum.Settled, sum.Total)
+	for _, part := range []struct {
+		n    int
+		word string
+	}{{sum.Down, "down"}, {sum.Waiting, "waiting"}, {sum.Held, "held"}, {sum.Unwell, "not well"}} {
+		if part.n > 0 {
+			line += fmt.Sprintf(", %d %s", part.n, part.word)
+		}
+	}
+	return line
+}
+
+// followRelease waits until the release is complete, held or aborted, and shows each
+// status to each, which may be nil. The last status seen is returned in any case.
+func followRelease(user context.Context, api *control.Client, release bundle.Version, timeout time.Duration, each func(control.Status)) (*control.Status, error) {
 	ctx, cancel := context.WithTimeout(user, timeout)
 	defer cancel()
-	last, err := operator.Follow(ctx, api, release, nil)
+	last, err := operator.Follow(ctx, api, release, each)
 	switch {
 	case err == nil || ctx.Err() == nil || !errors.Is(err, ctx.Err()):
 		return last, err
@@ -116,6 +158,14 @@ type statusPrinter struct {
 	w     io.Writer
 	json  bool
 	color bool
+	clock func() time.Time // nil: the real one
+}
+
+func (p statusPrinter) now() time.Time {
+	if p.clock != nil {
+		return p.clock()
+	}
+	return time.Now()
 }
 
 func (p statusPrinter) print(s control.Status) error {
@@ -146,6 +196,9 @@ func (p statusPrinter) print(s control.Status) error {
 		seen := "yes"
 		if !n.Reachable {
 			seen = "no"
+			if !n.Away.IsZero() {
+				seen = "no, for " + inWords(p.now().Sub(n.Away))
+			}
 		}
 		if n.Standing != "" {
 			seen += ", " + n.Standing
@@ -161,12 +214,35 @@ func (p statusPrinter) print(s control.Status) error {
 		if n.Progress > 0 && n.Progress < 1 {
 			phase += fmt.Sprintf(" %.0f%%", 100*n.Progress)
 		}
+		if !n.Since.IsZero() && !restful(n.Phase) {
+			phase += ", " + inWords(p.now().Sub(n.Since))
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.ID.Short(), n.Class, v, phase, cmp.Or(n.Health, "-"), seen, oneLine(n.Reason))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	return p.local(s.Local)
+}
+
+// restful reports that nobody asks for how long a node is in a phase.
+func restful(phase string) bool {
+	return phase == string(upgrade.Current) || phase == string(upgrade.Settled)
+}
+
+// inWords is a time for people who look at a screen: its one or two greatest units. The
+// clocks of two machines differ, so it may be a little below nothing.
+func inWords(d time.Duration) string {
+	d = max(0, d)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%dd", d/(24*time.Hour))
 }
 
 func (p statusPrinter) paint(word string) string {

@@ -54,8 +54,40 @@ CALLERS  OBJECT       KIND        WHERE    STATE       CALLS  DENIED  ERRORS  ME
 func TestWaitInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := waitStatus(ctx, control.NewClient(t.TempDir()), 1, time.Hour)
+	_, err := followRelease(ctx, control.NewClient(t.TempDir()), 1, time.Hour, nil)
 	if code, hint := classify(err); code != exitFailed || !strings.Contains(err.Error(), "interrupted") || hint == "" {
 		t.Errorf("%v, exit %d", err, code)
+	}
+}
+
+// What people are told of the nodes: for how long they are in a phase, and out of reach.
+func TestStatusNodes(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s := control.Status{
+		Cluster: "c1", Release: control.ReleaseStatus{Version: 2, State: control.StateRolling},
+		Classes: map[bundle.Class]control.ClassStatus{"kv": {Total: 4, Settled: 1, Down: 1, Waiting: 1, Held: 1, Budget: 1}},
+		Nodes: []control.NodeStatus{
+			{Name: "n1", Class: "kv", Version: 2, Phase: "current", Health: "well", Reachable: true, Since: now.Add(-time.Hour)},
+			{Name: "n2", Class: "kv", Version: 1, Target: 2, Phase: "waiting", Health: "well", Reachable: true, Since: now.Add(-75 * time.Second), Reason: "it waits for n4"},
+			{Name: "n3", Class: "kv", Version: 1, Target: 2, Runs: 2, Phase: "held", Reachable: true, Since: now.Add(-50 * time.Hour)},
+			{Name: "n4", Class: "kv", Version: 1, Target: 2, Phase: "fetching", Progress: 0.5, Since: now.Add(time.Second), Away: now.Add(-3*time.Hour - time.Minute)},
+			{Name: "n5", Class: "kv", Standing: "left", Phase: "current"},
+		},
+	}
+	const want = `cluster c1  release 2  rolling
+class kv  1 of 4 settled, 0 not well, 1 down (budget 1), 1 waiting, 1 held
+NODE  ID            CLASS  VERSION       PHASE             HEALTH  SEEN           REASON
+n1    000000000000  kv     2             current           well    yes            
+n2    000000000000  kv     1→2           waiting, 1m15s    well    yes            it waits for n4
+n3    000000000000  kv     1→2 (runs 2)  held, 2d          -       yes            
+n4    000000000000  kv     1→2           fetching 50%, 0s  -       no, for 3h01m  
+n5    000000000000  kv     0             current           -       no, left       
+`
+	var out strings.Builder
+	if err := (statusPrinter{w: &out, clock: func() time.Time { return now }}).print(s); err != nil || out.String() != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, out.String(), want)
+	}
+	if line := progressLine(s); line != "release 2 rolling: 1 of 4 settled, 1 down, 1 waiting, 1 held" {
+		t.Errorf("on a terminal: %q", line)
 	}
 }

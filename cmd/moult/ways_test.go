@@ -108,6 +108,9 @@ func TestWaysOut(t *testing.T) {
 	s := c.until(first, "the others to settle", func(s control.Status) bool {
 		return cluster.Settled(s, 4) == 2 && strings.Contains(s.Release.Reason, "`moult skip")
 	})
+	if why := c.why(first, "n3"); why.Code != "unreachable" || why.Command != "moult skip --release 4 n3" || !strings.Contains(why.Reason, "cannot be reached since") || node(s, "n3").Away.IsZero() {
+		t.Errorf("of a dead node: %+v", why)
+	}
 	_, command, _ := strings.Cut(s.Release.Reason, "`")
 	command, _, _ = strings.Cut(command, "`")
 	if code, errs := c.asPrinted(first, command); code != exitDone {
@@ -158,5 +161,37 @@ func TestWaysOut(t *testing.T) {
 	s = c.complete(first, 6, 3)
 	if len(s.Nodes) != 3 {
 		t.Errorf("%d nodes after a restart", len(s.Nodes))
+	}
+}
+
+// TestStatusOfWhatRolls: status speaks of the release that is on its way, also where a
+// newer one was handed in that nobody has ordered; and an agent that hears nobody says so.
+func TestStatusOfWhatRolls(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	c := settledSmall(t, 2)
+	first, second := c.Agents[0], c.Agents[1]
+	c.kill(second)
+	alone := func(s control.Status) bool {
+		return slices.ContainsFunc(s.Alarms, func(a string) bool { return strings.HasPrefix(a, "this agent hears no other") })
+	}
+	c.until(first, "to say that it hears nobody", alone)
+	c.next(first, 2)
+	c.until(first, "the node that is there to settle", func(s control.Status) bool { return cluster.Settled(s, 2) == 1 })
+	if code, _, errs := c.command(first, "inject", "--no-order", c.small(3, c.trustDir())); code != exitDone {
+		t.Fatalf("inject release 3 without an order: exit code %d, %s", code, errs)
+	}
+	s := c.until(first, "to say that release 3 has no order", func(s control.Status) bool {
+		return slices.ContainsFunc(s.Alarms, func(a string) bool { return strings.HasPrefix(a, "release 3 was handed in without a rollout order") })
+	})
+	if s.Release.Version != 2 || s.Release.State != control.StateRolling {
+		t.Errorf("status is of release %d, %s", s.Release.Version, s.Release.State)
+	}
+	c.up([]*cluster.Agent{second})
+	s = c.until(first, "both to have release 2", func(s control.Status) bool { return cluster.Settled(s, 2) == 2 })
+	if alone(s) {
+		t.Errorf("it hears the other, and says %q", s.Alarms)
 	}
 }
