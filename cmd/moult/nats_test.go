@@ -139,10 +139,12 @@ func natsCluster(t *testing.T, k kind) (c *testCluster, urls []string) {
 	t.Helper()
 	const n = 3
 	c = newCluster(t, n)
-	base, err := cluster.FreePorts(n * natsPorts)
+	ports, err := cluster.ReservePorts(n * natsPorts)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = ports.Release() }) // the process's end does so, too
+	base := ports.First
 	addr := func(i, offset int) string { return fmt.Sprintf("127.0.0.1:%d", base+i*natsPorts+offset) }
 	c.edit(func(a *cluster.Agent, config string) string {
 		i := slices.Index(c.Agents, a)

@@ -86,18 +86,23 @@ func ports(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) == 4 && args[0] == "-range" {
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
-		base, err := cluster.FreePorts(n)
-		ts.Check(err)
+		base := reserve(ts, n)
 		ts.Setenv(args[2], strconv.Itoa(base))
 		ts.Setenv(args[3], strconv.Itoa(base+n-1))
 		return
 	}
-	for _, name := range args {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		ts.Check(err)
-		ts.Setenv(name, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
-		ts.Check(l.Close())
+	base := reserve(ts, len(args))
+	for i, name := range args {
+		ts.Setenv(name, strconv.Itoa(base+i))
 	}
+}
+
+// reserve returns the first of n ports that are the script's until it ends.
+func reserve(ts *testscript.TestScript, n int) int {
+	p, err := cluster.ReservePorts(n)
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(p.Release()) })
+	return p.First
 }
 
 // exits runs moult in this process, so that its exit code can be checked.

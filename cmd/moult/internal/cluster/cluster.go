@@ -17,6 +17,7 @@ import (
 // look after.
 type Cluster struct {
 	Agents []*Agent
+	ports  *Ports
 }
 
 // Start configures and starts n agents that know each other's addresses.
@@ -35,13 +36,14 @@ func (c *Cluster) Start(dir, exe string, n int) error {
 // Configure writes the configurations of n agents below dir, whose trust folder
 // is Trust(dir). No agent is started.
 func (c *Cluster) Configure(dir string, n int) error {
-	base, err := FreePorts(n * portsEach)
+	ports, err := ReservePorts(n * portsEach)
 	if err != nil {
 		return err
 	}
+	c.ports = ports
 	var ring, public []string
 	for i := range n {
-		a := &Agent{Name: fmt.Sprintf("n%d", i+1), Data: filepath.Join(dir, fmt.Sprintf("n%d", i+1)), port: base + i*portsEach}
+		a := &Agent{Name: fmt.Sprintf("n%d", i+1), Data: filepath.Join(dir, fmt.Sprintf("n%d", i+1)), port: ports.First + i*portsEach}
 		c.Agents = append(c.Agents, a)
 		ring, public = append(ring, a.Ring()), append(public, a.Public())
 	}
@@ -80,7 +82,8 @@ func (c *Cluster) Await(ctx context.Context, what string, good func(control.Stat
 	return nil
 }
 
-// Stop ends the agents that were started, and the nodes that they leave behind.
+// Stop ends the agents that were started, and the nodes that they leave behind, and
+// gives their ports back.
 func (c *Cluster) Stop() error {
 	var errs []error
 	running := slices.DeleteFunc(slices.Clone(c.Agents), func(a *Agent) bool { return !a.started() })
@@ -90,6 +93,7 @@ func (c *Cluster) Stop() error {
 	for _, a := range running {
 		errs = append(errs, a.collect())
 	}
+	errs = append(errs, c.ports.Release())
 	return errors.Join(errs...)
 }
 
