@@ -190,7 +190,7 @@ func (l *Layer) Ended() {
 	if l.closed {
 		return
 	}
-	l.orphan.Store(l.gate.current())
+	l.orphan.Store(l.gate.Routing())
 	l.aim(nil)
 	l.endStrays(func(stray) bool { return true })
 	l.given, l.known = 0, nil
@@ -215,7 +215,7 @@ func (l *Layer) Ended() {
 		}
 		// Whoever was queued there was steered from an address that is straight:
 		// of the node's own version.
-		if f := l.versionedOf(s, l.gate.current().native); f != nil {
+		if f := l.versionedOf(s, l.gate.Routing().native); f != nil {
 			l.takeStrays(f, ln, false)
 		} else {
 			ln.Close()

@@ -10,10 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
-	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -127,9 +124,7 @@ func switchBusy(t *testing.T, change func(*Config), objects map[bundle.Version]O
 		drained <- err
 	}()
 	eventually(t, "the end begins", func() bool {
-		l.gate.mu.Lock()
-		defer l.gate.mu.Unlock()
-		return l.gate.before.n > 0 || !l.gate.open
+		return l.gate.Stats().Before > 0 || !l.gate.IsOpen()
 	})
 	seen := calls.Load()
 	eventually(t, "short calls", func() bool { return l.Stats().Held == 4+1 || calls.Load() > seen+50 })
@@ -189,136 +184,6 @@ func TestSwitchBesideStreamsCatches(t *testing.T) {
 	}
 }
 
-// stay is a call for the gate alone.
-type stay struct {
-	g     *gate
-	t     *ticket
-	after time.Duration // since it was let in it is taken for endless; 0: never
-	deaf  bool          // it does not end when it is to
-	how   yielding
-	cuts  *atomic.Int64
-}
-
-func enterStay(t *testing.T, g *gate, s stay) *stay {
-	s.g, s.t, s.cuts = g, &ticket{}, new(atomic.Int64)
-	s.t.of = &s
-	if err := g.enterAs(t.Context(), &patience{}, s.t, func() { s.cuts.Add(1); go g.leave(s.t) }); err != nil {
-		t.Fatal(err)
-	}
-	return &s
-}
-
-func (s *stay) lasts(entered time.Time) (time.Time, relay.Lasting) {
-	if s.after == 0 {
-		return entered, relay.Ends
-	}
-	return entered.Add(s.after), relay.Endless
-}
-
-func (s *stay) yield(entered, by time.Time) yielding {
-	if !s.deaf && s.how != goesLoose && s.how != goesOn {
-		go s.g.leave(s.t)
-	}
-	return s.how
-}
-
-// Before calls are held those that end are waited for, and no others; then the others go,
-// first those that may never end. One that does not is cut.
-func TestGateTellsCallsApart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGate(10)
-		g.set(upRoute())
-		began := time.Now()
-		short, stream := enterStay(t, g, stay{}), enterStay(t, g, stay{after: 5 * time.Second, deaf: true})
-		raw := enterStay(t, g, stay{after: time.Second, how: goesLoose})
-		if !g.part() {
-			t.Error("the gate is not open")
-		}
-		later := enterStay(t, g, stay{after: time.Hour})
-		go func() {
-			time.Sleep(2 * time.Second)
-			g.leave(short.t)
-		}()
-		if !g.until(t.Context(), g.passing) || time.Since(began) != 5*time.Second {
-			t.Errorf("the calls that end were waited for %v, want 5 s: until the stream was known for one", time.Since(began))
-		}
-		g.hold()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if g.until(ctx, g.ending) {
-			t.Error("nobody waited for the later call")
-		}
-		if stream.cuts.Load() != 1 || raw.cuts.Load() != 0 || later.cuts.Load() != 0 || g.loose.n != 1 {
-			t.Errorf("cuts %d %d %d, %d left to the software; want the stream's and none", stream.cuts.Load(), raw.cuts.Load(), later.cuts.Load(), g.loose.n)
-		}
-		if n := g.cut(); n != 1 || !g.until(t.Context(), g.ending) || later.cuts.Load() != 0 {
-			t.Errorf("%d cut, want the later call, which ends by itself when it must", n)
-		}
-	})
-}
-
-// Where calls take long, those that came while older ones were waited for are waited for
-// too, while others are let in: to be held for them, a drain would have no time. If there is
-// none here either, only those are cut that were there at first.
-func TestFinishWaitsForLaterCalls(t *testing.T) {
-	for _, c := range []struct {
-		soon, limit, took time.Duration
-		cuts              int
-	}{
-		{10 * time.Second, time.Hour, 50 * time.Second, 0},
-		{time.Minute, time.Hour, 30 * time.Second, 0}, // they are the drain's
-		{10 * time.Second, 20 * time.Second, 20 * time.Second, 1},
-		{10 * time.Second, 40 * time.Second, 40 * time.Second, 0},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			g := newGate(10)
-			g.set(upRoute())
-			ends := func(after time.Duration) *stay {
-				s := enterStay(t, g, stay{})
-				time.AfterFunc(after, func() {
-					if s.cuts.Load() == 0 {
-						g.leave(s.t)
-					}
-				})
-				return s
-			}
-			began := time.Now()
-			first := ends(30 * time.Second)
-			later := make(chan *stay, 1)
-			time.AfterFunc(10*time.Second, func() { later <- ends(40 * time.Second) })
-			ctx, cancel := context.WithTimeout(t.Context(), c.limit)
-			defer cancel()
-			parts := 0
-			n := g.finish(ctx, c.soon, func() { parts++ })
-			if took := time.Since(began); took != c.took || n != c.cuts || int(first.cuts.Load()) != c.cuts || (<-later).cuts.Load() != 0 {
-				t.Errorf("%+v: took %v in %d parts, %d cut, want only those that were there at first", c, took, parts, n)
-			}
-			time.Sleep(time.Hour)
-		})
-	}
-}
-
-// A call that has become one that ends, since it was looked at, is not cut.
-func TestGateLooksAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGate(10)
-		g.set(upRoute())
-		call, other := enterStay(t, g, stay{after: time.Second, how: goesOn}), enterStay(t, g, stay{})
-		g.hold()
-		go func() {
-			time.Sleep(time.Second + 2*yieldGrace)
-			g.leave(other.t) // it is looked at once more
-		}()
-		go func() {
-			time.Sleep(time.Minute)
-			g.leave(call.t)
-		}()
-		if !g.until(t.Context(), g.ending) || call.cuts.Load() != 0 {
-			t.Errorf("%d cuts of a call that ends by itself", call.cuts.Load())
-		}
-	})
-}
-
 // Whoever waits for calls to end hears of one that is a long poll from now on, since
 // the node has it.
 func TestPollIsSeen(t *testing.T) {
@@ -333,7 +198,7 @@ func TestPollIsSeen(t *testing.T) {
 			apply(t, l, Routing{Native: native, Backends: backends(addrOf(startNode(t, busyNode{1, arrived, nil}.ServeHTTP))), Objects: objects, External: 1})
 			rawTo(t, l.Addresses()["api"].Public).say(getOf("/poll"))
 			<-arrived
-			if len(l.gate.stirred) == 0 {
+			if !l.gate.Stats().Stirred {
 				t.Error("nobody is told")
 			}
 		})
@@ -479,9 +344,7 @@ func downloadEnds(t *testing.T, change func(*Config), objects map[bundle.Version
 	}()
 	if finish {
 		eventually(t, "the wait", func() bool {
-			l.gate.mu.Lock()
-			defer l.gate.mu.Unlock()
-			return l.gate.before.n > 0
+			return l.gate.Stats().Before > 0
 		})
 	} else {
 		<-finished
@@ -495,7 +358,7 @@ func downloadEnds(t *testing.T, change func(*Config), objects map[bundle.Version
 		if err := <-finished; err != nil {
 			t.Error(err)
 		}
-	} else if l.gate.early() != 1 {
-		t.Errorf("%d answers made to end, want 1 counted", l.gate.early())
+	} else if l.gate.EndedEarly() != 1 {
+		t.Errorf("%d answers made to end, want 1 counted", l.gate.EndedEarly())
 	}
 }

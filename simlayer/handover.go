@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"moult/simlayer/gate"
 	"moult/simlayer/stream"
 )
 
@@ -57,7 +58,7 @@ type handed struct {
 	net.Conn
 	before []byte
 	stay   bool // its calls are no better off on a relayed connection
-	waited atomic.Pointer[patience]
+	waited atomic.Pointer[gate.Patience]
 }
 
 type handedKey struct{}
@@ -110,7 +111,7 @@ func (f *front) handOver() {
 	}
 	f.layer.conns.Leave() // the server counts it
 	c := &handed{Conn: f.conn, before: before, stay: f.stay}
-	if f.call.patience.spent > 0 {
+	if f.call.patience.Spent() > 0 {
 		waited := f.call.patience
 		c.waited.Store(&waited)
 	}

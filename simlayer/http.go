@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"moult/simlayer/gate"
 	"moult/simlayer/observe"
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
@@ -39,7 +40,7 @@ const theNode = "node"
 // relayed.
 func (p *callProxy) modify(resp *http.Response) error {
 	c := proxy.Of[*call](resp.Request.Context())
-	if c.plain && !c.stay && p.layer.gate.isOpen() && resp.StatusCode != http.StatusSwitchingProtocols {
+	if c.plain && !c.stay && p.layer.gate.IsOpen() && resp.StatusCode != http.StatusSwitchingProtocols {
 		resp.Header.Set("Connection", "close")
 	}
 	return nil
@@ -51,7 +52,7 @@ type call struct {
 	listener *listener
 	parent   context.Context // ends with the caller's connection
 	cut      context.CancelCauseFunc
-	patience patience
+	patience gate.Patience
 	ticket   *ticket // while it is at the node
 	version  bundle.Version
 	native   bundle.Version
@@ -89,7 +90,7 @@ func (c *call) answered(resp *http.Response) bool {
 	if !c.streams.CompareAndSwap(notAnswered, at) && !c.streams.CompareAndSwap(notAgain, at) {
 		return false
 	}
-	c.listener.layer.gate.stir()
+	c.listener.layer.gate.Stir()
 	return true
 }
 
@@ -98,8 +99,8 @@ func (c *call) risks() bool {
 	return c.streams.CompareAndSwap(notAnswered, notAgain) || c.streams.Load() != takenBack
 }
 
-// lasts implements lasting.
-func (c *call) lasts(entered time.Time) (from time.Time, how relay.Lasting) {
+// Lasts implements gate.Call.
+func (c *call) Lasts(entered time.Time) (from time.Time, how relay.Lasting) {
 	after := c.listener.layer.lastingAfter
 	switch at := c.streams.Load(); {
 	case at == endless:
@@ -112,19 +113,19 @@ func (c *call) lasts(entered time.Time) (from time.Time, how relay.Lasting) {
 	return from, relay.Ends
 }
 
-// yield implements lasting.
-func (c *call) yield(entered, by time.Time) yielding {
-	switch from, how := c.lasts(entered); {
+// Yield implements gate.Call.
+func (c *call) Yield(entered, by time.Time) gate.Yielding {
+	switch from, how := c.Lasts(entered); {
 	case how == relay.Ends || from.After(by):
-		return goesOn
+		return gate.GoesOn
 	case c.streams.Load() > 0:
 		c.cut(errCut)
-		return endsNow
+		return gate.EndsNow
 	case c.streams.CompareAndSwap(notAnswered, takenBack):
 		c.back(errBack)
-		return waitsNow
+		return gate.WaitsNow
 	}
-	return goesOn
+	return gate.GoesOn
 }
 
 // serve answers one call.
@@ -170,14 +171,14 @@ func (p *callProxy) end(c *call) {
 		c.outcome = tally.Canceled
 	}
 	if c.version == 0 {
-		c.version = p.layer.externalVersion(c.listener.service, p.layer.gate.current())
+		c.version = p.layer.externalVersion(c.listener.service, p.layer.gate.Routing())
 	}
 	native := c.native
 	if c.counted == nil {
 		native = 0 // it came to none
 	}
 	c.counted.Done()
-	c.listener.ended(c.version, native, c.outcome, c.patience.spent, c.began)
+	c.listener.ended(c.version, native, c.outcome, c.patience.Spent(), c.began)
 }
 
 // leave takes a call out of the gate. The last connections of a routing that is
@@ -189,8 +190,8 @@ func (p *callProxy) leave(c *call) {
 		c.hidden.Show()
 		c.hidden = nil
 	}
-	if !p.layer.gate.leave(t) {
-		t.route.release(p.layer.gate.current())
+	if !p.layer.gate.Leave(t) {
+		t.Route.release(p.layer.gate.Routing())
 	}
 }
 
@@ -198,19 +199,19 @@ func (p *callProxy) leave(c *call) {
 // http.RoundTripper for the proxy.
 func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := proxy.Of[*call](r.Context())
-	gate := p.layer.gate
+	g := p.layer.gate
 	pause := minPause
 	for tries := 1; ; tries++ {
 		ctx, back := context.WithCancelCause(r.Context())
 		c.polls, c.back = proxy.Safe(r.Method) && c.Again(r.Context(), nil), back
 		c.streams.Store(notAnswered)
-		t := &ticket{of: c}
-		if err := gate.enterAs(r.Context(), &c.patience, t, func() { c.cut(errCut) }); err != nil {
+		t := &ticket{Of: c}
+		if err := g.Enter(r.Context(), &c.patience, t, func() { c.cut(errCut) }); err != nil {
 			back(nil)
 			return nil, p.held(c, err, nil)
 		}
 		c.ticket = t
-		resp, err := p.attempt(c, t.route, r.WithContext(ctx))
+		resp, err := p.attempt(c, t.Route, r.WithContext(ctx))
 		if err == nil {
 			if c.answered(resp) {
 				return resp, nil
@@ -223,7 +224,7 @@ func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, c.Explain("the node", err)
 		}
 		p.leave(c)
-		if over := gate.pause(r.Context(), &c.patience, t.route, pause); over != nil {
+		if over := g.Pause(r.Context(), &c.patience, t.Route, pause); over != nil {
 			return nil, p.held(c, over, err)
 		}
 		pause = min(2*pause, maxPause)
@@ -351,7 +352,7 @@ func (c *call) again(r *http.Request, err error, tries int) bool {
 // held makes the end of a wait a refusal. last is why the call did not get
 // through when it was let in, or nil.
 func (p *callProxy) held(c *call, err, last error) error {
-	return p.layer.heldRefusal(err, last, c.via, c.patience.limit)
+	return p.layer.heldRefusal(err, last, c.via, c.patience.Limit())
 }
 
 // heldRefusal makes the end of a wait a refusal. last is why the call did not get
@@ -360,13 +361,13 @@ func (p *callProxy) held(c *call, err, last error) error {
 func (l *Layer) heldRefusal(err, last error, via bundle.Version, limit time.Duration) error {
 	var refusal *so.Refusal
 	switch {
-	case errors.Is(err, errHeldTooLong) && last != nil && via != 0:
+	case errors.Is(err, gate.ErrHeldTooLong) && last != nil && via != 0:
 		refusal = so.Fail(http.StatusServiceUnavailable, last, "the simulation object for version %d is not running: it did not take calls for %v; try again later: %v", via, limit, last)
-	case errors.Is(err, errHeldTooLong) && last != nil:
+	case errors.Is(err, gate.ErrHeldTooLong) && last != nil:
 		refusal = so.Fail(http.StatusServiceUnavailable, last, "the node did not take calls for %v; try again later: %v", limit, last)
-	case errors.Is(err, errHeldTooLong):
+	case errors.Is(err, gate.ErrHeldTooLong):
 		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the node is down for longer than calls are held, which is %v; try again later", limit)
-	case errors.Is(err, errHeldTooMany):
+	case errors.Is(err, gate.ErrHeldTooMany):
 		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the node is down, and %d calls wait for it already; try again later", l.cfg.Limits.Held)
 	case errors.Is(err, ErrClosed):
 		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the agent of this node ends; try again later")
@@ -395,7 +396,7 @@ func (p *callProxy) refuse(h http.Header, r *http.Request, err error) *so.Refusa
 	if refusal.From == 0 {
 		refusal.From, refusal.To = c.version, c.native
 	}
-	route := p.layer.gate.current()
+	route := p.layer.gate.Routing()
 	route.shape(c.listener.versionUnder(route), &refusal)
 	p.layer.log.Debug("call refused", "service", c.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "err", &refusal)
 	return &refusal

@@ -15,6 +15,7 @@ import (
 
 	"moult/simlayer/attach"
 	"moult/simlayer/egress"
+	"moult/simlayer/gate"
 	"moult/simlayer/observe"
 	"moult/simlayer/packets"
 	"moult/simlayer/stream"
@@ -26,7 +27,7 @@ import (
 type Layer struct {
 	cfg   Config
 	log   *slog.Logger
-	gate  *gate
+	gate  *gate.Gate[*route]
 	proxy *callProxy
 	out   *egress.Proxy // nil without one
 
@@ -106,7 +107,7 @@ func Start(cfg Config) (*Layer, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Layer{cfg: cfg, log: cfg.Log, gate: newGate(cfg.Limits.Held), conns: stream.NewQuota(cfg.Limits.Conns), answerTime: answerTime, lastingAfter: lastingAfter, services: map[string]*service{}, taken: map[string]taken{}, asides: map[string]*packets.Aside{}}
+	l := &Layer{cfg: cfg, log: cfg.Log, gate: gate.New(&route{down: true, hold: DefaultHoldTimeout}, DefaultHoldTimeout, cfg.Limits.Held), conns: stream.NewQuota(cfg.Limits.Conns), answerTime: answerTime, lastingAfter: lastingAfter, services: map[string]*service{}, taken: map[string]taken{}, asides: map[string]*packets.Aside{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.proxy = newCallProxy(l)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Services)) {
@@ -146,7 +147,7 @@ func (l *Layer) Apply(r Routing) error {
 	if err := l.speak(r.Protocols); err != nil {
 		return fmt.Errorf("routing for version %d: %w", r.Native, err)
 	}
-	old := l.gate.current()
+	old := l.gate.Routing()
 	next, err := newRoute(r, l.cfg.Services, old)
 	if err != nil {
 		return fmt.Errorf("routing for version %d: %w", r.Native, err)
@@ -166,7 +167,7 @@ func (l *Layer) Apply(r Routing) error {
 		l.endStrays(func(s stray) bool { return !s.inherited || s.at.label == next.native })
 	}
 	gone := l.observe(next, r)
-	l.gate.set(next)
+	l.gate.Set(next, !next.down, next.hold)
 	l.aim(next)
 	l.seeAll(old, next, gone)
 	old.release(next)
@@ -358,7 +359,7 @@ func (l *Layer) EgressEnvironment() map[string]string {
 
 // label is the version of the node's own calls, and how long they may wait.
 func (l *Layer) label() (bundle.Version, time.Duration) {
-	r := l.gate.current()
+	r := l.gate.Routing()
 	return r.egress, r.hold
 }
 
@@ -374,14 +375,14 @@ func (l *Layer) label() (bundle.Version, time.Duration) {
 func (l *Layer) Finish(ctx context.Context) (n int, err error) {
 	l.draining.Lock()
 	defer l.draining.Unlock()
-	if n = l.gate.finish(ctx, max(l.lastCalls(), l.lastingAfter), func() { l.callAnew(relayed.warn) }); n > 0 {
+	if n = l.gate.Finish(ctx, max(l.lastCalls(), l.lastingAfter), func() { l.callAnew(relayed.warn) }); n > 0 {
 		err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", n, context.Cause(ctx))
 	}
 	return n, err
 }
 
 // lastCalls is how long a drain waits for calls while it holds others.
-func (l *Layer) lastCalls() time.Duration { return max(l.gate.current().hold/lastCalls, rawGrace) }
+func (l *Layer) lastCalls() time.Duration { return max(l.gate.Routing().hold/lastCalls, rawGrace) }
 
 // Drain holds calls from now on and waits until all those at the node have
 // ended, whichever routing let them in. Those that may never end do so now, as the
@@ -401,7 +402,7 @@ func (l *Layer) lastCalls() time.Duration { return max(l.gate.current().hold/las
 func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	l.draining.Lock()
 	defer l.draining.Unlock()
-	l.gate.hold()
+	l.gate.Hold()
 	l.apply.Lock()
 	direct := l.directPackets()
 	if !l.closed {
@@ -414,20 +415,20 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 	limit := l.lastCalls()
 	last, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("new ones are held for %v at most before the software is stopped", limit))
 	defer cancel()
-	done := l.gate.until(last, l.gate.ending)
-	if n := l.gate.early(); n > 0 {
+	done := l.gate.Drained(last)
+	if n := l.gate.EndedEarly(); n > 0 {
 		l.log.Warn("answers whose length nothing tells had not ended and were ended", "calls", n)
 	}
 	if done {
 		l.awaitPackets(ctx, direct)
 		return 0, nil
 	}
-	if inFlight = l.gate.cut(); inFlight > 0 {
+	if inFlight = l.gate.Cut(); inFlight > 0 {
 		err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", inFlight, context.Cause(last))
 	}
 	grace, cancel := context.WithTimeout(l.ctx, cutGrace)
 	defer cancel()
-	if !l.gate.until(grace, l.gate.ending) {
+	if !l.gate.Drained(grace) {
 		err = errors.Join(err, fmt.Errorf("calls that were cut go on after %v", cutGrace))
 	}
 	return inFlight, err
@@ -436,7 +437,7 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 // callAnew has callers, where their protocol can say so, make further calls by other
 // connections than those that the node has calls of.
 func (l *Layer) callAnew(say func(relayed)) {
-	for b := range l.gate.current().all() {
+	for b := range l.gate.Routing().all() {
 		for _, r := range b.relaying() {
 			say(r)
 		}
@@ -445,17 +446,17 @@ func (l *Layer) callAnew(say func(relayed)) {
 
 // leaveBackends closes the connections to software that has been drained.
 func (l *Layer) leaveBackends() {
-	for b := range l.gate.current().all() {
+	for b := range l.gate.Routing().all() {
 		b.leave()
 	}
 }
 
 // Stats returns what the layer has seen.
 func (l *Layer) Stats() Stats {
-	g := l.gate.stats()
+	g := l.gate.Stats()
 	s := Stats{
-		InFlight: g.in, Held: g.held + l.heldPackets(), PeakInFlight: g.peakIn, PeakHeld: g.peakHeld,
-		LongestHold: g.longest, Services: map[string]map[bundle.Version]tally.Calls{},
+		InFlight: g.In, Held: g.Held + l.heldPackets(), PeakInFlight: g.PeakIn, PeakHeld: g.PeakHeld,
+		LongestHold: g.Longest, Services: map[string]map[bundle.Version]tally.Calls{},
 	}
 	for name, one := range l.services {
 		s.Services[name] = one.tally.Snapshot()
@@ -480,7 +481,7 @@ func (l *Layer) Close() error {
 		}
 		l.apply.Unlock()
 		l.stop()
-		l.gate.close()
+		l.gate.Close()
 		l.mu.Lock()
 		var all []*listener
 		for _, s := range l.services {
@@ -502,6 +503,6 @@ func (l *Layer) Close() error {
 	})
 	<-l.tasks.Close()
 	l.closeObservers()
-	l.gate.current().release(nil)
+	l.gate.Routing().release(nil)
 	return nil
 }

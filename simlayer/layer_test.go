@@ -374,7 +374,7 @@ func TestDrainLeavesNoConnection(t *testing.T) {
 	node := software(t, 1, &state{})
 	l := startLayer(t, bundle.ProtocolHTTP, nil)
 	apply(t, l, Routing{Native: 1, Backends: backends(addrOf(node))})
-	b := l.gate.current().backends["api"]
+	b := l.gate.Routing().backends["api"]
 	unused, err := b.dialKept(t.Context())
 	if err != nil {
 		t.Fatal(err)

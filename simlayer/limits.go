@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"moult/simlayer/gate"
 	"moult/simlayer/relay"
 )
 
@@ -73,9 +74,6 @@ const (
 	// rawGrace is how long a drain waits for a connection of a raw protocol to end, from
 	// its beginning.
 	rawGrace = time.Second
-	// yieldGrace is how long a call that would never end has to end as its software
-	// ends it.
-	yieldGrace = time.Second
 	// cutGrace is how long calls have to end once they are cut.
 	cutGrace = 5 * time.Second
 	// answerTime is how long a node that goes down has to answer a datagram. There
@@ -108,13 +106,11 @@ const (
 
 var (
 	// ErrClosed is returned after Close.
-	ErrClosed = errors.New("the simulation layer is closed")
+	ErrClosed = gate.ErrClosed
 	// ErrEgress is returned by Start where it is the egress proxy that has no
 	// address to listen on.
 	ErrEgress = errors.New("egress proxy")
 
-	errHeldTooLong = errors.New("held too long")
-	errHeldTooMany = errors.New("too many calls are held")
-	errCut         = errors.New("the node goes down and the call did not end in time")
-	errBack        = errors.New("the node goes down; the call is made again")
+	errCut  = errors.New("the node goes down and the call did not end in time")
+	errBack = errors.New("the node goes down; the call is made again")
 )

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"moult/simlayer/gate"
 	"moult/simlayer/observe"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
@@ -111,13 +112,13 @@ func (l *Layer) seeAll(old, next *route, gone []*observe.Observer) {
 // lookAround waits until no call goes past an observer any more.
 func (l *Layer) lookAround(o *observe.Observer) {
 	for pause := lookPause; ; pause = min(2*pause, time.Second) {
-		if l.gate.current().observer != o {
+		if l.gate.Routing().observer != o {
 			return
 		}
 		past, err := l.goPast()
 		if err != nil {
 			l.log.Warn("whether calls go past the layer is not known, so a simulation object that observes them begins later", "object", o.Version(), "err", err)
-		} else if past == 0 && l.gate.seenBy(o) {
+		} else if past == 0 && l.seenBy(o) {
 			o.Begin()
 			return
 		}
@@ -132,6 +133,15 @@ func (l *Layer) lookAround(o *observe.Observer) {
 			return
 		}
 	}
+}
+
+// seenBy reports whether all calls of HTTP that are at the node were let in under
+// routings with this observer.
+func (l *Layer) seenBy(o *observe.Observer) bool {
+	return l.gate.Every(func(r *route, of gate.Call) bool {
+		_, raw := of.(*relaying)
+		return raw || r.observer == o
+	})
 }
 
 // goPast counts the connections of services of HTTP that were made past the layer,

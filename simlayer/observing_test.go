@@ -410,7 +410,7 @@ func TestObserveRestart(t *testing.T) {
 	mustDo(t, c, "PUT", versionURL(t, l, 1)+"/last", "v")
 	drained := make(chan error)
 	go func() { _, err := l.Drain(t.Context()); drained <- err }()
-	eventually(t, "the drain", func() bool { return !l.gate.isOpen() })
+	eventually(t, "the drain", func() bool { return !l.gate.IsOpen() })
 	close(slow)
 	if err := <-drained; err != nil {
 		t.Error(err)
@@ -457,7 +457,7 @@ func TestObserveBegins(t *testing.T) {
 	w.waitFor(t, "m")
 	mustDo(t, c, "PUT", versionURL(t, l, 2)+"/seen", "")
 	w.waitFor(t, "mc")
-	if l.gate.seenBy(l.gate.current().observer) || l.Stats().Observers[3].Whole {
+	if l.seenBy(l.gate.Routing().observer) || l.Stats().Observers[3].Whole {
 		t.Error("it is told that it sees all while a call is at the node that it does not see")
 	}
 	release()

@@ -85,7 +85,7 @@ type packetWay struct{ *listener }
 // Way implements packets.Target: datagrams go where the connections of a raw protocol
 // would, and wait where those would be held.
 func (f packetWay) Way() packets.Way {
-	route, open, shut, changed := f.layer.gate.look()
+	route, open, shut, changed := f.layer.gate.Look()
 	w := packets.Way{Changed: changed, Version: f.versionUnder(route)}
 	switch {
 	case shut:

@@ -245,7 +245,7 @@ func udpDrain(t *testing.T, wait bool) (heard bool) {
 		_, _ = l.Drain(ctx)
 	}()
 	if wait {
-		eventually(t, "the gate is closed", func() bool { return !l.gate.isOpen() })
+		eventually(t, "the gate is closed", func() bool { return !l.gate.IsOpen() })
 		if _, err := node.WriteTo(buf[:n], from); err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"moult/simlayer/gate"
 	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
@@ -63,7 +64,7 @@ type frontCall struct {
 	version, native, via bundle.Version
 	path                 *path // what simulates it
 	backend              *backend
-	patience             patience
+	patience             gate.Patience
 	counted              *tally.Counter // where it counts as open
 
 	// Only for one that has to wait.
@@ -215,13 +216,13 @@ func (f *front) ended(d relay.Do) {
 	call.counted, call.request = nil, nil
 	inForce := true
 	if d.Leave {
-		inForce = f.layer.gate.leave(&call.ticket)
+		inForce = f.layer.gate.Leave(&call.ticket)
 	}
 	if call.version == 0 {
-		call.version = f.listener.versionUnder(f.layer.gate.current())
+		call.version = f.listener.versionUnder(f.layer.gate.Routing())
 	}
-	f.listener.ended(call.version, native, d.Outcome, call.patience.spent, call.began)
-	call.patience = patience{}
+	f.listener.ended(call.version, native, d.Outcome, call.patience.Spent(), call.began)
+	call.patience = gate.Patience{}
 	if cap(f.kept) > maxKeptRequest {
 		f.kept = nil
 	}
@@ -232,7 +233,7 @@ func (f *front) ended(d relay.Do) {
 		f.mu.Unlock()
 	}
 	if !inForce {
-		call.ticket.route.release(f.layer.gate.current())
+		call.ticket.Route.release(f.layer.gate.Routing())
 	}
 }
 
@@ -284,7 +285,7 @@ func (f *front) callerStops(err error) bool {
 	parting := f.parting()
 	late := errors.Is(err, os.ErrDeadlineExceeded)
 	if late && !parting {
-		open := f.layer.gate.isOpen()
+		open := f.layer.gate.IsOpen()
 		f.mu.Lock()
 		d := f.core.Late(open)
 		f.do(d)
@@ -424,7 +425,7 @@ func (f *front) consume(n int) {
 
 // refusalOf is what a caller gets for an error.
 func (f *front) refusalOf(err error, cut bool) *so.Refusal {
-	route := f.layer.gate.current() // which locks; cut takes f.mu with the gate locked
+	route := f.layer.gate.Routing() // which locks; cut takes f.mu with the gate locked
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	refusal := *so.AsRefusal(err)

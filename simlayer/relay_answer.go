@@ -68,7 +68,7 @@ type followed struct {
 // it leaves that at the start of buf, and returns its length.
 func (f *front) answer(u *upstream, buf *[]byte, n int) (have int, after followed, err error) {
 	for p := (*buf)[:n]; len(p) > 0; {
-		polite := f.layer.gate.leaving.Load() || f.listener.leads()
+		polite := f.layer.gate.Leaving() || f.listener.leads()
 		f.mu.Lock()
 		if f.up != u {
 			f.mu.Unlock()
@@ -168,7 +168,7 @@ func (f *front) upEnded(u *upstream, err error) *upstream {
 
 // again makes the call once more.
 func (f *front) again(err error) *upstream {
-	f.layer.gate.leave(&f.call.ticket)
+	f.layer.gate.Leave(&f.call.ticket)
 	f.call.late = true // where it is handed over, the request goes along
 	if f.call.ctx == nil {
 		f.waits()

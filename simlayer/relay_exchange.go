@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"moult/simlayer/gate"
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
 	"moult/simlayer/so"
@@ -25,7 +26,7 @@ var errSimulated = errors.New("the call needs simulation")
 func (f *front) begin(req wire.Request, size int, how relay.How) bool {
 	call, safe := &f.call, proxy.Safe(req.Method)
 	f.mu.Lock()
-	*call = frontCall{began: time.Now(), ticket: ticket{of: f}}
+	*call = frontCall{began: time.Now(), ticket: ticket{Of: f}}
 	f.core.Begin(req, how, safe)
 	f.mu.Unlock()
 	whole := how == relay.Whole
@@ -34,7 +35,7 @@ func (f *front) begin(req wire.Request, size int, how relay.How) bool {
 	}
 	var u *upstream
 	err := error(errHeld)
-	if f.layer.gate.tryEnter(&call.ticket, f.cutFunc) {
+	if f.layer.gate.TryEnter(&call.ticket, f.cutFunc) {
 		u, err = f.admitted(f.layer.ctx)
 	}
 	switch {
@@ -109,7 +110,7 @@ func (f *front) waits() {
 // gate where that is nil. It returns a new connection whose answers the caller must
 // take, or nil.
 func (f *front) late(last error) *upstream {
-	call, gate := &f.call, f.layer.gate
+	call, g := &f.call, f.layer.gate
 	if ready := call.ready; ready != nil {
 		call.ready = nil // by the end of late there may be another call
 		defer close(ready)
@@ -118,13 +119,13 @@ func (f *front) late(last error) *upstream {
 		var err error
 		if last != nil {
 			f.leave()
-			err = gate.pause(call.ctx, &call.patience, call.ticket.route, pause)
+			err = g.Pause(call.ctx, &call.patience, call.ticket.Route, pause)
 		}
 		if err == nil {
-			err = gate.enterAs(call.ctx, &call.patience, &call.ticket, f.cutFunc)
+			err = g.Enter(call.ctx, &call.patience, &call.ticket, f.cutFunc)
 		}
 		if err != nil {
-			f.refuse(f.layer.heldRefusal(err, last, call.via, call.patience.limit))
+			f.refuse(f.layer.heldRefusal(err, last, call.via, call.patience.Limit()))
 			return nil
 		}
 		apart, request := call.late, call.request // of another call once this one was sent
@@ -164,7 +165,7 @@ func (f *front) leave() {
 	inside := f.core.Leave()
 	f.mu.Unlock()
 	if inside {
-		f.layer.gate.leave(&f.call.ticket)
+		f.layer.gate.Leave(&f.call.ticket)
 	}
 }
 
@@ -173,7 +174,7 @@ func (f *front) leave() {
 // is that goroutine.
 func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	call := &f.call
-	route, l := call.ticket.route, f.listener
+	route, l := call.ticket.Route, f.listener
 	version := l.versionUnder(route)
 	p, b, err := route.path(version, l.service.name)
 	if err == nil && call.counted == nil {
@@ -237,7 +238,7 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 // stirIf has whoever waits for calls to end look at this one, which lasts now.
 func (f *front) stirIf(lasts bool) {
 	if lasts {
-		f.layer.gate.stir()
+		f.layer.gate.Stir()
 	}
 }
 
@@ -309,7 +310,7 @@ func (f *front) stream(u *upstream, size int) bool {
 	}
 	f.core.Lost()
 	f.do(relay.Do{})
-	f.layer.gate.stir()
+	f.layer.gate.Stir()
 	f.passOn()
 	return false
 }
@@ -378,7 +379,7 @@ func (f *front) passOn() {
 // handBack takes a call out of the gate that must be handed over, and wakes run for
 // it.
 func (f *front) handBack() {
-	f.layer.gate.leave(&f.call.ticket)
+	f.layer.gate.Leave(&f.call.ticket)
 	f.call.counted.Done()
 	f.call.counted = nil
 	f.mu.Lock()
@@ -439,8 +440,8 @@ func (f *front) soon() {
 	}
 }
 
-// lasts implements lasting.
-func (f *front) lasts(entered time.Time) (from time.Time, how relay.Lasting) {
+// Lasts implements gate.Call.
+func (f *front) Lasts(entered time.Time) (from time.Time, how relay.Lasting) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.lastsFrom(entered)
@@ -457,12 +458,12 @@ func (f *front) lastsFrom(entered time.Time) (from time.Time, how relay.Lasting)
 	return from, how
 }
 
-// yield implements lasting.
-func (f *front) yield(entered, by time.Time) yielding {
+// Yield implements gate.Call.
+func (f *front) Yield(entered, by time.Time) gate.Yielding {
 	f.mu.Lock()
 	if from, how := f.lastsFrom(entered); how == relay.Ends || from.After(by) {
 		f.mu.Unlock()
-		return goesOn
+		return gate.GoesOn
 	}
 	do, again := f.core.Yields()
 	if f.core.WasCut() {
@@ -470,9 +471,9 @@ func (f *front) yield(entered, by time.Time) yielding {
 	}
 	f.do(do)
 	if again {
-		return waitsNow
+		return gate.WaitsNow
 	}
-	return endsNow
+	return gate.EndsNow
 }
 
 // cutRefusal is for a call that was cut before it had an answer.

@@ -145,7 +145,7 @@ func TestDrainWaitsForBodies(t *testing.T) {
 				_, err := l.Drain(t.Context())
 				drained <- err
 			}()
-			eventually(t, "the drain", l.gate.leaving.Load)
+			eventually(t, "the drain", l.gate.Leaving)
 			if n := l.Stats().InFlight; n != 1 {
 				t.Errorf("%d calls in flight within one, want 1", n)
 			}

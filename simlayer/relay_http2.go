@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/net/http2/hpack"
 
+	"moult/simlayer/gate"
 	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
@@ -83,7 +84,7 @@ func (f *front) frames() bool {
 		}
 	}
 	h := &framed{front: f, streams: wire.NewStreams(), began: map[uint32]time.Time{}, broken: tally.Failed}
-	h.ticket.of = h
+	h.ticket.Of = h
 	if string((*f.buf)[:len(wire.Preface)]) != wire.Preface || !h.connect() {
 		f.setHand()
 		return false
@@ -94,7 +95,7 @@ func (f *front) frames() bool {
 	f.mu.Unlock()
 	var down sync.WaitGroup
 	down.Go(h.down)
-	if f.layer.gate.leaving.Load() || f.listener.retired.Load() {
+	if f.layer.gate.Leaving() || f.listener.retired.Load() {
 		h.drain()
 	}
 	if !h.run() {
@@ -110,14 +111,14 @@ func (f *front) frames() bool {
 
 // connect dials the node; false: it takes no calls now, or they need simulation.
 func (h *framed) connect() bool {
-	f, gate := h.front, h.front.layer.gate
+	f, g := h.front, h.front.layer.gate
 	// Nothing is lost where this is cut: the caller is not told of it.
 	var t ticket
-	if !gate.tryEnter(&t, func() {}) {
+	if !g.TryEnter(&t, func() {}) {
 		return false
 	}
-	defer gate.leave(&t)
-	route := t.route
+	defer g.Leave(&t)
+	route := t.Route
 	h.version = f.listener.versionUnder(route)
 	p, b, err := route.path(h.version, f.listener.service.name)
 	if err != nil || !route.relays(p, f.listener.service) || f.listener.room(route, p, h.version) != nil {
@@ -146,29 +147,29 @@ func (h *framed) cut() {
 	stream.CloseRead(h.conn)
 }
 
-// lasts implements lasting: all calls of the connection have answers that go on. How
+// Lasts implements gate.Call: all calls of the connection have answers that go on. How
 // long they are is in headers that nobody reads.
-func (h *framed) lasts(time.Time) (from time.Time, how relay.Lasting) {
+func (h *framed) Lasts(time.Time) (from time.Time, how relay.Lasting) {
 	if h.unanswered.Load() != 0 {
 		return from, relay.Ends
 	}
 	return time.Unix(0, h.newest.Load()).Add(h.front.layer.lastingAfter), relay.Streams
 }
 
-// yield implements lasting.
-func (h *framed) yield(entered, by time.Time) yielding {
-	if from, how := h.lasts(entered); how == relay.Ends || from.After(by) {
-		return goesOn
+// Yield implements gate.Call.
+func (h *framed) Yield(entered, by time.Time) gate.Yielding {
+	if from, how := h.Lasts(entered); how == relay.Ends || from.After(by) {
+		return gate.GoesOn
 	}
 	h.cut()
-	return endsNow
+	return gate.EndsNow
 }
 
 // noteAnswers has lasts know how many calls are without an answer. mu is held.
 func (h *framed) noteAnswers() {
 	n := int64(h.streams.Unanswered())
 	if h.unanswered.Swap(n) != 0 && n == 0 {
-		h.front.layer.gate.stir()
+		h.front.layer.gate.Stir()
 	}
 }
 
@@ -214,7 +215,7 @@ func (h *framed) endCalls() {
 	}
 	if h.inside {
 		h.inside = false
-		h.front.layer.gate.leave(&h.ticket)
+		h.front.layer.gate.Leave(&h.ticket)
 	}
 }
 
@@ -334,18 +335,18 @@ func (h *framed) fromCaller() (over bool, err error) {
 
 // admit reports whether a call may begin. mu is held.
 func (h *framed) admit() bool {
-	gate := h.front.layer.gate
+	g := h.front.layer.gate
 	if h.end >= goAwayDue || h.inside {
 		return h.end < goAwayDue
 	}
-	if !gate.tryEnter(&h.ticket, h.cut) {
+	if !g.TryEnter(&h.ticket, h.cut) {
 		return false
 	}
-	l, route := h.front.listener, h.ticket.route
+	l, route := h.front.listener, h.ticket.Route
 	version := l.versionUnder(route)
 	p, b, err := route.path(version, l.service.name)
 	if err != nil || !route.relays(p, l.service) || b != h.backend || l.room(route, p, version) != nil {
-		gate.leave(&h.ticket)
+		g.Leave(&h.ticket)
 		return false
 	}
 	h.inside = true
@@ -396,7 +397,7 @@ func (h *framed) sayFarewell() {
 func (h *framed) leave() {
 	if h.inside && h.streams.Open() == 0 && h.streams.Between() {
 		h.inside = false
-		h.front.layer.gate.leave(&h.ticket)
+		h.front.layer.gate.Leave(&h.ticket)
 	}
 }
 

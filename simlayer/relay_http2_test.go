@@ -205,7 +205,7 @@ func TestHTTP2Drain(t *testing.T) {
 		_, err := l.Drain(t.Context())
 		drained <- err
 	}()
-	eventually(t, "the drain", l.gate.leaving.Load)
+	eventually(t, "the drain", l.gate.Leaving)
 	call("/next")
 	eventually(t, "the next call held", func() bool { return l.Stats().Held == 1 })
 	close(finish)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"moult/simlayer/gate"
 	"moult/simlayer/observe"
 	"moult/simlayer/so"
 	"moult/store/bundle"
@@ -25,6 +26,9 @@ type route struct {
 	paths            map[bundle.Version]*path
 	observer         *observe.Observer // of the calls at the node; nil where there is none
 }
+
+// ticket is a call's stay at the node.
+type ticket = gate.Ticket[*route]
 
 // path is the way of the callers of one version: steps in this process first,
 // then an object process or the node.

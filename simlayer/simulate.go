@@ -86,7 +86,7 @@ func (l *simulations) put(c *simulation) {
 // not.
 func (f *front) plainCall(req wire.Request, text []byte) *simulation {
 	p := f.call.path
-	if f.layer.cfg.byProxy || f.call.ticket.route.observer != nil || !so.Bounded(p.chain) {
+	if f.layer.cfg.byProxy || f.call.ticket.Route.observer != nil || !so.Bounded(p.chain) {
 		return nil
 	}
 	c := f.layer.simulations.get(f)
@@ -181,7 +181,7 @@ func (c *simulation) run() error {
 		f.lose(tally.Failed)
 		return nil
 	case err != nil:
-		return f.call.ticket.route.sign(err)
+		return f.call.ticket.Route.sign(err)
 	}
 	c.respond(resp)
 	return nil

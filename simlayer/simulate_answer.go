@@ -42,7 +42,7 @@ func (c *simulation) respond(resp *http.Response) {
 	if c.via != 0 {
 		a.outcome = relay.RefusedBy(resp.Header.Get(so.RefusalHeader))
 	}
-	a.last = c.request.close || f.layer.gate.leaving.Load() || f.listener.leads()
+	a.last = c.request.close || f.layer.gate.Leaving() || f.listener.leads()
 	a.bare = c.request.req.Method == http.MethodHead || resp.StatusCode < 200 || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
 	here, short := bodyHere(resp.Body)
 	if a.memory = short && here <= stream.BufferSize; a.memory && a.length < 0 {

@@ -102,7 +102,7 @@ func TestSimulatedDrainIsPolite(t *testing.T) {
 			_, err := l.Drain(t.Context())
 			drained <- err
 		}()
-		eventually(t, "the gate closed", func() bool { return !l.gate.isOpen() })
+		eventually(t, "the gate closed", func() bool { return !l.gate.IsOpen() })
 		close(finish)
 		// net/http's server says nothing here; it closes no connection of its own.
 		if resp, body := slow.hear(); body != "/slow" || !resp.Close && !l.cfg.byProxy {

@@ -84,7 +84,7 @@ func TestWhoGoesPast(t *testing.T) {
 			r.Native, r.Backends = 2, backends(closedPort(t))
 			apply(t, l, r)
 			for _, f := range l.listeners() {
-				if f.straight(l, l.gate.current()) {
+				if f.straight(l, l.gate.Routing()) {
 					versions = append(versions, f.label)
 				}
 			}

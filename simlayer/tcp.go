@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"moult/simlayer/gate"
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
 	"moult/simlayer/so"
@@ -20,11 +21,11 @@ func (f *listener) relay(conn net.Conn) {
 	began := time.Now()
 	r := &relaying{listener: f, conn: conn}
 	up, err := r.connect()
-	route := f.layer.gate.current()
+	route := f.layer.gate.Routing()
 	version := f.label
 	if r.ticket != nil {
-		defer f.layer.gate.leave(r.ticket)
-		route = r.ticket.route
+		defer f.layer.gate.Leave(r.ticket)
+		route = r.ticket.Route
 	}
 	if version == 0 {
 		version = f.layer.externalVersion(f.service, route)
@@ -49,14 +50,14 @@ func (f *listener) relay(conn net.Conn) {
 	if r.ticket == nil && end != tally.Denied {
 		native = 0 // it came to nobody
 	}
-	f.ended(version, native, end, r.patience.spent, began)
+	f.ended(version, native, end, r.patience.Spent(), began)
 }
 
 // relaying is one connection of a raw protocol on its way.
 type relaying struct {
 	listener *listener
 	conn     net.Conn
-	patience patience
+	patience gate.Patience
 	ticket   *ticket // once connect has succeeded
 
 	mu   sync.Mutex
@@ -71,20 +72,20 @@ func (r *relaying) connect() (net.Conn, error) {
 	for {
 		ctx, cancel := context.WithCancel(l.ctx)
 		defer cancel()
-		t := &ticket{of: r}
-		if err := l.gate.enterAs(ctx, &r.patience, t, func() { cancel(); r.cut() }); err != nil {
+		t := &ticket{Of: r}
+		if err := l.gate.Enter(ctx, &r.patience, t, func() { cancel(); r.cut() }); err != nil {
 			return nil, err
 		}
-		up, err := r.dial(ctx, t.route)
+		up, err := r.dial(ctx, t.Route)
 		if err == nil {
 			r.ticket = t
 			return up, nil
 		}
-		l.gate.leave(t)
+		l.gate.Leave(t)
 		if !proxy.IsDialError(err) || ctx.Err() != nil {
 			return nil, err
 		}
-		if over := l.gate.pause(l.ctx, &r.patience, t.route, pause); over != nil {
+		if over := l.gate.Pause(l.ctx, &r.patience, t.Route, pause); over != nil {
 			return nil, fmt.Errorf("%w: %w", over, err)
 		}
 		pause = min(2*pause, maxPause)
@@ -142,13 +143,13 @@ func (r *relaying) cut() {
 	}
 }
 
-// lasts implements lasting: where a call of a raw protocol ends nobody can see.
-func (r *relaying) lasts(entered time.Time) (from time.Time, how relay.Lasting) {
+// Lasts implements gate.Call: where a call of a raw protocol ends nobody can see.
+func (r *relaying) Lasts(entered time.Time) (from time.Time, how relay.Lasting) {
 	return entered.Add(rawGrace), relay.Endless
 }
 
-// yield implements lasting.
-func (r *relaying) yield(entered, by time.Time) yielding { return goesLoose }
+// Yield implements gate.Call.
+func (r *relaying) Yield(entered, by time.Time) gate.Yielding { return gate.GoesLoose }
 
 func (r *relaying) wasCut() bool {
 	r.mu.Lock()

@@ -128,11 +128,7 @@ func TestRelayHolds(t *testing.T) {
 		_, err := l.Drain(t.Context())
 		drained <- err
 	}()
-	eventually(t, "the gate closed", func() bool {
-		l.gate.mu.Lock()
-		defer l.gate.mu.Unlock()
-		return !l.gate.open
-	})
+	eventually(t, "the gate closed", func() bool { return !l.gate.IsOpen() })
 	second := dialLayer(t, l.Addresses()["api"].Public)
 	fmt.Fprint(second, "hello")
 	_ = second.CloseWrite()

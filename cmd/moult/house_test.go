@@ -44,6 +44,7 @@ var floors = map[string]int{
 	"simlayer/proxy":        2,
 	"simlayer/stream":       1,
 	"simlayer/relay":        2,
+	"simlayer/gate":         3,
 	"agent/schedule":        2,
 	"agent/upgrade":         2,
 	"agent/node":            3,

@@ -1,4 +1,4 @@
-package simlayer
+package gate
 
 import (
 	"context"
@@ -11,27 +11,38 @@ import (
 	"time"
 )
 
-func upRoute() *route { return &route{native: 1, hold: time.Minute} }
+// routing is one that calls are let in under.
+type routing struct{ native int }
+
+// hold is how long calls are held in these tests.
+const hold = time.Minute
+
+func up(g *Gate[*routing], r *routing) { g.Set(r, true, hold) }
+
+func enter(g *Gate[*routing], ctx context.Context, p *Patience, cut func()) (*Ticket[*routing], error) {
+	t := &Ticket[*routing]{}
+	return t, g.Enter(ctx, p, t, cut)
+}
 
 func TestGateHoldsUntilOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(10)
-		var p patience
+		g := New(&routing{}, hold, 10)
+		var p Patience
 		in := make(chan error)
 		go func() {
-			_, err := g.enter(t.Context(), &p, nil)
+			_, err := enter(g, t.Context(), &p, nil)
 			in <- err
 		}()
 		synctest.Wait()
-		if s := g.stats(); s.held != 1 || s.in != 0 {
+		if s := g.Stats(); s.Held != 1 || s.In != 0 {
 			t.Fatalf("before the first routing: %+v, want one call held", s)
 		}
 		time.Sleep(7 * time.Second)
-		g.set(upRoute())
+		up(g, &routing{1})
 		if err := <-in; err != nil {
 			t.Fatal(err)
 		}
-		if s := g.stats(); s.held != 0 || s.in != 1 || s.longest != 7*time.Second || p.spent != 7*time.Second {
+		if s := g.Stats(); s.Held != 0 || s.In != 1 || s.Longest != 7*time.Second || p.spent != 7*time.Second {
 			t.Fatalf("%+v and %v, want one call at the node that was held for 7 s", s, p.spent)
 		}
 	})
@@ -39,30 +50,30 @@ func TestGateHoldsUntilOpen(t *testing.T) {
 
 func TestGateBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(1)
+		g := New(&routing{}, hold, 1)
 		first := make(chan error)
 		go func() {
-			_, err := g.enter(t.Context(), &patience{}, nil)
+			_, err := enter(g, t.Context(), &Patience{}, nil)
 			first <- err
 		}()
 		synctest.Wait()
-		if _, err := g.enter(t.Context(), &patience{}, nil); !errors.Is(err, errHeldTooMany) {
-			t.Errorf("the second held call: %v, want %v", err, errHeldTooMany)
+		if _, err := enter(g, t.Context(), &Patience{}, nil); !errors.Is(err, ErrHeldTooMany) {
+			t.Errorf("the second held call: %v, want %v", err, ErrHeldTooMany)
 		}
-		if err := <-first; !errors.Is(err, errHeldTooLong) {
-			t.Errorf("the first: %v, want %v", err, errHeldTooLong)
+		if err := <-first; !errors.Is(err, ErrHeldTooLong) {
+			t.Errorf("the first: %v, want %v", err, ErrHeldTooLong)
 		}
-		if s := g.stats(); s.longest != DefaultHoldTimeout {
-			t.Errorf("held for %v, want %v", s.longest, DefaultHoldTimeout)
+		if s := g.Stats(); s.Longest != hold {
+			t.Errorf("held for %v, want %v", s.Longest, hold)
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		gone := errors.New("gone")
 		cancel(gone)
-		if _, err := g.enter(ctx, &patience{}, nil); !errors.Is(err, gone) {
+		if _, err := enter(g, ctx, &Patience{}, nil); !errors.Is(err, gone) {
 			t.Errorf("a caller that went away: %v, want %v", err, gone)
 		}
-		g.close()
-		if _, err := g.enter(t.Context(), &patience{}, nil); !errors.Is(err, ErrClosed) {
+		g.Close()
+		if _, err := enter(g, t.Context(), &Patience{}, nil); !errors.Is(err, ErrClosed) {
 			t.Errorf("after close: %v", err)
 		}
 	})
@@ -71,18 +82,18 @@ func TestGateBounds(t *testing.T) {
 // All waits of one call together are bounded, not each.
 func TestGatePatienceIsOfTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(10)
-		r := upRoute()
-		g.set(r)
-		var p patience
+		g := New(&routing{}, hold, 10)
+		r := &routing{1}
+		up(g, r)
+		var p Patience
 		began := time.Now()
 		for {
-			tk, err := g.enter(t.Context(), &p, nil)
+			tk, err := enter(g, t.Context(), &p, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			g.leave(tk)
-			if err = g.pause(t.Context(), &p, r, 7*time.Second); errors.Is(err, errHeldTooLong) {
+			g.Leave(tk)
+			if err = g.Pause(t.Context(), &p, r, 7*time.Second); errors.Is(err, ErrHeldTooLong) {
 				break
 			}
 			if err != nil {
@@ -95,22 +106,22 @@ func TestGatePatienceIsOfTheCall(t *testing.T) {
 	})
 }
 
-// rest returns at once when another routing has come already, and as soon as one
+// Pause returns at once when another routing has come already, and as soon as one
 // comes.
 func TestGateRestEndsWithTheRouting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(10)
-		failed := upRoute()
-		g.set(failed)
+		g := New(&routing{}, hold, 10)
+		failed := &routing{1}
+		up(g, failed)
 		done := make(chan error)
-		go func() { done <- g.pause(t.Context(), &patience{}, failed, time.Second) }()
+		go func() { done <- g.Pause(t.Context(), &Patience{}, failed, time.Second) }()
 		synctest.Wait()
 		began := time.Now()
-		g.set(upRoute())
+		up(g, &routing{1})
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if err := g.pause(t.Context(), &patience{}, failed, time.Second); err != nil {
+		if err := g.Pause(t.Context(), &Patience{}, failed, time.Second); err != nil {
 			t.Error(err)
 		}
 		if time.Since(began) != 0 {
@@ -121,25 +132,25 @@ func TestGateRestEndsWithTheRouting(t *testing.T) {
 
 func TestGateDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(10)
-		g.set(upRoute())
+		g := New(&routing{}, hold, 10)
+		up(g, &routing{1})
 		var cuts atomic.Int32
-		a, err := g.enter(t.Context(), &patience{}, func() { cuts.Add(1) })
+		a, err := enter(g, t.Context(), &Patience{}, func() { cuts.Add(1) })
 		if err != nil {
 			t.Fatal(err)
 		}
-		g.hold()
+		g.Hold()
 		drained := make(chan bool, 1)
-		go func() { drained <- g.until(t.Context(), g.ending) }()
+		go func() { drained <- g.Drained(t.Context()) }()
 		synctest.Wait()
 		if len(drained) > 0 {
 			t.Fatal("drained with a call at the node")
 		}
-		if g.cut(); g.cut() != 1 || cuts.Load() != 1 {
+		if g.Cut(); g.Cut() != 1 || cuts.Load() != 1 {
 			t.Errorf("%d calls of cut, want 1", cuts.Load())
 		}
-		g.leave(a)
-		if !<-drained || !g.until(t.Context(), g.ending) {
+		g.Leave(a)
+		if !<-drained || !g.Drained(t.Context()) {
 			t.Error("not drained without a call")
 		}
 	})
@@ -158,27 +169,27 @@ func TestGateUnderLoad(t *testing.T) {
 }
 
 func gateUnderLoad(t *testing.T, swaps int, drain bool) int64 {
-	g := newGate(100)
-	routes := [2]*route{{native: 1, hold: time.Minute}, {native: 2, hold: time.Minute}}
+	g := New(&routing{}, hold, 100)
+	routes := [2]*routing{{1}, {2}}
 	var stopped [2]atomic.Bool
 	var bad, calls atomic.Int64
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	stopped[1].Store(true)
-	g.set(routes[0])
+	up(g, routes[0])
 	for range 8 {
 		wg.Go(func() {
 			for {
-				tk, err := g.enter(ctx, &patience{}, nil)
+				tk, err := enter(g, ctx, &Patience{}, nil)
 				if err != nil || ctx.Err() != nil {
 					return
 				}
 				runtime.Gosched()
-				if stopped[tk.route.native-1].Load() {
+				if stopped[tk.Route.native-1].Load() {
 					bad.Add(1)
 				}
 				calls.Add(1)
-				g.leave(tk)
+				g.Leave(tk)
 			}
 		})
 	}
@@ -188,16 +199,16 @@ func gateUnderLoad(t *testing.T, swaps int, drain bool) int64 {
 		}
 		old, next := n%2, 1-n%2
 		if drain {
-			g.hold()
-			g.until(t.Context(), g.ending)
+			g.Hold()
+			g.Drained(t.Context())
 		}
 		stopped[old].Store(true)
 		runtime.Gosched()
 		stopped[next].Store(false)
-		g.set(routes[next])
+		up(g, routes[next])
 	}
 	stop()
-	g.close()
+	g.Close()
 	wg.Wait()
 	return bad.Load()
 }
