@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/routes"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
@@ -66,9 +67,9 @@ func (l *Layer) listeners() []*listener {
 // aim leads new connections past the layer where r lets callers of a listener
 // through to the node unchanged, and all others to the layer; with nil, all. Where
 // that fails they come to the layer. It is called with apply held.
-func (l *Layer) aim(r *route) {
+func (l *Layer) aim(r *routes.Route) {
 	for _, f := range l.listeners() {
-		direct, err := l.aimOne(f, r, r != nil && !r.down && f.straight(l, r))
+		direct, err := l.aimOne(f, r, r != nil && !r.Down && f.straight(l, r))
 		if err != nil {
 			l.fell(f, err)
 		} else if direct {
@@ -88,22 +89,22 @@ func (l *Layer) fell(f *listener, err error) {
 }
 
 // straight reports whether r lets the callers of f through to the node unchanged.
-func (f *listener) straight(l *Layer, r *route) bool {
+func (f *listener) straight(l *Layer, r *routes.Route) bool {
 	v := f.label
 	if v == 0 {
 		v = l.externalVersion(f.service, r)
 	}
-	p := r.paths[v]
-	return p != nil && r.relays(p, f.service) && p.via == 0 && !r.watched[v]
+	p := r.Paths[v]
+	return p != nil && r.Relays(p, f.service.Protocol) && p.Via == 0 && !r.Watched[v]
 }
 
 // aimOne leads new connections of one listener past the layer, or to it, and
 // reports whether they go past.
-func (l *Layer) aimOne(f *listener, r *route, straight bool) (direct bool, err error) {
+func (l *Layer) aimOne(f *listener, r *routes.Route, straight bool) (direct bool, err error) {
 	switch {
 	case f.pair != nil:
 		return l.point(f, r, straight)
-	case f.single != nil && straight && f.label == r.native:
+	case f.single != nil && straight && f.label == r.Native:
 		return false, f.single
 	case f.packets != nil:
 		return false, nil
@@ -114,7 +115,7 @@ func (l *Layer) aimOne(f *listener, r *route, straight bool) (direct bool, err e
 	return false, nil
 }
 
-func (l *Layer) steerOne(f *listener, r *route, straight bool) error {
+func (l *Layer) steerOne(f *listener, r *routes.Route, straight bool) error {
 	at := netip.AddrPort{}
 	if a, ok := stream.AddrPort(f.Addr()); ok {
 		at = a
@@ -148,28 +149,28 @@ type taken struct {
 
 // socket returns the one of the software of r for a service. It is kept until the
 // software is another: what is queued at it outlives the software.
-func (l *Layer) socket(s *service, r *route) (*os.File, error) {
-	b := r.backends[s.name]
-	if b == nil || b.network != "tcp" {
+func (l *Layer) socket(s *service, r *routes.Route) (*os.File, error) {
+	b := r.Backends[s.name]
+	if b == nil || b.Network != "tcp" {
 		return nil, fmt.Errorf("service %q: only software that listens on an IP address can be steered to", s.name)
 	}
-	if f := l.versionedOf(s, r.native); f != nil && f.pair != nil {
+	if f := l.versionedOf(s, r.Native); f != nil && f.pair != nil {
 		return nil, fmt.Errorf("service %q: the software has a socket that it inherited, until it is started anew", s.name)
 	}
 	have := l.taken[s.name]
-	if have.file != nil && have.addr == b.addr && slices.Equal(have.processes, r.processes) {
+	if have.file != nil && have.addr == b.Addr && slices.Equal(have.processes, r.Processes) {
 		return have.file, nil
 	}
 	l.letGo(s.name)
-	at, err := addrPort(b.addr)
+	at, err := addrPort(b.Addr)
 	if err != nil {
 		return nil, err
 	}
-	file, err := attach.Take(r.processes, "tcp", at)
+	file, err := attach.Take(r.Processes, "tcp", at)
 	if err != nil {
-		return nil, fmt.Errorf("the software's socket %s: %w", b.addr, err)
+		return nil, fmt.Errorf("the software's socket %s: %w", b.Addr, err)
 	}
-	l.taken[s.name] = taken{file: file, processes: r.processes, addr: b.addr}
+	l.taken[s.name] = taken{file: file, processes: r.Processes, addr: b.Addr}
 	return file, nil
 }
 
@@ -215,7 +216,7 @@ func (l *Layer) Ended() {
 		}
 		// Whoever was queued there was steered from an address that is straight:
 		// of the node's own version.
-		if f := l.versionedOf(s, l.gate.Routing().native); f != nil {
+		if f := l.versionedOf(s, l.gate.Routing().Native); f != nil {
 			l.takeStrays(f, ln, false)
 		} else {
 			ln.Close()

@@ -97,7 +97,7 @@ func (f *front) handOver() {
 		before = f.call.request
 	}
 	if u != nil {
-		u.close()
+		u.Close()
 	}
 	f.wg.Wait()
 	if cancel != nil {

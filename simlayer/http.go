@@ -15,6 +15,7 @@ import (
 	"moult/simlayer/observe"
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
+	"moult/simlayer/routes"
 	"moult/simlayer/so"
 	"moult/simlayer/tally"
 	"moult/simlayer/wire"
@@ -191,7 +192,7 @@ func (p *callProxy) leave(c *call) {
 		c.hidden = nil
 	}
 	if !p.layer.gate.Leave(t) {
-		t.Route.release(p.layer.gate.Routing())
+		t.Route.Release(p.layer.gate.Routing())
 	}
 }
 
@@ -232,17 +233,17 @@ func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // attempt makes one try under one routing.
-func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Response, error) {
+func (p *callProxy) attempt(c *call, route *routes.Route, r *http.Request) (*http.Response, error) {
 	version := c.listener.label
 	if version == 0 {
 		version = p.layer.externalVersion(c.listener.service, route)
 	}
-	c.version, c.native = version, route.native
-	path, backend, err := route.path(version, c.listener.service.name)
+	c.version, c.native = version, route.Native
+	path, backend, err := route.Path(version, c.listener.service.name)
 	if err != nil {
 		return nil, err
 	}
-	c.via, c.plain = path.via, route.relays(path, c.listener.service)
+	c.via, c.plain = path.Via, route.Relays(path, c.listener.service.Protocol)
 	if c.counted == nil {
 		if err := c.listener.room(route, path, version); err != nil {
 			return nil, err
@@ -255,18 +256,18 @@ func (p *callProxy) attempt(c *call, route *route, r *http.Request) (*http.Respo
 	if err != nil {
 		return nil, err
 	}
-	resp, err := path.chain.Answer(out, nodeTrip{c, backend, sees})
+	resp, err := path.Chain.Answer(out, nodeTrip{c, backend, sees})
 	if err != nil {
-		return nil, route.sign(err)
+		return nil, route.Sign(err)
 	}
-	if path.via != 0 {
+	if path.Via != 0 {
 		c.outcome = relay.RefusedBy(resp.Header.Get(so.RefusalHeader))
 	}
 	return resp, nil
 }
 
 // versionUnder is the version of the listener's callers.
-func (f *listener) versionUnder(r *route) bundle.Version {
+func (f *listener) versionUnder(r *routes.Route) bundle.Version {
 	if f.label != 0 {
 		return f.label
 	}
@@ -274,17 +275,17 @@ func (f *listener) versionUnder(r *route) bundle.Version {
 }
 
 // externalVersion is the version of callers of a public address.
-func (l *Layer) externalVersion(s *service, r *route) bundle.Version {
+func (l *Layer) externalVersion(s *service, r *routes.Route) bundle.Version {
 	if s.External != 0 {
 		return s.External
 	}
-	return r.external
+	return r.External
 }
 
 // nodeTrip is the end of a chain: it sends requests to the node.
 type nodeTrip struct {
 	call    *call
-	backend *backend
+	backend *routes.Backend
 	sees    *observe.Observer // of what goes to the node, or nil
 }
 
@@ -306,7 +307,7 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !n.call.HTTP2 {
 		r = allAgents(r)
 	}
-	resp, err := n.backend.transport(n.call.HTTP2).RoundTrip(r)
+	resp, err := n.backend.Transport(n.call.HTTP2).RoundTrip(r)
 	n.call.Sent(r.Method, err)
 	if err == nil {
 		if err = namesFit(resp.Header); err != nil {
@@ -397,7 +398,7 @@ func (p *callProxy) refuse(h http.Header, r *http.Request, err error) *so.Refusa
 		refusal.From, refusal.To = c.version, c.native
 	}
 	route := p.layer.gate.Routing()
-	route.shape(c.listener.versionUnder(route), &refusal)
+	route.Shape(c.listener.versionUnder(route), &refusal)
 	p.layer.log.Debug("call refused", "service", c.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "err", &refusal)
 	return &refusal
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/routes"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
@@ -234,13 +235,13 @@ func (l *Layer) rejoin() {
 
 // point leads new connections of a pair to the node or to the layer, and reports
 // whether they go to the node.
-func (l *Layer) point(f *listener, r *route, straight bool) (direct bool, err error) {
+func (l *Layer) point(f *listener, r *routes.Route, straight bool) (direct bool, err error) {
 	// The software has a socket of the address for its own version only.
-	direct = straight && f.label == r.native
+	direct = straight && f.label == r.Native
 	switch {
 	case direct && f.pair.Open():
 		direct, err = l.bound(f, r)
-	case direct && l.given != r.native:
+	case direct && l.given != r.Native:
 		direct, err = false, fmt.Errorf("service %q: the software has not inherited its listening socket: it gets it when it is started anew", f.service.name)
 	}
 	if perr := f.pair.Point(direct); perr != nil {
@@ -252,12 +253,12 @@ func (l *Layer) point(f *listener, r *route, straight bool) (direct bool, err er
 // ownBackend reports whether a backend is the node's socket of the pair at addr,
 // which the layer's connections reach past its own. The routing may still be, or be
 // again, that of another version than the software's, while calls are held.
-func (l *Layer) ownBackend(r *route, b *backend, addr net.Addr) bool {
-	for name, one := range r.backends {
+func (l *Layer) ownBackend(r *routes.Route, b *routes.Backend, addr net.Addr) bool {
+	for name, one := range r.Backends {
 		if one != b {
 			continue
 		}
-		for _, v := range []bundle.Version{l.given, r.native} {
+		for _, v := range []bundle.Version{l.given, r.Native} {
 			f := l.versionedOf(l.services[name], v)
 			if f != nil && f.pair != nil && f.Addr() == addr && (v == l.given || f.pair.Open()) {
 				return true
@@ -305,8 +306,8 @@ func (l *Layer) Found(v bundle.Version, told map[string]string) map[string]strin
 
 // bound reports whether r leads to the socket that the software has opened beside the
 // layer's, or why there is none.
-func (l *Layer) bound(f *listener, r *route) (bool, error) {
-	if b := r.backends[f.service.name]; b != nil && b.addr == f.address() {
+func (l *Layer) bound(f *listener, r *routes.Route) (bool, error) {
+	if b := r.Backends[f.service.name]; b != nil && b.Addr == f.address() {
 		return true, nil
 	}
 	if l.unbound != nil {

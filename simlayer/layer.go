@@ -18,6 +18,7 @@ import (
 	"moult/simlayer/gate"
 	"moult/simlayer/observe"
 	"moult/simlayer/packets"
+	"moult/simlayer/routes"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
 	"moult/store/bundle"
@@ -27,7 +28,7 @@ import (
 type Layer struct {
 	cfg   Config
 	log   *slog.Logger
-	gate  *gate.Gate[*route]
+	gate  *gate.Gate[*routes.Route]
 	proxy *callProxy
 	out   *egress.Proxy // nil without one
 
@@ -57,7 +58,7 @@ type Layer struct {
 	given bundle.Version // apply
 	// orphan is the routing under which the software has ended, until there is
 	// another or software again: datagrams wait, as nothing tells that they are lost.
-	orphan  atomic.Pointer[route]
+	orphan  atomic.Pointer[routes.Route]
 	known   []Inherited // apply
 	unbound error       // apply; why software cannot open its sockets of UDP beside ours
 
@@ -107,7 +108,7 @@ func Start(cfg Config) (*Layer, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Layer{cfg: cfg, log: cfg.Log, gate: gate.New(&route{down: true, hold: DefaultHoldTimeout}, DefaultHoldTimeout, cfg.Limits.Held), conns: stream.NewQuota(cfg.Limits.Conns), answerTime: answerTime, lastingAfter: lastingAfter, services: map[string]*service{}, taken: map[string]taken{}, asides: map[string]*packets.Aside{}}
+	l := &Layer{cfg: cfg, log: cfg.Log, gate: gate.New(&routes.Route{Down: true, Hold: DefaultHoldTimeout}, DefaultHoldTimeout, cfg.Limits.Held), conns: stream.NewQuota(cfg.Limits.Conns), answerTime: answerTime, lastingAfter: lastingAfter, services: map[string]*service{}, taken: map[string]taken{}, asides: map[string]*packets.Aside{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.proxy = newCallProxy(l)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Services)) {
@@ -152,7 +153,7 @@ func (l *Layer) Apply(r Routing) error {
 	if err != nil {
 		return fmt.Errorf("routing for version %d: %w", r.Native, err)
 	}
-	fresh, err := l.bind(next.versions())
+	fresh, err := l.bind(next.Versions())
 	if err != nil {
 		return fmt.Errorf("routing for version %d: %w", r.Native, err)
 	}
@@ -162,26 +163,26 @@ func (l *Layer) Apply(r Routing) error {
 		}
 		return fmt.Errorf("routing for version %d: %w", r.Native, err)
 	}
-	if !next.down {
+	if !next.Down {
 		// The software has these sockets now, or has others of its own.
-		l.endStrays(func(s stray) bool { return !s.inherited || s.at.label == next.native })
+		l.endStrays(func(s stray) bool { return !s.inherited || s.at.label == next.Native })
 	}
 	gone := l.observe(next, r)
-	l.gate.Set(next, !next.down, next.hold)
+	l.gate.Set(next, !next.Down, next.Hold)
 	l.aim(next)
 	l.seeAll(old, next, gone)
-	old.release(next)
+	old.Release(next)
 	l.retire(next)
 	for _, f := range fresh {
 		f.serve()
 	}
-	l.log.Info("routing applied", "native", next.native, "external", l.externals(next), "egress", next.egress, "down", next.down, "versions", next.versions())
+	l.log.Info("routing applied", "native", next.Native, "external", l.externals(next), "egress", next.Egress, "down", next.Down, "versions", next.Versions())
 	return nil
 }
 
 // externals are the versions that callers of the public addresses count as: one, or one
 // for each service where these differ.
-func (l *Layer) externals(r *route) any {
+func (l *Layer) externals(r *routes.Route) any {
 	all, by := map[bundle.Version]bool{}, map[string]bundle.Version{}
 	for name, s := range l.services {
 		by[name] = l.externalVersion(s, r)
@@ -269,12 +270,12 @@ func (l *Layer) forget(f *listener) {
 }
 
 // retire closes the listeners of versions that the routing no longer answers.
-func (l *Layer) retire(r *route) {
+func (l *Layer) retire(r *routes.Route) {
 	var gone []*listener
 	l.mu.Lock()
 	for _, s := range l.services {
 		for v, f := range s.versioned {
-			if r.paths[v] == nil && !l.lent(f) {
+			if r.Paths[v] == nil && !l.lent(f) {
 				gone = append(gone, f)
 				delete(s.versioned, v)
 			}
@@ -289,13 +290,13 @@ func (l *Layer) retire(r *route) {
 // noLoop refuses a backend that is one of the layer's own addresses: its calls
 // would come back for ever. The node's own get none while it is down, and may still
 // be where software was that has inherited a socket, and has ended.
-func (l *Layer) noLoop(r *route) error {
-	for b, what := range r.all() {
-		if b.network == "unix" || r.down && slices.Contains(slices.Collect(maps.Values(r.backends)), b) {
+func (l *Layer) noLoop(r *routes.Route) error {
+	for b, what := range r.All() {
+		if b.Network == "unix" || r.Down && slices.Contains(slices.Collect(maps.Values(r.Backends)), b) {
 			continue
 		}
 		for _, addr := range l.own() {
-			if addr.Network() == b.network && stream.SameAddr(addr, b.addr) && !l.ownBackend(r, b, addr) {
+			if addr.Network() == b.Network && stream.SameAddr(addr, b.Addr) && !l.ownBackend(r, b, addr) {
 				return fmt.Errorf("%s is the layer's own address; give the software another one to listen on", what)
 			}
 		}
@@ -360,7 +361,7 @@ func (l *Layer) EgressEnvironment() map[string]string {
 // label is the version of the node's own calls, and how long they may wait.
 func (l *Layer) label() (bundle.Version, time.Duration) {
 	r := l.gate.Routing()
-	return r.egress, r.hold
+	return r.Egress, r.Hold
 }
 
 // Finish waits until the calls that are at the node now have ended, while those that
@@ -375,14 +376,14 @@ func (l *Layer) label() (bundle.Version, time.Duration) {
 func (l *Layer) Finish(ctx context.Context) (n int, err error) {
 	l.draining.Lock()
 	defer l.draining.Unlock()
-	if n = l.gate.Finish(ctx, max(l.lastCalls(), l.lastingAfter), func() { l.callAnew(relayed.warn) }); n > 0 {
+	if n = l.gate.Finish(ctx, max(l.lastCalls(), l.lastingAfter), func() { l.callAnew(routes.Relayed.Warn) }); n > 0 {
 		err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", n, context.Cause(ctx))
 	}
 	return n, err
 }
 
 // lastCalls is how long a drain waits for calls while it holds others.
-func (l *Layer) lastCalls() time.Duration { return max(l.gate.Routing().hold/lastCalls, rawGrace) }
+func (l *Layer) lastCalls() time.Duration { return max(l.gate.Routing().Hold/lastCalls, rawGrace) }
 
 // Drain holds calls from now on and waits until all those at the node have
 // ended, whichever routing let them in. Those that may never end do so now, as the
@@ -409,7 +410,7 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 		l.aim(nil)
 	}
 	l.apply.Unlock()
-	l.callAnew(relayed.drain)
+	l.callAnew(routes.Relayed.Drain)
 	defer l.leaveBackends()
 	defer l.tellAll()
 	limit := l.lastCalls()
@@ -436,9 +437,9 @@ func (l *Layer) Drain(ctx context.Context) (inFlight int, err error) {
 
 // callAnew has callers, where their protocol can say so, make further calls by other
 // connections than those that the node has calls of.
-func (l *Layer) callAnew(say func(relayed)) {
-	for b := range l.gate.Routing().all() {
-		for _, r := range b.relaying() {
+func (l *Layer) callAnew(say func(routes.Relayed)) {
+	for b := range l.gate.Routing().All() {
+		for _, r := range b.Relaying() {
 			say(r)
 		}
 	}
@@ -446,8 +447,8 @@ func (l *Layer) callAnew(say func(relayed)) {
 
 // leaveBackends closes the connections to software that has been drained.
 func (l *Layer) leaveBackends() {
-	for b := range l.gate.Routing().all() {
-		b.leave()
+	for b := range l.gate.Routing().All() {
+		b.Leave()
 	}
 }
 
@@ -503,6 +504,6 @@ func (l *Layer) Close() error {
 	})
 	<-l.tasks.Close()
 	l.closeObservers()
-	l.gate.Routing().release(nil)
+	l.gate.Routing().Release(nil)
 	return nil
 }

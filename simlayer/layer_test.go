@@ -374,8 +374,8 @@ func TestDrainLeavesNoConnection(t *testing.T) {
 	node := software(t, 1, &state{})
 	l := startLayer(t, bundle.ProtocolHTTP, nil)
 	apply(t, l, Routing{Native: 1, Backends: backends(addrOf(node))})
-	b := l.gate.Routing().backends["api"]
-	unused, err := b.dialKept(t.Context())
+	b := l.gate.Routing().Backends["api"]
+	unused, err := b.Transport(false).DialContext(t.Context(), "tcp", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -385,7 +385,7 @@ func TestDrainLeavesNoConnection(t *testing.T) {
 	if _, err := unused.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("an unused connection after Drain: %v, want it closed", err)
 	}
-	if _, err := b.dialKept(t.Context()); !proxy.IsDialError(err) {
+	if _, err := b.Transport(false).DialContext(t.Context(), "tcp", ""); !proxy.IsDialError(err) {
 		t.Errorf("a dial that ends after Drain: %v, want it refused", err)
 	}
 }

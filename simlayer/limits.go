@@ -55,13 +55,8 @@ const (
 	// circle leaves room for all others.
 	objectShare = 4
 
-	dialTimeout = 5 * time.Second
 	// headerTimeout bounds the time that a caller takes to send a head.
 	headerTimeout = time.Minute
-	// idleBackend is how long an unused connection to the software is kept. It
-	// is short, so that the software does not close one in the instant in which
-	// a call is written to it.
-	idleBackend = 2 * time.Second
 	// lastingAfter is when a call is taken for one that never ends by itself, or not
 	// soon: an answer whose length nothing tells and that has gone on for so long, or a
 	// call that could be made again and has had no answer for so long (a long poll).

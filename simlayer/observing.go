@@ -8,6 +8,7 @@ import (
 
 	"moult/simlayer/gate"
 	"moult/simlayer/observe"
+	"moult/simlayer/routes"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
@@ -15,12 +16,12 @@ import (
 // observed does what a call under a route has to do with the one who observes: one
 // of the observing object waits until that knows all that was before. sees is who
 // sees what comes of the call at the node, if anybody.
-func (c *call) observed(ctx context.Context, r *route) (sees *observe.Observer, err error) {
-	o := r.observer
+func (c *call) observed(ctx context.Context, r *routes.Route) (sees *observe.Observer, err error) {
+	o := r.Observer
 	switch {
 	case o == nil:
 		return nil, nil
-	case c.version > r.native:
+	case c.version > r.Native:
 		return nil, o.Current(ctx)
 	case c.via != 0:
 		c.hidden = o
@@ -30,30 +31,30 @@ func (c *call) observed(ctx context.Context, r *route) (sees *observe.Observer, 
 	return o, nil
 }
 
-// object is where the object process for callers of v is, by service, and how it is
+// objectOf is where the object process for callers of v is, by service, and how it is
 // reached by an observer: the connections of the route's own backends end with it.
-func (r *route) object(v bundle.Version) (addrs map[string]string, open func(service string) observe.Way) {
+func objectOf(r *routes.Route, v bundle.Version) (addrs map[string]string, open func(service string) observe.Way) {
 	addrs = map[string]string{}
-	p := r.paths[v]
-	if p == nil || p.via != v {
+	p := r.Paths[v]
+	if p == nil || p.Via != v {
 		return addrs, nil
 	}
-	for name, b := range p.backends {
-		addrs[name] = b.network + " " + b.addr
+	for name, b := range p.Backends {
+		addrs[name] = b.Network + " " + b.Addr
 	}
-	return addrs, func(service string) observe.Way { return objectWay{p.backends[service].another()} }
+	return addrs, func(service string) observe.Way { return objectWay{p.Backends[service].Another()} }
 }
 
 // objectWay is a backend of which an observer is the only user.
-type objectWay struct{ *backend }
+type objectWay struct{ *routes.Backend }
 
-func (w objectWay) RoundTrip(r *http.Request) (*http.Response, error) { return w.http.RoundTrip(r) }
-
-func (w objectWay) Leave() { w.leave() }
+func (w objectWay) RoundTrip(r *http.Request) (*http.Response, error) {
+	return w.Transport(false).RoundTrip(r)
+}
 
 // observe gives a route who is told of its calls, and returns those that are not
 // needed any more. It is called with apply held.
-func (l *Layer) observe(next *route, r Routing) (gone []*observe.Observer) {
+func (l *Layer) observe(next *routes.Route, r Routing) (gone []*observe.Observer) {
 	was := l.observers
 	l.observers = map[string]*observe.Observer{}
 	for v, object := range r.Objects {
@@ -70,10 +71,10 @@ func (l *Layer) observe(next *route, r Routing) (gone []*observe.Observer) {
 			l.observed = map[string]bool{}
 		}
 		l.observed[object.Observe] = true
-		if v == next.native+1 {
-			next.observer = o
+		if v == next.Native+1 {
+			next.Observer = o
 		}
-		o.Lead(next.object(v))
+		o.Lead(objectOf(next, v))
 	}
 	for _, o := range was {
 		gone = append(gone, o)
@@ -84,23 +85,23 @@ func (l *Layer) observe(next *route, r Routing) (gone []*observe.Observer) {
 // seeAll has the observer of a route that has come into force see all calls from a
 // moment on, of which it tells the object, and ends those that are gone. It is
 // called with apply held.
-func (l *Layer) seeAll(old, next *route, gone []*observe.Observer) {
+func (l *Layer) seeAll(old, next *routes.Route, gone []*observe.Observer) {
 	for _, o := range l.observers {
-		if o != next.observer {
+		if o != next.Observer {
 			o.Blind("the object calls a version that the node does not run")
 		}
 	}
-	if next.observer != nil && next.observer != old.observer {
+	if next.Observer != nil && next.Observer != old.Observer {
 		// A connection of HTTP/2 that is never idle would stay as it is.
-		for b := range old.all() {
-			for _, r := range b.relaying() {
-				r.drain()
+		for b := range old.All() {
+			for _, r := range b.Relaying() {
+				r.Drain()
 			}
 		}
 		if l.tasks.Begin() {
 			go func() {
 				defer l.tasks.End()
-				l.lookAround(next.observer)
+				l.lookAround(next.Observer)
 			}()
 		}
 	}
@@ -112,7 +113,7 @@ func (l *Layer) seeAll(old, next *route, gone []*observe.Observer) {
 // lookAround waits until no call goes past an observer any more.
 func (l *Layer) lookAround(o *observe.Observer) {
 	for pause := lookPause; ; pause = min(2*pause, time.Second) {
-		if l.gate.Routing().observer != o {
+		if l.gate.Routing().Observer != o {
 			return
 		}
 		past, err := l.goPast()
@@ -138,9 +139,9 @@ func (l *Layer) lookAround(o *observe.Observer) {
 // seenBy reports whether all calls of HTTP that are at the node were let in under
 // routings with this observer.
 func (l *Layer) seenBy(o *observe.Observer) bool {
-	return l.gate.Every(func(r *route, of gate.Call) bool {
+	return l.gate.Every(func(r *routes.Route, of gate.Call) bool {
 		_, raw := of.(*relaying)
-		return raw || r.observer == o
+		return raw || r.Observer == o
 	})
 }
 

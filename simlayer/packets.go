@@ -91,18 +91,18 @@ func (f packetWay) Way() packets.Way {
 	case shut:
 		return w
 	case !open, f.layer.orphan.Load() == route:
-		w.Hold = route.hold
+		w.Hold = route.Hold
 		return w
 	}
-	path, backend, err := route.path(w.Version, f.service.name)
+	path, backend, err := route.Path(w.Version, f.service.name)
 	switch {
 	case err != nil:
-		f.layer.log.Debug("datagram refused", "service", f.service.name, "from", w.Version, "to", route.native, "err", err)
-	case !path.plain:
-		f.layer.log.Debug("datagram denied", "service", f.service.name, "from", w.Version, "to", route.native)
-		w.Native, w.Denied = route.native, true
+		f.layer.log.Debug("datagram refused", "service", f.service.name, "from", w.Version, "to", route.Native, "err", err)
+	case !path.Plain:
+		f.layer.log.Debug("datagram denied", "service", f.service.name, "from", w.Version, "to", route.Native)
+		w.Native, w.Denied = route.Native, true
 	default:
-		w.Native, w.Addr = route.native, backend.addr
+		w.Native, w.Addr = route.Native, backend.Addr
 	}
 	return w
 }

@@ -11,6 +11,7 @@ import (
 
 	"moult/simlayer/gate"
 	"moult/simlayer/relay"
+	"moult/simlayer/routes"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -62,8 +63,8 @@ type frontCall struct {
 	streams time.Time // mu; since when its answer goes on, if nothing tells its length
 
 	version, native, via bundle.Version
-	path                 *path // what simulates it
-	backend              *backend
+	path                 *routes.Path // what simulates it
+	backend              *routes.Backend
 	patience             gate.Patience
 	counted              *tally.Counter // where it counts as open
 
@@ -75,7 +76,7 @@ type frontCall struct {
 // upstream is a connection of a front to the node, or to an object process.
 type upstream struct {
 	front   *front
-	backend *backend
+	backend *routes.Backend
 	conn    net.Conn
 	in      stream.Reader
 
@@ -86,18 +87,18 @@ type upstream struct {
 	deadline  time.Time // of reading
 }
 
-// close closes u, and lets its backend forget it.
-func (u *upstream) close() {
-	u.backend.forgetRelay(u)
+// Close closes u, and lets its backend forget it.
+func (u *upstream) Close() {
+	u.backend.ForgetRelay(u)
 	u.conn.Close()
 }
 
-// release implements relayed.
-func (u *upstream) release() { u.front.dropIdle(u) }
+// Release implements routes.Relayed.
+func (u *upstream) Release() { u.front.dropIdle(u) }
 
-// warn and drain implement relayed. Nothing is to be done: the next request waits.
-func (u *upstream) warn()  {}
-func (u *upstream) drain() {}
+// Warn and Drain implement routes.Relayed. Nothing is to be done: the next request waits.
+func (u *upstream) Warn()  {}
+func (u *upstream) Drain() {}
 
 // front takes over a connection that was accepted. The layer's tasks count it.
 func (f *listener) front(conn net.Conn) {
@@ -140,7 +141,7 @@ func (f *front) end() {
 	}
 	f.conn.Close()
 	if u != nil {
-		u.close()
+		u.Close()
 	}
 	f.wg.Wait()
 	f.mu.Lock()
@@ -233,7 +234,7 @@ func (f *front) ended(d relay.Do) {
 		f.mu.Unlock()
 	}
 	if !inForce {
-		call.ticket.Route.release(f.layer.gate.Routing())
+		call.ticket.Route.Release(f.layer.gate.Routing())
 	}
 }
 
@@ -435,6 +436,6 @@ func (f *front) refusalOf(err error, cut bool) *so.Refusal {
 	if refusal.From == 0 {
 		refusal.From, refusal.To = f.call.version, f.call.native
 	}
-	route.shape(f.listener.versionUnder(route), &refusal)
+	route.Shape(f.listener.versionUnder(route), &refusal)
 	return &refusal
 }

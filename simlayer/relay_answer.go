@@ -10,6 +10,7 @@ import (
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
+	"moult/simlayer/routes"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
 )
@@ -72,7 +73,7 @@ func (f *front) answer(u *upstream, buf *[]byte, n int) (have int, after followe
 		f.mu.Lock()
 		if f.up != u {
 			f.mu.Unlock()
-			return 0, after, errLeft // nobody waits for it
+			return 0, after, routes.ErrLeft // nobody waits for it
 		}
 		part := f.core.Answer(p, len(p) == len(*buf), polite)
 		after = followed{f.core.Phase() == relay.Opaque, f.core.Movable()}
@@ -86,7 +87,7 @@ func (f *front) answer(u *upstream, buf *[]byte, n int) (have int, after followe
 		case part.Keep:
 			return copy(*buf, p), after, nil
 		case part.Drop:
-			return 0, after, errLeft
+			return 0, after, routes.ErrLeft
 		}
 		if err := f.pass(part, p[:part.Pass]); err != nil {
 			return 0, after, err
@@ -145,14 +146,14 @@ func (f *front) upEnded(u *upstream, err error) *upstream {
 	f.mu.Lock()
 	if f.up != u {
 		f.mu.Unlock()
-		u.close()
+		u.Close()
 		return nil
 	}
 	unsafe := !proxy.Safe(f.core.Method())
-	d := f.core.NodeEnded(why, u.backend.left())
+	d := f.core.NodeEnded(why, u.backend.Left())
 	if f.core.Phase() != relay.Opaque {
 		f.up = nil
-		u.close()
+		u.Close()
 	}
 	f.do(d)
 	switch d.Next {
@@ -192,7 +193,7 @@ func (f *front) dropIdle(u *upstream) {
 	f.up = nil
 	f.core.NoNode()
 	f.mu.Unlock()
-	u.close()
+	u.Close()
 }
 
 // closeIdle closes the connection if no request is on its way; else the one that
@@ -202,7 +203,7 @@ func (f *front) closeIdle() {
 	h := f.http2
 	f.do(f.core.Retire())
 	if h != nil {
-		h.drain()
+		h.Drain()
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"moult/simlayer/gate"
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
+	"moult/simlayer/routes"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -176,21 +177,21 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	call := &f.call
 	route, l := call.ticket.Route, f.listener
 	version := l.versionUnder(route)
-	p, b, err := route.path(version, l.service.name)
+	p, b, err := route.Path(version, l.service.name)
 	if err == nil && call.counted == nil {
 		err = l.room(route, p, version)
 	}
 	f.mu.Lock()
 	f.core.Enter()
-	call.version, call.native, call.via = version, route.native, 0
+	call.version, call.native, call.via = version, route.Native, 0
 	if err == nil {
-		call.via = p.via
+		call.via = p.Via
 		call.counted = l.service.tally.Begin(version, call.counted)
 	}
-	old, relays := f.up, err == nil && route.relays(p, l.service)
+	old, relays := f.up, err == nil && route.Relays(p, l.service.Protocol)
 	switch {
 	case relays && old != nil && !old.simulated && old.backend == b && f.core.Usable():
-		f.core.Sends(false, p.via != 0)
+		f.core.Sends(false, p.Via != 0)
 		lasts := f.core.Lasting() != relay.Ends
 		f.mu.Unlock()
 		f.stirIf(lasts)
@@ -203,7 +204,7 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	}
 	f.mu.Unlock()
 	if old != nil {
-		old.close()
+		old.Close()
 	}
 	if !relays {
 		call.path, call.backend = p, b
@@ -218,7 +219,7 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	}
 	beside := call.ctx == nil
 	f.mu.Lock()
-	sends := f.core.Sends(true, p.via != 0)
+	sends := f.core.Sends(true, p.Via != 0)
 	if sends {
 		f.up = u
 	}
@@ -226,7 +227,7 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	f.mu.Unlock()
 	f.stirIf(lasts)
 	if !sends {
-		u.close()
+		u.Close()
 		return nil, errCut
 	}
 	if beside {
@@ -242,8 +243,8 @@ func (f *front) stirIf(lasts bool) {
 	}
 }
 
-func (f *front) dial(ctx context.Context, b *backend) (*upstream, error) {
-	conn, err := b.dial(ctx)
+func (f *front) dial(ctx context.Context, b *routes.Backend) (*upstream, error) {
+	conn, err := b.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -252,8 +253,8 @@ func (f *front) dial(ctx context.Context, b *backend) (*upstream, error) {
 		conn.Close()
 		return nil, err
 	}
-	if !b.keepRelay(u) {
-		return nil, &proxy.DialError{Err: errors.Join(errLeft, conn.Close())}
+	if !b.KeepRelay(u) {
+		return nil, &proxy.DialError{Err: errors.Join(routes.ErrLeft, conn.Close())}
 	}
 	return u, nil
 }

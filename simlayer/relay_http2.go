@@ -15,6 +15,7 @@ import (
 
 	"moult/simlayer/gate"
 	"moult/simlayer/relay"
+	"moult/simlayer/routes"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -32,7 +33,7 @@ import (
 // it can hold each call.
 type framed struct {
 	front   *front
-	backend *backend
+	backend *routes.Backend
 	conn    net.Conn      // to the node
 	in      stream.Reader // of conn; of down
 	version bundle.Version
@@ -96,13 +97,13 @@ func (f *front) frames() bool {
 	var down sync.WaitGroup
 	down.Go(h.down)
 	if f.layer.gate.Leaving() || f.listener.retired.Load() {
-		h.drain()
+		h.Drain()
 	}
 	if !h.run() {
 		down.Wait() // it has said farewell, and the caller reads that
 		f.discardRest()
 	}
-	h.close()
+	h.Close()
 	f.conn.Close()
 	down.Wait()
 	h.endCalls()
@@ -120,20 +121,20 @@ func (h *framed) connect() bool {
 	defer g.Leave(&t)
 	route := t.Route
 	h.version = f.listener.versionUnder(route)
-	p, b, err := route.path(h.version, f.listener.service.name)
-	if err != nil || !route.relays(p, f.listener.service) || f.listener.room(route, p, h.version) != nil {
+	p, b, err := route.Path(h.version, f.listener.service.name)
+	if err != nil || !route.Relays(p, f.listener.service.Protocol) || f.listener.room(route, p, h.version) != nil {
 		return false
 	}
-	conn, err := b.dial(f.layer.ctx)
+	conn, err := b.Dial(f.layer.ctx)
 	if err != nil {
 		return false
 	}
-	h.conn, h.backend, h.native, h.via = conn, b, route.native, p.via
+	h.conn, h.backend, h.native, h.via = conn, b, route.Native, p.Via
 	if h.via != 0 {
 		h.refusals = newRefusals2()
 		h.streams.CollectBlocks()
 	}
-	if h.in.Start(conn, &f.layer.buffers) != nil || !b.keepRelay(h) {
+	if h.in.Start(conn, &f.layer.buffers) != nil || !b.KeepRelay(h) {
 		conn.Close()
 		return false
 	}
@@ -173,18 +174,18 @@ func (h *framed) noteAnswers() {
 	}
 }
 
-// close implements relayed.
-func (h *framed) close() {
-	h.backend.forgetRelay(h)
+// Close implements routes.Relayed.
+func (h *framed) Close() {
+	h.backend.ForgetRelay(h)
 	h.conn.Close()
 }
 
-// release implements relayed.
-func (h *framed) release() { h.drain() }
+// Release implements routes.Relayed.
+func (h *framed) Release() { h.Drain() }
 
-// warn implements relayed. Clients (gRPC's) make a call that was dropped once more, not
+// Warn implements routes.Relayed. Clients (gRPC's) make a call that was dropped once more, not
 // twice: while the node takes calls, none is dropped, as RFC 9113, 6.8 has it.
-func (h *framed) warn() {
+func (h *framed) Warn() {
 	h.mu.Lock()
 	h.end = max(h.end, warningDue)
 	h.mu.Unlock()
@@ -197,9 +198,9 @@ func (h *framed) due() {
 	h.streams.Shut()
 }
 
-// drain implements relayed: streams that come now are dropped, and the caller is
+// Drain implements routes.Relayed: streams that come now are dropped, and the caller is
 // told to make their calls again on another connection.
-func (h *framed) drain() {
+func (h *framed) Drain() {
 	h.mu.Lock()
 	h.due()
 	h.mu.Unlock()
@@ -344,8 +345,8 @@ func (h *framed) admit() bool {
 	}
 	l, route := h.front.listener, h.ticket.Route
 	version := l.versionUnder(route)
-	p, b, err := route.path(version, l.service.name)
-	if err != nil || !route.relays(p, l.service) || b != h.backend || l.room(route, p, version) != nil {
+	p, b, err := route.Path(version, l.service.name)
+	if err != nil || !route.Relays(p, l.service.Protocol) || b != h.backend || l.room(route, p, version) != nil {
 		g.Leave(&h.ticket)
 		return false
 	}

@@ -221,7 +221,7 @@ func TestIdleOverCrash(t *testing.T) {
 	c.hear()
 	node.CloseClientConnections()
 	node.Close()
-	eventually(t, "the crash noticed", func() bool { return len(l.gate.Routing().backends["api"].relaying()) == 0 })
+	eventually(t, "the crash noticed", func() bool { return len(l.gate.Routing().Backends["api"].Relaying()) == 0 })
 	c.say("POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
 	eventually(t, "the call waits", func() bool { return l.Stats().Held == 1 })
 	apply(t, l, Routing{Native: 1, Backends: backends(addrOf(pathNode(t)))})

@@ -13,6 +13,7 @@ import (
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
+	"moult/simlayer/routes"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -30,8 +31,8 @@ import (
 // where run works itself, a watcher begins once the node takes long.
 type simulation struct {
 	front   *front
-	path    *path
-	backend *backend
+	path    *routes.Path
+	backend *routes.Backend
 	via     bundle.Version
 	ctx     context.Context
 	budget  *so.Budget
@@ -86,11 +87,11 @@ func (l *simulations) put(c *simulation) {
 // not.
 func (f *front) plainCall(req wire.Request, text []byte) *simulation {
 	p := f.call.path
-	if f.layer.cfg.byProxy || f.call.ticket.Route.observer != nil || !so.Bounded(p.chain) {
+	if f.layer.cfg.byProxy || f.call.ticket.Route.Observer != nil || !so.Bounded(p.Chain) {
 		return nil
 	}
 	c := f.layer.simulations.get(f)
-	c.path, c.backend, c.via = p, f.call.backend, p.via
+	c.path, c.backend, c.via = p, f.call.backend, p.Via
 	end := len(text) - int(req.Length)
 	if !c.request.read(req, text[:end], text[end:]) {
 		f.layer.simulations.put(c)
@@ -181,7 +182,7 @@ func (c *simulation) run() error {
 		f.lose(tally.Failed)
 		return nil
 	case err != nil:
-		return f.call.ticket.Route.sign(err)
+		return f.call.ticket.Route.Sign(err)
 	}
 	c.respond(resp)
 	return nil
@@ -199,7 +200,7 @@ func (c *simulation) call() (resp *http.Response, err error) {
 			resp, err = nil, errBroke
 		}
 	}()
-	return c.path.chain.Answer(c.request.made(c.ctx), c)
+	return c.path.Chain.Answer(c.request.made(c.ctx), c)
 }
 
 // watch begins to watch the caller, where nobody does: one that goes away ends

@@ -13,6 +13,7 @@ import (
 
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
+	"moult/simlayer/routes"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/wire"
@@ -75,7 +76,7 @@ func (c *simulation) upstream(fresh bool) (u *upstream, kept bool, err error) {
 	f := c.front
 	f.mu.Lock()
 	u = f.up
-	kept = !fresh && u != nil && u.simulated && u.backend == c.backend && !u.last && f.call.began.Sub(u.used) < idleBackend
+	kept = !fresh && u != nil && u.simulated && u.backend == c.backend && !u.last && f.call.began.Sub(u.used) < routes.IdleBackend
 	if kept {
 		u.last, u.used = true, f.call.began // the last, until it has been answered
 	} else {
@@ -87,7 +88,7 @@ func (c *simulation) upstream(fresh bool) (u *upstream, kept bool, err error) {
 		return u, true, nil
 	}
 	if u != nil {
-		u.close()
+		u.Close()
 	}
 	if over != nil {
 		return nil, false, over
@@ -102,7 +103,7 @@ func (c *simulation) upstream(fresh bool) (u *upstream, kept bool, err error) {
 	}
 	f.mu.Unlock()
 	if over != nil {
-		u.close()
+		u.Close()
 		return nil, false, over
 	}
 	return u, false, nil
@@ -135,7 +136,7 @@ func (c *simulation) drop(u *upstream) {
 		c.front.up = nil
 	}
 	c.front.mu.Unlock()
-	u.close()
+	u.Close()
 }
 
 // keep lets another call go by u.

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"moult/simlayer/routes"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
@@ -321,7 +322,7 @@ func TestSimulatedPanic(t *testing.T) {
 	}
 	f := &front{layer: l, listener: l.listeners()[0]}
 	c := l.simulations.get(f)
-	c.path = &path{chain: chain}
+	c.path = &routes.Path{Chain: chain}
 	if resp, err := c.call(); resp != nil || !errors.Is(err, errBroke) {
 		t.Errorf("%v, %v", resp, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"moult/simlayer/gate"
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
+	"moult/simlayer/routes"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/simlayer/tally"
@@ -37,7 +38,7 @@ func (f *listener) relay(conn net.Conn) {
 	}
 	switch {
 	case err != nil:
-		f.layer.log.Debug("connection refused", "service", f.service.name, "from", version, "to", route.native, "err", err)
+		f.layer.log.Debug("connection refused", "service", f.service.name, "from", version, "to", route.Native, "err", err)
 		stream.Reset(conn)
 		end = tally.Failed
 		if so.AsRefusal(err).Denied {
@@ -46,7 +47,7 @@ func (f *listener) relay(conn net.Conn) {
 	case !stream.SpliceIdle(conn, up, &f.layer.buffers) && r.wasCut():
 		end = tally.Failed
 	}
-	native := route.native
+	native := route.Native
 	if r.ticket == nil && end != tally.Denied {
 		native = 0 // it came to nobody
 	}
@@ -92,27 +93,27 @@ func (r *relaying) connect() (net.Conn, error) {
 	}
 }
 
-func (r *relaying) dial(ctx context.Context, route *route) (net.Conn, error) {
+func (r *relaying) dial(ctx context.Context, route *routes.Route) (net.Conn, error) {
 	version := r.listener.label
 	if version == 0 {
 		version = r.listener.layer.externalVersion(r.listener.service, route)
 	}
-	path, backend, err := route.path(version, r.listener.service.name)
+	path, backend, err := route.Path(version, r.listener.service.name)
 	if err != nil {
 		return nil, err
 	}
-	if !path.plain {
+	if !path.Plain {
 		return nil, so.Deny(0, "raw connections cannot be simulated by rules")
 	}
 	if err := r.listener.room(route, path, version); err != nil {
 		return nil, err
 	}
-	if o := route.observer; o != nil && version > route.native {
+	if o := route.Observer; o != nil && version > route.Native {
 		if err := o.Current(ctx); err != nil {
 			return nil, err
 		}
 	}
-	up, err := backend.dial(ctx)
+	up, err := backend.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}

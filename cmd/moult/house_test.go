@@ -58,7 +58,8 @@ var floors = map[string]int{
 	"simlayer/packets":      2,
 	"simlayer/egress":       3,
 	"simlayer/observe":      3,
-	"simlayer":              4,
+	"simlayer/routes":       4,
+	"simlayer":              6,
 	"agent/process":         3,
 	"simlayer/host/child":   1,
 	"simlayer/host/control": 2,
@@ -66,18 +67,18 @@ var floors = map[string]int{
 	"simlayer/host":         4,
 	"agent/control":         2,
 	"agent/operator":        3,
-	"agent/objects":         5,
-	"agent/software":        5,
-	"agent/ways":            5,
-	"agent":                 6,
+	"agent/objects":         7,
+	"agent/software":        7,
+	"agent/ways":            7,
+	"agent":                 8,
 	"agent/sim":             4,
-	"simlayer/speed":        5,
+	"simlayer/speed":        7,
 
 	"simlayer/packets/packetstest": 2,
 
-	"cmd/moult/internal/cluster": 7,
-	"cmd/moult/internal/demo":    8,
-	"cmd/moult":                  9,
+	"cmd/moult/internal/cluster": 9,
+	"cmd/moult/internal/demo":    10,
+	"cmd/moult":                  11,
 }
 
 // pure lists packages that decide: no clock of their own, no network, no

@@ -1,4 +1,4 @@
-package simlayer
+package routes
 
 import (
 	"context"
@@ -16,33 +16,34 @@ import (
 	"moult/simlayer/stream"
 )
 
-// backend is one service of the node's software, or of an object process.
-type backend struct {
-	network, addr string
+// Backend is one service of the node's software, or of an object process.
+type Backend struct {
+	Network, Addr string
 	http, http2   *http.Transport
 
 	mu     sync.Mutex
 	conns  map[net.Conn]bool // mu; of the transports; nil once the backend is left
-	relays map[relayed]bool  // mu; likewise
+	relays map[Relayed]bool  // mu; likewise
 }
 
-// relayed is a connection to a backend that a relay has.
-type relayed interface {
-	// release closes it, or makes it end with the calls that are on.
-	release()
-	// warn asks the caller, where the protocol can, to make further calls by another
+// Relayed is a connection to a backend that a relay has.
+type Relayed interface {
+	// Release closes it, or makes it end with the calls that are on.
+	Release()
+	// Warn asks the caller, where the protocol can, to make further calls by another
 	// connection; those that come by this one are taken.
-	warn()
-	// drain tells the caller, where the protocol can, that no more calls are
+	Warn()
+	// Drain tells the caller, where the protocol can, that no more calls are
 	// taken on its connection.
-	drain()
-	close()
+	Drain()
+	// Close closes it.
+	Close()
 }
 
-// leave closes every connection to the software: it is called when no call is
+// Leave closes every connection to the software: it is called when no call is
 // at the node any more. The transport alone would keep those that it has dialled
 // and not used yet, and for these a server that ends politely waits.
-func (b *backend) leave() {
+func (b *Backend) Leave() {
 	b.mu.Lock()
 	conns, relays := b.conns, b.relays
 	b.conns, b.relays = nil, nil
@@ -51,38 +52,38 @@ func (b *backend) leave() {
 		_ = c.Close() // nobody uses it
 	}
 	for r := range relays {
-		r.close()
+		r.Close()
 	}
 	b.http.CloseIdleConnections()
 	b.http2.CloseIdleConnections()
 }
 
 // release closes the connections that nobody uses.
-func (b *backend) release() {
-	for _, r := range b.relaying() {
-		r.release()
+func (b *Backend) release() {
+	for _, r := range b.Relaying() {
+		r.Release()
 	}
 	b.http.CloseIdleConnections()
 	b.http2.CloseIdleConnections()
 }
 
-// relaying lists the relayed connections.
-func (b *backend) relaying() []relayed {
+// Relaying lists the relayed connections.
+func (b *Backend) Relaying() []Relayed {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Collect(maps.Keys(b.relays))
 }
 
-// transport is what calls of HTTP/2 go by, or of HTTP/1.1.
-func (b *backend) transport(http2 bool) *http.Transport {
+// Transport is what calls of HTTP/2 go by, or of HTTP/1.1.
+func (b *Backend) Transport(http2 bool) *http.Transport {
 	if http2 {
 		return b.http2
 	}
 	return b.http
 }
 
-// keepRelay is keep for a relayed connection.
-func (b *backend) keepRelay(r relayed) bool {
+// KeepRelay remembers a relayed connection; false: the backend has been left meanwhile.
+func (b *Backend) KeepRelay(r Relayed) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.conns == nil {
@@ -92,14 +93,15 @@ func (b *backend) keepRelay(r relayed) bool {
 	return true
 }
 
-func (b *backend) forgetRelay(r relayed) {
+// ForgetRelay forgets one.
+func (b *Backend) ForgetRelay(r Relayed) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.relays, r)
 }
 
 // keep remembers a new connection; false: the backend has been left meanwhile.
-func (b *backend) keep(c net.Conn) bool {
+func (b *Backend) keep(c net.Conn) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.conns == nil {
@@ -109,14 +111,14 @@ func (b *backend) keep(c net.Conn) bool {
 	return true
 }
 
-// left reports whether the backend has been left: it is of no more use.
-func (b *backend) left() bool {
+// Left reports whether the backend has been left: it is of no more use.
+func (b *Backend) Left() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.conns == nil
 }
 
-func (b *backend) forget(c net.Conn) {
+func (b *Backend) forget(c net.Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.conns, c)
@@ -125,7 +127,7 @@ func (b *backend) forget(c net.Conn) {
 // keptConn is a connection that its backend remembers until it is closed.
 type keptConn struct {
 	net.Conn
-	b *backend
+	b *Backend
 }
 
 func (c *keptConn) Close() error {
@@ -133,17 +135,19 @@ func (c *keptConn) Close() error {
 	return c.Conn.Close()
 }
 
-// another returns a backend of the same address, with connections of its own.
-func (b *backend) another() *backend {
-	o := &backend{network: b.network, addr: b.addr, conns: map[net.Conn]bool{}, relays: map[relayed]bool{}}
+// Another returns a backend of the same address, with connections of its own.
+func (b *Backend) Another() *Backend {
+	o := &Backend{Network: b.Network, Addr: b.Addr, conns: map[net.Conn]bool{}, relays: map[Relayed]bool{}}
 	o.addTransports()
 	return o
 }
 
-func newBackend(network, text string) (*backend, error) {
-	b := &backend{network: network, addr: text, conns: map[net.Conn]bool{}, relays: map[relayed]bool{}}
+// NewBackend returns the backend at an address: "host:port", or, but for UDP, "unix:" and
+// the path of a socket.
+func NewBackend(network, text string) (*Backend, error) {
+	b := &Backend{Network: network, Addr: text, conns: map[net.Conn]bool{}, relays: map[Relayed]bool{}}
 	if path, ok := strings.CutPrefix(text, "unix:"); ok {
-		b.network, b.addr = "unix", path
+		b.Network, b.Addr = "unix", path
 		switch {
 		case path == "":
 			return nil, fmt.Errorf("%q: want unix: and a path", text)
@@ -159,31 +163,31 @@ func newBackend(network, text string) (*backend, error) {
 	return b, nil
 }
 
-func (b *backend) addTransports() {
-	b.http = proxy.NewTransport(b.dialKept, false, idleBackend)
-	b.http2 = proxy.NewTransport(b.dialKept, true, idleBackend)
+func (b *Backend) addTransports() {
+	b.http = proxy.NewTransport(b.dialKept, false, IdleBackend)
+	b.http2 = proxy.NewTransport(b.dialKept, true, IdleBackend)
 }
 
-// dial connects past the layer's own socket, where the address has another.
-func (b *backend) dial(ctx context.Context) (net.Conn, error) {
-	return dialBy(ctx, net.Dialer{Timeout: dialTimeout, ControlContext: attach.DialControl}, b.network, b.addr)
+// Dial connects past the layer's own socket, where the address has another.
+func (b *Backend) Dial(ctx context.Context) (net.Conn, error) {
+	return dialBy(ctx, net.Dialer{Timeout: dialTimeout, ControlContext: attach.DialControl}, b.Network, b.Addr)
 }
 
 // dialKept dials for the transport.
-func (b *backend) dialKept(ctx context.Context) (net.Conn, error) {
-	conn, err := b.dial(ctx)
+func (b *Backend) dialKept(ctx context.Context) (net.Conn, error) {
+	conn, err := b.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	kept := &keptConn{Conn: conn, b: b}
 	if !b.keep(kept) {
-		return nil, &proxy.DialError{Err: errors.Join(errLeft, conn.Close())}
+		return nil, &proxy.DialError{Err: errors.Join(ErrLeft, conn.Close())}
 	}
 	return kept, nil
 }
 
-// errLeft ends a dial to software that is about to be stopped.
-var errLeft = errors.New("the node is going down")
+// ErrLeft ends a dial to software that is about to be stopped.
+var ErrLeft = errors.New("the node is going down")
 
 func dialBy(ctx context.Context, d net.Dialer, network, addr string) (net.Conn, error) {
 	d.SetMultipathTCP(false)
