@@ -140,7 +140,7 @@ func answer(step uint64, err error, ok upgrade.Event) upgrade.Event {
 	if err == nil {
 		return ok
 	}
-	return upgrade.Failed{Step: step, Reason: err.Error(), Later: errors.Is(err, transforms.ErrLater)}
+	return upgrade.Failed{Step: step, Reason: err.Error(), Later: errors.Is(err, transforms.ErrLater) || errors.Is(err, errLost)}
 }
 
 // classUpgrade returns what release v does to this node's class.
@@ -184,25 +184,12 @@ func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 	if x.From == 0 {
 		return a.slots.Create(x.To)
 	}
-	var cu bundle.ClassUpgrade
-	var dir string
-	err := a.insist(ctx, "transform", func() error {
-		artifacts, _, err := a.needsOf([]bundle.Version{x.To})
-		if err != nil {
-			return err
-		}
-		if !a.ask(func() { cu, err = a.classUpgrade(x.To) }) {
-			err = errStopped
-		}
-		if err == nil {
-			dir, err = a.depot.Ensure(ctx, artifacts[0].Digest)
-		}
-		if err == nil {
-			err = a.settleObjects(ctx) // one may still write to the state that the transform reads
-		}
-		return err
-	})
+	cu, dir, err := a.programOf(ctx, x.To)
 	if err != nil {
+		return err
+	}
+	// One may still write to the state that the transform reads.
+	if err := a.insist(ctx, "transform", func() error { return a.settleObjects(ctx) }); err != nil {
 		return err
 	}
 	future, err := a.futureState(x.To, cu)
@@ -228,6 +215,28 @@ func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 	}
 	a.post(func() { a.changed = r.Objects })
 	return a.slots.Publish(x.To)
+}
+
+// errLost says that something is not here that was when the node went down. Up again,
+// it fetches that anew before it goes down again.
+var errLost = errors.New("not here any more, though it was before the node went down")
+
+// programOf returns what release v does to this node, and where its software is. It
+// does not wait for what is lost: nobody may have it, and callers wait.
+func (a *Agent) programOf(ctx context.Context, v bundle.Version) (cu bundle.ClassUpgrade, dir string, err error) {
+	artifacts, _, err := a.needsOf([]bundle.Version{v})
+	if err == nil {
+		if !a.ask(func() { cu, err = a.classUpgrade(v) }) {
+			err = errStopped
+		}
+	}
+	if err == nil {
+		dir, err = a.depot.Ensure(ctx, artifacts[0].Digest)
+	}
+	if _, forGood := errors.AsType[final](err); err != nil && !forGood {
+		err = fmt.Errorf("the software of release %d is %w: %w", v, errLost, err)
+	}
+	return cu, dir, err
 }
 
 // admit makes the new slot the current one and lets callers in. The machine

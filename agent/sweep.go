@@ -33,6 +33,9 @@ func (a *Agent) sweep(s upgrade.State) {
 	for _, d := range a.node.BoundOrders() {
 		keep = append(keep, d)
 	}
+	for _, d := range a.node.ManifestDigests() {
+		keep = append(keep, d) // the metadata may name others by now
+	}
 	running := a.objects.Files()
 	for v, m := range a.node.Manifests() {
 		recent := v+keptReleases > s.Version

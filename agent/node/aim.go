@@ -56,7 +56,7 @@ func (n *Node) offers() []upgrade.Offer {
 			Release:  upgrade.Release{Version: v, Changes: changes},
 			Installs: changes && cu.From == 0,
 			Order:    n.standing(v),
-			Conflict: n.Conflicted(v), Manifest: n.manifestOf(v), Previous: m.Previous,
+			Conflict: n.Conflicted(v) || n.disowned(v), Manifest: n.docs.known[v], Length: n.means(v).Length, Previous: m.Previous,
 		})
 	}
 	return offers

@@ -2,11 +2,13 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"moult/agent/schedule"
 	"moult/store/bundle"
+	"moult/store/bundle/trust"
 )
 
 // Document is something that the metadata in force name, or that is named by what
@@ -31,7 +33,7 @@ const (
 )
 
 // documents are the verified manifests and rollout orders that the metadata in force
-// name and that have arrived.
+// name, or that this node is bound to, and that have arrived.
 type documents struct {
 	manifests map[bundle.Version]*bundle.Manifest
 	known     map[bundle.Version]bundle.Digest // of these manifests
@@ -59,19 +61,26 @@ func newDocuments(bound map[bundle.Version]bundle.Digest) documents {
 	return d
 }
 
-// look lists all documents that the metadata in force name, to be looked for on the
-// disk. What was read before stays.
+// look lists all documents that the metadata in force name, and the contents that the node
+// is bound to, to be looked for on the disk. What was read before stays.
 func (n *Node) look() {
 	d := &n.docs
 	d.read, d.missing = nil, nil
-	for _, v := range sorted(n.meta.Releases) {
-		ref := n.meta.Releases[v]
-		known := d.known[v] == ref.Digest
+	releases := maps.Clone(n.meta.Releases)
+	if releases == nil {
+		releases = map[bundle.Version]trust.Ref{}
+	}
+	for _, v := range sorted(n.contents) {
+		releases[v] = trust.Ref(n.contents[v])
+	}
+	for _, v := range sorted(releases) {
+		means := n.means(v)
+		known := d.known[v] == means.Digest
 		if !known {
 			delete(d.manifests, v)
 			delete(d.known, v)
 		}
-		d.read = append(d.read, Document{KindManifest, v, bundle.Chunk{Digest: ref.Digest, Length: ref.Length}, known})
+		d.read = append(d.read, Document{KindManifest, v, means, known})
 		if known {
 			d.read = append(d.read, n.objectsOf(v, true)...)
 		}
@@ -98,11 +107,11 @@ func (n *Node) objectsOf(v bundle.Version, known bool) (files []Document) {
 	return files
 }
 
-// manifestRead takes a manifest, if it is the one that the metadata in force name.
+// manifestRead takes a manifest, if it is the one that this node means.
 func (n *Node) manifestRead(e ManifestRead) {
 	d, v := &n.docs, e.Release
 	d.here(e.Document)
-	if n.meta.Releases[v].Digest != e.Digest || d.known[v] == e.Digest {
+	if n.means(v).Digest != e.Digest || d.known[v] == e.Digest {
 		return
 	}
 	if e.Manifest.Version != v {
@@ -169,6 +178,9 @@ func (n *Node) fetch() []Document {
 	}
 	return n.docs.rounds.turn(n.docs.missing)
 }
+
+// ManifestDigests are those of Manifests.
+func (n *Node) ManifestDigests() map[bundle.Version]bundle.Digest { return n.docs.known }
 
 // Manifests are those that have arrived. The driver does not change them.
 func (n *Node) Manifests() map[bundle.Version]*bundle.Manifest { return n.docs.manifests }

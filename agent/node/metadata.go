@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"moult/agent/upgrade"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 )
@@ -171,13 +172,53 @@ func (n *Node) Conflicted(v bundle.Version) bool {
 	return frozen
 }
 
-// manifestOf is the digest of the manifest that this node means by a release: of a
-// frozen one that it is at or past, what was in force when it got there.
-func (n *Node) manifestOf(v bundle.Version) bundle.Digest {
-	if d, frozen := n.frozen[v]; frozen && v <= n.saved.Version {
-		return d
+// means is the manifest that this node means by a release, whether or not it is here: of
+// what it runs, and of what it is on its way through, the one that it began with; of
+// a frozen one that it is at or past, what was in force when it got there; else what the
+// metadata in force name.
+func (n *Node) means(v bundle.Version) bundle.Chunk {
+	if c, ok := n.contents[v]; ok {
+		return c
 	}
-	return n.docs.known[v]
+	ref := n.meta.Releases[v]
+	if held := n.frozen[v]; v <= n.saved.Version && !held.IsZero() && held != ref.Digest {
+		return bundle.Chunk{Digest: held}
+	}
+	return bundle.Chunk(ref)
+}
+
+// disowned reports that the metadata in force name another content of a release than
+// this node means by it.
+func (n *Node) disowned(v bundle.Version) bool {
+	ref, named := n.meta.Releases[v]
+	return named && n.means(v).Digest != ref.Digest
+}
+
+// bindContents looks anew at documents where the machine has come to mean others.
+func (n *Node) bindContents() {
+	bound := n.machine.State().Bound()
+	before := map[bundle.Version]bundle.Chunk{}
+	for _, v := range append(sorted(n.contents), sorted(bound)...) {
+		before[v] = n.means(v)
+	}
+	n.contents = bound
+	for _, v := range sorted(before) {
+		if now := n.means(v); now != before[v] && now.Digest != n.docs.known[v] {
+			n.look()
+			return
+		}
+	}
+}
+
+// reached keeps, of frozen releases that the node has come through, what it has meant
+// by them.
+func (n *Node) reached(s upgrade.State) {
+	for _, v := range sorted(n.frozen) {
+		if d := n.docs.known[v]; n.saved.Version < v && v <= s.Version && !d.IsZero() && d != n.frozen[v] {
+			n.frozen[v] = d
+			n.unsaved.freeze(v, d)
+		}
+	}
 }
 
 func (n *Node) expired() bool { return n.meta.Expired(n.now) }

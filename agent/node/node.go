@@ -57,8 +57,10 @@ type Node struct {
 	// forked: another set has meta's number. Each half may have an order by which
 	// others go down, and neither counts the other's nodes.
 	forked bool
-	frozen map[bundle.Version]bundle.Digest
-	docs   documents
+	// contents are those that are settled for this node, whatever the metadata name.
+	contents map[bundle.Version]bundle.Chunk
+	frozen   map[bundle.Version]bundle.Digest
+	docs     documents
 
 	view    *view.View
 	dropped []bundle.NodeID // forgotten, and to be told
@@ -148,6 +150,7 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	}
 	n.routing.answering, n.routing.saved = m.Answering, m.Answering
 	n.routing.stale = true
+	n.contents = n.machine.State().Bound()
 	n.sources = map[bundle.NodeID]source{}
 	for r := range n.view.All() {
 		n.noteSource(r)

@@ -62,6 +62,7 @@ func (n *Node) durable(s Save) {
 		n.routing.saved, n.routing.stale = *s.Answering, true
 	}
 	if s.State != nil {
+		n.reached(*s.State)
 		n.routing.stale = true
 		n.saved, n.trouble = *s.State, ""
 		n.software.admitted = n.software.admitted && s.State.Phase == upgrade.Probing
@@ -101,6 +102,7 @@ func (n *Node) stay() {
 		panic(fmt.Sprintf("node: the machine does not take the state that was saved: %v", err))
 	}
 	n.machine = m
+	n.bindContents()
 }
 
 // Refusing reports that the disk has refused what is to be saved.
@@ -138,4 +140,5 @@ func (n *Node) step(e upgrade.Event) {
 	if s.Phase != before.Phase && n.retriesAlone(s) {
 		n.notBefore = n.now.Add(retryInstall)
 	}
+	n.bindContents()
 }

@@ -26,7 +26,8 @@ import (
 //	seen …                           the same, not verified on top of those in force
 //	order V.S [paused|aborted] [places=N] [soak=D]
 //	                                 an order arrives: N attempts of this node, 1 if not said
-//	manifest V                       a manifest arrives
+//	manifest V [fork]                a manifest arrives
+//	meant                            prints which content of each release the node goes by
 //	missing V.S, missing V           an order, or a manifest, is not on the disk
 //	fetched                          a round of asking peers for them has ended, and brought nothing
 //	synced, tick, checked [problem=…], leave
@@ -90,6 +91,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "full", "free":
 		s.full = d.Cmd == "full"
 		return ""
+	case "meant":
+		return s.meant()
 	default:
 		e := s.event(d)
 		if s.wrap != nil {
@@ -171,6 +174,19 @@ func (s *script) flush() string {
 	}
 }
 
+// meant tells by which content of each release the node goes that is here.
+func (s *script) meant() string {
+	var b strings.Builder
+	for _, v := range sorted(s.node.Manifests()) {
+		what := "the first"
+		if s.node.ManifestDigests()[v] != manifestDigest(v, false) {
+			what = "the second"
+		}
+		fmt.Fprintf(&b, "release %d: %s content\n", v, what)
+	}
+	return b.String()
+}
+
 func (s *script) save(b *strings.Builder, x *Save) {
 	if x == nil {
 		return
@@ -225,11 +241,12 @@ func (s *script) event(d *datadriven.TestData) Event {
 		return DocumentMissing{Document{Kind: kind, Release: v, Chunk: bundle.Chunk{Digest: orderDigest(v, serial)}}}
 	case "manifest":
 		v, _ := place(s.t, d.CmdArgs[0].Key)
+		fork := d.HasArg("fork")
 		m := &bundle.Manifest{Version: v, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": {From: v - 1}}}
 		if v > 1 {
 			m.Previous = manifestDigest(v-1, false)
 		}
-		return ManifestRead{Document: Document{Release: v, Chunk: bundle.Chunk{Digest: manifestDigest(v, false)}}, Manifest: m}
+		return ManifestRead{Document: Document{Release: v, Chunk: bundle.Chunk{Digest: manifestDigest(v, fork)}}, Manifest: m}
 	case "fetched":
 		return FetchEnded{}
 	case "synced":

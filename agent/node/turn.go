@@ -16,6 +16,7 @@ const (
 	CodeOrderPending = "order-pending"
 	CodeFork         = "fork"
 	CodeLeaves       = "leaves"
+	CodeContent      = "content"
 	CodeNotReady     = "not-ready"
 )
 
@@ -97,8 +98,20 @@ func (n *Node) mayGo(s upgrade.State) schedule.Decision {
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeFork, Text: fmt.Sprintf("two sets of metadata with number %d are signed, perhaps with two rollout orders; it waits for the next one (`moult trust refresh` signs one)", n.meta.Timestamp)}}
 	case n.OrderPending(s.Goal):
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeOrderPending, Text: "a newer rollout order is signed and has not arrived here yet"}}
+	case !n.arrived(s):
+		return schedule.Decision{Reason: schedule.Reason{Code: CodeContent, Text: "a release on its way has been signed anew, and what is signed now has not arrived here yet"}}
 	}
 	return n.cfg.Rules.Decide(n.Input(s.Goal))
+}
+
+// arrived reports that what the node would go through is what is signed now.
+func (n *Node) arrived(s upgrade.State) bool {
+	for _, v := range s.Path {
+		if c, ok := s.Manifests[v]; ok && n.docs.known[v] != c.Digest {
+			return false
+		}
+	}
+	return true
 }
 
 // Input is what schedule.Decide needs to know about this node and a release.

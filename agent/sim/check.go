@@ -23,6 +23,8 @@ type truth struct {
 	// when the software had stopped; 0: none.
 	old     bundle.Version
 	content content
+	// began is by which manifests the host went down last, of each release on its way.
+	began [maxRelease + 1]bundle.Digest
 	// settled is when the host was first at a release or a later one, and well for how
 	// long its software has been well since then, without a break, at most.
 	settled, well [maxRelease + 1]time.Duration
@@ -118,6 +120,12 @@ func (a *agent) noteSaved(s upgrade.State) {
 	a.h.noteWell() // what counts as settled may change
 	t := &a.h.truth
 	before := t.state.Phase
+	if s.Phase.Down() && !before.Down() {
+		t.began = [maxRelease + 1]bundle.Digest{}
+		for _, v := range s.Path {
+			t.began[v] = a.by(v)
+		}
+	}
 	for v := t.state.Version + 1; v <= s.Version; v++ {
 		t.settled[v] = a.s.now
 	}

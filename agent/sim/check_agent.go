@@ -269,6 +269,31 @@ func (a *agent) checkGo(release bundle.Version) {
 	}
 }
 
+// by is the manifest by which the driver transforms to a version, and starts it.
+func (a *agent) by(v bundle.Version) bundle.Digest {
+	if have := a.set(); a.s.plant.ByNumber && have != nil && v <= have.head {
+		return have.manifests[v]
+	}
+	return a.node.ManifestDigests()[v]
+}
+
+// checkContent is promise P3: who has gone down goes on by the content that it began with,
+// whatever is signed since.
+func (a *agent) checkContent(v bundle.Version, by bundle.Digest) {
+	if want := a.h.truth.began[v]; by != want && !want.IsZero() {
+		a.s.fail("P3", "%s makes the state of version %d by manifest %s, and went down by %s", a.h.name, v, by.Short(), want.Short())
+	}
+}
+
+// checkSoftware is promise P3: what is started is of the content that its state was made
+// by. Who has lost its database knows the number only.
+func (a *agent) checkSoftware(v bundle.Version) {
+	made, by := a.h.disk.slots[v].by, a.by(v)
+	if _, bound := a.node.State().Bound()[v]; bound && by != made && !made.IsZero() && !by.IsZero() {
+		a.s.fail("P3", "%s starts version %d of manifest %s on a state that was made by %s", a.h.name, v, by.Short(), made.Short())
+	}
+}
+
 // checkRetired looks at objects that are given up: everybody who has a place in the
 // order of a release from there on has reached what is still answered.
 func (a *agent) checkRetired(oldest bundle.Version) {

@@ -8,11 +8,12 @@ import (
 )
 
 // content stands for the content of a slot, so that == is what equal digests
-// would say: the release whose software made its form, how many of the writes
-// that callers were promised it holds, and whether it is whole. The zero
-// content is no slot.
+// would say: the release whose software made its form, by which manifest of that, how
+// many of the writes that callers were promised it holds, and whether it is whole. The
+// zero content is no slot.
 type content struct {
 	form   bundle.Version
+	by     bundle.Digest // zero: from before the simulation
 	writes int
 	whole  bool
 }

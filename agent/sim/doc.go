@@ -47,7 +47,9 @@
 //
 //	P1  nobody goes down by metadata that have expired by its own clock
 //	P2  metadata never go back; none older than the floor are acted on
-//	P3  nobody goes down for a release that it was shown to be signed twice
+//	P3  nobody goes down for a release that it was shown to be signed twice; who has
+//	    gone down goes on by the content that it began with, and starts no other on
+//	    a state that was made by it
 //	P4  of each class at most k nodes are down, by what is durable; k is as the
 //	    proof in package schedule says, and nodes that were ever skipped, or have
 //	    never served, do not count; and nobody goes down whom a newer order, that

@@ -32,6 +32,9 @@ type Plant struct {
 	Stale func(path []bundle.Version) []bundle.Version
 	// Into is the slot that a transform writes to.
 	Into func(upgrade.Transform) bundle.Version
+	// ByNumber says that transforms and software are taken from what the metadata in
+	// force name, whatever the node means.
+	ByNumber bool
 	// GiveUp says that software that fails after admission is left for the old one.
 	GiveUp bool
 }

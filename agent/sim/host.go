@@ -203,6 +203,7 @@ func (h *host) ensure(v bundle.Version) {
 	if c := h.disk.slots[v]; !c.whole || c.form != v {
 		h.s.fail("P5", "%s starts version %d on a slot that is %+v", h.name, v, c)
 	}
+	h.agent.checkSoftware(v)
 	h.stop()
 	h.soft = software{running: true, version: v, since: h.s.now}
 	h.trace("software %d starts", v)

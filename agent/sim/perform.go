@@ -198,6 +198,8 @@ func (a *agent) name(x upgrade.Transform, made content) {
 		case StageSyncTree:
 			d.loose[x.To] = false
 		case StageRename:
+			made.by = a.by(x.To)
+			a.checkContent(x.To, made.by)
 			d.slots[x.To] = made
 		case StageSyncFolder:
 			d.sync()

@@ -3,6 +3,7 @@ package upgrade
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"moult/store/bundle"
 )
@@ -33,8 +34,9 @@ type Offer struct {
 	// no goal then; see Aim for when it may be on the way to one.
 	Conflict bool
 	// Manifest is the digest of the manifest that this node means by the
-	// release; Previous is what that manifest says of the release before.
+	// release, of so many bytes; Previous is what that manifest says of the release before.
 	Manifest, Previous bundle.Digest
+	Length             int64
 }
 
 // open reports whether a node in state s may work towards the release.
@@ -101,7 +103,18 @@ func Aim(s State, offers []Offer) (Event, error) {
 		}
 		return nil, fmt.Errorf("from version %d to %d: release %d: %w, and no newer release follows the one that is known here; publish the next release on top of the right one", s.Version, goal, v, ErrFrozen)
 	}
-	return Target{Goal: goal, Path: path}, nil
+	return Target{Goal: goal, Path: path, Manifests: manifests(offers, append([]bundle.Version{s.Running}, path...))}, nil
+}
+
+// manifests lists those of some releases, as far as they are known.
+func manifests(offers []Offer, of []bundle.Version) map[bundle.Version]bundle.Chunk {
+	m := map[bundle.Version]bundle.Chunk{}
+	for _, o := range offers {
+		if slices.Contains(of, o.Version) && !o.Manifest.IsZero() {
+			m[o.Version] = bundle.Chunk{Digest: o.Manifest, Length: o.Length}
+		}
+	}
+	return m
 }
 
 // ambiguous returns the newest release of [from, goal] that is in conflict and

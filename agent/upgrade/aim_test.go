@@ -87,3 +87,51 @@ func TestAimConflictUnderWay(t *testing.T) {
 		t.Errorf("%+v, %v, want Withdrawn", e, err)
 	}
 }
+
+// A release that is signed anew, with another content, is fetched anew by who is up; who
+// is down for it ends as it began. What the node runs it never takes for anything newer.
+func TestContentSignedAnew(t *testing.T) {
+	chunk := func(word string) bundle.Chunk { return bundle.Chunk{Digest: bundle.Sum([]byte(word)), Length: 1} }
+	target := func(words ...string) Target {
+		return Target{Goal: 2, Path: []bundle.Version{2}, Manifests: map[bundle.Version]bundle.Chunk{1: chunk(words[0]), 2: chunk(words[1])}}
+	}
+	for _, phase := range []Phase{Fetching, Waiting, Draining, Transforming, Starting, RollingBack} {
+		for name, s := range map[string]State{"": {
+			Step: 3, Phase: phase, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Obeys: 2,
+			Manifests: target("one", "two").Manifests,
+		}, " of before the digests were kept": {
+			Step: 3, Phase: phase, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Obeys: 2,
+		}} {
+			saved, err := s.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s, err = ParseState(saved); err != nil {
+				t.Fatal(err)
+			}
+			m, err := New(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Step(target("eno", "owt"))
+			got, want := m.State(), "two"
+			if phase == Fetching || phase == Waiting {
+				want = "owt"
+				if got.Phase != Fetching || got.Step == s.Step {
+					t.Errorf("%s%s: what was signed anew is not fetched", phase, name)
+				}
+				if name == "" && got.Bound()[1] != chunk("one") {
+					t.Errorf("%s: what it runs it takes for another content", phase)
+				}
+			}
+			if name == "" || want == "owt" {
+				if got.Manifests[2] != chunk(want) {
+					t.Errorf("%s%s: goes on by another content", phase, name)
+				}
+			}
+			if _, bound := got.Bound()[2]; bound != (name == "" && got.Phase.Down()) {
+				t.Errorf("%s%s: bound to the content: %v", phase, name, bound)
+			}
+		}
+	}
+}

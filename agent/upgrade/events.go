@@ -10,11 +10,12 @@ type (
 	// Begin says that a node with adopted software, which has never served
 	// under moult, shall serve as it is: there is no newer release to take first.
 	Begin struct{}
-	// Target says which release the node shall work towards, and by which
-	// path (see PathTo).
+	// Target says which release the node shall work towards, by which path (see
+	// PathTo), and by which manifests of that, and of the release that runs.
 	Target struct {
-		Goal bundle.Version
-		Path []bundle.Version
+		Goal      bundle.Version
+		Path      []bundle.Version
+		Manifests map[bundle.Version]bundle.Chunk
 	}
 	// Withdrawn says that the goal is no longer to be worked towards (its
 	// rollout was aborted, or found to be in conflict).

@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"moult/store/bundle"
@@ -44,7 +45,7 @@ func New(s State) (*Machine, error) {
 // has been saved.
 func (m *Machine) State() State {
 	s := m.state
-	s.Path = slices.Clone(s.Path)
+	s.Path, s.Manifests = slices.Clone(s.Path), maps.Clone(s.Manifests)
 	return s
 }
 
@@ -191,7 +192,8 @@ func (m *Machine) target(e Target) {
 	if len(e.Path) == 0 && s.Running == 0 {
 		return // nothing of this class was ever released
 	}
-	if e.Goal <= s.Version || (e.Goal == s.Goal && slices.Equal(e.Path, s.Path)) {
+	meant := s.meant(e)
+	if e.Goal <= s.Version || (e.Goal == s.Goal && slices.Equal(e.Path, s.Path) && maps.Equal(meant, s.Manifests)) {
 		return
 	}
 	if e.Goal < s.Obeys {
@@ -201,7 +203,7 @@ func (m *Machine) target(e Target) {
 		return // quarantined here until Retry or a newer release
 	}
 	s.Obeys = max(s.Obeys, e.Goal)
-	s.Goal, s.Path, s.Done = e.Goal, slices.Clone(e.Path), 0
+	s.Goal, s.Path, s.Done, s.Manifests = e.Goal, slices.Clone(e.Path), 0, meant
 	s.Reason = ""
 	switch {
 	case len(e.Path) > 0:
@@ -260,7 +262,8 @@ func (m *Machine) withdrawn(e Withdrawn) {
 	if s.Phase != Fetching && s.Phase != Waiting {
 		return
 	}
-	s.Goal, s.Path, s.Done, s.Reason = 0, nil, 0, clip(e.Reason)
+	m.drop()
+	s.Reason = clip(e.Reason)
 	m.enter(Current)
 }
 
@@ -270,7 +273,7 @@ func (m *Machine) retry() {
 	if s.Goal != s.EndedRelease {
 		// The attempt that ended was made before the data folder became older:
 		// nothing of it is left to go on with.
-		s.Goal, s.Path, s.Done = 0, nil, 0
+		m.drop()
 		m.enter(Current)
 		return
 	}
@@ -364,9 +367,16 @@ func (m *Machine) hold(reason string) {
 }
 
 func (m *Machine) finish() {
-	s := &m.state
-	s.Goal, s.Path, s.Done, s.Reason = 0, nil, 0, ""
+	m.drop()
+	m.state.Reason = ""
 	m.enter(Current)
+}
+
+// drop forgets the goal, and all that only the way to it needs.
+func (m *Machine) drop() {
+	s := &m.state
+	s.Goal, s.Path, s.Done = 0, nil, 0
+	s.Manifests = s.meant(Target{})
 }
 
 // enter begins a phase: a new step, saved before its action.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"moult/gossip/view"
@@ -51,6 +52,10 @@ type State struct {
 	Path []bundle.Version `json:"path,omitempty"`
 	// Done counts the elements of Path whose slots are made.
 	Done int `json:"done,omitempty"`
+	// Manifests says which content the node means by the release that it runs, and by
+	// those of Path: a number may be signed again. States that were saved before there
+	// was this field have none.
+	Manifests map[bundle.Version]bundle.Chunk `json:"manifests,omitempty"`
 	// Back is the phase that a roll-back ends in: Held, or Waiting when the
 	// transform asked to be tried later.
 	Back Phase `json:"back,omitempty"`
@@ -98,6 +103,34 @@ func (s State) Software() bundle.Version {
 		return s.Running
 	}
 	return s.Path[len(s.Path)-1]
+}
+
+// Bound lists the releases whose content is settled for this node, whatever is signed
+// since: what it runs, and from when it goes down all that the attempt leads through,
+// so that it ends by what it began with.
+func (s State) Bound() map[bundle.Version]bundle.Chunk {
+	bound := maps.Clone(s.Manifests)
+	if !s.Phase.Down() && s.Phase != Probing && s.Phase != Settled {
+		maps.DeleteFunc(bound, func(v bundle.Version, _ bundle.Chunk) bool { return v != s.Running })
+	}
+	return bound
+}
+
+// meant is what Manifests says under a target. Of what runs nothing newer is believed.
+func (s State) meant(e Target) map[bundle.Version]bundle.Chunk {
+	meant := map[bundle.Version]bundle.Chunk{}
+	for _, v := range append([]bundle.Version{s.Running}, e.Path...) {
+		if c, ok := e.Manifests[v]; ok {
+			meant[v] = c
+		}
+	}
+	if c, ok := s.Manifests[s.Running]; ok {
+		meant[s.Running] = c
+	}
+	if len(meant) == 0 {
+		return nil // as it is read again
+	}
+	return meant
 }
 
 // Validate reports a state that no machine could have saved.
