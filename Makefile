@@ -65,6 +65,7 @@ microbench:
 demo:
 	$(GO) run ./cmd/moult demo
 
-# The README's tour, to the letter.
+# The README's tour, and the walks out of troubles, to the letter.
 tour:
 	.ci/tour
+	.ci/tour docs/ways-out.md
