@@ -55,6 +55,7 @@ type Agent struct {
 	dirty     map[bundle.NodeID]bool            // records of the view to be written to the store
 	trust     *trust.Verified                   // in force
 	sets      map[bundle.Digest]*trust.Verified // those that the node knows of
+	unkept    bool                              // the evidence of a conflict is not stored
 	objects   *objects.Objects
 	alone     bool            // no peer is configured or remembered
 	known     map[string]bool // addresses already remembered
@@ -244,6 +245,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.countCallers(time.Now())
 		case <-persist.C:
 			a.watchDisk()
+			a.keepEvidence()
 			a.persistView()
 		}
 		a.settle()

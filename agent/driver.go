@@ -131,7 +131,8 @@ func (a *Agent) keepSets(s node.Save) (map[string]bundle.Digest, error) {
 		ref, err := a.depot.PutBlob(raw)
 		switch {
 		case err != nil && key == keyEvidence:
-			a.log.Error("the evidence of a conflict is kept in memory only; peers bring it again", "err", err)
+			a.log.Error("the evidence of a conflict is kept in memory only, until there is room", "err", err)
+			a.unkept = true
 			continue
 		case err != nil:
 			return nil, err
@@ -139,6 +140,26 @@ func (a *Agent) keepSets(s node.Save) (map[string]bundle.Digest, error) {
 		trusted[key] = ref.Digest
 	}
 	return trusted, nil
+}
+
+// keepEvidence stores the evidence of a conflict where that failed before.
+func (a *Agent) keepEvidence() {
+	evidence := a.sets[a.node.Evidence().Digest]
+	if !a.unkept || evidence == nil || a.node.Refusing() {
+		return
+	}
+	raw, err := evidence.Set().Marshal()
+	if err == nil {
+		var ref bundle.Chunk
+		if ref, err = a.depot.PutBlob(raw); err == nil {
+			err = a.store.Put(bucketTrust, keyEvidence, []byte(ref.Digest.String()))
+		}
+	}
+	if err != nil {
+		a.log.Debug("the evidence of a conflict is still kept in memory only", "err", err)
+		return
+	}
+	a.unkept = false
 }
 
 // save makes a Save durable: all of it or nothing.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/http"
 	"slices"
@@ -66,12 +67,19 @@ func (r replica) TrustSet(d bundle.Digest) (raw []byte, ok bool) {
 	return raw, ok
 }
 
-func (r replica) OfferTrust(from bundle.NodeID, set []byte) {
-	r.a.ask(func() {
-		if err := r.a.acceptSet(set); err != nil {
-			r.a.log.Info("trust metadata of a peer not taken", "peer", from.Short(), "err", err)
-		}
-	})
+func (r replica) OfferTrust(from bundle.NodeID, set []byte) (settled bool) {
+	r.a.ask(func() { settled = r.a.offered(from, set) })
+	return settled
+}
+
+// offered judges a set of a peer. It reports whether that is all that there is to do; a
+// set that could not be kept must come again.
+func (a *Agent) offered(from bundle.NodeID, set []byte) (settled bool) {
+	err := a.acceptSet(set)
+	if err != nil {
+		a.log.Info("trust metadata of a peer not taken", "peer", from.Short(), "err", err)
+	}
+	return !errors.Is(err, errNotKept)
 }
 
 // merge takes over the records that are news, and returns those of other nodes.

@@ -81,7 +81,7 @@ func (a *Agent) adopt(next *trust.Verified) error {
 		_, err = a.depot.PutBlob(raw) // what cannot be kept does not come into force
 	}
 	if err != nil {
-		return fmt.Errorf("metadata are not kept: %w", err)
+		return fmt.Errorf("%w: %w", errNotKept, err)
 	}
 	a.sets[next.Digest()] = next
 	a.step(verified(a.trust, next))
@@ -90,13 +90,16 @@ func (a *Agent) adopt(next *trust.Verified) error {
 	return a.kept()
 }
 
+// errNotKept says that metadata are good, and not stored. They may be handed over again.
+var errNotKept = errors.New("metadata are not kept")
+
 // kept reports why what is in force may not be durable.
 func (a *Agent) kept() error {
 	switch {
 	case a.broken != nil:
-		return fmt.Errorf("metadata are not kept: %w", a.broken)
+		return fmt.Errorf("%w: %w", errNotKept, a.broken)
 	case a.node.Refusing():
-		return errors.New("metadata are not kept: the disk of this peer is full; make room there, and hand them over again")
+		return fmt.Errorf("%w: the disk of this peer is full; make room there, and hand them over again", errNotKept)
 	}
 	return nil
 }

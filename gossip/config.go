@@ -39,8 +39,10 @@ type Replica interface {
 	TrustDigest() (timestamp int64, digest, evidence bundle.Digest)
 	// TrustSet returns the bytes of the set or evidence with this digest.
 	TrustSet(bundle.Digest) ([]byte, bool)
-	// OfferTrust hands over a set that a peer holds. It is unverified.
-	OfferTrust(from bundle.NodeID, set []byte)
+	// OfferTrust hands over a set that a peer holds. It is unverified. It reports
+	// whether the set has been dealt with, taken or not; one that could not be stored
+	// comes again with the next exchange.
+	OfferTrust(from bundle.NodeID, set []byte) (settled bool)
 }
 
 // Config is what Start needs. Start keeps a copy.

@@ -124,6 +124,43 @@ func TestConflictingTrustSpreads(t *testing.T) {
 	}
 }
 
+// A set that a peer's disk had no room for comes again with the next exchange, whoever
+// begins that; and records go over meanwhile.
+func TestTrustThatWasNotStoredComesAgain(t *testing.T) {
+	for _, pulls := range []bool{true, false} {
+		agents := startRingOf(t, 2, func(_ int, c *Config) { c.SyncInterval, c.RumourInterval = 0, 0 })
+		has, lacks := agents[0], agents[1]
+		<-lacks.Synced()
+		hint := has.setTrust(3, []byte("new"))
+		has.record(t, 1, "")
+		exchange := func() {
+			t.Helper()
+			from, to := has, lacks
+			if pulls {
+				from, to = lacks, has
+			}
+			if err := from.SyncNow(t.Context(), Peer{ID: to.Self()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		full := func(full bool) {
+			lacks.testReplica.mu.Lock()
+			defer lacks.testReplica.mu.Unlock()
+			lacks.full = full
+		}
+		full(true)
+		exchange()
+		if _, d, _ := lacks.TrustDigest(); d == hint.Digest || lacks.seq(has.Self()) != 1 {
+			t.Fatalf("pulls %v: on a full disk the set is there: %v, and the record number %d", pulls, d == hint.Digest, lacks.seq(has.Self()))
+		}
+		full(false)
+		exchange()
+		if _, d, _ := lacks.TrustDigest(); d != hint.Digest {
+			t.Errorf("pulls %v: with room again, the set does not come", pulls)
+		}
+	}
+}
+
 func TestForeignAgentsAreRefused(t *testing.T) {
 	home := startAgent(t, testConfig(t, "home"))
 	for name, change := range map[string]func(*Config){

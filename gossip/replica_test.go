@@ -24,6 +24,7 @@ type testReplica struct {
 	evidence bundle.Digest
 	offers   int
 	refuse   bool // records are not accepted
+	full     bool // trust sets are not stored
 	blind    bool // a planted bug: all views look alike
 }
 
@@ -91,11 +92,14 @@ func (r *testReplica) TrustSet(d bundle.Digest) ([]byte, bool) {
 	return s, ok
 }
 
-func (r *testReplica) OfferTrust(_ bundle.NodeID, set []byte) {
+func (r *testReplica) OfferTrust(_ bundle.NodeID, set []byte) (settled bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer poke(r.changed)
 	r.offers++
+	if r.full {
+		return false
+	}
 	t := int64(binary.BigEndian.Uint64(set))
 	d := bundle.Sum(set)
 	switch {
@@ -104,6 +108,7 @@ func (r *testReplica) OfferTrust(_ bundle.NodeID, set []byte) {
 	case t == r.time && d != r.head && (r.evidence.IsZero() || d.Hex() < r.evidence.Hex()):
 		r.evidence, r.sets[d] = d, set
 	}
+	return true
 }
 
 func (r *testReplica) setTrust(timestamp int64, rest []byte) Hint {

@@ -110,5 +110,7 @@ func (g *Gossip) takeTrustSet(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, _ := PeerID(r.Context())
-	g.cfg.Replica.OfferTrust(id, set)
+	if !g.cfg.Replica.OfferTrust(id, set) {
+		http.Error(w, "trust set: this agent cannot store it now", http.StatusInsufficientStorage)
+	}
 }

@@ -166,8 +166,9 @@ func (g *Gossip) exchangeTrust(ctx context.Context, p Peer, mine, theirs heads) 
 		if bundle.Sum(set) != d {
 			return fmt.Errorf("%s sent another trust set than %s", p, d.Short())
 		}
-		g.cfg.Replica.OfferTrust(p.ID, set)
-		g.refused.note(transfer, time.Now())
+		if g.cfg.Replica.OfferTrust(p.ID, set) {
+			g.refused.note(transfer, time.Now())
+		}
 	}
 	for _, d := range push {
 		transfer := refusedSet{peer: p.ID, set: d, head: theirs.Digest}
@@ -178,7 +179,12 @@ func (g *Gossip) exchangeTrust(ctx context.Context, p Peer, mine, theirs heads) 
 		if !ok {
 			continue
 		}
-		if _, _, err := g.call(ctx, p, http.MethodPost, pathTrust, set, maxHeaderBytes); err != nil {
+		_, _, err := g.call(ctx, p, http.MethodPost, pathTrust, set, maxHeaderBytes)
+		var full *refusal
+		if errors.As(err, &full) && full.status == http.StatusInsufficientStorage {
+			continue // next time; records need not wait for that
+		}
+		if err != nil {
 			return err
 		}
 		g.refused.note(transfer, time.Now())

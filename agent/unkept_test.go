@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"path/filepath"
+	"testing"
+
+	"moult/store"
+	"moult/store/artifact"
+	"moult/store/bundle"
+)
+
+// What a full disk had no room for is not taken for seen: a set that a peer brings again,
+// and the evidence of a conflict, are kept as soon as there is room, and are there after
+// a restart.
+func TestUnkeptComesAgain(t *testing.T) {
+	ours := newPublisher(t)
+	thief := ours.thief()
+	first := ours.release("one")
+	thief.release("eno")
+	second := thief.refresh()
+	dir := t.TempDir()
+	j := newJudge(t, dir, ours.FirstRoot())
+	full := true
+	var err error
+	if j.depot, err = artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{CheckSpace: func(string, int64) error {
+		if full {
+			return store.ErrNoSpace
+		}
+		return nil
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if j.offered(bundle.NodeID{2}, encoded(t, first)) || j.trust.Digest() == first.Digest() {
+		t.Fatal("on a full disk a set counts as dealt with")
+	}
+	full = false
+	if !j.offered(bundle.NodeID{2}, encoded(t, first)) || j.trust.Digest() != first.Digest() {
+		t.Fatal("with room again it is not taken")
+	}
+	full = true
+	j.offered(bundle.NodeID{2}, encoded(t, second)) // it cannot come into force, and is evidence all the same
+	j.flush()
+	if j.node.Evidence().Digest != second.Digest() {
+		t.Fatal("there is no evidence, so this test shows nothing")
+	}
+	j.keepEvidence()
+	full = false
+	j.keepEvidence()
+	if j = j.restarted(dir); j.node.Evidence().Digest != second.Digest() || !j.node.Conflicted(1) {
+		t.Error("the evidence is lost with a restart")
+	}
+}
