@@ -149,8 +149,20 @@ func (a *Agent) why(node string) (control.Why, error) {
 		}
 	case r.Held:
 		w.Code, w.Command = "held", "moult retry "+name
-		if o := a.node.Orders()[head]; o != nil && o.State == schedule.StateAborted {
+		o := a.node.Orders()[head]
+		aborted := o != nil && o.State == schedule.StateAborted
+		next, from, withdrawn := a.afterWithdrawn(r.Class)
+		switch v := a.inTheWay(r.Class); {
+		case withdrawn:
 			w.Command = "moult inject BUNDLE"
+			w.Reason += fmt.Sprintf("; that is withdrawn: release %d, built with from = %d, goes around it", next, from)
+		case aborted && v != 0:
+			w.Command = fmt.Sprintf("moult withdraw --class %s %d", r.Class, v)
+			w.Reason += fmt.Sprintf("; its rollout is aborted: withdraw release %d for the next one to go around it, or inject one that its nodes can take on top of it", v)
+		case aborted:
+			w.Command = "moult inject BUNDLE"
+		case v != 0 && r.Running < v:
+			w.Reason += fmt.Sprintf("; if it cannot be mended here, `moult withdraw --class %s %d` has the next release go around it", r.Class, v)
 		}
 	case r.Version >= head && (r.Health.Unwell() || a.failedSoak(r, head)):
 		w.Code, w.Reason, w.Command = a.whyUnwell(r, head)

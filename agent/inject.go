@@ -191,6 +191,12 @@ func (a *Agent) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verifie
 	if err := operator.CheckRelease(a.trust, m, digest); err != nil {
 		return err
 	}
+	if err := operator.CheckFrom(m, func(class bundle.Class) bundle.Version {
+		from, _ := a.node.From(class, m.Version)
+		return from
+	}); err != nil {
+		return err
+	}
 	nodes := map[bundle.Class][]bundle.Platform{}
 	for r := range a.node.View().Snapshot().All() {
 		if !r.Left {

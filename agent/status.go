@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -36,7 +37,7 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	for _, r := range a.node.Known() {
 		n := control.NodeStatus{
 			Name: cmp.Or(r.Name, r.Node.Short()), Standing: string(a.node.Standing(r)), ID: r.Node, Class: r.Class, Version: r.Version, Runs: a.runs(r), Phase: string(r.Phase), Health: string(r.Health.State), Target: r.Target,
-			Progress: r.Progress, Reachable: alive(r.Node), Away: a.node.Away(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Address: r.Addr, Platform: r.Platform,
+			Progress: r.Progress, Reachable: alive(r.Node), Away: a.node.Away(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Running: r.Running, Metadata: r.Trust.Timestamp, Address: r.Addr, Platform: r.Platform,
 			Services: map[string]control.ServiceStatus{},
 		}
 		for name, sv := range r.Services {
@@ -129,6 +130,9 @@ func (a *Agent) releaseStatus(s *control.Status) {
 			unwell += c.Unwell // also those that failed in their soak and are well again
 		}
 		s.Release.State, s.Release.Reason = sum.State, sum.Reason
+		if way := a.aroundRelease(sum); way != "" {
+			s.Release.Reason += "; " + way
+		}
 	}
 	var counted, behind, outside int
 	var away []string
@@ -158,6 +162,49 @@ func (a *Agent) releaseStatus(s *control.Status) {
 	case outside > 0 && s.Release.State == control.StateComplete:
 		s.Release.State, s.Release.Reason = control.StateRolling, fmt.Sprintf("%d nodes that are not in the rollout order are below release %d", outside, head)
 	}
+}
+
+// aroundRelease tells what leads on where a rollout has ended, or is held, because nodes
+// cannot get past a release; "" where that is not so.
+func (a *Agent) aroundRelease(r schedule.Rollout) string {
+	if r.State != schedule.RolloutHeld && r.State != schedule.RolloutAborted {
+		return ""
+	}
+	for _, class := range slices.Sorted(maps.Keys(r.Classes)) {
+		if next, from, ok := a.afterWithdrawn(class); ok {
+			return fmt.Sprintf("what stands in the way of class %s is withdrawn: build release %d with from = %d, and inject it", class, next, from)
+		}
+		if v := a.inTheWay(class); v != 0 && r.Classes[class].Held > 0 {
+			return fmt.Sprintf("if no node can get past release %d, `moult withdraw --class %s %d` has the next one go around it", v, class, v)
+		}
+	}
+	return ""
+}
+
+// afterWithdrawn returns the release that comes next, and from which version it is to take
+// a class where what comes before it is withdrawn; false where nothing is.
+func (a *Agent) afterWithdrawn(class bundle.Class) (next, from bundle.Version, ok bool) {
+	next = a.trust.Head() + 1
+	from, ok = a.node.From(class, next)
+	return next, from, ok
+}
+
+// inTheWay returns the oldest release that changes a class and that no node of it is at: the
+// one that can be withdrawn, where they cannot get past it. 0 for none.
+func (a *Agent) inTheWay(class bundle.Class) bundle.Version {
+	var at bundle.Version
+	for _, r := range a.node.Known() {
+		if r.Class == class && (a.node.Standing(r) == schedule.StandingIn || a.node.Alive(r.Node)) {
+			at = max(at, r.Version, r.Running)
+		}
+	}
+	manifests := a.node.Manifests()
+	for _, v := range slices.Sorted(maps.Keys(manifests)) {
+		if cu, changes := manifests[v].Classes[class]; changes && cu.From != 0 && v > at {
+			return v
+		}
+	}
+	return 0
 }
 
 // count fills in the counts of each class.

@@ -166,11 +166,15 @@ type NodeStatus struct {
 	Progress  float64        `json:"progress"`
 	Reachable bool           `json:"reachable"`
 	// Away is since when this peer does not hear of it; zero where it does, or never did.
-	Away     time.Time                `json:"away,omitzero"`
-	Standing string                   `json:"standing,omitempty"` // "left", "skipped" or "outside", where it counts for nothing
-	Reason   string                   `json:"reason"`
-	Since    time.Time                `json:"since"`
-	Number   uint64                   `json:"number"` // of its record
+	Away     time.Time `json:"away,omitzero"`
+	Standing string    `json:"standing,omitempty"` // "left", "skipped" or "outside", where it counts for nothing
+	Reason   string    `json:"reason"`
+	Since    time.Time `json:"since"`
+	Number   uint64    `json:"number"` // of its record
+	// Running is the release whose software and state are live there, 0 for none, and
+	// Metadata the number of the signed metadata that it knows.
+	Running  bundle.Version           `json:"running"`
+	Metadata int64                    `json:"metadata"`
 	Address  string                   `json:"address"`
 	Platform bundle.Platform          `json:"platform"`
 	Services map[string]ServiceStatus `json:"services,omitempty"`

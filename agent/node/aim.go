@@ -17,9 +17,14 @@ func (n *Node) aim() {
 	}
 	event, err := upgrade.Aim(s, n.offers())
 	text := ""
+	other, fromOther := errors.AsType[upgrade.OtherStart](err)
 	switch {
 	case errors.Is(err, upgrade.ErrGap) && n.MissingDocuments() > 0 && n.docs.rounds.pause == 0:
 		// It is asked for, and may be on its way.
+	case fromOther && n.withdrawn().Has(n.cfg.Class, s.Running):
+		text = fmt.Sprintf("no way to the newest release: it runs version %d, which is withdrawn", s.Running)
+	case fromOther:
+		text = fmt.Sprintf("no way to the newest release: %v; `moult withdraw --class %s %d` passes over it, for the next one to say from = %d", err, n.cfg.Class, other.Release, other.At)
 	case errors.Is(err, upgrade.ErrFrozen):
 		text = fmt.Sprintf("no way to the newest release: %v", err)
 	case err != nil:
@@ -53,7 +58,7 @@ func (n *Node) offers() []upgrade.Offer {
 		m := n.docs.manifests[v]
 		cu, changes := m.Classes[n.cfg.Class]
 		offers = append(offers, upgrade.Offer{
-			Release:  upgrade.Release{Version: v, Changes: changes},
+			Release:  upgrade.Release{Version: v, Changes: changes, From: cu.From, Withdrawn: n.docs.struck[v]},
 			Installs: changes && cu.From == 0,
 			Order:    n.standing(v),
 			Conflict: n.Conflicted(v) || n.disowned(v), Manifest: n.docs.known[v], Length: n.means(v).Length, Previous: m.Previous,

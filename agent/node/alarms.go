@@ -12,14 +12,15 @@ import (
 type alarm struct{ cause, text string }
 
 const (
-	causeFork    = "fork"    // two sets of metadata with one number
-	causeWay     = "way"     // no way to the newest release
-	causeRecords = "records" // stored records are damaged
-	causeAddress = "address" // several nodes claim one
-	causePorts   = "ports"   // too few for the callers that are about
-	causeDoubt   = "doubt"   // the newest writes may be lost
-	causeHealth  = "health"  // the software is not well
-	causeFolder  = "folder"  // the data folder is older than what the node has said
+	causeFork      = "fork"      // two sets of metadata with one number
+	causeWay       = "way"       // no way to the newest release
+	causeRecords   = "records"   // stored records are damaged
+	causeAddress   = "address"   // several nodes claim one
+	causePorts     = "ports"     // too few for the callers that are about
+	causeDoubt     = "doubt"     // the newest writes may be lost
+	causeHealth    = "health"    // the software is not well
+	causeWithdrawn = "withdrawn" // what this node runs is
+	causeFolder    = "folder"    // the data folder is older than what the node has said
 )
 
 func causeRelease(v bundle.Version) string  { return fmt.Sprint("release ", v) }

@@ -35,8 +35,10 @@ const (
 // documents are the verified manifests and rollout orders that the metadata in force
 // name, or that this node is bound to, and that have arrived.
 type documents struct {
-	manifests map[bundle.Version]*bundle.Manifest
-	known     map[bundle.Version]bundle.Digest // of these manifests
+	signed    map[bundle.Version]*bundle.Manifest
+	manifests map[bundle.Version]*bundle.Manifest // without what is withdrawn: see strike
+	struck    map[bundle.Version]bool             // those that would else change this node's class
+	known     map[bundle.Version]bundle.Digest    // of these manifests
 	orders    map[bundle.Version]*schedule.Order
 	// bound has the digest of every order that this peer has taken. An order is
 	// never replaced but by its successor, also where a restart or a lost document
@@ -51,7 +53,7 @@ type documents struct {
 
 func newDocuments(bound map[bundle.Version]bundle.Digest) documents {
 	d := documents{
-		manifests: map[bundle.Version]*bundle.Manifest{}, known: map[bundle.Version]bundle.Digest{},
+		signed: map[bundle.Version]*bundle.Manifest{}, manifests: map[bundle.Version]*bundle.Manifest{}, known: map[bundle.Version]bundle.Digest{},
 		orders: map[bundle.Version]*schedule.Order{}, bound: map[bundle.Version]bundle.Digest{},
 		arrived: map[bundle.Digest]*schedule.Order{},
 	}
@@ -77,6 +79,7 @@ func (n *Node) look() {
 		means := n.means(v)
 		known := d.known[v] == means.Digest
 		if !known {
+			delete(d.signed, v)
 			delete(d.manifests, v)
 			delete(d.known, v)
 		}
@@ -119,7 +122,8 @@ func (n *Node) manifestRead(e ManifestRead) {
 		return
 	}
 	n.alarm(causeManifest(v), "")
-	d.manifests[v], d.known[v] = e.Manifest, e.Digest
+	d.signed[v], d.known[v] = e.Manifest, e.Digest
+	n.strike()
 	d.read = append(d.read, n.objectsOf(v, false)...) // once, whether they are good
 }
 
@@ -182,7 +186,8 @@ func (n *Node) fetch() []Document {
 // ManifestDigests are those of Manifests.
 func (n *Node) ManifestDigests() map[bundle.Version]bundle.Digest { return n.docs.known }
 
-// Manifests are those that have arrived. The driver does not change them.
+// Manifests are those that have arrived, without what is withdrawn. The driver does not
+// change them.
 func (n *Node) Manifests() map[bundle.Version]*bundle.Manifest { return n.docs.manifests }
 
 // Orders are the rollout orders in force here. The driver does not change them.

@@ -56,6 +56,7 @@ func (n *Node) takeOrders() {
 	}
 	n.docs.arrived = kept
 	n.forget()
+	n.strike()
 }
 
 // forget drops the records that the newest order forgets. Where it forgets what this

@@ -26,7 +26,8 @@ type Route struct {
 	// Oldest and Newest bound the versions whose callers are answered: older ones
 	// than Native by past objects, newer ones by future objects.
 	Oldest, Newest bundle.Version
-	// Releases has the manifests that the objects are taken from.
+	// Releases has the manifests that the objects are taken from: none of a release
+	// that is withdrawn, which changes nothing for callers.
 	Releases map[bundle.Version]bundle.Digest
 	// External is what callers of the public addresses are taken for.
 	External bundle.Version
@@ -93,7 +94,7 @@ func (n *Node) routeFor(s upgrade.State, w Answering) Route {
 	room, _ := n.room()
 	r.Oldest, r.Newest = window(oldest, r.Native, newest, bundle.Version(room))
 	for v := r.Oldest; v <= r.Newest; v++ {
-		if d, ok := n.docs.known[v]; ok {
+		if d, ok := n.docs.known[v]; ok && !n.docs.struck[v] {
 			r.Releases[v] = d
 		}
 	}

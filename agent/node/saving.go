@@ -134,6 +134,9 @@ func (n *Node) step(e upgrade.Event) {
 	before := n.machine.State()
 	n.machine.Step(e)
 	s := n.machine.State()
+	if s.Running != before.Running {
+		n.strike() // what it runs is withdrawn, perhaps, or was
+	}
 	if s.Goal != before.Goal && s.Goal != 0 {
 		n.notBefore = time.Time{} // another release is not to blame
 	}

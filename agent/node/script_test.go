@@ -24,9 +24,9 @@ import (
 //	                                 newer metadata, with the orders of these serials; synced:
 //	                                 by the first exchange, which has ended
 //	seen …                           the same, not verified on top of those in force
-//	order V.S [paused|aborted] [places=N] [soak=D]
+//	order V.S [paused|aborted] [places=N] [soak=D] [withdrawn=FIRST-LAST] [after=V]
 //	                                 an order arrives: N attempts of this node, 1 if not said
-//	manifest V [fork]                a manifest arrives
+//	manifest V [fork] [from=V]       a manifest arrives
 //	meant                            prints which content of each release the node goes by
 //	missing V.S, missing V           an order, or a manifest, is not on the disk
 //	fetched                          a round of asking peers for them has ended, and brought nothing
@@ -243,6 +243,9 @@ func (s *script) event(d *datadriven.TestData) Event {
 		v, _ := place(s.t, d.CmdArgs[0].Key)
 		fork := d.HasArg("fork")
 		m := &bundle.Manifest{Version: v, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": {From: v - 1}}}
+		if from := version(s.t, d, "from"); from != 0 {
+			m.Classes["kv"] = bundle.ClassUpgrade{From: from}
+		}
 		if v > 1 {
 			m.Previous = manifestDigest(v-1, false)
 		}
@@ -339,6 +342,16 @@ func order(t *testing.T, d *datadriven.TestData, v bundle.Version, serial uint64
 	}
 	if d.HasArg("aborted") {
 		o.State = schedule.StateAborted
+	}
+	o.Previous = version(t, d, "after")
+	if d.HasArg("withdrawn") {
+		var text string
+		d.ScanArgs(t, "withdrawn", &text)
+		w := bundle.Withdrawal{Class: "kv"}
+		if _, err := fmt.Sscanf(text, "%d-%d", &w.First, &w.Last); err != nil {
+			t.Fatal(err)
+		}
+		o.Withdrawn = bundle.Withdrawn{w}
 	}
 	c := schedule.ClassOrder{Strategy: bundle.StrategyRolling, MaxUnavailable: 1}
 	if d.HasArg("soak") {

@@ -56,6 +56,21 @@ func Fits(firstRoot []byte, b *archive.Bundle, peer control.Trust, status contro
 	if err := CheckRelease(inForce, b.Head(), headDigest(b)); err != nil {
 		return err
 	}
+	withdrawn, err := Withdrawn(peer.Orders)
+	if err != nil {
+		return fmt.Errorf("read the agent's rollout orders: %w", err)
+	}
+	if err := CheckFrom(b.Head(), func(class bundle.Class) bundle.Version {
+		return withdrawn.From(class, b.Head().Version, func(v bundle.Version) (changes, known bool) {
+			if m := b.Manifests()[v]; m != nil {
+				_, changes = m.Classes[class]
+				return changes, true
+			}
+			return withdrawnChange(withdrawn, class)(v)
+		})
+	}); err != nil {
+		return err
+	}
 	platforms := map[bundle.Class][]bundle.Platform{}
 	for _, n := range status.Nodes {
 		if n.Standing == "" && n.Platform != (bundle.Platform{}) {

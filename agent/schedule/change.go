@@ -176,7 +176,7 @@ func (o *Order) change(f func(*Order) error) (*Order, error) {
 func (o *Order) amend(f func(*Order) error) (*Order, error) {
 	next := *o
 	next.Serial++
-	next.Forgotten = slices.Clone(o.Forgotten)
+	next.Forgotten, next.Withdrawn = slices.Clone(o.Forgotten), slices.Clone(o.Withdrawn)
 	next.Classes = make(map[bundle.Class]ClassOrder, len(o.Classes))
 	maps.Copy(next.Classes, o.Classes)
 	for name, c := range next.Classes {
@@ -186,6 +186,7 @@ func (o *Order) amend(f func(*Order) error) (*Order, error) {
 	if err := f(&next); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
+	next.Format = next.lowestFormat()
 	if err := next.Validate(); err != nil {
 		return nil, err
 	}

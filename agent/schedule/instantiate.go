@@ -39,15 +39,21 @@ var defaultClassOrder = ClassOrder{Strategy: bundle.StrategyRolling, MaxUnavaila
 // matter.
 func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, nodes []Candidate) (*Order, error) {
 	o := &Order{
-		Format: FormatVersion, Release: m.Version, Manifest: digest, Serial: 1,
+		Release: m.Version, Manifest: digest, Serial: 1,
 		State: StateRunning, Classes: map[bundle.Class]ClassOrder{},
 	}
 	if previous != nil {
 		if previous.Release >= m.Version {
 			return nil, fmt.Errorf("%w: an order for release %d after that of release %d", ErrRefused, m.Version, previous.Release)
 		}
-		o.Previous, o.Forgotten = previous.Release, slices.Clone(previous.Forgotten)
+		o.Previous, o.Forgotten, o.Withdrawn = previous.Release, slices.Clone(previous.Forgotten), slices.Clone(previous.Withdrawn)
 	}
+	for _, w := range o.Withdrawn {
+		if w.First <= m.Version && m.Version <= w.Last {
+			return nil, fmt.Errorf("%w: release %d is withdrawn for class %s: build and inject the next one", ErrRefused, m.Version, w.Class)
+		}
+	}
+	o.Format = o.lowestFormat()
 	members, away := gather(previous, nodes)
 	for _, class := range slices.Sorted(maps.Keys(members)) {
 		reachable := members[class]

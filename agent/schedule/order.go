@@ -26,9 +26,15 @@ var (
 	ErrRefused = errors.New("refused")
 )
 
-// FormatVersion is the format of orders that this code writes and the newest
-// that it reads.
-const FormatVersion = 1
+// Formats of an order. An order is written in the lowest that can say it.
+const (
+	// FormatVersion is the first format.
+	FormatVersion = 1
+	// FormatWithdrawn added releases that are withdrawn.
+	FormatWithdrawn = 2
+
+	newestFormat = FormatWithdrawn
+)
 
 // States of an order.
 const (
@@ -57,6 +63,17 @@ type Order struct {
 	// Forgotten are nodes whose records are dropped, those forgotten first before the
 	// others. Each order has what the one before had.
 	Forgotten []Forgotten `json:"forgotten,omitempty"`
+	// Withdrawn is what the operator has withdrawn, for good: each order has what the one
+	// before had. The order of a release that is withdrawn is aborted.
+	Withdrawn bundle.Withdrawn `json:"withdrawn,omitempty"`
+}
+
+// lowestFormat returns the lowest format that can say what o says.
+func (o *Order) lowestFormat() int {
+	if len(o.Withdrawn) > 0 {
+		return FormatWithdrawn
+	}
+	return FormatVersion
 }
 
 // Forgotten is the operator's word that nothing is to be known of a node any more of
@@ -120,8 +137,8 @@ func ParseOrder(data []byte) (*Order, error) {
 	if err := json.Unmarshal(data, &head); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if head.Format > FormatVersion {
-		return nil, fmt.Errorf("%w: it needs format %d and this one reads up to format %d: upgrade moult on this node first", ErrTooNew, head.Format, FormatVersion)
+	if head.Format > newestFormat {
+		return nil, fmt.Errorf("%w: it needs format %d and this one reads up to format %d: upgrade moult on this node first", ErrTooNew, head.Format, newestFormat)
 	}
 	var o Order
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -166,7 +183,8 @@ func (o *Order) Validate() error {
 			problems = append(problems, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
 		}
 	}
-	fail(o.Format != FormatVersion, "format", "%d, want %d", o.Format, FormatVersion)
+	lowest := o.lowestFormat()
+	fail(o.Format != lowest, "format", "%d, want %d, the lowest that can say what the order says", o.Format, lowest)
 	fail(o.Release < 1 || o.Release > bundle.MaxVersion, "release", "%d, want 1 to %d", o.Release, bundle.MaxVersion)
 	fail(o.Serial < 1 || o.Serial > MaxSerial, "serial", "%d, want 1 to %d", o.Serial, uint64(MaxSerial))
 	fail(o.Manifest.IsZero(), "manifest", "none: it must name the release's manifest by digest")
@@ -179,6 +197,12 @@ func (o *Order) Validate() error {
 		forgotten[f.Node] = true
 	}
 	fail(len(o.Forgotten) > MaxForgotten, "forgotten", "%d nodes, the most is %d", len(o.Forgotten), MaxForgotten)
+	if err := o.Withdrawn.Validate(); err != nil {
+		fail(true, "withdrawn", "%v", err)
+	}
+	for _, w := range o.Withdrawn {
+		fail(o.State != StateAborted && w.First <= o.Release && o.Release <= w.Last, "withdrawn", "release %d itself, for class %s, while its rollout is %s", o.Release, w.Class, o.State)
+	}
 	fail(len(o.Classes) > MaxClasses, "classes", "%d of them, the most is %d", len(o.Classes), MaxClasses)
 	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
 		field := fmt.Sprintf("classes.%.40s", name)
@@ -283,6 +307,9 @@ func Successor(old, next *Order) error {
 			return bad("node %s is forgotten up to number %d after %d", f.Node.Short(), n, f.UpTo)
 		}
 	}
+	if w, lacks := next.Withdrawn.Lacks(old.Withdrawn); lacks {
+		return bad("class %s: that releases %d to %d are withdrawn is for good", w.Class, w.First, w.Last)
+	}
 	for _, name := range slices.Sorted(maps.Keys(old.Classes)) {
 		was, is := old.Classes[name], next.Classes[name]
 		if len(is.Roster) < len(was.Roster) || !slices.Equal(is.Roster[:len(was.Roster)], was.Roster) {
@@ -336,6 +363,9 @@ func Follows(previous, next *Order) error {
 	}
 	if next.Previous != previous.Release {
 		return fmt.Errorf("%w: that of release %d says that it comes after that of release %d, want %d", ErrNotSuccessor, next.Release, next.Previous, previous.Release)
+	}
+	if w, lacks := next.Withdrawn.Lacks(previous.Withdrawn); lacks {
+		return fmt.Errorf("%w: that of release %d does not say that releases %d to %d are withdrawn for class %s, as that of release %d does", ErrNotSuccessor, next.Release, w.First, w.Last, w.Class, previous.Release)
 	}
 	for _, name := range slices.Sorted(maps.Keys(previous.Classes)) {
 		was, is := previous.Classes[name], next.Classes[name]

@@ -45,6 +45,7 @@ func (s *script) lookup(id bundle.NodeID) (view.Record, bool) {
 //	record NODE [version=…] [phase=…] [obeys=…] [ended=RELEASE/COUNT] [held]
 //	  [health=…] [soaked=…] [failed=RELEASE/PLACES]; many lines in the input
 //	pause, resume, abort; skip, retry, start NODE; budget k=…; forget NODE [number=…]
+//	withdraw first=… last=…; obstacles first=… number=… [unreachable=(…)]
 //	decide NODE [not-synced] [expired] [conflict] [settled=…] [unreachable=(…)]
 //	summary
 func TestScripts(t *testing.T) {
@@ -75,6 +76,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		return s.decide(d)
 	case "summary":
 		return s.summary()
+	case "obstacles":
+		return s.obstacles(t, d)
 	}
 	return s.change(t, d)
 }
@@ -164,6 +167,9 @@ func (s *script) show() string {
 			b.WriteString("\n")
 		}
 	}
+	for _, w := range s.order.Withdrawn {
+		fmt.Fprintf(&b, "withdrawn %s %d to %d\n", w.Class, w.First, w.Last)
+	}
 	for _, f := range s.order.Forgotten {
 		fmt.Fprintf(&b, "forgotten %s up to %d\n", s.names[f.Node], f.UpTo)
 	}
@@ -190,6 +196,10 @@ func (s *script) record(t *testing.T, d *datadriven.TestData, words []string) {
 			rec.Obeys = bundle.Version(n)
 		case "left":
 			rec.Left = true
+		case "running":
+			rec.Running = bundle.Version(n)
+		case "number":
+			rec.Trust.Timestamp = int64(n)
 		case "held":
 			rec.Held, rec.Phase = true, "held"
 		case "ended":
@@ -258,6 +268,27 @@ func (s *script) summary() string {
 	return b.String()
 }
 
+func scanned(t *testing.T, d *datadriven.TestData, key string) bundle.Version {
+	var n uint64
+	d.ScanArgs(t, key, &n)
+	return bundle.Version(n)
+}
+
+func (s *script) obstacles(t *testing.T, d *datadriven.TestData) string {
+	var nodes []view.Record
+	for _, name := range slices.Sorted(maps.Values(s.names)) {
+		if r, ok := s.records[idOf(name)]; ok {
+			nodes = append(nodes, r)
+		}
+	}
+	reachable := func(id bundle.NodeID) bool { return !slices.Contains(names(d, "unreachable"), s.names[id]) }
+	var b strings.Builder
+	for _, o := range Obstacles(s.order, "kv", scanned(t, d, "first"), int64(scanned(t, d, "number")), nodes, reachable) {
+		fmt.Fprintf(&b, "%s there=%t: %s\n", s.names[o.Node], o.There, o.Text)
+	}
+	return b.String()
+}
+
 func (s *script) change(t *testing.T, d *datadriven.TestData) string {
 	var next *Order
 	var err error
@@ -282,6 +313,9 @@ func (s *script) change(t *testing.T, d *datadriven.TestData) string {
 		var number uint64
 		d.MaybeScanArgs(t, "number", &number)
 		next, err = s.order.Forget(id, number)
+	case "withdraw":
+		first, last := scanned(t, d, "first"), scanned(t, d, "last")
+		next, err = s.order.Withdraw("kv", first, last)
 	case "budget":
 		var k int
 		d.ScanArgs(t, "k", &k)

@@ -45,15 +45,15 @@ func (o Offer) open(s State) bool {
 	return !o.Conflict && (o.Order == Ordered || installs)
 }
 
-// withdrawn reports positive evidence that the release is not to be worked
+// closed reports positive evidence that the release is not to be worked
 // towards: that its order is not here proves nothing (promise P9).
-func (o Offer) withdrawn() bool { return o.Conflict || o.Order == Aborted }
+func (o Offer) closed() bool { return o.Conflict || o.Order == Aborted }
 
 // Aim returns what the offers, of which no two are for one release, tell the
-// machine: Target, with the newest release that is open and the path to it;
-// Withdrawn, where the present goal is known to be closed and nothing newer is
+// machine: Withdrawn, where the attempt under way uses one that is; else Target, with the
+// newest release that is open and the path to it; Closed, where the present goal is known to be closed and nothing newer is
 // open; or nil. The error is ErrGap for errors.Is where a manifest between is
-// not among the offers.
+// not among the offers, and OtherStart where what is withdrawn stands in the way.
 //
 // An open release that is older than the present goal is no target: the node
 // has promised to obey the newer order only.
@@ -65,8 +65,11 @@ func (o Offer) withdrawn() bool { return o.Conflict || o.Order == Aborted }
 // resolves a conflict by publishing the next release on top of the right
 // content, and no node runs a transform from or to the wrong one. Where that
 // is not so, the error is ErrFrozen; if the node is already on its way there,
-// the event is Withdrawn instead.
+// the event is Closed instead.
 func Aim(s State, offers []Offer) (Event, error) {
+	if e := withdrawn(s, offers); e != nil {
+		return e, nil
+	}
 	var goal bundle.Version
 	releases := make([]Release, 0, len(offers))
 	closed := false
@@ -75,11 +78,11 @@ func Aim(s State, offers []Offer) (Event, error) {
 		if o.open(s) {
 			goal = max(goal, o.Version)
 		}
-		closed = closed || (o.Version == s.Goal && o.withdrawn())
+		closed = closed || (o.Version == s.Goal && o.closed())
 	}
 	if s.Goal != 0 && goal < s.Goal {
 		if closed {
-			return Withdrawn{Reason: "release withdrawn: its rollout was aborted or it is in conflict"}, nil
+			return Closed{Reason: "release closed: its rollout was aborted or it is in conflict"}, nil
 		}
 		return nil, nil
 	}
@@ -99,7 +102,7 @@ func Aim(s State, offers []Offer) (Event, error) {
 	}
 	if v, ok := ambiguous(offers, from, goal); ok {
 		if s.Goal == goal {
-			return Withdrawn{Reason: fmt.Sprintf("release withdrawn: release %d, on the way to it, is in conflict", v)}, nil
+			return Closed{Reason: fmt.Sprintf("release closed: release %d, on the way to it, is in conflict", v)}, nil
 		}
 		return nil, fmt.Errorf("from version %d to %d: release %d: %w, and no newer release follows the one that is known here; publish the next release on top of the right one", s.Version, goal, v, ErrFrozen)
 	}
@@ -115,6 +118,22 @@ func manifests(offers []Offer, of []bundle.Version) map[bundle.Version]bundle.Ch
 		}
 	}
 	return m
+}
+
+// withdrawn returns the event for an attempt that uses a release which is withdrawn and
+// has not been admitted; nil for none.
+func withdrawn(s State, offers []Offer) Event {
+	switch s.Phase {
+	case Fetching, Waiting, Draining, Transforming, Starting:
+	default:
+		return nil
+	}
+	for _, o := range offers {
+		if o.Withdrawn && slices.Contains(s.Path, o.Version) {
+			return Withdrawn{Reason: fmt.Sprintf("release %d is withdrawn: the next one goes around it", o.Version)}
+		}
+	}
+	return nil
 }
 
 // ambiguous returns the newest release of [from, goal] that is in conflict and

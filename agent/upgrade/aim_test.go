@@ -83,8 +83,8 @@ func TestAimConflictUnderWay(t *testing.T) {
 	offers[1].Conflict, offers[2].Previous = true, bundle.Sum([]byte("the other content"))
 	state := State{Phase: Waiting, Version: 1, Running: 1, Served: true, Goal: 3, Path: []bundle.Version{2, 3}, Obeys: 3}
 	e, err := Aim(state, offers)
-	if _, ok := e.(Withdrawn); !ok || err != nil {
-		t.Errorf("%+v, %v, want Withdrawn", e, err)
+	if _, ok := e.(Closed); !ok || err != nil {
+		t.Errorf("%+v, %v, want Closed", e, err)
 	}
 }
 

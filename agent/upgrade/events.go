@@ -17,8 +17,11 @@ type (
 		Path      []bundle.Version
 		Manifests map[bundle.Version]bundle.Chunk
 	}
-	// Withdrawn says that the goal is no longer to be worked towards (its
+	// Closed says that the goal is no longer to be worked towards (its
 	// rollout was aborted, or found to be in conflict).
+	Closed struct{ Reason string }
+	// Withdrawn says that the attempt under way uses a release which the operator has
+	// withdrawn, so that it must not be ended. What was admitted stays.
 	Withdrawn struct{ Reason string }
 	// Retry says that the rollout order gives a held node another attempt at
 	// the release that it failed.
@@ -71,6 +74,7 @@ type (
 
 func (Begin) event()       {}
 func (Target) event()      {}
+func (Closed) event()      {}
 func (Withdrawn) event()   {}
 func (Retry) event()       {}
 func (Soaked) event()      {}

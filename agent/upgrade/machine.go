@@ -112,6 +112,8 @@ func (m *Machine) Step(e Event) {
 		}
 	case Target:
 		m.target(e)
+	case Closed:
+		m.closed(e)
 	case Withdrawn:
 		m.withdrawn(e)
 	case Retry:
@@ -237,7 +239,7 @@ func (m *Machine) reminded(p Promises) {
 		return
 	}
 	if (s.Phase == Fetching || s.Phase == Waiting) && s.Goal < s.Obeys {
-		m.withdrawn(Withdrawn{Reason: "this data folder is older than what the node has said: it has promised to obey a newer order"})
+		m.closed(Closed{Reason: "this data folder is older than what the node has said: it has promised to obey a newer order"})
 		return
 	}
 	m.save = true
@@ -257,7 +259,7 @@ func (m *Machine) soakFailed(e SoakFailed) {
 	}
 }
 
-func (m *Machine) withdrawn(e Withdrawn) {
+func (m *Machine) closed(e Closed) {
 	s := &m.state
 	if s.Phase != Fetching && s.Phase != Waiting {
 		return
@@ -265,6 +267,18 @@ func (m *Machine) withdrawn(e Withdrawn) {
 	m.drop()
 	s.Reason = clip(e.Reason)
 	m.enter(Current)
+}
+
+// withdrawn ends an attempt that has not been admitted: a node that is down goes back,
+// which is the end of this attempt, and the last at that release.
+func (m *Machine) withdrawn(e Withdrawn) {
+	switch s := &m.state; s.Phase {
+	case Fetching, Waiting:
+		m.closed(Closed(e))
+	case Draining, Transforming, Starting:
+		s.Reason, s.Back = clip(e.Reason), Held
+		m.enter(RollingBack)
+	}
 }
 
 func (m *Machine) retry() {

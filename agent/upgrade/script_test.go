@@ -93,6 +93,8 @@ func (s *script) event(t *testing.T, d *datadriven.TestData) Event {
 		return Begin{}
 	case "target":
 		return Target{Goal: goal, Path: pathArg(t, d)}
+	case "closed":
+		return Closed{Reason: reason}
 	case "withdrawn":
 		return Withdrawn{Reason: reason}
 	case "retry":

@@ -182,6 +182,11 @@ type Release struct {
 	Version bundle.Version
 	// Changes is true where the release has a class upgrade for this node's class.
 	Changes bool
+	// Withdrawn is true where it has one that the operator has withdrawn: then the
+	// release does not change the class.
+	Withdrawn bool
+	// From is the version that the class upgrade takes the class from; 0: it installs it.
+	From bundle.Version
 }
 
 // Restored returns the state of a node whose journal is lost: slot is the
@@ -236,10 +241,19 @@ func (p Promises) Raised(s State) Promises {
 // ErrGap is returned by PathTo where a release between is not known.
 var ErrGap = errors.New("a release on the way is not known here")
 
+// OtherStart is the error of PathTo where a release on the way takes the class From
+// another version than the one that the node would be At then.
+type OtherStart struct{ Release, From, At bundle.Version }
+
+func (e OtherStart) Error() string {
+	return fmt.Sprintf("release %d takes the class from version %d, and what is not withdrawn leads to version %d", e.Release, e.From, e.At)
+}
+
 // PathTo returns the releases that a node whose live software is of release
 // running must take to reach goal: those of (running, goal] that change its
 // class. For a node without software it is the last such release alone, since
-// there is no state to transform.
+// there is no state to transform. Each must take the class from the version before it,
+// or, where the newest before it that has a class upgrade is withdrawn, from before that.
 func PathTo(releases []Release, running, goal bundle.Version) ([]bundle.Version, error) {
 	byVersion := make(map[bundle.Version]Release, len(releases))
 	for _, r := range releases {
@@ -254,13 +268,22 @@ func PathTo(releases []Release, running, goal bundle.Version) ([]bundle.Version,
 		}
 		return path, nil
 	}
+	from, passes := running, false // what the next one must say; whether that is below withdrawn ones
 	for v := running + 1; v <= goal; v++ {
 		r, ok := byVersion[v]
 		if !ok {
 			return nil, fmt.Errorf("from version %d to %d: release %d: %w", running, goal, v, ErrGap)
 		}
-		if r.Changes {
+		switch {
+		case r.Changes && r.From != 0 && r.From != from:
+			return nil, OtherStart{Release: v, From: r.From, At: from}
+		case r.Changes:
 			path = append(path, v)
+			from, passes = v, false
+		case r.Withdrawn:
+			passes = true
+		case !passes:
+			from = v
 		}
 	}
 	return path, nil

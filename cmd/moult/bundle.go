@@ -97,7 +97,11 @@ func buildBundle(c *cli.Context) error {
 	if out == "" {
 		out = fmt.Sprintf("release-%d.moult", spec.Version)
 	}
-	r, err := build.Build(c.Context, spec, folder, out, buildOptions())
+	options := buildOptions()
+	if options.Withdrawn, err = knownWithdrawn(c, folder); err != nil {
+		return err
+	}
+	r, err := build.Build(c.Context, spec, folder, out, options)
 	if err != nil {
 		return err
 	}
@@ -118,7 +122,11 @@ func checkBuild(c *cli.Context, spec *build.Spec) error {
 	default:
 		return err
 	}
-	r, err := build.Check(c.Context, spec, folder, buildOptions())
+	options := buildOptions()
+	if options.Withdrawn, err = knownWithdrawn(c, folder); err != nil {
+		return err
+	}
+	r, err := build.Check(c.Context, spec, folder, options)
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			demoCommand(), trustCommand(), bundleCommand(), agentCommand(), injectCommand(), planCommand(),
 			statusCommand(), whyCommand(),
 			rulesCommand(),
-			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), forgetCommand(), retryCommand(), startCommand(),
+			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), forgetCommand(), retryCommand(), startCommand(), withdrawCommand(),
 			membersCommand(), joinCommand(), leaveCommand(), versionCommand(),
 		},
 	}

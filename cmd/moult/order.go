@@ -1,13 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"io"
-	"os"
 	"slices"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -66,19 +62,8 @@ func confirmAbort(c *cli.Context, o *schedule.Order, s control.Status) error {
 		return control.Refused(fmt.Errorf("abort: every node has release %d already: there is nothing to abort", o.Release),
 			"a newer release takes its place; see `moult status`")
 	}
-	if c.Bool("yes") {
-		return nil
-	}
 	what := fmt.Sprintf("abort the rollout of release %d for good: %d of %d nodes have it and keep it, and no other gets it", o.Release, settled, total)
-	if in, ok := c.App.Reader.(*os.File); !ok || !isTerminal(in) {
-		return misusef("`moult abort --yes` does it without asking; `moult pause` only stops it", "%s: nobody is there to confirm it", what)
-	}
-	fmt.Fprintf(c.App.ErrWriter, "moult: %s. Type yes to do so: ", what)
-	answer, err := bufio.NewReader(io.LimitReader(c.App.Reader, 100)).ReadString('\n')
-	if err != nil || strings.TrimSpace(answer) != "yes" {
-		return failedf("`moult pause` only stops it", "abort: not confirmed, so nothing was done")
-	}
-	return nil
+	return confirm(c, what, "moult abort --yes", "`moult pause` only stops it")
 }
 
 func skipCommand() *cli.Command {

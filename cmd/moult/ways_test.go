@@ -23,8 +23,11 @@ func (c *testCluster) asPrinted(a *cluster.Agent, text string) (code int, stderr
 		c.t.Fatalf("%q is no command", text)
 	}
 	args := []string{words[1]}
-	if slices.Contains([]string{"skip", "retry", "start", "forget", "resume", "pause", "abort"}, words[1]) {
+	if slices.Contains([]string{"skip", "retry", "start", "forget", "resume", "pause", "abort", "withdraw"}, words[1]) {
 		args = append(args, "--trust", c.trustDir())
+	}
+	if words[1] == "withdraw" {
+		args = append(args, "--yes") // nobody is at a terminal
 	}
 	code, _, stderr = c.command(a, append(args, words[2:]...)...)
 	return code, stderr

@@ -44,6 +44,8 @@ const (
 	// MaxCanary and MaxFailures bound what a schedule counts in nodes.
 	MaxCanary   = 100_000
 	MaxFailures = 100_000
+	// MaxWithdrawn bounds the withdrawals that stand in an order.
+	MaxWithdrawn = 1_024
 	// maxProblems bounds how many problems one call of Validate reports.
 	maxProblems = 20
 )

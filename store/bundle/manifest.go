@@ -14,7 +14,11 @@ const (
 	// retirement after another time than the default, and services over UDP.
 	FormatObjects = 2
 
-	newestFormat = FormatObjects
+	// FormatWithdrawn added releases that take a class from before the version that
+	// they follow, since what lies between was withdrawn.
+	FormatWithdrawn = 3
+
+	newestFormat = FormatWithdrawn
 )
 
 // Manifest describes one release. Its canonical JSON (MarshalManifest) is what
@@ -35,8 +39,8 @@ type Manifest struct {
 // ClassUpgrade takes the nodes of one class from version From to the
 // manifest's version.
 type ClassUpgrade struct {
-	// From is the manifest's version - 1, or 0 where the class is installed
-	// for the first time.
+	// From is the manifest's version - 1; less where the releases between are
+	// withdrawn (see Withdrawn.From); 0 where the class is installed for the first time.
 	From Version `json:"from"`
 	// Artifacts holds one artifact per platform, sorted by platform.
 	Artifacts []Artifact `json:"artifacts"`
@@ -231,6 +235,9 @@ func (m *Manifest) LowestFormat() int {
 	format := FormatVersion
 	for _, c := range m.Classes {
 		format = max(format, c.Past.format(), c.Future.format())
+		if c.From != 0 && c.From+1 < m.Version {
+			format = FormatWithdrawn
+		}
 		for _, s := range c.Services {
 			if s.Protocol == ProtocolUDP {
 				format = FormatObjects

@@ -66,7 +66,7 @@ func (v *validator) manifest(m *Manifest) {
 }
 
 func (v *validator) class(path string, version Version, c *ClassUpgrade) {
-	v.fail(c.From != 0 && c.From+1 != version, path+".from", "%d, want %d, or 0 to install the class for the first time", c.From, version-1)
+	v.fail(c.From >= version && version > 0, path+".from", "%d, want %d, less where what lies between is withdrawn, or 0 to install the class for the first time", c.From, version-1)
 	v.artifacts(path+".artifacts", c.Artifacts)
 	v.services(path+".services", c.Services)
 	v.fail(len(c.Command) == 0, path+".command", "empty: it must start the software")

@@ -30,6 +30,8 @@ type Options struct {
 	// too, and CheckWasm a module that begins as one should; nil takes any. This
 	// package knows neither language. Their errors name the file.
 	CheckRules, CheckWasm func(path string, data []byte) error
+	// Withdrawn is what the operator is known to have withdrawn.
+	Withdrawn bundle.Withdrawn
 }
 
 // Result says what Build made.
@@ -70,7 +72,7 @@ func Build(ctx context.Context, spec *Spec, f *trust.Folder, out string, o Optio
 	if err != nil {
 		return nil, fmt.Errorf("build release %d: cannot write beside %s: %w", spec.Version, out, err)
 	}
-	b := builder{spec: spec, folder: f, onto: f.Current(), dir: dir, out: out, Options: o}
+	b := builder{spec: spec, folder: f, after: f, onto: f.Current(), dir: dir, out: out, Options: o}
 	defer func() { err = errors.Join(err, b.close(), os.RemoveAll(dir)) }()
 	return b.run(ctx, "build")
 }
@@ -98,7 +100,7 @@ func Check(ctx context.Context, spec *Spec, f *trust.Folder, o Options) (_ *Resu
 	}
 	b := builder{spec: spec, folder: thrown, dir: dir, out: filepath.Join(dir, "release.moult"), Options: o}
 	if f != nil {
-		b.onto = f.Current()
+		b.after, b.onto = f, f.Current()
 	}
 	defer func() { err = errors.Join(err, b.close(), thrown.Close()) }()
 	return b.run(ctx, "check")
@@ -121,7 +123,8 @@ type builder struct {
 	Options
 	spec   *Spec
 	folder *trust.Folder
-	onto   *trust.Verified // what the release follows; nil: not known
+	after  *trust.Folder   // has what the release follows; nil: not known
+	onto   *trust.Verified // that is in force there
 	dir    string          // temporary
 	out    string
 
@@ -159,6 +162,12 @@ func (b *builder) build(ctx context.Context) (*Result, error) {
 	}
 	if err := b.checkContent(m.Version, data); err != nil {
 		return nil, err
+	}
+	if b.folder != b.after { // it is thrown away, and nothing comes before
+		m.Previous = bundle.Digest{}
+		if data, err = bundle.MarshalManifest(m); err != nil {
+			return nil, err
+		}
 	}
 	v, err := b.folder.AddRelease(m.Version, data)
 	if err != nil {
@@ -209,6 +218,7 @@ func (b *builder) checkSources() {
 	}
 	for i := range b.spec.Classes {
 		c := &b.spec.Classes[i]
+		b.checkFrom(c)
 		for _, a := range c.Artifacts {
 			b.checkArtifact(c, a)
 		}
@@ -217,6 +227,32 @@ func (b *builder) checkSources() {
 				b.fail(o.at, "Bad "+o.sim.Kind+" file", "%s.", err)
 			}
 		}
+	}
+}
+
+// checkFrom looks whether a node can be at the version that a class is taken from: there
+// is no state of one that is withdrawn.
+func (b *builder) checkFrom(c *ClassSpec) {
+	n := b.spec.Version
+	if c.Upgrade.From == 0 || b.after == nil {
+		return
+	}
+	want := b.Withdrawn.From(c.Name, n, func(v bundle.Version) (changes, known bool) {
+		if data, ok := b.after.SignedRelease(v); ok {
+			if m, err := bundle.ParseManifest(data); err == nil {
+				_, changes = m.Classes[c.Name]
+				return changes, true
+			}
+		}
+		withdrawn := b.Withdrawn.Has(c.Name, v) // so it has changed the class
+		return withdrawn, withdrawn
+	})
+	switch {
+	case c.Upgrade.From == want:
+	case want+1 == n:
+		b.fail(c.from, "Wrong from", "Release %d upgrades from version %d; without from it installs the class. It can say less only where all between is known to be withdrawn.", n, want)
+	default:
+		b.fail(c.from, "Wrong from", "What release %d does to class %s is withdrawn, so no node has its state: release %d upgrades from version %d.", want+1, c.Name, n, want)
 	}
 }
 

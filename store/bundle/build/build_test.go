@@ -456,6 +456,41 @@ func edit(t *testing.T, dir, old, new string) {
 	write(t, dir, "upgrade.hcl", bytes.Replace(data, []byte(old), []byte(new), 1), 0o644)
 }
 
+// TestBuildWithdrawn: a release goes on from what is not withdrawn.
+func TestBuildWithdrawn(t *testing.T) {
+	f, out := newFolder(t), filepath.Join(t.TempDir(), "kv.moult")
+	for n := 1; n <= 2; n++ {
+		if _, err := Build(t.Context(), load(t, source(t, n)), f, out, Options{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := source(t, 3)
+	withdrawn := bundle.Withdrawn{{Class: "kv", First: 2, Last: 2}}
+	build := func(w bundle.Withdrawn, want string) {
+		t.Helper()
+		var problems *SpecError
+		_, err := Build(t.Context(), load(t, dir), f, out, Options{Withdrawn: w})
+		if !errors.As(err, &problems) || !strings.Contains(strings.Join(strings.Fields(err.Error()), " "), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	build(withdrawn, "What release 2 does to class kv is withdrawn, so no node has its state: release 3 upgrades from version 1.")
+	edit(t, dir, "from = 2", "from = 1")
+	build(nil, "Release 3 upgrades from version 2;")
+	if _, err := Check(t.Context(), load(t, dir), f, Options{Withdrawn: withdrawn}); err != nil {
+		t.Error(err)
+	}
+	if _, err := Build(t.Context(), load(t, dir), f, out, Options{Withdrawn: withdrawn}); err != nil {
+		t.Fatal(err)
+	}
+	data, ok := f.SignedRelease(3)
+	if m, err := bundle.ParseManifest(data); !ok || err != nil {
+		t.Error(err)
+	} else if m.Format != bundle.FormatWithdrawn || m.Classes["kv"].From != 1 {
+		t.Errorf("format %d, from %d", m.Format, m.Classes["kv"].From)
+	}
+}
+
 func TestBuildElsewhere(t *testing.T) {
 	f := newFolder(t)
 	spec := load(t, source(t, 1))

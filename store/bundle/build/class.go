@@ -56,8 +56,9 @@ func (d *decoder) class(s *classSchema, version bundle.Version) ClassSpec {
 	u := &c.Upgrade
 	if s.From != nil {
 		u.From = bundle.Version(d.number(s.From, 1, int64(bundle.MaxVersion)))
-		if u.From != 0 && version != 0 && u.From+1 != version {
-			d.fail(s.From.Expr.Range(), "Wrong from", "Release %d upgrades from version %d; without from it installs the class.", version, version-1)
+		c.from = s.From.Expr.Range()
+		if u.From != 0 && version != 0 && u.From >= version {
+			d.fail(c.from, "Wrong from", "Release %d upgrades from version %d; without from it installs the class.", version, version-1)
 		}
 	}
 	upgrade := s.From != nil

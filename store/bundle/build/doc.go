@@ -10,7 +10,7 @@
 //	release {
 //	  version = 2                      # of the whole system, once this release is everywhere
 //	  class "kv" {                     # one block for each class that changes
-//	    from = 1                       # version - 1; left out: the class is installed
+//	    from = 1                       # version - 1 (the one before what is withdrawn); left out: the class is installed
 //	    artifact {                     # one block for each platform
 //	      os   = "linux"               # as in GOOS
 //	      arch = "amd64"               # as in GOARCH

@@ -37,6 +37,7 @@ type ClassSpec struct {
 	Past, Future ObjectSpec
 
 	programs []programSpec
+	from     hcl.Range
 }
 
 // ArtifactSpec says where the software for a platform lies.
