@@ -80,6 +80,7 @@ func (a *Agent) carryOut(r node.Ready) {
 	}
 	for _, id := range r.Dropped {
 		a.dirty[id] = true
+		a.noteName(id)
 	}
 	if r.Save != nil && r.Save.Answering != nil {
 		a.noteAnswering(*r.Save.Answering)

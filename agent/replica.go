@@ -90,6 +90,7 @@ func (a *Agent) merge(from bundle.NodeID, records []view.Signed) (news []view.Si
 	}
 	for _, id := range changed {
 		a.dirty[id] = true
+		a.noteName(id)
 		if s, ok := a.node.View().Signed(id); ok && id != a.id {
 			news = append(news, s)
 		}
@@ -117,6 +118,12 @@ func (a *Agent) persistView() {
 				if err := tx.Put(bucketView, id.String(), raw); err != nil {
 					return err
 				}
+				if a.noteName(id) {
+					r, _ := a.node.View().Get(id)
+					if err := tx.Put(bucketNames, r.Name, []byte(id.String())); err != nil {
+						return err
+					}
+				}
 			}
 			return nil
 		})
@@ -128,6 +135,62 @@ func (a *Agent) persistView() {
 			delete(a.dirty, id)
 		}
 	}
+}
+
+// noteName tells the ring what name a node says it has, and reports whether that is the
+// node's: another may have had it first. Of a node that was forgotten none is.
+func (a *Agent) noteName(id bundle.NodeID) bool {
+	if a.ring == nil {
+		return false
+	}
+	r, ok := a.node.View().Get(id)
+	if !ok {
+		a.ring.Disown(id)
+		return false
+	}
+	return a.ring.Own(ownerOf(r))
+}
+
+func ownerOf(r view.Record) gossip.Owner { return gossip.Owner{Name: r.Name, ID: r.Node, Addr: r.Addr} }
+
+// owners lists the nodes of the view: those first that had their names in an earlier run,
+// for records alone do not tell who had one before the other.
+func (a *Agent) owners() (all []gossip.Owner, err error) {
+	had := map[bundle.NodeID]bool{}
+	var gone []string
+	err = a.store.Each(bucketNames, func(name string, text []byte) error {
+		id, err := bundle.ParseNodeID(string(text))
+		if r, ok := a.node.View().Get(id); err != nil || !ok || r.Name != name {
+			gone = append(gone, name)
+			return nil
+		}
+		had[id] = true
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, first := range []bool{true, false} {
+		for r := range a.node.View().All() {
+			if had[r.Node] == first {
+				all = append(all, ownerOf(r))
+			}
+		}
+	}
+	for batch := range slices.Chunk(gone, digestsPerBatch) {
+		if err := a.store.Update(func(tx *store.Tx) error {
+			for _, name := range batch {
+				if err := tx.Delete(bucketNames, name); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			a.log.Warn("names of nodes that were forgotten stay in the store", "err", err)
+			break
+		}
+	}
+	return all, nil
 }
 
 // restoreView reads the records that earlier runs had seen.
@@ -162,6 +225,9 @@ func (a *Agent) openRing(c *closers) error {
 	cfg.Handler = swarm.NewServer(a.depot, swarm.ServerOptions{Log: a.log})
 	cfg.Query = a.answerQuery
 	cfg.Peers = a.seeds
+	if cfg.Owners, err = a.owners(); err != nil {
+		return err
+	}
 	cfg.MembersChanged = func() { a.post(a.noteMembers) }
 	cfg.Conflict = func(c gossip.Conflict) { a.post(func() { a.alarm("%v", c) }) }
 	a.fetch = swarm.NewFetcher(ringPeers{a}, swarm.FetcherOptions{Log: a.log})

@@ -24,6 +24,7 @@ const (
 	keyState       = "state"
 	bucketView     = "view"
 	bucketPeers    = "peers"
+	bucketNames    = "names" // name -> the node that has it
 	journalUpgrade = "upgrade"
 	journalTrust   = "trust"
 )

@@ -3,6 +3,7 @@ package gossip
 import (
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -213,6 +214,61 @@ func TestMovedAgentIsLetIn(t *testing.T) {
 			}
 			return true
 		})
+	})
+}
+
+// The name of a node that has failed is nobody else's: whoever claims it is refused, and
+// told why, and the node is let in when it returns. Forgotten, it has lost its name.
+func TestFailedNodeKeepsItsName(t *testing.T) {
+	inBubble(t, 5, 0, nil, func(r *bubbleRing) {
+		r.within(time.Minute, "all members", r.allLive)
+		failed, cfg := r.agents[4], r.config(4)
+		cfg.Key = failed.key
+		for _, a := range r.agents[:4] {
+			a.Own(Owner{Name: cfg.Name, ID: failed.Self(), Addr: failed.Addr()})
+		}
+		if err := failed.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.within(5*time.Minute, "the failure", func() bool {
+			return len(r.agents[0].live()) == 3 && len(r.agents[1].live()) == 3
+		})
+		twin := r.config(4)
+		twin.Bind, twin.Network, twin.Peers = "10.9.9.9:7946", r.network.at("10.9.9.9"), nil
+		thief := startAgent(r.t, twin)
+		defer thief.Close()
+		_, err := thief.Join(r.t.Context(), []string{r.agents[0].Addr()})
+		if err == nil || !strings.Contains(err.Error(), `node name "n4" belongs to node `+failed.Self().Short()) {
+			t.Errorf("the name of a node that has failed: %v", err)
+		}
+		_, _ = thief.serf.Join([]string{r.agents[1].Addr()}, true) // without asking first
+		time.Sleep(time.Minute)
+		has := func(id bundle.NodeID) bool {
+			for _, a := range r.agents[:4] {
+				for _, m := range a.Members() {
+					if m.ID == id && m.Status == StatusAlive {
+						return true
+					}
+				}
+			}
+			return false
+		}
+		if has(thief.Self()) {
+			t.Error("it was let in")
+		}
+		r.agents[4] = startAgent(r.t, cfg)
+		r.within(5*time.Minute, "the node that has returned", r.allLive)
+		if err := r.agents[4].Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.within(5*time.Minute, "the next failure", func() bool { return !has(failed.Self()) })
+		for _, a := range r.agents[:4] {
+			a.Disown(failed.Self())
+		}
+		if _, err := thief.Join(r.t.Context(), []string{r.agents[0].Addr()}); err != nil {
+			t.Errorf("the name of a node that was forgotten: %v", err)
+		}
+		r.within(time.Minute, "the new node", func() bool { return has(thief.Self()) })
 	})
 }
 

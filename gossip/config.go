@@ -55,6 +55,9 @@ type Config struct {
 	Advertise string             // host:port that peers are told; empty: Bind. Port 0: the port of Bind
 	Tags      map[string]string  // shown to every member; few and short
 
+	// Owners are whom Own is told of before anybody can claim a name, in this order.
+	Owners []Owner
+
 	Replica Replica
 	Handler http.Handler // further requests between peers (see PeerID); may be nil
 	// Query answers Serf queries of other members; may be nil. It may take

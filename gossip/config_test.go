@@ -115,11 +115,11 @@ func TestGuard(t *testing.T) {
 	conflict(false, "n", b, "h:3") // its holder is dead
 	g.holds(member("n", b, "h:3", StatusAlive))
 	conflict(true, "n", a, "h:2") // and when it returns, late
-	g.release("n", a)
+	g.release("n", a, "h:2")
 	conflict(true, "n", a, "h:2") // not a's to lose
-	g.release("n", b)
+	g.release("n", b, "h:3")
 	conflict(false, "n", a, "h:2")
-	g.release("me", self)
+	g.release("me", self, "h:1")
 	g.forget("me")
 	g.holds(member("me", a, "h:2", StatusAlive))
 	conflict(true, "me", a, "h:2") // one's own name is never lost
@@ -131,5 +131,41 @@ func TestGuard(t *testing.T) {
 	c := Conflict{Name: "n", Claimant: a}
 	if !g.news(c, now) || g.news(c, now.Add(reportAgainAfter-1)) || !g.news(c, now.Add(reportAgainAfter)) {
 		t.Error("reports repeat, or end")
+	}
+}
+
+// A name stays with the node that had it first, there or not, until nothing is known of
+// that any more, or its own address proves another's.
+func TestGuardOwners(t *testing.T) {
+	self, a, b := nodeID(1), nodeID(2), nodeID(3)
+	g := newGuard(self, "me", "h:1")
+	refuses := func(want bool, name string, id bundle.NodeID) {
+		t.Helper()
+		if c := g.check(name, id, "h:9"); (c != nil) != want || want && !c.Away {
+			t.Errorf("%s of %s: %v", name, id.Short(), c)
+		}
+	}
+	if !g.own(Owner{"n", a, "h:2"}) || g.own(Owner{"n", b, "h:3"}) {
+		t.Error("the first does not own the name")
+	}
+	refuses(true, "n", b)
+	refuses(false, "n", a)
+	g.release("n", a, "h:3") // which a has never said to be at
+	refuses(true, "n", b)
+	g.release("n", a, "h:2")
+	refuses(false, "n", b)
+	g.own(Owner{"n", a, "h:2"})
+	g.own(Owner{"m", a, "h:2"}) // it has another name now
+	refuses(false, "n", b)
+	refuses(true, "m", b)
+	g.disown(a)
+	refuses(false, "m", b)
+	g.holds(Member{Name: "n", ID: b, Addr: "h:3", Status: StatusAlive})
+	if g.own(Owner{"n", a, "h:2"}) {
+		t.Error("who lives under a name loses it by a record")
+	}
+	g.own(Owner{"me", a, "h:2"}) // somebody else's word of one's own name
+	if c := g.check("me", self, "h:1"); c != nil {
+		t.Errorf("the agent refuses itself: %v", c)
 	}
 }

@@ -109,9 +109,12 @@ func Start(cfg Config) (*Gossip, error) {
 		synced:   make(chan struct{}),
 		drained:  make(chan struct{}),
 	}
+	for _, o := range cfg.Owners {
+		g.guard.own(o)
+	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	t.expect = g.guard.expect
-	t.impostor = func(name string, err *IdentityError) { g.guard.release(name, err.Want) }
+	t.impostor = func(name string, err *IdentityError) { g.guard.release(name, err.Want, err.Addr) }
 	g.syncing = g.newClient(maxSyncConnsPerPeer)
 	g.working = g.newClient(maxWorkConnsPerPeer)
 	g.server = g.newServer()
@@ -243,6 +246,14 @@ func (g *Gossip) live() []Member {
 // means (see Report, Members).
 func (g *Gossip) Synced() <-chan struct{} { return g.synced }
 
+// Own tells what a node says of itself. The name is its alone from then on, whether or not
+// it is there, until Disown, or until its address proves to be another node's. It reports
+// whether the name is the node's: it is whose was told of first. Own and Disown never wait.
+func (g *Gossip) Own(o Owner) bool { return g.guard.own(o) }
+
+// Disown says that nothing is known of a node any more.
+func (g *Gossip) Disown(id bundle.NodeID) { g.guard.disown(id) }
+
 // Report tells what has come of gossip so far.
 func (g *Gossip) Report() Report {
 	g.mu.Lock()
@@ -338,7 +349,7 @@ func (g *Gossip) judge(c Conflict) {
 		_, err := g.hello(g.ctx, Peer{ID: c.Holder, Addr: c.HolderAddr})
 		var other *IdentityError
 		if errors.As(err, &other) {
-			g.guard.release(c.Name, c.Holder)
+			g.guard.release(c.Name, c.Holder, c.HolderAddr)
 			if _, err := g.serf.Join([]string{c.HolderAddr}, true); err != nil {
 				g.cfg.Log.Info("cannot join a node that took over an address", "addr", c.HolderAddr, "err", err)
 			}

@@ -11,13 +11,14 @@ import (
 )
 
 // A Conflict is a claim that the guard did not let in: a name or an identity
-// that a live member holds already.
+// that a live member holds already, or a name of another node, there or not.
 type Conflict struct {
 	Name         string        // the claimed name; this agent's own when it is the one not let in
 	Holder       bundle.NodeID // who holds the name
 	HolderAddr   string
 	Claimant     bundle.NodeID // who else claims it
 	ClaimantAddr string
+	Away         bool // the holder is not there now
 }
 
 func (c Conflict) Error() string {
@@ -25,20 +26,33 @@ func (c Conflict) Error() string {
 		return fmt.Sprintf("node ID %s is in use by node %q at %s and also at %s: a copied data folder? remove one",
 			c.Holder.Short(), c.Name, c.HolderAddr, c.ClaimantAddr)
 	}
+	if c.Away {
+		return fmt.Sprintf("node name %q belongs to node %s, which is not there now, so node %s at %s is not let in: give it another name, or, if node %s is gone for good, `moult forget %s` lets others have its name",
+			c.Name, c.Holder.Short(), c.Claimant.Short(), c.ClaimantAddr, c.Holder.Short(), c.Holder.Short())
+	}
 	return fmt.Sprintf("node name %q is in use by node %s at %s, so node %s at %s is not let in: give it another name, or stop the other one",
 		c.Name, c.Holder.Short(), c.HolderAddr, c.Claimant.Short(), c.ClaimantAddr)
 }
 
+// An Owner is a node with the name and the address that it says it has.
+type Owner struct {
+	Name string
+	ID   bundle.NodeID
+	Addr string // host:port
+}
+
 // A guard knows who holds which name. A name belongs to whom it was first
-// seen with, for as long as that member lives; it also goes when the member's
-// address proves another key, by TLS.
+// seen with, for as long as that member lives, or something is known of the node (see
+// Own); it also goes when the member's address proves another key, by TLS.
 type guard struct {
 	self     bundle.NodeID
 	selfName string
 	selfAddr string
 
-	mu       sync.Mutex // protects what follows
-	holders  map[string]holder
+	mu       sync.Mutex               // protects what follows
+	holders  map[string]holder        // as the ring has them
+	owners   map[string]holder        // as the nodes themselves say; all count as live
+	names    map[bundle.NodeID]string // of owners
 	reported map[conflictKey]time.Time
 }
 
@@ -60,7 +74,8 @@ const (
 
 func newGuard(self bundle.NodeID, name, addr string) *guard {
 	return &guard{self: self, selfName: name, selfAddr: addr,
-		holders:  map[string]holder{name: {id: self, addr: addr, live: true}},
+		holders: map[string]holder{name: {id: self, addr: addr, live: true}},
+		owners:  map[string]holder{}, names: map[bundle.NodeID]string{},
 		reported: map[conflictKey]time.Time{}}
 }
 
@@ -76,7 +91,36 @@ func (g *guard) check(name string, id bundle.NodeID, addr string) *Conflict {
 	if h, ok := g.holders[name]; ok && h.live && h.id != id {
 		return &Conflict{Name: name, Holder: h.id, HolderAddr: h.addr, Claimant: id, ClaimantAddr: addr}
 	}
+	if h, ok := g.owners[name]; ok && h.id != id && id != g.self {
+		return &Conflict{Name: name, Holder: h.id, HolderAddr: h.addr, Claimant: id, ClaimantAddr: addr, Away: true}
+	}
 	return nil
+}
+
+// own notes an owner, where the name is nobody else's. It reports whether the name is the
+// node's.
+func (g *guard) own(o Owner) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if before, ok := g.names[o.ID]; ok && before != o.Name {
+		delete(g.owners, before)
+		delete(g.names, o.ID)
+	}
+	for _, h := range []holder{g.holders[o.Name], g.owners[o.Name]} {
+		if !h.id.IsZero() && h.live && h.id != o.ID {
+			return false
+		}
+	}
+	g.owners[o.Name], g.names[o.ID] = holder{id: o.ID, addr: o.Addr, live: true}, o.Name
+	return true
+}
+
+// disown says that nothing is known of a node any more.
+func (g *guard) disown(id bundle.NodeID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.owners, g.names[id])
+	delete(g.names, id)
 }
 
 // checkIdentity returns the conflict of one identity living under two names
@@ -112,14 +156,19 @@ func (g *guard) forget(name string) {
 	delete(g.holders, name)
 }
 
-// release takes a name from its holder, whose address has proved to be
-// another node's.
-func (g *guard) release(name string, id bundle.NodeID) {
+// release takes a name from its holder, since another node has answered at addr. Who owns
+// the name loses it only where it has said itself that this is its address: what the ring
+// says of addresses any member can make up.
+func (g *guard) release(name string, id bundle.NodeID, addr string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if h, ok := g.holders[name]; ok && h.id == id && name != g.selfName {
 		h.live = false
 		g.holders[name] = h
+	}
+	if o := g.owners[name]; o.id == id && o.addr == addr {
+		delete(g.owners, name)
+		delete(g.names, id)
 	}
 }
 

@@ -1,0 +1,60 @@
+package agent
+
+import (
+	"fmt"
+	"testing"
+
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// A name is that node's whose record came first, also after a restart, whatever the order
+// of the records on the disk; and until the node is forgotten.
+func TestNamesStay(t *testing.T) {
+	cfg := benchConfig(t)
+	cfg.Bind = "127.0.0.1:0"
+	b := newBench(t, cfg, 1)
+	c := &closers{}
+	b.do(func() {
+		if err := b.openRing(c); err != nil {
+			t.Error(err)
+		}
+	})
+	defer func() {
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	firsts := map[string]bundle.NodeID{}
+	b.do(func() {
+		for i := range 8 {
+			name := fmt.Sprintf("m%d", i)
+			firsts[name] = b.peer(func(r *view.Record) { r.Name = name })
+			b.peer(func(r *view.Record) { r.Name = name })
+			b.persistView()
+		}
+		owners, err := b.owners()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[string]bool{}
+		for _, o := range owners {
+			if first, named := firsts[o.Name]; named && !seen[o.Name] && o.ID != first {
+				t.Errorf("after a restart %s is another node's", o.Name)
+			}
+			seen[o.Name] = true
+		}
+		if len(owners) < 16 || len(seen) < 8 {
+			t.Errorf("%d owners of %d names", len(owners), len(seen))
+		}
+		if r, _ := b.node.View().Get(firsts["m1"]); !b.ring.Own(ownerOf(r)) {
+			t.Error("the first does not have the name")
+		}
+		b.node.View().Forget(map[bundle.NodeID]uint64{firsts["m1"]: 1})
+		b.noteName(firsts["m1"])
+		later := b.peer(func(r *view.Record) { r.Name = "m1" })
+		if r, _ := b.node.View().Get(later); !b.ring.Own(ownerOf(r)) {
+			t.Error("a node that is forgotten keeps its name")
+		}
+	})
+}
