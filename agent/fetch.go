@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"moult/agent/node"
+	"moult/store/artifact"
 	"moult/store/bundle"
 )
 
@@ -50,26 +52,73 @@ func (a *Agent) fetchPath(ctx context.Context, path []bundle.Version) error {
 		}
 	}
 	for i, art := range artifacts {
-		asm, err := a.depot.Begin(art)
-		if err != nil {
+		if _, err := a.fetchArtifact(ctx, art, func(done <-chan struct{}, asm *artifact.Assembly) {
+			a.reportProgress(done, asm.Progress, path, i)
+		}); err != nil {
 			return err
-		}
-		done := make(chan struct{})
-		a.spawn(func() { a.reportProgress(done, asm.Progress, path, i) })
-		err = a.fetch.Fetch(ctx, art, asm)
-		close(done)
-		if err == nil {
-			_, err = asm.Finish()
-		}
-		if err = closeWith(err, asm); err == nil {
-			_, err = a.depot.Ensure(ctx, art.Digest)
-		}
-		if err != nil {
-			return fmt.Errorf("artifact %s: %w", art.Digest.Short(), err)
 		}
 	}
 	return nil
 }
+
+// fetchArtifact fetches an artifact, as far as it is not here, and unpacks it. report is
+// called beside it, if it is not nil, until done is closed.
+func (a *Agent) fetchArtifact(ctx context.Context, art bundle.Artifact, report func(done <-chan struct{}, asm *artifact.Assembly)) (dir string, err error) {
+	asm, err := a.depot.Begin(art)
+	if err != nil {
+		return "", err
+	}
+	done := make(chan struct{})
+	if report != nil {
+		a.spawn(func() { report(done, asm) })
+	}
+	err = a.fetch.Fetch(ctx, art, asm)
+	close(done)
+	if err == nil {
+		_, err = asm.Finish()
+	}
+	if err = closeWith(err, asm); err == nil {
+		dir, err = a.depot.Ensure(ctx, art.Digest)
+	}
+	if err != nil {
+		return "", fmt.Errorf("artifact %s: %w", art.Digest.Short(), err)
+	}
+	return dir, nil
+}
+
+// unpacked returns the folder of software that is about to be started, verified. Where that
+// is damaged or gone, and is what the node runs or goes back to, it is fetched again, as
+// long as that takes: there is nothing else to run. It is called beside the loop.
+func (a *Agent) unpacked(ctx context.Context, digest bundle.Digest) (dir string, err error) {
+	dir, err = a.depot.Ensure(ctx, digest)
+	if err == nil || !errors.Is(err, artifact.ErrDamaged) && !errors.Is(err, artifact.ErrUnknown) {
+		return dir, err
+	}
+	var runs bundle.Version
+	var art bundle.Artifact
+	a.ask(func() {
+		v := a.saved.Running
+		if m := a.node.Manifests()[v]; m != nil {
+			if one, ok := m.Classes[a.cfg.Class].Artifact(a.platform); ok && one.Digest == digest {
+				runs, art = v, one
+			}
+		}
+	})
+	if runs == 0 {
+		return "", fmt.Errorf("%w: %w", errLost, err)
+	}
+	a.log.Error("the software is damaged or gone, and fetched again", "release", runs, "err", err)
+	tell := func(text string) { a.ask(func() { a.alarmOf(causeSoftware, text) }) }
+	tell(fmt.Sprintf("the software of release %d, which this node runs, is damaged or gone on this disk, and is fetched from peers: until then the node is down; if none has it, %s; look at the disk", runs, node.Bring(runs)))
+	if dir, err = a.fetchArtifact(ctx, art, nil); err != nil {
+		return "", err
+	}
+	tell("")
+	return dir, nil
+}
+
+// causeSoftware is what is wrong with the unpacked software.
+const causeSoftware = "unpacked software"
 
 // reportProgress tells the loop, now and then, how far the fetch of a path is, which is
 // at its i-th release, and what is missing where nothing comes any more.

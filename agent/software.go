@@ -43,7 +43,7 @@ func (a *Agent) startLayer(cfg simlayer.Config, left software.Left) (*simlayer.L
 func (a *Agent) lookAfter(left software.Left) *software.Software {
 	cfg := software.Config{
 		Data: a.cfg.Data, Node: a.id, KernelName: ways.KernelName(a.id), Services: map[string]string{}, Env: a.cfg.Env,
-		Proxied: a.ways.Egress.Kind == ways.EgressProxy, Layer: a.layer, State: a.slots.Path, Unpacked: a.depot.Ensure,
+		Proxied: a.ways.Egress.Kind == ways.EgressProxy, Layer: a.layer, State: a.slots.Path, Unpacked: a.unpacked,
 		Plan: a.plan, Tell: a.hear, Log: a.log,
 	}
 	for name, s := range a.cfg.Services {

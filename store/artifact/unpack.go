@@ -87,6 +87,9 @@ func (d *Depot) unpack(digest bundle.Digest) (dir string, err error) {
 // extract makes tmp the content of the tar, durably.
 func (d *Depot) extract(digest bundle.Digest, tmp string) (err error) {
 	f, err := os.Open(d.path(digest, ".tar"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.spoilt(digest, fmt.Errorf("its tar is gone: %w", ErrDamaged))
+	}
 	if err != nil {
 		return err
 	}
@@ -106,13 +109,18 @@ func (d *Depot) extract(digest bundle.Digest, tmp string) (err error) {
 		return cerr
 	}
 	if bundle.Digest(h.Sum(nil)) != digest {
-		d.mu.Lock()
-		held := d.artifacts[digest]
-		d.mu.Unlock()
-		err = fmt.Errorf("its tar: %w", ErrDamaged)
-		if held != nil {
-			d.markDamaged(held, err)
-		}
+		return d.spoilt(digest, fmt.Errorf("its tar: %w", ErrDamaged))
+	}
+	return err
+}
+
+// spoilt notes why an artifact cannot be unpacked, so that Begin brings it anew.
+func (d *Depot) spoilt(digest bundle.Digest, err error) error {
+	d.mu.Lock()
+	held := d.artifacts[digest]
+	d.mu.Unlock()
+	if held != nil {
+		d.markDamaged(held, err)
 	}
 	return err
 }
