@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"moult/simlayer/attach"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
@@ -235,4 +236,37 @@ func InProcess(objects map[bundle.Version]so.Object) map[bundle.Version]Object {
 		out[v] = Object{Local: o}
 	}
 	return out
+}
+
+// Attach is how new connections of callers whose calls pass unchanged reach the
+// node.
+type Attach int
+
+const (
+	// AttachRelay: through the layer.
+	AttachRelay Attach = iota
+	// AttachInherit: to sockets that the software inherits (Layer.Sockets).
+	AttachInherit
+	// AttachSteer: to the socket on which the software listens by itself, at its
+	// Backend, as package attach steers (Layer.SetSteer). Of UDP to the one that it
+	// opens beside the layer's (Layer.Found); callers of the public address, which is
+	// another, come through the layer.
+	AttachSteer
+)
+
+func (s Service) network() string {
+	if s.Protocol == bundle.ProtocolUDP {
+		return "udp"
+	}
+	return "tcp"
+}
+
+// Inherited names one socket that software was given, and the layer's of
+// the same address, for a layer that comes after this one.
+type Inherited struct {
+	Service string         `json:"service"`
+	Version bundle.Version `json:"version"`
+	// Addr is where both listen, host:port.
+	Addr    string         `json:"addr"`
+	Members attach.Members `json:"members"`
 }

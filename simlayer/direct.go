@@ -3,7 +3,6 @@ package simlayer
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -13,23 +12,6 @@ import (
 	"moult/simlayer/attach"
 	"moult/simlayer/routes"
 	"moult/simlayer/stream"
-	"moult/store/bundle"
-)
-
-// Attach is how new connections of callers whose calls pass unchanged reach the
-// node.
-type Attach int
-
-const (
-	// AttachRelay: through the layer.
-	AttachRelay Attach = iota
-	// AttachInherit: to sockets that the software inherits (Layer.Sockets).
-	AttachInherit
-	// AttachSteer: to the socket on which the software listens by itself, at its
-	// Backend, as package attach steers (Layer.SetSteer). Of UDP to the one that it
-	// opens beside the layer's (Layer.Found); callers of the public address, which is
-	// another, come through the layer.
-	AttachSteer
 )
 
 // SetSteer gives the layer what steers callers of its services with AttachSteer. It is
@@ -48,34 +30,18 @@ func addrPort(addr string) (netip.AddrPort, error) {
 	return tcp.AddrPort(), nil
 }
 
-// listeners returns all, in no order.
-func (l *Layer) listeners() []*listener {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var all []*listener
-	for _, s := range l.services {
-		if s.public != nil {
-			all = append(all, s.public)
-		}
-		for _, f := range s.versioned {
-			all = append(all, f)
-		}
-	}
-	return all
-}
-
 // aim leads new connections past the layer where r lets callers of a listener
 // through to the node unchanged, and all others to the layer; with nil, all. Where
 // that fails they come to the layer. It is called with apply held.
 func (l *Layer) aim(r *routes.Route) {
 	for _, f := range l.listeners() {
-		direct, err := l.aimOne(f, r, r != nil && !r.Down && f.straight(l, r))
+		direct, err := l.aimOne(f, r, r != nil && !r.Down && f.straight(r))
 		if err != nil {
 			l.fell(f, err)
 		} else if direct {
 			l.fallen.Delete(f.service.name)
 		}
-		f.direct.Store(direct)
+		f.Lead(direct)
 	}
 }
 
@@ -85,15 +51,12 @@ func (l *Layer) fell(f *listener, err error) {
 	if before, _ := l.fallen.Swap(f.service.name, why); before == why {
 		level = slog.LevelDebug
 	}
-	l.log.Log(l.ctx, level, "callers are relayed", "service", f.service.name, "version", f.label, "address", f.Addr().String(), "err", err)
+	l.log.Log(l.ctx, level, "callers are relayed", "service", f.service.name, "version", f.Label, "address", f.Addr().String(), "err", err)
 }
 
 // straight reports whether r lets the callers of f through to the node unchanged.
-func (f *listener) straight(l *Layer, r *routes.Route) bool {
-	v := f.label
-	if v == 0 {
-		v = l.externalVersion(f.service, r)
-	}
+func (f *listener) straight(r *routes.Route) bool {
+	v := f.VersionUnder(r)
 	p := r.Paths[v]
 	return p != nil && r.Relays(p, f.service.Protocol) && p.Via == 0 && !r.Watched[v]
 }
@@ -104,7 +67,7 @@ func (l *Layer) aimOne(f *listener, r *routes.Route, straight bool) (direct bool
 	switch {
 	case f.pair != nil:
 		return l.point(f, r, straight)
-	case f.single != nil && straight && f.label == r.Native:
+	case f.single != nil && straight && f.Label == r.Native:
 		return false, f.single
 	case f.packets != nil:
 		return false, nil
@@ -131,20 +94,6 @@ func (l *Layer) steerOne(f *listener, r *routes.Route, straight bool) error {
 		return errors.Join(err, l.steer.Clear("tcp", at))
 	}
 	return nil
-}
-
-func (s Service) network() string {
-	if s.Protocol == bundle.ProtocolUDP {
-		return "udp"
-	}
-	return "tcp"
-}
-
-// taken is the socket on which software listens by itself.
-type taken struct {
-	file      *os.File
-	processes []int
-	addr      string
 }
 
 // socket returns the one of the software of r for a service. It is kept until the
@@ -222,20 +171,6 @@ func (l *Layer) Ended() {
 			ln.Close()
 		}
 	}
-}
-
-// versionedOf returns the listener for callers of a version; nil without one.
-func (l *Layer) versionedOf(s *service, v bundle.Version) *listener {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return s.versioned[v]
-}
-
-// stray takes what is queued at a socket whose software has ended.
-type stray struct {
-	io.Closer
-	at        *listener // serves it
-	inherited bool      // the socket is one of at's pair; else it was the software's own
 }
 
 // takePairStrays takes what is queued at the software's socket of a pair.

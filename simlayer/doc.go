@@ -14,10 +14,10 @@
 // # Relaying
 //
 // Calls that need no simulation in this process pass as bytes, unchanged, on a
-// connection to the software that is their caller's alone; half closes and resets
-// pass too. Of HTTP only the framing is followed (packages wire, relay), so that the gate
-// knows when a connection is idle between two calls. A connection whose framing
-// cannot be followed, or that changes its protocol, counts as one call until it
+// connection to the software that is their caller's alone (package calls); half closes
+// and resets pass too. Of HTTP only the framing is followed (packages wire, relay), so
+// that the gate knows when a connection is idle between two calls. A connection whose
+// framing cannot be followed, or that changes its protocol, counts as one call until it
 // ends.
 //
 // A plain call of HTTP/1.1 whose objects all have the bounded form (so.Bounded) is

@@ -67,7 +67,7 @@ func (n busyNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // served by the old version while a call that began before went on. No call may fail.
 func switchBusy(t *testing.T, change func(*Config), objects map[bundle.Version]Object, end func(context.Context, *Layer) (int, error)) (served int64) {
 	l := startLayer(t, bundle.ProtocolHTTP, change)
-	l.lastingAfter = 1 // no call of the test is long
+	l.calls.LastingAfter = 1 // no call of the test is long
 	route := func(v bundle.Version, node *httptest.Server) Routing {
 		return Routing{Native: v, Backends: backends(addrOf(node)), Objects: objects, External: 1}
 	}
@@ -238,7 +238,7 @@ func TestKeptPollWaits(t *testing.T) {
 	bothWays(t, func(t *testing.T, change func(*Config)) {
 		arrived := make(chan string, 5)
 		l := simulated(t, addrOf(startNode(t, busyNode{1, arrived, nil}.ServeHTTP)), change)
-		l.lastingAfter = 1
+		l.calls.LastingAfter = 1
 		c := rawTo(t, l.Addresses()["api"].Public)
 		c.say(getOf("/short"))
 		c.hear()
@@ -274,7 +274,7 @@ func TestPartIsNotTheWhole(t *testing.T) {
 			}
 			_, _ = io.Copy(io.Discard, conn)
 		})), change)
-		l.lastingAfter = 1
+		l.calls.LastingAfter = 1
 		for _, path := range []string{"/whole", "/dump"} {
 			c := rawTo(t, l.Addresses()["api"].Public)
 			c.say(getOf(path))
@@ -318,7 +318,7 @@ func downloadEnds(t *testing.T, change func(*Config), objects map[bundle.Version
 		fmt.Fprint(w, "last")
 	})
 	l := startLayer(t, bundle.ProtocolHTTP, change)
-	l.lastingAfter = 1
+	l.calls.LastingAfter = 1
 	native := bundle.Version(1)
 	if objects != nil {
 		native = 2

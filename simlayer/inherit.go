@@ -8,21 +8,9 @@ import (
 	"os"
 	"slices"
 
-	"moult/simlayer/attach"
 	"moult/simlayer/routes"
-	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
-
-// Inherited names one socket that software was given, and the layer's of
-// the same address, for a layer that comes after this one.
-type Inherited struct {
-	Service string         `json:"service"`
-	Version bundle.Version `json:"version"`
-	// Addr is where both listen, host:port.
-	Addr    string         `json:"addr"`
-	Members attach.Members `json:"members"`
-}
 
 // Socket is what software is given of one service.
 type Socket struct {
@@ -57,7 +45,7 @@ func (l *Layer) Sockets(v bundle.Version) ([]Socket, error) {
 	if l.closed {
 		return nil, ErrClosed
 	}
-	l.endStrays(func(s stray) bool { return s.inherited && s.at.label == v })
+	l.endStrays(func(s stray) bool { return s.inherited && s.at.Label == v })
 	if !l.lends() {
 		return nil, nil
 	}
@@ -101,7 +89,7 @@ func (l *Layer) lends() bool {
 
 // socket is what software is given of a listener.
 func (f *listener) socket() (Socket, error) {
-	s := Socket{Inherited: Inherited{Service: f.service.name, Version: f.label, Addr: f.address()}}
+	s := Socket{Inherited: Inherited{Service: f.service.name, Version: f.Label, Addr: f.address()}}
 	var err error
 	if s.Members, err = f.pair.Members(); err != nil {
 		return s, err
@@ -113,105 +101,6 @@ func (f *listener) socket() (Socket, error) {
 		_ = s.Hold.Close() // nobody has it
 	}
 	return s, err
-}
-
-// address is where callers reach a listener of one version.
-func (f *listener) address() string {
-	at, _ := stream.AddrPort(f.Addr())
-	return net.JoinHostPort(f.service.host(), fmt.Sprint(at.Port()))
-}
-
-// bindSocket opens the socket of an address of TCP: one of a pair where the node has, or
-// is to get, the other.
-func (l *Layer) bindSocket(s *service, label bundle.Version, addr string) (net.Listener, *attach.Pair, error) {
-	pair, err := l.adoptPair(s, label, addr)
-	if err == nil && pair == nil {
-		if s.Attach != AttachInherit || label == 0 {
-			ln, err := stream.Listen(l.ctx, addr)
-			return ln, nil, err
-		}
-		pair, err = attach.ListenPair(l.ctx, "tcp", addr)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	ln := pair.Agent()
-	if ln == nil {
-		return nil, nil, errors.Join(fmt.Errorf("%s: the running software has a socket of UDP there: stop it first", addr), pair.Close())
-	}
-	return ln, pair, nil
-}
-
-// adoptPair takes back the sockets of an address that an earlier layer gave to
-// software which still runs; nil where there are none. It does so whatever the
-// service's attach is now: the software keeps them until it is started anew.
-func (l *Layer) adoptPair(s *service, label bundle.Version, addr string) (*attach.Pair, error) {
-	i := slices.IndexFunc(l.known, func(k Inherited) bool { return k.of(s, label, addr) })
-	if i < 0 {
-		return nil, nil
-	}
-	k := l.known[i]
-	if k.Members.Node == 0 {
-		return l.adoptOpen(k)
-	}
-	files, err := attach.TakeCookies(l.cfg.Processes, k.Members.Node, k.Members.Agent)
-	if err != nil {
-		return nil, fmt.Errorf("the running software has %s: %w", k.Addr, err)
-	}
-	defer func() {
-		for _, f := range files {
-			if f != nil {
-				_ = f.Close() // the pair has its own
-			}
-		}
-	}()
-	if files[0] == nil && files[1] == nil {
-		return nil, nil
-	}
-	pair, err := attach.AdoptPair(l.ctx, k.Addr, k.Members, files[0], files[1])
-	if err == nil && files[0] != nil {
-		l.given = label
-	}
-	return pair, err
-}
-
-// adoptOpen is adoptPair for software that was to open the socket by itself.
-func (l *Layer) adoptOpen(k Inherited) (*attach.Pair, error) {
-	files, err := attach.TakeCookies(l.cfg.Processes, k.Members.Agent)
-	if err != nil {
-		return nil, fmt.Errorf("the running software holds the agent's socket of %s: %w", k.Addr, err)
-	}
-	if held := files[0]; held != nil {
-		defer held.Close() // the pair has its own
-		l.given = k.Version
-		return attach.AdoptOpen(l.ctx, k.Addr, held)
-	}
-	at, err := addrPort(k.Addr)
-	if err != nil {
-		return nil, err
-	}
-	// It has closed what it did not know. Its own then has the first place, and must
-	// keep it: so from now on it is held here.
-	node, err := attach.TakeOther(l.cfg.Processes, "udp", at, k.Members.Agent)
-	if errors.Is(err, attach.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer node.Close()
-	l.given = k.Version
-	return attach.AdoptPair(l.ctx, k.Addr, attach.Members{}, node, nil)
-}
-
-// of reports whether k is the socket for callers of a version of a service, which
-// is to be bound at addr, perhaps with any port.
-func (k Inherited) of(s *service, label bundle.Version, addr string) bool {
-	if k.Service != s.name || k.Version != label {
-		return false
-	}
-	host, _, err := stream.SplitAddr(k.Addr)
-	return k.Addr == addr || err == nil && s.versionPort(label) == 0 && host == s.host()
 }
 
 // rejoin listens where the running software inherited its sockets, before the
@@ -237,7 +126,7 @@ func (l *Layer) rejoin() {
 // whether they go to the node.
 func (l *Layer) point(f *listener, r *routes.Route, straight bool) (direct bool, err error) {
 	// The software has a socket of the address for its own version only.
-	direct = straight && f.label == r.Native
+	direct = straight && f.Label == r.Native
 	switch {
 	case direct && f.pair.Open():
 		direct, err = l.bound(f, r)

@@ -6,30 +6,11 @@ import (
 	"net/netip"
 	"time"
 
-	"moult/simlayer/gate"
 	"moult/simlayer/observe"
 	"moult/simlayer/routes"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
-
-// observed does what a call under a route has to do with the one who observes: one
-// of the observing object waits until that knows all that was before. sees is who
-// sees what comes of the call at the node, if anybody.
-func (c *call) observed(ctx context.Context, r *routes.Route) (sees *observe.Observer, err error) {
-	o := r.Observer
-	switch {
-	case o == nil:
-		return nil, nil
-	case c.version > r.Native:
-		return nil, o.Current(ctx)
-	case c.via != 0:
-		c.hidden = o
-		o.Hide(c.version)
-		return nil, nil
-	}
-	return o, nil
-}
 
 // objectOf is where the object process for callers of v is, by service, and how it is
 // reached by an observer: the connections of the route's own backends end with it.
@@ -119,7 +100,7 @@ func (l *Layer) lookAround(o *observe.Observer) {
 		past, err := l.goPast()
 		if err != nil {
 			l.log.Warn("whether calls go past the layer is not known, so a simulation object that observes them begins later", "object", o.Version(), "err", err)
-		} else if past == 0 && l.seenBy(o) {
+		} else if past == 0 && l.calls.SeenBy(o) {
 			o.Begin()
 			return
 		}
@@ -134,15 +115,6 @@ func (l *Layer) lookAround(o *observe.Observer) {
 			return
 		}
 	}
-}
-
-// seenBy reports whether all calls of HTTP that are at the node were let in under
-// routings with this observer.
-func (l *Layer) seenBy(o *observe.Observer) bool {
-	return l.gate.Every(func(r *routes.Route, of gate.Call) bool {
-		_, raw := of.(*relaying)
-		return raw || r.Observer == o
-	})
 }
 
 // goPast counts the connections of services of HTTP that were made past the layer,

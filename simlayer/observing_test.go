@@ -457,7 +457,7 @@ func TestObserveBegins(t *testing.T) {
 	w.waitFor(t, "m")
 	mustDo(t, c, "PUT", versionURL(t, l, 2)+"/seen", "")
 	w.waitFor(t, "mc")
-	if l.seenBy(l.gate.Routing().Observer) || l.Stats().Observers[3].Whole {
+	if l.calls.SeenBy(l.gate.Routing().Observer) || l.Stats().Observers[3].Whole {
 		t.Error("it is told that it sees all while a call is at the node that it does not see")
 	}
 	release()

@@ -18,7 +18,7 @@ import (
 // bindPackets opens an address of a UDP service. Datagrams that come before serve
 // wait.
 func (l *Layer) bindPackets(s *service, label bundle.Version, addr string) (*listener, error) {
-	f := &listener{layer: l, service: s, label: label, fronts: map[*front]bool{}}
+	f := &listener{layer: l, service: s, Port: l.openPort(s, label, nil)}
 	conn, err := l.bindPacketSocket(f, addr)
 	if err != nil {
 		return nil, err
@@ -36,8 +36,8 @@ func (l *Layer) bindPackets(s *service, label bundle.Version, addr string) (*lis
 // bindPacketSocket opens the socket of an address of UDP: one of a pair where the
 // node has, or is to get, the other.
 func (l *Layer) bindPacketSocket(f *listener, addr string) (*net.UDPConn, error) {
-	pair, err := l.adoptPair(f.service, f.label, addr)
-	if err == nil && pair == nil && f.service.Attach != AttachRelay && f.label != 0 {
+	pair, err := l.adoptPair(f.service, f.Label, addr)
+	if err == nil && pair == nil && f.service.Attach != AttachRelay && f.Label != 0 {
 		listen := attach.ListenPair
 		if f.service.Attach == AttachSteer {
 			listen = attach.ListenOpen
@@ -86,7 +86,7 @@ type packetWay struct{ *listener }
 // would, and wait where those would be held.
 func (f packetWay) Way() packets.Way {
 	route, open, shut, changed := f.layer.gate.Look()
-	w := packets.Way{Changed: changed, Version: f.versionUnder(route)}
+	w := packets.Way{Changed: changed, Version: f.VersionUnder(route)}
 	switch {
 	case shut:
 		return w
@@ -109,7 +109,7 @@ func (f packetWay) Way() packets.Way {
 
 // Count implements packets.Target.
 func (f packetWay) Count(w packets.Way, o tally.Outcome, waited time.Duration) {
-	f.ended(w.Version, w.Native, o, waited, time.Now().Add(-waited))
+	f.Ended(w.Version, w.Native, o, waited, time.Now().Add(-waited))
 }
 
 // awaitPackets waits until the node has answered the datagrams that it has, as far
@@ -138,7 +138,7 @@ func (l *Layer) awaitPackets(ctx context.Context, direct bool) {
 
 // directPackets reports whether datagrams go to the node past the layer.
 func (l *Layer) directPackets() bool {
-	return slices.ContainsFunc(l.listeners(), func(f *listener) bool { return f.packets != nil && f.direct.Load() })
+	return slices.ContainsFunc(l.listeners(), func(f *listener) bool { return f.packets != nil && f.Direct() })
 }
 
 // heldPackets is how many datagrams wait.

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"moult/simlayer/calls"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -196,7 +197,7 @@ func (w *oneWay) call(t *testing.T, p passed) (node, caller string, refused bool
 func (p passed) inOrder() bool {
 	for _, fields := range []string{p.fields, p.answerFields} {
 		h, err := textproto.NewReader(bufio.NewReader(strings.NewReader(fields + "\r\n"))).ReadMIMEHeader()
-		if err != nil || namesFit(http.Header(h)) != nil || strings.ContainsFunc(fields, func(r rune) bool { return r < ' ' && r != '\t' && r != '\r' && r != '\n' || r == 0x7f }) {
+		if err != nil || calls.NamesFit(http.Header(h)) != nil || strings.ContainsFunc(fields, func(r rune) bool { return r < ' ' && r != '\t' && r != '\r' && r != '\n' || r == 0x7f }) {
 			return false
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"moult/simlayer/calls"
 	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
@@ -166,12 +167,8 @@ func nodeEnds(t *testing.T, l *Layer) {
 	if _, body := c.hear(); body != "ok" {
 		t.Fatalf("%q", body)
 	}
-	f := l.listeners()[0].allFronts(false)[0]
-	eventually(t, "the end known", func() bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return f.up == nil || f.up.simulated && !f.up.in.Alive() // a simulated call finds it out
-	})
+	f := l.listeners()[0].Callers()[0]
+	eventually(t, "the end known", func() bool { return !f.Linked() })
 	c.say(strings.Replace(getOf("/"), "GET", "POST", 1))
 	if _, body := c.hear(); body != "ok" {
 		t.Fatalf("%q", body)
@@ -200,22 +197,20 @@ func TestRetireWhileAnswering(t *testing.T) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(hang))
 	c := &rawCaller{conn.(*net.TCPConn), t, bufio.NewReader(conn)}
-	var f *front
+	var f calls.Caller
 	eventually(t, "the connection", func() bool {
-		all := l.services["api"].versioned[1].allFronts(false)
+		all := l.services["api"].versioned[1].Callers()
 		if len(all) == 1 {
 			f = all[0]
 		}
 		return len(all) == 1
 	})
-	if err := f.conn.(*net.TCPConn).SetWriteBuffer(4096); err != nil {
+	if err := f.Conn().(*net.TCPConn).SetWriteBuffer(4096); err != nil {
 		t.Fatal(err)
 	}
 	c.say(getOf("/"))
 	eventually(t, "an answer that cannot be written", func() bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return f.core.Phase() == relay.Writing
+		return f.Phase() == relay.Writing
 	})
 	routing.Objects = nil
 	apply(t, l, routing)

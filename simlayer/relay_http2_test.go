@@ -291,16 +291,15 @@ func TestHTTP2Farewell(t *testing.T) {
 				}
 				until(http2.FrameGoAway)
 				var in stream.Reader
-				if err := in.Start(conn, &l.buffers); err != nil {
+				if err := in.Start(conn, new(stream.Buffers)); err != nil {
 					t.Fatal(err)
 				}
-				for _, f := range l.services["api"].public.allFronts(false) {
-					f.http2.says.Lock() // nothing more is on its way
-					open := in.Alive()
-					f.http2.says.Unlock()
-					if !open {
-						t.Fatal("the connection ended before it was used")
-					}
+				for _, c := range l.services["api"].public.Callers() {
+					c.Quiet(func() { // nothing more is on its way
+						if !in.Alive() {
+							t.Error("the connection ended before it was used")
+						}
+					})
 				}
 				l.Close()
 			}

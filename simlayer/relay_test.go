@@ -204,7 +204,7 @@ func TestDirectAsksForNewConnections(t *testing.T) {
 	if resp, _ := c.hear(); resp.Close {
 		t.Error("asked without a reason")
 	}
-	l.services["api"].public.direct.Store(true)
+	l.services["api"].public.Lead(true)
 	c.say(getOf("/b"))
 	if resp, body := c.hear(); !resp.Close || body != "/b" {
 		t.Errorf("%q, close %v", body, resp.Close)

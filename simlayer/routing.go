@@ -5,14 +5,10 @@ import (
 	"maps"
 	"slices"
 
-	"moult/simlayer/gate"
 	"moult/simlayer/routes"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
-
-// ticket is a call's stay at the node.
-type ticket = gate.Ticket[*routes.Route]
 
 // newRoute checks r and makes it ready. Backends that old has too keep their
 // connections.

@@ -3,7 +3,6 @@ package simlayer
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,7 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"moult/simlayer/routes"
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
@@ -161,12 +160,12 @@ func TestSimulatedCrash(t *testing.T) {
 		if s := l.Stats(); s.Services["api"][1].Held != 6 || s.Services["api"][1].Errors != 0 {
 			t.Errorf("%+v, want 6 calls held and no error", s)
 		}
-		for method, want := range map[string]int64{"GET": maxTries, "PUT": 1, "POST": 1} {
+		for method, want := range map[string]int64{"GET": relay.MaxTries, "PUT": 1, "POST": 1} {
 			resets.Store(0)
 			if r := mustDo(t, c, method, publicURL(l)+"/reset", "x"); r.status != 502 || r.refusal != so.RefusalError || strings.Contains(r.body, "not known") != (method != "GET") {
 				t.Errorf("%s: %d %s, want 502", method, r.status, r.body)
 			}
-			const most = maxTries * (maxTries + 1) // a kept connection counts for nothing, and net/http keeps many
+			const most = relay.MaxTries * (relay.MaxTries + 1) // a kept connection counts for nothing, and net/http keeps many
 			if n := resets.Load(); n != want && method != "GET" || n < 1 || n > most {
 				t.Errorf("%s reached the node %d times, want %d", method, n, want)
 			}
@@ -252,13 +251,9 @@ func TestSimulatedSlowPipelining(t *testing.T) {
 	for range 2 {
 		c.say(getOf("/slow"))
 		<-arrived
-		var f *front
 		eventually(t, "somebody watches", func() bool {
-			for _, f = range l.listeners()[0].allFronts(false) {
-				f.mu.Lock()
-				slow := f.up != nil && f.core.Calling()
-				f.mu.Unlock()
-				return slow
+			for _, c := range l.listeners()[0].Callers() {
+				return c.Linked() && c.Calling()
 			}
 			return false
 		})
@@ -298,39 +293,16 @@ func simulatedIdleIsClosed(t *testing.T, more string) {
 		if resp, body := c.hear(); body != "ok" || resp.Close {
 			t.Fatalf("call %d: %d %q", i, resp.StatusCode, body)
 		}
-		f := l.listeners()[0].allFronts(false)
+		f := l.listeners()[0].Callers()
 		if len(f) != 1 {
 			t.Fatalf("%d connections here, want one: it was handed over", len(f))
 		}
-		eventually(t, "the end known", func() bool {
-			f[0].mu.Lock()
-			defer f[0].mu.Unlock()
-			return f[0].up == nil || !f[0].up.in.Alive()
-		})
+		eventually(t, "the end known", func() bool { return !f[0].Linked() })
 	}
 	if n := calls.Load(); n != 20 {
 		t.Errorf("%d calls came, want 20", n)
 	}
 }
-
-// A panic in an object fails its call.
-func TestSimulatedPanic(t *testing.T) {
-	l := startLayer(t, bundle.ProtocolHTTP, func(c *Config) { c.Log = nil })
-	chain, err := so.NewChain(1, 2, map[bundle.Version]so.Object{1: breaking{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &front{layer: l, listener: l.listeners()[0]}
-	c := l.simulations.get(f)
-	c.path = &routes.Path{Chain: chain}
-	if resp, err := c.call(); resp != nil || !errors.Is(err, errBroke) {
-		t.Errorf("%v, %v", resp, err)
-	}
-}
-
-type breaking struct{}
-
-func (breaking) Answer(*http.Request, http.RoundTripper) (*http.Response, error) { panic("broken") }
 
 // A node that answers before it has read a long body, again and again on one
 // connection: net/http's server would break on it.

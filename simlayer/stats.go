@@ -34,15 +34,20 @@ type Stats struct {
 	Observers map[bundle.Version]observe.Stats `json:"observers,omitempty"`
 }
 
-// ended counts a call of callers of v that has ended, at a node of version native; 0
-// where it came to none.
-func (f *listener) ended(v, native bundle.Version, o tally.Outcome, waited time.Duration, began time.Time) {
-	f.service.tally.Of(v).Ended(o, waited, began)
-	switch {
-	case native == 0 || v == native:
-	case v < native:
-		f.layer.past.Of(v).Ended(o, waited, began.Add(waited))
-	default:
-		f.layer.future.Of(v).Ended(o, waited, began.Add(waited))
+// Stats returns what the layer has seen.
+func (l *Layer) Stats() Stats {
+	g := l.gate.Stats()
+	s := Stats{
+		InFlight: g.In, Held: g.Held + l.heldPackets(), PeakInFlight: g.PeakIn, PeakHeld: g.PeakHeld,
+		LongestHold: g.Longest, Services: map[string]map[bundle.Version]tally.Calls{},
 	}
+	for name, one := range l.services {
+		s.Services[name] = one.tally.Snapshot()
+	}
+	s.Past, s.Future = l.calls.Past.Snapshot(), l.calls.Future.Snapshot()
+	if l.out != nil {
+		s.Egress = l.out.Calls()
+	}
+	s.Observers = l.observerStats()
+	return s
 }

@@ -84,8 +84,8 @@ func TestWhoGoesPast(t *testing.T) {
 			r.Native, r.Backends = 2, backends(closedPort(t))
 			apply(t, l, r)
 			for _, f := range l.listeners() {
-				if f.straight(l, l.gate.Routing()) {
-					versions = append(versions, f.label)
+				if f.straight(l.gate.Routing()) {
+					versions = append(versions, f.Label)
 				}
 			}
 			slices.Sort(versions)

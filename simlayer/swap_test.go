@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -251,12 +252,12 @@ func TestResets(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolHTTP, nil)
 	apply(t, l, Routing{Native: 1, Backends: backends(addrOf(node))})
 	c := newClient(t)
-	for method, want := range map[string]int64{"GET": maxTries, "PUT": 1, "POST": 1} {
+	for method, want := range map[string]int64{"GET": relay.MaxTries, "PUT": 1, "POST": 1} {
 		calls.Store(0)
 		if r := mustDo(t, c, method, publicURL(l)+"/", "x"); r.status != 502 || r.refusal != so.RefusalError {
 			t.Errorf("%s: %d %s, want 502", method, r.status, r.body)
 		}
-		if n := calls.Load(); n != want && method != "GET" || n < 1 || n > maxTries {
+		if n := calls.Load(); n != want && method != "GET" || n < 1 || n > relay.MaxTries {
 			t.Errorf("%s reached the node %d times, want %d", method, n, want)
 		}
 	}

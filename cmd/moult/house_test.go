@@ -59,6 +59,7 @@ var floors = map[string]int{
 	"simlayer/egress":       3,
 	"simlayer/observe":      3,
 	"simlayer/routes":       4,
+	"simlayer/calls":        5,
 	"simlayer":              6,
 	"agent/process":         3,
 	"simlayer/host/child":   1,
@@ -297,7 +298,6 @@ const (
 
 // roomy lists what may be larger, with the reason.
 var roomy = map[string]string{
-	"simlayer":    "the relay's driver and HTTP/2 still stand in it",
 	"simlayer/so": "rules, their parser, tester and templates are one language",
 }
 

@@ -1,21 +1,14 @@
-package simlayer
+package calls
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"net/http"
-	"os"
 	"syscall"
 	"time"
 
-	"moult/simlayer/gate"
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
-	"moult/simlayer/routes"
-	"moult/simlayer/so"
 	"moult/simlayer/stream"
-	"moult/simlayer/tally"
 	"moult/simlayer/wire"
 )
 
@@ -36,8 +29,8 @@ func (f *front) begin(req wire.Request, size int, how relay.How) bool {
 	}
 	var u *upstream
 	err := error(errHeld)
-	if f.layer.gate.TryEnter(&call.ticket, f.cutFunc) {
-		u, err = f.admitted(f.layer.ctx)
+	if f.calls.Gate.TryEnter(&call.ticket, f.cutFunc) {
+		u, err = f.admitted(f.calls.Ctx)
 	}
 	switch {
 	case err == nil && whole:
@@ -97,7 +90,7 @@ func (f *front) beginLate(size int, whole bool, why error) bool {
 
 // waits makes a call one that can be told to wait no more.
 func (f *front) waits() {
-	ctx, cancel := context.WithCancelCause(f.layer.ctx)
+	ctx, cancel := context.WithCancelCause(f.calls.Ctx)
 	f.call.ctx = ctx
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -111,7 +104,7 @@ func (f *front) waits() {
 // gate where that is nil. It returns a new connection whose answers the caller must
 // take, or nil.
 func (f *front) late(last error) *upstream {
-	call, g := &f.call, f.layer.gate
+	call, g := &f.call, f.calls.Gate
 	if ready := call.ready; ready != nil {
 		call.ready = nil // by the end of late there may be another call
 		defer close(ready)
@@ -126,7 +119,7 @@ func (f *front) late(last error) *upstream {
 			err = g.Enter(call.ctx, &call.patience, &call.ticket, f.cutFunc)
 		}
 		if err != nil {
-			f.refuse(f.layer.heldRefusal(err, last, call.via, call.patience.Limit()))
+			f.refuse(f.calls.heldRefusal(err, last, call.via, call.patience.Limit()))
 			return nil
 		}
 		apart, request := call.late, call.request // of another call once this one was sent
@@ -153,20 +146,13 @@ func (f *front) late(last error) *upstream {
 	}
 }
 
-// upNow returns the connection to the node.
-func (f *front) upNow() *upstream {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.up
-}
-
 // leave takes the call out of the gate, to enter again.
 func (f *front) leave() {
 	f.mu.Lock()
 	inside := f.core.Leave()
 	f.mu.Unlock()
 	if inside {
-		f.layer.gate.Leave(&f.call.ticket)
+		f.calls.Gate.Leave(&f.call.ticket)
 	}
 }
 
@@ -175,9 +161,9 @@ func (f *front) leave() {
 // is that goroutine.
 func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	call := &f.call
-	route, l := call.ticket.Route, f.listener
-	version := l.versionUnder(route)
-	p, b, err := route.Path(version, l.service.name)
+	route, l := call.ticket.Route, f.port
+	version := l.VersionUnder(route)
+	p, b, err := route.Path(version, l.Name)
 	if err == nil && call.counted == nil {
 		err = l.room(route, p, version)
 	}
@@ -186,9 +172,9 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	call.version, call.native, call.via = version, route.Native, 0
 	if err == nil {
 		call.via = p.Via
-		call.counted = l.service.tally.Begin(version, call.counted)
+		call.counted = l.Tally.Begin(version, call.counted)
 	}
-	old, relays := f.up, err == nil && route.Relays(p, l.service.Protocol)
+	old, relays := f.up, err == nil && route.Relays(p, l.Protocol)
 	switch {
 	case relays && old != nil && !old.simulated && old.backend == b && f.core.Usable():
 		f.core.Sends(false, p.Via != 0)
@@ -232,29 +218,6 @@ func (f *front) admitted(ctx context.Context) (*upstream, error) {
 	}
 	if beside {
 		f.wg.Go(func() { f.down(u) })
-	}
-	return u, nil
-}
-
-// stirIf has whoever waits for calls to end look at this one, which lasts now.
-func (f *front) stirIf(lasts bool) {
-	if lasts {
-		f.layer.gate.Stir()
-	}
-}
-
-func (f *front) dial(ctx context.Context, b *routes.Backend) (*upstream, error) {
-	conn, err := b.Dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	u := &upstream{front: f, backend: b, conn: conn}
-	if err := u.in.Start(conn, &f.layer.buffers); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	if !b.KeepRelay(u) {
-		return nil, &proxy.DialError{Err: errors.Join(routes.ErrLeft, conn.Close())}
 	}
 	return u, nil
 }
@@ -311,7 +274,7 @@ func (f *front) stream(u *upstream, size int) bool {
 	}
 	f.core.Lost()
 	f.do(relay.Do{})
-	f.layer.gate.Stir()
+	f.calls.Gate.Stir()
 	f.passOn()
 	return false
 }
@@ -343,143 +306,14 @@ func (f *front) stuck() bool {
 	return false
 }
 
-// passOn passes on all that the caller says, and waits until the node has said
-// all too.
-func (f *front) passOn() {
-	u := f.upNow()
-	if u == nil {
-		return
-	}
-	err := error(nil)
-	if f.n > 0 {
-		_, err = u.conn.Write((*f.buf)[:f.n])
-		f.consume(f.n)
-	}
-	if err == nil {
-		err = stream.Pump(u.conn, f.conn, &f.in)
-	}
-	parting := f.parting()
-	if parting && errors.Is(err, os.ErrDeadlineExceeded) {
-		err = nil
-	}
-	if err != nil {
-		stream.Reset(u.conn)
-		stream.Reset(f.conn)
-	} else {
-		stream.CloseWrite(u.conn)
-	}
-	f.wg.Wait()
-	if parting {
-		f.part()
-		return
-	}
-	f.mu.Lock()
-	f.do(f.core.Finish())
-}
-
 // handBack takes a call out of the gate that must be handed over, and wakes run for
 // it.
 func (f *front) handBack() {
-	f.layer.gate.Leave(&f.call.ticket)
+	f.calls.Gate.Leave(&f.call.ticket)
 	f.call.counted.Done()
 	f.call.counted = nil
 	f.mu.Lock()
 	f.core.HandOver()
 	_ = f.conn.SetReadDeadline(time.Unix(1, 0))
 	f.do(relay.Do{})
-}
-
-// refuse answers a call that got no answer.
-func (f *front) refuse(err error) {
-	f.mu.Lock()
-	cut, last, method := f.core.WasCut(), f.core.LastRefusal(), f.core.Method()
-	f.mu.Unlock()
-	refusal := f.refusalOf(err, cut)
-	f.layer.log.Debug("call refused", "service", f.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "err", refusal)
-	o := tally.Failed
-	if refusal.Denied {
-		o = tally.Denied
-	}
-	resp := refusal.Response(&http.Request{Method: method})
-	resp.Close = last
-	var out bytes.Buffer
-	_ = resp.Write(&out) // to memory
-	f.mu.Lock()
-	answer, d := f.core.Refused(o, f.layer.ctx.Err() != nil && errors.Is(err, context.Canceled))
-	f.do(d)
-	if answer {
-		_, _ = f.conn.Write(out.Bytes()) // whoever has gone need not be told
-		f.wrote()
-	}
-}
-
-// wrote says that the last of an answer was written.
-func (f *front) wrote() {
-	f.mu.Lock()
-	f.do(f.core.Wrote())
-}
-
-// cut ends the call soon. The gate calls it.
-func (f *front) cut() {
-	f.mu.Lock()
-	if f.cancel != nil {
-		f.cancel(errCut)
-	}
-	f.soon()
-	f.do(f.core.Cuts())
-}
-
-// soon bounds what is still being written. mu is held.
-func (f *front) soon() {
-	if !f.core.Begun() {
-		return
-	}
-	until := time.Now().Add(linger)
-	_ = f.conn.SetWriteDeadline(until)
-	if f.up != nil {
-		_ = f.up.conn.SetWriteDeadline(until)
-	}
-}
-
-// Lasts implements gate.Call.
-func (f *front) Lasts(entered time.Time) (from time.Time, how relay.Lasting) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.lastsFrom(entered)
-}
-
-// lastsFrom is lasts with mu held.
-func (f *front) lastsFrom(entered time.Time) (from time.Time, how relay.Lasting) {
-	switch how = f.core.Lasting(); how {
-	case relay.Polls:
-		from = entered.Add(f.layer.lastingAfter)
-	case relay.Streams:
-		from = f.call.streams.Add(f.layer.lastingAfter)
-	}
-	return from, how
-}
-
-// Yield implements gate.Call.
-func (f *front) Yield(entered, by time.Time) gate.Yielding {
-	f.mu.Lock()
-	if from, how := f.lastsFrom(entered); how == relay.Ends || from.After(by) {
-		f.mu.Unlock()
-		return gate.GoesOn
-	}
-	do, again := f.core.Yields()
-	if f.core.WasCut() {
-		f.soon()
-	}
-	f.do(do)
-	if again {
-		return gate.WaitsNow
-	}
-	return gate.EndsNow
-}
-
-// cutRefusal is for a call that was cut before it had an answer.
-func cutRefusal(err error) *so.Refusal {
-	refusal := so.Fail(http.StatusServiceUnavailable, err, "%v; whether it was carried out is not known", errCut)
-	refusal.RetryAfter = retryAfter
-	return refusal
 }

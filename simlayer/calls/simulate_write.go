@@ -1,4 +1,4 @@
-package simlayer
+package calls
 
 import (
 	"errors"
@@ -61,7 +61,7 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 
 // appendBody appends the body of r, which says how long it is.
 func appendBody(b []byte, r *http.Request) ([]byte, error) {
-	if r.ContentLength < 0 || r.ContentLength > max(maxReplay, so.MaxBody) {
+	if r.ContentLength < 0 || r.ContentLength > max(MaxReplay, so.MaxBody) {
 		return b, fmt.Errorf("the body of a request says that it has %d bytes", r.ContentLength)
 	}
 	n := len(b)

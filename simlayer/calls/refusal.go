@@ -1,12 +1,17 @@
-package simlayer
+package calls
 
 import (
+	"bytes"
+	"io"
+	"net/http"
+	"strconv"
 	"strings"
 
 	"golang.org/x/net/http2/hpack"
 
 	"moult/simlayer/relay"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/simlayer/tally"
 	"moult/simlayer/wire"
 )
@@ -64,28 +69,37 @@ func (r *refusals2) of(stream uint32) tally.Outcome {
 	return o
 }
 
-// heard counts a call that a frame of the node ends. Where it may have been refused,
-// that is when all of the frame, and of the header block that it begins, has come. mu
-// is held.
-func (h *framed) heard(e wire.Event) {
-	r, ended := h.refusals, e == wire.Closed || e == wire.Reset
-	if r == nil {
-		if ended {
-			h.count(h.streams.Stream(), tally.Answered)
-		}
-		return
+// contentTypeOf reads the header block of the first call on a connection.
+func contentTypeOf(block []byte) string {
+	d := hpack.NewDecoder(4096, nil)
+	d.SetMaxStringLength(stream.BufferSize)
+	fields, err := d.DecodeFull(block)
+	if err != nil {
+		return ""
 	}
-	if ended {
-		r.ended = h.streams.Stream()
-	}
-	if stream, block, ok := h.streams.ServerBlock(); ok {
-		r.read(stream, block)
-		if _, open := h.began[stream]; !open {
-			delete(r.refused, stream)
+	for _, f := range fields {
+		if f.Name == "content-type" {
+			return f.Value
 		}
 	}
-	if r.ended != 0 && h.streams.Between() {
-		h.count(r.ended, tally.Answered)
-		r.ended = 0
+	return ""
+}
+
+// encodeRefusal writes a refusal for a caller of HTTP/2. Its fields do not touch
+// the table of headers, which is the node's.
+func encodeRefusal(r *so.Refusal, contentType string) (block, body []byte) {
+	resp := r.Response(&http.Request{Header: http.Header{"Content-Type": {contentType}}})
+	var out bytes.Buffer
+	enc := hpack.NewEncoder(&out)
+	add := func(name, value string) {
+		_ = enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: true}) // to memory
 	}
+	add(":status", strconv.Itoa(resp.StatusCode))
+	for name, values := range resp.Header {
+		for _, value := range values {
+			add(strings.ToLower(name), value)
+		}
+	}
+	body, _ = io.ReadAll(resp.Body) // from memory
+	return out.Bytes(), body
 }

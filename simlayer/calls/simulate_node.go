@@ -1,4 +1,4 @@
-package simlayer
+package calls
 
 import (
 	"bufio"
@@ -109,26 +109,6 @@ func (c *simulation) upstream(fresh bool) (u *upstream, kept bool, err error) {
 	return u, false, nil
 }
 
-// over is why no call may go out any more. front.mu is held.
-func (c *simulation) over() error {
-	switch {
-	case c.front.core.WasCut():
-		return errCut
-	case c.front.core.TakenBack():
-		return errBack
-	}
-	if _, gone := c.front.core.Left(); gone {
-		return errGone
-	}
-	return nil
-}
-
-func (c *simulation) wasCut() bool {
-	c.front.mu.Lock()
-	defer c.front.mu.Unlock()
-	return c.front.core.WasCut()
-}
-
 // drop closes a connection.
 func (c *simulation) drop(u *upstream) {
 	c.front.mu.Lock()
@@ -218,7 +198,7 @@ func (c *simulation) memory() *plainResponse {
 // sized gives an answer its body, of which what is in buf from start to n has
 // come. A short one is read whole.
 func (c *simulation) sized(u *upstream, a *plainResponse, framing wire.Response, buf *[]byte, start, n int) {
-	length := int(min(framing.Length, maxReplay)) // enough for what is compared
+	length := int(min(framing.Length, MaxReplay)) // enough for what is compared
 	var err error
 	for n-start < length && length < proxy.StreamFrom && start+length <= len(*buf) && err == nil {
 		var more int
@@ -326,7 +306,7 @@ func (c *simulation) general(u *upstream, r *http.Request, before []byte) (*http
 			}
 			continue
 		}
-		if err := namesFit(resp.Header); err != nil {
+		if err := NamesFit(resp.Header); err != nil {
 			return nil, err
 		}
 		in.N = 1<<63 - 1

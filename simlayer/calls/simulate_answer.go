@@ -1,4 +1,4 @@
-package simlayer
+package calls
 
 import (
 	"errors"
@@ -42,7 +42,7 @@ func (c *simulation) respond(resp *http.Response) {
 	if c.via != 0 {
 		a.outcome = relay.RefusedBy(resp.Header.Get(so.RefusalHeader))
 	}
-	a.last = c.request.close || f.layer.gate.Leaving() || f.listener.leads()
+	a.last = c.request.close || f.calls.Gate.Leaving() || f.port.leads()
 	a.bare = c.request.req.Method == http.MethodHead || resp.StatusCode < 200 || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
 	here, short := bodyHere(resp.Body)
 	if a.memory = short && here <= stream.BufferSize; a.memory && a.length < 0 {
@@ -59,12 +59,6 @@ func (c *simulation) respond(resp *http.Response) {
 	default:
 		c.stream(&a)
 	}
-}
-
-// refuse answers by a refusal.
-func (c *simulation) refuse(err error) {
-	c.unwatch()
-	c.front.refuse(err)
 }
 
 // dropNamed removes the headers that are of one connection, as its own header says.
@@ -111,18 +105,6 @@ func (c *simulation) whole(a *callerAnswer, here int64) {
 	c.end(a, c.out)
 }
 
-// lose breaks an answer off.
-func (c *simulation) lose(o tally.Outcome) {
-	c.unwatch()
-	f := c.front
-	f.mu.Lock()
-	if _, gone := f.core.Left(); gone {
-		o = tally.Canceled
-	}
-	f.mu.Unlock()
-	f.lose(o)
-}
-
 // end ends the exchange, and then writes what is last of its answer: nobody may
 // know the answer and still find the call at the node.
 func (c *simulation) end(a *callerAnswer, text []byte) {
@@ -162,7 +144,7 @@ func (c *simulation) stream(a *callerAnswer) {
 		c.lose(tally.Canceled)
 		return
 	}
-	buf := f.layer.buffers.Get()
+	buf := f.calls.buffers.Get()
 	c.bufs = append(c.bufs, buf)
 	chunked, left := a.length < 0, a.length
 	for {

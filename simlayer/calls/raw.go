@@ -1,4 +1,4 @@
-package simlayer
+package calls
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"moult/simlayer/gate"
+	"moult/simlayer/observe"
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
 	"moult/simlayer/routes"
@@ -17,46 +18,43 @@ import (
 )
 
 // relay takes one connection to the node. Its call ends with the connection.
-func (f *listener) relay(conn net.Conn) {
-	defer f.layer.conns.Leave()
+func (f *Port) relay(conn net.Conn) {
+	defer f.calls.Conns.Leave()
 	began := time.Now()
-	r := &relaying{listener: f, conn: conn}
+	r := &relaying{port: f, conn: conn}
 	up, err := r.connect()
-	route := f.layer.gate.Routing()
-	version := f.label
+	route := f.calls.Gate.Routing()
 	if r.ticket != nil {
-		defer f.layer.gate.Leave(r.ticket)
+		defer f.calls.Gate.Leave(r.ticket)
 		route = r.ticket.Route
 	}
-	if version == 0 {
-		version = f.layer.externalVersion(f.service, route)
-	}
+	version := f.VersionUnder(route)
 	end := tally.Answered
 	if err == nil {
-		counted := f.service.tally.Begin(version, nil)
+		counted := f.Tally.Begin(version, nil)
 		defer counted.Done()
 	}
 	switch {
 	case err != nil:
-		f.layer.log.Debug("connection refused", "service", f.service.name, "from", version, "to", route.Native, "err", err)
+		f.calls.Log.Debug("connection refused", "service", f.Name, "from", version, "to", route.Native, "err", err)
 		stream.Reset(conn)
 		end = tally.Failed
 		if so.AsRefusal(err).Denied {
 			end = tally.Denied
 		}
-	case !stream.SpliceIdle(conn, up, &f.layer.buffers) && r.wasCut():
+	case !stream.SpliceIdle(conn, up, &f.calls.buffers) && r.wasCut():
 		end = tally.Failed
 	}
 	native := route.Native
 	if r.ticket == nil && end != tally.Denied {
 		native = 0 // it came to nobody
 	}
-	f.ended(version, native, end, r.patience.Spent(), began)
+	f.Ended(version, native, end, r.patience.Spent(), began)
 }
 
 // relaying is one connection of a raw protocol on its way.
 type relaying struct {
-	listener *listener
+	port     *Port
 	conn     net.Conn
 	patience gate.Patience
 	ticket   *ticket // once connect has succeeded
@@ -68,13 +66,13 @@ type relaying struct {
 
 // connect gets through the gate to the node's software.
 func (r *relaying) connect() (net.Conn, error) {
-	l := r.listener.layer
+	c := r.port.calls
 	pause := minPause
 	for {
-		ctx, cancel := context.WithCancel(l.ctx)
+		ctx, cancel := context.WithCancel(c.Ctx)
 		defer cancel()
 		t := &ticket{Of: r}
-		if err := l.gate.Enter(ctx, &r.patience, t, func() { cancel(); r.cut() }); err != nil {
+		if err := c.Gate.Enter(ctx, &r.patience, t, func() { cancel(); r.cut() }); err != nil {
 			return nil, err
 		}
 		up, err := r.dial(ctx, t.Route)
@@ -82,11 +80,11 @@ func (r *relaying) connect() (net.Conn, error) {
 			r.ticket = t
 			return up, nil
 		}
-		l.gate.Leave(t)
+		c.Gate.Leave(t)
 		if !proxy.IsDialError(err) || ctx.Err() != nil {
 			return nil, err
 		}
-		if over := l.gate.Pause(l.ctx, &r.patience, t.Route, pause); over != nil {
+		if over := c.Gate.Pause(c.Ctx, &r.patience, t.Route, pause); over != nil {
 			return nil, fmt.Errorf("%w: %w", over, err)
 		}
 		pause = min(2*pause, maxPause)
@@ -94,18 +92,15 @@ func (r *relaying) connect() (net.Conn, error) {
 }
 
 func (r *relaying) dial(ctx context.Context, route *routes.Route) (net.Conn, error) {
-	version := r.listener.label
-	if version == 0 {
-		version = r.listener.layer.externalVersion(r.listener.service, route)
-	}
-	path, backend, err := route.Path(version, r.listener.service.name)
+	version := r.port.VersionUnder(route)
+	path, backend, err := route.Path(version, r.port.Name)
 	if err != nil {
 		return nil, err
 	}
 	if !path.Plain {
 		return nil, so.Deny(0, "raw connections cannot be simulated by rules")
 	}
-	if err := r.listener.room(route, path, version); err != nil {
+	if err := r.port.room(route, path, version); err != nil {
 		return nil, err
 	}
 	if o := route.Observer; o != nil && version > route.Native {
@@ -146,7 +141,7 @@ func (r *relaying) cut() {
 
 // Lasts implements gate.Call: where a call of a raw protocol ends nobody can see.
 func (r *relaying) Lasts(entered time.Time) (from time.Time, how relay.Lasting) {
-	return entered.Add(rawGrace), relay.Endless
+	return entered.Add(RawGrace), relay.Endless
 }
 
 // Yield implements gate.Call.
@@ -156,4 +151,13 @@ func (r *relaying) wasCut() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.cutC
+}
+
+// SeenBy reports whether all calls of HTTP that are at the node were let in under
+// routings with this observer.
+func (c *Calls) SeenBy(o *observe.Observer) bool {
+	return c.Gate.Every(func(r *routes.Route, of gate.Call) bool {
+		_, raw := of.(*relaying)
+		return raw || r.Observer == o
+	})
 }

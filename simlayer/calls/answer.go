@@ -1,4 +1,4 @@
-package simlayer
+package calls
 
 import (
 	"errors"
@@ -32,7 +32,7 @@ func (f *front) answers(u *upstream) error {
 	for {
 		buf, n, err := u.in.Read(head, have)
 		if err != nil {
-			f.layer.buffers.Put(head)
+			f.calls.buffers.Put(head)
 			return err
 		}
 		n += have
@@ -42,7 +42,7 @@ func (f *front) answers(u *upstream) error {
 			continue
 		}
 		head = nil
-		f.layer.buffers.Put(buf)
+		f.calls.buffers.Put(buf)
 		switch {
 		case err != nil:
 			return err
@@ -69,7 +69,7 @@ type followed struct {
 // it leaves that at the start of buf, and returns its length.
 func (f *front) answer(u *upstream, buf *[]byte, n int) (have int, after followed, err error) {
 	for p := (*buf)[:n]; len(p) > 0; {
-		polite := f.layer.gate.Leaving() || f.listener.leads()
+		polite := f.calls.Gate.Leaving() || f.port.leads()
 		f.mu.Lock()
 		if f.up != u {
 			f.mu.Unlock()
@@ -169,42 +169,10 @@ func (f *front) upEnded(u *upstream, err error) *upstream {
 
 // again makes the call once more.
 func (f *front) again(err error) *upstream {
-	f.layer.gate.Leave(&f.call.ticket)
+	f.calls.Gate.Leave(&f.call.ticket)
 	f.call.late = true // where it is handed over, the request goes along
 	if f.call.ctx == nil {
 		f.waits()
 	}
 	return f.late(err)
 }
-
-// lose ends the call, and the caller's connection so that it sees that it broke.
-func (f *front) lose(o tally.Outcome) {
-	f.mu.Lock()
-	f.do(f.core.Lose(o))
-}
-
-// dropIdle closes u if no call is on.
-func (f *front) dropIdle(u *upstream) {
-	f.mu.Lock()
-	if f.up != u || f.core.Calling() {
-		f.mu.Unlock()
-		return
-	}
-	f.up = nil
-	f.core.NoNode()
-	f.mu.Unlock()
-	u.Close()
-}
-
-// closeIdle closes the connection if no request is on its way; else the one that
-// is becomes the last.
-func (f *front) closeIdle() {
-	f.mu.Lock()
-	h := f.http2
-	f.do(f.core.Retire())
-	if h != nil {
-		h.Drain()
-	}
-}
-
-func explain(unsafe bool, err error) error { return proxy.Explain("the node", unsafe, err) }

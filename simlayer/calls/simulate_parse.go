@@ -1,4 +1,4 @@
-package simlayer
+package calls
 
 import (
 	"context"

@@ -1,17 +1,10 @@
-package simlayer
+package calls
 
 import (
-	"bytes"
-	"io"
 	"net"
-	"net/http"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/http2/hpack"
 
 	"moult/simlayer/gate"
 	"moult/simlayer/relay"
@@ -96,7 +89,7 @@ func (f *front) frames() bool {
 	f.mu.Unlock()
 	var down sync.WaitGroup
 	down.Go(h.down)
-	if f.layer.gate.Leaving() || f.listener.retired.Load() {
+	if f.calls.Gate.Leaving() || f.port.retired.Load() {
 		h.Drain()
 	}
 	if !h.run() {
@@ -112,7 +105,7 @@ func (f *front) frames() bool {
 
 // connect dials the node; false: it takes no calls now, or they need simulation.
 func (h *framed) connect() bool {
-	f, g := h.front, h.front.layer.gate
+	f, g := h.front, h.front.calls.Gate
 	// Nothing is lost where this is cut: the caller is not told of it.
 	var t ticket
 	if !g.TryEnter(&t, func() {}) {
@@ -120,12 +113,12 @@ func (h *framed) connect() bool {
 	}
 	defer g.Leave(&t)
 	route := t.Route
-	h.version = f.listener.versionUnder(route)
-	p, b, err := route.Path(h.version, f.listener.service.name)
-	if err != nil || !route.Relays(p, f.listener.service.Protocol) || f.listener.room(route, p, h.version) != nil {
+	h.version = f.port.VersionUnder(route)
+	p, b, err := route.Path(h.version, f.port.Name)
+	if err != nil || !route.Relays(p, f.port.Protocol) || f.port.room(route, p, h.version) != nil {
 		return false
 	}
-	conn, err := b.Dial(f.layer.ctx)
+	conn, err := b.Dial(f.calls.Ctx)
 	if err != nil {
 		return false
 	}
@@ -134,7 +127,7 @@ func (h *framed) connect() bool {
 		h.refusals = newRefusals2()
 		h.streams.CollectBlocks()
 	}
-	if h.in.Start(conn, &f.layer.buffers) != nil || !b.KeepRelay(h) {
+	if h.in.Start(conn, &f.calls.buffers) != nil || !b.KeepRelay(h) {
 		conn.Close()
 		return false
 	}
@@ -154,7 +147,7 @@ func (h *framed) Lasts(time.Time) (from time.Time, how relay.Lasting) {
 	if h.unanswered.Load() != 0 {
 		return from, relay.Ends
 	}
-	return time.Unix(0, h.newest.Load()).Add(h.front.layer.lastingAfter), relay.Streams
+	return time.Unix(0, h.newest.Load()).Add(h.front.calls.LastingAfter), relay.Streams
 }
 
 // Yield implements gate.Call.
@@ -170,7 +163,7 @@ func (h *framed) Yield(entered, by time.Time) gate.Yielding {
 func (h *framed) noteAnswers() {
 	n := int64(h.streams.Unanswered())
 	if h.unanswered.Swap(n) != 0 && n == 0 {
-		h.front.layer.gate.Stir()
+		h.front.calls.Gate.Stir()
 	}
 }
 
@@ -216,7 +209,7 @@ func (h *framed) endCalls() {
 	}
 	if h.inside {
 		h.inside = false
-		h.front.layer.gate.Leave(&h.ticket)
+		h.front.calls.Gate.Leave(&h.ticket)
 	}
 }
 
@@ -230,128 +223,9 @@ func (h *framed) count(id uint32, o tally.Outcome) {
 	if refused := h.refusals.of(id); o == tally.Answered {
 		o = refused
 	}
-	calls := h.front.listener.service.tally.Of(h.version)
+	calls := h.front.port.Tally.Of(h.version)
 	calls.Done()
-	h.front.listener.ended(h.version, h.native, o, 0, began)
-}
-
-// run passes on what the caller says until it ends; false: the node takes no more.
-func (h *framed) run() bool {
-	f := h.front
-	for {
-		if over, err := h.fromCaller(); err != nil {
-			return false
-		} else if over {
-			return true
-		}
-		// What is left is a piece of a frame's header: no reason to keep a buffer.
-		var piece [16]byte
-		have := 0
-		if f.n > 0 {
-			have = copy(piece[:], (*f.buf)[:f.n])
-			f.consume(f.n)
-		}
-		buf, n, err := f.in.Read(nil, 0)
-		if err != nil {
-			h.lost()
-			return true
-		}
-		if have > 0 {
-			long := make([]byte, have+n)
-			copy(long[copy(long, piece[:have]):], (*buf)[:n])
-			f.layer.buffers.Put(buf)
-			buf, n = &long, have+n
-		}
-		f.buf, f.n = buf, n
-	}
-}
-
-// lost says that it is the caller who ended the connection, if nobody else has.
-func (h *framed) lost() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.wasCut.Load() && !h.gone {
-		h.broken = tally.Canceled
-	}
-}
-
-// fromCaller passes on the frames that are here. It reports over where they break
-// the rules, and an error where the node takes them no more.
-func (h *framed) fromCaller() (over bool, err error) {
-	f := h.front
-	p := (*f.buf)[:f.n]
-	start, off := 0, 0 // from start to off nothing has passed yet
-	h.mu.Lock()
-	for off < len(p) {
-		n, drop, e := h.streams.FromClient(p[off:])
-		h.noteAnswers()
-		switch e {
-		case wire.Opening:
-			if h.admit() {
-				if h.streams.Last() == 0 {
-					h.contentType = contentTypeOf(wire.Block(p[off:]))
-				}
-				h.streams.Admit(p[off:])
-				now := time.Now()
-				h.began[h.streams.Stream()] = now
-				h.newest.Store(now.UnixNano())
-				h.front.listener.service.tally.Begin(h.version, nil)
-			} else {
-				h.due()
-			}
-			continue
-		case wire.Violated:
-			h.mu.Unlock()
-			return true, nil
-		case wire.Closed:
-			h.count(h.streams.Stream(), tally.Answered)
-		case wire.Reset:
-			h.count(h.streams.Stream(), tally.Canceled)
-		}
-		if n == 0 {
-			break
-		}
-		if drop && off > start {
-			h.mu.Unlock()
-			if _, err := h.conn.Write(p[start:off]); err != nil {
-				return false, err
-			}
-			h.mu.Lock()
-		}
-		off += n
-		if drop {
-			start = off
-		}
-	}
-	h.mu.Unlock()
-	if off > start {
-		if _, err := h.conn.Write(p[start:off]); err != nil {
-			return false, err
-		}
-	}
-	f.consume(off)
-	h.polite()
-	return false, nil
-}
-
-// admit reports whether a call may begin. mu is held.
-func (h *framed) admit() bool {
-	g := h.front.layer.gate
-	if h.end >= goAwayDue || h.inside {
-		return h.end < goAwayDue
-	}
-	if !g.TryEnter(&h.ticket, h.cut) {
-		return false
-	}
-	l, route := h.front.listener, h.ticket.Route
-	version := l.versionUnder(route)
-	p, b, err := route.Path(version, l.service.name)
-	if err != nil || !route.Relays(p, l.service.Protocol) || b != h.backend || l.room(route, p, version) != nil {
-		g.Leave(&h.ticket)
-		return false
-	}
-	h.inside = true
-	return true
+	h.front.port.Ended(h.version, h.native, o, 0, began)
 }
 
 // polite does what the end of a call, or a GOAWAY, makes due. Where something is
@@ -398,7 +272,7 @@ func (h *framed) sayFarewell() {
 func (h *framed) leave() {
 	if h.inside && h.streams.Open() == 0 && h.streams.Between() {
 		h.inside = false
-		h.front.layer.gate.Leave(&h.ticket)
+		h.front.calls.Gate.Leave(&h.ticket)
 	}
 }
 
@@ -420,8 +294,8 @@ func (h *framed) tell() []byte {
 }
 
 // lastWords is what the caller is told when the node's connection has ended, for
-// err: calls without an answer get a refusal, and later ones were not taken. The
-// front's wmu is held.
+// err: calls without an answer get a refusal, and later ones were not taken. says
+// is held.
 func (h *framed) lastWords(err error) (last []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -447,103 +321,4 @@ func (h *framed) lastWords(err error) (last []byte) {
 		last = append(last, wire.GoAway(h.streams.Last())...)
 	}
 	return last
-}
-
-// contentTypeOf reads the header block of the first call on a connection.
-func contentTypeOf(block []byte) string {
-	d := hpack.NewDecoder(4096, nil)
-	d.SetMaxStringLength(stream.BufferSize)
-	fields, err := d.DecodeFull(block)
-	if err != nil {
-		return ""
-	}
-	for _, f := range fields {
-		if f.Name == "content-type" {
-			return f.Value
-		}
-	}
-	return ""
-}
-
-// encodeRefusal writes a refusal for a caller of HTTP/2. Its fields do not touch
-// the table of headers, which is the node's.
-func encodeRefusal(r *so.Refusal, contentType string) (block, body []byte) {
-	resp := r.Response(&http.Request{Header: http.Header{"Content-Type": {contentType}}})
-	var out bytes.Buffer
-	enc := hpack.NewEncoder(&out)
-	add := func(name, value string) {
-		_ = enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: true}) // to memory
-	}
-	add(":status", strconv.Itoa(resp.StatusCode))
-	for name, values := range resp.Header {
-		for _, value := range values {
-			add(strings.ToLower(name), value)
-		}
-	}
-	body, _ = io.ReadAll(resp.Body) // from memory
-	return out.Bytes(), body
-}
-
-// down passes on what the node says until it ends.
-func (h *framed) down() {
-	f := h.front
-	var piece []byte // of a frame's header
-	for {
-		buf, n, err := h.in.Read(nil, 0)
-		if err != nil {
-			h.says.Lock()
-			if last := h.lastWords(err); last != nil {
-				_, _ = f.conn.Write(last)
-			}
-			h.sayFarewell() // the caller has no use for half a connection
-			h.says.Unlock()
-			h.endCalls()
-			return
-		}
-		p := (*buf)[:n]
-		if len(piece) > 0 {
-			p = append(piece, p...)
-		}
-		short, err := h.fromNode(p)
-		piece = append([]byte(nil), short...)
-		f.layer.buffers.Put(buf)
-		if err != nil {
-			h.lost()
-			f.conn.Close()
-			h.conn.Close()
-			return
-		}
-		h.polite()
-	}
-}
-
-// fromNode passes on frames of the node, and returns what is too short to tell.
-func (h *framed) fromNode(p []byte) (short []byte, err error) {
-	f := h.front
-	h.says.Lock()
-	defer h.says.Unlock()
-	var tell []byte
-	off, at := 0, 0
-	h.mu.Lock()
-	for off < len(p) {
-		n, e := h.streams.FromServer(p[off:])
-		h.noteAnswers()
-		if n == 0 {
-			break
-		}
-		h.heard(e)
-		off += n
-		h.greeted = true
-		if tell == nil {
-			tell, at = h.tell(), off
-		}
-	}
-	h.mu.Unlock()
-	if tell == nil {
-		_, err = f.conn.Write(p[:off])
-		return p[off:], err
-	}
-	parts := net.Buffers{p[:at], tell, p[at:off]}
-	_, err = parts.WriteTo(f.conn)
-	return p[off:], err
 }

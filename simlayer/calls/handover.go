@@ -1,4 +1,4 @@
-package simlayer
+package calls
 
 import (
 	"context"
@@ -6,13 +6,12 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"moult/simlayer/gate"
 	"moult/simlayer/stream"
 )
 
-// handover is the listener of a server of net/http whose connections come from
+// handover is the net.Listener of a server of net/http whose connections come from
 // elsewhere, with the bytes that were read from them.
 type handover struct {
 	addr   net.Addr
@@ -83,40 +82,6 @@ func (c *handed) Read(p []byte) (int, error) {
 func (c *handed) CloseWrite() error {
 	stream.CloseWrite(c.Conn)
 	return nil
-}
-
-// handOver gives the connection to the callProxy, with what has not passed on,
-// and ends the front.
-func (f *front) handOver() {
-	f.mu.Lock()
-	u, cancel := f.up, f.cancel
-	f.up, f.cancel = nil, nil
-	f.mu.Unlock()
-	var before []byte
-	if f.call.late {
-		before = f.call.request
-	}
-	if u != nil {
-		u.Close()
-	}
-	f.wg.Wait()
-	if cancel != nil {
-		cancel(nil)
-	}
-	_ = f.conn.SetReadDeadline(time.Time{})
-	// The memory of before was the front's, which is no more.
-	if f.n > 0 {
-		before = append(before, (*f.buf)[:f.n]...)
-		f.consume(f.n)
-	}
-	f.layer.conns.Leave() // the server counts it
-	c := &handed{Conn: f.conn, before: before, stay: f.stay}
-	if f.call.patience.Spent() > 0 {
-		waited := f.call.patience
-		c.waited.Store(&waited)
-	}
-	f.listener.hand.give(c)
-	f.listener.removeFront(f)
 }
 
 // takesHanded makes a server know the connections that are handed over to it.

@@ -1,4 +1,4 @@
-package simlayer
+package calls
 
 import (
 	"context"
@@ -22,15 +22,15 @@ import (
 	"moult/store/bundle"
 )
 
-// callProxy takes calls of HTTP from a listener to the node and back.
+// callProxy takes calls of HTTP from a port to the node and back, by net/http.
 type callProxy struct {
-	layer *Layer
+	calls *Calls
 	proxy *proxy.Proxy
 }
 
-func newCallProxy(l *Layer) *callProxy {
-	p := &callProxy{layer: l}
-	p.proxy = proxy.New(proxy.Config{Host: theNode, Transport: p, Modify: p.modify, Refuse: p.refuse, Log: l.log})
+func newCallProxy(c *Calls) *callProxy {
+	p := &callProxy{calls: c}
+	p.proxy = proxy.New(proxy.Config{Host: theNode, Transport: p, Modify: p.modify, Refuse: p.refuse, Log: c.Log})
 	return p
 }
 
@@ -41,7 +41,7 @@ const theNode = "node"
 // relayed.
 func (p *callProxy) modify(resp *http.Response) error {
 	c := proxy.Of[*call](resp.Request.Context())
-	if c.plain && !c.stay && p.layer.gate.IsOpen() && resp.StatusCode != http.StatusSwitchingProtocols {
+	if c.plain && !c.stay && p.calls.Gate.IsOpen() && resp.StatusCode != http.StatusSwitchingProtocols {
 		resp.Header.Set("Connection", "close")
 	}
 	return nil
@@ -50,7 +50,7 @@ func (p *callProxy) modify(resp *http.Response) error {
 // call is one call of HTTP on its way.
 type call struct {
 	proxy.Call
-	listener *listener
+	port     *Port
 	parent   context.Context // ends with the caller's connection
 	cut      context.CancelCauseFunc
 	patience gate.Patience
@@ -91,7 +91,7 @@ func (c *call) answered(resp *http.Response) bool {
 	if !c.streams.CompareAndSwap(notAnswered, at) && !c.streams.CompareAndSwap(notAgain, at) {
 		return false
 	}
-	c.listener.layer.gate.Stir()
+	c.port.calls.Gate.Stir()
 	return true
 }
 
@@ -102,7 +102,7 @@ func (c *call) risks() bool {
 
 // Lasts implements gate.Call.
 func (c *call) Lasts(entered time.Time) (from time.Time, how relay.Lasting) {
-	after := c.listener.layer.lastingAfter
+	after := c.port.calls.LastingAfter
 	switch at := c.streams.Load(); {
 	case at == endless:
 		return from, relay.Endless
@@ -130,15 +130,15 @@ func (c *call) Yield(entered, by time.Time) gate.Yielding {
 }
 
 // serve answers one call.
-func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
-	if !p.layer.tasks.Begin() {
+func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *Port) {
+	if !p.calls.Tasks.Begin() {
 		panic(http.ErrAbortHandler)
 	}
-	defer p.layer.tasks.End()
+	defer p.calls.Tasks.End()
 	ctx, cut := context.WithCancelCause(r.Context())
 	defer cut(nil)
 	c := &call{
-		listener: f, parent: r.Context(), cut: cut, version: f.label, outcome: tally.Failed, began: time.Now(),
+		port: f, parent: r.Context(), cut: cut, version: f.Label, outcome: tally.Failed, began: time.Now(),
 	}
 	c.Begin(r)
 	if r.ProtoMajor == 1 && r.ContentLength < 0 && r.Trailer == nil {
@@ -159,7 +159,7 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *listener) {
 			c.outcome = tally.Failed
 		}
 	}()
-	p.proxy.Serve(w, r.WithContext(ctx), c, p.layer.cfg.Limits.Replay)
+	p.proxy.Serve(w, r.WithContext(ctx), c, p.calls.Replay)
 	finished = true
 }
 
@@ -172,14 +172,14 @@ func (p *callProxy) end(c *call) {
 		c.outcome = tally.Canceled
 	}
 	if c.version == 0 {
-		c.version = p.layer.externalVersion(c.listener.service, p.layer.gate.Routing())
+		c.version = c.port.VersionUnder(p.calls.Gate.Routing())
 	}
 	native := c.native
 	if c.counted == nil {
 		native = 0 // it came to none
 	}
 	c.counted.Done()
-	c.listener.ended(c.version, native, c.outcome, c.patience.Spent(), c.began)
+	c.port.Ended(c.version, native, c.outcome, c.patience.Spent(), c.began)
 }
 
 // leave takes a call out of the gate. The last connections of a routing that is
@@ -191,8 +191,8 @@ func (p *callProxy) leave(c *call) {
 		c.hidden.Show()
 		c.hidden = nil
 	}
-	if !p.layer.gate.Leave(t) {
-		t.Route.Release(p.layer.gate.Routing())
+	if !p.calls.Gate.Leave(t) {
+		t.Route.Release(p.calls.Gate.Routing())
 	}
 }
 
@@ -200,7 +200,7 @@ func (p *callProxy) leave(c *call) {
 // http.RoundTripper for the proxy.
 func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := proxy.Of[*call](r.Context())
-	g := p.layer.gate
+	g := p.calls.Gate
 	pause := minPause
 	for tries := 1; ; tries++ {
 		ctx, back := context.WithCancelCause(r.Context())
@@ -234,22 +234,19 @@ func (p *callProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // attempt makes one try under one routing.
 func (p *callProxy) attempt(c *call, route *routes.Route, r *http.Request) (*http.Response, error) {
-	version := c.listener.label
-	if version == 0 {
-		version = p.layer.externalVersion(c.listener.service, route)
-	}
+	version := c.port.VersionUnder(route)
 	c.version, c.native = version, route.Native
-	path, backend, err := route.Path(version, c.listener.service.name)
+	path, backend, err := route.Path(version, c.port.Name)
 	if err != nil {
 		return nil, err
 	}
-	c.via, c.plain = path.Via, route.Relays(path, c.listener.service.Protocol)
+	c.via, c.plain = path.Via, route.Relays(path, c.port.Protocol)
 	if c.counted == nil {
-		if err := c.listener.room(route, path, version); err != nil {
+		if err := c.port.room(route, path, version); err != nil {
 			return nil, err
 		}
 	}
-	c.counted = c.listener.service.tally.Begin(version, c.counted)
+	c.counted = c.port.Tally.Begin(version, c.counted)
 	out := r.WithContext(r.Context())
 	c.Renew(out)
 	sees, err := c.observed(r.Context(), route)
@@ -264,22 +261,6 @@ func (p *callProxy) attempt(c *call, route *routes.Route, r *http.Request) (*htt
 		c.outcome = relay.RefusedBy(resp.Header.Get(so.RefusalHeader))
 	}
 	return resp, nil
-}
-
-// versionUnder is the version of the listener's callers.
-func (f *listener) versionUnder(r *routes.Route) bundle.Version {
-	if f.label != 0 {
-		return f.label
-	}
-	return f.layer.externalVersion(f.service, r)
-}
-
-// externalVersion is the version of callers of a public address.
-func (l *Layer) externalVersion(s *service, r *routes.Route) bundle.Version {
-	if s.External != 0 {
-		return s.External
-	}
-	return r.External
 }
 
 // nodeTrip is the end of a chain: it sends requests to the node.
@@ -302,7 +283,7 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	var seen *observe.Seeing
 	if n.sees != nil {
-		seen, r = n.sees.See(n.call.listener.service.name, r)
+		seen, r = n.sees.See(n.call.port.Name, r)
 	}
 	if !n.call.HTTP2 {
 		r = allAgents(r)
@@ -310,7 +291,7 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := n.backend.Transport(n.call.HTTP2).RoundTrip(r)
 	n.call.Sent(r.Method, err)
 	if err == nil {
-		if err = namesFit(resp.Header); err != nil {
+		if err = NamesFit(resp.Header); err != nil {
 			resp.Body.Close()
 			resp = nil
 		}
@@ -321,9 +302,9 @@ func (n nodeTrip) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// namesFit refuses an answer that has a field which net/http reads and does not write: it
+// NamesFit refuses an answer that has a field which net/http reads and does not write: it
 // would be lost.
-func namesFit(h http.Header) error {
+func NamesFit(h http.Header) error {
 	for name := range h {
 		if !httpguts.ValidHeaderFieldName(name) {
 			return fmt.Errorf("the node's answer has a field of the name %q: %w", name, errField)
@@ -353,30 +334,7 @@ func (c *call) again(r *http.Request, err error, tries int) bool {
 // held makes the end of a wait a refusal. last is why the call did not get
 // through when it was let in, or nil.
 func (p *callProxy) held(c *call, err, last error) error {
-	return p.layer.heldRefusal(err, last, c.via, c.patience.Limit())
-}
-
-// heldRefusal makes the end of a wait a refusal. last is why the call did not get
-// through when it was let in, or nil; via is the version whose object process it
-// then called, or 0.
-func (l *Layer) heldRefusal(err, last error, via bundle.Version, limit time.Duration) error {
-	var refusal *so.Refusal
-	switch {
-	case errors.Is(err, gate.ErrHeldTooLong) && last != nil && via != 0:
-		refusal = so.Fail(http.StatusServiceUnavailable, last, "the simulation object for version %d is not running: it did not take calls for %v; try again later: %v", via, limit, last)
-	case errors.Is(err, gate.ErrHeldTooLong) && last != nil:
-		refusal = so.Fail(http.StatusServiceUnavailable, last, "the node did not take calls for %v; try again later: %v", limit, last)
-	case errors.Is(err, gate.ErrHeldTooLong):
-		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the node is down for longer than calls are held, which is %v; try again later", limit)
-	case errors.Is(err, gate.ErrHeldTooMany):
-		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the node is down, and %d calls wait for it already; try again later", l.cfg.Limits.Held)
-	case errors.Is(err, ErrClosed):
-		refusal = so.Fail(http.StatusServiceUnavailable, nil, "the agent of this node ends; try again later")
-	default:
-		return err
-	}
-	refusal.RetryAfter = retryAfter
-	return refusal
+	return p.calls.heldRefusal(err, last, c.via, c.patience.Limit())
 }
 
 // refuse says with what a call is answered that got no response.
@@ -397,8 +355,26 @@ func (p *callProxy) refuse(h http.Header, r *http.Request, err error) *so.Refusa
 	if refusal.From == 0 {
 		refusal.From, refusal.To = c.version, c.native
 	}
-	route := p.layer.gate.Routing()
-	route.Shape(c.listener.versionUnder(route), &refusal)
-	p.layer.log.Debug("call refused", "service", c.listener.service.name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "err", &refusal)
+	route := p.calls.Gate.Routing()
+	route.Shape(c.port.VersionUnder(route), &refusal)
+	p.calls.Log.Debug("call refused", "service", c.port.Name, "from", refusal.From, "to", refusal.To, "status", refusal.Status, "denied", refusal.Denied, "err", &refusal)
 	return &refusal
+}
+
+// observed does what a call under a route has to do with the one who observes: one
+// of the observing object waits until that knows all that was before. sees is who
+// sees what comes of the call at the node, if anybody.
+func (c *call) observed(ctx context.Context, r *routes.Route) (sees *observe.Observer, err error) {
+	o := r.Observer
+	switch {
+	case o == nil:
+		return nil, nil
+	case c.version > r.Native:
+		return nil, o.Current(ctx)
+	case c.via != 0:
+		c.hidden = o
+		o.Hide(c.version)
+		return nil, nil
+	}
+	return o, nil
 }
