@@ -5,7 +5,7 @@ SEEDS ?= 2000
 # The sample systems, and what tests share; ./... leaves them out.
 SAMPLES := ./testdata/kit/... ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/...
 
-.PHONY: check format vet staticcheck test race fuzz sim crash mixed nats bench microbench demo tour
+.PHONY: check format vet staticcheck test race fuzz sim crash mixed nats real bench microbench demo tour
 
 check: format vet staticcheck test
 
@@ -51,6 +51,10 @@ mixed:
 # Two real releases of nats-server, a rolling upgrade under a real client.
 nats:
 	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestNATS -nats -mixed -v
+
+# Real releases of other software, upgraded under its real clients.
+real:
+	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestReal -real -v
 
 # The speed table of docs/performance.md, in less than ten minutes. As root it has the
 # kernel's part too, with haproxy, nginx and libnginx-mod-stream those, and with clang

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
+	"moult/store/bundle"
+)
+
+// withReal lets tests fetch, build and upgrade software that others wrote: `make real`.
+var withReal = flag.Bool("real", false, "upgrade real releases of software that others wrote, which are fetched from the Go module proxy and built")
+
+// realProgram is software from the Go module proxy, and which releases of it versions 1
+// and 2 of the cluster run.
+type realProgram struct {
+	name     string // of the class, and of the file
+	module   string
+	pkg      string // below the module
+	replace  string // a line of its go.mod that a module which depends on it has to repeat
+	releases [2]string
+	services []realService
+	command  string // HCL, after the file's name
+	health   string // HCL: how the health is asked for
+}
+
+type realService struct{ name, protocol string }
+
+// realTakesNoSockets is why the software is not upgraded by inherit.
+const realTakesNoSockets = "it opens its listening sockets itself and takes none (LISTEN_FDS), as nearly all software does; testdata/line and testdata/udp stand for what does"
+
+// unreachable are the words of the go command where there is no module proxy to ask.
+var unreachable = []string{"dial tcp", "no such host", "i/o timeout", "TLS handshake timeout", "connection refused", "network is unreachable", "disabled by GOPROXY=off"}
+
+// build returns a folder for each release, with the program in it. It is built in a
+// module of its own, so that its dependencies are those that its authors chose.
+func (p realProgram) build(t *testing.T) (folders [2]string) {
+	t.Helper()
+	for i, release := range p.releases {
+		dir, module := t.TempDir(), t.TempDir()
+		text := fmt.Sprintf("module moult-real\n\ngo 1.26\n\nrequire %s %s\n%s\n", p.module, release, p.replace)
+		if err := os.WriteFile(filepath.Join(module, "go.mod"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{
+			{"list", "-deps", p.module + p.pkg}, // fetches what the build needs
+			{"build", "-trimpath", "-o", filepath.Join(dir, p.name), p.module + p.pkg},
+		} {
+			cmd := exec.Command("go", args...)
+			cmd.Dir = module
+			cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off", "CGO_ENABLED=0")
+			out, err := cmd.CombinedOutput()
+			if err == nil {
+				continue
+			}
+			if words := cannotReach(out); words != "" {
+				t.Skipf("%s@%s cannot be fetched here (%s):\n%s", p.module, release, words, out)
+			}
+			t.Fatalf("go %s, for %s@%s: %v\n%s", strings.Join(args, " "), p.module, release, err, out)
+		}
+		folders[i] = dir
+	}
+	return folders
+}
+
+// cannotReach returns by which words a go command says that it reaches no proxy.
+func cannotReach(out []byte) string {
+	for _, words := range unreachable {
+		if bytes.Contains(out, []byte(words)) {
+			return words
+		}
+	}
+	return ""
+}
+
+// eachReal builds the program and runs f as a subtest for every way by which calls can
+// reach it.
+func (p realProgram) eachReal(t *testing.T, f func(t *testing.T, r *realCluster)) {
+	if !*withReal {
+		t.Skipf("fetches and builds %s; run `make real`", p.name)
+	}
+	folders := p.build(t)
+	for _, k := range []kind{portable, {"inherit", "proxy"}, {"steer", "proxy"}, {"auto", "auto"}} {
+		t.Run(k.String(), func(t *testing.T) {
+			if k.attach == "inherit" {
+				t.Skip("not possible with it: " + realTakesNoSockets)
+			}
+			if err := k.possible(); err != nil {
+				t.Skipf("not possible here: %v", err)
+			}
+			t.Parallel()
+			f(t, newRealCluster(t, k, p, folders))
+		})
+	}
+}
+
+// realCluster is agents for a program, and where its services are.
+type realCluster struct {
+	*testCluster
+	kind
+	program realProgram
+	folders [2]string
+	first   int // port
+}
+
+// realNodes is how many nodes there are: while one is down, the other is not.
+const realNodes = 2
+
+// portsPerService are a public port and those of two versions.
+const portsPerService = 3
+
+func (r *realCluster) port(node, service, offset int) int {
+	return r.first + (node*len(r.program.services)+service)*portsPerService + offset
+}
+
+// public is the public address of a service of a node.
+func (r *realCluster) public(node, service int) string {
+	return fmt.Sprintf("127.0.0.1:%d", r.port(node, service, 0))
+}
+
+// newRealCluster configures agents, which say nothing of time limits, and starts them.
+func newRealCluster(t *testing.T, k kind, p realProgram, folders [2]string) *realCluster {
+	t.Helper()
+	r := &realCluster{testCluster: newCluster(t, realNodes), kind: k, program: p, folders: folders}
+	ports, err := cluster.ReservePorts(realNodes * len(p.services) * portsPerService)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ports.Release() }) // the process's end does so, too
+	r.first = ports.First
+	node := 0
+	r.edit(func(_ *cluster.Agent, config string) string {
+		head, _, _ := strings.Cut(config, "  service ")
+		text := strings.Replace(head, `class = "kv"`, fmt.Sprintf("class = %q", p.name), 1)
+		for i, s := range p.services {
+			text += fmt.Sprintf("  service %q {\n    address = %q\n    protocol = %q\n    versions = \"%d-%d\"\n  }\n",
+				s.name, r.public(node, i), s.protocol, r.port(node, i, 1), r.port(node, i, 2))
+		}
+		node++
+		return text + "  env = {\n    GODEBUG = \"multipathtcp=0\"\n  }\n}\n" // for steer
+	})
+	r.use(k, "")
+	r.up(r.Agents)
+	r.formed(realNodes)
+	return r
+}
+
+// release injects a release and waits until every node has settled at it.
+func (r *realCluster) release(v bundle.Version) {
+	r.t.Helper()
+	from, objects := "", ""
+	if v > 1 {
+		from = fmt.Sprintf("from = %d", v-1)
+		objects = "past { compatible = true }\n    future { compatible = true }"
+	}
+	var services strings.Builder
+	for _, s := range r.program.services {
+		fmt.Fprintf(&services, "    service %q { protocol = %q }\n", s.name, s.protocol)
+	}
+	text := fmt.Sprintf(`release {
+  version = %d
+  class %q {
+    %s
+    artifact {
+      os   = %q
+      arch = %q
+      path = %q
+    }
+    command = ["./%s", %s]
+%s    health {
+      %s
+      min_healthy_time = "3s"
+    }
+    %s
+    schedule {
+      max_unavailable = "1"
+    }
+  }
+}
+`, v, r.program.name, from, runtime.GOOS, runtime.GOARCH, r.folders[v-1], r.program.name, r.program.command, services.String(), r.program.health, objects)
+	if err := r.inject(r.Agents[v-1], r.bundle(v, text)); err != nil {
+		r.t.Fatal(err)
+	}
+	r.settledAt(r.Agents[0], v, realNodes)
+}
+
+// well waits until every agent sees all nodes as they should be after the upgrade.
+func (r *realCluster) well() {
+	r.t.Helper()
+	for _, a := range r.Agents {
+		r.until(a, "all to be as it was", func(s control.Status) bool {
+			return cluster.Settled(s, 2) == realNodes && cluster.Reachable(s) == realNodes
+		})
+	}
+}
+
+// TestRealUnreachable shows that only a proxy that is out of reach lets a test be
+// skipped, not software that does not build.
+func TestRealUnreachable(t *testing.T) {
+	for out, skip := range map[string]bool{
+		`go: example.com/x@v1: Get "https://proxy/x": dial tcp: lookup proxy: no such host`: true,
+		`go: example.com/x@v1: module lookup disabled by GOPROXY=off`:                       true,
+		`go: example.com/x@v9: reading x.info: 404 Not Found`:                               false,
+		`main.go:96:13: undefined: svc.ErrStop`:                                             false,
+	} {
+		if got := cannotReach([]byte(out)) != ""; got != skip {
+			t.Errorf("%s: skipped %v, want %v", out, got, skip)
+		}
+	}
+}
