@@ -69,6 +69,9 @@ func (n *Node) offers() []upgrade.Offer {
 
 func (n *Node) standing(v bundle.Version) upgrade.Standing {
 	o := n.docs.orders[v]
+	if s := n.machine.State(); s.Running == 0 && n.OrderPending(v) {
+		return upgrade.Unread // it asks no schedule, which would wait for the newer one
+	}
 	if o == nil {
 		if _, signed := n.meta.Orders[v]; signed {
 			return upgrade.Unread
@@ -85,7 +88,7 @@ func (n *Node) standing(v bundle.Version) upgrade.Standing {
 func (n *Node) retry() {
 	s := n.machine.State()
 	goal := s.EndedRelease
-	if s.Phase != upgrade.Held || !n.mayAim(s) || n.standing(goal) == upgrade.Aborted || n.Conflicted(goal) {
+	if s.Phase != upgrade.Held || !n.mayAim(s) || n.standing(goal) == upgrade.Aborted || n.standing(goal) == upgrade.Unread || n.Conflicted(goal) {
 		return
 	}
 	o := n.docs.orders[goal]

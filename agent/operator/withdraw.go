@@ -183,8 +183,12 @@ func (o Operator) obstacles(ctx context.Context, api *control.Client, newest *sc
 			name = x.Node.Short()
 		}
 		if x.There {
+			without := fmt.Sprintf("`moult skip --release %d %s` goes on without it", order.Release, name)
+			if !order.Names(w.Class, x.Node) {
+				without = fmt.Sprintf("end its agent and `moult forget %s` to go on without it", name)
+			}
 			return "", control.Refused(fmt.Errorf("withdraw release %d for class %s: node %s is there: %s", w.Release, w.Class, name, x.Text),
-				fmt.Sprintf("go on from release %d; if the node is gone, `moult skip --release %d %s` says so", w.Release, order.Release, name))
+				fmt.Sprintf("go on from release %d; or %s", w.Release, without))
 		}
 		text := fmt.Sprintf("%s: %s", name, x.Text)
 		if !reachable[x.Node] {

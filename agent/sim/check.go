@@ -133,6 +133,9 @@ func (a *agent) noteSaved(s upgrade.State) {
 		a.s.stats.SoaksFailed++
 	}
 	t.state = s
+	if s.Phase == upgrade.Probing && before != upgrade.Probing {
+		a.h.checkWithdrawn()
+	}
 	switch s.Phase {
 	case upgrade.Transforming:
 		if before == upgrade.Draining && s.Running != 0 {
@@ -195,7 +198,7 @@ func (s *simulation) unsettled() (left []string) {
 			left = append(left, h.name+" has no agent")
 			continue
 		}
-		st, excused := h.truth.state, s.operator.givenUp[h.i] || h.chronic()
+		st, excused := h.truth.state, s.operator.givenUp[h.i] || h.chronic() || h.stuck()
 		if (st.Version != order.Release || st.Phase != upgrade.Current || !h.open()) && !excused {
 			left = append(left, fmt.Sprintf("%s is %s at version %d, goal %d: %s%s", h.name, st.Phase, st.Version, st.Goal, st.Reason, h.agent.node.Waits().Text))
 		}

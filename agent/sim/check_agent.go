@@ -178,7 +178,7 @@ func (a *agent) checkDecided(before, s upgrade.State) {
 	if waited := before.Phase == upgrade.Fetching || before.Phase == upgrade.Waiting; waited && s.Phase == upgrade.Current {
 		o := a.node.Orders()[before.Goal]
 		aborted := o != nil && o.State == schedule.StateAborted
-		if !aborted && !a.sawConflict() && before.Goal >= s.Obeys {
+		if !aborted && !a.sawConflict() && !a.sawWithdrawn(before) && before.Goal >= s.Obeys {
 			a.s.fail("P9", "%s gives up release %d, of whose rollout it has not seen that it was aborted", a.h.name, before.Goal)
 		}
 	}
@@ -186,6 +186,16 @@ func (a *agent) checkDecided(before, s upgrade.State) {
 		a.s.stats.WentDown++
 		a.checkGo(s.Goal)
 	}
+}
+
+// sawWithdrawn reports whether an order in force here withdraws what was on the way.
+func (a *agent) sawWithdrawn(s upgrade.State) bool {
+	for _, o := range a.node.Orders() {
+		if slices.ContainsFunc(s.Path, func(v bundle.Version) bool { return o.Withdrawn.Has(a.h.class, v) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // sawConflict reports whether this host knows of a release that was signed twice.

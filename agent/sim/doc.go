@@ -22,7 +22,8 @@
 //	operator  signs one order after the other, from the view of some peer, which
 //	          may be old: releases one after the other, also while an earlier one
 //	          rolls out; pauses, resumes, aborts, skips (also nodes that live),
-//	          retries, starts, changes budgets
+//	          retries, starts, changes budgets; withdraws a release that nobody of a
+//	          class gets past, and others, and has the next one go around them
 //
 // An agent dies, with or without its machine, at random times, and between any
 // two things that it does: before and after a state is saved, before and after
@@ -72,6 +73,9 @@
 //	answered
 //	    whoever runs a version answers callers of its neighbours that it knows, and
 //	    gives up older ones only where everybody in an order has gone on
+//	withdrawn
+//	    nobody is let in to what is withdrawn but who was skipped, and no transform
+//	    takes the state of another version than the one that it was written for
 //
 // Besides, nobody goes down by an order whose canaries have settled and have not been
 // well for their whole soak, or over a node that has settled and is known not to be well.
@@ -82,6 +86,7 @@
 //
 // In every fourth run nodes leave the ring, for a while or for good, and the operator
 // has some forgotten: then a view counts no record that the newest order forgets.
+// In every fifth run releases are withdrawn, mostly one that no node of a class gets past.
 //
 // # What it cannot see
 //

@@ -35,6 +35,8 @@ type Plant struct {
 	// ByNumber says that transforms and software are taken from what the metadata in
 	// force name, whatever the node means.
 	ByNumber bool
+	// Unproven withdraws a release before all have said that they are not there.
+	Unproven bool
 	// GiveUp says that software that fails after admission is left for the old one.
 	GiveUp bool
 }

@@ -60,6 +60,9 @@ type illness struct {
 
 // strikes reports whether the illness of a release strikes now.
 func (h *host) strikes(kind string, v bundle.Version) bool {
+	if (kind == "transform" || kind == "launch") && h.s.spoilt(h.class, v) {
+		return true
+	}
 	ill := &h.ill[v]
 	if ill.kind != kind || (ill.times <= 0 && !ill.chronic) {
 		return false

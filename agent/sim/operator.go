@@ -49,6 +49,7 @@ func (s *simulation) operate() {
 		s.contents[first.manifests[v]] = s.manifests[v]
 	}
 	s.operator.set = s.publish(first)
+	s.spoil()
 	for _, h := range s.hosts[:nodes-4] {
 		h.disk.set = first
 		h.disk.floor.Versions, h.disk.floor.Release = first.meta.Versions, 1
@@ -104,6 +105,7 @@ func (s *simulation) inject() {
 		return
 	}
 	v := op.set.head + 1
+	s.author(v)
 	var candidates []schedule.Candidate
 	for r := range p.agent.node.View().All() {
 		candidates = append(candidates, schedule.Candidate{
@@ -192,6 +194,10 @@ func (s *simulation) meddle() {
 	if order == nil || p == nil {
 		return
 	}
+	if s.withdrawing.on && order.State == schedule.StateAborted && order.Release < maxRelease-1 && s.chance(0.7) {
+		s.withdraw(p, pick(s, s.hosts).class, order.Release, true)
+		return
+	}
 	h := pick(s, s.hosts)
 	var next *schedule.Order
 	var err error
@@ -250,6 +256,13 @@ func (s *simulation) attend() {
 	}
 	order := s.operator.newest()
 	switch {
+	case order != nil && s.blocked():
+		if p.agent.timestamp() < s.operator.set.timestamp {
+			s.handOver(p)
+			return
+		}
+		s.withdraw(p, s.withdrawing.class, s.withdrawing.bad, false)
+		return
 	case order == nil || order.State == schedule.StateAborted:
 		s.inject()
 		return

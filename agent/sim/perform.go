@@ -150,6 +150,7 @@ func (a *agent) drain(path []bundle.Version, then func()) {
 // transform makes one slot. A slot that is there was made by this attempt,
 // before a crash: drain cleared away all others.
 func (a *agent) transform(x upgrade.Transform) {
+	a.checkBase(x)
 	d := &a.h.disk
 	if d.slots[x.To] != (content{}) {
 		d.loose[x.To] = false // publishing syncs its files once more

@@ -45,23 +45,27 @@ var plants = []struct {
 	{"a wave goes on over nodes that are not well", CheckUnwell, Plant{Rules: node.Rules{Decide: blindToHealth}}},
 	{"what is forgotten stays", "P8", Plant{Event: forgetsNothing}},
 	{"a node that is forgotten and there does not speak again", CheckLiveness, Plant{Event: forgetsOthersOnly}},
+	{"a release is withdrawn before all have said that they are not there", CheckWithdrawn, Plant{Unproven: true}},
+	{"nodes hear nothing of what is withdrawn", CheckLiveness, Plant{Event: withdrawsNothing}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
 
 // foundBy has a seed that finds a plant, where the first does not.
 var foundBy = map[string]uint64{
-	"nodes that may be down under an earlier order do not count": 121,
-	"a slot gets its name before its files are synced":           9,
-	"it goes back after callers were admitted":                   5,
-	"a rollout has ended where nobody is known who is behind":    33,
-	"metadata that have expired permit":                          16,
-	"a second signing counts for nothing":                        5,
-	"an attempt follows what is signed since":                    5,
-	"a journal counts for more than the live slot":               7,
-	"a soak is a timer":                                          8,
-	"a wave goes on over nodes that are not well":                1,
-	"what is forgotten stays":                                    7,
-	"a node that is forgotten and there does not speak again":    35,
+	"nodes that may be down under an earlier order do not count":          121,
+	"a slot gets its name before its files are synced":                    9,
+	"it goes back after callers were admitted":                            5,
+	"a rollout has ended where nobody is known who is behind":             33,
+	"metadata that have expired permit":                                   16,
+	"a second signing counts for nothing":                                 5,
+	"an attempt follows what is signed since":                             5,
+	"a journal counts for more than the live slot":                        7,
+	"a soak is a timer":                                                   8,
+	"a wave goes on over nodes that are not well":                         1,
+	"what is forgotten stays":                                             7,
+	"a release is withdrawn before all have said that they are not there": 7,
+	"nodes hear nothing of what is withdrawn":                             32,
+	"a node that is forgotten and there does not speak again":             35,
 }
 
 // withinSeeds is how many seeds a planted bug may survive.
@@ -113,6 +117,17 @@ func rankOffByOne(in schedule.Input) schedule.Decision {
 			c.Roster[i-1], c.Roster[i] = c.Roster[i], c.Roster[i-1]
 		}
 	}))
+}
+
+// withdrawsNothing takes what is withdrawn out of the orders that arrive.
+func withdrawsNothing(_ *node.Node, e node.Event) node.Event {
+	if x, ok := e.(node.OrderRead); ok && len(x.Order.Withdrawn) > 0 {
+		o := *x.Order
+		o.Withdrawn = nil
+		x.Order = &o
+		return x
+	}
+	return e
 }
 
 func journalAlone(m node.Memory) node.Memory {

@@ -73,7 +73,7 @@ type Stats struct {
 	Crashes, Restarts, Databases, Cuts, Lost, Corrupted  int
 	Orders, WentDown, Settled, Held, RolledBack          int
 	Refused, Frozen, Ailed, SoaksFailed, Left, Forgotten int
-	Calls, Retired, Tails, Expired, Twice                int
+	Calls, Retired, Tails, Expired, Twice, Withdrawn     int
 }
 
 // String tells what failed, what came before it, and how to see it again.
@@ -90,7 +90,7 @@ func Run(cfg Config) Result {
 	s := &simulation{
 		rng: rand.New(rand.NewPCG(cfg.Seed, 0)), checkRNG: rand.New(rand.NewPCG(cfg.Seed, 1)),
 		plant: cfg.Plant.complete(), only: cfg.Only, hash: fnv.New64a(), out: cfg.Trace,
-		faulty: true, leaving: cfg.Seed%4 == 3, views: map[uint64]uint64{}, written: map[view.Signed]word{}, ids: map[bundle.NodeID]int{},
+		faulty: true, leaving: cfg.Seed%4 == 3, withdrawing: withdrawing{on: cfg.Seed%5 == 2}, views: map[uint64]uint64{}, written: map[view.Signed]word{}, ids: map[bundle.NodeID]int{},
 		contents: map[bundle.Digest]*bundle.Manifest{}, orders: map[bundle.Digest]*schedule.Order{}, sets: map[bundle.Digest]*set{},
 	}
 	s.populate()
@@ -132,13 +132,14 @@ type simulation struct {
 	manifests [maxRelease + 1]*bundle.Manifest
 	operator  operator
 	// What a digest is that of.
-	contents map[bundle.Digest]*bundle.Manifest
-	orders   map[bundle.Digest]*schedule.Order
-	sets     map[bundle.Digest]*set
-	net      network
-	crashes  float64 // chance of a crash at each crash point
-	faulty   bool    // faults are being injected
-	leaving  bool    // in this run nodes leave, and are forgotten
+	contents    map[bundle.Digest]*bundle.Manifest
+	orders      map[bundle.Digest]*schedule.Order
+	sets        map[bundle.Digest]*set
+	net         network
+	crashes     float64 // chance of a crash at each crash point
+	faulty      bool    // faults are being injected
+	leaving     bool    // in this run nodes leave, and are forgotten
+	withdrawing withdrawing
 
 	hash   hash.Hash64
 	out    io.Writer
