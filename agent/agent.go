@@ -69,6 +69,8 @@ type Agent struct {
 	cancel    context.CancelFunc // ends the action under way
 	running   <-chan struct{}    // closed when that action has returned
 	changed   int                // objects of the last transform
+
+	noRecords, noSets gossip.Quiet // for what peers send, which may be a flood
 }
 
 // liveSoftware is what callers may reach.
@@ -113,6 +115,7 @@ func newAgent(f folder, cfg Config, log *slog.Logger, quit func()) *Agent {
 		dirty:    map[bundle.NodeID]bool{},
 		known:    map[string]bool{},
 	}
+	a.noRecords.Every, a.noSets.Every = floodInterval, floodInterval
 	a.objects = objects.New(a.objectsConfig())
 	return a
 }

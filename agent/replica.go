@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
@@ -77,7 +78,7 @@ func (r replica) OfferTrust(from bundle.NodeID, set []byte) (settled bool) {
 func (a *Agent) offered(from bundle.NodeID, set []byte) (settled bool) {
 	err := a.acceptSet(set)
 	if err != nil {
-		a.log.Info("trust metadata of a peer not taken", "peer", from.Short(), "err", err)
+		a.noSets.Log(a.log, slog.LevelInfo, "trust metadata of a peer not taken", "peer", from.Short(), "err", err)
 	}
 	return !errors.Is(err, errNotKept)
 }
@@ -86,7 +87,7 @@ func (a *Agent) offered(from bundle.NodeID, set []byte) (settled bool) {
 func (a *Agent) merge(from bundle.NodeID, records []view.Signed) (news []view.Signed) {
 	changed, err := a.node.Merge(time.Now(), records...)
 	if err != nil {
-		a.log.Warn("records of a peer not taken", "peer", from.Short(), "err", err)
+		a.noRecords.Log(a.log, slog.LevelWarn, "records of a peer not taken", "peer", from.Short(), "err", err)
 	}
 	for _, id := range changed {
 		a.dirty[id] = true
@@ -177,15 +178,8 @@ func (a *Agent) owners() (all []gossip.Owner, err error) {
 			}
 		}
 	}
-	for batch := range slices.Chunk(gone, digestsPerBatch) {
-		if err := a.store.Update(func(tx *store.Tx) error {
-			for _, name := range batch {
-				if err := tx.Delete(bucketNames, name); err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
+	for _, name := range gone {
+		if err := a.store.Delete(bucketNames, name); err != nil {
 			a.log.Warn("names of nodes that were forgotten stay in the store", "err", err)
 			break
 		}

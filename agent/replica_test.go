@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 
 	"moult/gossip/view"
@@ -57,4 +60,20 @@ func TestNamesStay(t *testing.T) {
 			t.Error("a node that is forgotten keeps its name")
 		}
 	})
+}
+
+// Bad records and bad metadata of peers, however many, are a line in the log now and then.
+func TestBadRecordsFillNoLog(t *testing.T) {
+	b := newBench(t, benchConfig(t), 1)
+	var logged bytes.Buffer
+	b.do(func() {
+		b.log = slog.New(slog.NewTextHandler(&logged, nil))
+		for range 100 {
+			b.merge(bundle.NodeID{2}, []view.Signed{{}})
+			b.offered(bundle.NodeID{2}, []byte("no set"))
+		}
+	})
+	if n := strings.Count(logged.String(), "of a peer not taken"); n != 2 {
+		t.Errorf("%d lines of 200 bad things that a peer has sent:\n%.1000s", n, logged.String())
+	}
 }

@@ -75,7 +75,7 @@ func TestAdvertised(t *testing.T) {
 }
 
 func TestQuiet(t *testing.T) {
-	q := &quiet{every: 10 * time.Second}
+	q := &Quiet{Every: 10 * time.Second}
 	start := time.Unix(1000, 0)
 	for i, c := range []struct {
 		at         time.Duration

@@ -8,7 +8,10 @@ import "time"
 const (
 	// Streams.
 	handshakeTimeout    = 5 * time.Second // TLS and admission together
-	maxHandshakes       = 128             // inbound handshakes at a time; further connections wait in the kernel's backlog
+	maxHandshakes       = 128             // inbound handshakes at a time
+	handshakesPerSource = 32              // of them, those from one address; see shares
+	maxStreams          = 1024            // inbound streams at a time; some 50 KB each
+	streamsPerSource    = 256             // of them, those from one address
 	maxStreamsPerPeer   = 32              // inbound streams of one identity; further ones are closed
 	dialTimeout         = 5 * time.Second
 	maxWorkConnsPerPeer = 8 // outbound, for Do
@@ -56,6 +59,9 @@ const (
 	maxUDPPacket     = 64 << 10
 	udpReceiveBuffer = 2 << 20
 	eventBuffer      = 256 // Serf's channel; it is drained at once
+
+	// Logs.
+	logInterval = 10 * time.Second // between two lines of what peers may repeat at will
 
 	// Leaving.
 	broadcastTimeout    = 2 * time.Second

@@ -204,7 +204,7 @@ func (g *Gossip) newServer() *http.Server {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          log.New(&ringLog{ctx: g.ctx, log: g.cfg.Log}, "", 0),
+		ErrorLog:          log.New(newRingLog(g.ctx, g.cfg.Log), "", 0),
 		BaseContext:       func(net.Listener) context.Context { return g.ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, keyPeerID, c.(*stream).id)

@@ -79,7 +79,7 @@ func ringConfig(cfg Config, t *transport, self bundle.NodeID, packetKey []byte) 
 	for k, v := range cfg.Tags {
 		tags[k] = v
 	}
-	logger := log.New(&ringLog{ctx: t.ctx, log: cfg.Log}, "", 0)
+	logger := log.New(newRingLog(t.ctx, cfg.Log), "", 0)
 
 	ml := memberlist.DefaultLANConfig()
 	ml.Transport = t
@@ -145,10 +145,17 @@ func (g *Gossip) startRing(packetKey []byte) error {
 
 // ringLog routes Serf's and memberlist's logs into slog. Their levels are
 // lowered: what they call an error is mostly a peer that went away, and what
-// they warn of is either reported by this package itself or no news.
+// they warn of is either reported by this package itself or no news. What a packet or a
+// stream has them say, anybody can have them say again and again: of that there is a line
+// now and then, with a count.
 type ringLog struct {
-	ctx context.Context // of the transport: what they say after its end is noise
-	log *slog.Logger
+	ctx     context.Context // of the transport: what they say after its end is noise
+	log     *slog.Logger
+	inbound *Quiet
+}
+
+func newRingLog(ctx context.Context, log *slog.Logger) *ringLog {
+	return &ringLog{ctx: ctx, log: log, inbound: &Quiet{Every: logInterval}}
 }
 
 func (l *ringLog) Write(p []byte) (int, error) {
@@ -166,7 +173,12 @@ func (l *ringLog) Write(p []byte) (int, error) {
 			break
 		}
 	}
-	if l.ctx.Err() == nil && l.log.Enabled(l.ctx, level) {
+	if l.ctx.Err() != nil || !l.log.Enabled(l.ctx, level) {
+		return len(p), nil
+	}
+	if strings.Contains(text, "from=") { // as memberlist names whom it heard
+		l.inbound.Log(l.log, level, "ring", "says", text)
+	} else {
 		l.log.Log(l.ctx, level, "ring", "says", text)
 	}
 	return len(p), nil

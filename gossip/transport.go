@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,11 +41,13 @@ type transport struct {
 	attach     func()
 	attachOnce sync.Once
 
-	packetCh chan *memberlist.Packet
-	ringCh   chan net.Conn
-	peerCh   chan net.Conn
-	slots    chan struct{} // handshakes in progress
-	refusals *quiet
+	packetCh   chan *memberlist.Packet
+	ringCh     chan net.Conn
+	peerCh     chan net.Conn
+	handshakes *shares
+	streams    *shares // inbound
+	refusals   *Quiet
+	failures   *Quiet // of the sockets
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -94,7 +97,8 @@ func newTransport(ctx context.Context, cfg Config, g *gate) (*transport, error) 
 	t := &transport{
 		gate: g, network: network, ln: ln, packets: packets, advertise: adv, log: cfg.Log,
 		packetCh: make(chan *memberlist.Packet), ringCh: make(chan net.Conn), peerCh: make(chan net.Conn),
-		slots: make(chan struct{}, maxHandshakes), refusals: &quiet{every: 10 * time.Second},
+		handshakes: newShares(maxHandshakes, handshakesPerSource), streams: newShares(maxStreams, streamsPerSource),
+		refusals: &Quiet{Every: logInterval}, failures: &Quiet{Every: logInterval},
 		raw: map[net.Conn]struct{}{}, inbound: map[bundle.NodeID]int{},
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
@@ -167,9 +171,10 @@ func (t *transport) dropInbound(id bundle.NodeID) {
 	}
 }
 
-// pauseAfterError keeps a loop over a failing socket (too many open files,
-// say) from spinning.
-func (t *transport) pauseAfterError() {
+// failed reports that a socket fails (too many open files, say), and keeps the loop over it
+// from spinning.
+func (t *transport) failed(what string, err error) {
+	t.failures.Log(t.log, slog.LevelWarn, what, "err", err)
 	select {
 	case <-time.After(100 * time.Millisecond):
 	case <-t.ctx.Done():
@@ -179,40 +184,53 @@ func (t *transport) pauseAfterError() {
 func (t *transport) acceptLoop() {
 	defer t.wg.Done()
 	for {
-		select {
-		case t.slots <- struct{}{}:
-		case <-t.ctx.Done():
-			return
-		}
 		c, err := t.ln.Accept()
 		if err != nil {
-			<-t.slots
 			if t.ctx.Err() != nil {
 				return
 			}
-			t.log.Warn("cannot accept a connection", "err", err)
-			t.pauseAfterError()
+			t.failed("cannot accept a connection", err)
 			continue
 		}
 		if !t.track(c) {
 			_ = c.Close()
-			<-t.slots
 			return
 		}
+		in := &inbound{Conn: c, source: sourceOf(c.RemoteAddr())}
+		in.leave = t.handshakes.enter(in.source, in.end)
 		t.wg.Add(1)
 		go func() {
 			defer t.wg.Done()
-			t.admit(c)
+			t.admit(in)
 		}()
 	}
 }
 
+// inbound is a connection of which nothing is known yet but where it comes from.
+type inbound struct {
+	net.Conn
+	source netip.Prefix
+	leave  func() // of those whose handshake is in progress
+	shed   atomic.Bool
+}
+
+// end makes room for another. It does not go through TLS, whose farewell waits for slow
+// peers.
+func (in *inbound) end() {
+	in.shed.Store(true)
+	_ = in.Close()
+}
+
 // admit takes one inbound connection through the gate and hands it to its
 // protocol.
-func (t *transport) admit(raw net.Conn) {
+func (t *transport) admit(in *inbound) {
+	raw := in.Conn
 	_ = raw.SetDeadline(time.Now().Add(handshakeTimeout))
 	c, id, err := t.gate.accept(raw)
-	<-t.slots
+	in.leave()
+	if in.shed.Load() {
+		err = errShed
+	}
 	if err == nil && !t.admitInbound(id) {
 		err = fmt.Errorf("it has %d streams open already", maxStreamsPerPeer)
 	}
@@ -225,9 +243,14 @@ func (t *transport) admit(raw net.Conn) {
 		return
 	}
 	_ = raw.SetDeadline(time.Time{})
+	leave := t.streams.enter(in.source, func() {
+		_ = raw.Close() // as in end
+		t.refused(raw.RemoteAddr(), id, errShed)
+	})
 	s := &stream{Conn: c, id: id, release: sync.OnceFunc(func() {
 		t.untrack(raw)
 		t.dropInbound(id)
+		leave()
 	})}
 	to := t.ringCh
 	if c.ConnectionState().NegotiatedProtocol == alpnPeer {
@@ -248,15 +271,11 @@ func (t *transport) refused(from net.Addr, id bundle.NodeID, err error) {
 		t.log.Debug("a connection ended before it was let in", "from", from.String(), "err", err)
 		return
 	}
-	suppressed, ok := t.refusals.now(time.Now())
-	if !ok {
-		return
-	}
-	log := t.log.With("from", from.String(), "error", err, "alsoRefused", suppressed)
+	log := t.log
 	if !id.IsZero() {
 		log = log.With("node", id.Short())
 	}
-	log.Warn("refused a connection")
+	t.refusals.Log(log, slog.LevelWarn, "refused a connection", "from", from.String(), "error", err)
 }
 
 // open dials a peer and takes the stream through the gate. A zero want lets
@@ -370,8 +389,7 @@ func (t *transport) packetLoop() {
 			if t.ctx.Err() != nil {
 				return
 			}
-			t.log.Warn("cannot read a packet", "err", err)
-			t.pauseAfterError()
+			t.failed("cannot read a packet", err)
 			continue
 		}
 		if n == 0 {
@@ -413,21 +431,29 @@ func (l *peerListener) Close() error {
 
 func (l *peerListener) Addr() net.Addr { return l.t.ln.Addr() }
 
-// quiet lets one message through in each interval and counts the others.
-type quiet struct {
-	every time.Duration
+// Quiet lets one message through in each interval and counts the others: for what peers
+// may have an agent say as often as they like.
+type Quiet struct {
+	Every time.Duration
 
 	mu         sync.Mutex // protects what follows
 	last       time.Time
 	suppressed int
 }
 
+// Log gives a message, or counts it, with how many were not given before it.
+func (q *Quiet) Log(log *slog.Logger, level slog.Level, message string, args ...any) {
+	if suppressed, ok := q.now(time.Now()); ok {
+		log.With("suppressed", suppressed).Log(context.Background(), level, message, args...)
+	}
+}
+
 // now reports whether a message may be given at this time, and how many were
 // not given before it.
-func (q *quiet) now(at time.Time) (suppressed int, ok bool) {
+func (q *Quiet) now(at time.Time) (suppressed int, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.last.IsZero() && at.Sub(q.last) < q.every {
+	if !q.last.IsZero() && at.Sub(q.last) < q.Every {
 		q.suppressed++
 		return 0, false
 	}
