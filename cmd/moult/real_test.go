@@ -27,6 +27,7 @@ type realProgram struct {
 	pkg      string // below the module
 	replace  string // a line of its go.mod that a module which depends on it has to repeat
 	releases [2]string
+	files    map[string]string // that lie beside it, by path
 	services []realService
 	command  string // HCL, after the file's name
 	health   string // HCL: how the health is asked for
@@ -65,6 +66,15 @@ func (p realProgram) build(t *testing.T) (folders [2]string) {
 				t.Skipf("%s@%s cannot be fetched here (%s):\n%s", p.module, release, words, out)
 			}
 			t.Fatalf("go %s, for %s@%s: %v\n%s", strings.Join(args, " "), p.module, release, err, out)
+		}
+		for name, text := range p.files {
+			path := filepath.Join(dir, name)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
 		}
 		folders[i] = dir
 	}
