@@ -578,4 +578,10 @@ func TestRouteAround(t *testing.T) {
 	if from, passes = r.From("kv", 3); from != 1 || !passes {
 		t.Errorf("release 3 takes kv from %d, where 2 is withdrawn", from)
 	}
+	// Release 4 was signed, never injected, and withdrawn with release 3.
+	r.docs.orders[2].Withdrawn = bundle.Withdrawn{{Class: "kv", First: 2, Last: 4}}
+	r.takeOrders()
+	if from, passes = r.From("kv", 5); from != 1 || !passes {
+		t.Errorf("release 5 takes kv from %d, where 2 to 4 are withdrawn, and 4 is not here", from)
+	}
 }

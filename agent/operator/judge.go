@@ -66,7 +66,7 @@ func Fits(firstRoot []byte, b *archive.Bundle, peer control.Trust, status contro
 				_, changes = m.Classes[class]
 				return changes, true
 			}
-			return withdrawnChange(withdrawn, class)(v)
+			return unknown(v)
 		})
 	}); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"moult/agent/schedule"
 	"moult/gossip/view"
 	"moult/store/bundle"
-	"moult/store/bundle/trust"
 )
 
 // Withdrawal is what an operator withdraws: what a release, and all that are signed after
@@ -65,24 +65,25 @@ func (o Operator) Withdraw(ctx context.Context, api *control.Client, w Withdrawa
 			return 0, accepted, err
 		}
 	}
-	if err := o.allKnow(ctx, api, newest, w); err != nil {
+	number, err := o.handOver(ctx, api, orders, w)
+	if err != nil {
+		return 0, accepted, err
+	}
+	if err := o.allKnow(ctx, api, newest, w, number); err != nil {
 		return 0, accepted, err
 	}
 	_, accepted, err = o.Change(ctx, api, 0, Change{Name: "withdraw", Apply: func(order *schedule.Order) (*schedule.Order, error) {
 		next, err := order.Withdraw(w.Class, w.Release, last)
 		if err == nil {
-			from = next.Withdrawn.From(w.Class, last+1, withdrawnChange(next.Withdrawn, w.Class))
+			from = next.Withdrawn.From(w.Class, last+1, unknown)
 		}
 		return next, err
 	}})
 	return from, accepted, err
 }
 
-// withdrawnChange takes releases that are withdrawn for changes of the class, and nothing
-// else for known.
-func withdrawnChange(w bundle.Withdrawn, class bundle.Class) func(bundle.Version) (changes, known bool) {
-	return func(v bundle.Version) (changes, known bool) { return w.Has(class, v), w.Has(class, v) }
-}
+// unknown says of every release that it is not known what it changes.
+func unknown(bundle.Version) (changes, known bool) { return false, false }
 
 // toWithdraw returns the orders that are concerned, the newest first, and the last release
 // that is signed.
@@ -100,7 +101,7 @@ func (o Operator) toWithdraw(peer control.Trust, w Withdrawal) (orders []*schedu
 	case w.Release > last:
 		return nil, 0, control.Refused(fmt.Errorf("withdraw: release %d is not signed, the newest is %d", w.Release, last), "")
 	case already && got.Last >= last:
-		from := newest.Withdrawn.From(w.Class, last+1, withdrawnChange(newest.Withdrawn, w.Class))
+		from := newest.Withdrawn.From(w.Class, last+1, unknown)
 		return nil, 0, control.Refused(fmt.Errorf("withdraw: releases %d to %d are withdrawn for class %s already", got.First, got.Last, w.Class),
 			fmt.Sprintf("build release %d with from = %d", last+1, from))
 	}
@@ -118,25 +119,50 @@ func (o Operator) toWithdraw(peer control.Trust, w Withdrawal) (orders []*schedu
 	return orders, last, nil
 }
 
-// allKnow waits until each node that counts has said that it knows of the aborts.
-func (o Operator) allKnow(ctx context.Context, api *control.Client, newest *schedule.Order, w Withdrawal) error {
+// handOver gives the peer the aborts of these orders, also where an earlier try has signed
+// them and no peer took them. It returns the number of metadata by which all are aborted:
+// a node that has these, or newer ones, knows so.
+func (o Operator) handOver(ctx context.Context, api *control.Client, orders []*schedule.Order, w Withdrawal) (number int64, err error) {
 	peer, err := api.Trust(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	set, err := trust.ParseSet(peer.Set)
-	if err != nil {
-		return fmt.Errorf("read the agent's metadata: %w", err)
+	if err := o.Absorb(peer.Set); err != nil {
+		return 0, err
 	}
-	inForce, err := trust.Verify(o.folder.FirstRoot(), nil, set)
-	if err != nil {
-		return otherCluster(err)
+	current := o.folder.Current()
+	signed := control.Signed{Orders: map[bundle.Version][]byte{}}
+	if signed.Set, err = current.Set().Marshal(); err != nil {
+		return 0, err
 	}
+	for _, order := range orders {
+		v := order.Release
+		if v < w.Release {
+			continue
+		}
+		data := peer.Orders[v]
+		if ref, _ := current.Order(v); bundle.Sum(data) != ref.Digest {
+			data, _ = o.folder.OrderInForce(v)
+			signed.Orders[v] = data
+		}
+		if got, err := schedule.ParseOrder(data); err != nil || got.State != schedule.StateAborted {
+			return 0, control.Refused(fmt.Errorf("withdraw: another operator has changed the rollout of release %d meanwhile, and it is not known to be aborted", v), "try again")
+		}
+	}
+	if len(signed.Orders) > 0 || !bytes.Equal(signed.Set, peer.Set) {
+		_, err = api.Accept(ctx, signed)
+	}
+	return current.Versions().Timestamp, err
+}
+
+// allKnow waits until each node that counts has said that it knows of the aborts, which
+// metadata of this number have.
+func (o Operator) allKnow(ctx context.Context, api *control.Client, newest *schedule.Order, w Withdrawal, number int64) error {
 	tick := time.NewTicker(PollInterval)
 	defer tick.Stop()
 	before := ""
 	for {
-		waits, err := o.obstacles(ctx, api, newest, w, inForce.Versions().Timestamp)
+		waits, err := o.obstacles(ctx, api, newest, w, number)
 		if ctx.Err() != nil {
 			return control.Refused(fmt.Errorf("withdraw: the rollout is aborted, and not every node is known to be back: %s", before),
 				fmt.Sprintf("the same again goes on; `moult skip --release %d NODE` is your word that a node is gone", newest.Release))

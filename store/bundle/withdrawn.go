@@ -37,15 +37,17 @@ func (w Withdrawn) Of(class Class, v Version) (Withdrawal, bool) {
 
 // From returns the version that release n is to take a class from: n-1, or where the
 // newest releases before it that change the class are withdrawn, the one before them.
-// changes tells whether a release does, and whether it is known here.
+// changes tells whether a release does, and whether it is known here: one that is
+// withdrawn, and that nobody has handed in, is taken for a change.
 func (w Withdrawn) From(class Class, n Version, changes func(Version) (changes, known bool)) Version {
 	from := n - 1
 	for v := n - 1; v > 0; v-- {
 		does, known := changes(v)
 		switch {
-		case !known || does && !w.Has(class, v):
+		case known && !does:
+		case !w.Has(class, v):
 			return from
-		case does:
+		default:
 			from = v - 1
 		}
 	}

@@ -23,6 +23,7 @@ func TestWithdrawnFrom(t *testing.T) {
 		{8, 7, []Version{1, 3, 7}},
 		{4, 2, []Version{2, 3}}, // what is before 2 is not known
 		{5, 4, []Version{9}},    // nothing is
+		{7, 4, []Version{9}},    // nor are 5 and 6, which are withdrawn
 	} {
 		from := w.From("kv", tc.n, func(v Version) (changes, known bool) {
 			return slices.Contains(tc.changes, v), v >= slices.Min(tc.changes)

@@ -244,8 +244,7 @@ func (b *builder) checkFrom(c *ClassSpec) {
 				return changes, true
 			}
 		}
-		withdrawn := b.Withdrawn.Has(c.Name, v) // so it has changed the class
-		return withdrawn, withdrawn
+		return false, false
 	})
 	switch {
 	case c.Upgrade.From == want:

@@ -1,0 +1,130 @@
+package operator
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"moult/agent/control"
+	"moult/agent/schedule"
+	"moult/gossip/view"
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
+	"moult/testdata/kit/bundles"
+)
+
+// peer is an agent that has one node, which waits, and refuses what is handed over while
+// it is deaf.
+type peer struct {
+	control.Trust
+	deaf   bool
+	number int64 // of the metadata that the node has
+}
+
+func (p *peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.URL.Path == "/v1/status":
+		json.NewEncoder(w).Encode(control.Status{Nodes: []control.NodeStatus{{
+			Name: "n1", ID: bundle.NodeID{1}, Class: "kv", Version: 1, Running: 1, Reachable: true, Phase: string(view.Waiting), Metadata: p.number}}})
+	case r.Method == http.MethodGet:
+		json.NewEncoder(w).Encode(p.Trust)
+	case p.deaf:
+		http.Error(w, "gone", http.StatusInternalServerError)
+	default:
+		var s control.Signed
+		if err := json.NewDecoder(r.Body).Decode(&s); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		p.Set = s.Set
+		for v, data := range s.Orders {
+			p.Orders[v] = data
+		}
+		json.NewEncoder(w).Encode(control.Accepted{})
+	}
+}
+
+// ordered is a trust folder with an order for each of some releases, and a peer that has
+// them.
+func ordered(t *testing.T, releases bundle.Version) (*trust.Folder, *peer, *control.Client) {
+	t.Helper()
+	f := bundles.Folder(t, filepath.Join(t.TempDir(), "trust"), time.Now())
+	node := []schedule.Candidate{{ID: bundle.NodeID{1}, Class: "kv", Reachable: true}}
+	p := &peer{Trust: control.Trust{Orders: map[bundle.Version][]byte{}, Head: releases}}
+	var before *schedule.Order
+	var digest bundle.Digest
+	for n := bundle.Version(1); n <= releases; n++ {
+		m, data := bundles.Manifest(t, n, digest, "kv")
+		digest = bundle.Sum(data)
+		if _, err := f.AddRelease(n, data); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if before, err = schedule.Instantiate(m, digest, before, node); err != nil {
+			t.Fatal(err)
+		}
+		if p.Orders[n], err = schedule.MarshalOrder(before); err != nil {
+			t.Fatal(err)
+		}
+		v, err := f.AddOrder(n, 1, p.Orders[n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Set, err = v.Set().Marshal(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.number = f.Current().Versions().Timestamp
+	srv := httptest.NewServer(p)
+	t.Cleanup(srv.Close)
+	return f, p, control.NewClient(srv.URL)
+}
+
+func (p *peer) order(t *testing.T, v bundle.Version) *schedule.Order {
+	t.Helper()
+	o, err := schedule.ParseOrder(p.Orders[v])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// TestWithdrawAfterLostAbort: the aborts were signed, and no peer has taken them. The same
+// again hands them over, and signs nothing on the word of a node that has not heard of them.
+func TestWithdrawAfterLostAbort(t *testing.T) {
+	f, p, api := ordered(t, 3)
+	w := Withdrawal{Class: "kv", Release: 2}
+	p.deaf = true
+	for range 3 { // one abort each, and then none
+		if _, _, err := New(f).Withdraw(t.Context(), api, w); err == nil {
+			t.Fatal("withdrawn, and no peer has taken anything")
+		}
+	}
+	p.deaf = false
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w.Waits = func(text string) {
+		cancel()
+		if want := "n1: it has not said yet"; !strings.HasPrefix(text, want) {
+			t.Errorf("it waits for %q, want %q", text, want)
+		}
+	}
+	if _, _, err := New(f).Withdraw(ctx, api, w); err == nil || len(p.order(t, 3).Withdrawn) > 0 {
+		t.Fatalf("withdrawn (%v), though n1 waits under the running orders, and has not heard of the aborts", p.order(t, 3).Withdrawn)
+	}
+	for v := bundle.Version(2); v <= 3; v++ {
+		if o := p.order(t, v); o.State != schedule.StateAborted {
+			t.Errorf("the peer has the order of release %d that is %s", v, o.State)
+		}
+	}
+	p.number = f.Current().Versions().Timestamp // now n1 has heard of them
+	w.Waits = nil
+	if from, _, err := New(f).Withdraw(t.Context(), api, w); err != nil || from != 1 || !p.order(t, 3).Withdrawn.Has("kv", 2) {
+		t.Errorf("the next release takes kv from %d, %v", from, err)
+	}
+}
