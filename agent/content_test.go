@@ -12,6 +12,7 @@ import (
 	"moult/agent/upgrade"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
+	"moult/testdata/kit"
 )
 
 // A publisher's key signs release 2 again, with another content, while the node is down
@@ -98,5 +99,61 @@ func TestLostSoftwareRollsBack(t *testing.T) {
 	failed, _ := answer(1, err, nil).(upgrade.Failed)
 	if !errors.Is(err, errLost) || !failed.Later || !strings.Contains(failed.Reason, "the software of release 2") {
 		t.Errorf("without the software the transform ends with %v", err)
+	}
+}
+
+// TestSweepKeepsWhatRuns: software that a class runs stays, however many releases have
+// left the class alone since.
+func TestSweepKeepsWhatRuns(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	if err := b.slots.Create(1); err != nil {
+		t.Fatal(err)
+	}
+	b.do(func() {
+		b.brings(1)
+		s := upgrade.State{Phase: upgrade.Current, Version: 9, Running: 1, Served: true, Step: 1}
+		b.in(s)
+		if !b.depot.Has(b.artifact.Digest) {
+			t.Fatal("the software is not there to begin with")
+		}
+		b.sweep(s)
+		if !b.depot.Has(b.artifact.Digest) {
+			t.Error("the software that the node runs was swept away")
+		}
+	})
+}
+
+// TestSoftwareBackOtherwise: the alarm that software is gone ends when it is here again,
+// by whatever way it came.
+func TestSoftwareBackOtherwise(t *testing.T) {
+	b := newObjectsBench(t, 1)
+	b.do(func() {
+		b.brings(1)
+		b.in(upgrade.State{Phase: upgrade.Current, Version: 1, Running: 1, Served: true, Step: 1})
+	})
+	if err := b.depot.Remove(b.artifact.Digest); err != nil {
+		t.Fatal(err)
+	}
+	gone := func() (n int) {
+		b.do(func() { n = b.alarmed("is damaged or gone on this disk") })
+		return n
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := b.unpacked(ctx, b.artifact.Digest)
+		ended <- err
+	}()
+	kit.Until(t, "the alarm", func() bool { return gone() == 1 })
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("nobody has it, and it came")
+	}
+	b.pack(`true`)
+	if _, err := b.unpacked(t.Context(), b.artifact.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if gone() != 0 {
+		t.Error("the software is whole, and an alarm says that the node is down")
 	}
 }

@@ -90,7 +90,11 @@ func (a *Agent) fetchArtifact(ctx context.Context, art bundle.Artifact, report f
 // is damaged or gone, and is what the node runs or goes back to, it is fetched again, as
 // long as that takes: there is nothing else to run. It is called beside the loop.
 func (a *Agent) unpacked(ctx context.Context, digest bundle.Digest) (dir string, err error) {
+	tell := func(text string) { a.ask(func() { a.alarmOf(causeSoftware, text) }) }
 	dir, err = a.depot.Ensure(ctx, digest)
+	if err == nil {
+		tell("") // it may have come another way
+	}
 	if err == nil || !errors.Is(err, artifact.ErrDamaged) && !errors.Is(err, artifact.ErrUnknown) {
 		return dir, err
 	}
@@ -108,13 +112,11 @@ func (a *Agent) unpacked(ctx context.Context, digest bundle.Digest) (dir string,
 		return "", fmt.Errorf("%w: %w", errLost, err)
 	}
 	a.log.Error("the software is damaged or gone, and fetched again", "release", runs, "err", err)
-	tell := func(text string) { a.ask(func() { a.alarmOf(causeSoftware, text) }) }
 	tell(fmt.Sprintf("the software of release %d, which this node runs, is damaged or gone on this disk, and is fetched from peers: until then the node is down; if none has it, %s; look at the disk", runs, node.Bring(runs)))
-	if dir, err = a.fetchArtifact(ctx, art, nil); err != nil {
-		return "", err
+	if dir, err = a.fetchArtifact(ctx, art, nil); err == nil || ctx.Err() != nil {
+		tell("") // it is back, or no longer what is to run
 	}
-	tell("")
-	return dir, nil
+	return dir, err
 }
 
 // causeSoftware is what is wrong with the unpacked software.

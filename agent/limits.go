@@ -23,8 +23,6 @@ const (
 	maxExplained = 200
 	// maxNamed bounds the nodes that a reason names.
 	maxNamed = 5
-	// keptReleases is of how many releases the artifacts are kept.
-	keptReleases = 4
 	// spareDisk is kept free beside what a transform needs, in bytes.
 	spareDisk = 64 << 20
 

@@ -107,7 +107,7 @@ func (a *Agent) persistView() {
 			for _, id := range batch {
 				s, ok := a.node.View().Signed(id)
 				if !ok { // it was forgotten
-					if err := tx.Delete(bucketView, id.String()); err != nil {
+					if err := errors.Join(tx.Delete(bucketView, id.String()), tx.Delete(bucketNames, id.String())); err != nil {
 						return err
 					}
 					continue
@@ -119,11 +119,13 @@ func (a *Agent) persistView() {
 				if err := tx.Put(bucketView, id.String(), raw); err != nil {
 					return err
 				}
-				if a.noteName(id) {
-					r, _ := a.node.View().Get(id)
-					if err := tx.Put(bucketNames, r.Name, []byte(id.String())); err != nil {
-						return err
-					}
+				if !a.noteName(id) {
+					err = tx.Delete(bucketNames, id.String())
+				} else if r, ok := a.node.View().Get(id); ok {
+					err = tx.Put(bucketNames, id.String(), []byte(r.Name))
+				}
+				if err != nil {
+					return err
 				}
 			}
 			return nil
@@ -158,14 +160,11 @@ func ownerOf(r view.Record) gossip.Owner { return gossip.Owner{Name: r.Name, ID:
 // for records alone do not tell who had one before the other.
 func (a *Agent) owners() (all []gossip.Owner, err error) {
 	had := map[bundle.NodeID]bool{}
-	var gone []string
-	err = a.store.Each(bucketNames, func(name string, text []byte) error {
-		id, err := bundle.ParseNodeID(string(text))
-		if r, ok := a.node.View().Get(id); err != nil || !ok || r.Name != name {
-			gone = append(gone, name)
-			return nil
+	err = a.store.Each(bucketNames, func(key string, name []byte) error {
+		id, err := bundle.ParseNodeID(key)
+		if r, ok := a.node.View().Get(id); err == nil && ok && r.Name == string(name) {
+			had[id] = true
 		}
-		had[id] = true
 		return nil
 	})
 	if err != nil {
@@ -176,12 +175,6 @@ func (a *Agent) owners() (all []gossip.Owner, err error) {
 			if had[r.Node] == first {
 				all = append(all, ownerOf(r))
 			}
-		}
-	}
-	for _, name := range gone {
-		if err := a.store.Delete(bucketNames, name); err != nil {
-			a.log.Warn("names of nodes that were forgotten stay in the store", "err", err)
-			break
 		}
 	}
 	return all, nil

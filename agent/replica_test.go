@@ -2,11 +2,14 @@ package agent
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
+	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
@@ -76,4 +79,48 @@ func TestBadRecordsFillNoLog(t *testing.T) {
 	if n := strings.Count(logged.String(), "of a peer not taken"); n != 2 {
 		t.Errorf("%d lines of 200 bad things that a peer has sent:\n%.1000s", n, logged.String())
 	}
+}
+
+// TestNamesBounded: who changes its name again and again leaves one on the disk.
+func TestNamesBounded(t *testing.T) {
+	cfg := benchConfig(t)
+	cfg.Bind = "127.0.0.1:0"
+	b := newBench(t, cfg, 1)
+	c := &closers{}
+	b.do(func() {
+		if err := b.openRing(c); err != nil {
+			t.Error(err)
+		}
+	})
+	defer func() {
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.do(func() {
+		names := func() (n int) {
+			if err := b.store.Each(bucketNames, func(string, []byte) error { n++; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		before := names()
+		for i := range 20 {
+			s, err := view.Sign(key, view.Record{
+				Name: fmt.Sprintf("m%d", i), Class: "kv", Seq: uint64(i + 1), Addr: "10.0.0.2:7946", Phase: upgrade.Current, Since: time.Unix(1, 0).UTC(),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.merge(b.id, []view.Signed{s})
+			b.persistView()
+		}
+		if n := names(); n > before+2 {
+			t.Errorf("one node has %d names on the disk", n-before)
+		}
+	})
 }

@@ -8,8 +8,7 @@ import (
 	"moult/transforms"
 )
 
-// sweep gives back the disk of releases long past. The last keptReleases stay,
-// with all their platforms: peers that were away take each on the way.
+// sweep gives back the disk of releases long past (see node.KeptFiles).
 func (a *Agent) sweep(s upgrade.State) {
 	if a.injecting > 0 || a.node.MissingDocuments() > 0 || a.node.BelowFloor() {
 		return // there may be something that is named by nothing that is here
@@ -36,22 +35,7 @@ func (a *Agent) sweep(s upgrade.State) {
 	for _, d := range a.node.ManifestDigests() {
 		keep = append(keep, d) // the metadata may name others by now
 	}
-	running := a.objects.Files()
-	for v, m := range a.node.Manifests() {
-		recent := v+keptReleases > s.Version
-		for _, cu := range m.Classes {
-			for _, o := range []bundle.Simulation{cu.Past, cu.Future} {
-				if blob, ok := o.Blob(); ok && (recent || running[blob.Digest]) {
-					keep = append(keep, blob.Digest)
-				}
-			}
-			for _, art := range cu.Artifacts {
-				if recent || running[art.Digest] {
-					keep = append(keep, art.Digest)
-				}
-			}
-		}
-	}
+	keep = append(keep, a.node.KeptFiles(s, a.objects.Files())...)
 	removed, err := a.depot.Sweep(keep)
 	if err != nil {
 		a.log.Warn("old artifacts not removed", "err", err)

@@ -24,7 +24,7 @@ const (
 	keyState       = "state"
 	bucketView     = "view"
 	bucketPeers    = "peers"
-	bucketNames    = "names" // name -> the node that has it
+	bucketNames    = "names" // node -> the name that is its
 	journalUpgrade = "upgrade"
 	journalTrust   = "trust"
 )

@@ -16,6 +16,10 @@ const (
 	// of at most half of it between its starts.
 	steadyAfter = time.Minute
 
+	// keptReleases is of how many releases the artifacts are kept, whether or not any
+	// node runs them.
+	keptReleases = 4
+
 	// maxAnswered bounds the versions whose callers a node answers, maxAddresses the
 	// addresses for them over all its services: they stand in its record.
 	maxAnswered  = 32
