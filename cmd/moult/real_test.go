@@ -53,7 +53,7 @@ func (p realProgram) build(t *testing.T) (folders [2]string) {
 		}
 		for _, args := range [][]string{
 			{"list", "-deps", p.module + p.pkg}, // fetches what the build needs
-			{"build", "-trimpath", "-o", filepath.Join(dir, p.name), p.module + p.pkg},
+			{"build", "-o", filepath.Join(dir, p.name), p.module + p.pkg},
 		} {
 			cmd := exec.Command("go", args...)
 			cmd.Dir = module
