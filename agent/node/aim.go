@@ -78,8 +78,11 @@ func (n *Node) standing(v bundle.Version) upgrade.Standing {
 		}
 		return upgrade.Unordered
 	}
-	if o.State == schedule.StateAborted {
+	switch {
+	case o.State == schedule.StateAborted:
 		return upgrade.Aborted
+	case !n.machine.State().Served && n.OrderPending(v):
+		return upgrade.Unread // no schedule holds it later
 	}
 	return upgrade.Ordered
 }
@@ -105,6 +108,20 @@ func (n *Node) retry() {
 // itself, a while later, since nobody waits for its turn.
 func (n *Node) retriesAlone(s upgrade.State) bool {
 	return s.Phase == upgrade.Held && (s.Running == 0 || n.standing(s.EndedRelease) == upgrade.Unordered)
+}
+
+// goOn lets a node go on that has all that it needs, and asks no schedule, since it has never
+// served: unless a newer order is signed, for that may be the abort which the node is
+// taken to know as soon as it has such metadata (schedule.Obstacles).
+func (n *Node) goOn() {
+	s := n.machine.State()
+	standing := n.standing(s.Goal)
+	if n.staged == nil || n.staged.Step == s.Step && (n.forked || standing == upgrade.Unread || standing == upgrade.Aborted) {
+		return
+	}
+	e := *n.staged
+	n.staged = nil
+	n.step(e)
 }
 
 // begin lets a node serve as it is that has never served, where there is no newer

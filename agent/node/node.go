@@ -76,6 +76,7 @@ type Node struct {
 	wait      schedule.Reason // why the node is waiting, as last decided
 	notBefore time.Time       // no node goes down, or is retried, before this
 	check     check
+	staged    *upgrade.Staged // of a node that has never served, until it may go on
 
 	software software
 	health   health
@@ -277,7 +278,7 @@ func (n *Node) members(alive map[bundle.NodeID]bool) {
 // state waits to be saved: Advance makes it go on.
 func (n *Node) decide() {
 	n.noteHealth()
-	for _, f := range []func(){n.aim, n.retry, n.begin, n.soak, n.schedule} {
+	for _, f := range []func(){n.aim, n.retry, n.begin, n.goOn, n.soak, n.schedule} {
 		if n.waits() {
 			return
 		}

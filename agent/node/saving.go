@@ -125,6 +125,10 @@ func (n *Node) takeAnswers() {
 	for len(n.answers) > 0 && !n.waits() {
 		e := n.answers[0]
 		n.answers = n.answers[1:]
+		if staged, ok := e.(upgrade.Staged); ok && !n.machine.State().Served {
+			n.staged = &staged
+			continue
+		}
 		n.step(e)
 	}
 }
