@@ -69,7 +69,7 @@ func (n *Node) offers() []upgrade.Offer {
 
 func (n *Node) standing(v bundle.Version) upgrade.Standing {
 	o := n.docs.orders[v]
-	if s := n.machine.State(); s.Running == 0 && n.OrderPending(v) {
+	if !n.machine.State().Served && n.OrderPending(v) {
 		return upgrade.Unread // it asks no schedule, which would wait for the newer one
 	}
 	if o == nil {
@@ -78,11 +78,8 @@ func (n *Node) standing(v bundle.Version) upgrade.Standing {
 		}
 		return upgrade.Unordered
 	}
-	switch {
-	case o.State == schedule.StateAborted:
+	if o.State == schedule.StateAborted {
 		return upgrade.Aborted
-	case !n.machine.State().Served && n.OrderPending(v):
-		return upgrade.Unread // no schedule holds it later
 	}
 	return upgrade.Ordered
 }

@@ -69,7 +69,7 @@ func Fits(firstRoot []byte, b *archive.Bundle, peer control.Trust, status contro
 			return unknown(v)
 		})
 	}); err != nil {
-		return err
+		return fromError{err}
 	}
 	platforms := map[bundle.Class][]bundle.Platform{}
 	for _, n := range status.Nodes {
@@ -103,6 +103,11 @@ type orderedError struct{ error }
 
 func (e orderedError) Is(target error) bool { return target == ErrOrdered }
 func (e orderedError) Unwrap() error        { return e.error }
+
+// fromError is a refusal by CheckFrom.
+type fromError struct{ error }
+
+func (e fromError) Unwrap() error { return e.error }
 
 // CheckRelease reports why a peer must not take release m, whose manifest has
 // this digest, on top of what it has: ErrOrdered for errors.Is, or another reason. It

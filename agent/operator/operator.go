@@ -37,16 +37,23 @@ func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bun
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := Fits(o.folder.FirstRoot(), b, peer, status); errors.Is(err, ErrOrdered) {
+	unfit := Fits(o.folder.FirstRoot(), b, peer, status)
+	if errors.Is(unfit, ErrOrdered) {
 		return nil, nil, nil
-	} else if err != nil {
-		return nil, nil, err
+	}
+	// Where it takes a class from another version, the folder still has to know of it: the
+	// way out is to withdraw it.
+	if _, from := errors.AsType[fromError](unfit); unfit != nil && !from {
+		return nil, nil, unfit
 	}
 	if err := o.Absorb(peer.Set); err != nil {
 		return nil, nil, err
 	}
 	if _, err := o.folder.Absorb(b.Trust().Set()); err != nil {
 		return nil, nil, Refusal(err)
+	}
+	if unfit != nil {
+		return nil, nil, unfit
 	}
 	order, err := o.First(b, peer, status)
 	if err != nil {

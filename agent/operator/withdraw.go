@@ -209,14 +209,13 @@ func (o Operator) obstacles(ctx context.Context, api *control.Client, newest *sc
 			name = x.Node.Short()
 		}
 		if x.There {
-			without := fmt.Sprintf("`moult skip --release %d %s` goes on without it", order.Release, name)
-			if !order.Names(w.Class, x.Node) {
-				without = fmt.Sprintf("end its agent and `moult forget %s` to go on without it", name)
-			}
 			return "", control.Refused(fmt.Errorf("withdraw release %d for class %s: node %s is there: %s", w.Release, w.Class, name, x.Text),
-				fmt.Sprintf("go on from release %d; or %s", w.Release, without))
+				fmt.Sprintf("go on from release %d, or give the node up: %s", w.Release, without(order, x, name)))
 		}
 		text := fmt.Sprintf("%s: %s", name, x.Text)
+		if x.Outside {
+			text += "; it has joined since: " + without(order, x, name)
+		}
 		if !reachable[x.Node] {
 			text += ", and it cannot be reached"
 		}
@@ -226,6 +225,14 @@ func (o Operator) obstacles(ctx context.Context, api *control.Client, newest *sc
 		texts = append(texts[:maxNamed], fmt.Sprintf("%d more", more))
 	}
 	return strings.Join(texts, "; "), nil
+}
+
+// without tells how a node is given up that is in the way of a withdrawal.
+func without(order *schedule.Order, x schedule.Obstacle, name string) string {
+	if x.Outside {
+		return fmt.Sprintf("end its agent (`moult leave` there), then `moult forget %s`", name)
+	}
+	return fmt.Sprintf("`moult skip --release %d %s`, where it is gone", order.Release, name)
 }
 
 // maxNamed bounds the nodes that a text names.

@@ -1,10 +1,13 @@
 package operator
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,6 +17,7 @@ import (
 	"moult/agent/schedule"
 	"moult/gossip/view"
 	"moult/store/bundle"
+	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
 	"moult/testdata/kit/bundles"
 )
@@ -23,14 +27,15 @@ import (
 type peer struct {
 	control.Trust
 	deaf   bool
+	more   []control.NodeStatus
 	number int64 // of the metadata that the node has
 }
 
 func (p *peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/v1/status":
-		json.NewEncoder(w).Encode(control.Status{Nodes: []control.NodeStatus{{
-			Name: "n1", ID: bundle.NodeID{1}, Class: "kv", Version: 1, Running: 1, Reachable: true, Phase: string(view.Waiting), Metadata: p.number}}})
+		n1 := control.NodeStatus{Name: "n1", ID: bundle.NodeID{1}, Class: "kv", Version: 1, Running: 1, Reachable: true, Phase: string(view.Waiting), Metadata: p.number}
+		json.NewEncoder(w).Encode(control.Status{Nodes: append(p.more, n1)})
 	case r.Method == http.MethodGet:
 		json.NewEncoder(w).Encode(p.Trust)
 	case p.deaf:
@@ -51,9 +56,9 @@ func (p *peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // ordered is a trust folder with an order for each of some releases, and a peer that has
 // them.
-func ordered(t *testing.T, releases bundle.Version) (*trust.Folder, *peer, *control.Client) {
+func ordered(t *testing.T, dir string, releases bundle.Version) (*trust.Folder, *peer, *control.Client) {
 	t.Helper()
-	f := bundles.Folder(t, filepath.Join(t.TempDir(), "trust"), time.Now())
+	f := bundles.Folder(t, dir, time.Now())
 	node := []schedule.Candidate{{ID: bundle.NodeID{1}, Class: "kv", Reachable: true}}
 	p := &peer{Trust: control.Trust{Orders: map[bundle.Version][]byte{}, Head: releases}}
 	var before *schedule.Order
@@ -97,7 +102,7 @@ func (p *peer) order(t *testing.T, v bundle.Version) *schedule.Order {
 // TestWithdrawAfterLostAbort: the aborts were signed, and no peer has taken them. The same
 // again hands them over, and signs nothing on the word of a node that has not heard of them.
 func TestWithdrawAfterLostAbort(t *testing.T) {
-	f, p, api := ordered(t, 3)
+	f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 3)
 	w := Withdrawal{Class: "kv", Release: 2}
 	p.deaf = true
 	for range 3 { // one abort each, and then none
@@ -125,6 +130,93 @@ func TestWithdrawAfterLostAbort(t *testing.T) {
 	p.number = f.Current().Versions().Timestamp // now n1 has heard of them
 	w.Waits = nil
 	if from, _, err := New(f).Withdraw(t.Context(), api, w); err != nil || from != 1 || !p.order(t, 3).Withdrawn.Has("kv", 2) {
+		t.Errorf("the next release takes kv from %d, %v", from, err)
+	}
+}
+
+// forever is the number of metadata newer than any.
+const forever = 1 << 40
+
+// hint is what an error advises.
+func hint(err error) string {
+	if e, ok := errors.AsType[*control.Error](err); ok {
+		return e.Hint
+	}
+	return ""
+}
+
+// TestWithdrawNewcomer: a machine that has joined since has no place in the order, so it
+// cannot be skipped. What is printed for it leads on.
+func TestWithdrawNewcomer(t *testing.T) {
+	for name, joined := range map[string]control.NodeStatus{
+		"installed at 2":        {Version: 2, Running: 2, Phase: string(view.Current)},
+		"it is being installed": {Phase: string(view.Fetching)},
+	} {
+		f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+		p.number = forever
+		joined.Name, joined.ID, joined.Class, joined.Metadata, joined.Reachable = "n9", bundle.NodeID{9}, "kv", forever, true
+		p.more = []control.NodeStatus{joined}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		said := ""
+		w := Withdrawal{Class: "kv", Release: 2, Waits: func(text string) {
+			said += text
+			cancel()
+		}}
+		_, _, err := New(f).Withdraw(ctx, api, w)
+		if said += hint(err); err == nil || !strings.Contains(said, "`moult leave` there), then `moult forget n9`") || strings.Contains(said, "skip --release 2 n9") {
+			t.Errorf("%s: %v, %q", name, err, said)
+		}
+		p.more[0].Reachable = false
+		if _, _, err := New(f).Withdraw(t.Context(), api, w); err != nil {
+			t.Errorf("%s, and has left: %v", name, err)
+		}
+	}
+}
+
+// TestWithdrawHandedIn: the command that is printed for a bundle which nobody could take,
+// built in another trust folder, withdraws it.
+func TestWithdrawHandedIn(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "trust")
+	f, p, api := ordered(t, dir, 2)
+	p.number = forever
+	published := filepath.Join(t.TempDir(), "published")
+	if err := os.CopyFS(published, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	keys, _ := filepath.Glob(filepath.Join(published, "keys", "*"))
+	for _, key := range keys {
+		if err := os.Chmod(key, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := New(f).Withdraw(t.Context(), api, Withdrawal{Class: "kv", Release: 2}); err != nil {
+		t.Fatal(err)
+	}
+	publisher, err := trust.OpenFolder(published, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer publisher.Close()
+	second, _ := publisher.SignedRelease(2)
+	m, data := bundles.Manifest(t, 3, bundle.Sum(second), "kv") // it takes kv from 2
+	v, err := publisher.AddRelease(3, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file bytes.Buffer
+	blob := archive.Blob{Chunk: m.Classes["kv"].Artifacts[0].Chunks[0], Content: strings.NewReader("kv")}
+	if err := archive.Write(&file, v, archive.Docs{Manifests: map[bundle.Version][]byte{3: data}}, []archive.Blob{blob}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := archive.Open(bytes.NewReader(file.Bytes()), int64(file.Len()), f.FirstRoot(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err = New(f).Begin(t.Context(), api, b); err == nil || !strings.Contains(hint(err), "`moult withdraw --class kv 3`") {
+		t.Fatalf("inject it: %v, %q", err, hint(err))
+	}
+	if from, _, err := New(f).Withdraw(t.Context(), api, Withdrawal{Class: "kv", Release: 3}); err != nil || from != 1 {
 		t.Errorf("the next release takes kv from %d, %v", from, err)
 	}
 }

@@ -34,7 +34,10 @@ type Obstacle struct {
 	Node bundle.NodeID
 	// There says that it may have been admitted at the release: no time changes that.
 	There bool
-	Text  string
+	// Outside says that the order does not name it, so that it cannot be skipped: it counts
+	// while it can be reached.
+	Outside bool
+	Text    string
 }
 
 // Obstacles lists the nodes of a class of which it is not proven that they have not been
@@ -65,7 +68,7 @@ func Obstacles(o *Order, class bundle.Class, first bundle.Version, number int64,
 			continue
 		}
 		add := func(there bool, format string, args ...any) {
-			all = append(all, Obstacle{Node: id, There: there, Text: fmt.Sprintf(format, args...)})
+			all = append(all, Obstacle{Node: id, There: there, Outside: !named, Text: fmt.Sprintf(format, args...)})
 		}
 		switch {
 		case r.Phase == "":
