@@ -193,7 +193,11 @@ func (n *Node) span(native, kept bundle.Version) (oldest, newest bundle.Version)
 			break // the class begins here
 		}
 	}
-	for newest = native; newest-native < maxSteps; newest++ {
+	newest = native
+	if n.withdrawn().Has(n.cfg.Class, native) {
+		return oldest, newest // what follows goes around it, so nothing stands between
+	}
+	for ; newest-native < maxSteps; newest++ {
 		if n.docs.manifests[newest+1] == nil || n.Conflicted(newest+1) {
 			break
 		}

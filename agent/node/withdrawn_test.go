@@ -1,0 +1,75 @@
+package node
+
+import (
+	"reflect"
+	"slices"
+	"testing"
+
+	"moult/store/bundle"
+)
+
+// TestRouteAtWithdrawn: a node that runs what is withdrawn, for it was skipped and is there
+// all the same, has no way to the versions that go around it.
+func TestRouteAtWithdrawn(t *testing.T) {
+	r := newBench(t, at(2))
+	r.releases(1, 3, func(v bundle.Version, cu *bundle.ClassUpgrade) {
+		if v == 3 {
+			cu.From = 1
+		}
+	})
+	r.order(2)
+	r.docs.orders[2].Withdrawn = bundle.Withdrawn{{Class: "kv", First: 2, Last: 2}}
+	r.takeOrders()
+	if route := r.ready(); route.Oldest != 1 || route.Newest != 2 || !r.alarmed("version 2 of class kv is withdrawn") {
+		t.Errorf("callers of %d to %d are answered, alarms %q", route.Oldest, route.Newest, r.Alarms())
+	}
+}
+
+// TestRouteAround: callers of a version that is withdrawn are answered as those of the
+// version before, so the chain of objects goes around it.
+func TestRouteAround(t *testing.T) {
+	r := newBench(t, at(1))
+	r.releases(1, 3, func(v bundle.Version, cu *bundle.ClassUpgrade) {
+		if v == 3 {
+			cu.From = 1
+		}
+	})
+	objects := func() (releases []bundle.Version) {
+		route := r.Route()
+		if route.Oldest != 1 || route.Newest != 3 {
+			t.Errorf("callers of %d to %d are answered", route.Oldest, route.Newest)
+		}
+		for _, v := range sorted(route.Releases) {
+			if _, changes := r.Manifests()[v].Classes["kv"]; changes {
+				releases = append(releases, v)
+			}
+		}
+		return releases
+	}
+	if got := objects(); !slices.Equal(got, []bundle.Version{1, 2, 3}) {
+		t.Errorf("objects of releases %v", got)
+	}
+	from, passes := r.From("kv", 3)
+	if from != 2 || passes {
+		t.Errorf("release 3 takes kv from %d", from)
+	}
+	before := r.Route()
+	r.order(2)
+	r.docs.orders[2].Withdrawn = bundle.Withdrawn{{Class: "auth", First: 2, Last: 3}, {Class: "kv", First: 2, Last: 2}}
+	r.takeOrders()
+	if got := objects(); !slices.Equal(got, []bundle.Version{1, 3}) {
+		t.Errorf("objects of releases %v, where 2 is withdrawn", got)
+	}
+	if reflect.DeepEqual(before, r.Route()) {
+		t.Error("the driver hears nothing of it")
+	}
+	if from, passes = r.From("kv", 3); from != 1 || !passes {
+		t.Errorf("release 3 takes kv from %d, where 2 is withdrawn", from)
+	}
+	// Release 4 was signed, never injected, and withdrawn with release 3.
+	r.docs.orders[2].Withdrawn = bundle.Withdrawn{{Class: "kv", First: 2, Last: 4}}
+	r.takeOrders()
+	if from, passes = r.From("kv", 5); from != 1 || !passes {
+		t.Errorf("release 5 takes kv from %d, where 2 to 4 are withdrawn, and 4 is not here", from)
+	}
+}
