@@ -118,6 +118,14 @@ func (n *Node) judgeFirst(m Metadata, o *schedule.Order) error {
 	if want == 0 || previous == nil {
 		return nil // nothing here to compare it with
 	}
+	if w, lacks := o.Withdrawn.Lacks(previous.Withdrawn); lacks {
+		mend := fmt.Sprintf("`moult pause --release %d`, say", o.Release)
+		if w.First <= o.Release && o.Release <= w.Last {
+			mend = fmt.Sprintf("`moult abort --release %d`, since it is one of them", o.Release)
+		}
+		return fmt.Errorf("rollout order %d of release %d is refused: it does not say that releases %d to %d are withdrawn for class %s, as that of release %d does; the next change of it (%s) says so",
+			o.Serial, o.Release, w.First, w.Last, w.Class, want, mend)
+	}
 	if err := schedule.Follows(previous, o); err != nil {
 		return fmt.Errorf("rollout order %d of release %d is refused; `moult retry` with each node that it leaves out mends it: %w", o.Serial, o.Release, err)
 	}

@@ -3,9 +3,11 @@ package node
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"moult/store/bundle"
+	"moult/store/bundle/trust"
 )
 
 // TestRouteAtWithdrawn: a node that runs what is withdrawn, for it was skipped and is there
@@ -71,5 +73,21 @@ func TestRouteAround(t *testing.T) {
 	r.takeOrders()
 	if from, passes = r.From("kv", 5); from != 1 || !passes {
 		t.Errorf("release 5 takes kv from %d, where 2 to 4 are withdrawn, and 4 is not here", from)
+	}
+}
+
+// TestOrderLacksWithdrawn: an order that another operator has signed, who had not heard of
+// a withdrawal, is refused with what mends it.
+func TestOrderLacksWithdrawn(t *testing.T) {
+	for last, want := range map[bundle.Version]string{2: "`moult pause --release 3`", 3: "`moult abort --release 3`"} {
+		r := newBench(t, at(1))
+		r.order(2)
+		r.docs.orders[2].Withdrawn = bundle.Withdrawn{{Class: "kv", First: 2, Last: last}}
+		m := Metadata{Orders: map[bundle.Version]trust.Ref{2: {}, 3: {}}}
+		o := *r.docs.orders[2]
+		o.Release, o.Previous, o.Withdrawn = 3, 2, nil
+		if err := r.JudgeOrder(m, 3, &o, bundle.Sum([]byte("3"))); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("releases 2 to %d are withdrawn: %v, want %s", last, err, want)
+		}
 	}
 }

@@ -118,7 +118,38 @@ func (o Operator) orderBefore(peer control.Trust, n bundle.Version) (*schedule.O
 		return nil, control.Refused(fmt.Errorf("the rollout order of release %d (%s) has not arrived at this agent and was not signed in this trust folder; the order of release %d must follow it",
 			release, ref.Digest.Short(), n), "try again in a moment, or at another agent")
 	}
-	return schedule.ParseOrder(data)
+	order, err := schedule.ParseOrder(data)
+	if err != nil {
+		return nil, err
+	}
+	return order, o.addWithdrawn(peer, order)
+}
+
+// addWithdrawn adds to an order, of which the next is to be made, what those of earlier
+// releases withdraw: another operator may have done so meanwhile. That of a later one does
+// not count, for the order of a release between might lack it.
+func (o Operator) addWithdrawn(peer control.Trust, order *schedule.Order) error {
+	orders, signed := map[bundle.Version][]byte{}, map[bundle.Version][]byte{}
+	for v, data := range peer.Orders {
+		if v < order.Release {
+			orders[v] = data
+		}
+	}
+	for _, v := range o.folder.Current().Orders() {
+		if data, ok := o.folder.OrderInForce(v); ok && v < order.Release {
+			signed[v] = data
+		}
+	}
+	for _, known := range []map[bundle.Version][]byte{orders, signed} {
+		all, err := Withdrawn(known)
+		if err != nil {
+			return fmt.Errorf("read what is withdrawn: %w", err)
+		}
+		for _, w := range all {
+			order.Withdrawn = order.Withdrawn.With(w)
+		}
+	}
+	return nil
 }
 
 // Change is what an operator does to a rollout order.
@@ -146,6 +177,9 @@ func (o Operator) Change(ctx context.Context, api *control.Client, release bundl
 	}
 	old, err := o.changing(peer, release, c)
 	if err != nil {
+		return 0, control.Accepted{}, err
+	}
+	if err := o.addWithdrawn(peer, old); err != nil {
 		return 0, control.Accepted{}, err
 	}
 	next, err := c.Apply(old)

@@ -220,3 +220,30 @@ func TestWithdrawHandedIn(t *testing.T) {
 		t.Errorf("the next release takes kv from %d, %v", from, err)
 	}
 }
+
+// TestWithdrawnByAnother: what another operator has withdrawn, the next order of a later
+// release says, too; nothing goes back to earlier ones.
+func TestWithdrawnByAnother(t *testing.T) {
+	f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 3)
+	two, err := p.order(t, 2).Abort()
+	if err == nil {
+		two, err = two.Withdraw("kv", 2, 2)
+	}
+	if err == nil {
+		p.Orders[2], err = schedule.MarshalOrder(two)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, err := New(f).orderBefore(p.Trust, 4); err != nil || !o.Withdrawn.Has("kv", 2) {
+		t.Errorf("release 4 follows %+v, %v", o, err)
+	}
+	for _, v := range []bundle.Version{1, 3} {
+		if _, _, err := New(f).Change(t.Context(), api, v, Change{Name: "pause", Apply: (*schedule.Order).Pause}); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.order(t, v).Withdrawn.Has("kv", 2); got != (v == 3) {
+			t.Errorf("that the next order of release %d says so: %v", v, got)
+		}
+	}
+}
