@@ -340,7 +340,8 @@ func (s *simulation) behind(o *schedule.Order, v bundle.Version) string {
 }
 
 // checkRoute looks at whom a node answers: callers of its own version, of every newer
-// one that it knows, and of every older one that it has not retired.
+// one that it knows, and of every older one that it has not retired. A node that stays at
+// a withdrawn release answers none of a newer one, whose objects go around that.
 func (a *agent) checkRoute() {
 	r := a.route
 	if r.Native == 0 {
@@ -348,7 +349,12 @@ func (a *agent) checkRoute() {
 	}
 	known := func(v bundle.Version) bool { return a.node.Manifests()[v] != nil }
 	answered := func(v bundle.Version) bool { return r.Oldest <= v && v <= r.Newest }
-	if !answered(r.Native) || known(r.Native+1) && !a.node.Conflicted(r.Native+1) && !answered(r.Native+1) ||
+	stays := false
+	for _, o := range a.node.Orders() {
+		stays = stays || o.Withdrawn.Has(a.h.class, r.Native)
+	}
+	newer := known(r.Native+1) && !a.node.Conflicted(r.Native+1) && !stays
+	if !answered(r.Native) || newer && !answered(r.Native+1) ||
 		r.Native > max(1, a.h.disk.answering.Oldest) && known(r.Native) && !answered(r.Native-1) {
 		a.s.fail(CheckAnswered, "%s runs version %d and answers callers of %d to %d", a.h.name, r.Native, r.Oldest, r.Newest)
 	}
