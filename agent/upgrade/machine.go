@@ -45,7 +45,7 @@ func New(s State) (*Machine, error) {
 // has been saved.
 func (m *Machine) State() State {
 	s := m.state
-	s.Path, s.Manifests = slices.Clone(s.Path), maps.Clone(s.Manifests)
+	s.Path = slices.Clone(s.Path)
 	return s
 }
 
@@ -228,7 +228,9 @@ func (m *Machine) target(e Target) {
 func (m *Machine) reminded(p Promises) {
 	s := &m.state
 	was := *s
-	s.Said = max(s.Said, p.Settled)
+	if p.Settled > s.Version { // else it is known
+		s.Said = max(s.Said, p.Settled)
+	}
 	s.Obeys = max(s.Obeys, p.Obeys)
 	if p.EndedRelease > s.EndedRelease {
 		s.EndedRelease, s.EndedCount = p.EndedRelease, p.EndedCount

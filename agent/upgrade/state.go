@@ -54,7 +54,7 @@ type State struct {
 	Done int `json:"done,omitempty"`
 	// Manifests says which content the node means by the release that it runs, and by
 	// those of Path: a number may be signed again. States that were saved before there
-	// was this field have none.
+	// was this field have none. The map is shared, and replaced, never changed.
 	Manifests map[bundle.Version]bundle.Chunk `json:"manifests,omitempty"`
 	// Back is the phase that a roll-back ends in: Held, or Waiting when the
 	// transform asked to be tried later.

@@ -194,9 +194,7 @@ func TestExecThatListensByItself(t *testing.T) {
 			t.Fatal(got, err)
 		}
 	}
-	if !strings.Contains(l.String(), "address of its own") {
-		t.Error("the log does not say that there is one hop more")
-	}
+	kit.Until(t, "the log to say that there is one hop more", func() bool { return strings.Contains(l.String(), "address of its own") })
 	// It comes again, at another address.
 	kill(t, h, 1)
 	kit.Until(t, "an answer", func() bool { got, _, err := get(t, h); return err == nil && strings.HasPrefix(got, "200 ") })
