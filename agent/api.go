@@ -142,7 +142,7 @@ func (a *Agent) why(node string) (control.Why, error) {
 		w.Reason = "it cannot be reached, and no rollout waits for it: start its agent again, or have the node forgotten"
 	case r.Node != a.id && !a.node.Alive(r.Node):
 		w.Code, w.Reason = "unreachable", a.unreachable(r)
-		if o := a.node.Orders()[a.rolling()]; o != nil && o.Names(r.Class, r.Node) && r.Version < o.Release {
+		if o := a.node.Orders()[a.node.Rolling()]; o != nil && o.Names(r.Class, r.Node) && r.Version < o.Release {
 			w.Command = fmt.Sprintf("moult skip --release %d %s", o.Release, name)
 		} else {
 			w.Command = a.forgetCommand(name)

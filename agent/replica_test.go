@@ -14,9 +14,9 @@ import (
 	"moult/store/bundle"
 )
 
-// A name is that node's whose record came first, also after a restart, whatever the order
-// of the records on the disk; and until the node is forgotten.
-func TestNamesStay(t *testing.T) {
+// newRingBench is a bench with a ring, which the test's end closes.
+func newRingBench(t *testing.T) *bench {
+	t.Helper()
 	cfg := benchConfig(t)
 	cfg.Bind = "127.0.0.1:0"
 	b := newBench(t, cfg, 1)
@@ -26,11 +26,18 @@ func TestNamesStay(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	defer func() {
+	t.Cleanup(func() {
 		if err := c.close(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return b
+}
+
+// A name is that node's whose record came first, also after a restart, whatever the order
+// of the records on the disk; and until the node is forgotten.
+func TestNamesStay(t *testing.T) {
+	b := newRingBench(t)
 	firsts := map[string]bundle.NodeID{}
 	b.do(func() {
 		for i := range 8 {
@@ -83,20 +90,7 @@ func TestBadRecordsFillNoLog(t *testing.T) {
 
 // TestNamesBounded: who changes its name again and again leaves one on the disk.
 func TestNamesBounded(t *testing.T) {
-	cfg := benchConfig(t)
-	cfg.Bind = "127.0.0.1:0"
-	b := newBench(t, cfg, 1)
-	c := &closers{}
-	b.do(func() {
-		if err := b.openRing(c); err != nil {
-			t.Error(err)
-		}
-	})
-	defer func() {
-		if err := c.close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	b := newRingBench(t)
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)

@@ -65,20 +65,6 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	return s
 }
 
-// rolling is the release that is on its way: that of the newest rollout order, or where
-// this is over, or there is none, the newest that was handed in.
-func (a *Agent) rolling() bundle.Version {
-	newest := bundle.Version(0)
-	for v := range a.node.Orders() {
-		newest = max(newest, v)
-	}
-	o := a.node.Orders()[newest]
-	if o == nil || o.State == schedule.StateAborted || schedule.Reached(o, a.node.View().Get) {
-		return a.node.Head()
-	}
-	return newest
-}
-
 // hearsNobody says that no other agent can be reached; "" where one can, or none is missed.
 func (a *Agent) hearsNobody(s *control.Status) string {
 	others := 0
@@ -99,7 +85,7 @@ func (a *Agent) hearsNobody(s *control.Status) string {
 
 // releaseStatus fills in how far the release is that rolls.
 func (a *Agent) releaseStatus(s *control.Status) {
-	head := a.rolling()
+	head := a.node.Rolling()
 	count(s, head)
 	if head == 0 {
 		s.Release = control.ReleaseStatus{State: control.StateNone}

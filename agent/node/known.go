@@ -70,3 +70,13 @@ func (n *Node) newestOrder() *schedule.Order {
 	}
 	return n.docs.orders[vs[len(vs)-1]]
 }
+
+// Rolling is the release that is on its way: that of the newest rollout order, or where
+// this is over, or there is none, the newest that was handed in.
+func (n *Node) Rolling() bundle.Version {
+	o := n.newestOrder()
+	if o == nil || o.State == schedule.StateAborted || schedule.Reached(o, n.view.Get) {
+		return n.Head()
+	}
+	return o.Release
+}
