@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"moult/agent/config"
 	"moult/agent/control"
 	"moult/agent/node"
 	"moult/agent/objects"
@@ -29,7 +30,7 @@ import (
 // Agent looks after one node.
 type Agent struct {
 	folder
-	cfg      Config
+	cfg      config.Config
 	log      *slog.Logger
 	platform bundle.Platform
 	fail     failpoints
@@ -81,7 +82,7 @@ type liveSoftware struct {
 
 // Run looks after the node until ctx ends or the agent is told to leave. The
 // node's software goes on when Run has returned.
-func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	return errors.Join(err, closers.close())
 }
 
-func newAgent(f folder, cfg Config, log *slog.Logger, quit func()) *Agent {
+func newAgent(f folder, cfg config.Config, log *slog.Logger, quit func()) *Agent {
 	a := &Agent{
 		folder: f, cfg: cfg, log: log, quit: quit,
 		platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH},
@@ -166,7 +167,7 @@ func (a *Agent) openLayer(c *closers) error {
 	services := map[string]simlayer.Service{}
 	for name, s := range a.cfg.Services {
 		services[name] = simlayer.Service{
-			Public: s.Address, Host: hostOf(s.Address), First: s.First, Last: s.Last,
+			Public: s.Address, Host: s.Host(), First: s.First, Last: s.Last,
 			Protocol: a.answers.Protocols[name], External: s.External, Attach: a.ways.Attach[name].Attach(),
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"moult/agent/config"
 	"moult/store"
 	"moult/store/artifact"
 	"moult/store/bundle"
@@ -28,7 +29,7 @@ type folder struct {
 
 // openFolder opens the data folder of a configuration. What it has opened c closes,
 // also where it fails.
-func openFolder(cfg Config, log *slog.Logger, c *closers) (folder, error) {
+func openFolder(cfg config.Config, log *slog.Logger, c *closers) (folder, error) {
 	var f folder
 	var err error
 	if f.firstRoot, err = durable.ReadFile(cfg.Root, maxRootFile); err != nil {

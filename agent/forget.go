@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"moult/agent/config"
 	"moult/agent/software"
 	"moult/agent/ways"
 )
@@ -16,7 +17,7 @@ import (
 // the agent on purpose, so nobody else takes them out. The agent must have ended,
 // and its software too. Nothing else is touched; where there is nothing, nothing is
 // done.
-func Forget(cfg Config, log *slog.Logger) (err error) {
+func Forget(cfg config.Config, log *slog.Logger) (err error) {
 	if _, err := os.Stat(filepath.Join(cfg.Data, identityFile)); err != nil {
 		return fmt.Errorf("forget the node of data folder %s: it has no identity, so no agent ran there: %w", cfg.Data, err)
 	}

@@ -3,8 +3,6 @@ package agent
 import "time"
 
 const (
-	// maxConfigFile bounds agent.hcl, in bytes.
-	maxConfigFile = 128 << 10
 	// maxKeyFile bounds identity and secret files, in bytes.
 	maxKeyFile = 16 << 10
 	// maxRootFile bounds the first root, in bytes.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/config"
 	"moult/agent/control"
 	"moult/agent/upgrade"
 	"moult/simlayer/so"
@@ -68,7 +69,7 @@ func (b *objectsBench) httpNode(v bundle.Version) {
 	b.live.backends = map[string]string{"api": srv.Listener.Addr().String()}
 }
 
-func newObservingBench(t *testing.T, cfg Config) *objectsBench {
+func newObservingBench(t *testing.T, cfg config.Config) *objectsBench {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {

@@ -166,14 +166,6 @@ func (a *Agent) guide(d node.Directory) {
 	a.redirect()
 }
 
-func hostOf(addr string) string {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return ""
-	}
-	return host
-}
-
 func listenTCP(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
 
 // closeWith closes c and keeps both errors.

@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/config"
 	"moult/agent/node"
 	"moult/agent/upgrade"
-	"moult/agent/ways"
 	"moult/gossip/view"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
@@ -37,7 +37,7 @@ type bench struct {
 const servePorts = 9
 
 // benchConfig is a node with one service, on ports that are free.
-func benchConfig(t *testing.T) Config {
+func benchConfig(t *testing.T) config.Config {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "moult-agent-") // t.TempDir is too long for a socket
 	if err != nil {
@@ -56,16 +56,16 @@ func benchConfig(t *testing.T) Config {
 	if err := os.WriteFile(root, f.FirstRoot(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := DefaultConfig()
+	c := config.Default()
 	c.Name, c.Class, c.Data, c.Root = "n1", "kv", filepath.Join(dir, "data"), root
 	if err := os.Mkdir(c.Data, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	first := freeRun(t, servePorts+1)
-	c.Services = map[string]ServiceConfig{"api": {
-		Address: fmt.Sprintf("127.0.0.1:%d", first), First: first + 1, Last: first + servePorts, Attach: ways.AttachRelay,
+	c.Services = map[string]config.Service{"api": {
+		Address: fmt.Sprintf("127.0.0.1:%d", first), First: first + 1, Last: first + servePorts, Attach: config.AttachRelay,
 	}}
-	c.Egress = ways.EgressProxy
+	c.Egress = config.EgressProxy
 	return c
 }
 
@@ -91,7 +91,7 @@ func freeRun(t *testing.T, n int) int {
 }
 
 // newBench opens an agent in the state of a node that runs version running.
-func newBench(t *testing.T, cfg Config, running bundle.Version) *bench {
+func newBench(t *testing.T, cfg config.Config, running bundle.Version) *bench {
 	t.Helper()
 	ctx, quit := context.WithCancel(t.Context())
 	log := slog.New(slog.DiscardHandler)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"moult/agent/config"
 	"moult/agent/node"
 	"moult/agent/software"
 	"moult/agent/ways"
@@ -26,7 +27,7 @@ const anyLoopback = "127.0.0.1:0"
 // software was told that it is. Is that address taken, it comes up all the same.
 func (a *Agent) startLayer(cfg simlayer.Config, left software.Left) (*simlayer.Layer, error) {
 	cfg.Processes, cfg.Inherited, cfg.Egress = left.Processes(), left.Inherited(), left.Egress()
-	if cfg.Egress == "" && a.ways.Egress.Kind == ways.EgressProxy {
+	if cfg.Egress == "" && a.ways.Egress.Kind == config.EgressProxy {
 		cfg.Egress = anyLoopback
 	}
 	layer, err := simlayer.Start(cfg)
@@ -43,7 +44,7 @@ func (a *Agent) startLayer(cfg simlayer.Config, left software.Left) (*simlayer.L
 func (a *Agent) lookAfter(left software.Left) *software.Software {
 	cfg := software.Config{
 		Data: a.cfg.Data, Node: a.id, KernelName: ways.KernelName(a.id), Services: map[string]string{}, Env: a.cfg.Env,
-		Proxied: a.ways.Egress.Kind == ways.EgressProxy, Layer: a.layer, State: a.slots.Path, Unpacked: a.unpacked,
+		Proxied: a.ways.Egress.Kind == config.EgressProxy, Layer: a.layer, State: a.slots.Path, Unpacked: a.unpacked,
 		Plan: a.plan, Tell: a.hear, Log: a.log,
 	}
 	for name, s := range a.cfg.Services {
@@ -162,7 +163,7 @@ func (a *Agent) stopSoftware(ctx context.Context) error {
 // drainTimeout is how long software has to end that does not have a record which
 // says it. It is called beside the loop.
 func (a *Agent) drainTimeout() time.Duration {
-	timeout := DefaultHealth().DrainTimeout
+	timeout := config.DefaultHealth().DrainTimeout
 	a.ask(func() {
 		if p, err := a.planOf(a.node.State().Running); err == nil {
 			timeout = p.Health.DrainTimeout

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/config"
 	"moult/agent/process"
 	"moult/agent/upgrade"
 	"moult/store/bundle"
@@ -18,15 +19,15 @@ import (
 
 // adopting has a configuration adopt software of a version, which is a command
 // of the shell. Its health check is a program of the state folder.
-func adopting(t *testing.T, cfg Config, v bundle.Version, script string) Config {
+func adopting(t *testing.T, cfg config.Config, v bundle.Version, script string) config.Config {
 	t.Helper()
 	state := t.TempDir()
 	if err := os.WriteFile(filepath.Join(state, "ok"), []byte("#!/bin/sh\nexit 0\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := DefaultHealth()
+	h := config.DefaultHealth()
 	h.Exec, h.HealthyDeadline = []string{"./ok"}, bundle.Duration(20*time.Second)
-	cfg.Adopt = &Adopt{
+	cfg.Adopt = &config.Adopt{
 		Version: v, Command: []string{"/bin/sh", "-c", script}, State: state, Health: h,
 		Services: map[string]bundle.Service{"api": {Protocol: bundle.ProtocolHTTP}},
 	}
@@ -34,7 +35,7 @@ func adopting(t *testing.T, cfg Config, v bundle.Version, script string) Config 
 }
 
 // newSoftwareBench opens an agent whose software ends with the test.
-func newSoftwareBench(t *testing.T, cfg Config) *bench {
+func newSoftwareBench(t *testing.T, cfg config.Config) *bench {
 	t.Helper()
 	b := newBench(t, cfg, 0)
 	t.Cleanup(func() {
@@ -94,7 +95,7 @@ func TestEgressPortTaken(t *testing.T) {
 }
 
 // setEgress has the record of the software say that it was given another proxy.
-func setEgress(t *testing.T, cfg Config, addr string) {
+func setEgress(t *testing.T, cfg config.Config, addr string) {
 	t.Helper()
 	record, path := map[string]any{}, filepath.Join(cfg.Data, ProcessFile)
 	data, err := os.ReadFile(path)

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/config"
 	"moult/agent/control"
-	"moult/agent/ways"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
@@ -47,7 +47,7 @@ func TestLocal(t *testing.T) {
 	}
 	var l control.Local
 	b.do(func() { l = b.status(nil).Local })
-	if l.Name != "n1" || l.Native != 2 || l.Egress != (control.Way{Kind: ways.EgressProxy, Why: "connect: not here"}) || l.Services["api"].Attach.Kind != ways.AttachRelay {
+	if l.Name != "n1" || l.Native != 2 || l.Egress != (control.Way{Kind: config.EgressProxy, Why: "connect: not here"}) || l.Services["api"].Attach.Kind != config.AttachRelay {
 		t.Errorf("%+v", l)
 	}
 	if len(l.Objects) != 2 {

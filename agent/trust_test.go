@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/config"
 	"moult/agent/control"
 	"moult/agent/node"
 	"moult/agent/schedule"
@@ -35,7 +36,7 @@ func newJudge(t *testing.T, dir string, firstRoot []byte) *judgeBench {
 		t.Fatal(err)
 	}
 	a := &Agent{
-		folder: folder{firstRoot: firstRoot, genesis: genesis}, cfg: Config{Name: "n1", Class: "kv", FirstSync: time.Hour},
+		folder: folder{firstRoot: firstRoot, genesis: genesis}, cfg: config.Config{Name: "n1", Class: "kv", FirstSync: time.Hour},
 		log: slog.New(slog.DiscardHandler), trust: genesis, sets: map[bundle.Digest]*trust.Verified{}, dirty: map[bundle.NodeID]bool{},
 	}
 	if _, a.key, err = ed25519.GenerateKey(nil); err != nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"moult/agent/config"
 	"moult/agent/ways"
 	"moult/simlayer"
 )
@@ -36,7 +37,7 @@ func (a *Agent) steerTo(layer *simlayer.Layer, c *closers) error {
 func (a *Agent) wayOf(service string) ways.Way {
 	w := a.ways.Attach[service]
 	if why := a.layer.Fallen(service); why != "" {
-		return ways.Way{Kind: ways.AttachRelay, Why: w.Kind + ": " + why}
+		return ways.Way{Kind: config.AttachRelay, Why: w.Kind + ": " + why}
 	}
 	return w
 }
@@ -57,7 +58,7 @@ func (a *Agent) redirect() {
 		}
 	})
 	for _, public := range unfit {
-		a.alarm("calls to %s are not labelled with this node's version: with egress %q the public addresses of peers must be numbers", public, ways.EgressConnect)
+		a.alarm("calls to %s are not labelled with this node's version: with egress %q the public addresses of peers must be numbers", public, config.EgressConnect)
 	}
 	if err != nil {
 		a.alarm("the node's calls to its peers may go wrong: %v", err)

@@ -5,32 +5,12 @@ import (
 	"fmt"
 	"strings"
 
+	"moult/agent/config"
 	"moult/simlayer"
 	"moult/simlayer/attach"
 	"moult/simlayer/connect"
 	"moult/store/bundle"
 )
-
-// How callers of a service's public address reach the node.
-const (
-	AttachAuto    = "auto"    // the best that works here
-	AttachRelay   = "relay"   // the agent accepts and relays
-	AttachInherit = "inherit" // the node is started with the listening socket
-	AttachSteer   = "steer"   // the kernel hands callers to the node's own socket
-)
-
-// How a node's calls find the peer's address for its version. A node has one
-// way for all its services: a call says where it goes, not whose call it is.
-const (
-	EgressAuto    = "auto"    // the best that works here
-	EgressProxy   = "proxy"   // by a proxy that its environment names
-	EgressConnect = "connect" // the kernel rewrites the destination
-	EgressResolve = "resolve" // the node asks the agent
-)
-
-// AttachWords and EgressWords list the words, for checks and messages.
-func AttachWords() []string { return []string{AttachAuto, AttachRelay, AttachInherit, AttachSteer} }
-func EgressWords() []string { return []string{EgressAuto, EgressProxy, EgressConnect, EgressResolve} }
 
 // Way is what was chosen, and why nothing better: "" where it is what was asked
 // for, or the best.
@@ -39,9 +19,9 @@ type Way struct{ Kind, Why string }
 // Attach is the layer's word for a way.
 func (w Way) Attach() simlayer.Attach {
 	switch w.Kind {
-	case AttachSteer:
+	case config.AttachSteer:
 		return simlayer.AttachSteer
-	case AttachInherit:
+	case config.AttachInherit:
 		return simlayer.AttachInherit
 	}
 	return simlayer.AttachRelay
@@ -69,38 +49,38 @@ func connectable(node bundle.NodeID) error {
 
 func chooseAttach(asked string, steerable error) (Way, error) {
 	switch asked {
-	case AttachSteer:
+	case config.AttachSteer:
 		if steerable != nil {
-			return Way{}, fmt.Errorf("attach = %q does not work here: %w; %q takes what does", asked, steerable, AttachAuto)
+			return Way{}, fmt.Errorf("attach = %q does not work here: %w; %q takes what does", asked, steerable, config.AttachAuto)
 		}
-		return Way{Kind: AttachSteer}, nil
-	case AttachInherit:
+		return Way{Kind: config.AttachSteer}, nil
+	case config.AttachInherit:
 		// Without taking, the next agent could not have the sockets back.
 		if err := errors.Join(attach.Probe(attach.KindInherit), attach.Probe(attach.KindTake)); err != nil {
-			return Way{}, fmt.Errorf("attach = %q does not work here: %w; %q takes what does", asked, err, AttachAuto)
+			return Way{}, fmt.Errorf("attach = %q does not work here: %w; %q takes what does", asked, err, config.AttachAuto)
 		}
-		return Way{Kind: AttachInherit}, nil
-	case AttachRelay:
-		return Way{Kind: AttachRelay}, nil
+		return Way{Kind: config.AttachInherit}, nil
+	case config.AttachRelay:
+		return Way{Kind: config.AttachRelay}, nil
 	}
 	if steerable != nil {
-		return Way{Kind: AttachRelay, Why: "steer: " + inWords(steerable)}, nil
+		return Way{Kind: config.AttachRelay, Why: "steer: " + inWords(steerable)}, nil
 	}
-	return Way{Kind: AttachSteer}, nil
+	return Way{Kind: config.AttachSteer}, nil
 }
 
 func chooseEgress(asked string, connectable error) (Way, error) {
 	switch asked {
-	case EgressConnect:
+	case config.EgressConnect:
 		if connectable != nil {
-			return Way{}, fmt.Errorf("egress = %q does not work here: %w; %q takes what does", asked, connectable, EgressAuto)
+			return Way{}, fmt.Errorf("egress = %q does not work here: %w; %q takes what does", asked, connectable, config.EgressAuto)
 		}
-		return Way{Kind: EgressConnect}, nil
-	case EgressProxy, EgressResolve:
+		return Way{Kind: config.EgressConnect}, nil
+	case config.EgressProxy, config.EgressResolve:
 		return Way{Kind: asked}, nil
 	}
 	if connectable != nil {
-		return Way{Kind: EgressProxy, Why: "connect: " + inWords(connectable)}, nil
+		return Way{Kind: config.EgressProxy, Why: "connect: " + inWords(connectable)}, nil
 	}
-	return Way{Kind: EgressConnect}, nil
+	return Way{Kind: config.EgressConnect}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"moult/agent/config"
 	"moult/simlayer/attach"
 	"moult/simlayer/connect"
 	"moult/store/bundle"
@@ -52,7 +53,7 @@ func Choose(cfg Config) (*Ways, error) {
 	if w.Egress, err = chooseEgress(cfg.Egress, connectable(cfg.Node)); err != nil {
 		return nil, err
 	}
-	if w.Egress.Kind == EgressConnect {
+	if w.Egress.Kind == config.EgressConnect {
 		dir, err := makePins(cfg.Node)
 		if err == nil {
 			w.connect, err = connect.Open(connect.Options{Dir: dir, Name: KernelName(cfg.Node)})
@@ -85,7 +86,7 @@ func (w *Ways) Close() error {
 // refused.
 func (w *Ways) OpenSteer() (*attach.Steer, error) {
 	for _, way := range w.Attach {
-		if way.Kind != AttachSteer {
+		if way.Kind != config.AttachSteer {
 			continue
 		}
 		dir, err := makePins(w.node)

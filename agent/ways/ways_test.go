@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"moult/agent/config"
 	"moult/store/bundle"
 )
 
@@ -21,17 +22,17 @@ func TestChoose(t *testing.T) {
 		want   Way
 		fails  bool
 	}{
-		{chooseAttach, AttachAuto, nil, Way{Kind: AttachSteer}, false},
-		{chooseAttach, AttachAuto, broken, Way{AttachRelay, "steer: not; here"}, false},
-		{chooseAttach, AttachSteer, nil, Way{Kind: AttachSteer}, false},
-		{chooseAttach, AttachSteer, broken, Way{}, true},
-		{chooseAttach, AttachRelay, nil, Way{Kind: AttachRelay}, false},
-		{chooseEgress, EgressAuto, nil, Way{Kind: EgressConnect}, false},
-		{chooseEgress, EgressAuto, broken, Way{EgressProxy, "connect: not; here"}, false},
-		{chooseEgress, EgressConnect, nil, Way{Kind: EgressConnect}, false},
-		{chooseEgress, EgressConnect, broken, Way{}, true},
-		{chooseEgress, EgressProxy, nil, Way{Kind: EgressProxy}, false},
-		{chooseEgress, EgressResolve, nil, Way{Kind: EgressResolve}, false},
+		{chooseAttach, config.AttachAuto, nil, Way{Kind: config.AttachSteer}, false},
+		{chooseAttach, config.AttachAuto, broken, Way{config.AttachRelay, "steer: not; here"}, false},
+		{chooseAttach, config.AttachSteer, nil, Way{Kind: config.AttachSteer}, false},
+		{chooseAttach, config.AttachSteer, broken, Way{}, true},
+		{chooseAttach, config.AttachRelay, nil, Way{Kind: config.AttachRelay}, false},
+		{chooseEgress, config.EgressAuto, nil, Way{Kind: config.EgressConnect}, false},
+		{chooseEgress, config.EgressAuto, broken, Way{config.EgressProxy, "connect: not; here"}, false},
+		{chooseEgress, config.EgressConnect, nil, Way{Kind: config.EgressConnect}, false},
+		{chooseEgress, config.EgressConnect, broken, Way{}, true},
+		{chooseEgress, config.EgressProxy, nil, Way{Kind: config.EgressProxy}, false},
+		{chooseEgress, config.EgressResolve, nil, Way{Kind: config.EgressResolve}, false},
 	} {
 		got, err := c.choose(c.asked, c.fault)
 		if got != c.want || (err != nil) != c.fails {
@@ -46,13 +47,13 @@ func TestChoose(t *testing.T) {
 // Ways that need nothing of the kernel leave nothing there.
 func TestWithoutKernel(t *testing.T) {
 	w, err := Choose(Config{
-		Node: bundle.NodeID(bundle.Sum([]byte("ways test"))), Attach: map[string]string{"api": AttachRelay}, Egress: EgressProxy,
+		Node: bundle.NodeID(bundle.Sum([]byte("ways test"))), Attach: map[string]string{"api": config.AttachRelay}, Egress: config.EgressProxy,
 		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.Attach["api"].Kind != AttachRelay || w.Egress.Kind != EgressProxy || w.Connect() != nil {
+	if w.Attach["api"].Kind != config.AttachRelay || w.Egress.Kind != config.EgressProxy || w.Connect() != nil {
 		t.Errorf("%+v", w)
 	}
 	if s, err := w.OpenSteer(); s != nil || err != nil {

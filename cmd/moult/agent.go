@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/agent"
+	"moult/agent/config"
 )
 
 func agentCommand() *cli.Command {
@@ -57,8 +58,8 @@ func runsAgents(system string) bool { return system == "linux" || system == "dar
 
 // agentConfig reads the file and puts the flags over it. Paths in flags are
 // taken from the current folder.
-func agentConfig(c *cli.Context) (agent.Config, error) {
-	cfg, err := agent.LoadConfig(c.String("config"))
+func agentConfig(c *cli.Context) (config.Config, error) {
+	cfg, err := config.Load(c.String("config"))
 	if err != nil {
 		return cfg, &exitError{code: exitMisuse, err: fmt.Errorf("read the agent's configuration: %w", err),
 			hint: "docs/operations.md describes the file; --config names another one"}

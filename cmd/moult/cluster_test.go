@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"moult/agent"
+	"moult/agent/config"
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
 	"moult/cmd/moult/internal/demo"
@@ -87,7 +88,7 @@ func newCluster(t *testing.T, n int) *testCluster {
 // forget takes out of the kernel what the agents left there.
 func (c *testCluster) forget() {
 	for _, a := range c.Agents {
-		cfg, err := agent.LoadConfig(a.ConfigPath())
+		cfg, err := config.Load(a.ConfigPath())
 		if err == nil {
 			if cfg.Data, err = filepath.Abs(cfg.Data); err == nil {
 				err = agent.Forget(cfg, slog.New(slog.DiscardHandler))

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"moult/agent"
+	"moult/agent/config"
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
 	"moult/simlayer/attach"
@@ -136,7 +136,7 @@ func (c *testCluster) use(k kind, more string) {
 		set := fmt.Sprintf("    attach = %q\n    egress = %q\n%s    versions =", k.attach, k.egress, more)
 		return strings.ReplaceAll(config, "    versions =", set)
 	})
-	cfg, err := agent.LoadConfig(c.Agents[0].ConfigPath())
+	cfg, err := config.Load(c.Agents[0].ConfigPath())
 	if err == nil {
 		err = cfg.Validate()
 	}

@@ -1,4 +1,4 @@
-package agent
+package config
 
 import (
 	"errors"
@@ -8,19 +8,29 @@ import (
 	"strconv"
 	"strings"
 
-	"moult/agent/ways"
 	"moult/store/bundle"
 )
 
-// ServiceConfig says where one of the node's services is reached.
-type ServiceConfig struct {
+// Service says where one of the node's services is reached.
+type Service struct {
 	Address     string // public host:port, as callers dial it
 	First, Last int    // ports of the versioned addresses: version v has First + (v-1) mod (Last-First+1)
-	Attach      string // one of the Attach words of package ways
+	Attach      string // one of the Attach words
 	// Protocol is the one that the file gives; empty: that of the release, or
 	// http for adopted software.
 	Protocol string
 	External bundle.Version
+}
+
+// Host is that of the public address; "" where it has none.
+func (s Service) Host() string { return hostOf(s.Address) }
+
+func hostOf(addr string) string {
+	host, _, err := splitAddr(addr)
+	if err != nil {
+		return ""
+	}
+	return host
 }
 
 // setEgress finds the node's one egress. It may stand in the agent block or in
@@ -44,8 +54,8 @@ func (h agentHCL) setEgress(to *string) error {
 	return nil
 }
 
-func (h serviceHCL) config() (ServiceConfig, error) {
-	s := ServiceConfig{Address: h.Address, Attach: orElse(h.Attach, ways.AttachAuto), Protocol: orElse(h.Protocol, "")}
+func (h serviceHCL) config() (Service, error) {
+	s := Service{Address: h.Address, Attach: orElse(h.Attach, AttachAuto), Protocol: orElse(h.Protocol, "")}
 	if h.External != nil {
 		s.External = bundle.Version(*h.External)
 	}
@@ -61,7 +71,7 @@ func (h serviceHCL) config() (ServiceConfig, error) {
 
 // checkAddress checks the public address, which peers and callers dial as it is
 // written. advertise is the agent's own.
-func (s ServiceConfig) checkAddress(advertise string) error {
+func (s Service) checkAddress(advertise string) error {
 	host, port, err := splitAddr(s.Address)
 	switch {
 	case err != nil:
@@ -79,11 +89,11 @@ func (s ServiceConfig) checkAddress(advertise string) error {
 }
 
 // checkWords checks what a service says by words. An empty word is the default.
-func (s ServiceConfig) checkWords() error {
+func (s Service) checkWords() error {
 	protocols := []string{bundle.ProtocolHTTP, bundle.ProtocolTCP, bundle.ProtocolUDP}
 	switch {
-	case s.Attach != "" && !slices.Contains(ways.AttachWords(), s.Attach):
-		return fmt.Errorf("attach = %q: want %s", s.Attach, oneOf(ways.AttachWords()))
+	case s.Attach != "" && !slices.Contains(AttachWords(), s.Attach):
+		return fmt.Errorf("attach = %q: want %s", s.Attach, oneOf(AttachWords()))
 	case s.Protocol != "" && !slices.Contains(protocols, s.Protocol):
 		return fmt.Errorf("protocol = %q: want %s", s.Protocol, oneOf(protocols))
 	}

@@ -1,4 +1,4 @@
-package agent
+package config
 
 import (
 	"errors"
@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"moult/agent/ways"
 )
 
 const goodConfig = `agent {
@@ -46,9 +44,9 @@ func writeConfig(t *testing.T, text string) string {
 	return path
 }
 
-func TestLoadConfig(t *testing.T) {
+func TestLoad(t *testing.T) {
 	path := writeConfig(t, goodConfig)
-	c, err := LoadConfig(path)
+	c, err := Load(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,25 +60,25 @@ func TestLoadConfig(t *testing.T) {
 	if got := c.Adopt.Command; strings.Join(got, " ") != "./kv --state ${state} --listen ${service.api}" {
 		t.Errorf("adopted command: %q", got)
 	}
-	if c.SyncInterval != 2*time.Second || c.FirstSync != DefaultConfig().FirstSync {
+	if c.SyncInterval != 2*time.Second || c.FirstSync != Default().FirstSync {
 		t.Errorf("times: %v, %v", c.SyncInterval, c.FirstSync)
 	}
 }
 
-// TestConfigWords: how a node is reached and how it calls is said per service and
+// TestWords: how a node is reached and how it calls is said per service and
 // once; the older form, egress in a service, goes on working.
-func TestConfigWords(t *testing.T) {
+func TestWords(t *testing.T) {
 	for name, c := range map[string]struct{ agent, service, attach, egress string }{
-		"defaults":     {"", "", ways.AttachAuto, ways.EgressAuto},
-		"each once":    {`egress = "connect"`, `attach = "steer"`, ways.AttachSteer, ways.EgressConnect},
-		"older form":   {"", `egress = "resolve"`, ways.AttachAuto, ways.EgressResolve},
-		"both agree":   {`egress = "proxy"`, "egress = \"proxy\"\n attach = \"inherit\"", ways.AttachInherit, ways.EgressProxy},
-		"relayed tcp":  {"", "protocol = \"tcp\"\n attach = \"relay\"", ways.AttachRelay, ways.EgressAuto},
-		"said default": {`egress = "auto"`, `attach = "auto"`, ways.AttachAuto, ways.EgressAuto},
+		"defaults":     {"", "", AttachAuto, EgressAuto},
+		"each once":    {`egress = "connect"`, `attach = "steer"`, AttachSteer, EgressConnect},
+		"older form":   {"", `egress = "resolve"`, AttachAuto, EgressResolve},
+		"both agree":   {`egress = "proxy"`, "egress = \"proxy\"\n attach = \"inherit\"", AttachInherit, EgressProxy},
+		"relayed tcp":  {"", "protocol = \"tcp\"\n attach = \"relay\"", AttachRelay, EgressAuto},
+		"said default": {`egress = "auto"`, `attach = "auto"`, AttachAuto, EgressAuto},
 	} {
 		text := strings.Replace(goodConfig, `name  = "n1"`, `name = "n1"`+"\n"+c.agent, 1)
 		text = strings.Replace(text, `address  =`, c.service+"\naddress =", 1)
-		cfg, err := LoadConfig(writeConfig(t, text))
+		cfg, err := Load(writeConfig(t, text))
 		if err == nil {
 			err = cfg.Validate()
 		}
@@ -90,9 +88,9 @@ func TestConfigWords(t *testing.T) {
 	}
 }
 
-// TestLoadConfigRefuses: each change of the good configuration is refused by
+// TestLoadRefuses: each change of the good configuration is refused by
 // name, before anything is touched.
-func TestLoadConfigRefuses(t *testing.T) {
+func TestLoadRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ old, new, want string }{
 		"unknown attribute":   {`class = "kv"`, `class = "kv"` + "\n colour = \"red\"", `argument named "colour" is not expected`},
 		"unknown block":       {`adopt {`, "adoption {\n}\nadopt {", `Blocks of type "adoption" are not expected`},
@@ -133,7 +131,7 @@ func TestLoadConfigRefuses(t *testing.T) {
 			if !strings.Contains(goodConfig, c.old) {
 				t.Fatalf("the good configuration has no %q", c.old)
 			}
-			cfg, err := LoadConfig(writeConfig(t, strings.Replace(goodConfig, c.old, c.new, 1)))
+			cfg, err := Load(writeConfig(t, strings.Replace(goodConfig, c.old, c.new, 1)))
 			if err == nil {
 				err = cfg.Validate()
 			}
@@ -142,10 +140,10 @@ func TestLoadConfigRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := LoadConfig(filepath.Join(t.TempDir(), "none.hcl")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Load(filepath.Join(t.TempDir(), "none.hcl")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing file: %v", err)
 	}
-	if _, err := LoadConfig(t.TempDir()); err == nil {
+	if _, err := Load(t.TempDir()); err == nil {
 		t.Error("a folder was read as a configuration")
 	}
 }
@@ -157,9 +155,9 @@ func TestPortsOfNetworks(t *testing.T) {
 		{"udp", "udp", "taken twice"}, {"http", "tcp", "taken twice"},
 		{"", "udp", "a protocol says it"}, {"", "", "a protocol says it"},
 	} {
-		services := map[string]ServiceConfig{}
+		services := map[string]Service{}
 		for name, protocol := range map[string]string{"a": c.a, "b": c.b} {
-			services[name] = ServiceConfig{Address: "127.0.0.1:7000", First: 7001, Last: 7009, Protocol: protocol}
+			services[name] = Service{Address: "127.0.0.1:7000", First: 7001, Last: 7009, Protocol: protocol}
 		}
 		err := Config{Bind: "127.0.0.1:7946", Services: services}.checkPorts()
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {

@@ -1,0 +1,72 @@
+package config
+
+import (
+	"os"
+	"time"
+
+	"moult/store/bundle"
+)
+
+// Config is all that an agent is told. It is a value; an Agent keeps its own copy.
+type Config struct {
+	Name      string
+	Class     bundle.Class
+	Data      string // the data folder
+	Root      string // the file of the cluster's first root
+	GossipKey string // the file of the ring's shared secret; empty: derived from the root, so not secret
+	Bind      string // host:port, one port for UDP and TCP
+	Advertise string // host:port that peers use; empty: Bind
+	Join      []string
+	Labels    map[string]string
+	Env       map[string]string
+	Services  map[string]Service
+	Adopt     *Adopt
+	// API is a TCP host:port for the control API beside the socket; empty: none.
+	// APIToken is the file of the token that its callers need; empty: none, and the
+	// address must be this machine's alone.
+	API, APIToken string
+	// Egress is how the node's calls find a peer's address for its version; one
+	// of the Egress words.
+	Egress string
+
+	// SyncInterval is the time between two anti-entropy exchanges.
+	SyncInterval time.Duration
+	// FirstSync is how long a node that has never served waits for the ring
+	// before it starts without news from it.
+	FirstSync time.Duration
+}
+
+// Adopt describes software that ran before moult looked after it.
+type Adopt struct {
+	Version  bundle.Version
+	Command  []string
+	State    string
+	Services map[string]bundle.Service
+	Health   bundle.Health
+}
+
+// Default returns the values that a config file need not give.
+func Default() Config {
+	name, err := os.Hostname()
+	if err != nil {
+		name = ""
+	}
+	return Config{
+		Name:         name,
+		Data:         "/var/lib/moult",
+		Bind:         "0.0.0.0:7946",
+		Egress:       EgressAuto,
+		SyncInterval: 10 * time.Second,
+		FirstSync:    15 * time.Second,
+	}
+}
+
+// DefaultHealth returns the times of a health block that gives none.
+func DefaultHealth() bundle.Health {
+	return bundle.Health{
+		Interval:        bundle.Duration(time.Second),
+		MinHealthyTime:  bundle.Duration(10 * time.Second),
+		HealthyDeadline: bundle.Duration(5 * time.Minute),
+		DrainTimeout:    bundle.Duration(15 * time.Second),
+	}
+}
