@@ -193,6 +193,11 @@ func (a *Agent) restoreView(m *node.Memory) error {
 	})
 }
 
+func callerOf(r *http.Request) swarm.Caller {
+	id, _ := gossip.PeerID(r.Context()) // there is always one
+	return swarm.Caller{From: gossip.SourceOf(r), Peer: id}
+}
+
 func (a *Agent) openRing(c *closers) error {
 	key, secret, err := loadGossipKey(a.cfg.GossipKey, a.cluster)
 	if err != nil {
@@ -209,7 +214,7 @@ func (a *Agent) openRing(c *closers) error {
 	cfg.Name, cfg.Key, cfg.Cluster, cfg.GossipKey = a.cfg.Name, a.key, a.cluster, key
 	cfg.Bind, cfg.Advertise, cfg.SyncInterval = a.cfg.Bind, a.cfg.Advertise, a.cfg.SyncInterval
 	cfg.Replica, cfg.Log = replica{a}, a.log
-	cfg.Handler = swarm.NewServer(a.depot, swarm.ServerOptions{Log: a.log})
+	cfg.Handler = swarm.NewServer(a.depot, swarm.ServerOptions{Log: a.log, Caller: callerOf})
 	cfg.Query = a.answerQuery
 	cfg.Peers = a.seeds
 	if cfg.Owners, err = a.owners(); err != nil {

@@ -267,7 +267,7 @@ func TestDo(t *testing.T) {
 		c.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			id, ok := PeerID(r.Context())
 			body, err := io.ReadAll(r.Body)
-			fmt.Fprintf(w, "%d %v %s %s %q %v", i, ok, id, r.URL, body, err)
+			fmt.Fprintf(w, "%d %v %s %s %s %q %v", i, ok, id, SourceOf(r), r.URL, body, err)
 		})
 	})
 	a, b := agents[0], agents[1]
@@ -284,7 +284,7 @@ func TestDo(t *testing.T) {
 		text, err := io.ReadAll(resp.Body)
 		return string(text), err
 	}
-	want := fmt.Sprintf(`1 true %s /swarm/x?y=1 "ask" <nil>`, a.Self())
+	want := fmt.Sprintf(`1 true %s 127.0.0.1/32 /swarm/x?y=1 "ask" <nil>`, a.Self())
 	for _, p := range []Peer{{ID: b.Self()}, {Addr: b.Addr()}, {ID: b.Self(), Addr: b.Addr()}} {
 		if got, err := ask(p); got != want || err != nil {
 			t.Errorf("%v answered %q, %v\nwant %q", p, got, err, want)

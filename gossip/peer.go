@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -49,6 +50,10 @@ func PeerID(ctx context.Context) (bundle.NodeID, bool) {
 	id, ok := ctx.Value(keyPeerID).(bundle.NodeID)
 	return id, ok
 }
+
+// SourceOf returns the address that a request to Config.Handler came from, or the network
+// that one host has of IPv6.
+func SourceOf(r *http.Request) netip.Prefix { return sourceOf(r.RemoteAddr) }
 
 // newClient makes one lane of requests to peers. Its connections are kept for
 // reuse, apart for each peer.

@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -87,8 +86,8 @@ func (s *shares) remove(one *share) {
 
 // sourceOf is whose share a connection from an address counts to: that of the address, or
 // of the network that one host has of IPv6.
-func sourceOf(addr net.Addr) netip.Prefix {
-	ap, err := netip.ParseAddrPort(addr.String())
+func sourceOf(addr string) netip.Prefix {
+	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return netip.Prefix{}
 	}

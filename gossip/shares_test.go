@@ -31,8 +31,7 @@ func TestShares(t *testing.T) {
 	leave := map[string]func(){}
 	enter := func(source, name string) {
 		open[name] = true
-		addr := net.TCPAddrFromAddrPort(mustAddrPort(t, source))
-		leave[name] = s.enter(sourceOf(addr), func() { delete(open, name) })
+		leave[name] = s.enter(sourceOf(source), func() { delete(open, name) })
 	}
 	want := func(when string, names ...string) {
 		t.Helper()

@@ -196,7 +196,7 @@ func (t *transport) acceptLoop() {
 			_ = c.Close()
 			return
 		}
-		in := &inbound{Conn: c, source: sourceOf(c.RemoteAddr())}
+		in := &inbound{Conn: c, source: sourceOf(c.RemoteAddr().String())}
 		in.leave = t.handshakes.enter(in.source, in.end)
 		t.wg.Add(1)
 		go func() {

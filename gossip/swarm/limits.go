@@ -44,7 +44,8 @@ const (
 	// serveAtOnce is how many requests a server works on when
 	// ServerOptions.MaxConcurrent is 0.
 	serveAtOnce = 16
-	// serveWait is how long one more may wait for its turn.
+	// serveWait is how long one more waits for its turn, before somebody who has more places
+	// gives one up or it is told to come back.
 	serveWait = 2 * time.Second
 	// pieceBytes is what is written at a time under a bandwidth limit.
 	pieceBytes = 16 << 10

@@ -37,6 +37,8 @@ type ServerOptions struct {
 	BytesPerSecond int64
 	// MaxConcurrent is how many chunks and blobs are sent at once; 0 is 16.
 	MaxConcurrent int
+	// Caller says who sent a request, so that each has its share; nil takes all for one.
+	Caller func(*http.Request) Caller
 }
 
 // Server is the http.Handler for everything below Path.
@@ -44,7 +46,8 @@ type Server struct {
 	source Source
 	log    *slog.Logger
 	limit  *limiter
-	slots  chan struct{}
+	places places
+	caller func(*http.Request) Caller
 	sent   atomic.Int64
 	// encoder is made when the first chunk is asked for: it is large.
 	encoder func() *zstd.Encoder
@@ -52,15 +55,16 @@ type Server struct {
 
 // NewServer returns a server of what source has.
 func NewServer(source Source, o ServerOptions) *Server {
-	s := &Server{source: source, log: o.Log, limit: newLimiter(o.BytesPerSecond)}
+	s := &Server{source: source, log: o.Log, limit: newLimiter(o.BytesPerSecond), caller: o.Caller}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	n := o.MaxConcurrent
-	if n <= 0 {
-		n = serveAtOnce
+	if s.caller == nil {
+		s.caller = func(*http.Request) Caller { return Caller{} }
 	}
-	s.slots = make(chan struct{}, n)
+	if s.places.total = o.MaxConcurrent; s.places.total <= 0 {
+		s.places.total = serveAtOnce
+	}
 	s.encoder = sync.OnceValue(func() *zstd.Encoder {
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithLowerEncoderMem(true))
 		if err != nil {
@@ -120,12 +124,21 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, text string, get f
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if !s.enter(r.Context()) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	rc := http.NewResponseController(w)
+	// Not every ResponseWriter has deadlines; then its server has to know.
+	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
+	place := s.places.enter(s.caller(r), func() {
+		cancel() // first: write looks at it after each deadline of its own
+		_ = rc.SetWriteDeadline(time.Unix(1, 0))
+	})
+	defer s.places.leave(place)
+	if !s.await(ctx, place) {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "busy", http.StatusServiceUnavailable)
 		return
 	}
-	defer func() { <-s.slots }()
 	data, ok, err := get(digest)
 	if err != nil {
 		s.log.Warn("cannot be served", "digest", digest, "err", err)
@@ -141,16 +154,13 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, text string, get f
 		h.Set("Content-Encoding", "zstd")
 	}
 	h.Set("Content-Length", strconv.Itoa(len(data)))
-	s.write(r.Context(), w, data)
+	s.write(ctx, w, rc, data)
 }
 
 // write sends data no faster than the limit; a receiver that is too slow is cut
-// off, as it holds one of the slots. After an error the receiver notices that
+// off, as it holds one of the places. After an error the receiver notices that
 // the length is wrong.
-func (s *Server) write(ctx context.Context, w http.ResponseWriter, data []byte) {
-	rc := http.NewResponseController(w)
-	// Not every ResponseWriter has deadlines; then its server has to know.
-	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
+func (s *Server) write(ctx context.Context, w http.ResponseWriter, rc *http.ResponseController, data []byte) {
 	for len(data) > 0 {
 		n := len(data)
 		if s.limit != nil {
@@ -160,6 +170,9 @@ func (s *Server) write(ctx context.Context, w http.ResponseWriter, data []byte) 
 			return
 		}
 		_ = rc.SetWriteDeadline(time.Now().Add(transferTime(int64(n))))
+		if ctx.Err() != nil {
+			return
+		}
 		if _, err := w.Write(data[:n]); err != nil {
 			return
 		}
@@ -168,22 +181,23 @@ func (s *Server) write(ctx context.Context, w http.ResponseWriter, data []byte) 
 	}
 }
 
-// enter takes a slot, and reports whether it got one.
-func (s *Server) enter(ctx context.Context) bool {
+// await reports whether a place was had.
+func (s *Server) await(ctx context.Context, p *place) bool {
 	select {
-	case s.slots <- struct{}{}:
+	case <-p.given:
 		return true
 	default:
 	}
 	t := time.NewTimer(serveWait)
 	defer t.Stop()
 	select {
-	case s.slots <- struct{}{}:
+	case <-p.given:
 		return true
 	case <-t.C:
+		return s.places.insist(p)
 	case <-ctx.Done():
+		return false
 	}
-	return false
 }
 
 // transferTime is how long the transfer of n bytes may take.

@@ -524,7 +524,8 @@ func TestServerAnswers(t *testing.T) {
 			t.Errorf("%s %s: %d, want %d: %s", c.method, c.path, r.Code, c.status, r.Body)
 		}
 	}
-	s.slots <- struct{}{} // the only one
+	only := s.places.enter(Caller{}, func() { t.Error("it was shed") })
+	defer s.places.leave(only)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r := httptest.NewRecorder()
