@@ -48,7 +48,7 @@ func (a *Agent) start(action upgrade.Action) {
 // its slot not yet made the current one, that is done first: what it serves is
 // what a lost database must be restored to.
 func (a *Agent) keepUp(v bundle.Version) {
-	if current, ok, err := a.slots.Current(); err == nil && (!ok || current != v) && a.slots.Exists(v) {
+	if current, ok, err := a.slots.Current(); (err != nil || !ok || current != v) && a.slots.Exists(v) {
 		if err := a.slots.Switch(v); err != nil {
 			a.alarm("the current slot is not the one that serves: %v", err)
 		}

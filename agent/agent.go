@@ -257,18 +257,19 @@ func (a *Agent) loop(ctx context.Context) error {
 	return fmt.Errorf("the journal cannot be written, so the agent ends; its node goes on: %w", a.broken)
 }
 
-// watchDisk says that the disk is full before anything has to be written, and that
-// there is room again.
+// watchDisk says that the disk is full before anything has to be written, that the state
+// is gone before anything is to start on it, and that they are there again.
 func (a *Agent) watchDisk() {
 	text := ""
 	if err := a.store.WatchSpace(); err != nil {
 		text = fmt.Sprintf("nothing is written down, so nothing new begins, until there is room: %v", err)
 	}
 	a.alarmOf(causeDisk, text)
+	a.alarmOf(causeState, a.lacksState(a.saved.Running))
 }
 
-// causeDisk is that of an alarm.
-const causeDisk = "disk"
+// Causes of alarms.
+const causeDisk, causeState = "disk", "state"
 
 // emptyInbox runs what waits, so that one decision serves for all of it.
 func (a *Agent) emptyInbox() {

@@ -22,6 +22,7 @@ type folder struct {
 	cluster   bundle.Digest
 	key       ed25519.PrivateKey
 	id        bundle.NodeID
+	another   bool // the key was lost, so it is another node than before
 	store     *store.Store
 	depot     *artifact.Depot
 	slots     *transforms.Slots
@@ -43,14 +44,16 @@ func openFolder(cfg config.Config, log *slog.Logger, c *closers) (folder, error)
 		return f, err
 	}
 	c.add(f.store.Close)
-	if floor := f.store.Floor(); !floor.Cluster.IsZero() && floor.Cluster != f.cluster {
+	floor := f.store.Floor()
+	if !floor.Cluster.IsZero() && floor.Cluster != f.cluster {
 		return f, fmt.Errorf("data folder %s belongs to cluster %s, and %s is the root of cluster %s: give the agent another data folder or the other root",
 			cfg.Data, floor.Cluster.Short(), cfg.Root, f.cluster.Short())
 	}
-	if err := f.store.Raise(func(floor *store.Floor) { floor.Cluster = f.cluster }); err != nil {
+	if f.key, f.another, err = loadIdentity(cfg.Data); err != nil {
 		return f, err
 	}
-	if f.key, err = loadIdentity(cfg.Data); err != nil {
+	f.another = f.another && !floor.Cluster.IsZero()
+	if err := f.store.Raise(func(floor *store.Floor) { floor.Cluster = f.cluster }); err != nil {
 		return f, err
 	}
 	f.id = bundle.NodeIDOf(f.key.Public().(ed25519.PublicKey))

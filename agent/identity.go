@@ -22,14 +22,19 @@ const (
 	gossipKeySize = 32
 )
 
-// loadIdentity reads the node's key from its data folder, and makes it at the
-// first start. The key is the node: a copied data folder is the same node.
-func loadIdentity(dir string) (ed25519.PrivateKey, error) {
+// loadIdentity reads the node's key from its data folder, and makes it where there is
+// none. The key is the node: a copied data folder is the same node.
+func loadIdentity(dir string) (key ed25519.PrivateKey, made bool, err error) {
 	path := filepath.Join(dir, identityFile)
-	data, err := durable.ReadFile(path, maxKeyFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return makeIdentity(path)
+	if key, err = readIdentity(path); errors.Is(err, fs.ErrNotExist) {
+		key, err = makeIdentity(path)
+		return key, true, err
 	}
+	return key, false, err
+}
+
+func readIdentity(path string) (ed25519.PrivateKey, error) {
+	data, err := durable.ReadFile(path, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the node's identity: %w", err)
 	}

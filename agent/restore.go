@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"moult/agent/node"
+	"moult/agent/software"
 	"moult/agent/upgrade"
 	"moult/store"
 	"moult/store/bundle/trust"
@@ -32,6 +33,9 @@ func (a *Agent) restore() error {
 	a.readDocuments()
 	if d := a.store.Damage(); d != nil {
 		a.alarmOf(causeStore, fmt.Sprintf("the store was damaged (%s); what peers know is fetched again", d.What))
+	}
+	if a.another {
+		a.alarm("%s was lost, so this is another node than before, and its peers wait for the old one: end the agent and restore the file from a backup; or go on, and forget the old node, whose ID `moult members` shows", identityFile)
 	}
 	if a.node.BelowFloor() {
 		// The database was lost: nothing older than the floor is accepted, and
@@ -123,9 +127,14 @@ func (a *Agent) restoreState(m *node.Memory) error {
 			m.Doubt = d.What
 		}
 	}
-	var live bool
-	m.Slot, live, err = a.slots.Current()
-	if err != nil || ok || live || a.cfg.Adopt == nil {
+	if m.Slot, _, err = a.slots.Current(); err != nil {
+		a.log.Error("the live slot is not named, and is looked for", "err", err)
+	}
+	m.Ran = software.Find(a.cfg.Data, a.log).Version()
+	if m.Slots, err = a.slots.List(); err == nil {
+		err = m.Seek(a.cfg.Adopt != nil)
+	}
+	if err != nil || ok || m.Slot != 0 || a.cfg.Adopt == nil {
 		return err
 	}
 	m.Slot, m.Adopted = a.cfg.Adopt.Version, true

@@ -89,10 +89,21 @@ func (a *Agent) noteSoftware(e software.Event) {
 
 // plan says how version v is started. It is called beside the loop.
 func (a *Agent) plan(v bundle.Version) (p software.Plan, err error) {
+	if text := a.lacksState(v); text != "" {
+		return p, errors.New(text) // software would begin with none
+	}
 	if !a.ask(func() { p, err = a.planOf(v) }) {
 		err = errStopped
 	}
 	return p, err
+}
+
+// lacksState says that there is no slot of version v; "" where there is one.
+func (a *Agent) lacksState(v bundle.Version) string {
+	if v == 0 || a.slots.Exists(v) {
+		return ""
+	}
+	return fmt.Sprintf("the state of version %d, which is what this node runs on, is gone from %s: restore it from a backup", v, a.slots.Path(v))
 }
 
 func (a *Agent) planOf(v bundle.Version) (software.Plan, error) {
@@ -140,9 +151,6 @@ func (a *Agent) launch(ctx context.Context, v bundle.Version) error {
 	if len(missing) > 0 {
 		return fmt.Errorf("agent.hcl of this node has service %s, and release %d has only %s: publish a release with all of them, or take the service block out of agent.hcl and restart the agent",
 			strings.Join(missing, ", "), v, strings.Join(has, ", "))
-	}
-	if !a.slots.Exists(v) {
-		return fmt.Errorf("there is no state of version %d at %s", v, a.slots.Path(v)) // software would begin with none
 	}
 	return a.soft.Launch(ctx, v)
 }

@@ -105,6 +105,7 @@ func setEgress(t *testing.T, cfg config.Config, addr string) {
 		err = nil
 	}
 	record["egress"] = addr
+	delete(record, "sum")
 	if err == nil {
 		data, err = json.Marshal(record)
 	}

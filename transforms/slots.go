@@ -85,11 +85,9 @@ func (s *Slots) sweep() error {
 			return err
 		}
 	}
-	live, _, err := s.Current()
-	if err != nil {
-		return nil // whoever asks for the live slot is told; what is orphaned cannot be
-	}
-	return s.objects.sweep(func(v bundle.Version) bool { return v > live && !s.Exists(v) })
+	// Where it is not known which slot is live, neither is what is orphaned.
+	live, ok, err := s.Current()
+	return s.objects.sweep(func(v bundle.Version) bool { return err == nil && ok && v > live && !s.Exists(v) })
 }
 
 func hasAnyPrefix(s string, prefixes ...string) bool {

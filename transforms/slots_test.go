@@ -445,6 +445,32 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// Where nothing names the live slot any more, the state of objects that answer calls is not
+// taken for what an attempt left.
+func TestObjectsOutliveLostName(t *testing.T) {
+	for name, damage := range map[string]func(link string) error{
+		"lost":     os.Remove,
+		"dangling": func(link string) error { return errors.Join(os.Remove(link), os.Symlink("9", link)) },
+	} {
+		dir, _ := startState(t)
+		s := openSlots(t, dir)
+		past, err := s.Objects().Past(7) // of a release whose slot is gone: callers of 6 are about
+		if err == nil {
+			err = errors.Join(s.Create(8), s.Switch(8), os.WriteFile(filepath.Join(past, "kept"), nil, 0o600))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := damage(filepath.Join(dir, "current")); err != nil {
+			t.Fatal(err)
+		}
+		openSlots(t, dir)
+		if _, err := os.Stat(filepath.Join(past, "kept")); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestCurrentMustNameASlot(t *testing.T) {
 	dir, _ := startState(t)
 	for _, target := range []string{"7", "../1", "01", "1/", "x", "0"} {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 
 	"moult/agent/upgrade"
 	"moult/gossip/view"
@@ -17,7 +18,12 @@ type Memory struct {
 	// made just now, of software that ran before moult.
 	Slot    bundle.Version
 	Adopted bool
-	Floor   Floor
+	// Slots are the releases of all slots, and Ran is that of the software which was
+	// started last and not stopped, 0 for none: evidence where it is lost which slot is
+	// live. See Seek.
+	Slots []bundle.Version
+	Ran   bundle.Version
+	Floor Floor
 	// Doubt says that the disk may have lost what was written last; "" if not.
 	Doubt string
 	// Metadata were in force; where they are lost, those of the first root.
@@ -29,6 +35,37 @@ type Memory struct {
 	Records  []view.Signed                    // the view, as last kept
 
 	Answering Answering
+}
+
+// Seek finds out which slot is live where nothing names one. Software writes only to the
+// slot that it was started on, and a slot is made of the one before while no software runs:
+// so that of the software which was started last has all that was acknowledged. The error
+// says that there is no telling, or that the slot is gone: to go on with another, or with
+// none, would lose acknowledged writes.
+// adopts: the slot of software from before moult may have been made, and not named yet.
+func (m *Memory) Seek(adopts bool) error {
+	s := m.State
+	newer := func(v bundle.Version) bool { return v > s.Running }
+	switch {
+	case m.Slot != 0:
+		return nil
+	case s != nil && (m.Doubt == "" && m.Ran <= s.Software() || m.Ran == s.Running || !slices.ContainsFunc(m.Slots, newer)):
+		return nil // the journal tells
+	case slices.Contains(m.Slots, m.Ran):
+		m.Slot = m.Ran
+	case m.Ran != 0:
+		return fmt.Errorf("software of version %d ran here, and its state is gone (slots of versions %v are here): restore it from a backup, or, to let this peer join anew, move the whole folder away", m.Ran, m.Slots)
+	case len(m.Slots) == 0 || adopts && m.Floor.Promises == (upgrade.Promises{}):
+		return nil
+	case s == nil && len(m.Slots) == 1:
+		m.Slot = m.Slots[0]
+	default:
+		return fmt.Errorf("which of the slots %v is live is written nowhere any more: state/current and process.json are lost, and the journal or its end: name it (`ln -s VERSION current` in the folder state), and start the agent again", m.Slots)
+	}
+	if s == nil {
+		m.Doubt = fmt.Sprintf("version %d is taken to be live, and neither a journal nor state/current says so", m.Slot)
+	}
+	return nil
 }
 
 // state is the machine's as last saved, or what the slots and the floor say where
@@ -66,6 +103,8 @@ func (m Memory) doubt() string {
 		return fmt.Sprintf("the journal ends while version %d ran, and version %d is live", m.State.Running, m.Slot)
 	case m.Doubt != "":
 		return m.Doubt
+	case m.State != nil && m.Ran > max(m.State.Running, m.State.Software()):
+		return fmt.Sprintf("the journal ends before version %d was started, which ran here", m.Ran)
 	case m.State == nil && m.Slot != 0 && !m.Adopted && m.Floor.Promises == (upgrade.Promises{}):
 		return fmt.Sprintf("version %d is live, and there is no journal", m.Slot)
 	}

@@ -40,6 +40,49 @@ func TestJournalBehindLiveSlot(t *testing.T) {
 	}
 }
 
+// Where nothing names the live slot any more, the software that ran last tells it, or there
+// is but one; else the node does not guess.
+func TestSeek(t *testing.T) {
+	settled := Floor{Promises: upgrade.Promises{Settled: 2}}
+	journal := func(phase upgrade.Phase, running bundle.Version, path ...bundle.Version) *upgrade.State {
+		return &upgrade.State{Phase: phase, Version: 1, Running: running, Served: true, Goal: 2, Path: path}
+	}
+	for _, c := range []struct {
+		name   string
+		m      Memory
+		adopts bool
+		slot   bundle.Version
+		refuse string
+		runs   bundle.Version // goes on with, where it does
+	}{
+		{"a new node", Memory{}, false, 0, "", 0},
+		{"named", Memory{Slot: 1, Slots: []bundle.Version{1, 2}, Ran: 2}, false, 1, "", 1},
+		{"the journal tells", Memory{State: journal(upgrade.Current, 1), Slots: []bundle.Version{1, 2}, Ran: 1}, false, 0, "", 1},
+		{"new software was started, and not let in", Memory{State: journal(upgrade.Starting, 1, 2), Slots: []bundle.Version{1, 2}, Ran: 2}, false, 0, "", 1},
+		{"the journal has lost its end", Memory{State: journal(upgrade.Transforming, 1, 2), Doubt: "lost", Slots: []bundle.Version{1, 2}, Ran: 2}, false, 2, "", 2},
+		{"the journal may have lost its end, and nothing ran", Memory{State: journal(upgrade.Transforming, 1, 2), Doubt: "lost", Slots: []bundle.Version{1, 2}}, false, 0, "which of the slots [1 2] is live", 0},
+		{"the journal may have lost its end, and there is one slot", Memory{State: journal(upgrade.Fetching, 1), Doubt: "lost", Slots: []bundle.Version{1}}, false, 0, "", 1},
+		{"the slot of what ran is gone", Memory{State: journal(upgrade.Current, 1), Doubt: "lost", Slots: []bundle.Version{1, 2}, Ran: 3}, false, 0, "its state is gone", 0},
+		{"no journal, and what ran last", Memory{Floor: settled, Slots: []bundle.Version{1, 2, 3}, Ran: 2}, false, 2, "", 2},
+		{"no journal, and one slot", Memory{Floor: settled, Slots: []bundle.Version{2}}, false, 2, "", 2},
+		{"no journal, and several slots", Memory{Floor: settled, Slots: []bundle.Version{1, 2}}, true, 0, "which of the slots [1 2] is live", 0},
+		{"nothing but a slot", Memory{Slots: []bundle.Version{2}}, false, 2, "", 2},
+		{"a crash while software was adopted", Memory{Slots: []bundle.Version{1}}, true, 0, "", 0},
+	} {
+		err := c.m.Seek(c.adopts)
+		if c.m.Slot != c.slot || (err == nil) != (c.refuse == "") || err != nil && !strings.Contains(err.Error(), c.refuse) {
+			t.Errorf("%s: slot %d, %v", c.name, c.m.Slot, err)
+		}
+		if got := c.m.state(); err == nil && got.Running != c.runs {
+			t.Errorf("%s: it goes on from %+v", c.name, got)
+		}
+		guessed := c.m.State == nil && c.m.Slot != 0 && !strings.HasPrefix(c.name, "named")
+		if guessed != strings.Contains(c.m.doubt(), "is taken to be live") {
+			t.Errorf("%s: doubt %q", c.name, c.m.doubt())
+		}
+	}
+}
+
 // A node whose disk may have lost what was written last says and begins nothing until
 // a peer has told what it had said.
 func TestDoubtfulWaitsForPeers(t *testing.T) {

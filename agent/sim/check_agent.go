@@ -22,7 +22,9 @@ func (a *agent) checkRestored() {
 	} else if !reflect.DeepEqual(got, a.h.truth.state) {
 		a.s.fail("P7", "%s had saved %+v and goes on from %+v", a.h.name, a.h.truth.state, got)
 	}
-	again := must(node.New(a.config(), a.h.memory(), a.clock()))
+	m := a.h.memory()
+	_ = m.Seek(a.h.adopt != 0) // restore has asked
+	again := must(node.New(a.config(), m, a.clock()))
 	if first, second := a.node.Ready(), again.Ready(); a.h.disk.journal != nil && !reflect.DeepEqual(first, second) {
 		a.s.fail("P7", "%s wants %+v, and made anew %+v", a.h.name, first, second)
 	}

@@ -36,6 +36,7 @@ type disk struct {
 	// the floor file the newest may be lost, and nobody can tell: doubt.
 	written []saved
 	doubt   bool
+	ran     bundle.Version // the software that was started last, and not stopped; 0: none
 
 	// slots and current as the running system sees them; synced and
 	// currentSynced as a power loss leaves them, at worst.
@@ -61,11 +62,15 @@ func (d *disk) keep() {
 	}
 }
 
-// loseTail takes the floor file, and some of what was written last.
-func (d *disk) loseTail(s *simulation) {
+// loseTail takes the floor file, and some of what was written last; of some also what
+// names the live slot, where something else still tells it.
+func (d *disk) loseTail(s *simulation, name bool) {
 	if len(d.written) > 0 {
 		last := pick(s, d.written)
 		d.journal, d.floor, d.doubt = last.journal, last.floor, true
+	}
+	if name && d.ran != 0 {
+		d.current, d.currentSynced = 0, 0
 	}
 }
 
@@ -85,7 +90,12 @@ func (h *host) memory() node.Memory {
 		d.current, m.Adopted = h.adopt, true
 		d.sync()
 	}
-	m.Slot = d.current
+	m.Slot, m.Ran = d.current, d.ran
+	for v := range d.slots {
+		if d.slots[v] != (content{}) {
+			m.Slots = append(m.Slots, bundle.Version(v))
+		}
+	}
 	if d.set != nil {
 		m.Metadata = d.set.meta
 	}

@@ -127,7 +127,12 @@ func (a *agent) every(d time.Duration, do func()) {
 func (a *agent) restore() {
 	m := a.h.memory()
 	a.note(m.Records)
-	n, err := node.New(a.config(), a.s.plant.Memory(m), a.clock())
+	m = a.s.plant.Memory(m)
+	err := m.Seek(a.h.adopt != 0)
+	var n *node.Node
+	if err == nil {
+		n, err = node.New(a.config(), m, a.clock())
+	}
 	if err != nil {
 		a.s.fail("P7", "%s cannot go on from what it saved: %v", a.h.name, err)
 		a.h.crash(false)

@@ -99,7 +99,7 @@ func (s *simulation) loseTail() {
 	s.stats.Tails++
 	h.trace("floor file lost, and the journal's end")
 	h.crash(s.chance(0.5))
-	h.disk.loseTail(s)
+	h.disk.loseTail(s, h.i%2 == 0)
 	h.forgot = true
 	s.operator.gone[h.i] = true // the budget rests on what nodes remember
 }

@@ -208,7 +208,7 @@ func (h *host) ensure(v bundle.Version) {
 	}
 	h.agent.checkSoftware(v)
 	h.stop()
-	h.soft = software{running: true, version: v, since: h.s.now}
+	h.soft, h.disk.ran = software{running: true, version: v, since: h.s.now}, v
 	h.trace("software %d starts", v)
 }
 

@@ -135,6 +135,7 @@ func (a *agent) drain(path []bundle.Version, then func()) {
 	a.during(a.s.between(10*time.Millisecond, 500*time.Millisecond), func() {
 		a.tell(node.SoftwareStops{})
 		a.h.stop()
+		a.h.disk.ran = 0
 		a.during(a.little(), func() {
 			for _, v := range a.s.plant.Stale(path) {
 				a.h.disk.slots[v] = content{}

@@ -40,6 +40,7 @@ var plants = []struct {
 	{"a second signing counts for nothing", "P3", Plant{Event: keysReplaced}},
 	{"an attempt follows what is signed since", "P3", Plant{ByNumber: true}},
 	{"a journal counts for more than the live slot", "P6", Plant{Memory: journalAlone}},
+	{"what ran last is no evidence of which slot is live", "P6", Plant{Memory: nothingRan}},
 	{"a soak is a timer", CheckSoak, Plant{Rules: node.Rules{Decide: soakIsTimer}}},
 	{"a node hears nothing of its software's end in the soak", CheckSoak, Plant{Event: deafToSoftware}},
 	{"a wave goes on over nodes that are not well", CheckUnwell, Plant{Rules: node.Rules{Decide: blindToHealth}}},
@@ -61,7 +62,8 @@ var foundBy = map[string]uint64{
 	"metadata that have expired permit":                                   3,
 	"a second signing counts for nothing":                                 5,
 	"an attempt follows what is signed since":                             5,
-	"a journal counts for more than the live slot":                        1,
+	"a journal counts for more than the live slot":                        32,
+	"what ran last is no evidence of which slot is live":                  1,
 	"a wave goes on over nodes that are not well":                         1,
 	"what is forgotten stays":                                             7,
 	"a node that is forgotten and there does not speak again":             83,
@@ -134,6 +136,14 @@ func withdrawsNothing(_ *node.Node, e node.Event) node.Event {
 func journalAlone(m node.Memory) node.Memory {
 	if m.State != nil {
 		m.Slot = min(m.Slot, m.State.Running)
+	}
+	return m
+}
+
+// nothingRan goes by the journal alone where nothing names the live slot.
+func nothingRan(m node.Memory) node.Memory {
+	if m.Slot == 0 && m.State != nil {
+		m.Ran = m.State.Running
 	}
 	return m
 }

@@ -33,12 +33,27 @@ type record struct {
 	// Plan is how the software was started. The next agent may have lost the
 	// manifest that says it.
 	Plan Plan `json:"plan"`
+	// Sum is of all the rest: a bit that the disk has flipped must lead neither callers
+	// nor a signal elsewhere. An older moult writes none.
+	Sum bundle.Digest `json:"sum"`
+}
+
+// sealed is the record with its sum.
+func (r record) sealed() (record, error) {
+	r.Sum = bundle.Digest{}
+	data, err := json.Marshal(r)
+	r.Sum = bundle.Sum(data)
+	return r, err
 }
 
 // names reports whether the record names a process. It may have ended since.
 func (r record) names() bool { return r.Handle.PID != 0 }
 
 func (s *Software) save(r record) error {
+	r, err := r.sealed()
+	if err != nil {
+		return err
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -48,6 +63,17 @@ func (s *Software) save(r record) error {
 	}
 	s.record = r
 	return nil
+}
+
+func parseRecord(text []byte) (r record, err error) {
+	if err := json.Unmarshal(text, &r); err != nil {
+		return r, err
+	}
+	sealed, err := r.sealed()
+	if err == nil && !r.Sum.IsZero() && r.Sum != sealed.Sum {
+		err = errors.New("its checksum does not match its content")
+	}
+	return r, err
 }
 
 // Left is what an earlier agent has left of the software.
@@ -63,7 +89,7 @@ func Find(data string, log *slog.Logger) Left {
 	var l Left
 	text, err := durable.ReadFile(filepath.Join(data, RecordFile), maxRecord)
 	if err == nil {
-		err = json.Unmarshal(text, &l.record)
+		l.record, err = parseRecord(text)
 	}
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {

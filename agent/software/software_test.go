@@ -1,6 +1,7 @@
 package software
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"syscall"
@@ -183,7 +185,7 @@ func TestAdoptWithoutPlan(t *testing.T) {
 		if err == nil {
 			err = json.Unmarshal(data, &r)
 		}
-		r.Plan.Health.Notify, r.Plan.Health.MinHealthyTime = on, 0
+		r.Plan.Health.Notify, r.Plan.Health.MinHealthyTime, r.Sum = on, 0, bundle.Digest{}
 		if err == nil {
 			data, err = json.Marshal(r)
 		}
@@ -386,5 +388,37 @@ func kill(n *node, pid int) {
 	}
 	for kit.Alive(pid) {
 		runtime.Gosched()
+	}
+}
+
+// TestRecordFlips: a record in which the disk has flipped a bit leads neither callers nor a
+// signal elsewhere: it names nothing, or what it named.
+func TestRecordFlips(t *testing.T) {
+	r := record{
+		Version: 2, Handle: process.Handle{PID: 4711}, Backends: map[string]string{"api": "127.0.0.1:4712"}, Egress: "127.0.0.1:4713",
+		Plan: Plan{Version: 2, Dir: "/d", Command: []string{"./kv", "--state", "${state}"}, Services: []string{"api"}, Artifact: bundle.Sum([]byte("kv"))},
+	}
+	sealed, err := r.sealed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := parseRecord(text); err != nil || !reflect.DeepEqual(got, sealed) {
+		t.Fatalf("read back: %+v, %v", got, err)
+	}
+	for bit := range 8 * len(text) {
+		flipped := bytes.Clone(text)
+		flipped[bit/8] ^= 1 << (bit % 8)
+		got, err := parseRecord(flipped)
+		if got.Sum = sealed.Sum; err == nil && !reflect.DeepEqual(got, sealed) {
+			t.Errorf("bit %d of byte %d, in %.20q: it is taken for %+v", bit%8, bit/8, text[bit/8:], got)
+		}
+	}
+	old := bytes.Replace(text, []byte(sealed.Sum.String()), []byte(bundle.Digest{}.String()), 1)
+	if got, err := parseRecord(old); err != nil || got.Handle.PID != 4711 {
+		t.Errorf("what an older moult wrote: %+v, %v", got, err)
 	}
 }
