@@ -53,7 +53,7 @@ func lockDir(dir string) (*flock.Flock, error) {
 		return nil, fmt.Errorf("data folder %s is in use by another moult agent%s; stop that agent or name another folder", dir, holder(path))
 	}
 	// The same file again: a lock belongs to the file, not to its content.
-	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil && !isReadOnly(err) {
 		return nil, errors.Join(fmt.Errorf("data folder %s: write the lock: %w", dir, err), l.Unlock())
 	}
 	return l, nil

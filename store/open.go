@@ -21,8 +21,9 @@ import (
 // Open opens the data folder dir, which it makes if only its last element is
 // missing. It reads and checks everything that the database holds, puts a
 // damaged database into quarantine and goes on with a fresh one (see Damage).
+// A disk that is mounted read-only is read, and takes no writes.
 // It returns an error, and has changed nothing, where another agent holds the
-// folder, where it cannot be written, where the disk is so full that not even the
+// folder, where this user may not write to it, where the disk is so full that not even the
 // ballast makes room enough, and where the floor is lost.
 func Open(dir string, o Options) (*Store, error) {
 	s := newStore(dir, o)
@@ -39,7 +40,7 @@ func Open(dir string, o Options) (*Store, error) {
 		if s.db != nil {
 			err = errors.Join(err, s.db.Close())
 		}
-		return nil, errors.Join(err, l.Unlock())
+		return nil, errors.Join(err, s.dropCopy(), l.Unlock())
 	}
 	return s, nil
 }
@@ -58,6 +59,9 @@ func newStore(dir string, o Options) *Store {
 	if s.out.free == nil {
 		s.out.free = durable.FreeSpace
 	}
+	if s.out.readOnly == nil {
+		s.out.readOnly = durable.ReadOnly
+	}
 	if s.out.writeMark == nil {
 		s.out.writeMark = writeMark
 	}
@@ -68,6 +72,9 @@ func newStore(dir string, o Options) *Store {
 }
 
 func (s *Store) open() error {
+	if s.out.readOnly(s.dir) {
+		return s.openCopy()
+	}
 	if err := s.makeRoom(); err != nil {
 		return err
 	}
@@ -114,8 +121,33 @@ func (s *Store) open() error {
 // look finds out what is there. It leaves the database open in s.db when it is
 // good.
 func (s *Store) look() (found, error) {
-	f := found{File: fileGood}
-	var err error
+	n, err := s.attempts()
+	if err != nil {
+		return found{}, err
+	}
+	if n >= maxCrashedOpens {
+		f, err := s.lookAtFloor()
+		f.DB, f.DBErr = dbDamaged, fmt.Errorf("opening it has ended the process %d times", n)
+		return f, err
+	}
+	if err := s.setAttempts(n + 1); err != nil {
+		return found{}, err
+	}
+	f, err := s.examine()
+	return f, errors.Join(err, s.setAttempts(0))
+}
+
+// examine looks at the floor file and the database.
+func (s *Store) examine() (found, error) {
+	f, err := s.lookAtFloor()
+	if err == nil {
+		err = s.openDB(&f)
+	}
+	return f, err
+}
+
+func (s *Store) lookAtFloor() (f found, err error) {
+	f.File = fileGood
 	f.FileMark, err = readMark(s.floorPath())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -125,19 +157,7 @@ func (s *Store) look() (found, error) {
 	case err != nil:
 		return f, fmt.Errorf("read the floor %s: %w", s.floorPath(), err)
 	}
-	n, err := s.attempts()
-	if err != nil {
-		return f, err
-	}
-	if n >= maxCrashedOpens {
-		f.DB, f.DBErr = dbDamaged, fmt.Errorf("opening it has ended the process %d times", n)
-		return f, nil
-	}
-	if err := s.setAttempts(n + 1); err != nil {
-		return f, err
-	}
-	err = s.openDB(&f)
-	return f, errors.Join(err, s.setAttempts(0))
+	return f, nil
 }
 
 // openDB opens and checks the database, and tells in f what it found. It

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +18,8 @@ import (
 var (
 	// ErrClosed is returned by every method after Close.
 	ErrClosed = errors.New("store is closed")
-	// ErrNoSpace means that nothing was written because the disk is nearly full.
+	// ErrNoSpace means that nothing was written because the disk is nearly full, or
+	// read-only.
 	ErrNoSpace = errors.New("not enough free disk space")
 	// ErrDamaged means that the disk does not hold what was written to it.
 	ErrDamaged = errors.New("store is damaged")
@@ -37,6 +39,8 @@ type Options struct {
 type outside struct {
 	now  func() time.Time
 	free func(dir string) (int64, error)
+	// readOnly tells whether the disk takes no writes.
+	readOnly func(dir string) bool
 	// writeMark replaces floor.json.
 	writeMark func(path string, m mark) error
 	// opening is called in the middle of opening the database.
@@ -55,6 +59,8 @@ type Store struct {
 	out  outside
 	lock *flock.Flock
 	db   *badger.DB
+	// copied is the folder of the database's copy, "" where it is opened where it is.
+	copied string
 
 	// write is held by the one Update that runs.
 	write sync.Mutex
@@ -82,7 +88,7 @@ func (s *Store) Close() error {
 		if err := s.db.Close(); err != nil {
 			s.closeErr = fmt.Errorf("close the database in %s: %w", s.dir, err)
 		}
-		s.closeErr = errors.Join(s.closeErr, s.lock.Unlock())
+		s.closeErr = errors.Join(s.closeErr, s.dropCopy(), s.lock.Unlock())
 	})
 	return s.closeErr
 }
@@ -193,6 +199,9 @@ func commit(db *badger.DB, now mark, keep uint64, fn func(*Tx) error) (mark, err
 // CheckSpace returns an error that wraps ErrNoSpace unless need bytes can be
 // written to the data folder's disk and Reserve still stays free.
 func (s *Store) CheckSpace(need int64) error {
+	if err := s.checkReadOnly(); err != nil {
+		return err
+	}
 	return checkSpace(s.out.free, s.dir, need, Reserve)
 }
 
@@ -278,4 +287,4 @@ func (t *Tx) noteDamage(d Damage) error {
 }
 
 func (s *Store) floorPath() string { return filepath.Join(s.dir, "floor.json") }
-func (s *Store) dbPath() string    { return filepath.Join(s.dir, "db") }
+func (s *Store) dbPath() string    { return filepath.Join(cmp.Or(s.copied, s.dir), "db") }

@@ -17,3 +17,10 @@ func FreeSpace(dir string) (int64, error) {
 	}
 	return int64(st.Bavail) * int64(st.Bsize), nil
 }
+
+// ReadOnly reports whether the file system of dir is mounted read-only, as some systems
+// do by themselves with a disk that fails.
+func ReadOnly(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && int64(st.Flags)&readOnlyFlag != 0
+}
