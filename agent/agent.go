@@ -71,7 +71,7 @@ type Agent struct {
 	running   <-chan struct{}    // closed when that action has returned
 	changed   int                // objects of the last transform
 
-	noRecords, noSets gossip.Quiet // for what peers send, which may be a flood
+	noRecords, noSets, noSave gossip.Quiet // for what peers send, and for what repeats: a flood
 }
 
 // liveSoftware is what callers may reach.
@@ -116,7 +116,7 @@ func newAgent(f folder, cfg config.Config, log *slog.Logger, quit func()) *Agent
 		dirty:    map[bundle.NodeID]bool{},
 		known:    map[string]bool{},
 	}
-	a.noRecords.Every, a.noSets.Every = floodInterval, floodInterval
+	a.noRecords.Every, a.noSets.Every, a.noSave.Every = floodInterval, floodInterval, floodInterval
 	a.objects = objects.New(a.objectsConfig())
 	return a
 }
@@ -262,7 +262,7 @@ func (a *Agent) loop(ctx context.Context) error {
 func (a *Agent) watchDisk() {
 	text := ""
 	if err := a.store.WatchSpace(); err != nil {
-		text = fmt.Sprintf("nothing is written down, so nothing new begins, until there is room: %v", err)
+		text = fmt.Sprintf("nothing is written down, so nothing new begins, until the disk takes it: %v", err)
 	}
 	a.alarmOf(causeDisk, text)
 	a.alarmOf(causeState, a.lacksState(a.saved.Running))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"strconv"
 	"time"
@@ -65,8 +66,8 @@ func (a *Agent) saveFirst(s *node.Save) bool {
 	case err == nil:
 		return true
 	case !fatal || errors.Is(err, store.ErrNoSpace):
-		a.log.Error("the journal waits for space on the disk", "err", err)
-		a.node.Refused("the disk is full: " + err.Error())
+		a.noSave.Log(a.log, slog.LevelError, "the journal waits for a disk that takes it", "err", err)
+		a.node.Refused("nothing can be written: " + err.Error())
 	default:
 		a.broken = err // what is on disk is what the next agent goes on from
 	}

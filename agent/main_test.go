@@ -25,11 +25,36 @@ func TestMain(m *testing.M) {
 			os.Exit(host.Main(os.Args[2:], os.Stderr))
 		case objectCommand:
 			os.Exit(beObject(len(os.Args) > 2))
+		case echoCommand:
+			os.Exit(beEcho(os.Args[2]))
 		case observerCommand:
 			os.Exit(beObserver())
 		}
 	}
 	os.Exit(m.Run())
+}
+
+// echoCommand makes the test binary be software that answers each line with itself.
+const echoCommand = "test-echo"
+
+func beEcho(addr string) int {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return 1
+		}
+		go func() {
+			defer c.Close()
+			for in := bufio.NewScanner(c); in.Scan(); {
+				fmt.Fprintln(c, in.Text())
+			}
+		}()
+	}
 }
 
 // beObject passes each line on, over a connection of its own, and notes it in its

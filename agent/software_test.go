@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"net"
@@ -38,8 +39,20 @@ func adopting(t *testing.T, cfg config.Config, v bundle.Version, script string) 
 func newSoftwareBench(t *testing.T, cfg config.Config) *bench {
 	t.Helper()
 	b := newBench(t, cfg, 0)
+	endSoftware(t, cfg.Data)
+	return b
+}
+
+// endSoftware has the software of the node of a data folder end with the test.
+func endSoftware(t *testing.T, data string) {
+	t.Helper()
 	t.Cleanup(func() {
-		left, err := process.FindOrphans(b.id.String())
+		key, _, err := loadIdentity(data)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		left, err := process.FindOrphans(bundle.NodeIDOf(key.Public().(ed25519.PublicKey)).String())
 		if err != nil {
 			t.Error(err)
 		}
@@ -53,7 +66,6 @@ func newSoftwareBench(t *testing.T, cfg config.Config) *bench {
 			}
 		}
 	})
-	return b
 }
 
 func (b *bench) launched(v bundle.Version) int {

@@ -85,12 +85,24 @@ func (s *Store) Close() error {
 		s.closed = true
 		s.mu.Unlock()
 		s.users.Wait()
-		if err := s.db.Close(); err != nil {
-			s.closeErr = fmt.Errorf("close the database in %s: %w", s.dir, err)
-		}
+		s.closeErr = s.closeDB()
 		s.closeErr = errors.Join(s.closeErr, s.dropCopy(), s.lock.Unlock())
 	})
 	return s.closeErr
+}
+
+// closeDB closes the database. On a disk that has become read-only it is left as a crash
+// would leave it, whose log has everything: Badger would try to write its last table for
+// ever.
+func (s *Store) closeDB() error {
+	if s.copied == "" && s.out.readOnly(s.dir) {
+		s.log.Warn("the disk is read-only, so the database is left as it is", "dir", s.dir)
+		return nil
+	}
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("close the database in %s: %w", s.dir, err)
+	}
+	return nil
 }
 
 // enter keeps the database open until done is called: Badger's memory maps

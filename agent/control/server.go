@@ -73,17 +73,18 @@ func (s *Server) Close() error {
 
 // ListenUnix listens on a unix socket that only the owner may use. A socket
 // file that a dead agent left is replaced: the caller holds the data folder's
-// lock, so no living agent can be behind it.
+// lock, so no living agent can be behind it. On a disk that is mounted read-only another
+// socket stands in for it, in the folder for temporary files, where clients look for it too.
 func ListenUnix(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("control socket %s: path of %d bytes, the system takes %d: choose a shorter data folder", path, len(path), maxSocketPath)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("control socket: %w", err)
+		return listenStandIn(path, fmt.Errorf("control socket: %w", err))
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
+		return listenStandIn(path, fmt.Errorf("control socket: %w", err))
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())

@@ -96,8 +96,10 @@ func (n *Node) Ready() Ready {
 			r.Check = &Check{Step: s.Step, Running: s.Running, Path: s.Path}
 		}
 	}
-	if n.saving != refused {
-		r.Actions = n.machine.Todo().Actions
+	// What was decided is done, whatever else waits to be written down: an agent that starts
+	// on a full disk looks after its node.
+	if todo := n.machine.Todo(); n.saving != refused || todo.Save == nil {
+		r.Actions = todo.Actions
 	}
 	durable, answering := n.saved, n.routing.saved
 	if r.Save != nil && r.Save.State != nil {
