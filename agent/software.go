@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,9 +27,13 @@ const anyLoopback = "127.0.0.1:0"
 // startLayer starts the simulation layer with its egress proxy where the running
 // software was told that it is. Is that address taken, it comes up all the same.
 func (a *Agent) startLayer(cfg simlayer.Config, left software.Left) (*simlayer.Layer, error) {
-	cfg.Processes, cfg.Inherited, cfg.Egress = left.Processes(), left.Inherited(), left.Egress()
+	cfg.Processes, cfg.Inherited = left.Processes(), left.Inherited()
+	cfg.Egress, cfg.EgressSecret = left.Egress(), left.EgressSecret()
 	if cfg.Egress == "" && a.ways.Egress.Kind == config.EgressProxy {
 		cfg.Egress = anyLoopback
+		if !a.cfg.EgressOpen {
+			cfg.EgressSecret = rand.Text()
+		}
 	}
 	layer, err := simlayer.Start(cfg)
 	if !errors.Is(err, simlayer.ErrEgress) || cfg.Egress == anyLoopback {

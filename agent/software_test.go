@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -129,16 +130,29 @@ func setEgress(t *testing.T, cfg config.Config, addr string) {
 	}
 }
 
-// The address that running software knows is taken again.
+// The address that running software knows is taken again, with the credentials that it
+// knows, if any. Each agent has others where no software runs.
 func TestEgressPortKept(t *testing.T) {
-	cfg := adopting(t, benchConfig(t), 1, sleeper)
-	b := newSoftwareBench(t, cfg)
-	b.launched(1)
-	host := b.layer.EgressURL().Host
-	b.close()
-	again := newSoftwareBench(t, cfg)
-	if got := again.layer.EgressURL().Host; got != host {
-		t.Errorf("egress at %s, the software knows %s", got, host)
+	seen := map[string]bool{}
+	for _, open := range []bool{false, true} {
+		cfg := adopting(t, benchConfig(t), 1, sleeper)
+		cfg.EgressOpen = open
+		b := newSoftwareBench(t, cfg)
+		b.launched(1)
+		url := b.layer.EgressURL()
+		if (url.User == nil) != open || seen[url.User.String()] {
+			t.Errorf("open: %v: egress by %s", open, url)
+		}
+		seen[url.User.String()] = true
+		if !slices.Contains(b.soft.Environment(), "HTTP_PROXY="+url.String()) {
+			t.Errorf("the software is not told of %s", url)
+		}
+		b.close()
+		cfg.EgressOpen = !open
+		again := newSoftwareBench(t, cfg)
+		if got := again.layer.EgressURL(); got.String() != url.String() {
+			t.Errorf("egress by %s, the software knows %s", got, url)
+		}
 	}
 }
 

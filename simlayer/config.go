@@ -22,6 +22,8 @@ type Config struct {
 	// Egress is the host:port of the HTTP proxy for the node's own calls; "" for
 	// none. Port 0 is any free port.
 	Egress string
+	// EgressSecret is what its callers must show; "" lets all programs call by it.
+	EgressSecret string
 	// Resolve finds a peer's service: dest is the host:port that the node calls.
 	// If that is the public address of a peer's service, isPeer is true and addr
 	// is that peer's address for callers of version v; err says why there is

@@ -49,7 +49,7 @@ func TestEgressGRPC(t *testing.T) {
 	// never called by a proxy that comes from the environment.
 	const public = "kv-3.example:7000"
 	node := startLayer(t, bundle.ProtocolHTTP, func(c *Config) {
-		c.Egress = "127.0.0.1:0"
+		c.Egress, c.EgressSecret = "127.0.0.1:0", "word"
 		c.Resolve = func(dest string, v bundle.Version) (string, bool, error) {
 			asked <- fmt.Sprintf("%s for version %d", dest, v)
 			return ln.Addr().String(), dest == public, nil

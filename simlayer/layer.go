@@ -132,13 +132,13 @@ func (l *Layer) Addresses() map[string]Addresses {
 	return out
 }
 
-// EgressURL returns the URL of the HTTP proxy for the node's own calls, or nil
-// without one.
+// EgressURL returns the URL of the HTTP proxy for the node's own calls, with the
+// credentials that it wants, or nil without one.
 func (l *Layer) EgressURL() *url.URL {
 	if l.out == nil {
 		return nil
 	}
-	return &url.URL{Scheme: "http", Host: l.out.Addr().String()}
+	return l.out.URL("http")
 }
 
 // EgressEnvironment returns the environment that has programs call by the egress

@@ -42,7 +42,7 @@ func socksIP(t testing.TB, addr string) string {
 // overSOCKS returns a client that calls by the node's proxy.
 func overSOCKS(t testing.TB, node *Layer) *http.Client {
 	c := newClient(t)
-	c.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "socks5h", Host: node.EgressURL().Host})
+	c.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "socks5h", User: node.EgressURL().User, Host: node.EgressURL().Host})
 	return c
 }
 

@@ -50,7 +50,7 @@ func Start(cfg Config) (*Layer, error) {
 	l.rejoin()
 	if cfg.Egress != "" {
 		out, err := egress.Start(egress.Config{
-			Addr: cfg.Egress, Resolve: cfg.Resolve, Label: l.label, Quota: l.conns, Held: cfg.Limits.Held, Log: cfg.Log,
+			Addr: cfg.Egress, Secret: cfg.EgressSecret, Resolve: cfg.Resolve, Label: l.label, Quota: l.conns, Held: cfg.Limits.Held, Log: cfg.Log,
 		})
 		if err != nil {
 			l.Close()

@@ -28,6 +28,8 @@ type Config struct {
 	// Egress is how the node's calls find a peer's address for its version; one
 	// of the Egress words.
 	Egress string
+	// EgressOpen lets all programs of the machine call by the proxy, where that is the way.
+	EgressOpen bool
 
 	// SyncInterval is the time between two anti-entropy exchanges.
 	SyncInterval time.Duration

@@ -38,6 +38,7 @@ type (
 		API          *string           `hcl:"api"`
 		APIToken     *string           `hcl:"api_token"`
 		Egress       *string           `hcl:"egress"`
+		EgressOpen   *bool             `hcl:"egress_open"`
 		SyncInterval *string           `hcl:"sync_interval"`
 		FirstSync    *string           `hcl:"first_sync"`
 		Services     []serviceHCL      `hcl:"service,block"`
@@ -138,6 +139,7 @@ func (h agentHCL) config(dir string) (Config, error) {
 	set(&c.Advertise, h.Advertise)
 	set(&c.API, h.API)
 	set(&c.APIToken, h.APIToken)
+	set(&c.EgressOpen, h.EgressOpen)
 	c.Class, c.Root = bundle.Class(h.Class), h.Root
 	c.Join, c.Labels, c.Env = h.Join, h.Labels, h.Env
 	for _, p := range []*string{&c.Data, &c.Root, &c.GossipKey, &c.APIToken} {

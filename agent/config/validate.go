@@ -58,6 +58,9 @@ func (c Config) Validate() error {
 	if !slices.Contains(EgressWords(), c.Egress) {
 		bad("egress = %q: want %s", c.Egress, oneOf(EgressWords()))
 	}
+	if c.EgressOpen && c.Egress != EgressProxy && c.Egress != EgressAuto {
+		bad("egress_open = true is for the proxy, and there is none with egress = %q: leave it out", c.Egress)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
 		s := c.Services[name]
 		if err := s.checkAddress(c.Advertise); err != nil {

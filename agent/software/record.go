@@ -30,6 +30,8 @@ type record struct {
 	// Egress is the address of the proxy that the software was given: the next
 	// agent must answer there.
 	Egress string `json:"egress"`
+	// EgressSecret is what that proxy wants; "" where all may call by it.
+	EgressSecret string `json:"egress_secret,omitempty"`
 	// Plan is how the software was started. The next agent may have lost the
 	// manifest that says it.
 	Plan Plan `json:"plan"`
@@ -139,6 +141,15 @@ func (l Left) Egress() string {
 		return ""
 	}
 	return l.record.Egress
+}
+
+// EgressSecret is what software which still runs was told to show to the proxy at Egress;
+// "" where that asks for nothing.
+func (l Left) EgressSecret() string {
+	if len(l.processes) == 0 {
+		return ""
+	}
+	return l.record.EgressSecret
 }
 
 // family returns the processes among which the software's sockets are.

@@ -101,6 +101,7 @@ func (s *Software) startLocked(ctx context.Context, p Plan) (*process.Process, e
 	r := record{Version: p.Version, Backends: backends, Plan: p}
 	if proxy := s.cfg.Layer.EgressURL(); proxy != nil {
 		r.Egress = proxy.Host
+		r.EgressSecret, _ = proxy.User.Password()
 	}
 	for _, one := range sockets {
 		if one.Node != nil {

@@ -7,5 +7,7 @@
 // are tried again, within bounds. Before the version is known all calls wait, since
 // without a label a peer would take them for calls from outside.
 //
-// The proxy asks nobody who they are: any program of the machine can call by it.
+// With a [Config].Secret it serves only who has that, by Basic credentials or those of
+// SOCKS5: other users of the machine can connect to its address, but not read the
+// environment in which the node's software finds it.
 package egress

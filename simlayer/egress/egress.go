@@ -2,10 +2,12 @@ package egress
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +23,8 @@ import (
 type Config struct {
 	// Addr is the host:port to listen on. Port 0 is any free port.
 	Addr string
+	// Secret is what callers must show, as the password of User; "" lets all call.
+	Secret string
 	// Resolve finds a peer's service: dest is the host:port that the node calls. If
 	// that is the public address of a peer's service, isPeer is true and addr is
 	// that peer's address for callers of version v; err says why there is none, in
@@ -107,13 +111,27 @@ func (p *Proxy) Calls() tally.Calls { return p.count.Load() }
 // Waiting is how many calls wait now, for a label or for a peer.
 func (p *Proxy) Waiting() int64 { return p.waiting.Load() }
 
+// URL is what is to be called by, with the credentials.
+func (p *Proxy) URL(scheme string) *url.URL {
+	u := &url.URL{Scheme: scheme, Host: p.Addr().String()}
+	if p.cfg.Secret != "" {
+		u.User = url.UserPassword(User, p.cfg.Secret)
+	}
+	return u
+}
+
+// known reports whether credentials are those that callers must have.
+func (p *Proxy) known(user, password string) bool {
+	return p.cfg.Secret == "" || subtle.ConstantTimeCompare([]byte(user+":"+password), []byte(User+":"+p.cfg.Secret)) == 1
+}
+
 // Environment returns the environment that has programs call by the proxy: those of
 // HTTP by absolute URLs, those of HTTPS and gRPC by CONNECT, and others by SOCKS5,
 // with names unresolved.
 func (p *Proxy) Environment() map[string]string {
-	host := p.Addr().String()
+	byHTTP, bySOCKS := p.URL("http").String(), p.URL("socks5h").String()
 	env := map[string]string{}
-	for name, value := range map[string]string{"HTTP_PROXY": "http://" + host, "HTTPS_PROXY": "http://" + host, "ALL_PROXY": "socks5h://" + host} {
+	for name, value := range map[string]string{"HTTP_PROXY": byHTTP, "HTTPS_PROXY": byHTTP, "ALL_PROXY": bySOCKS} {
 		env[name] = value
 		env[strings.ToLower(name)] = value
 	}

@@ -21,6 +21,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer p.tasks.End()
 	defer p.uncount(r)
+	if !p.admits(r) {
+		w.Header().Set("Proxy-Authenticate", `Basic realm="moult"`)
+		so.AsRefusal(so.Fail(http.StatusProxyAuthRequired, nil, "this is the proxy of a node's own calls: it wants the credentials that stand in the environment of the node's software (HTTP_PROXY)")).WriteTo(w, r)
+		return
+	}
 	o := &outgoing{outcome: tally.Failed}
 	parent := r.Context()
 	// Connections that were upgraded outlive the server, so they end with ctx.
@@ -37,6 +42,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := p.forward(w, r, o); err != nil {
 		p.refuse(o, r, err).WriteTo(w, r)
 	}
+}
+
+// admits reports whether a call shows the credentials.
+func (p *Proxy) admits(r *http.Request) bool {
+	shown := http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}
+	user, password, _ := shown.BasicAuth()
+	return p.known(user, password)
 }
 
 // forward carries out a call, or says why not.

@@ -2,6 +2,9 @@ package egress
 
 import "time"
 
+// User is the name that goes with Config.Secret.
+const User = "moult"
+
 const (
 	// maxReplay bounds the body of a call to a peer that is kept to be sent again,
 	// in bytes. A longer one is sent once.

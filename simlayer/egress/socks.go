@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,16 +11,19 @@ import (
 	"syscall"
 )
 
-// SOCKS5 is RFC 1928. What is here: CONNECT, without authentication.
+// SOCKS5 is RFC 1928, with the credentials of RFC 1929. What is here: CONNECT.
 const (
 	socksVersion   = 5
 	socksNoAuth    = 0
+	socksPassword  = 2
 	socksNoMethod  = 0xff
 	socksConnect   = 1
 	socksIPv4      = 1
 	socksDomain    = 3
 	socksIPv6      = 4
 	socksSucceeded = 0
+
+	credentialsVersion = 1
 )
 
 // socksReply says why a call by SOCKS5 failed.
@@ -50,9 +54,10 @@ func socksErrorf(reply socksReply, format string, args ...any) error {
 }
 
 // readSOCKS reads what a caller sends until it waits for a reply, byte for byte
-// no more than that, and answers its greeting. The request is the host and port to
-// call. An error that is a socksError wants a reply; any other does not.
-func readSOCKS(rw io.ReadWriter) (dest string, err error) {
+// no more than that, and answers its greeting and its credentials, which known judges; nil
+// asks for none. The request is the host and port to call. An error that is a socksError
+// wants a reply; any other does not.
+func readSOCKS(rw io.ReadWriter, known func(user, password string) bool) (dest string, err error) {
 	var buf [256]byte
 	if _, err := io.ReadFull(rw, buf[:2]); err != nil {
 		return "", fmt.Errorf("read the greeting: %w", err)
@@ -64,16 +69,24 @@ func readSOCKS(rw io.ReadWriter) (dest string, err error) {
 	if _, err := io.ReadFull(rw, methods); err != nil {
 		return "", fmt.Errorf("read the greeting: %w", err)
 	}
-	method := byte(socksNoMethod)
-	for _, m := range methods {
-		if m == socksNoAuth {
-			method = socksNoAuth
-		}
+	method := byte(socksNoAuth)
+	if known != nil {
+		method = socksPassword
+	}
+	if !bytes.Contains(methods, []byte{method}) {
+		method = socksNoMethod
 	}
 	if _, err := rw.Write([]byte{socksVersion, method}); err != nil {
 		return "", fmt.Errorf("answer the greeting: %w", err)
 	}
-	if method == socksNoMethod {
+	switch {
+	case method == socksPassword:
+		if err := readCredentials(rw, known); err != nil {
+			return "", err
+		}
+	case method == socksNoMethod && known != nil:
+		return "", errors.New("the caller has no credentials")
+	case method == socksNoMethod:
 		return "", errors.New("the caller wants authentication, and there is none here")
 	}
 	if _, err := io.ReadFull(rw, buf[:4]); err != nil {
@@ -88,6 +101,40 @@ func readSOCKS(rw io.ReadWriter) (dest string, err error) {
 		err = socksErrorf(socksBadCommand, "command %d, and only CONNECT (%d) is done here", command, socksConnect)
 	}
 	return dest, err
+}
+
+// readCredentials is RFC 1929: a caller that is not known gets an answer that says so.
+func readCredentials(rw io.ReadWriter, known func(user, password string) bool) error {
+	var shown [2]string
+	var buf [256]byte
+	if _, err := io.ReadFull(rw, buf[:1]); err != nil {
+		return fmt.Errorf("read the credentials: %w", err)
+	}
+	if buf[0] != credentialsVersion {
+		return fmt.Errorf("credentials of version %d, want %d", buf[0], credentialsVersion)
+	}
+	for i := range shown {
+		if _, err := io.ReadFull(rw, buf[:1]); err != nil {
+			return fmt.Errorf("read the credentials: %w", err)
+		}
+		text := buf[1:][:buf[0]]
+		if _, err := io.ReadFull(rw, text); err != nil {
+			return fmt.Errorf("read the credentials: %w", err)
+		}
+		shown[i] = string(text)
+	}
+	answer := []byte{credentialsVersion, 0}
+	ok := known(shown[0], shown[1])
+	if !ok {
+		answer[1] = 1
+	}
+	if _, err := rw.Write(answer); err != nil {
+		return fmt.Errorf("answer the credentials: %w", err)
+	}
+	if !ok {
+		return errors.New("the caller's credentials are wrong")
+	}
+	return nil
 }
 
 // readSOCKSAddr reads the address of a request; buf is room for it.

@@ -16,13 +16,17 @@ import (
 func (p *Proxy) socks(conn net.Conn, deadline time.Time) {
 	o := &outgoing{outcome: tally.Failed}
 	_ = conn.SetDeadline(deadline) // if it is broken, reading says so
+	known := p.known
+	if p.cfg.Secret == "" {
+		known = nil
+	}
 	var asked error
-	if o.dest, asked = readSOCKS(conn); asked != nil {
+	if o.dest, asked = readSOCKS(conn, known); asked != nil {
 		var reply *socksError
 		if errors.As(asked, &reply) {
 			_ = answerSOCKS(conn, reply.reply, nil) // nobody else is left to tell
-			lingerClose(conn)
 		}
+		lingerClose(conn)
 		p.cfg.Log.Debug("bad call by SOCKS5", "err", asked)
 		return
 	}
