@@ -41,12 +41,16 @@
 // Freezing (a peer that shows nothing new) is bounded by expiry: expired
 // metadata still verifies and running nodes go on, but nothing new starts.
 //
-// Not protected: whoever holds the publisher's key releases what he likes, and
-// whoever holds the publisher's or the operator's key can sign a timestamp with
-// the highest version there is (a fast-forward attack), after which no newer one
-// exists. TUF recovers from that by forgetting versions when keys change; P2
-// forbids to forget, so the cure is a new first root. A folder does not follow such
-// a jump by itself where the key has been replaced (ErrFastForward).
+// Whoever holds the publisher's or the operator's key can sign a timestamp with the
+// highest version there is (a fast-forward attack), after which no newer one exists.
+// TUF recovers from that by forgetting versions when keys change, and P2 forbids to
+// forget. So each root has its own numbers, numbersPerRoot of them, and under it no
+// file may have a higher one: the root that replaces the key opens as many above, and
+// what the old key signs stays below them. A folder does not follow a jump by itself
+// where the key has been replaced (ErrFastForward).
+//
+// Not protected: whoever holds the publisher's key releases what he likes, also
+// MaxReleases of them, which stay on the list for good.
 //
 // # Two ends
 //

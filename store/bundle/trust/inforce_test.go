@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"moult/store/bundle"
@@ -130,5 +131,53 @@ func TestFastForwardNeedsConfirmation(t *testing.T) {
 	ahead, thief = other.current, other
 	if _, err := f.Absorb(jump(1 << 30).Set()); err != nil {
 		t.Errorf("by the keys in force: %v", err)
+	}
+}
+
+// Whoever has a key that is in force can use up the numbers of its root. The root that
+// replaces the key opens others, which the old key cannot reach.
+func TestEachRootHasItsNumbers(t *testing.T) {
+	for name, c := range map[string]struct {
+		rotate func(*Folder) error
+		other  keyName // the key that is not stolen
+	}{"publisher": {(*Folder).RotatePublisher, operatorKey}, "operator": {(*Folder).RotateOperator, publisherKey}} {
+		dir := initFolder(t)
+		f := openFolder(t, dir)
+		added(t, f, 1, "one")
+		thief := openFolder(t, copyFolder(t, dir, rootKey, c.other))
+		ahead := func(from *Verified, to int64) (*Verified, error) {
+			over := *from
+			over.versions.Timestamp, over.versions.Snapshot = to-1, to-1
+			return thief.sign(draft{purpose: "run ahead", roots: from.set.Roots, targets: from.set.Targets, operator: from.set.Operator, over: []*Verified{&over}})
+		}
+		if _, err := ahead(thief.Current(), numbersPerRoot+1); !errors.Is(err, ErrMalformed) {
+			t.Fatalf("%s: a number of the next root under this one: %v", name, err)
+		}
+		last, err := ahead(thief.Current(), numbersPerRoot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Absorb(last.Set()); err != nil {
+			t.Fatalf("%s: the key is in force, and peers have its set: %v", name, err)
+		}
+		if err := f.Refresh(0); !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), "`moult trust rotate --role publisher`") {
+			t.Errorf("%s: signed above the last number: %v", name, err)
+		}
+		if err := c.rotate(f); err != nil {
+			t.Fatalf("%s: the key cannot be replaced: %v", name, err)
+		}
+		v := added(t, f, 2, "two")
+		if _, err := Verify(f.FirstRoot(), last, v.Set()); err != nil {
+			t.Errorf("%s: peers that took the thief's set are lost: %v", name, err)
+		}
+		if got := v.Versions().Timestamp; got <= numbersPerRoot || got > numbersPerRoot+10 {
+			t.Errorf("%s: goes on at %d", name, got)
+		}
+		// The old key runs ahead under neither root.
+		for _, from := range []*Verified{last, v} {
+			if _, err := ahead(from, 2*numbersPerRoot); err == nil {
+				t.Errorf("%s: the replaced key runs ahead again", name)
+			}
+		}
 	}
 }

@@ -27,6 +27,10 @@ const (
 	MaxOrderBytes = 8 << 20
 	// MaxMetadataVersion bounds the version of a metadata file.
 	MaxMetadataVersion = 1 << 40
+	// numbersPerRoot bounds the version of a metadata file for each root that there has
+	// been: the next root opens as many above, so that whoever has a key uses up none of
+	// those that follow its replacement.
+	numbersPerRoot = MaxMetadataVersion / MaxRoots
 	// maxJump bounds how far version numbers by keys that were replaced may lie above
 	// the others, unless an operator confirms it: nobody has signed so often by then.
 	maxJump = 1 << 16

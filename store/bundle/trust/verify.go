@@ -60,6 +60,9 @@ func Verify(firstRoot []byte, prev *Verified, s Set) (*Verified, error) {
 		if err := v.verifyFiles(tm); err != nil {
 			return nil, err
 		}
+		if got, last := v.versions.highest(), v.versions.Root*numbersPerRoot; got > last {
+			return nil, fmt.Errorf("%w: version %d, where %d is the last one under root version %d: only a new root has more (`moult trust rotate --role publisher`, or operator)", ErrMalformed, got, last, v.versions.Root)
+		}
 	}
 	if prev != nil {
 		if err := succeeds(prev, v); err != nil {

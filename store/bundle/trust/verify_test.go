@@ -307,6 +307,10 @@ func TestRefused(t *testing.T) {
 		}},
 		{"version 0", ErrMalformed, func(c *cluster) { c.versions.Timestamp = 0 }},
 		{"version past the bound", ErrMalformed, func(c *cluster) { c.versions.Timestamp = MaxMetadataVersion + 1 }},
+		{"timestamp version past those of its root", ErrMalformed, func(c *cluster) { c.versions.Timestamp = numbersPerRoot + 1 }},
+		{"snapshot version past those of its root", ErrMalformed, func(c *cluster) { c.versions.Snapshot = numbersPerRoot + 1 }},
+		{"targets version past those of its root", ErrMalformed, func(c *cluster) { c.versions.Targets = numbersPerRoot + 1 }},
+		{"operator version past those of its root", ErrMalformed, func(c *cluster) { c.versions.Operator = numbersPerRoot + 1 }},
 		{"another TUF", ErrMalformed, func(c *cluster) { release(c, func(s *metadata.TargetsType) { s.SpecVersion = "2.0.0" }) }},
 		{"a number that not every reader has exactly", ErrMalformed, func(c *cluster) {
 			release(c, func(s *metadata.TargetsType) {
