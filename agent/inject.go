@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"time"
 
 	"moult/agent/control"
 	"moult/agent/node"
@@ -63,6 +62,7 @@ func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *contro
 	n := opened.Head().Version
 	var lacking []bundle.Version
 	var ordered bool
+	var expired string
 	if !b.a.ask(func() {
 		switch a := b.a; {
 		case content:
@@ -75,6 +75,9 @@ func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *contro
 			err = a.kept()
 		}
 		lacking = b.a.lacking(n)
+		if b.a.node.Expired() {
+			expired = b.a.expiry()
+		}
 		ordered = slices.ContainsFunc(b.a.trust.Orders(), func(v bundle.Version) bool { return v >= n })
 	}) {
 		err = errStopped
@@ -92,8 +95,8 @@ func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *contro
 	for _, v := range lacking {
 		message += fmt.Sprintf("; release %d, which nodes need on their way, has not reached this peer: if nobody has injected its bundle, do so", v)
 	}
-	if v.Expired(time.Now()) {
-		message += fmt.Sprintf("; the signed metadata expired on %s, so nothing starts: `moult trust refresh`, then `moult trust push`", v.Expires().Format(time.DateOnly))
+	if expired != "" {
+		message += "; the signed metadata " + expired + ", so nothing starts: `moult trust refresh`, then `moult trust push`"
 	}
 	return control.Accepted{Version: n, Digest: bundle.Sum(opened.ManifestBytes(n)), Message: message}, nil
 }

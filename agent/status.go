@@ -27,8 +27,8 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	if s.Alarms == nil {
 		s.Alarms = []string{}
 	}
-	if a.trust.Expired(time.Now()) {
-		s.Alarms = append(s.Alarms, fmt.Sprintf("the signed metadata expired on %s: nothing new starts; `moult trust refresh`, then `moult trust push`", a.trust.Expires().Format(time.DateOnly)))
+	if a.node.Expired() {
+		s.Alarms = append(s.Alarms, "the signed metadata "+a.expiry()+": nothing new starts; `moult trust refresh`, then `moult trust push`")
 	}
 	alive := func(id bundle.NodeID) bool { return heard[id] }
 	if heard == nil {

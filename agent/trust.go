@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"time"
 
 	"moult/agent/control"
 	"moult/agent/node"
@@ -42,6 +43,15 @@ func metadataOf(v *trust.Verified) node.Metadata {
 		m.Orders[n], _ = v.Order(n)
 	}
 	return m
+}
+
+// expiry says when the metadata in force have expired.
+func (a *Agent) expiry() string {
+	text := "expired on " + a.trust.Expires().Format(time.DateOnly)
+	if !a.trust.Expired(time.Now()) {
+		text += " by this peer's clock, which was set back since"
+	}
+	return text
 }
 
 // seen tells the node of a validly signed set, where it is evidence against the

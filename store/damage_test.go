@@ -273,7 +273,7 @@ func TestNewerFormatIsRefusedNotDamaged(t *testing.T) {
 	dir := memDir(t)
 	mustClose(t, mustOpen(t, dir, Options{}))
 	body := []byte(`{"commits":1,"later":true}`)
-	text := fmt.Sprintf(`{"format":2,"mark":%s,"sum":%q}`, body, markSum(2, body))
+	text := fmt.Sprintf(`{"format":3,"mark":%s,"sum":%q}`, body, markSum(3, body))
 	must(t, os.WriteFile(filepath.Join(dir, "floor.json"), []byte(text), 0o600))
 	_, err := Open(dir, Options{})
 	wantErr(t, err, "written by a newer moult")
@@ -405,4 +405,18 @@ func FuzzDecodeMark(f *testing.F) {
 			t.Fatalf("%+v became %+v: %v", m, n, err)
 		}
 	})
+}
+
+// What older programs do not know they refuse by the number of the format.
+func TestFloorFormats(t *testing.T) {
+	for format, floor := range map[int]Floor{1: {Timestamp: 5}, 2: {Timestamp: 5, Expired: 5}} {
+		b, err := encodeMark(mark{Floor: floor})
+		must(t, err)
+		if !strings.HasPrefix(string(b), fmt.Sprintf(`{"format":%d,`, format)) || (format == 1) == strings.Contains(string(b), "xpired") {
+			t.Errorf("format %d: %s", format, b)
+		}
+		if m, err := decodeMark(b); err != nil || m.Floor != floor {
+			t.Errorf("format %d: read %+v, %v", format, m, err)
+		}
+	}
 }

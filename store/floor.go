@@ -18,6 +18,8 @@ type Floor struct {
 	Snapshot  int64 `json:"snapshot"`
 	Targets   int64 `json:"targets"`
 	Operator  int64 `json:"operator"`
+	// Expired is the highest timestamp version of metadata that had expired.
+	Expired int64 `json:"expired,omitempty"`
 	// JournalSeq and JournalHash name the last journal entry. They are the
 	// store's: Raise refuses to change them.
 	JournalSeq  uint64        `json:"journalSeq"`
@@ -56,6 +58,7 @@ func (f Floor) lowered(g Floor) error {
 	signed("snapshot version", f.Snapshot, g.Snapshot)
 	signed("targets version", f.Targets, g.Targets)
 	signed("operator version", f.Operator, g.Operator)
+	signed("expired version", f.Expired, g.Expired)
 	low("journal sequence", f.JournalSeq, g.JournalSeq)
 	low("record sequence", f.RecordSeq, g.RecordSeq)
 	low("ended release", uint64(f.EndedRelease), uint64(g.EndedRelease))
@@ -79,6 +82,7 @@ func (f Floor) join(g Floor) Floor {
 	f.Snapshot = max(f.Snapshot, g.Snapshot)
 	f.Targets = max(f.Targets, g.Targets)
 	f.Operator = max(f.Operator, g.Operator)
+	f.Expired = max(f.Expired, g.Expired)
 	if g.JournalSeq > f.JournalSeq {
 		f.JournalSeq, f.JournalHash = g.JournalSeq, g.JournalHash
 	}

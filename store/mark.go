@@ -40,7 +40,15 @@ func joinMarks(a, b mark) mark {
 	return a
 }
 
-const markFormat = 1
+// markFormat is the newest form; 2 has Floor.Expired, and is written where that is set.
+const markFormat = 2
+
+func (m mark) format() int {
+	if m.Floor.Expired != 0 {
+		return 2
+	}
+	return 1
+}
 
 // markFile is floor.json: one line. Sum covers Format and the bytes of Mark.
 type markFile struct {
@@ -58,7 +66,7 @@ func encodeMark(m mark) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(markFile{Format: markFormat, Mark: body, Sum: markSum(markFormat, body)})
+	b, err := json.Marshal(markFile{Format: m.format(), Mark: body, Sum: markSum(m.format(), body)})
 	if err != nil {
 		return nil, err
 	}

@@ -219,12 +219,12 @@ func TestBounds(t *testing.T) {
 
 func TestFloorNeverGoesDown(t *testing.T) {
 	fields := reflect.TypeFor[Floor]().NumField()
-	if fields != 14 {
+	if fields != 15 {
 		t.Fatalf("Floor has %d fields: teach lowered and join the new one, then this test", fields)
 	}
 	s := mustOpen(t, memDir(t), Options{})
 	cluster := bundle.Sum([]byte("cluster"))
-	start := Floor{Release: 5, Root: 5, Timestamp: 5, Snapshot: 5, Targets: 5, Operator: 5,
+	start := Floor{Release: 5, Root: 5, Timestamp: 5, Snapshot: 5, Targets: 5, Operator: 5, Expired: 5,
 		RecordSeq: 5, EndedRelease: 5, EndedCount: 5, Obeys: 5, Settled: 5, Cluster: cluster}
 	must(t, s.Raise(func(f *Floor) { *f = start }))
 	for name, lower := range map[string]func(*Floor){
@@ -234,6 +234,7 @@ func TestFloorNeverGoesDown(t *testing.T) {
 		"Snapshot":     func(f *Floor) { f.Snapshot-- },
 		"Targets":      func(f *Floor) { f.Targets-- },
 		"Operator":     func(f *Floor) { f.Operator-- },
+		"Expired":      func(f *Floor) { f.Expired-- },
 		"RecordSeq":    func(f *Floor) { f.RecordSeq-- },
 		"EndedRelease": func(f *Floor) { f.EndedRelease--; f.EndedCount = 9 },
 		"EndedCount":   func(f *Floor) { f.EndedCount-- },
@@ -267,7 +268,7 @@ func genFloor(t *rapid.T, label string) Floor {
 	n := rapid.Int64Range(0, 3)
 	v := func(name string) bundle.Version { return bundle.Version(n.Draw(t, label+name)) }
 	f := Floor{Release: v("release"), Root: n.Draw(t, label+"root"), Timestamp: n.Draw(t, label+"ts"),
-		Snapshot: n.Draw(t, label+"snap"), Targets: n.Draw(t, label+"targets"), Operator: n.Draw(t, label+"op"),
+		Snapshot: n.Draw(t, label+"snap"), Targets: n.Draw(t, label+"targets"), Operator: n.Draw(t, label+"op"), Expired: n.Draw(t, label+"expired"),
 		RecordSeq: uint64(v("record")), EndedRelease: v("ended"), EndedCount: int(n.Draw(t, label+"count")), Obeys: v("obeys"), Settled: v("settled")}
 	f.JournalSeq = uint64(v("journal"))
 	f.JournalHash = bundle.Sum(fmt.Append(nil, f.JournalSeq))

@@ -30,7 +30,7 @@ func (n *Node) aim() {
 	case err != nil:
 		text = fmt.Sprintf("no way to the newest release: %v; `moult inject BUNDLE` with the bundle of the missing one, at any peer, brings it", err)
 	case event == nil:
-	case !s.Served && n.expired():
+	case !s.Served && n.Expired():
 		// Nothing new starts on expired metadata; what is there begins as it is.
 	default:
 		n.step(event)

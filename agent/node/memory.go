@@ -117,6 +117,9 @@ type Floor struct {
 	trust.Versions
 	Release  bundle.Version // the newest that was known
 	Promises upgrade.Promises
+	// Expired is the greatest timestamp version of metadata that had expired by this
+	// node's clock. They stay so, whatever the clock says later.
+	Expired int64
 	// Numbers is the greatest number that a record may have been signed with.
 	Numbers uint64
 }

@@ -221,7 +221,18 @@ func (n *Node) reached(s upgrade.State) {
 	}
 }
 
-func (n *Node) expired() bool { return n.meta.Expired(n.now) }
+// Expired reports whether the metadata in force have expired, now or once: a clock that
+// is set back does not make them good again. Newer ones do.
+func (n *Node) Expired() bool {
+	return n.meta.Expired(n.now) || n.meta.Timestamp != 0 && n.meta.Timestamp <= n.floor.Expired
+}
+
+// noteExpiry keeps that the metadata in force have expired.
+func (n *Node) noteExpiry() {
+	if n.meta.Expired(n.now) {
+		n.floor.Expired = max(n.floor.Expired, n.meta.Timestamp)
+	}
+}
 
 // sorted lists the keys of a map.
 func sorted[K cmp.Ordered, T any](m map[K]T) []K {

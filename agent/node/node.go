@@ -163,6 +163,7 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 // Step tells the node what happened, and when.
 func (n *Node) Step(now time.Time, e Event) {
 	n.now = now
+	defer n.noteExpiry()
 	switch e.(type) {
 	case MetadataSeen, MetadataVerified, LookAgain, ManifestRead, OrderRead, DocumentMissing, SoftwareStarts:
 		n.routing.stale = true

@@ -126,7 +126,7 @@ func (n *Node) Input(release bundle.Version) schedule.Input {
 			return 0
 		},
 		Reachable: n.Alive, Name: n.NameOf,
-		Synced: n.synced, Expired: n.expired(), Conflict: n.Conflicted(release),
+		Synced: n.synced, Expired: n.Expired(), Conflict: n.Conflicted(release),
 	}
 }
 
