@@ -35,8 +35,8 @@ type world struct {
 	// gone are the nodes that the operator has ever skipped: not in the bound.
 	gone map[bundle.NodeID]bool
 	// went counts how often a node went down, mixed how often one was down
-	// under another order than another.
-	went, mixed int
+	// under another order than another, full when as many were as the budget has.
+	went, mixed, full int
 }
 
 // bugs are planted. The zero value is the truth.
@@ -46,6 +46,11 @@ type bugs struct {
 	forgetsEnded     bool // a crash loses the count of ended attempts
 	halfSkip         bool // a skip takes only the first place that a node has
 	order            func(w *world, o *Order)
+
+	// liars of the nodes say of themselves whatever chance has; that alone is no bug.
+	// forgers say it of others, too, as if records were not signed.
+	liars   int
+	forgers bool
 }
 
 // node is one node as its machine and its agent have it.
@@ -190,6 +195,24 @@ func (w *world) say(n *node, f func(*view.Record)) {
 	w.log = append(w.log, n.rec)
 }
 
+// lie has a liar say something, of itself, or of whom it should not be able to.
+func (w *world) lie(n *node) {
+	id := n.rec.Node
+	if w.bugs.forgers {
+		id = w.ids[w.choose(len(w.ids))]
+	}
+	version := func() bundle.Version { return bundle.Version(1 + w.choose(int(w.newest().Release))) }
+	rec := view.Record{Node: id, Class: w.class, Seq: w.nodes[id].rec.Seq + 1, Version: version(), Obeys: version(),
+		Ended: view.Ended{Release: version(), Count: w.choose(9)}, Held: w.choose(2) == 0, Phase: "current"}
+	if id == n.rec.Node {
+		n.rec = rec
+	}
+	w.log = append(w.log, rec)
+}
+
+// isLiar reports whether a node is one; nothing that it does breaks a promise.
+func (w *world) isLiar(id bundle.NodeID) bool { return slices.Index(w.ids, id) < w.bugs.liars }
+
 // aim does as agent.aim and the machine do: the node works towards the newest
 // release that is ordered and not aborted, as far as it knows, and promises to
 // obey no earlier order, all while it is up.
@@ -264,6 +287,10 @@ func (w *world) finish(n *node) {
 // step does one thing.
 func (w *world) step() {
 	n := w.nodes[w.ids[w.choose(len(w.ids))]]
+	if w.isLiar(n.rec.Node) {
+		w.lie(n)
+		return
+	}
 	switch c := w.choose(32); {
 	case c == 0:
 		w.change()
@@ -325,6 +352,9 @@ func (w *world) check() error {
 	if len(down) > k && len(down) > 0 {
 		return fmt.Errorf("%d nodes are down at once, and the budget of release %d is %d", len(down), newest, k)
 	}
+	if len(down) == k && k > 0 {
+		w.full++
+	}
 	return nil
 }
 
@@ -373,6 +403,29 @@ func TestManySeeds(t *testing.T) {
 		t.Errorf("in %d worlds nodes went down %d times, and %d times under different orders at once: too careful to show anything", n, went, mixed)
 	}
 	t.Logf("%d worlds; nodes went down %d times, and %d times under different orders at once", n, went, mixed)
+}
+
+// Of nodes that lie, each speaks for itself alone: of the others no more are down than the
+// budget. So at most the liars are down beside it; and they can be, since the others then go
+// as if all liars were up.
+func TestLiarsSpeakForThemselves(t *testing.T) {
+	for _, liars := range []int{1, 2} {
+		full := 0
+		for seed := range 500 {
+			r := rand.New(rand.NewPCG(uint64(seed), 2))
+			w := newWorld(r.IntN, bugs{liars: liars})
+			if err := w.run(600); err != nil {
+				t.Fatalf("%d liars, seed %d: of the others %v", liars, seed, err)
+			}
+			full += w.full
+		}
+		if full == 0 {
+			t.Errorf("%d liars: the others never used their budget", liars)
+		}
+	}
+	if _, _, _, err := seeds(500, bugs{liars: 1, forgers: true}); err == nil {
+		t.Error("nothing shows where liars speak for others")
+	}
 }
 
 func TestPlantedBugs(t *testing.T) {
