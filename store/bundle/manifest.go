@@ -18,7 +18,11 @@ const (
 	// they follow, since what lies between was withdrawn.
 	FormatWithdrawn = 3
 
-	newestFormat = FormatWithdrawn
+	// FormatPlaceholders added what a command is filled in with beside the state and
+	// addresses (package placeholder), and a way to write ${.
+	FormatPlaceholders = 4
+
+	newestFormat = FormatPlaceholders
 )
 
 // Manifest describes one release. Its canonical JSON (MarshalManifest) is what
@@ -46,7 +50,7 @@ type ClassUpgrade struct {
 	Artifacts []Artifact `json:"artifacts"`
 	// Command starts the software: argv, run in the unpacked artifact's
 	// folder. ${state} and ${service.NAME} are replaced by the slot's folder
-	// and the address to listen on.
+	// and the address to listen on; with Placeholders there is more.
 	Command   []string           `json:"command"`
 	Services  map[string]Service `json:"services"`
 	Health    Health             `json:"health"`
@@ -56,6 +60,9 @@ type ClassUpgrade struct {
 	Past     Simulation   `json:"past"`
 	Future   Simulation   `json:"future"`
 	Schedule ScheduleSpec `json:"schedule"`
+	// Placeholders is true where Command and Health.Exec have the form of package
+	// placeholder, since what they say cannot be said without; since FormatPlaceholders.
+	Placeholders bool `json:"placeholders,omitempty"`
 }
 
 // Artifact is a tar of the software for one platform, cut into chunks. The
@@ -236,11 +243,14 @@ func (m *Manifest) LowestFormat() int {
 	for _, c := range m.Classes {
 		format = max(format, c.Past.format(), c.Future.format())
 		if c.From != 0 && c.From+1 < m.Version {
-			format = FormatWithdrawn
+			format = max(format, FormatWithdrawn)
+		}
+		if c.Placeholders {
+			format = max(format, FormatPlaceholders)
 		}
 		for _, s := range c.Services {
 			if s.Protocol == ProtocolUDP {
-				format = FormatObjects
+				format = max(format, FormatObjects)
 			}
 		}
 	}

@@ -15,7 +15,6 @@ var (
 	namePattern        = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 	platformPattern    = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
 	unavailablePattern = regexp.MustCompile(`^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$`)
-	placeholderPattern = regexp.MustCompile(`\$\{service\.([^}]*)\}`)
 )
 
 // ValidName reports whether s may name a class or a service: a lower-case
@@ -70,8 +69,9 @@ func (v *validator) class(path string, version Version, c *ClassUpgrade) {
 	v.artifacts(path+".artifacts", c.Artifacts)
 	v.services(path+".services", c.Services)
 	v.fail(len(c.Command) == 0, path+".command", "empty: it must start the software")
-	v.argv(path+".command", c.Command, c.Services)
-	v.health(path+".health", &c.Health, c.Services)
+	v.argv(path+".command", c.Command, c)
+	v.health(path+".health", c)
+	v.fail(c.Placeholders && !c.needsPlaceholders(), path+".placeholders", "true, but what is said needs none: it is said by leaving it out")
 	v.transform(path+".transform", c)
 	v.simulation(path+".past", c, &c.Past)
 	v.fail(c.Past.Observe, path+".past.observe", "true, but only the future object stands beside software whose calls it could see")
@@ -142,23 +142,8 @@ func (v *validator) services(path string, services map[string]Service) {
 	}
 }
 
-// argv checks a command line. ${service.NAME} must name a declared service; any
-// other ${…} but ${state} is the program's own and is handed on as it is.
-func (v *validator) argv(path string, argv []string, services map[string]Service) {
-	v.fail(len(argv) > MaxArgs, path, "%d arguments, the most is %d", len(argv), MaxArgs)
-	v.fail(len(argv) > 0 && argv[0] == "", path+"[0]", "empty: want the program to run")
-	for i, arg := range argv[:min(len(argv), MaxArgs)] {
-		path := fmt.Sprintf("%s[%d]", path, i)
-		v.fail(len(arg) > MaxArgBytes, path, "%d bytes, the most is %d", len(arg), MaxArgBytes)
-		v.fail(!utf8.ValidString(arg) || strings.ContainsRune(arg, 0), path, "not UTF-8 without zero bytes")
-		for _, m := range placeholderPattern.FindAllStringSubmatch(arg, -1) {
-			_, ok := services[m[1]]
-			v.fail(!ok, path, "%.80s, but the class has no service %.40q", m[0], m[1])
-		}
-	}
-}
-
-func (v *validator) health(path string, h *Health, services map[string]Service) {
+func (v *validator) health(path string, c *ClassUpgrade) {
+	h, services := &c.Health, c.Services
 	kinds := 0
 	for _, set := range []bool{h.HTTP != "", h.TCP, len(h.Exec) > 0, h.Notify} {
 		if set {
@@ -170,7 +155,7 @@ func (v *validator) health(path string, h *Health, services map[string]Service) 
 		v.fail(!strings.HasPrefix(h.HTTP, "/") || len(h.HTTP) > MaxHTTPPathBytes || !printable(h.HTTP) || strings.Contains(h.HTTP, " "),
 			path+".http", "%.80q, want a path such as /healthz of at most %d bytes", h.HTTP, MaxHTTPPathBytes)
 	}
-	v.argv(path+".exec", h.Exec, services)
+	v.argv(path+".exec", h.Exec, c)
 	if h.HTTP != "" || h.TCP {
 		s, ok := services[h.Service]
 		v.fail(!ok, path+".service", "%.40q is not a service of the class", h.Service)
@@ -191,7 +176,7 @@ func (v *validator) duration(path string, d, least, most Duration) {
 
 func (v *validator) transform(path string, c *ClassUpgrade) {
 	t := &c.Transform
-	v.argv(path+".exec", t.Exec, c.Services)
+	v.argv(path+".exec", t.Exec, &ClassUpgrade{Services: c.Services})
 	v.fail(len(t.Exec) > 0 && c.From == 0, path+".exec", "a first installation (from = 0) has no old state to transform")
 	var least Duration
 	if len(t.Exec) > 0 {
@@ -222,7 +207,7 @@ func (v *validator) simulation(path string, c *ClassUpgrade, s *Simulation) {
 		v.fail(!speaksHTTP(c.Services), path+".wasm", "no service of the class speaks http, so it has no calls to answer")
 	case SimulateExec:
 		v.fail(len(s.Exec) == 0, path+".exec", "empty: it must start the object")
-		v.argv(path+".exec", s.Exec, c.Services)
+		v.argv(path+".exec", s.Exec, &ClassUpgrade{Services: c.Services})
 		v.fail(len(c.Services) == 0, path+".exec", "the class has no service, so it has no callers to answer")
 	case SimulateCompatible:
 	case SimulateRefuse:

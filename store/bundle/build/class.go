@@ -2,6 +2,7 @@ package build
 
 import (
 	"cmp"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"moult/store/bundle"
+	"moult/store/bundle/hclguard"
 )
 
 var (
@@ -64,12 +66,13 @@ func (d *decoder) class(s *classSchema, version bundle.Version) ClassSpec {
 	upgrade := s.From != nil
 	c.Artifacts = d.artifacts(s)
 	u.Services = d.services(s)
-	p := placeholders{services: u.Services}
+	r := hclguard.References{State: true, Vars: true, Args: true, Services: slices.Collect(maps.Keys(u.Services)), Of: "The class"}
 	if d.required(s.Command, s.At, "command", `command = ["./kv", "--state", "${state}"]`) {
-		u.Command = d.argv(s.Command, p)
+		u.Command = d.argv(s.Command, r)
 		c.program(s.Command, u.Command)
 	}
-	d.health(s, &c, p)
+	d.health(s, &c, r)
+	u.Lower()
 	d.transform(s.Transform, upgrade, &c)
 	u.Past, c.Past = d.simulation(s, s.Past, pastBlock, &c)
 	u.Future, c.Future = d.simulation(s, s.Future, futureBlock, &c)
@@ -140,7 +143,7 @@ func (d *decoder) services(s *classSchema) map[string]bundle.Service {
 	return all
 }
 
-func (d *decoder) health(s *classSchema, c *ClassSpec, p placeholders) {
+func (d *decoder) health(s *classSchema, c *ClassSpec, r hclguard.References) {
 	h := s.Health
 	if h == nil {
 		d.fail(s.At, "Missing health block", "A rollout rests on knowing whether a node is well: health { … } with one of http = \"/healthz\", tcp = true, exec = […], notify = true.")
@@ -153,7 +156,7 @@ func (d *decoder) health(s *classSchema, c *ClassSpec, p placeholders) {
 	out.DrainTimeout = d.duration(h.DrainTimeout, defaultDrainTimeout, 0, bundle.MaxDrainTimeout)
 	before := len(d.diags)
 	out.HTTP, out.TCP, out.Notify = d.name(h.HTTP), d.flag(h.TCP), d.flag(h.Notify)
-	out.Exec = d.argv(h.Exec, p)
+	out.Exec = d.argv(h.Exec, r)
 	c.program(h.Exec, out.Exec)
 	if len(d.diags) > before {
 		return
@@ -224,7 +227,7 @@ func (d *decoder) transform(t *transformSchema, upgrade bool, c *ClassSpec) {
 	d.laterBlocks(t.Reverse, "reverse", "A node goes back by itself only as long as it has admitted no calls.")
 	out := &c.Upgrade.Transform
 	if len(t.Object) == 0 && d.required(t.Exec, t.At, "exec", `exec = ["./kv", "migrate"]; leave the block out to copy the state as it is`) {
-		out.Exec = d.argv(t.Exec, placeholders{instead: insteadForTransform})
+		out.Exec = d.argv(t.Exec, hclguard.References{Instead: insteadForTransform})
 		c.program(t.Exec, out.Exec)
 	}
 	out.Timeout = d.duration(t.Timeout, defaultTransformTimeout, minTransformTimeout, bundle.MaxTransformTime)

@@ -2,7 +2,6 @@ package build
 
 import (
 	"fmt"
-	"maps"
 	"math/big"
 	"slices"
 	"strconv"
@@ -13,6 +12,8 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"moult/store/bundle"
+	"moult/store/bundle/hclguard"
+	"moult/store/bundle/placeholder"
 )
 
 // decoder turns attributes into values and collects what is wrong with them.
@@ -164,79 +165,18 @@ func (d *decoder) size(a *hcl.Attribute, most int64) int64 {
 	return int64(n) * unit
 }
 
-// placeholders are what an argv may refer to. Each evaluates to itself: only
-// the agent of a node knows its value.
-type placeholders struct {
-	services map[string]bundle.Service
-	// instead, where set, says where a program that is given none of them finds
-	// the like.
-	instead string
-}
-
 const (
 	insteadForTransform = "A transform finds its folders in its environment, MOULT_OLD and MOULT_NEW, and no service runs meanwhile."
 	insteadForObject    = "A simulation object finds its sockets and its state in its environment: LISTEN_FDS, MOULT_NEXT_ and the service's name, MOULT_STATE."
 )
 
-func (p placeholders) context() *hcl.EvalContext {
-	vars := map[string]cty.Value{}
-	if p.instead == "" {
-		vars["state"] = cty.StringVal("${state}")
-	}
-	services := map[string]cty.Value{}
-	for name := range p.services {
-		services[name] = cty.StringVal("${service." + name + "}")
-	}
-	vars["service"] = cty.ObjectVal(services)
-	return &hcl.EvalContext{Variables: vars}
-}
-
-// check reports references that a has and p has not, and whether there were none.
-func (p placeholders) check(d *decoder, a *hcl.Attribute) bool {
-	good := true
-	for _, ref := range a.Expr.Variables() {
-		if problem := p.problem(ref); problem != "" {
-			d.fail(ref.SourceRange(), "Unknown reference", "%s", problem)
-			good = false
-		}
-	}
-	return good
-}
-
-func (p placeholders) problem(ref hcl.Traversal) string {
-	switch root := ref.RootName(); {
-	case p.instead != "" && (root == "state" || root == "service"):
-		return p.instead
-	case root == "state" && len(ref) == 1:
-		return ""
-	case root == "service" && len(ref) == 2:
-		name := ""
-		switch step := ref[1].(type) {
-		case hcl.TraverseAttr:
-			name = step.Name
-		case hcl.TraverseIndex:
-			if step.Key.Type() == cty.String {
-				name = step.Key.AsString()
-			}
-		}
-		if _, ok := p.services[name]; ok {
-			return ""
-		}
-		declared := "it declares none"
-		if len(p.services) > 0 {
-			declared = "it declares " + strings.Join(slices.Sorted(maps.Keys(p.services)), ", ")
-		}
-		return fmt.Sprintf("The class has no service %q; %s.", name, declared)
-	}
-	return "Here ${state} and ${service.NAME} can stand; write $${…} for a text that the software should see as ${…}."
-}
-
 // argv decodes a command line.
-func (d *decoder) argv(a *hcl.Attribute, p placeholders) []string {
-	if a == nil || !p.check(d, a) {
+// What may stand in it becomes placeholders.
+func (d *decoder) argv(a *hcl.Attribute, r hclguard.References) []string {
+	if a == nil {
 		return nil
 	}
-	v, diags := a.Expr.Value(p.context())
+	v, diags := r.Keep(a.Expr)
 	if diags.HasErrors() {
 		d.diags = append(d.diags, diags...)
 		return nil
@@ -248,11 +188,15 @@ func (d *decoder) argv(a *hcl.Attribute, p placeholders) []string {
 	}
 	var argv []string
 	for _, arg := range v.AsValueSlice() {
-		if arg.IsNull() || arg.Type() != cty.String || strings.ContainsRune(arg.AsString(), 0) || len(arg.AsString()) > bundle.MaxArgBytes {
+		if arg.IsNull() || arg.Type() != cty.String || len(arg.AsString()) > bundle.MaxArgBytes {
 			d.fail(a.Expr.Range(), "Wrong type", "Here %s wants %s, each of at most %d bytes.", a.Name, want, bundle.MaxArgBytes)
 			return nil
 		}
-		argv = append(argv, arg.AsString())
+		text := arg.AsString()
+		if plain, ok := placeholder.Plain(text); ok && r.Instead != "" {
+			text = plain // nothing is filled in there
+		}
+		argv = append(argv, text)
 	}
 	if len(argv) == 0 || argv[0] == "" || len(argv) > bundle.MaxArgs {
 		d.fail(a.Expr.Range(), "Bad command", "Here %s wants %s, at most %d of them.", a.Name, want, bundle.MaxArgs)

@@ -76,10 +76,11 @@
 // refused. exec answers for any protocol. A rules file is judged before the
 // release is signed, by the examples in it too, and a module by what it offers.
 //
-// ${state} and ${service.NAME} stand for what only a node's agent
-// knows, in command and health.exec; they go into the manifest as they are. A
-// transform finds its folders in its environment instead (MOULT_OLD, MOULT_NEW),
-// and so does the program of an object.
+// In command and health.exec there can stand what only a node's agent knows: ${state},
+// ${service.NAME}, ${service.NAME.host}, ${service.NAME.port}, ${vars.NAME} and, as an
+// argument by itself, ${args}; they go into the manifest as they are (package
+// placeholder). $${ is a ${ that the software sees. A transform finds its folders in
+// its environment instead (MOULT_OLD, MOULT_NEW), and so does the program of an object.
 //
 // What the language of a later moult knows and this one does not (windows,
 // conditions, order between classes, transforms of objects, reverse transforms,

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 
 	"moult/store/bundle"
+	"moult/store/bundle/hclguard"
 	"moult/store/durable"
 )
 
@@ -71,7 +72,7 @@ func (d *decoder) objectKind(b *simulationSchema, c *ClassSpec) (sim bundle.Simu
 		set++
 		sim.Kind, file = bundle.SimulateWasm, ObjectSpec{Path: wasm, at: b.Wasm.Expr.Range()}
 	}
-	if argv := d.argv(b.Exec, placeholders{instead: insteadForObject}); argv != nil {
+	if argv := d.argv(b.Exec, hclguard.References{Instead: insteadForObject}); argv != nil {
 		set++
 		sim.Kind, sim.Exec = bundle.SimulateExec, argv
 		c.program(b.Exec, argv)
