@@ -315,6 +315,9 @@ func (a *Agent) check(c node.Check) {
 		if err == nil {
 			err = a.keepsState(old, c.Path)
 		}
+		if err == nil && len(c.Path) > 0 {
+			err = a.fits(c.Path[len(c.Path)-1])
+		}
 		ended := node.CheckEnded{Step: c.Step}
 		if err != nil {
 			ended.Problem = err.Error()

@@ -351,6 +351,37 @@ func TestRouteServicesDiffer(t *testing.T) {
 	})
 }
 
+// What a node lacks of what a release needs is told before it goes down.
+func TestFits(t *testing.T) {
+	cfg := benchConfig(t)
+	cfg.Vars, cfg.Args = map[string]string{"region": "eu"}, []string{"--own"}
+	b := newBench(t, cfg, 1)
+	command := func(services string, argv ...string) func(bundle.Version, *bundle.ClassUpgrade) {
+		return func(_ bundle.Version, cu *bundle.ClassUpgrade) {
+			cu.Services = map[string]bundle.Service{services: {Protocol: bundle.ProtocolHTTP}}
+			cu.Command, cu.Placeholders = argv, true
+			cu.Artifacts = []bundle.Artifact{{Platform: b.platform}}
+		}
+	}
+	for _, c := range []struct {
+		change func(bundle.Version, *bundle.ClassUpgrade)
+		want   string
+	}{
+		{command("api", "./kv", "${vars.region}", "${args}"), ""},
+		{command("api", "./kv", "${vars.zone}"), "version 2 cannot be started here: ${vars.zone} has no value: say vars"},
+		{command("admin", "./kv"), "agent.hcl of this node has service api, and release 2 has only admin"},
+	} {
+		b.do(func() {
+			b.releases(2, 2, c.change)
+			b.in(upgrade.State{Running: 1, Version: 1, Goal: 2, Path: []bundle.Version{2}, Phase: upgrade.Waiting})
+		})
+		err := b.fits(2)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v, want %q", err, c.want)
+		}
+	}
+}
+
 // A release that changes what a service speaks leaves its callers alone until the node
 // goes there.
 func TestProtocolChangesWithNode(t *testing.T) {

@@ -114,48 +114,75 @@ func (a *Agent) lacksState(v bundle.Version) string {
 func (a *Agent) planOf(v bundle.Version) (software.Plan, error) {
 	if m := a.node.Manifests()[v]; m != nil {
 		if cu, changes := m.Classes[a.cfg.Class]; changes {
-			p := planWith(v, cu.Command, cu.Health, cu.Services)
+			p, err := a.planWith(v, cu)
 			art, ok := cu.Artifact(a.platform)
-			if !ok {
-				return p, fmt.Errorf("release %d has no software for %s", v, a.platform)
+			if err == nil && !ok {
+				err = fmt.Errorf("release %d has no software for %s", v, a.platform)
 			}
 			p.Artifact = art.Digest
 			p.Dir, _ = a.depot.Dir(art.Digest) // made sure of before it is started
-			return p, nil
+			return p, err
 		}
 	}
 	if ad := a.cfg.Adopt; ad != nil && ad.Version == v {
-		p := planWith(v, ad.Command, ad.Health, ad.Services)
+		p, err := a.planWith(v, bundle.ClassUpgrade{Command: ad.Command, Health: ad.Health, Services: ad.Services, Placeholders: true})
 		p.Dir = a.slots.Path(v)
-		return p, nil
+		return p, err
 	}
 	return software.Plan{}, fmt.Errorf("how to start version %d is not known here: neither a release nor an adopt block says it", v)
 }
 
-func planWith(v bundle.Version, command []string, health bundle.Health, services map[string]bundle.Service) software.Plan {
-	p := software.Plan{Version: v, Command: command, Health: health, Services: slices.Sorted(maps.Keys(services)), Protocols: map[string]string{}}
-	for name, s := range services {
+// planWith fills in what this node's operator has set, so that the plan is whole when
+// the operator sets something else.
+func (a *Agent) planWith(v bundle.Version, cu bundle.ClassUpgrade) (p software.Plan, err error) {
+	p = software.Plan{
+		Version: v, Command: cu.Command, Health: cu.Health, Placeholders: cu.Placeholders,
+		Services: slices.Sorted(maps.Keys(cu.Services)), Protocols: map[string]string{},
+	}
+	if p.Placeholders {
+		if p.Command, err = a.cfg.Settle(cu.Command); err == nil {
+			p.Health.Exec, err = a.cfg.Settle(cu.Health.Exec)
+		}
+	}
+	for name, s := range cu.Services {
 		if s.Protocol != bundle.ProtocolHTTP {
 			p.Protocols[name] = s.Protocol
 		}
 	}
-	return p
+	if err != nil {
+		err = fmt.Errorf("version %d cannot be started here: %w", v, err)
+	}
+	return p, err
+}
+
+// fits tells whether version v can be started as this node is configured.
+func (a *Agent) fits(v bundle.Version) (err error) {
+	var p software.Plan
+	var missing []string
+	if !a.ask(func() {
+		p, err = a.planOf(v)
+		missing = a.lacks(p.Services)
+	}) {
+		return errStopped
+	}
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("agent.hcl of this node has service %s, and release %d has only %s: publish a release with all of them, or take the service block out of agent.hcl and restart the agent",
+			strings.Join(missing, ", "), v, strings.Join(p.Services, ", "))
+	}
+	return err
 }
 
 // launch starts (or adopts) version v and waits until it is ready. Where callers
 // could not be routed to it, that is said while going back is still possible.
 func (a *Agent) launch(ctx context.Context, v bundle.Version) error {
-	var missing, has []string
-	if !a.ask(func() {
-		if p, err := a.planOf(v); err == nil && a.node.State().Running != v {
-			missing, has = a.lacks(p.Services), p.Services
-		}
-	}) {
+	var runs bool
+	if !a.ask(func() { runs = a.node.State().Running == v }) {
 		return errStopped
 	}
-	if len(missing) > 0 {
-		return fmt.Errorf("agent.hcl of this node has service %s, and release %d has only %s: publish a release with all of them, or take the service block out of agent.hcl and restart the agent",
-			strings.Join(missing, ", "), v, strings.Join(has, ", "))
+	if !runs {
+		if err := a.fits(v); err != nil {
+			return err
+		}
 	}
 	return a.soft.Launch(ctx, v)
 }

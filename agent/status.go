@@ -223,6 +223,7 @@ func (a *Agent) local() control.Local {
 	l := control.Local{
 		Name: a.cfg.Name, Native: a.answers.Native, Egress: control.Way{Kind: a.ways.Egress.Kind, Why: a.ways.Egress.Why},
 		Services: map[string]control.LocalService{}, Objects: []control.ObjectStatus{},
+		Class: a.cfg.Class, Vars: slices.Sorted(maps.Keys(a.cfg.Vars)),
 	}
 	for name := range a.cfg.Services {
 		w := a.wayOf(name)

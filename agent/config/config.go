@@ -18,9 +18,15 @@ type Config struct {
 	Advertise string // host:port that peers use; empty: Bind
 	Join      []string
 	Labels    map[string]string
-	Env       map[string]string
-	Services  map[string]Service
-	Adopt     *Adopt
+	// Env is for the node's programs. Its values have the form of package placeholder;
+	// those that name the state or a service are for the software and its checks.
+	Env map[string]string
+	// Args and Vars are what a command is filled in with on this node: Args of the form
+	// of package placeholder, Vars texts.
+	Args     []string
+	Vars     map[string]string
+	Services map[string]Service
+	Adopt    *Adopt
 	// API is a TCP host:port for the control API beside the socket; empty: none.
 	// APIToken is the file of the token that its callers need; empty: none, and the
 	// address must be this machine's alone.
@@ -41,7 +47,7 @@ type Config struct {
 // Adopt describes software that ran before moult looked after it.
 type Adopt struct {
 	Version  bundle.Version
-	Command  []string
+	Command  []string // like Health.Exec of the form of package placeholder
 	State    string
 	Services map[string]bundle.Service
 	Health   bundle.Health

@@ -2,12 +2,17 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"moult/store/bundle"
 )
 
 const goodConfig = `agent {
@@ -34,6 +39,15 @@ const goodConfig = `agent {
   }
 }
 `
+
+// manyVars are n variables.
+func manyVars(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "v%d = \"x\"\n", i)
+	}
+	return b.String()
+}
 
 func writeConfig(t *testing.T, text string) string {
 	t.Helper()
@@ -62,6 +76,43 @@ func TestLoad(t *testing.T) {
 	}
 	if c.SyncInterval != 2*time.Second || c.FirstSync != Default().FirstSync {
 		t.Errorf("times: %v, %v", c.SyncInterval, c.FirstSync)
+	}
+}
+
+// TestTexts: what may refer to what is known later is kept, whatever may not is refused
+// (TestLoadRefuses), and the operator's own is filled in.
+func TestTexts(t *testing.T) {
+	text := strings.Replace(goodConfig, `env = { LOG = "info" }`, `
+  env  = { LOG = "info", N = 7, ADDR = "h=${service.api.host} p=${service.api.port}", ODD = "$${state}" }
+  args = ["--advertise=${service.api}", "a b", "$${x}", 5]
+  vars = { region = "eu", "a-b" = "$${state}" }`, 1)
+	text = strings.Replace(text, `"--state", "${state}"`, `"--state", "${state}", "${args}", "-${vars.region}-${vars.a-b}"`, 1)
+	c, err := Load(writeConfig(t, text))
+	if err == nil {
+		err = c.Validate()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (map[string]string{"LOG": "info", "N": "7", "ADDR": "h=${service.api.host} p=${service.api.port}", "ODD": "$${state}"}); !maps.Equal(c.Env, want) {
+		t.Errorf("env: %q", c.Env)
+	}
+	if want := (map[string]string{"region": "eu", "a-b": "${state}"}); !maps.Equal(c.Vars, want) {
+		t.Errorf("vars: %q", c.Vars)
+	}
+	got, err := c.Settle(c.Adopt.Command)
+	if want := []string{"./kv", "--state", "${state}", "--advertise=${service.api}", "a b", "$${x}", "5", "-eu-$${state}", "--listen", "${service.api}"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("the adopted command: %q, %v", got, err)
+	}
+	if _, err := c.Settle([]string{"./kv", "${vars.zone}"}); err == nil || !strings.Contains(err.Error(), `${vars.zone} has no value: say vars = { zone = "…" } in agent.hcl`) {
+		t.Errorf("a variable that is not set: %v", err)
+	}
+	c.Vars["long"] = strings.Repeat("x", bundle.MaxArgBytes)
+	if _, err := c.Settle([]string{strings.Repeat("${vars.long}", 17)}); err == nil || !strings.Contains(err.Error(), "shorten") {
+		t.Errorf("a long argument: %v", err)
+	}
+	if _, err := c.Settle(slices.Repeat([]string{"${vars.long}"}, 33)); err == nil || !strings.Contains(err.Error(), "shorten") {
+		t.Errorf("a long command: %v", err)
 	}
 }
 
@@ -117,6 +168,19 @@ func TestLoadRefuses(t *testing.T) {
 			`egress = "proxy", but egress of service "b" = "connect": a node has one egress`},
 		"egresses of services": {`service "api" {`, "service \"b\" {\n address = \"127.0.0.1:7120\"\n versions = \"7121-7129\"\n egress = \"connect\"\n }\n service \"api\" {\n egress = \"resolve\"",
 			`egress of service "b" = "connect", but egress of service "api" = "resolve"`},
+		"var unset":         {`"${state}"`, `"${vars.zone}"`, `adopt: command: ${vars.zone} has no value`},
+		"var name":          {`class = "kv"`, "class = \"kv\"\n vars = { \"1\" = \"x\" }", `vars: "1" is no name`},
+		"var of state":      {`class = "kv"`, "class = \"kv\"\n vars = { x = \"${state}\" }", "Here no reference can stand"},
+		"vars a list":       {`class = "kv"`, "class = \"kv\"\n vars = [\"x\"]", "texts by name"},
+		"var a list":        {`class = "kv"`, "class = \"kv\"\n vars = { x = [\"x\"] }", "texts by name"},
+		"many vars":         {`class = "kv"`, "class = \"kv\"\n vars = {" + manyVars(65) + "}", "vars: 65 of them"},
+		"long var":          {`class = "kv"`, "class = \"kv\"\n vars = { x = \"" + strings.Repeat("x", 4097) + "\" }", "at most 4096 bytes"},
+		"args a text":       {`class = "kv"`, "class = \"kv\"\n args = \"x\"", "a list of texts"},
+		"args of vars":      {`class = "kv"`, "class = \"kv\"\n args = [\"${vars.x}\"]", "can stand; write $${"},
+		"args of service":   {`class = "kv"`, "class = \"kv\"\n args = [\"${service.web.port}\"]", `The file has no service "web"; it declares api`},
+		"part of service":   {`"${service.api}"`, `"${service.api.name}"`, `A service has host and port, such as ${service.api.port}, and no "name"`},
+		"reference in data": {`data  = "data"`, `data = "${state}"`, "Variables not allowed"},
+		"args among text":   {`"${state}"`, `"x${args}"`, "a text by itself"},
 		"protocol":          {`versions = "7111-7119"`, "versions = \"7111-7119\"\n protocol = \"quic\"", `protocol = "quic": want "http", "tcp" or "udp"`},
 		"udp by http":       {`service "api" {`, "service \"api\" {\n protocol = \"udp\"", `adopt: health: service = "api": it speaks udp, which accepts no connection`},
 		"any address":       {"127.0.0.1:7110", "0.0.0.0:7110", `peers and callers dial it, so it must be an address of this machine, such as "10.0.0.5:7110"`},

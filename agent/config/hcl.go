@@ -11,8 +11,6 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
-	"github.com/hashicorp/hcl/v2/hclsyntax"
-	"github.com/zclconf/go-cty/cty"
 
 	"moult/store/bundle"
 	"moult/store/bundle/hclguard"
@@ -34,7 +32,9 @@ type (
 		Advertise    *string           `hcl:"advertise"`
 		Join         []string          `hcl:"join,optional"`
 		Labels       map[string]string `hcl:"labels,optional"`
-		Env          map[string]string `hcl:"env,optional"`
+		Env          hcl.Expression    `hcl:"env,optional"`
+		Args         hcl.Expression    `hcl:"args,optional"`
+		Vars         hcl.Expression    `hcl:"vars,optional"`
 		API          *string           `hcl:"api"`
 		APIToken     *string           `hcl:"api_token"`
 		Egress       *string           `hcl:"egress"`
@@ -54,21 +54,21 @@ type (
 		Protocol *string `hcl:"protocol"`
 	}
 	adoptHCL struct {
-		Version uint64     `hcl:"version"`
-		Command []string   `hcl:"command"`
-		State   string     `hcl:"state"`
-		Health  *healthHCL `hcl:"health,block"`
+		Version uint64         `hcl:"version"`
+		Command hcl.Expression `hcl:"command"`
+		State   string         `hcl:"state"`
+		Health  *healthHCL     `hcl:"health,block"`
 	}
 	healthHCL struct {
-		HTTP            *string  `hcl:"http"`
-		TCP             *bool    `hcl:"tcp"`
-		Exec            []string `hcl:"exec,optional"`
-		Notify          *bool    `hcl:"notify"`
-		Service         *string  `hcl:"service"`
-		Interval        *string  `hcl:"interval"`
-		MinHealthyTime  *string  `hcl:"min_healthy_time"`
-		HealthyDeadline *string  `hcl:"healthy_deadline"`
-		DrainTimeout    *string  `hcl:"drain_timeout"`
+		HTTP            *string        `hcl:"http"`
+		TCP             *bool          `hcl:"tcp"`
+		Exec            hcl.Expression `hcl:"exec,optional"`
+		Notify          *bool          `hcl:"notify"`
+		Service         *string        `hcl:"service"`
+		Interval        *string        `hcl:"interval"`
+		MinHealthyTime  *string        `hcl:"min_healthy_time"`
+		HealthyDeadline *string        `hcl:"healthy_deadline"`
+		DrainTimeout    *string        `hcl:"drain_timeout"`
 	}
 )
 
@@ -92,33 +92,17 @@ func parse(src []byte, path string) (Config, error) {
 		return Config{}, hclError(parser.Files(), diags)
 	}
 	var file fileHCL
-	if diags := gohcl.DecodeBody(f.Body, evalContext(f), &file); diags.HasErrors() {
+	if diags := gohcl.DecodeBody(f.Body, nil, &file); diags.HasErrors() {
 		return Config{}, hclError(parser.Files(), diags)
 	}
 	c, err := file.Agent.config(filepath.Dir(path))
 	if err != nil {
 		return Config{}, fmt.Errorf("%s: %w", path, err)
 	}
-	return c, nil
-}
-
-// evalContext keeps ${state} and ${service.NAME} as they are, for the
-// services that the file declares: they are replaced when the software starts.
-func evalContext(f *hcl.File) *hcl.EvalContext {
-	services := map[string]cty.Value{}
-	if body, ok := f.Body.(*hclsyntax.Body); ok {
-		for _, agent := range body.Blocks {
-			for _, b := range agent.Body.Blocks {
-				if b.Type == "service" && len(b.Labels) == 1 {
-					services[b.Labels[0]] = cty.StringVal("${service." + b.Labels[0] + "}")
-				}
-			}
-		}
+	if diags := file.Agent.texts(&c); diags.HasErrors() {
+		return Config{}, hclError(parser.Files(), diags)
 	}
-	return &hcl.EvalContext{Variables: map[string]cty.Value{
-		"state":   cty.StringVal("${state}"),
-		"service": cty.ObjectVal(services),
-	}}
+	return c, nil
 }
 
 func hclError(files map[string]*hcl.File, diags hcl.Diagnostics) error {
@@ -141,7 +125,7 @@ func (h agentHCL) config(dir string) (Config, error) {
 	set(&c.APIToken, h.APIToken)
 	set(&c.EgressOpen, h.EgressOpen)
 	c.Class, c.Root = bundle.Class(h.Class), h.Root
-	c.Join, c.Labels, c.Env = h.Join, h.Labels, h.Env
+	c.Join, c.Labels = h.Join, h.Labels
 	for _, p := range []*string{&c.Data, &c.Root, &c.GossipKey, &c.APIToken} {
 		*p = from(dir, *p)
 	}
@@ -164,8 +148,7 @@ func (h agentHCL) config(dir string) (Config, error) {
 		health, e := h.Adopt.Health.health()
 		err = errors.Join(err, e)
 		c.Adopt = &Adopt{
-			Version: bundle.Version(h.Adopt.Version), Command: h.Adopt.Command,
-			State: from(dir, h.Adopt.State), Services: protocols, Health: health,
+			Version: bundle.Version(h.Adopt.Version), State: from(dir, h.Adopt.State), Services: protocols, Health: health,
 		}
 	}
 	return c, err
@@ -180,7 +163,6 @@ func (h *healthHCL) health() (bundle.Health, error) {
 	set(&d.TCP, h.TCP)
 	set(&d.Notify, h.Notify)
 	set(&d.Service, h.Service)
-	d.Exec = h.Exec
 	return d, errors.Join(
 		setDuration((*time.Duration)(&d.Interval), h.Interval, "health.interval"),
 		setDuration((*time.Duration)(&d.MinHealthyTime), h.MinHealthyTime, "health.min_healthy_time"),

@@ -87,7 +87,7 @@ func (c Config) Validate() error {
 			bad("adopt: health: service = %q: %w", a.Health.Service, err)
 		}
 	}
-	return errors.Join(append(errs, c.checkPorts())...)
+	return errors.Join(append(errs, c.checkTexts(), c.checkPorts())...)
 }
 
 // checkAdoptedHealth checks that the service asked is there and can answer.

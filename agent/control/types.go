@@ -33,6 +33,9 @@ type Local struct {
 	Egress   Way                     `json:"egress"`
 	// Objects are the node's simulation objects, by the version that they answer.
 	Objects []ObjectStatus `json:"objects"`
+	// Class is the node's, and Vars are the names of the variables that its operator has set.
+	Class bundle.Class `json:"class"`
+	Vars  []string     `json:"vars,omitempty"`
 }
 
 // Way is what was chosen for calls, and why nothing better; "" where it is what

@@ -10,6 +10,7 @@ import (
 	"moult/agent/control"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
+	"moult/store/bundle/placeholder"
 	"moult/store/bundle/trust"
 )
 
@@ -175,6 +176,14 @@ func Doubts(m *bundle.Manifest, status control.Status) (texts []string) {
 			at[n.Class] = map[bundle.Version]bool{}
 		}
 		at[n.Class][n.Version] = true
+	}
+	if c, ok := m.Classes[status.Local.Class]; ok && c.Placeholders {
+		for _, name := range slices.Compact(slices.Sorted(slices.Values(placeholder.VarsOf(slices.Concat(c.Command, c.Health.Exec))))) {
+			if !slices.Contains(status.Local.Vars, name) {
+				texts = append(texts, fmt.Sprintf("node %s has no %s, so it will not go down for release %d: say vars = { %s = \"…\" } in its agent.hcl and restart its agent; of other nodes this agent does not know",
+					status.Local.Name, placeholder.Of(placeholder.Vars+name), m.Version, name))
+			}
+		}
 	}
 	for _, class := range slices.Sorted(maps.Keys(m.Classes)) {
 		switch from := m.Classes[class].From; {

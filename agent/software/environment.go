@@ -1,6 +1,7 @@
 package software
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"moult/agent/control"
+	"moult/store/bundle/placeholder"
 )
 
 // handedOn lists the variables of the agent's own environment that programs get. All
@@ -20,9 +22,13 @@ var handedOn = []string{
 	"SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG",
 }
 
-// Environment is the software's: what is handed on of the agent's, the proxy that
-// labels its calls, and what the operator set.
-func (s *Software) Environment() []string {
+// Environment is that of transforms: what is handed on of the agent's, the proxy that
+// labels the node's calls, and what the operator set, but for what only software that
+// runs can be told.
+func (s *Software) Environment() []string { return s.environment(nil) }
+
+// environment is the software's: that, and what the operator set, filled in.
+func (s *Software) environment(at func(name string) (string, error)) []string {
 	env := inherited(os.Environ())
 	env["MOULT_SOCKET"] = filepath.Join(s.cfg.Data, control.SocketName) // for simlayer/dial
 	if s.cfg.Proxied {
@@ -31,13 +37,14 @@ func (s *Software) Environment() []string {
 	// The kernel steers to plain TCP sockets only, and Go programs listen with
 	// multipath TCP unless they are told not to.
 	env["GODEBUG"] = strings.TrimPrefix(env["GODEBUG"]+",multipathtcp=0", ",")
-	return list(env, s.cfg.Env)
+	return list(env, s.cfg.Env, at)
 }
 
 // PlainEnvironment is that of programs that make no calls of their own to peers: what
-// is handed on of the agent's, and what the operator set.
+// is handed on of the agent's, and what the operator set, but for what only the
+// software can be told.
 func PlainEnvironment(operator map[string]string) []string {
-	return list(inherited(os.Environ()), operator)
+	return list(inherited(os.Environ()), operator, nil)
 }
 
 // inherited picks what is handed on.
@@ -54,9 +61,16 @@ func inherited(own []string) map[string]string {
 	return env
 }
 
-// list adds what the operator set.
-func list(env, operator map[string]string) []string {
-	maps.Copy(env, operator)
+// list adds what the operator set, filled in by at. What cannot be is left out.
+func list(env, operator map[string]string, at func(name string) (string, error)) []string {
+	if at == nil {
+		at = func(string) (string, error) { return "", errors.New("no software runs") }
+	}
+	for k, text := range operator {
+		if v, err := placeholder.Fill(text, at); err == nil {
+			env[k] = v
+		}
+	}
 	out := make([]string, 0, len(env))
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		out = append(out, k+"="+env[k])

@@ -8,4 +8,6 @@ const (
 	maxRecord = 16 << 20
 	// earlyExit: software that ends sooner may have found its port taken.
 	earlyExit = 10 * time.Second
+	// privateTries bounds how often a port is looked for that is free for both networks.
+	privateTries = 20
 )

@@ -22,7 +22,7 @@ type Config struct {
 	KernelName string
 	// Services are the configured ones, each with the address that its callers know.
 	Services map[string]string
-	Env      map[string]string // what the operator has set for the software
+	Env      map[string]string // what the operator has set for the software, of the form of package placeholder
 	Proxied  bool              // the software's calls go by the layer's egress proxy
 	Layer    Layer
 	Connect  Connect // nil unless the kernel rewrites the software's calls

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 
@@ -57,7 +56,11 @@ func (s *Software) take(v bundle.Version) (*process.Process, error) {
 		}
 		s.record.Plan = p
 	}
-	proc, err := process.Adopt(s.record.Handle, s.spec(s.record.Plan, s.record.Backends))
+	spec, err := s.spec(s.record.Plan, s.record.Backends)
+	if err != nil {
+		return nil, err
+	}
+	proc, err := process.Adopt(s.record.Handle, spec)
 	if errors.Is(err, process.ErrGone) {
 		return nil, nil
 	}
@@ -97,7 +100,10 @@ func (s *Software) startLocked(ctx context.Context, p Plan) (*process.Process, e
 	if err != nil {
 		return nil, err
 	}
-	spec := s.spec(p, backends)
+	spec, err := s.spec(p, backends)
+	if err != nil {
+		return nil, err
+	}
 	r := record{Version: p.Version, Backends: backends, Plan: p}
 	if proxy := s.cfg.Layer.EgressURL(); proxy != nil {
 		r.Egress = proxy.Host
@@ -136,15 +142,21 @@ func (s *Software) places(p Plan, sockets []simlayer.Socket) (map[string]string,
 			backends[one.Service] = one.Addr
 		}
 	}
+	chosen := map[string]string{} // by public address: what has one port for both networks has so here
 	for _, name := range p.Services {
 		if backends[name] != "" {
 			continue
 		}
-		addr, err := privateAddr(p.Protocols[name], s.cfg.Services[name])
+		public := s.cfg.Services[name]
+		if addr := chosen[public]; addr != "" && public != "" {
+			backends[name] = addr
+			continue
+		}
+		addr, err := privateAddr(public)
 		if err != nil {
 			return nil, err
 		}
-		backends[name] = addr
+		backends[name], chosen[public] = addr, addr
 	}
 	return backends, nil
 }
@@ -155,27 +167,29 @@ func closeSockets(sockets []simlayer.Socket) {
 	}
 }
 
-// privateAddr returns a free address for the software to listen on, of the family
-// of the address that its callers know.
-func privateAddr(protocol, public string) (string, error) {
+// privateAddr returns an address for the software to listen on, free for TCP and for
+// UDP, of the family of the address that its callers know.
+func privateAddr(public string) (addr string, err error) {
 	local := "127.0.0.1:0"
 	if at, err := netip.ParseAddrPort(public); err == nil && at.Addr().Is6() && !at.Addr().Is4In6() {
 		local = "[::1]:0"
 	}
-	var addr net.Addr
-	var taken io.Closer
-	if protocol == bundle.ProtocolUDP {
-		c, err := net.ListenPacket("udp", local)
-		if err != nil {
-			return "", fmt.Errorf("find a free port for the software: %w", err)
+	for range privateTries {
+		if addr, err = freeAddr(local); err == nil {
+			return addr, nil
 		}
-		addr, taken = c.LocalAddr(), c
-	} else {
-		l, err := net.Listen("tcp", local)
-		if err != nil {
-			return "", fmt.Errorf("find a free port for the software: %w", err)
-		}
-		addr, taken = l.Addr(), l
 	}
-	return addr.String(), taken.Close()
+	return "", fmt.Errorf("find a free port for the software: %w", err)
+}
+
+func freeAddr(local string) (string, error) {
+	l, err := net.Listen("tcp", local)
+	if err != nil {
+		return "", err
+	}
+	c, err := net.ListenPacket("udp", l.Addr().String())
+	if err != nil {
+		return "", errors.Join(err, l.Close())
+	}
+	return l.Addr().String(), errors.Join(c.Close(), l.Close())
 }
