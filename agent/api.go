@@ -137,6 +137,9 @@ func (a *Agent) why(node string) (control.Why, error) {
 	case r.Left:
 		w.Code, w.Command = "left", a.forgetCommand(name)
 		w.Reason = "its agent has left the ring, and no later release waits for it: start the agent again, or have the node forgotten"
+	case a.node.Standing(r) == schedule.StandingStranger:
+		w.Code, w.Command = "not-enrolled", "moult member add "+name
+		w.Reason = "it is not enrolled, so no rollout takes it along and no call of others comes to it: enrol it, if it is yours"
 	case a.node.Standing(r) != schedule.StandingIn && !a.node.Alive(r.Node):
 		w.Code, w.Command = string(a.node.Standing(r)), a.forgetCommand(name)
 		w.Reason = "it cannot be reached, and no rollout waits for it: start its agent again, or have the node forgotten"
@@ -264,7 +267,12 @@ func (a *Agent) find(node string) (view.Record, error) {
 
 func (b api) Trust(context.Context) (t control.Trust, err error) {
 	if !b.a.ask(func() {
-		t = control.Trust{Head: b.a.node.Head(), Orders: map[bundle.Version][]byte{}}
+		t = control.Trust{Head: b.a.node.Head(), Orders: map[bundle.Version][]byte{}, OpenRing: b.a.cfg.OpenRing}
+		if m := b.a.node.Members(); m != nil {
+			if t.Members, err = m.Marshal(); err != nil {
+				return
+			}
+		}
 		if t.Set, err = b.a.trust.Set().Marshal(); err != nil {
 			return
 		}

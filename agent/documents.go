@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 
+	"moult/agent/membership"
 	"moult/agent/node"
 	"moult/agent/schedule"
 	"moult/store/bundle"
@@ -37,6 +39,13 @@ func (a *Agent) read(doc node.Document) node.Event {
 	if doc.Kind == node.KindObject {
 		return node.DocumentHere{Document: doc}
 	}
+	if doc.Kind == node.KindMembers {
+		m, err := membership.Parse(data)
+		if err != nil {
+			return node.DocumentUnreadable{Document: doc, Problem: err.Error()}
+		}
+		return node.MembersRead{Document: doc, Members: m}
+	}
 	if doc.Kind == node.KindManifest {
 		m, err := bundle.ParseManifest(data)
 		if err != nil {
@@ -62,6 +71,17 @@ func (a *Agent) checkOrder(v *trust.Verified, n bundle.Version, data []byte) err
 		return fmt.Errorf("the rollout order of release %d is not understood here: %w", n, err)
 	}
 	return a.node.JudgeOrder(metadataOf(v), n, o, ref.Digest)
+}
+
+// checkMembers does that for who belongs to the cluster.
+func checkMembers(v *trust.Verified, data []byte) error {
+	if ref, ok := v.Members(); !ok || ref.Digest != bundle.Sum(data) {
+		return errors.New("who belongs to the cluster: the signed metadata name another document")
+	}
+	if _, err := membership.Parse(data); err != nil {
+		return fmt.Errorf("who belongs to the cluster is not understood here: %w", err)
+	}
+	return nil
 }
 
 // fetchDocuments asks peers for documents, in the background. Each is given some

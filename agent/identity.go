@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -13,6 +14,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	"moult/agent/membership"
+	"moult/gossip/view"
+	"moult/store"
 	"moult/store/bundle"
 	"moult/store/durable"
 )
@@ -69,20 +73,59 @@ func makeIdentity(path string) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-// loadGossipKey reads the ring's secret. Without a file it is derived from the
-// cluster's identity: that keeps clusters apart, but it is no secret.
-func loadGossipKey(path string, cluster bundle.Digest) (key []byte, secret bool, err error) {
+// loadGossipKeys reads the ring's secret, and the second one of the file, where there is
+// one. Without a file the secret is derived from the cluster's identity: that keeps
+// clusters apart, but it is no secret.
+func loadGossipKeys(path string, cluster bundle.Digest) (keys [][]byte, err error) {
 	if path == "" {
 		sum := sha256.Sum256([]byte("moult gossip key of an open ring\n" + cluster.String()))
-		return sum[:], false, nil
+		return [][]byte{sum[:]}, nil
 	}
 	data, err := durable.ReadFile(path, maxKeyFile)
 	if err != nil {
-		return nil, false, fmt.Errorf("read the ring's secret: %w", err)
+		return nil, fmt.Errorf("read the ring's secret: %w", err)
 	}
-	key, err = base64.StdEncoding.DecodeString(strings.TrimSpace(string(data)))
-	if err != nil || len(key) != gossipKeySize {
-		return nil, false, fmt.Errorf("read the ring's secret %s: want %d bytes in base64, as `moult trust init` writes them", path, gossipKeySize)
+	for _, line := range strings.Fields(string(data)) {
+		key, err := base64.StdEncoding.DecodeString(line)
+		if err != nil || len(key) != gossipKeySize {
+			return nil, fmt.Errorf("read the ring's secret %s: want %d bytes in base64, as `moult trust init` writes them", path, gossipKeySize)
+		}
+		keys = append(keys, key)
 	}
-	return key, true, nil
+	if len(keys) < 1 || len(keys) > 2 {
+		return nil, fmt.Errorf("read the ring's secret %s: %d keys, want one, or two while it is replaced", path, len(keys))
+	}
+	return keys, nil
+}
+
+// enrol signs, by the join token in a file, that this node belongs to the cluster. What it
+// signed once is kept, so that the token need not stay on the machine.
+func (a *Agent) enrol() (e view.Enrolment, err error) {
+	if data, ok, err := a.store.Get(bucketTrust, keyEnrolment); err != nil {
+		return e, err
+	} else if ok {
+		if err := json.Unmarshal(data, &e); err != nil {
+			return e, fmt.Errorf("the store's enrolment of this node: %w", err)
+		}
+	}
+	if a.cfg.JoinToken == "" {
+		return e, nil
+	}
+	text, err := durable.ReadFile(a.cfg.JoinToken, maxKeyFile)
+	if errors.Is(err, fs.ErrNotExist) && !e.IsZero() {
+		return e, nil
+	}
+	if err != nil {
+		return e, fmt.Errorf("read the join token: %w", err)
+	}
+	secret, err := membership.ParseSecret(string(text))
+	if err != nil {
+		return e, fmt.Errorf("read the join token %s: %w", a.cfg.JoinToken, err)
+	}
+	e = secret.Enrol(a.id, a.cfg.Class)
+	data, err := json.Marshal(e)
+	if err != nil {
+		return e, err
+	}
+	return e, a.store.Update(func(tx *store.Tx) error { return tx.Put(bucketTrust, keyEnrolment, data) })
 }

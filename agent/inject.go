@@ -168,7 +168,7 @@ func (a *Agent) lacksContent(m *bundle.Manifest, digest bundle.Digest, v *trust.
 func (a *Agent) lacking(n bundle.Version) (vs []bundle.Version) {
 	from := n
 	for r := range a.node.View().Snapshot().All() {
-		if !r.Left && r.Class == a.cfg.Class && r.Version > 0 {
+		if !r.Left && !a.node.Stranger(r.Node) && r.Class == a.cfg.Class && r.Version > 0 {
 			from = min(from, r.Version)
 		}
 	}
@@ -202,7 +202,7 @@ func (a *Agent) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verifie
 	}
 	nodes := map[bundle.Class][]bundle.Platform{}
 	for r := range a.node.View().Snapshot().All() {
-		if !r.Left {
+		if !r.Left && !a.node.Stranger(r.Node) {
 			nodes[r.Class] = append(nodes[r.Class], r.Platform)
 		}
 	}

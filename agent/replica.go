@@ -199,11 +199,11 @@ func callerOf(r *http.Request) swarm.Caller {
 }
 
 func (a *Agent) openRing(c *closers) error {
-	key, secret, err := loadGossipKey(a.cfg.GossipKey, a.cluster)
+	keys, err := loadGossipKeys(a.cfg.GossipKey, a.cluster)
 	if err != nil {
 		return err
 	}
-	if !secret {
+	if a.cfg.GossipKey == "" {
 		a.log.Warn("no gossip_key is set: whoever has the cluster's root can join its ring")
 	}
 	remembered, err := a.remembered()
@@ -211,7 +211,10 @@ func (a *Agent) openRing(c *closers) error {
 		return err
 	}
 	cfg := gossip.DefaultConfig()
-	cfg.Name, cfg.Key, cfg.Cluster, cfg.GossipKey = a.cfg.Name, a.key, a.cluster, key
+	cfg.Name, cfg.Key, cfg.Cluster, cfg.GossipKey = a.cfg.Name, a.key, a.cluster, keys[0]
+	if len(keys) > 1 {
+		cfg.OtherGossipKey = keys[1]
+	}
 	cfg.Bind, cfg.Advertise, cfg.SyncInterval = a.cfg.Bind, a.cfg.Advertise, a.cfg.SyncInterval
 	cfg.Replica, cfg.Log = replica{a}, a.log
 	cfg.Handler = swarm.NewServer(a.depot, swarm.ServerOptions{Log: a.log, Caller: callerOf})

@@ -26,7 +26,11 @@ func (a *Agent) restore() error {
 		return err
 	}
 	var err error
-	if a.node, err = node.New(a.nodeConfig(), m, time.Now()); err != nil {
+	cfg := a.nodeConfig()
+	if cfg.Enrolment, err = a.enrol(); err != nil {
+		return err
+	}
+	if a.node, err = node.New(cfg, m, time.Now()); err != nil {
 		return err
 	}
 	a.saved = a.node.Saved()
@@ -66,7 +70,7 @@ func (a *Agent) readDocuments() {
 func (a *Agent) nodeConfig() node.Config {
 	return node.Config{
 		Self: a.id, Key: a.key.Public().(ed25519.PublicKey), Name: a.cfg.Name, Class: a.cfg.Class, Platform: a.platform,
-		Labels: maps.Clone(a.cfg.Labels), FirstSync: a.cfg.FirstSync, Services: a.services(),
+		Labels: maps.Clone(a.cfg.Labels), FirstSync: a.cfg.FirstSync, Services: a.services(), OpenRing: a.cfg.OpenRing,
 	}
 }
 

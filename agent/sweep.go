@@ -29,6 +29,9 @@ func (a *Agent) sweep(s upgrade.State) {
 		ref, _ := a.trust.Order(n)
 		keep = append(keep, ref.Digest)
 	}
+	if ref, ok := a.trust.Members(); ok {
+		keep = append(keep, ref.Digest)
+	}
 	for _, d := range a.node.BoundOrders() {
 		keep = append(keep, d)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,6 +20,7 @@ const (
 	bucketTrust    = "trust"
 	keySet         = "set"
 	keyEvidence    = "evidence"
+	keyEnrolment   = "enrolment"
 	bucketFrozen   = "frozen" // release -> the manifest held when it was frozen
 	bucketOrders   = "orders" // release -> the rollout order in force here
 	bucketMachine  = "machine"
@@ -42,6 +44,7 @@ func metadataOf(v *trust.Verified) node.Metadata {
 	for _, n := range v.Orders() {
 		m.Orders[n], _ = v.Order(n)
 	}
+	m.Members, _ = v.Members()
 	return m
 }
 
@@ -241,7 +244,14 @@ func (a *Agent) accept(signed control.Signed) error {
 			return control.Refused(err, "look at `moult status`: somebody else may have changed the rollout meanwhile")
 		}
 	}
-	for _, data := range signed.Orders {
+	docs := slices.Collect(maps.Values(signed.Orders))
+	if signed.Members != nil {
+		if err := checkMembers(v, signed.Members); err != nil {
+			return control.Refused(err, "somebody else may have changed it meanwhile: try again")
+		}
+		docs = append(docs, signed.Members)
+	}
+	for _, data := range docs {
 		if _, err := a.depot.PutBlob(data); err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"slices"
 	"time"
 
 	"moult/store/bundle"
@@ -51,12 +52,27 @@ const (
 // gossip key. The proofs are bound to the TLS session, so they cannot be
 // relayed or replayed; and a peer without the key learns nothing but refusal.
 type gate struct {
-	cert     tls.Certificate
-	proofKey []byte
-	cluster  bundle.Digest
+	cert      tls.Certificate
+	proofKeys [][]byte // this side dials by the first; whoever has any is let in
+	cluster   bundle.Digest
 }
 
-// ringKeys derives one key for each use from the gossip key, bound to the
+// keysOf derives those of both gossip keys, the one in use first.
+func keysOf(cfg Config) (packets, proofs [][]byte, err error) {
+	for _, k := range [][]byte{cfg.GossipKey, cfg.OtherGossipKey} {
+		if len(k) == 0 {
+			continue
+		}
+		packet, proof, err := ringKeys(k, cfg.Cluster)
+		if err != nil {
+			return nil, nil, err
+		}
+		packets, proofs = append(packets, packet), append(proofs, proof)
+	}
+	return packets, proofs, nil
+}
+
+// ringKeys derives one key for each use from a gossip key, bound to the
 // cluster: for packets (memberlist's keyring) and for admission proofs.
 func ringKeys(gossipKey []byte, cluster bundle.Digest) (packets, proofs []byte, err error) {
 	packets, err = hkdf.Key(sha256.New, gossipKey, cluster[:], "moult packets v1", 32)
@@ -70,12 +86,12 @@ func ringKeys(gossipKey []byte, cluster bundle.Digest) (packets, proofs []byte, 
 	return packets, proofs, nil
 }
 
-func newGate(key ed25519.PrivateKey, cluster bundle.Digest, proofKey []byte) (*gate, error) {
+func newGate(key ed25519.PrivateKey, cluster bundle.Digest, proofKeys [][]byte) (*gate, error) {
 	cert, err := nodeCertificate(key)
 	if err != nil {
 		return nil, err
 	}
-	return &gate{cert: cert, proofKey: proofKey, cluster: cluster}, nil
+	return &gate{cert: cert, proofKeys: proofKeys, cluster: cluster}, nil
 }
 
 // nodeCertificate wraps the identity key for TLS. Nobody reads its names or
@@ -130,18 +146,19 @@ func (g *gate) dial(raw net.Conn, protocol string) (*tls.Conn, bundle.NodeID, er
 	if err := c.Handshake(); err != nil {
 		return nil, bundle.NodeID{}, fmt.Errorf("TLS: %w (is it a moult agent?)", err)
 	}
-	mine, theirs, id, err := g.proofs(c, roleDialer, roleListener)
+	proof, id, err := g.session(c)
 	if err != nil {
 		return nil, id, err
 	}
-	if _, err := c.Write(mine); err != nil {
+	key := g.proofKeys[0]
+	if _, err := c.Write(proof(key, roleDialer)); err != nil {
 		return nil, id, fmt.Errorf("sending the admission proof: %w", err)
 	}
 	got := make([]byte, proofSize)
 	if _, err := io.ReadFull(c, got); err != nil {
 		return nil, id, fmt.Errorf("reading the peer's admission proof: %w", err)
 	}
-	if !hmac.Equal(got, theirs) {
+	if !hmac.Equal(got, proof(key, roleListener)) {
 		return nil, id, ErrForeign
 	}
 	return c, id, nil
@@ -158,7 +175,7 @@ func (g *gate) accept(raw net.Conn) (*tls.Conn, bundle.NodeID, error) {
 	if c.ConnectionState().NegotiatedProtocol == "" {
 		return nil, bundle.NodeID{}, errors.New("TLS: the peer named no protocol")
 	}
-	mine, theirs, id, err := g.proofs(c, roleListener, roleDialer)
+	proof, id, err := g.session(c)
 	if err != nil {
 		return nil, id, err
 	}
@@ -166,31 +183,32 @@ func (g *gate) accept(raw net.Conn) (*tls.Conn, bundle.NodeID, error) {
 	if _, err := io.ReadFull(c, got); err != nil {
 		return nil, id, fmt.Errorf("reading the peer's admission proof: %w", err)
 	}
-	if !hmac.Equal(got, theirs) {
+	at := slices.IndexFunc(g.proofKeys, func(key []byte) bool { return hmac.Equal(got, proof(key, roleDialer)) })
+	if at < 0 {
 		_, _ = c.Write(make([]byte, proofSize))
 		return nil, id, ErrForeign
 	}
-	if _, err := c.Write(mine); err != nil {
+	if _, err := c.Write(proof(g.proofKeys[at], roleListener)); err != nil {
 		return nil, id, fmt.Errorf("sending the admission proof: %w", err)
 	}
 	return c, id, nil
 }
 
-// proofs returns what this side must send and what it must receive.
-func (g *gate) proofs(c *tls.Conn, self, peer string) (mine, theirs []byte, id bundle.NodeID, err error) {
+// session returns what proves, in this TLS session, that a side has a key, and whom the
+// session is with.
+func (g *gate) session(c *tls.Conn) (proof func(key []byte, role string) []byte, id bundle.NodeID, err error) {
 	cs := c.ConnectionState()
 	if id, err = peerIdentity(cs); err != nil {
-		return nil, nil, id, err
+		return nil, id, err
 	}
-	session, err := cs.ExportKeyingMaterial(exporterLabel, g.cluster[:], 32)
+	secret, err := cs.ExportKeyingMaterial(exporterLabel, g.cluster[:], 32)
 	if err != nil {
-		return nil, nil, id, fmt.Errorf("TLS exporter: %w", err)
+		return nil, id, fmt.Errorf("TLS exporter: %w", err)
 	}
-	proof := func(role string) []byte {
-		m := hmac.New(sha256.New, g.proofKey)
+	return func(key []byte, role string) []byte {
+		m := hmac.New(sha256.New, key)
 		m.Write([]byte(role))
-		m.Write(session)
+		m.Write(secret)
 		return m.Sum(nil)
-	}
-	return proof(self), proof(peer), id, nil
+	}, id, nil
 }

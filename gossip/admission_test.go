@@ -15,7 +15,7 @@ import (
 func TestProofsAreOfOneSession(t *testing.T) {
 	cfg := testConfig(t, "n1")
 	member := func() *gate {
-		_, proofs, err := ringKeys(cfg.GossipKey, cfg.Cluster)
+		_, proofs, err := keysOf(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,11 +102,11 @@ func TestProofsAreOfOneSession(t *testing.T) {
 	if err := c.Handshake(); err != nil {
 		t.Fatal(err)
 	}
-	mine, _, _, err := insider.proofs(c, roleDialer, roleListener)
+	prove, _, err := insider.session(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(c, mine)
+	write(c, prove(insider.proofKeys[0], roleDialer))
 	answer := read(c)
 	if err := <-done; err != nil || isZero(answer) {
 		t.Fatalf("a member was refused: %v", err)

@@ -51,9 +51,12 @@ type Config struct {
 	Key       ed25519.PrivateKey // this node's identity
 	Cluster   bundle.Digest      // the digest of the cluster's first root
 	GossipKey []byte             // 32 bytes, shared by the cluster's agents
-	Bind      string             // host:port, for both UDP and TCP; port 0 lets the kernel choose
-	Advertise string             // host:port that peers are told; empty: Bind. Port 0: the port of Bind
-	Tags      map[string]string  // shown to every member; few and short
+	// OtherGossipKey is one that peers may use as well: the next one, or the one before,
+	// while the key is replaced. It may be nil.
+	OtherGossipKey []byte
+	Bind           string            // host:port, for both UDP and TCP; port 0 lets the kernel choose
+	Advertise      string            // host:port that peers are told; empty: Bind. Port 0: the port of Bind
+	Tags           map[string]string // shown to every member; few and short
 
 	// Owners are whom Own is told of before anybody can claim a name, in this order.
 	Owners []Owner
@@ -117,6 +120,9 @@ func (c Config) Validate() error {
 	}
 	if len(c.GossipKey) != gossipKeySize {
 		bad("gossip key has %d bytes: want %d", len(c.GossipKey), gossipKeySize)
+	}
+	if len(c.OtherGossipKey) != 0 && len(c.OtherGossipKey) != gossipKeySize {
+		bad("other gossip key has %d bytes: want %d, or none", len(c.OtherGossipKey), gossipKeySize)
 	}
 	if _, _, err := net.SplitHostPort(c.Bind); err != nil {
 		bad("bind address %q: want host:port: %w", c.Bind, err)

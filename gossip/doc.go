@@ -33,7 +33,8 @@
 // material under "EXPORTER-moult-admission-v1" with the cluster's digest as
 // context, and the admission key is derived by HKDF from the gossip key and the
 // cluster. The dialer sends its proof first (32 bytes); the listener answers
-// with its own, or with zeros, which mean refusal. So agents of another
+// with its own, by the same key, or with zeros, which mean refusal. While the
+// gossip key is replaced an agent has two: it dials by the first, and lets in by both. So agents of another
 // cluster, or with another gossip key, get ErrForeign, and learn nothing.
 //
 // ALPN tells the two uses of streams apart: "moult-ring/1" is memberlist's own

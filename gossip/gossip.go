@@ -80,11 +80,11 @@ func Start(cfg Config) (*Gossip, error) {
 		return nil, err
 	}
 	cfg.Tags = maps.Clone(cfg.Tags)
-	packetKey, proofKey, err := ringKeys(cfg.GossipKey, cfg.Cluster)
+	packetKeys, proofKeys, err := keysOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	door, err := newGate(cfg.Key, cfg.Cluster, proofKey)
+	door, err := newGate(cfg.Key, cfg.Cluster, proofKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func Start(cfg Config) (*Gossip, error) {
 	g.working = g.newClient(maxWorkConnsPerPeer)
 	g.server = g.newServer()
 	go g.drain()
-	if err := g.startRing(packetKey); err != nil {
+	if err := g.startRing(packetKeys); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	g.run(g.serve)

@@ -186,6 +186,34 @@ func TestForeignAgentsAreRefused(t *testing.T) {
 	}
 }
 
+// The ring's secret is replaced in three steps, by agents that are started again one after
+// the other: all take the new one as well, all use it, all give up the old one. At no
+// moment are two agents one step apart in two rings.
+func TestGossipKeyIsReplaced(t *testing.T) {
+	before, after := testGossipKey(1), testGossipKey(2)
+	steps := [][2][]byte{{before, nil}, {before, after}, {after, before}, {after, nil}}
+	start := func(name string, step int) *testAgent {
+		cfg := testConfig(t, name)
+		cfg.GossipKey, cfg.OtherGossipKey = steps[step][0], steps[step][1]
+		return startAgent(t, cfg)
+	}
+	for _, apart := range [][2]int{{0, 1}, {1, 0}, {1, 2}, {2, 1}, {2, 3}, {3, 2}, {0, 3}, {3, 0}} {
+		t.Run(fmt.Sprintf("step %d dials step %d", apart[0], apart[1]), func(t *testing.T) {
+			t.Parallel()
+			home, guest := start("home", apart[1]), start("guest", apart[0])
+			if apart[0]+apart[1] == 3 && apart[0]%3 == 0 {
+				if n, err := guest.Join(t.Context(), []string{home.Addr()}); !errors.Is(err, ErrForeign) {
+					t.Errorf("joined %d: %v", n, err)
+				}
+				return
+			}
+			joinAll(t, []*testAgent{home, guest}) // each sees the other
+			guest.Rumour(home.record(t, 1, "hello"))
+			everywhere(t, []*testAgent{home, guest}, home, 1)
+		})
+	}
+}
+
 func TestStrangeProtocolIsRefused(t *testing.T) {
 	home := startAgent(t, testConfig(t, "home"))
 	c, err := net.Dial("tcp", home.Addr())

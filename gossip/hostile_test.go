@@ -23,11 +23,11 @@ import (
 func rawPeer(t *testing.T, h http.Handler) (Peer, *transport) {
 	t.Helper()
 	cfg := testConfig(t, "raw")
-	_, proofKey, err := ringKeys(cfg.GossipKey, cfg.Cluster)
+	_, proofKeys, err := keysOf(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	door, err := newGate(cfg.Key, cfg.Cluster, proofKey)
+	door, err := newGate(cfg.Key, cfg.Cluster, proofKeys)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,17 +74,21 @@ func memberOf(m serf.Member) (Member, error) {
 
 // ringConfig makes Serf's and memberlist's settings anew: both change what
 // they are given.
-func ringConfig(cfg Config, t *transport, self bundle.NodeID, packetKey []byte) *serf.Config {
+func ringConfig(cfg Config, t *transport, self bundle.NodeID, packetKeys [][]byte) (*serf.Config, error) {
 	tags := map[string]string{tagID: self.String(), tagFormat: format}
 	for k, v := range cfg.Tags {
 		tags[k] = v
 	}
 	logger := log.New(newRingLog(t.ctx, cfg.Log), "", 0)
 
+	keyring, err := memberlist.NewKeyring(packetKeys, packetKeys[0])
+	if err != nil {
+		return nil, err
+	}
 	ml := memberlist.DefaultLANConfig()
 	ml.Transport = t
 	ml.Label = cfg.Cluster.Hex()[:16]
-	ml.SecretKey = packetKey
+	ml.SecretKey, ml.Keyring = packetKeys[0], keyring
 	ml.AdvertiseAddr = t.advertise.IP.String()
 	ml.AdvertisePort = t.advertise.Port
 	ml.BindAddr = t.advertise.IP.String()
@@ -104,7 +108,7 @@ func ringConfig(cfg Config, t *transport, self bundle.NodeID, packetKey []byte) 
 	c.BroadcastTimeout = broadcastTimeout
 	c.LeavePropagateDelay = leavePropagateDelay
 	c.ReconnectInterval = 10 * time.Second
-	return c
+	return c, nil
 }
 
 // delegate stands before Serf's own, so that packets of ours can share
@@ -128,8 +132,11 @@ func (d *delegate) NotifyMsg(b []byte) {
 // in front of Serf's in the transport's FinalAdvertiseAddr: memberlist calls
 // it after Serf has set its own delegate and before any goroutine starts.
 // TestDelegateOrder holds the pinned versions to that.
-func (g *Gossip) startRing(packetKey []byte) error {
-	conf := ringConfig(g.cfg, g.transport, g.self, packetKey)
+func (g *Gossip) startRing(packetKeys [][]byte) error {
+	conf, err := ringConfig(g.cfg, g.transport, g.self, packetKeys)
+	if err != nil {
+		return fmt.Errorf("starting the ring: %w", err)
+	}
 	conf.EventCh = g.events
 	conf.Merge = mergeGuard{g.guard, g.mail.conflict}
 	ml := conf.MemberlistConfig

@@ -14,6 +14,8 @@ type Config struct {
 	Data      string // the data folder
 	Root      string // the file of the cluster's first root
 	GossipKey string // the file of the ring's shared secret; empty: derived from the root, so not secret
+	OpenRing  bool   // every node counts, whoever is enrolled
+	JoinToken string // the file of a token that enrols this node; empty: none
 	Bind      string // host:port, one port for UDP and TCP
 	Advertise string // host:port that peers use; empty: Bind
 	Join      []string

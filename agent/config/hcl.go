@@ -28,6 +28,8 @@ type (
 		Data         *string           `hcl:"data"`
 		Root         string            `hcl:"root"`
 		GossipKey    *string           `hcl:"gossip_key"`
+		OpenRing     bool              `hcl:"open_ring,optional"`
+		JoinToken    *string           `hcl:"join_token"`
 		Bind         *string           `hcl:"bind"`
 		Advertise    *string           `hcl:"advertise"`
 		Join         []string          `hcl:"join,optional"`
@@ -119,6 +121,8 @@ func (h agentHCL) config(dir string) (Config, error) {
 	set(&c.Name, h.Name)
 	set(&c.Data, h.Data)
 	set(&c.GossipKey, h.GossipKey)
+	set(&c.JoinToken, h.JoinToken)
+	c.OpenRing = h.OpenRing
 	set(&c.Bind, h.Bind)
 	set(&c.Advertise, h.Advertise)
 	set(&c.API, h.API)
@@ -126,7 +130,7 @@ func (h agentHCL) config(dir string) (Config, error) {
 	set(&c.EgressOpen, h.EgressOpen)
 	c.Class, c.Root = bundle.Class(h.Class), h.Root
 	c.Join, c.Labels = h.Join, h.Labels
-	for _, p := range []*string{&c.Data, &c.Root, &c.GossipKey, &c.APIToken} {
+	for _, p := range []*string{&c.Data, &c.Root, &c.GossipKey, &c.JoinToken, &c.APIToken} {
 		*p = from(dir, *p)
 	}
 	err := errors.Join(

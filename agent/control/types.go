@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -170,17 +171,19 @@ type NodeStatus struct {
 	Reachable bool           `json:"reachable"`
 	// Away is since when this peer does not hear of it; zero where it does, or never did.
 	Away     time.Time `json:"away,omitzero"`
-	Standing string    `json:"standing,omitempty"` // "left", "skipped" or "outside", where it counts for nothing
+	Standing string    `json:"standing,omitempty"` // "left", "skipped", "outside" or "not enrolled", where it counts for nothing
 	Reason   string    `json:"reason"`
 	Since    time.Time `json:"since"`
 	Number   uint64    `json:"number"` // of its record
 	// Running is the release whose software and state are live there, 0 for none, and
 	// Metadata the number of the signed metadata that it knows.
-	Running  bundle.Version           `json:"running"`
-	Metadata int64                    `json:"metadata"`
-	Address  string                   `json:"address"`
-	Platform bundle.Platform          `json:"platform"`
-	Services map[string]ServiceStatus `json:"services,omitempty"`
+	Running  bundle.Version  `json:"running"`
+	Metadata int64           `json:"metadata"`
+	Address  string          `json:"address"`
+	Platform bundle.Platform `json:"platform"`
+	// Enrolment shows that a join token has enrolled the node.
+	Enrolment view.Enrolment           `json:"enrolment,omitzero"`
+	Services  map[string]ServiceStatus `json:"services,omitempty"`
 }
 
 // Find returns the node that people mean: the only one of that name, or else the only
@@ -246,6 +249,10 @@ type Trust struct {
 	Head      bundle.Version            `json:"head"`
 	Orders    map[bundle.Version][]byte `json:"orders"`
 	Manifests map[bundle.Version][]byte `json:"manifests"`
+	// Members is who belongs to the cluster, as the operator has signed it; nil for none.
+	// OpenRing tells that the agent lets everybody count, whoever that is.
+	Members  []byte `json:"members,omitempty"`
+	OpenRing bool   `json:"open_ring,omitempty"`
 }
 
 // Signed is what an operator hands to a peer: a TUF metadata set, and rollout
@@ -253,6 +260,8 @@ type Trust struct {
 type Signed struct {
 	Set    []byte                    `json:"set"`
 	Orders map[bundle.Version][]byte `json:"orders,omitempty"`
+	// Members is who belongs to the cluster, where that is signed as well.
+	Members []byte `json:"members,omitempty"`
 }
 
 // Accepted answers an injection or an order.

@@ -21,6 +21,8 @@ const (
 	causeHealth    = "health"    // the software is not well
 	causeWithdrawn = "withdrawn" // what this node runs is
 	causeFolder    = "folder"    // the data folder is older than what the node has said
+	causeMembers   = "members"   // who belongs to the cluster is not understood
+	causeStranger  = "stranger"  // this node does not belong to it
 )
 
 func causeRelease(v bundle.Version) string  { return fmt.Sprint("release ", v) }

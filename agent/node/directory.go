@@ -52,16 +52,23 @@ func (n *Node) Directory() Directory {
 // list makes the directory, and says which addresses several live nodes claim. A node
 // speaks for its own machine: an address for callers of a version counts only at the
 // host of the public address that it is for. Nothing is decided by what a record says
-// of times, for whoever signs it chooses them.
+// of times, for whoever signs it chooses them. Nodes that do not belong to the cluster
+// have no address, and who is enrolled at certain hosts has none elsewhere.
 func (n *Node) list() (d Directory, clashes []string) {
 	d = Directory{}
+	if n.awaitsMembers() {
+		return d, nil
+	}
 	for r := range n.view.All() {
-		if r.Left {
+		if r.Left || n.Stranger(r.Node) {
 			continue
 		}
 		for _, name := range sorted(r.Services) {
 			service := r.Services[name]
 			public := PublicAddr{service.Public, service.Protocol == bundle.ProtocolUDP}
+			if n.Closed() && !n.Members().MayHave(r.Node, hostOf(service.Public)) {
+				continue
+			}
 			own := ofHost(service.Public, service.Versions)
 			claim := Peer{Node: r.Node, Name: r.Name, Versions: own, here: hostOf(r.Addr) == hostOf(service.Public)}
 			if len(own) == 0 && !claim.here {
@@ -83,7 +90,7 @@ func (n *Node) list() (d Directory, clashes []string) {
 // guide makes the directory anew where what it comes from has changed, and returns it
 // where it is another by that.
 func (n *Node) guide() Directory {
-	if n.listed {
+	if n.listed || n.awaitsMembers() {
 		return nil
 	}
 	d, clashes := n.list()
@@ -103,10 +110,13 @@ func (n *Node) guide() Directory {
 }
 
 // supersedes reports whether an address that two nodes claim is the first one's: one
-// that is alive, then one whose agent is at that host. What is left all peers decide
-// alike.
+// that the operator has enrolled at its hosts, then one that is alive, then one whose agent
+// is at that host. What is left all peers decide alike.
 func (n *Node) supersedes(claim, owner Peer) bool {
+	claims, owns := n.Members().Names(claim.Node), n.Members().Names(owner.Node)
 	switch {
+	case n.Closed() && claims != owns:
+		return claims
 	case n.alive[claim.Node] != n.alive[owner.Node]:
 		return n.alive[claim.Node]
 	case claim.here != owner.here:

@@ -30,6 +30,7 @@ const (
 	KindOrder                 // the rollout order that the metadata in force name
 	KindBound                 // the one that was in force here before a restart
 	KindObject                // the file of a simulation object
+	KindMembers               // who belongs to the cluster
 )
 
 // documents are the verified manifests and rollout orders that the metadata in force
@@ -68,6 +69,9 @@ func newDocuments(bound map[bundle.Version]bundle.Digest) documents {
 func (n *Node) look() {
 	d := &n.docs
 	d.read, d.missing = nil, nil
+	if ref := n.meta.Members; !ref.Digest.IsZero() {
+		d.read = append(d.read, Document{Kind: KindMembers, Chunk: bundle.Chunk(ref), Known: n.belonging.of == ref.Digest})
+	}
 	releases := maps.Clone(n.meta.Releases)
 	if releases == nil {
 		releases = map[bundle.Version]trust.Ref{}
@@ -134,6 +138,8 @@ func (n *Node) unreadable(e DocumentUnreadable) {
 		return // so no newer order takes its place yet
 	case e.Kind == KindManifest:
 		n.alarm(causeManifest(e.Release), fmt.Sprintf("release %d is not understood here: %s", e.Release, e.Problem))
+	case e.Kind == KindMembers:
+		n.alarm(causeMembers, fmt.Sprintf("who belongs to the cluster is not understood here, so it stays as it was: %s", e.Problem))
 	case e.Kind == KindBound:
 		n.alarm(causeOrder(e.Release), fmt.Sprintf("the rollout order of release %d that is in force is not understood here: %s", e.Release, e.Problem))
 	default:

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"moult/agent/membership"
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
@@ -46,6 +47,11 @@ type (
 	OrderRead struct {
 		Document
 		Order *schedule.Order
+	}
+	// MembersRead is the document of who belongs to the cluster, likewise.
+	MembersRead struct {
+		Document
+		Members *membership.Membership
 	}
 	// DocumentHere says that a document that need not be read is on the disk.
 	DocumentHere struct{ Document }
@@ -122,6 +128,7 @@ func (MetadataVerified) event()   {}
 func (LookAgain) event()          {}
 func (ManifestRead) event()       {}
 func (OrderRead) event()          {}
+func (MembersRead) event()        {}
 func (DocumentHere) event()       {}
 func (DocumentMissing) event()    {}
 func (DocumentUnreadable) event() {}

@@ -40,7 +40,7 @@ func (n *Node) newestPlaces() schedule.Places {
 
 // Standing tells how a node of Known counts.
 func (n *Node) Standing(r view.Record) schedule.Standing {
-	return n.newestPlaces().Standing(r, n.Alive(r.Node))
+	return n.standingOf(r, n.newestPlaces().Standing(r, n.Alive(r.Node)))
 }
 
 // NameOf is what commands call a node: its name, or where that is not its alone or not

@@ -21,6 +21,8 @@ type Metadata struct {
 	Expires time.Time
 	// Releases and Orders name the manifests and rollout orders.
 	Releases, Orders map[bundle.Version]trust.Ref
+	// Members names the document of who belongs to the cluster; zero for none.
+	Members trust.Ref
 }
 
 // Head is the newest release; 0 for none.

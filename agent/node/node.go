@@ -24,6 +24,10 @@ type Config struct {
 	// before it decides how to begin.
 	FirstSync time.Duration
 	Services  map[string]Service
+	// OpenRing has everybody count, whoever is enrolled. Enrolment is what shows that
+	// this node is, where a join token did it.
+	OpenRing  bool
+	Enrolment view.Enrolment
 	Rules     Rules
 	Memo      *view.Memo // see [view.New]
 }
@@ -62,13 +66,14 @@ type Node struct {
 	frozen   map[bundle.Version]bundle.Digest
 	docs     documents
 
-	view    *view.View
-	dropped []bundle.NodeID // forgotten, and to be told
-	names   map[string]int  // how many nodes of the view have each; nil: to be counted
-	doneAt  map[settlement]time.Time
-	alive   map[bundle.NodeID]bool
-	away    map[bundle.NodeID]time.Time // since when those that were alive are not; for people
-	synced  bool
+	belonging belonging
+	view      *view.View
+	dropped   []bundle.NodeID // forgotten, and to be told
+	names     map[string]int  // how many nodes of the view have each; nil: to be counted
+	doneAt    map[settlement]time.Time
+	alive     map[bundle.NodeID]bool
+	away      map[bundle.NodeID]time.Time // since when those that were alive are not; for people
+	synced    bool
 	// doubtful: what was written last may be lost, so nothing is said, and no release
 	// chosen, before a peer has told what this node has said.
 	doubtful bool
@@ -156,6 +161,7 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	for r := range n.view.All() {
 		n.noteSource(r)
 	}
+	n.sortMembers()
 	n.look()
 	return n, nil
 }
@@ -165,7 +171,7 @@ func (n *Node) Step(now time.Time, e Event) {
 	n.now = now
 	defer n.noteExpiry()
 	switch e.(type) {
-	case MetadataSeen, MetadataVerified, LookAgain, ManifestRead, OrderRead, DocumentMissing, SoftwareStarts:
+	case MetadataSeen, MetadataVerified, LookAgain, ManifestRead, OrderRead, MembersRead, DocumentMissing, SoftwareStarts:
 		n.routing.stale = true
 	}
 	switch e := e.(type) {
@@ -191,6 +197,9 @@ func (n *Node) Step(now time.Time, e Event) {
 	case OrderRead:
 		n.docs.answered()
 		n.orderRead(e)
+	case MembersRead:
+		n.docs.answered()
+		n.membersRead(e)
 	case DocumentHere:
 		n.docs.answered()
 		n.docs.here(e.Document)

@@ -71,6 +71,7 @@ func (n *Node) forget() {
 	for _, id := range n.view.Forget(upTo) {
 		n.dropped = append(n.dropped, id)
 		delete(n.sources, id)
+		delete(n.belonging.strangers, id)
 		n.names, n.routing.stale, n.listed = nil, true, false
 	}
 	if last := upTo[n.cfg.Self]; last > 0 && last >= n.number {

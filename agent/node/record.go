@@ -44,7 +44,7 @@ func (n *Node) record() view.Record {
 		Services: map[string]view.ServiceAddr{},
 		Labels:   n.cfg.Labels, Platform: n.cfg.Platform,
 		Trust:  view.Heads{Root: n.meta.Root, Timestamp: n.meta.Timestamp, Head: n.meta.Head()},
-		Alarms: n.Alarms(), Left: n.left,
+		Alarms: n.Alarms(), Left: n.left, Enrolment: n.cfg.Enrolment,
 	}
 	if s.Phase == upgrade.Fetching {
 		r.Progress = math.Floor(10*n.progress) / 10
@@ -89,6 +89,7 @@ func (n *Node) told(s view.Signed) {
 	n.routing.stale, n.names = true, nil
 	if r, ok := n.view.Get(n.cfg.Self); ok {
 		n.noteSource(r)
+		n.noteStranger(r)
 	}
 	n.noteDone(n.cfg.Self)
 }
@@ -102,6 +103,7 @@ func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.No
 		n.routing.stale, n.names = true, nil
 		r, _ := n.view.Get(id)
 		n.noteSource(r)
+		n.noteStranger(r)
 	}
 	for _, id := range changed {
 		if id == n.cfg.Self {

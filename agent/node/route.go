@@ -102,8 +102,8 @@ func (n *Node) routeFor(s upgrade.State, w Answering) Route {
 	return r
 }
 
-// peers is how far the other nodes are. Those that have left, or that the newest order
-// skips, are nowhere.
+// peers is how far the other nodes are. Those that have left, that the newest order
+// skips, or that do not belong to the cluster, are nowhere.
 type peers struct {
 	least  bundle.Version // of those that have said which they have; 0: nobody has
 	silent bool           // one has not
@@ -118,10 +118,10 @@ func (n *Node) survey() {
 		return
 	}
 	n.routing.stale = false
-	var p peers
+	p := peers{silent: n.awaitsMembers()}
 	for r := range n.view.All() {
 		switch {
-		case r.Node == n.cfg.Self || r.Left || n.skipped(r.Node):
+		case r.Node == n.cfg.Self || r.Left || n.skipped(r.Node) || n.Stranger(r.Node) && !n.awaitsMembers():
 		case r.Version == 0:
 			p.silent = true
 		case p.least == 0 || r.Version < p.least:

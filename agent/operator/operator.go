@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"moult/agent/control"
+	"moult/agent/membership"
 	"moult/agent/schedule"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
@@ -27,7 +29,7 @@ func New(folder *trust.Folder) Operator { return Operator{folder} }
 // handing the bundle and the order over is the caller's. Where the release, or a newer
 // one, has an order already, there is nothing to sign and the result is nil: the bundle
 // alone may still bring what the agent lacks of it. notes are what the operator should
-// know: the release's Doubts, and Besides.
+// know: the release's Doubts, Besides, and who is enrolled with it or is not.
 func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bundle) (signed *control.Signed, notes []string, err error) {
 	peer, err := api.Trust(ctx)
 	if err != nil {
@@ -55,7 +57,11 @@ func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bun
 	if unfit != nil {
 		return nil, nil, unfit
 	}
-	order, err := o.First(b, peer, status)
+	members, notes, err := o.beginMembers(peer, status)
+	if err != nil {
+		return nil, nil, err
+	}
+	order, err := o.First(b, peer, status, members)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -63,7 +69,7 @@ func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bun
 		return nil, nil, err
 	}
 	besides, err := o.Besides(peer.Set, order.Release)
-	return signed, append(Doubts(b.Head(), status), besides...), err
+	return signed, slices.Concat(Doubts(b.Head(), status), besides, notes), err
 }
 
 // Besides tells what a peer with this set hears of when it is handed what the folder
@@ -83,7 +89,7 @@ func (o Operator) Besides(peer []byte, n bundle.Version) (texts []string, err er
 // First returns the order that begins the rollout of the bundle's release: the
 // one that this folder has signed before, if it has (two injections of one
 // bundle must not rank the nodes differently), else a new one. It is not signed.
-func (o Operator) First(b *archive.Bundle, peer control.Trust, status control.Status) (*schedule.Order, error) {
+func (o Operator) First(b *archive.Bundle, peer control.Trust, status control.Status, members *membership.Membership) (*schedule.Order, error) {
 	n := b.Head().Version
 	if _, data, ok := o.folder.LastOrder(n); ok {
 		return schedule.ParseOrder(data)
@@ -92,7 +98,7 @@ func (o Operator) First(b *archive.Bundle, peer control.Trust, status control.St
 	if err != nil {
 		return nil, err
 	}
-	return rank(b, previous, status)
+	return rank(b, previous, status, members)
 }
 
 // orderBefore returns the newest order of a release before n, nil where none
@@ -260,7 +266,11 @@ func (o Operator) Sign(order *schedule.Order) (*control.Signed, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &control.Signed{Set: set, Orders: map[bundle.Version][]byte{order.Release: data}}, nil
+	signed := &control.Signed{Set: set, Orders: map[bundle.Version][]byte{order.Release: data}}
+	if members, ok := o.folder.SignedMembers(); ok {
+		signed.Members = members // the peer may not have them yet
+	}
+	return signed, nil
 }
 
 // Absorb takes a peer's metadata over into the folder where it is newer.

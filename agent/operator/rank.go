@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"moult/agent/control"
+	"moult/agent/membership"
 	"moult/agent/schedule"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
@@ -34,14 +35,24 @@ func Preview(b *archive.Bundle, peer control.Trust, status control.Status) (orde
 			break
 		}
 	}
-	order, err = rank(b, previous, status)
+	var members *membership.Membership
+	if peer.Members != nil && !peer.OpenRing {
+		if members, err = membership.Parse(peer.Members); err != nil {
+			return nil, false, err
+		}
+	}
+	order, err = rank(b, previous, status, members)
 	return order, false, err
 }
 
-// rank makes the first order of the bundle's release for the nodes of a status.
-func rank(b *archive.Bundle, previous *schedule.Order, status control.Status) (*schedule.Order, error) {
+// rank makes the first order of the bundle's release for the nodes of a status that belong
+// to the cluster; nil: all.
+func rank(b *archive.Bundle, previous *schedule.Order, status control.Status, members *membership.Membership) (*schedule.Order, error) {
 	var nodes []schedule.Candidate
 	for _, n := range status.Nodes {
+		if !members.Counts(RecordOf(n)) {
+			continue
+		}
 		nodes = append(nodes, schedule.Candidate{
 			ID: n.ID, Class: n.Class, Version: n.Version, Reachable: n.Reachable,
 			Left: n.Standing == string(schedule.StandingLeft),

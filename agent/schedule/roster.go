@@ -74,6 +74,8 @@ const (
 	StandingLeft    Standing = "left"    // its agent has left the ring
 	StandingSkipped Standing = "skipped" // the operator's word that it is gone
 	StandingOutside Standing = "outside" // unreachable, and not named by the newest order
+	// StandingStranger is that of a node that the operator has not enrolled.
+	StandingStranger Standing = "not enrolled"
 )
 
 // Places is how many open places each node has that an order names, by class; 0 for one

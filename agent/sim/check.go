@@ -174,6 +174,9 @@ func (s *simulation) checkSigned(next *schedule.Order) {
 func (s *simulation) checkSettled() {
 	left := s.unsettled()
 	switch {
+	case len(left) == 0 && s.twice == 0:
+		s.checkStrangers()
+		s.over = true
 	case len(left) == 0, s.twice != 0 && s.now > chaos+brief:
 		s.over = true // who has reached it by the thief's content goes no further
 	case s.now > chaos+patience:

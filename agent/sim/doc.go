@@ -73,6 +73,9 @@
 //	answered
 //	    whoever runs a version answers callers of its neighbours that it knows, and
 //	    gives up older ones only where everybody in an order has gone on
+//	strangers
+//	    once all have settled, callers from outside are taken for the version that every
+//	    member has reached, whatever those run whom nobody has enrolled, or who are evicted
 //	withdrawn
 //	    nobody is let in to what is withdrawn but who was skipped, and no transform
 //	    takes the state of another version than the one that it was written for
@@ -86,6 +89,8 @@
 //
 // In every fourth run nodes leave the ring, for a while or for good, and the operator
 // has some forgotten: then a view counts no record that the newest order forgets.
+// In every seventh run the operator says who belongs: late comers are enrolled, others are
+// evicted, and live on at what they run.
 // In every fifth run releases are withdrawn, mostly one that no node of a class gets past.
 //
 // # What it cannot see

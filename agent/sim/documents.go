@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"moult/agent/membership"
 	"moult/agent/node"
 	"moult/agent/schedule"
 	"moult/store/bundle"
@@ -19,7 +20,8 @@ type set struct {
 	expires   time.Time
 	orders    [maxRelease + 1]*schedule.Order
 	manifests [maxRelease + 1]bundle.Digest
-	meta      node.Metadata // what verification would make of it
+	members   *membership.Membership // nil: everybody belongs
+	meta      node.Metadata          // what verification would make of it
 }
 
 // publish makes a set known to all whom it reaches, and its documents to whoever
@@ -40,6 +42,12 @@ func (s *simulation) publish(x *set) *set {
 			text = fmt.Append(text, digest)
 		}
 	}
+	if x.members != nil {
+		digest := bundle.Sum(must(x.members.Marshal()))
+		s.members[digest] = x.members
+		x.meta.Members = trust.Ref{Digest: digest, Length: 1}
+		text = fmt.Append(text, digest)
+	}
 	x.meta.Digest = bundle.Sum(text)
 	s.sets[x.meta.Digest] = x
 	return x
@@ -52,6 +60,9 @@ func (x *set) documents() (ds []bundle.Digest) {
 		if ref, ok := x.meta.Orders[v]; ok {
 			ds = append(ds, ref.Digest)
 		}
+	}
+	if x.members != nil {
+		ds = append(ds, x.meta.Members.Digest)
 	}
 	return ds
 }
@@ -91,6 +102,8 @@ func (a *agent) read(docs []node.Document) {
 			e = node.DocumentHere{Document: doc}
 		case isManifest:
 			e = node.ManifestRead{Document: doc, Manifest: m}
+		case doc.Kind == node.KindMembers:
+			e = node.MembersRead{Document: doc, Members: a.s.members[doc.Digest]}
 		default:
 			e = node.OrderRead{Document: doc, Order: a.s.orders[doc.Digest]}
 		}

@@ -48,6 +48,7 @@ func (s *simulation) operate() {
 		first.manifests[v] = bundle.Sum(must(json.Marshal(s.manifests[v])))
 		s.contents[first.manifests[v]] = s.manifests[v]
 	}
+	s.found(first)
 	s.operator.set = s.publish(first)
 	s.spoil()
 	for _, h := range s.hosts[:nodes-4] {
@@ -108,6 +109,9 @@ func (s *simulation) inject() {
 	s.author(v)
 	var candidates []schedule.Candidate
 	for r := range p.agent.node.View().All() {
+		if !op.members().Counts(r) {
+			continue
+		}
 		candidates = append(candidates, schedule.Candidate{
 			ID: r.Node, Class: r.Class, Version: r.Version, Left: r.Left, Reachable: s.hosts[s.index(r.Node)].agent != nil,
 		})
@@ -198,6 +202,9 @@ func (s *simulation) meddle() {
 		s.withdraw(p, pick(s, s.hosts).class, order.Release, true)
 		return
 	}
+	if s.enrolling.on && s.chance(0.4) && s.enrolSome(p) {
+		return
+	}
 	h := pick(s, s.hosts)
 	var next *schedule.Order
 	var err error
@@ -234,6 +241,8 @@ func (s *simulation) meddle() {
 	case n < 14:
 		what = "start " + h.name
 		next, err = order.Start(h.class, h.id)
+	case !s.enrolled(h):
+		return // that is refused
 	default:
 		what = "retry " + h.name
 		next, err = order.Retry(h.class, h.id)
@@ -275,6 +284,12 @@ func (s *simulation) attend() {
 	case p.agent.timestamp() < s.operator.set.timestamp:
 		s.handOver(p) // who was handed it may have lost it
 		return
+	}
+	for _, r := range p.agent.node.Known() {
+		if h := s.hosts[s.index(r.Node)]; !s.enrolled(h) && !s.enrolling.evicted[h.i] {
+			s.signMembers(p, s.operator.members().Enrol(h.member()), "enrol "+h.name)
+			return
+		}
 	}
 	for _, r := range p.agent.node.Known() {
 		if what, next := s.help(order, r); next != nil {

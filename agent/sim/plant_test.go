@@ -48,6 +48,7 @@ var plants = []struct {
 	{"a node that is forgotten and there does not speak again", CheckLiveness, Plant{Event: forgetsOthersOnly}},
 	{"a release is withdrawn before all have said that they are not there", CheckWithdrawn, Plant{Unproven: true}},
 	{"nodes hear nothing of what is withdrawn", CheckLiveness, Plant{Event: withdrawsNothing}},
+	{"who is not enrolled counts", CheckStrangers, Plant{Event: everybodyBelongs}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
 
@@ -69,6 +70,7 @@ var foundBy = map[string]uint64{
 	"a node that is forgotten and there does not speak again":             83,
 	"a release is withdrawn before all have said that they are not there": 7,
 	"nodes hear nothing of what is withdrawn":                             32,
+	"who is not enrolled counts":                                          18,
 }
 
 // withinSeeds is how many seeds a planted bug may survive.
@@ -128,6 +130,15 @@ func withdrawsNothing(_ *node.Node, e node.Event) node.Event {
 		o := *x.Order
 		o.Withdrawn = nil
 		x.Order = &o
+		return x
+	}
+	return e
+}
+
+// everybodyBelongs takes every word on who belongs to the cluster for none.
+func everybodyBelongs(_ *node.Node, e node.Event) node.Event {
+	if x, ok := e.(node.MembersRead); ok {
+		x.Members = nil
 		return x
 	}
 	return e

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"moult/agent/membership"
 	"moult/agent/schedule"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -74,6 +75,7 @@ type Stats struct {
 	Orders, WentDown, Settled, Held, RolledBack          int
 	Refused, Frozen, Ailed, SoaksFailed, Left, Forgotten int
 	Calls, Retired, Tails, Expired, Twice, Withdrawn     int
+	Evicted                                              int
 }
 
 // String tells what failed, what came before it, and how to see it again.
@@ -90,8 +92,8 @@ func Run(cfg Config) Result {
 	s := &simulation{
 		rng: rand.New(rand.NewPCG(cfg.Seed, 0)), checkRNG: rand.New(rand.NewPCG(cfg.Seed, 1)),
 		plant: cfg.Plant.complete(), only: cfg.Only, hash: fnv.New64a(), out: cfg.Trace,
-		faulty: true, leaving: cfg.Seed%4 == 3, withdrawing: withdrawing{on: cfg.Seed%5 == 2}, views: map[uint64]uint64{}, written: map[view.Signed]word{}, ids: map[bundle.NodeID]int{},
-		contents: map[bundle.Digest]*bundle.Manifest{}, orders: map[bundle.Digest]*schedule.Order{}, sets: map[bundle.Digest]*set{},
+		faulty: true, leaving: cfg.Seed%4 == 3, withdrawing: withdrawing{on: cfg.Seed%5 == 2}, enrolling: enrolling{on: cfg.Seed%7 == 4}, views: map[uint64]uint64{}, written: map[view.Signed]word{}, ids: map[bundle.NodeID]int{},
+		contents: map[bundle.Digest]*bundle.Manifest{}, orders: map[bundle.Digest]*schedule.Order{}, sets: map[bundle.Digest]*set{}, members: map[bundle.Digest]*membership.Membership{},
 	}
 	s.populate()
 	s.operate()
@@ -135,11 +137,13 @@ type simulation struct {
 	contents    map[bundle.Digest]*bundle.Manifest
 	orders      map[bundle.Digest]*schedule.Order
 	sets        map[bundle.Digest]*set
+	members     map[bundle.Digest]*membership.Membership
 	net         network
 	crashes     float64 // chance of a crash at each crash point
 	faulty      bool    // faults are being injected
 	leaving     bool    // in this run nodes leave, and are forgotten
 	withdrawing withdrawing
+	enrolling   enrolling
 
 	hash   hash.Hash64
 	out    io.Writer

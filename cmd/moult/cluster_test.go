@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -217,7 +218,11 @@ func (c *testCluster) releaseAt(a *cluster.Agent, v bundle.Version, s spec) {
 func (c *testCluster) command(a *cluster.Agent, args ...string) (code int, stdout, stderr string) {
 	c.t.Helper()
 	var out, errs bytes.Buffer
-	all := append([]string{"moult", args[0], "--agent", a.Data}, args[1:]...)
+	at := 1
+	if args[0] == "member" {
+		at = 2 // flags stand after its own command
+	}
+	all := slices.Concat([]string{"moult"}, args[:at], []string{"--agent", a.Data}, args[at:])
 	code = run(c.t.Context(), all, &out, &errs)
 	return code, out.String(), errs.String()
 }

@@ -47,6 +47,7 @@ var floors = map[string]int{
 	"simlayer/relay":           2,
 	"simlayer/gate":            3,
 	"agent/schedule":           2,
+	"agent/membership":         2,
 	"agent/upgrade":            2,
 	"agent/config":             3,
 	"agent/node":               3,

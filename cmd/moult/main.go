@@ -73,7 +73,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			statusCommand(), whyCommand(),
 			rulesCommand(),
 			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), forgetCommand(), retryCommand(), startCommand(), withdrawCommand(),
-			membersCommand(), joinCommand(), leaveCommand(), versionCommand(),
+			memberCommand(), membersCommand(), joinCommand(), leaveCommand(), versionCommand(),
 		},
 	}
 	setDefaults(app.Commands)

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/control"
+	"moult/agent/membership"
 	"moult/agent/operator"
 	"moult/agent/schedule"
 	"moult/gossip/view"
@@ -81,8 +82,9 @@ func startCommand() *cli.Command {
 func forgetCommand() *cli.Command {
 	return &cli.Command{
 		Name: "forget", Usage: "drop all that is known of a node that is gone, until it speaks again", ArgsUsage: "NODE",
-		Description: "No rollout waits for the node, and no peer shows it any more. Its agent must have ended.",
-		Flags:       []cli.Flag{agentFlag(), trustFlag()},
+		Description: "No rollout waits for the node, and no peer shows it any more. Its agent must have ended.\n" +
+			"It is enrolled no more; should it come back, `moult member add` enrols it again.",
+		Flags: []cli.Flag{agentFlag(), trustFlag()},
 		Action: func(c *cli.Context) error {
 			node, err := oneArg(c, "the name of a node or the beginning of its ID")
 			if err != nil {
@@ -96,10 +98,14 @@ func forgetCommand() *cli.Command {
 				return control.Refused(fmt.Errorf("forget %s: its agent is reachable, so it would be known again at once", node),
 					"end it with `moult leave` first, or wait until its peers have seen that it ended")
 			}
-			_, err = signOrder(c, operator.Change{Name: "forget", Apply: func(o *schedule.Order) (*schedule.Order, error) {
+			if _, err = signOrder(c, operator.Change{Name: "forget", Apply: func(o *schedule.Order) (*schedule.Order, error) {
 				return o.Forget(n.ID, n.Number)
-			}})
-			return err
+			}}); err != nil {
+				return err
+			}
+			return changeMembers(c, func(m *membership.Membership, _ control.Status) (*membership.Membership, error) {
+				return m.Drop(n.ID), nil
+			})
 		},
 	}
 }
@@ -128,6 +134,9 @@ func nodeOrderCommand(name, usage string, f func(*schedule.Order, bundle.Class, 
 			n, err := findNode(c.Context, client(c), node)
 			if err != nil {
 				return err
+			}
+			if (name == "retry" || name == "start") && n.Standing == string(schedule.StandingStranger) {
+				return control.Refused(fmt.Errorf("%s %s: it is not enrolled, so it has no place in a rollout", name, node), "enrol it with `moult member add "+node+"`, if it is yours")
 			}
 			next := "; `moult retry " + node + "` gives it a place again"
 			_, err = signOrder(c, operator.Change{

@@ -370,7 +370,7 @@ func (c *testCluster) ranked(a *cluster.Agent, path string, reversed bool) contr
 	if err := op.Absorb(peer.Set); err != nil {
 		c.t.Fatal(err)
 	}
-	o, err := op.First(b, peer, status)
+	o, err := op.First(b, peer, status, nil)
 	if err != nil {
 		c.t.Fatal(err)
 	}

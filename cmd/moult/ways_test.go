@@ -22,14 +22,17 @@ func (c *testCluster) asPrinted(a *cluster.Agent, text string) (code int, stderr
 	if len(words) < 2 || words[0] != "moult" {
 		c.t.Fatalf("%q is no command", text)
 	}
-	args := []string{words[1]}
+	args, rest := slices.Clone(words[1:2]), words[2:]
+	if words[1] == "member" {
+		args, rest = []string{words[1], words[2], "--trust", c.trustDir()}, words[3:]
+	}
 	if slices.Contains([]string{"skip", "retry", "start", "forget", "resume", "pause", "abort", "withdraw"}, words[1]) {
 		args = append(args, "--trust", c.trustDir())
 	}
 	if words[1] == "withdraw" {
 		args = append(args, "--yes") // nobody is at a terminal
 	}
-	code, _, stderr = c.command(a, append(args, words[2:]...)...)
+	code, _, stderr = c.command(a, append(args, rest...)...)
 	return code, stderr
 }
 
@@ -155,6 +158,13 @@ func TestWaysOut(t *testing.T) {
 	if code, _, errs := c.command(first, "forget", "--trust", c.trustDir(), "n3"); code != exitRefused || !strings.Contains(errs, "its agent is reachable") {
 		t.Errorf("forget a node that is there: exit code %d, %s", code, errs)
 	}
+	// Nobody has enrolled the new one, so no rollout takes it along before that.
+	c.until(first, "the new n3 to be a stranger", func(s control.Status) bool { return standing(s, "n3") == schedule.StandingStranger })
+	if code, _, errs := c.command(first, "retry", "--trust", c.trustDir(), "n3"); code != exitRefused || !strings.Contains(errs, "`moult member add n3`") {
+		t.Errorf("retry of a stranger: exit code %d, %s", code, errs)
+	}
+	c.wayOut(first, "n3", "moult member add n3")
+	c.until(first, "the new n3 to count", func(s control.Status) bool { return standing(s, "n3") == "" })
 	c.next(first, 6)
 	c.complete(first, 6, 3)
 

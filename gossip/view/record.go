@@ -66,7 +66,18 @@ type Record struct {
 	Alarms []string `json:"alarms,omitempty"`
 	// Left is true when the node has left the ring on purpose.
 	Left bool `json:"left,omitempty"`
+	// Enrolment shows that a join token has enrolled the node; zero for none.
+	Enrolment Enrolment `json:"enrolment,omitzero"`
 }
+
+// Enrolment is a signature by the key of a join token (package membership).
+type Enrolment struct {
+	Token     ed25519.PublicKey `json:"token"`
+	Signature []byte            `json:"signature"`
+}
+
+// IsZero reports that there is none.
+func (e Enrolment) IsZero() bool { return len(e.Token) == 0 && len(e.Signature) == 0 }
 
 // Ended says that Count attempts at Release have ended without settling: the
 // node is up again, and the next attempt is the one after them. Release rises;
@@ -169,6 +180,9 @@ func (r Record) Validate() error {
 	c.fail(len(r.Alarms) > MaxAlarms, "alarms", "%d of them, the most is %d", len(r.Alarms), MaxAlarms)
 	for _, a := range r.Alarms[:min(len(r.Alarms), MaxAlarms)] {
 		c.text("alarms", a, MaxAlarmBytes)
+	}
+	if e := r.Enrolment; !e.IsZero() {
+		c.fail(len(e.Token) != ed25519.PublicKeySize || len(e.Signature) != ed25519.SignatureSize, "enrolment", "a key of %d bytes and a signature of %d", len(e.Token), len(e.Signature))
 	}
 	return c.error()
 }

@@ -15,8 +15,9 @@
 //	           and its digest is the cluster's identity.
 //	targets    the publisher: names releases/<N>.json, the manifests, by hash
 //	           and length, and delegates rollouts/* to the operator.
-//	operator   names rollouts/<N>.json, the rollout orders. It can start, pause
-//	           or abort what the publisher released, and nothing else.
+//	operator   names rollouts/<N>.json, the rollout orders, and rollouts/members.json,
+//	           who belongs to the cluster. It can start, pause or abort what the
+//	           publisher released, and nothing else.
 //	snapshot,  the publisher or the operator, either of them: the versions that
 //	timestamp  go together, and the newest. The operator must be able to sign
 //	           these without the publisher, or nobody could pause a rollout at
@@ -73,6 +74,7 @@
 //	metadata/<V>-<digest>.<role>.json   snapshot, targets and operator in force
 //	releases/<N>.json                   manifests as signed
 //	rollouts/<N>.<serial>.json          rollout orders as signed
+//	rollouts/members-<digest>.json      who belongs to the cluster, as signed
 //	lock                                held while a command has it open
 //
 // A change writes new files under new names and replaces timestamp.json last, so

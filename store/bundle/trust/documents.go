@@ -215,6 +215,66 @@ func (f *Folder) OrderInForce(n bundle.Version) ([]byte, bool) {
 	return nil, false
 }
 
+// AddMembers signs the document of who belongs to the cluster, in the place of the one
+// in force. It needs the operator key. The document in force again changes nothing.
+func (f *Folder) AddMembers(doc []byte) (*Verified, error) {
+	const purpose = "sign who belongs to the cluster"
+	if len(doc) < 1 || len(doc) > MaxMembersBytes {
+		return nil, fmt.Errorf("%s: %d bytes, want 1 to %d", purpose, len(doc), MaxMembersBytes)
+	}
+	if f.current.members == refOf(doc) {
+		return f.current, f.KeepMembers(doc)
+	}
+	t, err := f.targets()
+	if err != nil {
+		return nil, err
+	}
+	key, err := f.key(operatorKey, purpose, delegatedSigners(t))
+	if err != nil {
+		return nil, err
+	}
+	m, err := f.operator()
+	if err != nil {
+		return nil, err
+	}
+	m.Signed.Targets[membersPath] = target(refOf(doc))
+	signed, err := signFile(m, key)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.disk.write(f.membersPath(refOf(doc)), doc, 0o600); err != nil {
+		return nil, fmt.Errorf("%s: %w", purpose, err)
+	}
+	err = f.publish(draft{purpose: purpose, roots: f.current.set.Roots, targets: f.current.set.Targets, operator: signed, online: key})
+	return f.current, err
+}
+
+// KeepMembers stores the document of who belongs to the cluster that was signed
+// elsewhere and taken over by Absorb. Other bytes than those signed are ErrUntrusted.
+func (f *Folder) KeepMembers(doc []byte) error {
+	if f.current.members != refOf(doc) {
+		return fmt.Errorf("keep who belongs to the cluster: %w: the metadata in force does not name it", ErrUntrusted)
+	}
+	if _, ok := f.SignedMembers(); ok {
+		return nil
+	}
+	return f.disk.write(f.membersPath(f.current.members), doc, 0o600)
+}
+
+// SignedMembers returns the document of who belongs to the cluster, if one is in force
+// and this folder has it.
+func (f *Folder) SignedMembers() ([]byte, bool) {
+	if f.current.members == (Ref{}) {
+		return nil, false
+	}
+	data, err := durable.ReadFile(f.membersPath(f.current.members), MaxMembersBytes)
+	return data, err == nil && refOf(data) == f.current.members
+}
+
+func (f *Folder) membersPath(ref Ref) string {
+	return filepath.Join(f.dir, ordersDir, "members-"+ref.Digest.Short()+".json")
+}
+
 // serials lists those that this folder signed for release n, lowest first.
 func (f *Folder) serials(n bundle.Version) []uint64 {
 	entries, err := os.ReadDir(filepath.Join(f.dir, ordersDir))

@@ -557,3 +557,45 @@ func crashOnce(dir string, n int, old *Verified, do func(*Folder) error, order f
 	}
 	return done, nil
 }
+
+// Who belongs to the cluster is one more document of the operator's, which another takes
+// the place of, and which is never taken back.
+func TestAddMembers(t *testing.T) {
+	f := openFolder(t, initFolder(t))
+	if _, ok := f.SignedMembers(); ok {
+		t.Error("members before anybody signed them")
+	}
+	v, err := f.AddMembers([]byte("m1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ref, ok := v.Members(); !ok || ref != refOf([]byte("m1")) || len(v.Orders()) != 0 {
+		t.Errorf("in force are %v %v", ref, ok)
+	}
+	again, err := f.AddMembers([]byte("m1"))
+	if err != nil || again.Digest() != v.Digest() {
+		t.Errorf("signed again: %v", err)
+	}
+	first := v
+	if v, err = f.AddMembers([]byte("m2")); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := f.SignedMembers(); !ok || string(got) != "m2" {
+		t.Errorf("signed are %q", got)
+	}
+	if err := f.KeepMembers([]byte("m1")); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("kept what is not in force: %v", err)
+	}
+	for name, doc := range map[string][]byte{"empty": nil, "too long": make([]byte, MaxMembersBytes+1)} {
+		if _, err := f.AddMembers(doc); err == nil {
+			t.Errorf("%s is signed", name)
+		}
+	}
+	set := v.Set()
+	if _, err := Verify(f.FirstRoot(), first, set); err != nil {
+		t.Errorf("a peer does not take it: %v", err)
+	}
+	if _, err := Verify(f.FirstRoot(), v, first.Set()); !errors.Is(err, ErrRollback) {
+		t.Errorf("a peer goes back: %v", err)
+	}
+}

@@ -27,6 +27,9 @@ const (
 	releasePrefix = "releases/"
 	orderPrefix   = "rollouts/"
 	orderPattern  = "rollouts/*"
+	// membersPath is the document of who belongs to the cluster. It lies where the
+	// operator may sign.
+	membersPath = orderPrefix + "members.json"
 )
 
 // decode reads one metadata file from an untrusted source and checks all that
@@ -261,16 +264,28 @@ func documents(file string, t *metadata.TargetsType, prefix string, most int64) 
 	docs := make(map[bundle.Version]Ref, len(t.Targets))
 	for path, f := range t.Targets {
 		n, ok := parsePath(path, prefix)
+		if !ok && path == membersPath && prefix == orderPrefix {
+			continue
+		}
 		if !ok {
 			return nil, fmt.Errorf("%w: %s: names %.80q, it may only name %sN.json", ErrMalformed, file, path, prefix)
 		}
-		sum := f.Hashes["sha256"]
-		if len(f.Hashes) != 1 || len(sum) != len(bundle.Digest{}) || f.Length < 1 || f.Length > most {
-			return nil, fmt.Errorf("%w: %s: %s needs a sha256 and a length of at most %d", ErrMalformed, file, path, most)
+		ref, err := document(file, path, f, most)
+		if err != nil {
+			return nil, err
 		}
-		docs[n] = Ref{Digest: bundle.Digest(sum), Length: f.Length}
+		docs[n] = ref
 	}
 	return docs, nil
+}
+
+// document reads what a file says of one document.
+func document(file, path string, f *metadata.TargetFiles, most int64) (Ref, error) {
+	sum := f.Hashes["sha256"]
+	if len(f.Hashes) != 1 || len(sum) != len(bundle.Digest{}) || f.Length < 1 || f.Length > most {
+		return Ref{}, fmt.Errorf("%w: %s: %s needs a sha256 and a length of at most %d", ErrMalformed, file, path, most)
+	}
+	return Ref{Digest: bundle.Digest(sum), Length: f.Length}, nil
 }
 
 // parsePath reads "releases/12.json". One number has one path.

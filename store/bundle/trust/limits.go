@@ -25,6 +25,8 @@ const (
 	// MaxOrderBytes bounds a rollout order: rosters of 50,000 nodes together,
 	// with retries.
 	MaxOrderBytes = 8 << 20
+	// MaxMembersBytes bounds the document of who belongs to the cluster.
+	MaxMembersBytes = 8 << 20
 	// MaxMetadataVersion bounds the version of a metadata file.
 	MaxMetadataVersion = 1 << 40
 	// numbersPerRoot bounds the version of a metadata file for each root that there has

@@ -109,23 +109,27 @@ type candidate struct {
 	data    []byte
 	version int64
 	docs    map[bundle.Version]Ref
+	members Ref // zero for none
 }
 
 // choose returns the first candidate that has the highest version of all and
 // every document of all; else ok is false and union has every document, a
 // document of the first candidate winning over others of its number.
 // Candidates are in order of preference.
-func choose(cs []candidate, highest int64) (chosen candidate, union map[bundle.Version]Ref, ok bool) {
-	union = map[bundle.Version]Ref{}
+func choose(cs []candidate, highest int64) (chosen, union candidate, ok bool) {
+	union = candidate{data: cs[0].data, version: highest + 1, docs: map[bundle.Version]Ref{}}
 	for _, c := range cs {
+		if union.members == (Ref{}) {
+			union.members = c.members
+		}
 		for n, ref := range c.docs {
-			if _, known := union[n]; !known {
-				union[n] = ref
+			if _, known := union.docs[n]; !known {
+				union.docs[n] = ref
 			}
 		}
 	}
 	for _, c := range cs {
-		if c.version == highest && len(c.docs) == len(union) {
+		if c.version == highest && len(c.docs) == len(union.docs) && (c.members == Ref{}) == (union.members == Ref{}) {
 			return c, union, true
 		}
 	}
@@ -164,7 +168,7 @@ func (f *Folder) mergeTargets(purpose string, root *metadata.Metadata[metadata.R
 	if err != nil {
 		return nil, err
 	}
-	return f.signUnion(targetsFile, cs[0].data, releasePrefix, union, highest+1, key)
+	return f.signUnion(targetsFile, releasePrefix, union, key)
 }
 
 func (f *Folder) mergeOrders(purpose string, targets *metadata.Metadata[metadata.TargetsType], all []*Verified) ([]byte, error) {
@@ -177,7 +181,7 @@ func (f *Folder) mergeOrders(purpose string, targets *metadata.Metadata[metadata
 			return nil, err
 		}
 		if m != nil && targets.VerifyDelegate(operatorRole, m) == nil {
-			cs = append(cs, candidate{data: v.set.Operator, version: v.versions.Operator, docs: v.orders})
+			cs = append(cs, candidate{data: v.set.Operator, version: v.versions.Operator, docs: v.orders, members: v.members})
 		}
 	}
 	if highest == 0 {
@@ -195,7 +199,7 @@ func (f *Folder) mergeOrders(purpose string, targets *metadata.Metadata[metadata
 	if err != nil {
 		return nil, err
 	}
-	return f.signUnion(operatorFile, cs[0].data, orderPrefix, union, highest+1, key)
+	return f.signUnion(operatorFile, orderPrefix, union, key)
 }
 
 // metadataTargets decodes a targets or operator file; nil for none.
@@ -206,17 +210,20 @@ func metadataTargets(name string, data []byte) (*metadata.Metadata[metadata.Targ
 	return decode[metadata.TargetsType](name, data)
 }
 
-// signUnion signs base anew with all documents.
-func (f *Folder) signUnion(name string, base []byte, prefix string, docs map[bundle.Version]Ref, version int64, key *signingKey) ([]byte, error) {
-	m, err := decode[metadata.TargetsType](name, base)
+// signUnion signs a file anew with all documents.
+func (f *Folder) signUnion(name, prefix string, union candidate, key *signingKey) ([]byte, error) {
+	m, err := decode[metadata.TargetsType](name, union.data)
 	if err != nil {
 		return nil, err
 	}
-	m.Signed.Version = version
+	m.Signed.Version = union.version
 	m.Signed.Expires = f.expiry()
 	clear(m.Signed.Targets)
-	for n, ref := range docs {
+	for n, ref := range union.docs {
 		m.Signed.Targets[documentPath(prefix, n)] = target(ref)
+	}
+	if union.members != (Ref{}) {
+		m.Signed.Targets[membersPath] = target(union.members)
 	}
 	return signFile(m, key)
 }

@@ -280,6 +280,42 @@ func TestUnionOfOrders(t *testing.T) {
 	}
 }
 
+// TestUnionOfMembers: who belongs to the cluster is not lost where one operator has signed
+// that and another an order.
+func TestUnionOfMembers(t *testing.T) {
+	dir := initFolder(t)
+	a := openFolder(t, dir)
+	if _, err := a.AddRelease(1, manifest(t, 1, nil, "one")); err != nil {
+		t.Fatal(err)
+	}
+	b := openFolder(t, copyFolder(t, dir))
+	va, err := a.AddMembers([]byte("members"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for serial := range uint64(2) {
+		if _, err := b.AddOrder(1, serial+1, fmt.Append(nil, "order ", serial)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vb := b.Current()
+	v, err := b.Absorb(va.Set())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, old := range []*Verified{va, vb} {
+		if _, err := Verify(b.FirstRoot(), old, v.Set()); err != nil {
+			t.Errorf("the union does not supersede: %v", err)
+		}
+	}
+	if ref, _ := v.Members(); ref != refOf([]byte("members")) {
+		t.Error("the union lacks who belongs to the cluster")
+	}
+	if err := b.KeepMembers([]byte("members")); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRevokedOperator: after a rotation the old operator key counts for nothing,
 // not even in a merge by somebody who holds every new key.
 func TestRevokedOperator(t *testing.T) {

@@ -41,6 +41,10 @@ func (v *Verified) Order(n bundle.Version) (Ref, bool) {
 // Orders returns every release that has a rollout order, oldest first.
 func (v *Verified) Orders() []bundle.Version { return sortedVersions(v.orders) }
 
+// Members returns the document of who belongs to the cluster, if the operator has ever
+// signed one.
+func (v *Verified) Members() (Ref, bool) { return v.members, v.members != Ref{} }
+
 // Expires is when the first of the files in force expires: from then on nothing
 // new starts until somebody signs again.
 func (v *Verified) Expires() time.Time { return v.expires }
@@ -73,6 +77,9 @@ func succeeds(prev, next *Verified) error {
 		if _, ok := next.orders[n]; !ok {
 			return fmt.Errorf("%w: a rollout order for release %d is known, but the newer %s lacks it", ErrRollback, n, operatorFile)
 		}
+	}
+	if prev.members != (Ref{}) && next.members == (Ref{}) {
+		return fmt.Errorf("%w: it is known who belongs to the cluster, but the newer %s does not say it", ErrRollback, operatorFile)
 	}
 	return nil
 }

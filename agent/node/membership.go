@@ -1,0 +1,94 @@
+package node
+
+import (
+	"fmt"
+
+	"moult/agent/membership"
+	"moult/agent/schedule"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// belonging is who belongs to the cluster, as this node knows it.
+type belonging struct {
+	members *membership.Membership // the newest that has arrived; nil for none
+	of      bundle.Digest          // its document
+	// strangers are the nodes of the view that do not belong.
+	strangers map[bundle.NodeID]bool
+}
+
+// Members is who belongs to the cluster. nil: the operator has signed nothing of that,
+// or nothing that has arrived here.
+func (n *Node) Members() *membership.Membership { return n.belonging.members }
+
+// Closed reports whether there is a word of the operator's on who belongs to the cluster,
+// and this agent goes by it.
+func (n *Node) Closed() bool { return !n.cfg.OpenRing && n.meta.Members.Digest != bundle.Digest{} }
+
+// awaitsMembers reports that who belongs to the cluster is signed, and that nothing of
+// it, old or new, is here. Until it comes nobody's address counts, for it may be a
+// stranger's, and everybody's version does, for that keeps everything as it is.
+func (n *Node) awaitsMembers() bool { return n.Closed() && n.belonging.members == nil }
+
+// Stranger reports whether a node of the view does not belong to the cluster, and so
+// decides nothing here.
+func (n *Node) Stranger(id bundle.NodeID) bool { return n.belonging.strangers[id] }
+
+// membersRead takes the document of who belongs to the cluster, if it is the one that
+// the metadata in force name.
+func (n *Node) membersRead(e MembersRead) {
+	n.docs.here(e.Document)
+	if n.meta.Members.Digest != e.Digest || n.belonging.of == e.Digest {
+		return
+	}
+	n.belonging = belonging{members: e.Members, of: e.Digest}
+	n.alarm(causeMembers, "")
+	n.sortMembers()
+}
+
+// sortMembers tells members from strangers, of all nodes.
+func (n *Node) sortMembers() {
+	n.belonging.strangers = map[bundle.NodeID]bool{}
+	for r := range n.view.All() {
+		n.noteStranger(r)
+	}
+	n.listed, n.routing.stale = false, true
+}
+
+// noteStranger tells whether the node of a record belongs.
+func (n *Node) noteStranger(r view.Record) {
+	stranger := n.Closed() && !n.belonging.members.Counts(r)
+	if stranger != n.belonging.strangers[r.Node] {
+		n.listed = false
+	}
+	if stranger {
+		n.belonging.strangers[r.Node] = true
+	} else {
+		delete(n.belonging.strangers, r.Node)
+	}
+	if r.Node == n.cfg.Self {
+		n.alarm(causeStranger, n.outcast(r, stranger))
+	}
+}
+
+// outcast tells why this node does not count, or not where it says that it is reached;
+// "" where it does.
+func (n *Node) outcast(r view.Record, stranger bool) string {
+	if stranger {
+		return fmt.Sprintf("this node is not enrolled, so no rollout takes it along and no call of others comes to it: `moult member add %s`, or give its agent a join_token", r.Node.Short())
+	}
+	for _, name := range sorted(r.Services) {
+		if host := hostOf(r.Services[name].Public); n.Closed() && !n.belonging.members.MayHave(r.Node, host) {
+			return fmt.Sprintf("this node is enrolled at other hosts than that of its address %s, so no call of others comes to it there: `moult member add %s` enrols it anew", r.Services[name].Public, r.Node.Short())
+		}
+	}
+	return ""
+}
+
+// standingOf is Standing, given what the newest order says.
+func (n *Node) standingOf(r view.Record, by schedule.Standing) schedule.Standing {
+	if by == schedule.StandingIn && n.Stranger(r.Node) && n.newestPlaces()[r.Class][r.Node] == 0 {
+		return schedule.StandingStranger
+	}
+	return by
+}

@@ -1,0 +1,146 @@
+package node
+
+import (
+	"crypto/ed25519"
+	"testing"
+	"time"
+
+	"moult/agent/membership"
+	"moult/agent/schedule"
+	"moult/gossip/view"
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
+)
+
+// enrol has the metadata name who belongs, and the document arrive if read.
+func (r *bench) enrol(read bool, members ...membership.Member) {
+	r.t.Helper()
+	var none *membership.Membership
+	doc := none.Enrol(members...)
+	data, err := doc.Marshal()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ref := trust.Ref{Digest: bundle.Sum(data), Length: int64(len(data))}
+	m := r.Metadata()
+	m.Timestamp++
+	m.Digest, m.Members = bundle.Sum(append(data, byte(m.Timestamp))), ref
+	r.Step(r.now, MetadataVerified{Metadata: m})
+	r.ready()
+	var answer Event = DocumentMissing{Document{Kind: KindMembers, Chunk: bundle.Chunk(ref)}}
+	if read {
+		answer = MembersRead{Document{Kind: KindMembers, Chunk: bundle.Chunk(ref)}, doc}
+	}
+	r.Step(r.now, answer)
+	r.ready()
+}
+
+func (r *bench) self() membership.Member {
+	return membership.Member{Node: r.cfg.Self, Name: "n1", Class: "kv"}
+}
+
+// Who is not enrolled is no reason to take callers from outside for older ones, or to
+// keep the objects for them; nor does it clash with anybody about an address.
+func TestStrangersDecideNothing(t *testing.T) {
+	n := newBench(t, at(2))
+	n.releases(1, 2)
+	n.order(2)
+	n.record(n.key, func(r *view.Record) { r.Seq, r.Version = n.Number()+5, 2 })
+	member := n.claim(nil, "n2", "10.0.0.2:7001", func(r *view.Record) { r.Version = 2 })
+	stranger := n.claim(nil, "made-up", "10.0.0.2:666", func(r *view.Record) { r.Version = 1 })
+	n.Step(n.now, Members{Alive: map[bundle.NodeID]bool{member: true, stranger: true}})
+	if r := n.ready(); r.External != 1 || len(r.Watched) != 0 || !n.alarmed(public) {
+		t.Fatalf("nobody is enrolled, and the made-up node counts for nothing: %+v", r)
+	}
+	n.enrol(false, n.self(), membership.Member{Node: member, Name: "n2", Class: "kv", Hosts: []string{"10.0.0.2"}})
+	if r := n.ready(); r.External != 1 || len(n.Directory()) != 0 {
+		t.Errorf("it is not known yet who belongs, and callers count as %d, calls go to %v", r.External, n.Directory())
+	}
+	n.enrol(true, n.self(), membership.Member{Node: member, Name: "n2", Class: "kv", Hosts: []string{"10.0.0.2"}})
+	r := n.ready()
+	if r.External != 2 || len(r.Watched) != 1 || n.alarmed(public) || n.Standing(view.Record{Node: stranger, Class: "kv"}) != schedule.StandingStranger {
+		t.Errorf("the made-up node still counts: %+v, alarms %q", r, n.Alarms())
+	}
+	n.leads("the member", "10.0.0.2:7001")
+	n.Step(n.now, Members{Alive: map[bundle.NodeID]bool{stranger: true}})
+	n.leads("the member, which is down", "10.0.0.2:7001")
+	n.Step(n.now, Called{By: map[bundle.Version]Calls{1: {}}})
+	n.Step(n.now.Add(time.Duration(bundle.DefaultRetireAfter)+time.Hour), Called{By: map[bundle.Version]Calls{1: {}}})
+	if r := n.ready(); r.Oldest != 2 {
+		t.Errorf("the objects for callers of version 1 are kept for the made-up node: %+v", r)
+	}
+}
+
+// A member has addresses where it is enrolled, and one that is so by name goes before one
+// that a token has enrolled, dead or alive.
+func TestEnrolledHosts(t *testing.T) {
+	n := newBench(t, at(1))
+	by, err := membership.NewSecret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, key, _ := ed25519.GenerateKey(nil) // it never fails
+	id := bundle.NodeIDOf(key.Public().(ed25519.PublicKey))
+	tokened := n.claim(key, "new", "10.0.0.2:7002", func(r *view.Record) { r.Enrolment = by.Enrol(id, "kv") })
+	named := n.claim(nil, "n2", "10.0.0.2:7001")
+	elsewhere := membership.Member{Node: named, Name: "n2", Class: "kv", Hosts: []string{"10.0.0.7"}}
+	here := membership.Member{Node: named, Name: "n2", Class: "kv", Hosts: []string{"10.0.0.2"}}
+	n.Step(n.now, Members{Alive: map[bundle.NodeID]bool{tokened: true}})
+	n.enrol(true, n.self(), elsewhere)
+	n.leads("enrolled elsewhere, and by no token in force", "")
+	var none *membership.Membership
+	allow := func(m membership.Member) {
+		doc := none.Enrol(n.self(), m).Allow(by.Token("kv"))
+		n.belonging = belonging{members: doc}
+		n.sortMembers()
+	}
+	allow(elsewhere)
+	n.leads("by a token", "10.0.0.2:7002")
+	allow(here)
+	n.leads("by name", "10.0.0.2:7001")
+}
+
+// A node that is not enrolled, or not where its address is, says so; a ring that is open
+// asks for nobody's word.
+func TestOutcast(t *testing.T) {
+	n := newBench(t, at(1))
+	n.record(n.key, func(r *view.Record) {
+		r.Seq, r.Services = n.Number()+5, map[string]view.ServiceAddr{"api": {Public: public}}
+	})
+	n.enrol(true, membership.Member{Node: bundle.NodeID{9}, Name: "n9", Class: "kv"})
+	if !n.alarmed("this node is not enrolled") {
+		t.Errorf("alarms %q", n.Alarms())
+	}
+	me := n.self()
+	me.Hosts = []string{"10.0.0.9"}
+	n.enrol(true, me)
+	if !n.alarmed("enrolled at other hosts") || n.alarmed("not enrolled") {
+		t.Errorf("alarms %q", n.Alarms())
+	}
+	me.Hosts = []string{hostOf(public)}
+	n.enrol(true, me)
+	if got := n.Alarms(); len(got) != 0 {
+		t.Errorf("alarms %q", got)
+	}
+	n.cfg.OpenRing = true
+	n.enrol(true, membership.Member{Node: bundle.NodeID{9}, Name: "n9", Class: "kv"})
+	if got := n.Alarms(); len(got) != 0 || n.Stranger(n.cfg.Self) {
+		t.Errorf("alarms %q", got)
+	}
+}
+
+// What is not understood changes nothing, and says so.
+func TestMembersNotUnderstood(t *testing.T) {
+	n := newBench(t, at(1))
+	stranger := n.record(nil, func(*view.Record) {})
+	n.enrol(true, n.self())
+	n.enrol(false)
+	n.Step(n.now, DocumentUnreadable{Document: Document{Kind: KindMembers, Chunk: bundle.Chunk(n.Metadata().Members)}, Problem: "format 2"})
+	if n.ready(); !n.Stranger(stranger) || !n.alarmed("who belongs to the cluster is not understood") {
+		t.Errorf("a stranger: %v, alarms %q", n.Stranger(stranger), n.Alarms())
+	}
+	n.enrol(true, n.self(), membership.Member{Node: stranger, Name: "n2", Class: "kv"})
+	if n.Stranger(stranger) || len(n.Alarms()) != 0 {
+		t.Errorf("a stranger: %v, alarms %q", n.Stranger(stranger), n.Alarms())
+	}
+}

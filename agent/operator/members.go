@@ -1,0 +1,142 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+
+	"moult/agent/control"
+	"moult/agent/membership"
+	"moult/gossip/view"
+	"moult/store/bundle"
+)
+
+// Enrolling is what the operator would enrol of a node that an agent knows: what it says
+// of itself now.
+func Enrolling(n control.NodeStatus) membership.Member {
+	m := membership.Member{Node: n.ID, Name: n.Name, Class: n.Class}
+	for _, s := range n.Services {
+		if host, _, err := net.SplitHostPort(s.Public); err == nil {
+			m.Hosts = append(m.Hosts, host)
+		}
+	}
+	return m
+}
+
+// RecordOf is the part of a node's record that says whether it belongs.
+func RecordOf(n control.NodeStatus) view.Record {
+	return view.Record{Node: n.ID, Class: n.Class, Enrolment: n.Enrolment}
+}
+
+// Begun returns m, or where the operator has signed none yet, one that enrols all nodes of
+// a status, with whom: else they would count no more from the first word on.
+func Begun(m *membership.Membership, status control.Status) (begun *membership.Membership, enrolled []string) {
+	if m != nil {
+		return m, nil
+	}
+	var all []membership.Member
+	for _, n := range status.Nodes {
+		all = append(all, Enrolling(n))
+		enrolled = append(enrolled, n.Name)
+	}
+	return m.Enrol(all...), enrolled
+}
+
+// members returns who belongs to the cluster, as the metadata in force name it, from the
+// folder or from the peer; nil where the operator has never signed it.
+func (o Operator) members(peer control.Trust) (*membership.Membership, error) {
+	ref, signed := o.folder.Current().Members()
+	if !signed {
+		return nil, nil
+	}
+	data, ok := o.folder.SignedMembers()
+	if !ok && peer.Members != nil && bundle.Sum(peer.Members) == ref.Digest {
+		data, ok = peer.Members, true
+		if err := o.folder.KeepMembers(data); err != nil {
+			return nil, err
+		}
+	}
+	if !ok {
+		return nil, control.Refused(fmt.Errorf("who belongs to the cluster (%s) has not arrived at this agent and was not signed in this trust folder", ref.Digest.Short()),
+			"try again in a moment, or at another agent")
+	}
+	return membership.Parse(data)
+}
+
+// beginMembers signs who belongs to the cluster, where that was never done and the ring is
+// not open: those that the agent knows. It returns what the operator should know of it.
+func (o Operator) beginMembers(peer control.Trust, status control.Status) (m *membership.Membership, notes []string, err error) {
+	if peer.OpenRing {
+		return nil, nil, nil
+	}
+	if m, err = o.members(peer); err != nil {
+		return nil, nil, err
+	}
+	begun, enrolled := Begun(m, status)
+	if len(enrolled) > 0 {
+		if _, err := o.SignMembers(begun); err != nil {
+			return nil, nil, err
+		}
+		notes = append(notes, fmt.Sprintf("enrolled %s: from now on a new node counts only by `moult member add` or a join token", strings.Join(enrolled, ", ")))
+	}
+	for _, n := range status.Nodes {
+		if n.Reachable && !begun.Counts(RecordOf(n)) {
+			notes = append(notes, fmt.Sprintf("%s is not enrolled, so the order does not have it: `moult member add %s`, then `moult retry %s`", n.Name, n.Name, n.Name))
+		}
+	}
+	return begun, notes, nil
+}
+
+// SignMembers signs who belongs to the cluster, and returns what a peer needs.
+func (o Operator) SignMembers(m *membership.Membership) (*control.Signed, error) {
+	data, err := m.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	v, err := o.folder.AddMembers(data)
+	if err != nil {
+		return nil, err
+	}
+	set, err := v.Set().Marshal()
+	if err != nil {
+		return nil, err
+	}
+	return &control.Signed{Set: set, Members: data}, nil
+}
+
+// ChangeMembers fetches what is in force from the agent, changes who belongs to the
+// cluster, signs that and hands it over. change is given nil where the operator has never
+// signed it; where it returns what it was given, nothing is signed.
+func (o Operator) ChangeMembers(ctx context.Context, api *control.Client, change func(*membership.Membership, control.Status) (*membership.Membership, error)) (control.Accepted, error) {
+	peer, err := api.Trust(ctx)
+	if err != nil {
+		return control.Accepted{}, err
+	}
+	if err := o.Absorb(peer.Set); err != nil {
+		return control.Accepted{}, err
+	}
+	m, err := o.members(peer)
+	if err != nil {
+		return control.Accepted{}, err
+	}
+	status, err := api.Status(ctx, false)
+	if err != nil {
+		return control.Accepted{}, err
+	}
+	next, err := change(m, status)
+	if err != nil || next == m {
+		return control.Accepted{}, err
+	}
+	signed, err := o.SignMembers(next)
+	if err != nil {
+		return control.Accepted{}, err
+	}
+	besides, err := o.Besides(peer.Set, 0)
+	if err != nil {
+		return control.Accepted{}, err
+	}
+	accepted, err := api.Accept(ctx, *signed)
+	accepted.Message = strings.Join(append([]string{accepted.Message}, besides...), "; ")
+	return accepted, err
+}
