@@ -67,6 +67,7 @@ type Agent struct {
 	serving   serving
 	pastSwept bool               // the disk of retired objects has been given back
 	countAt   time.Time          // when to count callers again
+	lookAt    time.Time          // when to look at documents again
 	cancel    context.CancelFunc // ends the action under way
 	running   <-chan struct{}    // closed when that action has returned
 	changed   int                // objects of the last transform
@@ -251,10 +252,20 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.watchDisk()
 			a.keepEvidence()
 			a.persistView()
+			a.lookAgain(time.Now())
 		}
 		a.settle()
 	}
 	return fmt.Errorf("the journal cannot be written, so the agent ends; its node goes on: %w", a.broken)
+}
+
+// lookAgain looks, now and then, whether the disk still has the documents that it had, and
+// has those fetched that it has not: this agent has read them, its next one has to.
+func (a *Agent) lookAgain(now time.Time) {
+	if now.After(a.lookAt) {
+		a.lookAt = now.Add(lookInterval)
+		a.step(node.LookAgain{})
+	}
 }
 
 // watchDisk says that the disk is full before anything has to be written, that the state

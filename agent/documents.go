@@ -16,12 +16,6 @@ import (
 
 // read looks for a document on the disk.
 func (a *Agent) read(doc node.Document) node.Event {
-	if doc.Known {
-		if a.depot.HasBlob(doc.Digest) {
-			return node.DocumentHere{Document: doc}
-		}
-		return node.DocumentMissing{Document: doc}
-	}
 	data, ok, err := a.depot.Blob(doc.Digest)
 	switch {
 	case err != nil && doc.Kind == node.KindBound:
@@ -36,7 +30,7 @@ func (a *Agent) read(doc node.Document) node.Event {
 	case !ok:
 		return node.DocumentMissing{Document: doc}
 	}
-	if doc.Kind == node.KindObject {
+	if doc.Kind == node.KindObject || doc.Known {
 		return node.DocumentHere{Document: doc}
 	}
 	if doc.Kind == node.KindMembers {

@@ -112,6 +112,7 @@ func (a *Agent) unpacked(ctx context.Context, digest bundle.Digest) (dir string,
 		return "", fmt.Errorf("%w: %w", errLost, err)
 	}
 	a.log.Error("the software is damaged or gone, and fetched again", "release", runs, "err", err)
+	a.ask(func() { a.step(node.LookAgain{}) }) // what lies beside it may be as well
 	tell(fmt.Sprintf("the software of release %d, which this node runs, is damaged or gone on this disk, and is fetched from peers: until then the node is down; if none has it, %s; look at the disk", runs, node.Bring(runs)))
 	if dir, err = a.fetchArtifact(ctx, art, nil); err == nil || ctx.Err() != nil {
 		tell("") // it is back, or no longer what is to run

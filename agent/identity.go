@@ -42,23 +42,39 @@ func readIdentity(path string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the node's identity: %w", err)
 	}
+	key, err := parseIdentity(data)
+	if err != nil {
+		return nil, fmt.Errorf("read the node's identity %s: %w; restore it from a backup, or remove it to become a new node", path, err)
+	}
+	return key, nil
+}
+
+// nodeHeader has the node's ID in its identity file: a key in which the disk has flipped a
+// bit is one as well, of another node. Files of older agents have none.
+const nodeHeader = "Node"
+
+func parseIdentity(data []byte) (ed25519.PrivateKey, error) {
 	block, _ := pem.Decode(data)
 	if block == nil {
-		return nil, fmt.Errorf("read the node's identity %s: not PEM; restore it from a backup, or remove it to become a new node", path)
+		return nil, errors.New("not PEM")
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("read the node's identity %s: %w", path, err)
+		return nil, err
 	}
 	ed, ok := key.(ed25519.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("read the node's identity %s: %T, want ed25519", path, key)
+		return nil, fmt.Errorf("%T, want ed25519", key)
+	}
+	id := bundle.NodeIDOf(ed.Public().(ed25519.PublicKey)).String()
+	if named := block.Headers[nodeHeader]; named != "" && named != id {
+		return nil, fmt.Errorf("it is the key of node %.16s, and says that it is of node %.16s: it is damaged", id, named)
 	}
 	return ed, nil
 }
 
 func makeIdentity(path string) (ed25519.PrivateKey, error) {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make the node's identity: %w", err)
 	}
@@ -66,7 +82,7 @@ func makeIdentity(path string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the node's identity: %w", err)
 	}
-	data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Headers: map[string]string{nodeHeader: bundle.NodeIDOf(public).String()}, Bytes: der})
 	if err := durable.WriteFile(path, data, 0o600); err != nil {
 		return nil, fmt.Errorf("make the node's identity: %w", err)
 	}

@@ -31,6 +31,7 @@ const (
 	persistInterval = 5 * time.Second
 	minPause        = time.Second // between two tries of an action that must succeed
 	maxPause        = 30 * time.Second
+	lookInterval    = 10 * time.Minute
 	retireInterval  = 2 * time.Second  // between two counts of callers
 	routePause      = time.Second      // between two tries of a routing that failed
 	floodInterval   = 10 * time.Second // between two lines of what peers may repeat at will

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"moult/store"
 	"moult/store/artifact"
@@ -48,5 +50,49 @@ func TestUnkeptComesAgain(t *testing.T) {
 	j.keepEvidence()
 	if j = j.restarted(dir); j.node.Evidence().Digest != second.Digest() || !j.node.Conflicted(1) {
 		t.Error("the evidence is lost with a restart")
+	}
+}
+
+// Documents that the disk loses, or damages, under a running agent are fetched again: its
+// next one has to read them.
+func TestDocumentsLookedForAgain(t *testing.T) {
+	ours := newPublisher(t)
+	first := ours.release("one")
+	j := newJudge(t, t.TempDir(), ours.FirstRoot())
+	if !j.offered(bundle.NodeID{2}, encoded(t, first)) {
+		t.Fatal("the set is not taken")
+	}
+	doc, err := j.depot.PutBlob(ours.manifests[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	missing := func() int {
+		now = now.Add(lookInterval + time.Second)
+		j.lookAgain(now)
+		j.readDocuments()
+		return j.node.MissingDocuments()
+	}
+	if n := missing(); n != 0 {
+		t.Fatalf("%d documents are missing", n)
+	}
+	path := j.depot.BlobPath(doc.Digest)
+	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := missing(); n != 1 {
+		t.Errorf("one document is damaged, and %d are missing", n)
+	}
+	if _, err := j.depot.PutBlob(ours.manifests[0]); err != nil {
+		t.Fatal(err)
+	}
+	if n := missing(); n != 0 {
+		t.Fatalf("it is back, and %d documents are missing", n)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if n := missing(); n != 1 {
+		t.Errorf("one document is lost, and %d are missing", n)
 	}
 }
