@@ -17,6 +17,7 @@ const defaultExpiry = 365 * 24 * time.Hour
 
 func trustCommand() *cli.Command {
 	expires := &cli.DurationFlag{Name: "expires", Value: defaultExpiry, Usage: "how long the metadata is good, such as 8760h"}
+	fresh := &cli.DurationFlag{Name: "fresh", Usage: "how long a timestamp is good from now on, such as 2h: peers that hear of no newer one start nothing after that, so refresh more often (0: as long as all else)"}
 	return &cli.Command{
 		Name:  "trust",
 		Usage: "make and look after the keys and the signed metadata",
@@ -62,21 +63,10 @@ func trustCommand() *cli.Command {
 				},
 			},
 			{
-				Name:  "refresh",
-				Usage: "sign the metadata again with a later expiry",
-				Flags: []cli.Flag{trustFlag(), expires},
-				Action: func(c *cli.Context) error {
-					lasts, err := positive(c, "expires")
-					if err != nil {
-						return err
-					}
-					return withTrust(c, func(f *trust.Folder) error {
-						if err := f.Refresh(lasts); err != nil {
-							return err
-						}
-						return signedAnew(c, f)
-					})
-				},
+				Name:   "refresh",
+				Usage:  "sign the metadata again with a later expiry",
+				Flags:  []cli.Flag{trustFlag(), fresh, &cli.DurationFlag{Name: "expires", Usage: "how long the metadata is good, such as 8760h; as long as the folder was made for, if not given"}},
+				Action: refreshTrust,
 			},
 			{
 				Name:  "push",
@@ -89,6 +79,30 @@ func trustCommand() *cli.Command {
 			},
 		},
 	}
+}
+
+func refreshTrust(c *cli.Context) error {
+	var lasts time.Duration
+	if c.IsSet("expires") {
+		var err error
+		if lasts, err = positive(c, "expires"); err != nil {
+			return err
+		}
+	}
+	if c.Duration("fresh") < 0 {
+		return misusef(seeHelp(c), "--fresh %v: want a time such as 2h, or 0", c.Duration("fresh"))
+	}
+	return withTrust(c, func(f *trust.Folder) error {
+		if c.IsSet("fresh") {
+			if err := f.KeepFresh(c.Duration("fresh")); err != nil {
+				return err
+			}
+		}
+		if err := f.Refresh(lasts); err != nil {
+			return err
+		}
+		return signedAnew(c, f)
+	})
 }
 
 func withTrust(c *cli.Context, do func(*trust.Folder) error) error {

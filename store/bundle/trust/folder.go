@@ -34,12 +34,23 @@ const (
 // DefaultExpires is how long signatures last where Init was not told otherwise.
 const DefaultExpires = 365 * 24 * time.Hour
 
-const settingsFormat = 1
+// settingsFormat is the newest form; 2 has Fresh, and is written where that is set.
+const settingsFormat = 2
 
 type settings struct {
 	Format int `json:"format"`
 	// Expires is how long what this folder signs is good.
 	Expires bundle.Duration `json:"expires"`
+	// Fresh is how long timestamps are good; 0: as long as all else.
+	Fresh bundle.Duration `json:"fresh,omitempty"`
+}
+
+func (s settings) encode() ([]byte, error) {
+	if s.Format = 1; s.Fresh != 0 {
+		s.Format = 2
+	}
+	data, err := json.Marshal(s)
+	return append(data, '\n'), err
 }
 
 // disk is how a folder changes files; the tests crash it between any two calls.
@@ -115,7 +126,7 @@ func initFiles(dir string, o InitOptions) error {
 		}
 	}
 	f := newFolder(dir, o.Now)
-	f.settings = settings{Format: settingsFormat, Expires: bundle.Duration(o.Expires)}
+	f.settings = settings{Expires: bundle.Duration(o.Expires)}
 	keys := map[keyName]*signingKey{}
 	for _, name := range []keyName{rootKey, publisherKey, operatorKey} {
 		k, err := newSigningKey()
@@ -127,7 +138,7 @@ func initFiles(dir string, o InitOptions) error {
 		}
 		keys[name] = k
 	}
-	encoded, err := json.Marshal(f.settings)
+	encoded, err := f.settings.encode()
 	if err != nil {
 		return err
 	}
@@ -136,7 +147,7 @@ func initFiles(dir string, o InitOptions) error {
 		return err
 	}
 	f.first = root
-	for name, data := range map[string][]byte{gossipKeyFile: newGossipKey(), settingsFile: append(encoded, '\n'), rootFile: root} {
+	for name, data := range map[string][]byte{gossipKeyFile: newGossipKey(), settingsFile: encoded, rootFile: root} {
 		if err := f.disk.write(filepath.Join(dir, name), data, 0o600); err != nil {
 			return err
 		}
@@ -269,12 +280,35 @@ func (f *Folder) readSettings() error {
 	if err := json.Unmarshal(data, &f.settings); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if f.settings.Format != settingsFormat {
-		return fmt.Errorf("%s: format %d, this moult knows format %d: upgrade moult", path, f.settings.Format, settingsFormat)
+	if f.settings.Format < 1 || f.settings.Format > settingsFormat {
+		return fmt.Errorf("%s: format %d, this moult knows up to format %d: upgrade moult", path, f.settings.Format, settingsFormat)
 	}
 	if f.settings.Expires <= 0 {
 		return fmt.Errorf("%s: signatures cannot expire after %s", path, f.settings.Expires)
 	}
+	if f.settings.Fresh < 0 {
+		return fmt.Errorf("%s: timestamps cannot expire after %s", path, f.settings.Fresh)
+	}
+	return nil
+}
+
+// KeepFresh has timestamps that this folder signs from now on expire after lasts, however
+// long the rest is good; 0 is as long as the rest. Whoever hears of no newer one starts
+// nothing new after that, so somebody must Refresh more often.
+func (f *Folder) KeepFresh(lasts time.Duration) error {
+	if lasts < 0 {
+		return fmt.Errorf("timestamps cannot expire after %s", lasts)
+	}
+	next := f.settings
+	next.Fresh = bundle.Duration(lasts)
+	data, err := next.encode()
+	if err == nil {
+		err = f.disk.write(filepath.Join(f.dir, settingsFile), data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("keep how long timestamps last: %w", err)
+	}
+	f.settings = next
 	return nil
 }
 

@@ -599,3 +599,97 @@ func TestAddMembers(t *testing.T) {
 		t.Errorf("a peer goes back: %v", err)
 	}
 }
+
+// A node that is kept at what was in force before a pause starts nothing new once the
+// timestamp has expired. Who keeps that fresh needs the operator's key alone.
+func TestKeepFresh(t *testing.T) {
+	dir := initFolder(t)
+	f := openFolder(t, dir)
+	added(t, f, 1, "one")
+	year, short := start.Add(DefaultExpires), 2*time.Hour
+	if got := f.Current().Expires(); !got.Equal(year) {
+		t.Fatalf("good until %s, want %s", got, year)
+	}
+	if err := f.KeepFresh(short); err != nil {
+		t.Fatal(err)
+	}
+	running, err := f.AddOrder(1, 1, []byte("running"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := running.Expires(), start.Add(short); !got.Equal(want) {
+		t.Fatalf("an order is good until %s, want %s", got, want)
+	}
+	frozen := running
+	alone := copyFolder(t, dir, rootKey, publisherKey)
+	for hours := time.Duration(1); hours <= 3; hours++ {
+		now := start.Add(hours * time.Hour)
+		k, err := OpenFolder(alone, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Refresh(0); err != nil {
+			t.Fatalf("after %d hours: %v", hours, err)
+		}
+		v := k.Current()
+		if err := k.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if want := now.Add(short); !v.Expires().Equal(want) {
+			t.Errorf("refreshed after %d hours: good until %s, want %s", hours, v.Expires(), want)
+		}
+		if running, err = Verify(f.FirstRoot(), running, v.Set()); err != nil {
+			t.Errorf("after %d hours a peer refuses it: %v", hours, err)
+		}
+		if frozen.Expired(now) != (hours > 2) {
+			t.Errorf("after %d hours: what the frozen peer has counts as expired: %v", hours, frozen.Expired(now))
+		}
+	}
+	if err := f.KeepFresh(-time.Second); err == nil {
+		t.Error("took a time below 0")
+	}
+	for _, lasts := range []time.Duration{0, 2 * DefaultExpires} { // none longer than the rest
+		if err := f.KeepFresh(lasts); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Refresh(0); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.Current().Expires(); !got.Equal(year) {
+			t.Errorf("fresh for %s: good until %s, want %s", lasts, got, year)
+		}
+	}
+}
+
+// What older programs do not know they refuse by the number of the format.
+func TestSettingsFormats(t *testing.T) {
+	dir := initFolder(t)
+	f := openFolder(t, dir)
+	for _, c := range []struct {
+		fresh time.Duration
+		want  string
+	}{{0, `{"format":1,"expires":"8760h0m0s"}`}, {time.Hour, `{"format":2,"expires":"8760h0m0s","fresh":"1h0m0s"}`}, {0, `{"format":1,"expires":"8760h0m0s"}`}} {
+		if err := f.KeepFresh(c.fresh); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(filepath.Join(dir, settingsFile)); err != nil || strings.TrimSpace(string(got)) != c.want {
+			t.Errorf("%s, %v, want %s", got, err, c.want)
+		}
+		if err := f.readSettings(); err != nil {
+			t.Error(err)
+		}
+	}
+	for text, want := range map[string]string{
+		`{"format":3,"expires":"1h"}`:               "format 3, this moult knows up to format 2",
+		`{"format":0,"expires":"1h"}`:               "format 0",
+		`{"format":2,"expires":"1h","fresh":"-1h"}`: "timestamps cannot expire",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, settingsFile), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.readSettings(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+		f.settings = settings{}
+	}
+}

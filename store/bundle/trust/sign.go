@@ -75,7 +75,7 @@ func (f *Folder) sign(d draft) (*Verified, error) {
 	if set.Snapshot, err = f.signSnapshot(set, above.Snapshot+1, key); err != nil {
 		return nil, err
 	}
-	ts := metadata.Timestamp(f.expiry())
+	ts := metadata.Timestamp(f.freshUntil())
 	ts.Signed.Version = above.Timestamp + 1
 	ts.Signed.Meta = map[string]*metadata.MetaFiles{snapshotFile: pin(above.Snapshot+1, set.Snapshot)}
 	if set.Timestamp, err = signFile(ts, key); err != nil {
@@ -123,6 +123,14 @@ func (f *Folder) publish(d draft) error {
 		return err
 	}
 	return f.commit(v)
+}
+
+// freshUntil is when a timestamp made now expires.
+func (f *Folder) freshUntil() time.Time {
+	if fresh := f.settings.Fresh; fresh != 0 && fresh < f.settings.Expires {
+		return f.now.Add(time.Duration(fresh)).UTC().Truncate(time.Second)
+	}
+	return f.expiry()
 }
 
 // expiry is when a signature made now expires. TUF counts whole seconds.
