@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"moult/simlayer/gate"
 	"moult/simlayer/proxy"
 	"moult/simlayer/relay"
 	"moult/simlayer/stream"
@@ -20,7 +21,7 @@ var errSimulated = errors.New("the call needs simulation")
 func (f *front) begin(req wire.Request, size int, how relay.How) bool {
 	call, safe := &f.call, proxy.Safe(req.Method)
 	f.mu.Lock()
-	*call = frontCall{began: time.Now(), ticket: ticket{Of: f}}
+	*call = frontCall{began: time.Now(), ticket: ticket{Of: f}, patience: gate.Patience{From: f.from}}
 	f.core.Begin(req, how, safe)
 	f.mu.Unlock()
 	whole := how == relay.Whole

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -34,6 +35,7 @@ type front struct {
 	calls   *Calls
 	port    *Port
 	conn    net.Conn
+	from    netip.Prefix // of its caller
 	cutFunc func()
 	wg      sync.WaitGroup // down
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"moult/simlayer/relay"
 	"moult/simlayer/routes"
 	"moult/simlayer/so"
+	"moult/simlayer/stream"
 	"moult/simlayer/tally"
 	"moult/simlayer/wire"
 	"moult/store/bundle"
@@ -141,6 +143,9 @@ func (p *callProxy) serve(w http.ResponseWriter, r *http.Request, f *Port) {
 		port: f, parent: r.Context(), cut: cut, version: f.Label, outcome: tally.Failed, began: time.Now(),
 	}
 	c.Begin(r)
+	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		c.patience.From = stream.Source(at)
+	}
 	if r.ProtoMajor == 1 && r.ContentLength < 0 && r.Trailer == nil {
 		r.Trailer = http.Header{} // for a trailer that is not announced
 	}

@@ -21,7 +21,7 @@ import (
 func (f *Port) relay(conn net.Conn) {
 	defer f.calls.Conns.Leave()
 	began := time.Now()
-	r := &relaying{port: f, conn: conn}
+	r := &relaying{port: f, conn: conn, patience: gate.Patience{From: sourceOf(conn)}}
 	up, err := r.connect()
 	route := f.calls.Gate.Routing()
 	if r.ticket != nil {

@@ -3,8 +3,10 @@ package calls
 import (
 	"net"
 	"net/http"
+	"net/netip"
 
 	"moult/simlayer/proxy"
+	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
 
@@ -55,6 +57,12 @@ func (f *Port) Serve() error {
 	return f.server.Serve(f.hand)
 }
 
+// sourceOf is whose share a connection's calls take; all whose address is none are one.
+func sourceOf(conn net.Conn) netip.Prefix {
+	at, _ := stream.AddrPort(conn.RemoteAddr())
+	return stream.Source(at)
+}
+
 // Retire has connections of HTTP end after the call that they are in. No new ones may
 // be given to it.
 func (f *Port) Retire() {
@@ -92,7 +100,7 @@ func (f *Port) Close() {
 
 // front takes over a connection that was accepted. The layer's tasks count it.
 func (f *Port) front(conn net.Conn) {
-	c := &front{calls: f.calls, port: f, conn: conn}
+	c := &front{calls: f.calls, port: f, conn: conn, from: sourceOf(conn)}
 	c.cutFunc = c.cut
 	if !f.add(c) {
 		c.end()

@@ -10,7 +10,6 @@ import (
 // Gate lets calls in to a node, or holds them. It owns the routing in force, so
 // that a call is let in under one routing and none is let in between two.
 type Gate[R comparable] struct {
-	maxHeld int
 	leaving atomic.Bool // the node goes down
 	// stirred wakes whoever waits for calls to end: one has, or never will.
 	stirred chan struct{}
@@ -24,17 +23,17 @@ type Gate[R comparable] struct {
 	inside   ring[R]       // the calls at the node
 	before   ring[R]       // those of them that were there when the others were told apart
 	loose    ring[R]       // raw connections that nobody waits for any more
-	held     int           // calls that wait
-	ended    int           // answers of unknown length, since calls were held, before their end
+	waiting  waiting
+	ended    int // answers of unknown length, since calls were held, before their end
 	peaks    struct{ in, held int }
 	longest  time.Duration
 }
 
 // New returns a gate that is closed, under a routing of which calls may wait for
-// patience. At most maxHeld calls wait at once.
+// patience. At most maxHeld calls wait at once, and who calls most gives way.
 func New[R comparable](r R, patience time.Duration, maxHeld int) *Gate[R] {
 	return &Gate[R]{
-		maxHeld:  maxHeld,
+		waiting:  waiting{most: maxHeld},
 		route:    r,
 		patience: patience,
 		changed:  make(chan struct{}),
@@ -157,12 +156,12 @@ func (g *Gate[R]) wait(ctx context.Context, p *Patience, pause time.Duration) er
 	if g.shut {
 		return ErrClosed
 	}
-	if g.held >= g.maxHeld {
+	one := g.waiting.enter(p.From)
+	if one == nil {
 		return ErrHeldTooMany
 	}
 	p.start(g.patience)
-	g.held++
-	g.peaks.held = max(g.peaks.held, g.held)
+	g.peaks.held = max(g.peaks.held, g.waiting.n)
 	changed := g.changed
 	g.mu.Unlock()
 
@@ -176,6 +175,8 @@ func (g *Gate[R]) wait(ctx context.Context, p *Patience, pause time.Duration) er
 	var err error
 	select {
 	case <-changed:
+	case <-one.shed:
+		err = ErrHeldTooMany
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-timer.C:
@@ -187,7 +188,7 @@ func (g *Gate[R]) wait(ctx context.Context, p *Patience, pause time.Duration) er
 	p.spent += time.Since(began)
 
 	g.mu.Lock()
-	g.held--
+	g.waiting.leave(one)
 	if err != nil {
 		g.longest = max(g.longest, p.spent)
 	}
@@ -222,7 +223,7 @@ func (g *Gate[R]) Stats() Stats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return Stats{
-		In: g.in(), Held: g.held, PeakIn: g.peaks.in, PeakHeld: g.peaks.held,
+		In: g.in(), Held: g.waiting.n, PeakIn: g.peaks.in, PeakHeld: g.peaks.held,
 		Longest: g.longest, Before: g.before.n, Stirred: len(g.stirred) > 0,
 	}
 }

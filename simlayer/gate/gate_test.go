@@ -3,7 +3,10 @@ package gate
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -77,6 +80,75 @@ func TestGateBounds(t *testing.T) {
 			t.Errorf("after close: %v", err)
 		}
 	})
+}
+
+// Who holds most gives way to an address that has less, the last of its calls first; and
+// nobody gives way to one that has about as many.
+func TestGateSharesThePlacesToWait(t *testing.T) {
+	for _, c := range []struct{ waiting, comes, goes string }{
+		{"a a a a", "b", "a4"},
+		{"a a a b", "b", "a3"},
+		{"b a a a", "c", "a3"},
+		{"a a b b", "c", "b2"}, // of equal ones who came last
+		{"a a b b", "a", ""},
+		{"a a b b", "b", ""},
+		{"a a a b", "a", ""}, // not for itself
+		{"a b c d", "e", ""},
+		{"a b c d", "a", ""},
+		{"a a b c", "d", "a2"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := New(&routing{}, hold, 4)
+			from := func(name string) netip.Prefix {
+				return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, name[0]}), 32)
+			}
+			ended, in := make(chan string, 8), make(chan string, 8)
+			call := func(name string, n int) {
+				go func() {
+					tk, err := enter(g, t.Context(), &Patience{From: from(name)}, nil)
+					if errors.Is(err, ErrHeldTooMany) {
+						ended <- fmt.Sprint(name, n)
+						return
+					}
+					if err != nil {
+						t.Errorf("%s%d: %v", name, n, err)
+						return
+					}
+					g.Leave(tk)
+					in <- fmt.Sprint(name, n)
+				}()
+				synctest.Wait()
+			}
+			count := map[string]int{}
+			for name := range strings.FieldsSeq(c.waiting) {
+				count[name]++
+				call(name, count[name])
+			}
+			if s := g.Stats(); s.Held != 4 || len(ended) != 0 {
+				t.Fatalf("%+v: %d wait, %d have ended", c, s.Held, len(ended))
+			}
+			call(c.comes, 9)
+			want := c.goes
+			if want == "" {
+				want = c.comes + "9"
+			}
+			if len(ended) != 1 {
+				t.Fatalf("%+v: %d calls have ended, want one", c, len(ended))
+			}
+			if got := <-ended; got != want {
+				t.Errorf("%+v: %s has ended, want %s", c, got, want)
+			}
+			if s := g.Stats(); s.Held != 4 || s.PeakHeld != 4 {
+				t.Errorf("%+v: %+v, want four that wait", c, s)
+			}
+			up(g, &routing{1})
+			synctest.Wait()
+			if s := g.Stats(); len(in) != 4 || s.Held != 0 || len(g.waiting.from) != 0 {
+				t.Errorf("%+v: %d have come in, %d wait, of %d addresses", c, len(in), s.Held, len(g.waiting.from))
+			}
+			g.Close()
+		})
+	}
 }
 
 // All waits of one call together are bounded, not each.

@@ -14,6 +14,7 @@ var (
 	ErrClosed = errors.New("the simulation layer is closed")
 	// ErrHeldTooLong says that a call has waited for as long as it may.
 	ErrHeldTooLong = errors.New("held too long")
-	// ErrHeldTooMany says that as many calls wait as may.
+	// ErrHeldTooMany says that as many calls wait as may, and none from an address that
+	// has more of them.
 	ErrHeldTooMany = errors.New("too many calls are held")
 )

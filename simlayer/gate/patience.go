@@ -1,9 +1,16 @@
 package gate
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Patience is how long one call has waited and still may, over all its waits.
 type Patience struct {
+	// From is the address that it comes from, or its network: whose share of the places
+	// to wait in it takes.
+	From netip.Prefix
+
 	limit time.Duration
 	until time.Time // zero before the first wait
 	spent time.Duration

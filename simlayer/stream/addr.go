@@ -29,6 +29,17 @@ func AddrPort(addr net.Addr) (netip.AddrPort, bool) {
 	return a.AddrPort(), true
 }
 
+// Source is whence a caller comes, as far as shares go: its address, or the network that one
+// host has of IPv6.
+func Source(ap netip.AddrPort) netip.Prefix {
+	ip, bits := ap.Addr().Unmap().WithZone(""), 32
+	if ip.Is6() {
+		bits = 64
+	}
+	from, _ := ip.Prefix(bits) // bits fit
+	return from
+}
+
 // SameAddr reports whether connecting to dest, a host:port, would reach a listener
 // at addr.
 func SameAddr(addr net.Addr, dest string) bool {
