@@ -127,8 +127,12 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, text string, get f
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	rc := http.NewResponseController(w)
-	// Not every ResponseWriter has deadlines; then its server has to know.
-	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
+	defer func() {
+		if ctx.Err() == nil { // else its connection is to end now, whatever it has not read
+			// Not every ResponseWriter has deadlines; then its server has to know.
+			_ = rc.SetWriteDeadline(time.Time{})
+		}
+	}()
 	place := s.places.enter(s.caller(r), func() {
 		cancel() // first: write looks at it after each deadline of its own
 		_ = rc.SetWriteDeadline(time.Unix(1, 0))
