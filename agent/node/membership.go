@@ -1,7 +1,10 @@
 package node
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
+	"slices"
 
 	"moult/agent/membership"
 	"moult/agent/schedule"
@@ -69,6 +72,49 @@ func (n *Node) noteStranger(r view.Record) {
 	if r.Node == n.cfg.Self {
 		n.alarm(causeStranger, n.outcast(r, stranger))
 	}
+}
+
+// makeRoom has strangers give way to members where the view is full, so that nobody keeps
+// members out of it by nodes that he makes up. It returns the records with those first
+// that have got room. A stranger that stands in the newest order is waited for, and stays.
+func (n *Node) makeRoom(records []view.Signed) []view.Signed {
+	after := n.view.Len()
+	if !n.Closed() || after+len(records) <= view.MaxNodes {
+		return records
+	}
+	var first, rest []view.Signed
+	var yield []bundle.NodeID
+	for _, s := range records {
+		r, err := view.Open(s)
+		if _, known := n.view.Get(r.Node); err != nil || known || n.belonging.members == nil || !n.belonging.members.Counts(r) {
+			rest = append(rest, s)
+			continue
+		}
+		first = append(first, s)
+		if after++; after <= view.MaxNodes {
+			continue
+		}
+		if yield == nil {
+			yield = n.idleStrangers()
+		}
+		if len(yield) == 0 {
+			continue
+		}
+		n.view.Drop(yield[0])
+		n.gone(yield[0])
+		yield, after = yield[1:], after-1
+	}
+	return append(first, rest...)
+}
+
+// idleStrangers are those that do not stand in the newest order.
+func (n *Node) idleStrangers() (ids []bundle.NodeID) {
+	for _, id := range slices.SortedFunc(maps.Keys(n.belonging.strangers), func(a, b bundle.NodeID) int { return bytes.Compare(a[:], b[:]) }) {
+		if r, _ := n.view.Get(id); n.newestPlaces()[r.Class][id] == 0 && id != n.cfg.Self {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // outcast tells why this node does not count, or not where it says that it is reached;

@@ -2,6 +2,9 @@ package node
 
 import (
 	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -142,5 +145,60 @@ func TestMembersNotUnderstood(t *testing.T) {
 	n.enrol(true, n.self(), membership.Member{Node: stranger, Name: "n2", Class: "kv"})
 	if n.Stranger(stranger) || len(n.Alarms()) != 0 {
 		t.Errorf("a stranger: %v, alarms %q", n.Stranger(stranger), n.Alarms())
+	}
+}
+
+// Whoever fills the view by nodes that he makes up keeps no member out of it, and gets no
+// more in.
+func TestMadeUpNodesYieldToMembers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it fills a view")
+	}
+	n := newBench(t, at(2))
+	sign := func(i int) (bundle.NodeID, view.Signed) {
+		seed := bundle.Sum(fmt.Append(nil, i))
+		key := ed25519.NewKeyFromSeed(seed[:])
+		s, err := view.Sign(key, view.Record{Name: fmt.Sprint("n", i), Class: "kv", Seq: 1, Version: 1, Phase: "current", Since: n.now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bundle.NodeIDOf(key.Public().(ed25519.PublicKey)), s
+	}
+	early, earlyRecord := sign(-1)
+	member, memberRecord := sign(-2)
+	n.enrol(true, n.self(), membership.Member{Node: early, Class: "kv"}, membership.Member{Node: member, Class: "kv"})
+	if _, err := n.Merge(n.now, earlyRecord); err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	for n.View().Len() < view.MaxNodes {
+		_, s := sign(made)
+		made++
+		if _, err := n.Merge(n.now, s); err != nil {
+			t.Fatalf("%d nodes: %v", n.View().Len(), err)
+		}
+	}
+	n.ready()
+	full := n.View().Len()
+	_, more := sign(made)
+	if changed, err := n.Merge(n.now, more); !errors.Is(err, view.ErrFull) || len(changed) != 0 {
+		t.Fatalf("one more that is made up: changed %d, %v", len(changed), err)
+	}
+	changed, err := n.Merge(n.now, more, memberRecord)
+	if !errors.Is(err, view.ErrFull) || !slices.Equal(changed, []bundle.NodeID{member}) || n.Stranger(member) {
+		t.Errorf("a member beside one that is made up: changed %v, %v", changed, err)
+	}
+	dropped := n.Ready().Dropped
+	if len(dropped) != 1 || n.View().Len() != full {
+		t.Fatalf("%d nodes gave way, %d stay, want one of %d", len(dropped), n.View().Len(), full)
+	}
+	if _, there := n.View().Get(dropped[0]); there || dropped[0] == early || dropped[0] == n.cfg.Self || n.Stranger(dropped[0]) {
+		t.Errorf("node %s gave way; in the view: %v", dropped[0].Short(), there)
+	}
+	if _, there := n.View().Get(early); !there {
+		t.Error("a member has gone")
+	}
+	if changed, err := n.Merge(n.now, memberRecord, more); len(changed) != 0 || !errors.Is(err, view.ErrFull) {
+		t.Errorf("again: changed %d, %v", len(changed), err)
 	}
 }

@@ -69,14 +69,19 @@ func (n *Node) forget() {
 		}
 	}
 	for _, id := range n.view.Forget(upTo) {
-		n.dropped = append(n.dropped, id)
-		delete(n.sources, id)
-		delete(n.belonging.strangers, id)
-		n.names, n.routing.stale, n.listed = nil, true, false
+		n.gone(id)
 	}
 	if last := upTo[n.cfg.Self]; last > 0 && last >= n.number {
 		n.number, n.own = last, view.Record{}
 	}
+}
+
+// gone notes that a node is no longer in the view.
+func (n *Node) gone(id bundle.NodeID) {
+	n.dropped = append(n.dropped, id)
+	delete(n.sources, id)
+	delete(n.belonging.strangers, id)
+	n.names, n.routing.stale, n.listed = nil, true, false
 }
 
 // JudgeOrder reports why the order that m names for a release must not come into

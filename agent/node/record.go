@@ -98,7 +98,7 @@ func (n *Node) told(s view.Signed) {
 // was wrong with others. It is an event like those of Step.
 func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.NodeID, err error) {
 	n.now = now
-	changed, err = n.view.Merge(records...)
+	changed, err = n.view.Merge(n.makeRoom(records)...)
 	for _, id := range changed {
 		n.routing.stale, n.names = true, nil
 		r, _ := n.view.Get(id)

@@ -92,6 +92,17 @@ func (v *View) Forget(upTo map[bundle.NodeID]uint64) (dropped []bundle.NodeID) {
 	return dropped
 }
 
+// Drop takes a node out to make room for another. Unlike one that is forgotten it may come
+// again.
+func (v *View) Drop(id bundle.NodeID) {
+	if _, known := v.now.find(id); known {
+		v.now.drop(id)
+		if b := v.now.buckets[bucketOf(id)]; b != nil {
+			b.rehash()
+		}
+	}
+}
+
 // Forgotten is up to which number a node's records are forgotten; 0 for none.
 func (v *View) Forgotten(id bundle.NodeID) uint64 { return v.forgotten[id] }
 
