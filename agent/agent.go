@@ -72,6 +72,8 @@ type Agent struct {
 	running   <-chan struct{}    // closed when that action has returned
 	changed   int                // objects of the last transform
 
+	copyMeasured <-chan struct{} // closed when it has been; nil: no copy is ahead
+
 	noRecords, noSets, noSave gossip.Quiet // for what peers send, and for what repeats: a flood
 }
 
@@ -233,6 +235,7 @@ func (a *Agent) loop(ctx context.Context) error {
 	a.watchDisk()
 	a.route()
 	a.noteAddresses() // before the first record
+	a.measureCopy(a.saved)
 	a.settle()
 	for a.broken == nil {
 		select {

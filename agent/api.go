@@ -20,6 +20,7 @@ import (
 	"moult/gossip"
 	"moult/gossip/view"
 	"moult/store/bundle"
+	"moult/transforms"
 )
 
 // errStopped answers calls that arrive while the agent ends.
@@ -174,6 +175,7 @@ func (a *Agent) why(node string) (control.Why, error) {
 	case r.Phase == upgrade.Waiting, r.Phase == upgrade.Current:
 		d := a.decision(r)
 		w.Code, w.Command, w.Reason = d.Code, d.Command, a.waitsFor(r)
+		w.Reason += ofCopy(r)
 	default:
 		w.Code = "under way"
 		if w.Reason == "" {
@@ -265,6 +267,14 @@ func (a *Agent) find(node string) (view.Record, error) {
 	return control.Find(a.node.Known(), node, func(r view.Record) (string, bundle.NodeID) { return r.Name, r.Node })
 }
 
+// ofCopy is what a node warns of that will copy its state.
+func ofCopy(r view.Record) string {
+	if i := slices.IndexFunc(r.Alarms, node.IsCopyWarning); i >= 0 {
+		return "; " + r.Alarms[i]
+	}
+	return ""
+}
+
 func (b api) Trust(context.Context) (t control.Trust, err error) {
 	if !b.a.ask(func() {
 		t = control.Trust{Head: b.a.node.Head(), Orders: map[bundle.Version][]byte{}, OpenRing: b.a.cfg.OpenRing}
@@ -300,6 +310,20 @@ func (b api) Info(context.Context) (i control.Info, err error) {
 		err = errStopped
 	}
 	return i, err
+}
+
+// StateCopy measures how long the state takes to copy.
+func (b api) StateCopy(ctx context.Context) (c control.StateCopy, err error) {
+	var slots *transforms.Slots
+	if !b.a.ask(func() { c.Version, slots = b.a.saved.Running, b.a.slots }) {
+		return c, errStopped
+	}
+	if c.Version == 0 {
+		return c, nil
+	}
+	e, err := slots.EstimateCopy(ctx, c.Version)
+	c.Files, c.Bytes, c.Takes = e.Files, e.Bytes, bundle.Duration(e.Takes)
+	return c, err
 }
 
 // Resolve answers for the software that runs: its version is what peers take the

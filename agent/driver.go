@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -265,6 +266,9 @@ func (a *Agent) noteSaved(s upgrade.State) {
 	if before := a.saved; s.Phase != before.Phase {
 		a.log.Info("phase", "from", before.Phase, "to", s.Phase, "version", s.Version, "goal", s.Goal, "reason", s.Reason)
 	}
+	if s.Phase != a.saved.Phase {
+		a.measureCopy(s)
+	}
 	if s.Step != a.saved.Step && a.cancel != nil {
 		a.cancel()
 	}
@@ -304,7 +308,7 @@ func (a *Agent) addresses() map[string]view.ServiceAddr {
 // room for the new slots: what can fail should fail while the node serves, and what
 // takes time be done.
 func (a *Agent) check(c node.Check) {
-	old := a.slots.Path(c.Running)
+	old, measured := a.slots.Path(c.Running), a.copyMeasured
 	a.spawn(func() {
 		ctx, cancel := a.untilStopped()
 		defer cancel()
@@ -323,6 +327,9 @@ func (a *Agent) check(c node.Check) {
 			ended.Problem = err.Error()
 		} else {
 			a.compileAhead(ctx, c.Path)
+		}
+		if measured != nil {
+			<-measured // for its warning to come before the node goes down
 		}
 		a.post(func() { a.step(ended) })
 	})
@@ -348,13 +355,40 @@ func (a *Agent) spaceFor(old string, path []bundle.Version) error {
 // that the old slot has: after it the node is down.
 func (a *Agent) keepsState(old string, path []bundle.Version) (err error) {
 	var cu bundle.ClassUpgrade
-	if len(path) == 0 || !a.ask(func() { cu, err = a.classUpgrade(path[0]) }) || err != nil || len(cu.Transform.Exec) > 0 || cu.From == 0 {
+	if len(path) == 0 || !a.ask(func() { cu, err = a.classUpgrade(path[0]) }) || err != nil || !cu.Copies() {
 		return err
 	}
 	if err := transforms.Keepable(old); err != nil {
 		return fmt.Errorf("release %d copies the state: %w", path[0], err)
 	}
 	return nil
+}
+
+// measureCopy measures, beside the loop, how long a copy of the state takes, where the way
+// that the node is to go has one: while it waits for its turn there is time to do something
+// about it.
+func (a *Agent) measureCopy(s upgrade.State) {
+	copies := func(v bundle.Version) bool {
+		cu, err := a.classUpgrade(v)
+		return err == nil && cu.Copies()
+	}
+	if s.Phase != upgrade.Waiting || !slices.ContainsFunc(s.Path, copies) {
+		return
+	}
+	done := make(chan struct{})
+	a.copyMeasured = done
+	a.spawn(func() {
+		defer close(done)
+		ctx, cancel := a.untilStopped()
+		defer cancel()
+		e, err := a.slots.EstimateCopy(ctx, s.Running)
+		if err != nil {
+			a.log.Info("not known how long the copy of the state will take", "err", err)
+			return
+		}
+		measured := node.Copies{Version: s.Running, Files: e.Files, Bytes: e.Bytes, Takes: e.Takes}
+		a.post(func() { a.step(node.CopyMeasured{Copies: measured}) })
+	})
 }
 
 // untilStopped returns a context that ends with the loop.

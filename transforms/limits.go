@@ -22,6 +22,14 @@ const (
 	// copyStep is how many bytes are copied between two looks at the context.
 	copyStep = 32 << 20
 
+	// sampleFiles files, of each up to sampleFileBytes, and sampleBytes of the largest are
+	// copied to estimate how long the whole takes; and a transform goes estimateWalks times
+	// through old or new state beside it.
+	sampleFiles     = 512
+	sampleFileBytes = 64 << 10
+	sampleBytes     = 64 << 20
+	estimateWalks   = 4
+
 	// diskReserve is how many bytes must stay free for everything else on the
 	// disk, the agent's own database first of all.
 	diskReserve = 64 << 20

@@ -86,6 +86,11 @@ func (c *Client) Info(ctx context.Context) (i Info, err error) {
 	return i, c.get(ctx, "/v1/info", &i)
 }
 
+// StateCopy asks how long the node's state takes to copy, which the agent measures.
+func (c *Client) StateCopy(ctx context.Context) (s StateCopy, err error) {
+	return s, c.get(ctx, "/v1/copy", &s)
+}
+
 // Inject hands over a bundle, with what the operator signed for it (or nil).
 func (c *Client) Inject(ctx context.Context, bundle io.Reader, signed *Signed) (a Accepted, err error) {
 	pr, pw := io.Pipe()

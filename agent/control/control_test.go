@@ -40,6 +40,9 @@ func (s *scripted) Why(_ context.Context, node string) (Why, error) {
 func (s *scripted) Trust(context.Context) (Trust, error) {
 	return Trust{Set: []byte("set"), Orders: map[bundle.Version][]byte{2: []byte("order")}}, s.err
 }
+func (s *scripted) StateCopy(context.Context) (StateCopy, error) {
+	return StateCopy{Version: 3, Files: 8}, s.err
+}
 func (s *scripted) Info(context.Context) (Info, error) { return Info{PID: 7}, s.err }
 func (s *scripted) Inject(_ context.Context, r io.Reader, signed *Signed) (Accepted, error) {
 	data, err := io.ReadAll(r)
@@ -115,6 +118,9 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if tr, err := c.Trust(ctx); err != nil || string(tr.Set) != "set" || string(tr.Orders[2]) != "order" {
 		t.Errorf("trust: %+v, %v", tr, err)
+	}
+	if s, err := c.StateCopy(ctx); err != nil || s.Version != 3 || s.Files != 8 {
+		t.Errorf("state %+v, %v", s, err)
 	}
 	if i, err := c.Info(ctx); err != nil || i.PID != 7 {
 		t.Errorf("info: %+v, %v", i, err)

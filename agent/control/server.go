@@ -113,6 +113,9 @@ func routes(b Backend) http.Handler {
 	mux.HandleFunc("GET /v1/info", reply(func(r *http.Request) (any, error) {
 		return b.Info(r.Context())
 	}))
+	mux.HandleFunc("GET /v1/copy", reply(func(r *http.Request) (any, error) {
+		return b.StateCopy(r.Context())
+	}))
 	mux.HandleFunc("GET /v1/resolve", reply(func(r *http.Request) (any, error) {
 		return b.Resolve(r.Context(), r.URL.Query().Get("address"))
 	}))

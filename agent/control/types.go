@@ -271,6 +271,15 @@ type Accepted struct {
 	Message string         `json:"message"`
 }
 
+// StateCopy tells how long it is likely to take to copy the state that the node's software
+// runs on.
+type StateCopy struct {
+	Version bundle.Version  `json:"version"` // of that software; 0: none
+	Files   int             `json:"files"`
+	Bytes   int64           `json:"bytes"`
+	Takes   bundle.Duration `json:"takes"`
+}
+
 // Traffic counts what this agent fetched, by peer, in bytes.
 type Traffic struct {
 	Fetched map[bundle.NodeID]int64 `json:"fetched"`
@@ -312,6 +321,8 @@ type Backend interface {
 	Why(ctx context.Context, node string) (Why, error)
 	Trust(ctx context.Context) (Trust, error)
 	Info(ctx context.Context) (Info, error)
+	// StateCopy measures it now.
+	StateCopy(ctx context.Context) (StateCopy, error)
 	// Inject reads a whole bundle; signed may be nil.
 	Inject(ctx context.Context, bundle io.Reader, signed *Signed) (Accepted, error)
 	Accept(ctx context.Context, signed Signed) (Accepted, error)

@@ -20,6 +20,7 @@ const (
 	causeDoubt     = "doubt"     // the newest writes may be lost
 	causeHealth    = "health"    // the software is not well
 	causeWithdrawn = "withdrawn" // what this node runs is
+	causeCopy      = "copy"      // of the state: it takes longer than callers are held
 	causeFolder    = "folder"    // the data folder is older than what the node has said
 	causeMembers   = "members"   // who belongs to the cluster is not understood
 	causeStranger  = "stranger"  // this node does not belong to it

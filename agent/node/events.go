@@ -26,6 +26,10 @@ type (
 		Problem string
 	}
 
+	// CopyMeasured says how long a copy of the state is likely to take. It comes when the
+	// node begins to wait for its turn.
+	CopyMeasured struct{ Copies }
+
 	// MetadataSeen says that a set exists that keys in force have signed, whether or
 	// not it may come into force. What it proves counts in any case.
 	MetadataSeen struct{ Metadata }
@@ -123,6 +127,7 @@ func (ActionEnded) event()        {}
 func (Trouble) event()            {}
 func (Progress) event()           {}
 func (CheckEnded) event()         {}
+func (CopyMeasured) event()       {}
 func (MetadataSeen) event()       {}
 func (MetadataVerified) event()   {}
 func (LookAgain) event()          {}

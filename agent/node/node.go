@@ -78,6 +78,7 @@ type Node struct {
 	// chosen, before a peer has told what this node has said.
 	doubtful bool
 
+	copies    Copies          // as measured last
 	wait      schedule.Reason // why the node is waiting, as last decided
 	notBefore time.Time       // no node goes down, or is retried, before this
 	check     check
@@ -185,6 +186,9 @@ func (n *Node) Step(now time.Time, e Event) {
 		n.progress = e.Share
 	case CheckEnded:
 		n.checkEnded(e)
+	case CopyMeasured:
+		n.copies = e.Copies
+		n.warnOfCopy()
 	case MetadataSeen:
 		n.freeze(e.Metadata)
 	case MetadataVerified:

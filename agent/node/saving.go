@@ -65,6 +65,7 @@ func (n *Node) durable(s Save) {
 		n.reached(*s.State)
 		n.routing.stale = true
 		n.saved, n.trouble = *s.State, ""
+		n.warnOfCopy()
 		n.software.admitted = n.software.admitted && s.State.Phase == upgrade.Probing
 	}
 	n.takeAnswers()

@@ -262,6 +262,15 @@ func (s *script) event(d *datadriven.TestData) Event {
 		e := CheckEnded{Step: s.step}
 		d.MaybeScanArgs(s.t, "problem", &e.Problem)
 		return e
+	case "measured": // a copy of the state of version 1
+		var takes string
+		d.ScanArgs(s.t, "takes", &takes)
+		e := CopyMeasured{Copies{Version: 1, Files: 300_000, Bytes: 1 << 30}}
+		var err error
+		if e.Takes, err = time.ParseDuration(takes); err != nil {
+			s.t.Fatal(err)
+		}
+		return e
 	case "up":
 		v, _ := place(s.t, d.CmdArgs[0].Key)
 		return SoftwareUp{v}

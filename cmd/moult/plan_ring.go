@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"moult/agent/control"
+	decisions "moult/agent/node"
 	"moult/agent/operator"
 	"moult/agent/schedule"
 	"moult/store/bundle"
@@ -60,6 +63,9 @@ func planRing(ctx context.Context, api *control.Client, b *archive.Bundle, root 
 	if err := operator.Fits(root, b, peer, status); err != nil {
 		part.Refused = err.Error()
 	}
+	if doubt := longCopy(ctx, api, b); doubt != "" {
+		part.Doubts = append(part.Doubts, doubt)
+	}
 	order, signed, err := operator.Preview(b, peer, status)
 	if err != nil {
 		return nil, err
@@ -74,6 +80,28 @@ func planRing(ctx context.Context, api *control.Client, b *archive.Bundle, root 
 		part.Classes = append(part.Classes, ringClass(class, changed, order.Classes[class], nodes))
 	}
 	return part, nil
+}
+
+// longCopy says that callers of the agent's node will be refused while its state is copied;
+// "" where they will not, as far as can be told.
+func longCopy(ctx context.Context, api *control.Client, b *archive.Bundle) string {
+	info, err := api.Info(ctx)
+	if err != nil {
+		return ""
+	}
+	cu := b.Head().Classes[info.Class]
+	if !cu.Copies() {
+		return ""
+	}
+	s, err := api.StateCopy(ctx)
+	if err != nil {
+		return fmt.Sprintf("how long a copy of the state of %s takes could not be measured: %v", info.Name, err)
+	}
+	text := decisions.Copies{Version: s.Version, Files: s.Files, Bytes: s.Bytes, Takes: time.Duration(s.Takes)}.Warning(1, time.Duration(cu.Schedule.HoldTimeout))
+	if text == "" {
+		return ""
+	}
+	return info.Name + ": " + text
 }
 
 func ringClass(class bundle.Class, changed bool, c schedule.ClassOrder, nodes map[bundle.NodeID]control.NodeStatus) planRingClass {

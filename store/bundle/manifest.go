@@ -116,6 +116,9 @@ type Health struct {
 	DrainTimeout Duration `json:"drain_timeout"`
 }
 
+// Copies reports whether the class upgrade takes the state over as it is.
+func (cu ClassUpgrade) Copies() bool { return cu.From != 0 && len(cu.Transform.Exec) == 0 }
+
 // Warnings says what of a class upgrade is allowed and seldom meant.
 func (cu ClassUpgrade) Warnings() []string {
 	drain, hold := cu.Health.DrainTimeout, cu.Schedule.HoldTimeout
