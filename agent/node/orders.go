@@ -103,10 +103,14 @@ func (n *Node) JudgeOrder(m Metadata, v bundle.Version, o *schedule.Order, diges
 		return n.judgeFirst(m, o)
 	}
 	if old.Serial == o.Serial {
-		return fmt.Errorf("two rollout orders of release %d have serial %d: %s is in force here and %s is refused; the next change of the one in force (`moult pause`, say) ends it",
+		return fmt.Errorf("two rollout orders of release %d have serial %d: %s is in force here and %s is refused: `moult pause`, with the trust folder that signed either, at an agent that has the other, joins them",
 			v, o.Serial, n.docs.bound[v].Short(), digest.Short())
 	}
-	if err := n.cfg.Rules.Successor(old, o); err != nil {
+	err := n.cfg.Rules.Successor(old, o)
+	if err != nil && o.Joins(n.docs.bound[v]) {
+		err = schedule.JoinSuccessor(old, o)
+	}
+	if err != nil {
 		return fmt.Errorf("rollout order %d of release %d is refused, order %d stays in force: %w", o.Serial, v, old.Serial, err)
 	}
 	return nil

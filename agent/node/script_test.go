@@ -349,6 +349,16 @@ func order(t *testing.T, d *datadriven.TestData, v bundle.Version, serial uint64
 	if d.HasArg("paused") {
 		o.State = schedule.StatePaused
 	}
+	if d.HasArg("joins") { // both of these
+		o.Joined = &schedule.Joined{Open: o.State != schedule.StateRunning}
+		for _, arg := range d.CmdArgs {
+			if arg.Key == "joins" {
+				for _, text := range arg.Vals {
+					o.Joined.Orders = append(o.Joined.Orders, orderDigest(place(t, text)))
+				}
+			}
+		}
+	}
 	if d.HasArg("aborted") {
 		o.State = schedule.StateAborted
 	}
@@ -368,6 +378,9 @@ func order(t *testing.T, d *datadriven.TestData, v bundle.Version, serial uint64
 		d.ScanArgs(t, "soak", &soak)
 		lasts, _ := time.ParseDuration(soak)
 		c.Canary, c.Soak = 1, bundle.Duration(lasts)
+	}
+	if d.HasArg("other") { // node 2 has the first place
+		c.Roster = append(c.Roster, bundle.NodeID{2})
 	}
 	places := max(1, int(version(t, d, "places")))
 	for range places {

@@ -166,6 +166,8 @@ type Change struct {
 	// Newest refuses the change where a newer release has an order: no node goes
 	// down under an older one.
 	Newest bool
+	// Joins says that where two orders contradict each other the change is to join them.
+	Joins bool
 	// Confirm, if not nil, is asked before the change is signed. An error refuses it.
 	Confirm func(before *schedule.Order, status control.Status) error
 }
@@ -188,7 +190,13 @@ func (o Operator) Change(ctx context.Context, api *control.Client, release bundl
 	if err := o.addWithdrawn(peer, old); err != nil {
 		return 0, control.Accepted{}, err
 	}
-	next, err := c.Apply(old)
+	next := old
+	if old.Joined == nil || !old.Joined.Open || !c.Joins || o.signed(old) {
+		next, err = c.Apply(old)
+	}
+	if err == nil && next.State == schedule.StateRunning {
+		err = o.resumable(ctx, api, peer, old)
+	}
 	if err != nil {
 		return 0, control.Accepted{}, control.Refused(fmt.Errorf("change the rollout order of release %d: %w", old.Release, err), "")
 	}
@@ -243,6 +251,14 @@ func (o Operator) changing(peer control.Trust, release bundle.Version, c Change)
 		return nil, control.Refused(fmt.Errorf("release %d has no rollout order at this agent", release), "hand one in with `moult inject`")
 	}
 	order, err := schedule.ParseOrder(data)
+	if err == nil {
+		if own, digests, err := o.contradicting(order, data); err != nil || own != nil {
+			if err == nil {
+				order, err = o.join(order, own, digests, c)
+			}
+			return order, err
+		}
+	}
 	for err == nil {
 		if data, ok = o.folder.SignedOrder(release, order.Serial+1); !ok {
 			break

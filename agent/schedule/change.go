@@ -24,6 +24,9 @@ func (o *Order) inState(state string) (*Order, error) {
 			return fmt.Errorf("the rollout of release %d is %s already", o.Release, state)
 		}
 		next.State = state
+		if next.Joined != nil && state == StateRunning {
+			next.Joined.Open = false // the operator has seen that nobody is down by either half
+		}
 		return nil
 	})
 }
@@ -177,6 +180,9 @@ func (o *Order) amend(f func(*Order) error) (*Order, error) {
 	next := *o
 	next.Serial++
 	next.Forgotten, next.Withdrawn = slices.Clone(o.Forgotten), slices.Clone(o.Withdrawn)
+	if o.Joined != nil {
+		next.Joined = &Joined{Orders: slices.Clone(o.Joined.Orders), Open: o.Joined.Open}
+	}
 	next.Classes = make(map[bundle.Class]ClassOrder, len(o.Classes))
 	maps.Copy(next.Classes, o.Classes)
 	for name, c := range next.Classes {

@@ -61,7 +61,7 @@
 //
 // What the operator's documents do (Successor and Follows check it):
 //
-//	(c) The serials of an order form one line. A later serial keeps every
+//	(c) The serials of an order form one line (but see "Two halves"). A later serial keeps every
 //	    place, adds places at the end of the ranked list only, and keeps every
 //	    skip. A skip takes all the places that the node then has.
 //	    The first order of a release may skip a place, too: that of a node which
@@ -98,6 +98,26 @@
 // no order up to P ever again. The latter was said while y was up, so before
 // it went down for the attempt that it is in now, and forbids that attempt. So
 // x counted all others, and there are at most k-1 of them.
+//
+// # Two halves
+//
+// (c) is the operators' to keep: two who sign successors of one order at once break it, and
+// while nodes go down by either half, neither counts the other's. Who has seen both goes
+// down by neither (package node). An order ends it that joins the two ([Join]): its serial
+// is above both, it names both by digest, and to each node it gives all the places, skips
+// and starts that either half gives it. Who has one of those that it names takes it
+// ([JoinSuccessor]), although ranks differ. That alone would not do: a node of low rank in it
+// may go without counting one of a higher rank that is down by the half that lacked the
+// former. So it is paused, and is resumed only when every node that it does not skip has
+// said that it is up, with metadata by which this order is in force ([Unjoined]). From when
+// it said so a node has gone down by neither half, by (a), nor by this order, which was
+// paused: so when that is resumed nobody is down by any of them, and the proof begins anew,
+// with one line of orders. Until then the bound is that of both halves together. Places are
+// numbered as in either half, since both have a node's places in one order, and a node that
+// only one of them skips is skipped at all of them.
+//
+// The order of the next release may be signed before that: its roster has all that the
+// joined one has, so by (d) its nodes wait for those that are down by either half.
 //
 // Nothing here mentions time, messages or failure detectors: a view may be
 // arbitrarily old, and one that is old makes its owner wait longer. A crash

@@ -14,6 +14,8 @@ const (
 	MaxNumber = 1 << 62
 	// forgetAhead is by how much the operator's peer may be behind what a node has said.
 	forgetAhead = 1_024
+	// MaxJoined bounds the orders whose place one takes by joining them.
+	MaxJoined = 16
 	// MaxSerial bounds how often an order changes.
 	MaxSerial = 1_000_000
 

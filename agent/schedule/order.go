@@ -32,8 +32,10 @@ const (
 	FormatVersion = 1
 	// FormatWithdrawn added releases that are withdrawn.
 	FormatWithdrawn = 2
+	// FormatJoined added orders that join two.
+	FormatJoined = 3
 
-	newestFormat = FormatWithdrawn
+	newestFormat = FormatJoined
 )
 
 // States of an order.
@@ -66,10 +68,15 @@ type Order struct {
 	// Withdrawn is what the operator has withdrawn, for good: each order has what the one
 	// before had. The order of a release that is withdrawn is aborted.
 	Withdrawn bundle.Withdrawn `json:"withdrawn,omitempty"`
+	// Joined names orders that contradict each other, and whose place it takes.
+	Joined *Joined `json:"joined,omitempty"`
 }
 
 // lowestFormat returns the lowest format that can say what o says.
 func (o *Order) lowestFormat() int {
+	if o.Joined != nil {
+		return FormatJoined
+	}
 	if len(o.Withdrawn) > 0 {
 		return FormatWithdrawn
 	}
@@ -203,6 +210,7 @@ func (o *Order) Validate() error {
 	for _, w := range o.Withdrawn {
 		fail(o.State != StateAborted && w.First <= o.Release && o.Release <= w.Last, "withdrawn", "release %d itself, for class %s, while its rollout is %s", o.Release, w.Class, o.State)
 	}
+	o.Joined.validate(o.State, fail)
 	fail(len(o.Classes) > MaxClasses, "classes", "%d of them, the most is %d", len(o.Classes), MaxClasses)
 	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
 		field := fmt.Sprintf("classes.%.40s", name)
@@ -287,9 +295,37 @@ func (c *ClassOrder) isSkipped() []bool {
 // transitive, so serials may be missing between the two. The error is
 // ErrNotSuccessor for errors.Is.
 func Successor(old, next *Order) error {
-	bad := func(format string, args ...any) error {
+	bad := notSuccessor(old, next)
+	if err := succeeds(old, next); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(old.Classes)) {
+		was, is := old.Classes[name], next.Classes[name]
+		if len(is.Roster) < len(was.Roster) || !slices.Equal(is.Roster[:len(was.Roster)], was.Roster) {
+			return bad("class %s: a roster only grows at its end", name)
+		}
+		if len(is.Started) < len(was.Started) || !slices.Equal(is.Started[:len(was.Started)], was.Started) {
+			return bad("class %s: the list of started places only grows at its end", name)
+		}
+		if (is.Strategy == bundle.StrategyManual) != (was.Strategy == bundle.StrategyManual) {
+			return bad("class %s: strategy %s after %s: they rank differently", name, is.Strategy, was.Strategy)
+		}
+		if id, ok := badSkip(was, is); !ok {
+			return bad("class %s: node %s: a skip covers every place that the node has, for good", name, id.Short())
+		}
+	}
+	return nil
+}
+
+func notSuccessor(old, next *Order) func(format string, args ...any) error {
+	return func(format string, args ...any) error {
 		return fmt.Errorf("%w: serial %d after serial %d of release %d: %s", ErrNotSuccessor, next.Serial, old.Serial, old.Release, fmt.Sprintf(format, args...))
 	}
+}
+
+// succeeds is what Successor asks beside the classes.
+func succeeds(old, next *Order) error {
+	bad := notSuccessor(old, next)
 	switch {
 	case next.Release != old.Release || next.Manifest != old.Manifest || next.Previous != old.Previous:
 		return bad("it is for release %d (%s) after %d, want %d (%s) after %d", next.Release, next.Manifest.Short(), next.Previous, old.Release, old.Manifest.Short(), old.Previous)
@@ -310,19 +346,9 @@ func Successor(old, next *Order) error {
 	if w, lacks := next.Withdrawn.Lacks(old.Withdrawn); lacks {
 		return bad("class %s: that releases %d to %d are withdrawn is for good", w.Class, w.First, w.Last)
 	}
-	for _, name := range slices.Sorted(maps.Keys(old.Classes)) {
-		was, is := old.Classes[name], next.Classes[name]
-		if len(is.Roster) < len(was.Roster) || !slices.Equal(is.Roster[:len(was.Roster)], was.Roster) {
-			return bad("class %s: a roster only grows at its end", name)
-		}
-		if len(is.Started) < len(was.Started) || !slices.Equal(is.Started[:len(was.Started)], was.Started) {
-			return bad("class %s: the list of started places only grows at its end", name)
-		}
-		if (is.Strategy == bundle.StrategyManual) != (was.Strategy == bundle.StrategyManual) {
-			return bad("class %s: strategy %s after %s: they rank differently", name, is.Strategy, was.Strategy)
-		}
-		if id, ok := badSkip(was, is); !ok {
-			return bad("class %s: node %s: a skip covers every place that the node has, for good", name, id.Short())
+	if old.Joined != nil {
+		if next.Joined == nil || slices.ContainsFunc(old.Joined.Orders, func(d bundle.Digest) bool { return !next.Joins(d) }) {
+			return bad("it does not say which orders were joined")
 		}
 	}
 	return nil

@@ -269,7 +269,7 @@ func TestParseOrderRefuses(t *testing.T) {
 		{"empty", nil, ErrMalformed},
 		{"cut", good[:len(good)-1], ErrMalformed},
 		{"more after", append(slices.Clone(good), '{'), ErrMalformed},
-		{"newer", replace(`"format":1`, `"format":3`), ErrTooNew},
+		{"newer", replace(`"format":1`, `"format":4`), ErrTooNew},
 		{"newer than it must be", replace(`"format":1`, `"format":2`), ErrInvalid},
 		{"unknown field", replace(`"format":1`, `"format":1,"x":0`), ErrMalformed},
 		{"space", replace(`"format":1`, `"format": 1`), ErrMalformed},

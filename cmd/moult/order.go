@@ -116,7 +116,7 @@ func wholeOrderCommand(name, usage string, f func(*schedule.Order) (*schedule.Or
 			if err := noArgs(c); err != nil {
 				return err
 			}
-			release, err := signOrder(c, operator.Change{Name: name, Apply: f})
+			release, err := signOrder(c, operator.Change{Name: name, Apply: f, Joins: name == "pause"})
 			if err == nil && name == "pause" {
 				noteComplete(c, release)
 			}

@@ -1,0 +1,120 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"moult/agent/control"
+	"moult/agent/schedule"
+	"moult/gossip/view"
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
+)
+
+// contradicting returns the order that this folder has signed for the release of one that a
+// peer has, where neither follows the other, and the digests of all that this folder has
+// signed beside that; nil where there is none.
+func (o Operator) contradicting(peer *schedule.Order, data []byte) (own *schedule.Order, digests []bundle.Digest, err error) {
+	_, last, ok := o.folder.LastOrder(peer.Release)
+	if !ok || bundle.Sum(last) == bundle.Sum(data) {
+		return nil, nil, nil
+	}
+	if own, err = schedule.ParseOrder(last); err != nil {
+		return nil, nil, err
+	}
+	digests = []bundle.Digest{bundle.Sum(data), bundle.Sum(last)}
+	follows := func(old, next *schedule.Order, digest bundle.Digest) bool {
+		return schedule.Successor(old, next) == nil || next.Joins(digest) && schedule.JoinSuccessor(old, next) == nil
+	}
+	if follows(peer, own, digests[0]) || follows(own, peer, digests[1]) {
+		return nil, nil, nil
+	}
+	// A peer may have any of those that led to this folder's.
+	for serial := own.Serial - 1; serial > 0 && len(digests) < schedule.MaxJoined; serial-- {
+		before, ok := o.folder.SignedOrder(own.Release, serial)
+		if !ok {
+			break
+		}
+		if old, err := schedule.ParseOrder(before); err != nil || schedule.Successor(old, peer) == nil {
+			break // there they part
+		}
+		digests = append(digests, bundle.Sum(before))
+	}
+	return own, digests, nil
+}
+
+// join returns the order that a change is to be made to where two contradict each other: only
+// to pause is one, and puts them together.
+func (o Operator) join(peer, own *schedule.Order, digests []bundle.Digest, c Change) (*schedule.Order, error) {
+	if !c.Joins {
+		return nil, control.Refused(fmt.Errorf("%s: two rollout orders of release %d contradict each other: one with serial %d at this agent (%s), and one with serial %d that this trust folder has signed (%s)",
+			c.Name, peer.Release, peer.Serial, digests[0].Short(), own.Serial, digests[1].Short()),
+			"`moult pause` joins them; then `moult resume`, when every node has it")
+	}
+	joined, err := schedule.Join(peer, own, digests...)
+	if err != nil {
+		return nil, control.Refused(err, "")
+	}
+	return joined, nil
+}
+
+// mayResume reports why what was joined must not be resumed yet: nodes may be down by either
+// half, and neither counts those of the other.
+func mayResume(o *schedule.Order, number int64, status control.Status) error {
+	if o.Joined == nil || !o.Joined.Open {
+		return nil
+	}
+	known, names := map[bundle.NodeID]view.Record{}, map[bundle.NodeID]string{}
+	for _, n := range status.Nodes {
+		known[n.ID] = view.Record{Node: n.ID, Phase: view.Phase(n.Phase), Trust: view.Heads{Timestamp: n.Metadata}}
+		names[n.ID] = n.Name
+	}
+	left := schedule.Unjoined(o, number, func(id bundle.NodeID) (view.Record, bool) {
+		r, ok := known[id]
+		return r, ok
+	})
+	if len(left) == 0 {
+		return nil
+	}
+	var who []string
+	for _, id := range left {
+		name := names[id]
+		if name == "" {
+			name = id.Short()
+		}
+		who = append(who, name)
+	}
+	if more := len(who) - maxNamed; more > 0 {
+		who = append(who[:maxNamed], fmt.Sprintf("%d more", more))
+	}
+	return control.Refused(fmt.Errorf("resume: release %d had two orders that were joined, and these nodes have not said that they are up and have the joined one: %s", o.Release, strings.Join(who, ", ")),
+		fmt.Sprintf("try again in a moment; `moult skip --release %d NODE` is your word that a node is gone", o.Release))
+}
+
+// signed reports whether this folder has signed an order, as opposed to one that has just
+// been put together.
+func (o Operator) signed(order *schedule.Order) bool {
+	_, ok := o.folder.SignedOrder(order.Release, order.Serial)
+	return ok
+}
+
+// resumable asks the agent whether what was joined may be resumed.
+func (o Operator) resumable(ctx context.Context, api *control.Client, peer control.Trust, order *schedule.Order) error {
+	if order.Joined == nil || !order.Joined.Open {
+		return nil
+	}
+	set, err := trust.ParseSet(peer.Set)
+	if err != nil {
+		return fmt.Errorf("read the agent's metadata: %w", err)
+	}
+	inForce, err := trust.Verify(o.folder.FirstRoot(), nil, set)
+	if err != nil {
+		return otherCluster(err)
+	}
+	status, err := api.Status(ctx, false)
+	if err != nil {
+		return err
+	}
+	return mayResume(order, inForce.Versions().Timestamp, status)
+}
