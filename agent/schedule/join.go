@@ -193,8 +193,8 @@ func JoinSuccessor(old, next *Order) error {
 		was, is := old.Classes[name], next.Classes[name]
 		had, hadSkipped := was.counts()
 		has, hasSkipped := is.counts()
-		for id, n := range had {
-			before, after := hadSkipped[id], hasSkipped[id]
+		for _, id := range was.Roster {
+			n, before, after := had[id], hadSkipped[id], hasSkipped[id]
 			switch {
 			case has[id] < n:
 				return bad("class %s: node %s has %d places and had %d", name, id.Short(), has[id], n)
