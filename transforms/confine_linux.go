@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"moult/agent/account"
 )
 
 // errNoMount is returned where the old slot cannot be mounted read-only here.
@@ -21,6 +23,7 @@ type confinement struct {
 	readOnly  []string
 	memoryMax int64 // bytes of RLIMIT_DATA; 0: no limit
 	newSlot   string
+	account   *account.Account
 }
 
 // mayMount guesses whether the old slot can be mounted read-only.
@@ -65,6 +68,10 @@ func confined(cmd *exec.Cmd, c confinement) error {
 		}
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	c.account.Dress(cmd)
+	if err := c.account.Drop(); err != nil { // of this thread, which is thrown away
+		return err
+	}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	if err := cmd.Start(); err != nil {
 		return err
@@ -84,7 +91,7 @@ func confined(cmd *exec.Cmd, c confinement) error {
 	// group's: the group is killed before the leader is reaped.
 	awaitZombie(pid)
 	unix.Kill(-pid, unix.SIGKILL)
-	strayErr := stopStrays(c.newSlot)
+	strayErr := stopStrays(c.newSlot, c.account)
 	return errors.Join(limitErr, cmd.Wait(), strayErr)
 }
 

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"moult/agent/account"
 )
 
 // errNoMount is returned where the old slot cannot be mounted read-only here.
@@ -19,6 +21,7 @@ type confinement struct {
 	readOnly  []string
 	memoryMax int64
 	newSlot   string
+	account   *account.Account
 }
 
 func mayMount() bool { return false }
@@ -30,6 +33,7 @@ func runConfined(cmd *exec.Cmd, c confinement) error {
 		return errNoMount
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.account.Dress(cmd)
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	if err := cmd.Start(); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"moult/agent/account"
 	"moult/store/bundle"
 	"moult/store/durable"
 )
@@ -31,6 +32,7 @@ const newPastName = newPrefix + string(PastObject)
 type Objects struct {
 	dir  string
 	step func(name string) error
+	who  *account.Account
 
 	// mu guards the folders of versions, which come with their first object
 	// and go with their last.
@@ -67,11 +69,21 @@ func (o *Objects) makeFolder(v bundle.Version, name string) error {
 		return errors.New("0 is not a version")
 	}
 	for _, dir := range []string{o.dir, o.folder(v), filepath.Join(o.folder(v), name)} {
-		switch err := os.Mkdir(dir, 0o700); {
-		case errors.Is(err, fs.ErrExist):
-			continue
-		case err != nil:
+		err := os.Mkdir(dir, 0o700)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
+		}
+		made := err == nil
+		if last := filepath.Base(dir) == name; !last {
+			err = Enter(dir, o.who)
+		} else {
+			err = o.who.Give(dir)
+		}
+		if err != nil {
+			return err
+		}
+		if !made {
+			continue
 		}
 		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 			return err

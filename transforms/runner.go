@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"moult/agent/account"
 	"moult/store/bundle"
 	"moult/store/durable"
 	"moult/transforms/stray"
@@ -56,6 +57,9 @@ type Job struct {
 	// Env is the program's environment, "NAME=value" each, besides moult's own.
 	// Nothing is inherited from the agent.
 	Env []string
+	// Account is whose the program is; nil: the agent's. Old and Future must be its,
+	// as New and Past are.
+	Account *account.Account
 }
 
 // Result is what the new slot holds.
@@ -233,7 +237,7 @@ func (j Job) copy(ctx context.Context) error {
 
 // exec runs the release's program with what it is given protected.
 func (r Runner) exec(ctx context.Context, j Job) error {
-	if err := stopStrays(j.New); err != nil {
+	if err := stopStrays(j.New, j.Account); err != nil {
 		return j.failed("an earlier run of the transform still runs: "+err.Error(), err)
 	}
 	if len(j.given()) == 0 {
@@ -287,11 +291,11 @@ func (j Job) throwAwayCopies(ctx context.Context, to *shown) error {
 	err := CheckSpace(j.New, need)
 	if err == nil && j.Old != "" {
 		to.old = scratch
-		err = throwAwayCopy(ctx, j.Old, to.old)
+		err = throwAwayCopy(ctx, j.Old, to.old, j.Account)
 	}
 	if err == nil && j.Future != "" {
 		to.future = scratch + "-" + string(FutureObject)
-		err = throwAwayCopy(ctx, j.Future, to.future)
+		err = throwAwayCopy(ctx, j.Future, to.future, j.Account)
 	}
 	if err != nil {
 		return j.failed("make a throw-away copy of the old state: "+err.Error(), err)
@@ -299,11 +303,14 @@ func (j Job) throwAwayCopies(ctx context.Context, to *shown) error {
 	return nil
 }
 
-func throwAwayCopy(ctx context.Context, from, to string) error {
+func throwAwayCopy(ctx context.Context, from, to string, who *account.Account) error {
 	if err := removeTree(to); err != nil {
 		return err
 	}
 	if err := os.Mkdir(to, 0o700); err != nil {
+		return err
+	}
+	if err := who.Give(to); err != nil {
 		return err
 	}
 	return copyTree(ctx, from, to, 0o222)
@@ -343,7 +350,7 @@ func (r Runner) program(ctx context.Context, j Job, s shown, mount bool) error {
 	cmd.WaitDelay = pipeGrace
 
 	watched := j.watchDisk(ctx, cancel)
-	c := confinement{memoryMax: j.Spec.MemoryMax, newSlot: j.New}
+	c := confinement{memoryMax: j.Spec.MemoryMax, newSlot: j.New, account: j.Account}
 	if mount {
 		c.readOnly = j.given()
 	}
@@ -473,8 +480,8 @@ func (l *lineLogger) flush() {
 // stopStrays kills every process that has MOULT_NEW=newSlot in its environment:
 // children of a transform that left its process group, or outlived the agent
 // that ran it. It returns when they have ended.
-func stopStrays(newSlot string) error {
-	if err := stray.End("MOULT_NEW=" + newSlot); err != nil {
+func stopStrays(newSlot string, who *account.Account) error {
+	if err := stray.End("MOULT_NEW="+newSlot, who.Users()...); err != nil {
 		return fmt.Errorf("end what still writes to %s: %w", newSlot, err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"moult/agent/account"
 	"moult/store/bundle"
 	"moult/store/durable"
 )
@@ -32,6 +33,7 @@ const (
 type Slots struct {
 	dir     string
 	objects *Objects
+	who     *account.Account
 
 	// Failpoint, where set, is called before each step that changes the disk.
 	// An error ends the operation there, as a crash would. For tests.
@@ -41,7 +43,11 @@ type Slots struct {
 // OpenSlots opens the folder, which it makes where it is missing, and clears
 // what a crash left unfinished. The state of simulation objects lies beside it,
 // in a folder named objects.
-func OpenSlots(dir string) (*Slots, error) {
+func OpenSlots(dir string) (*Slots, error) { return OpenSlotsOf(nil, dir) }
+
+// OpenSlotsOf is OpenSlots for software, transforms and objects of an account, which
+// will own all that is made.
+func OpenSlotsOf(who *account.Account, dir string) (*Slots, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open slots %s: %w", dir, err)
@@ -50,6 +56,10 @@ func OpenSlots(dir string) (*Slots, error) {
 		return nil, fmt.Errorf("open slots: %w", err)
 	}
 	s := newSlots(abs)
+	s.who, s.objects.who = who, who
+	if err := Enter(abs, who); err != nil {
+		return nil, fmt.Errorf("open slots: %w", err)
+	}
 	if err := s.sweep(); err != nil {
 		return nil, fmt.Errorf("open slots %s: clear unfinished work: %w", abs, err)
 	}
@@ -74,7 +84,7 @@ func (s *Slots) sweep() error {
 		path := filepath.Join(s.dir, e.Name())
 		switch {
 		case strings.HasPrefix(e.Name(), newPrefix):
-			if err := stopStrays(path); err != nil {
+			if err := stopStrays(path, s.who); err != nil {
 				return err
 			}
 		case hasAnyPrefix(e.Name(), oldPrefix, delPrefix, linkPrefix):
@@ -159,7 +169,7 @@ func (s *Slots) prepare(v bundle.Version) (string, error) {
 		return "", err
 	}
 	tmp := s.scratch(newPrefix, v)
-	if err := stopStrays(tmp); err != nil {
+	if err := stopStrays(tmp, s.who); err != nil {
 		return "", err
 	}
 	if err := s.step("prepare: remove unfinished"); err != nil {
@@ -177,7 +187,10 @@ func (s *Slots) prepare(v bundle.Version) (string, error) {
 	if err := s.step("prepare: make"); err != nil {
 		return "", err
 	}
-	return tmp, os.Mkdir(tmp, 0o700)
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return "", err
+	}
+	return tmp, s.who.Give(tmp)
 }
 
 // PreparePast makes, after Prepare, an empty folder in which the first state of
@@ -335,7 +348,11 @@ func (s *Slots) Adopt(v bundle.Version, from string) error {
 	if err := s.step("adopt: copy"); err != nil {
 		return err
 	}
-	if err := adoptTree(from, tmp); err != nil {
+	err = adoptTree(from, tmp)
+	if err == nil {
+		err = own(tmp, s.who)
+	}
+	if err != nil {
 		return fmt.Errorf("adopt %s: %w", from, err)
 	}
 	if err := s.Publish(v); err != nil {

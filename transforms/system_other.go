@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+
+	"moult/agent/account"
 )
 
 // errSystem says that transforms are not run here. Everything else of this file is
@@ -18,6 +20,7 @@ type confinement struct {
 	readOnly  []string
 	memoryMax int64
 	newSlot   string
+	account   *account.Account
 }
 
 func runConfined(*exec.Cmd, confinement) error      { return errSystem }

@@ -282,10 +282,6 @@ func checkExec(ctx context.Context, spec Spec) error {
 	if err := checkProgram(spec.Dir, spec.Health.Exec[0]); err != nil {
 		return err
 	}
-	// The signal that ends the check with the agent is tied to the thread that
-	// starts it.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, spec.Health.Exec[0], spec.Health.Exec[1:]...)
 	cmd.Dir, cmd.Env = spec.Dir, spec.Env
 	cmd.SysProcAttr = newGroup()
@@ -294,7 +290,15 @@ func checkExec(ctx context.Context, spec Spec) error {
 	cmd.WaitDelay = minCheck
 	out := &head{}
 	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Run(); err != nil {
+	// The signal that ends the check with the agent is tied to the thread that
+	// starts it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := spec.Account.Run(func() error {
+		spec.Account.Dress(cmd)
+		return cmd.Run()
+	})
+	if err != nil {
 		return fmt.Errorf("%s: %w: %s", strings.Join(spec.Health.Exec, " "), err, oneLine(out.b))
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"moult/agent/account"
 	"moult/store/durable"
 )
 
@@ -29,7 +30,7 @@ type notifier struct {
 
 // listenNotify listens at path, in place of an agent that is gone. Whoever may
 // write to the path's folder may send.
-func listenNotify(path string) (*notifier, error) {
+func listenNotify(path string, who *account.Account) (*notifier, error) {
 	if path == "" {
 		return nil, errors.New("no socket to hear READY=1 on")
 	}
@@ -42,6 +43,9 @@ func listenNotify(path string) (*notifier, error) {
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		return nil, fmt.Errorf("notify socket: %w", err)
+	}
+	if err := who.Give(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("notify socket: %w", err), conn.Close())
 	}
 	return &notifier{path: path, conn: conn, told: make(chan struct{})}, nil
 }

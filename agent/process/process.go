@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"moult/agent/account"
 	"moult/store/bundle"
 )
 
@@ -32,6 +33,8 @@ type Spec struct {
 	Dir  string
 	Argv []string
 	Env  []string
+	// Account is whose the software and its checks are; nil: the agent's.
+	Account *account.Account
 	// Marker identifies the node among all those of the machine; see FindOrphans.
 	Marker string
 
@@ -108,7 +111,7 @@ func Start(spec Spec) (*Process, error) {
 	if err := spec.checkStart(); err != nil {
 		return nil, err
 	}
-	if err := stopMarked(spec.Marker, spec.Cgroup); err != nil {
+	if err := stopMarked(spec.Marker, spec.Cgroup, spec.Account.Users()); err != nil {
 		return nil, fmt.Errorf("start %q: stop what an earlier agent left running: %w", spec.Argv[0], err)
 	}
 	p, err := newProcess(spec)
@@ -158,7 +161,7 @@ func newProcess(spec Spec) (*Process, error) {
 		p.logs = newLogFile(spec.LogPath, spec.LogMax, spec.LogKeep)
 	}
 	if spec.Health.Notify {
-		n, err := listenNotify(spec.NotifySocket)
+		n, err := listenNotify(spec.NotifySocket, spec.Account)
 		if err != nil {
 			return nil, err
 		}
@@ -229,7 +232,7 @@ func (p *Process) start() error {
 			return err
 		}
 	}
-	if err := cmd.Start(); err != nil {
+	if err := p.spec.Account.Start(cmd); err != nil {
 		return err
 	}
 	p.child = cmd.Process

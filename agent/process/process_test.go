@@ -146,7 +146,7 @@ func TestFailedChecksSayWhy(t *testing.T) {
 	go srv.Serve(l)
 	defer srv.Close()
 	dir := t.TempDir()
-	n, err := listenNotify(filepath.Join(dir, "n"))
+	n, err := listenNotify(filepath.Join(dir, "n"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

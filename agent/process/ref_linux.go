@@ -171,13 +171,13 @@ func killSession(h Handle) error {
 // stopMarked stops the software that carries the marker: SIGTERM to all of it, and
 // SIGKILL to what does not end. Software that has changed its user is known by the
 // cgroup, where there is one: others cannot get into it.
-func stopMarked(marker string, cgroup *os.File) error {
+func stopMarked(marker string, cgroup *os.File, users []int) error {
 	if marker == "" {
 		return nil
 	}
 	entry, inside := markerEntry(marker), members(cgroup)
 	marked := func(pid int) bool {
-		return stray.Has(pid, entry) || inside[pid] && stray.Carries(pid, entry)
+		return stray.Has(pid, entry, users...) || inside[pid] && stray.Carries(pid, entry)
 	}
 	if n, err := stray.Signal(marked, unix.SIGTERM, orphanGrace); err != nil || n == 0 {
 		return err
@@ -204,17 +204,17 @@ func members(cgroup *os.File) map[int]bool {
 }
 
 // FindOrphans returns the software that was started with marker and still
-// runs. It is for an agent that has no Handle, or one of a process that is
+// runs, of the users if any are given. It is for an agent that has no Handle, or one of a process that is
 // gone: its predecessor may have been killed before it could keep the Handle.
 // More than one is a fault.
-func FindOrphans(marker string) ([]Handle, error) {
+func FindOrphans(marker string, users ...int) ([]Handle, error) {
 	var found []Handle
 	err := stray.Each(func(pid int) {
 		h, stat, err := handleOf(pid)
 		if err != nil || stat.session != pid || stat.ended() {
 			return // only the first process leads the session
 		}
-		if stray.Has(pid, markerEntry(marker)) {
+		if stray.Has(pid, markerEntry(marker), users...) {
 			found = append(found, h)
 		}
 	})

@@ -94,7 +94,7 @@ func killSession(h Handle) error {
 }
 
 // stopMarked cannot find anything where environments cannot be read.
-func stopMarked(string, *os.File) error { return nil }
+func stopMarked(string, *os.File, []int) error { return nil }
 
 // FindOrphans finds nothing where environments cannot be read.
-func FindOrphans(string) ([]Handle, error) { return nil, nil }
+func FindOrphans(string, ...int) ([]Handle, error) { return nil, nil }

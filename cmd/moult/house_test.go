@@ -34,6 +34,7 @@ var floors = map[string]int{
 	"store/bundle/build":       1,
 	"gossip/view":              1,
 	"transforms/stray":         0,
+	"agent/account":            0,
 	"transforms":               1,
 	"simlayer/so/cputime":      -1,
 	"simlayer/so/jq":           0,

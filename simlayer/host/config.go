@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"moult/agent/account"
 	"moult/simlayer/host/child"
 	"moult/simlayer/host/control"
 	"moult/store/bundle"
@@ -33,6 +34,8 @@ type Config struct {
 	// adds: nothing is inherited.
 	Program []string
 	Env     []string
+	// Account is whose the programs of KindExec are; nil: the agent's.
+	Account *account.Account
 	// Services are those of the node.
 	Services []Service
 	// Memory bounds the object host, in bytes that it may write; 0 is half of the

@@ -71,11 +71,11 @@ func Start(cfg Config) (*Host, error) {
 
 // EndLeftovers ends every process that a Host of dir has left running, as one of an
 // agent that was killed may: a program's own children do not end with it. Nobody may
-// have a Host of dir meanwhile. It does nothing where environments cannot be read.
-func EndLeftovers(dir string) error {
+// have a Host of dir meanwhile. Its programs are of the users, if any are given. It does nothing where environments cannot be read.
+func EndLeftovers(dir string, users ...int) error {
 	abs, err := filepath.Abs(dir)
 	if err == nil {
-		err = stray.End(markOf(abs))
+		err = stray.End(markOf(abs), users...)
 	}
 	if err != nil {
 		return fmt.Errorf("end the simulation objects that an earlier agent left running: %w", err)

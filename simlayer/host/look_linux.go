@@ -35,12 +35,12 @@ func waiting(s *socket) (int, bool) {
 
 // listensAt reports whether a process with mark in its environment has a
 // listening TCP socket at addr, which is of IPv4.
-func listensAt(mark, addr string) bool {
+func listensAt(mark, addr string, users ...int) bool {
 	socket, err := listenerInode(addr)
 	if err != nil || socket == "" {
 		return false
 	}
-	fds, err := stray.Find(mark)
+	fds, err := stray.Find(mark, users...)
 	if err != nil {
 		return false
 	}

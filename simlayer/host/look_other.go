@@ -6,4 +6,4 @@ package host
 func waiting(*socket) (int, bool) { return 0, false }
 
 // listensAt is not known on this system.
-func listensAt(mark, addr string) bool { return false }
+func listensAt(mark, addr string, users ...int) bool { return false }

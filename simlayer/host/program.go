@@ -159,7 +159,7 @@ func (p *program) launch(<-chan struct{}) (*child.Child, error) {
 		// It becomes blocking by being passed, as programs expect it.
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
-	c, err := child.Start(cmd, p.mark, p.cfg.Log)
+	c, err := child.StartAs(p.cfg.Account, cmd, p.mark, p.cfg.Log)
 	if err != nil {
 		return nil, fmt.Errorf("start %q in %s: %w", p.object.Argv[0], p.object.Dir, err)
 	}
@@ -237,7 +237,7 @@ func (p *program) watch(c *child.Child, own []string) {
 // own; false where nobody does.
 func (p *program) carry(s *socket, addr string) bool {
 	// Another may have taken the address that was free.
-	if !listensAt(p.mark, addr) {
+	if !listensAt(p.mark, addr, p.cfg.Account.Users()...) {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lookPause)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 
 // End kills every process but this one that [Has] entry, and returns when they have
 // ended. An error says that some did not, or that none can be found.
-func End(entry string) error {
-	return EndAll(func(pid int) bool { return Has(pid, entry) }, "with "+entry+" in their environment")
+func End(entry string, users ...int) error {
+	return EndAll(func(pid int) bool { return Has(pid, entry, users...) }, "with "+entry+" in their environment")
 }
 
 // EndAll kills every process but this one of which isOne is true, and returns when
@@ -59,8 +60,8 @@ func Await(pidfd int, long time.Duration) {
 
 // Find returns a pidfd of each live process but this one that [Has] entry. They are
 // the caller's to close.
-func Find(entry string) (pidfds []int, err error) {
-	return open(func(pid int) bool { return Has(pid, entry) })
+func Find(entry string, users ...int) (pidfds []int, err error) {
+	return open(func(pid int) bool { return Has(pid, entry, users...) })
 }
 
 func open(isOne func(pid int) bool) (pidfds []int, err error) {
@@ -101,17 +102,20 @@ func Each(visit func(pid int)) error {
 	return nil
 }
 
-// Has reports whether a live process of this process's own user was started with
-// entry in its environment: anybody may start programs with any environment, and
-// those of others must neither be ended nor waited for.
-func Has(pid int, entry string) bool { return owned(pid) && Carries(pid, entry) }
+// Has reports whether a live process of one of the users, or where none is given of this
+// process's own, was started with entry in its environment: anybody may start programs
+// with any environment, and those of others must neither be ended nor waited for.
+func Has(pid int, entry string, users ...int) bool { return owned(pid, users) && Carries(pid, entry) }
 
-// owned reports whether a process belongs to this process's user. What counts is the
+// owned reports whether a process belongs to one of these users. What counts is the
 // real user: who starts a set-user-ID program has another's effective one. The owner
 // of /proc/PID says nothing, since any process can make that root's.
-func owned(pid int) bool {
+func owned(pid int, users []int) bool {
+	if len(users) == 0 {
+		users = []int{os.Getuid()}
+	}
 	status, err := os.ReadFile(procFile(pid, "status"))
-	return err == nil && isOwn(status, os.Getuid())
+	return err == nil && slices.ContainsFunc(users, func(uid int) bool { return isOwn(status, uid) })
 }
 
 // isOwn looks into a file /proc/PID/status; see proc_pid_status(5).

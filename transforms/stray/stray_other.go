@@ -3,4 +3,4 @@
 package stray
 
 // End does nothing here.
-func End(string) error { return nil }
+func End(string, ...int) error { return nil }

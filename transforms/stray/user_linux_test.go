@@ -57,6 +57,15 @@ func TestOtherUsersDoNotCount(t *testing.T) {
 	if err := unix.Waitid(unix.P_PID, theirs.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil); err != nil || info.Signo != 0 {
 		t.Errorf("another user's process was ended: %v", err)
 	}
+	if !Has(theirs.Process.Pid, entry, nobody) || Has(theirs.Process.Pid, entry, nobody-1) {
+		t.Error("a user's process counts by another's number, or not by its own")
+	}
+	if err := End(entry, os.Getuid(), nobody); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Waitid(unix.P_PID, theirs.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil); err != nil || info.Signo == 0 {
+		t.Errorf("the process of a user that was named goes on: %v", err)
+	}
 	for status, own := range map[string]bool{
 		"Name:\tx\nUid:\t0\t0\t0\t0\n":         true,
 		"Name:\tx\nUid:\t65534\t0\t0\t0\n":     false, // it runs a set-user-ID program of root's

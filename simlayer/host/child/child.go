@@ -11,12 +11,14 @@ import (
 	"syscall"
 	"time"
 
+	"moult/agent/account"
 	"moult/transforms/stray"
 )
 
 // Child is a process with all that it starts: a session of its own.
 type Child struct {
 	cmd  *exec.Cmd
+	who  *account.Account
 	mark string // NAME=value that all its processes have in their environment
 	last lastWords
 
@@ -28,11 +30,16 @@ type Child struct {
 	err  error // set before done is closed
 }
 
-// Start starts cmd, whose processes all inherit mark; output gets what it
-// writes. What still runs with the same mark, of an agent that was killed, is
-// ended first: two must not share a folder.
+// Start is StartAs of this process's own user.
 func Start(cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
-	if err := stray.End(mark); err != nil {
+	return StartAs(nil, cmd, mark, log)
+}
+
+// StartAs starts cmd as an account's, whose processes all inherit mark; output gets
+// what it writes. What still runs with the same mark, of an agent that was killed, is
+// ended first: two must not share a folder.
+func StartAs(who *account.Account, cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
+	if err := stray.End(mark, who.Users()...); err != nil {
 		return nil, fmt.Errorf("end what an earlier agent left running: %w", err)
 	}
 	out, in, err := os.Pipe()
@@ -43,9 +50,17 @@ func Start(cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
 	cmd.Env = append(cmd.Env, mark)
 	cmd.SysProcAttr = newSession()
 	endWithParent(cmd.SysProcAttr)
-	c := &Child{cmd: cmd, mark: mark, done: make(chan struct{})}
+	who.Dress(cmd)
+	c := &Child{cmd: cmd, who: who, mark: mark, done: make(chan struct{})}
 	started := make(chan error)
-	go c.run(started, out, log)
+	go func() {
+		if err := who.Run(func() error {
+			c.run(started, out, log)
+			return nil
+		}); err != nil {
+			started <- err
+		}
+	}()
 	err = <-started
 	in.Close()
 	if err != nil {

@@ -57,7 +57,7 @@ func (c *Child) run(started chan<- error, out *os.File, log *slog.Logger) {
 	c.reaped = true
 	c.mu.Unlock()
 	err := c.cmd.Wait()
-	strayErr := stray.End(c.mark)
+	strayErr := stray.End(c.mark, c.who.Users()...)
 	// Nobody is left who could write, or else it is not waited for.
 	_ = out.SetReadDeadline(time.Now().Add(strayWait))
 	lines.Wait()

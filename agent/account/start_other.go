@@ -1,0 +1,19 @@
+//go:build !unix
+
+package account
+
+import "os/exec"
+
+func lacks() error { return nil }
+
+// Run calls f: agents do not run on this system.
+func (a *Account) Run(f func() error) error { return f() }
+
+// Dress does nothing here.
+func (a *Account) Dress(*exec.Cmd) {}
+
+// Start starts cmd.
+func (a *Account) Start(cmd *exec.Cmd) error { return cmd.Start() }
+
+// Reaches reports nothing here.
+func (a *Account) Reaches(string) error { return nil }
