@@ -3,7 +3,7 @@ FUZZTIME ?= 10s
 SEEDS ?= 2000
 
 # The sample systems, and what tests share; ./... leaves them out.
-SAMPLES := ./testdata/kit/... ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/... ./testdata/member/...
+SAMPLES := ./testdata/kit/... ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/... ./testdata/member/... ./testdata/wall/...
 
 .PHONY: check format vet staticcheck test race fuzz sim crash mixed nats real bench microbench demo tour
 
@@ -46,7 +46,7 @@ crash:
 
 # Versions mixed, under load, for every kind of attach and egress that works here.
 mixed:
-	$(GO) test ./cmd/moult -count=1 -timeout 30m -run 'TestMixed|TestGRPC|TestLine|TestUDP|TestMember|TestAgentDies|TestObserve|TestWasm' -mixed -v
+	$(GO) test ./cmd/moult -count=1 -timeout 30m -run 'TestMixed|TestGRPC|TestLine|TestUDP|TestMember|TestUser|TestAgentDies|TestObserve|TestWasm' -mixed -v
 
 # Two real releases of nats-server, a rolling upgrade under a real client.
 nats:

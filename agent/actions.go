@@ -196,13 +196,16 @@ func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 	if err != nil {
 		return err
 	}
+	if err := errors.Join(a.slots.Own(x.From), a.slots.Objects().OwnFuture(x.To)); err != nil {
+		return err
+	}
 	tmp, err := a.slots.Prepare(x.To)
 	if err != nil {
 		return err
 	}
 	job := transforms.Job{
 		Spec: cu.Transform, Dir: dir, Old: a.slots.Path(x.From), New: tmp, From: x.From, To: x.To, Env: a.soft.Environment(),
-		Future: future,
+		Future: future, Account: a.account,
 	}
 	if cu.Past.Stateful() {
 		if job.Past, err = a.slots.PreparePast(x.To); err != nil {

@@ -159,7 +159,7 @@ func (a *Agent) openLayer(c *closers) error {
 	}
 	// Whatever is left of objects may write to state that a transform reads. One that
 	// does not end although killed does not write either: the node has its agent.
-	if err := host.EndLeftovers(a.objectsDir()); err != nil {
+	if err := host.EndLeftovers(a.objectsDir(), a.account.Users()...); err != nil {
 		a.alarm("%v", err)
 	}
 	left := software.Find(a.cfg.Data, a.log)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"moult/agent/account"
 	"moult/agent/config"
 	"moult/store"
 	"moult/store/artifact"
@@ -25,6 +26,7 @@ type folder struct {
 	another   bool // the key was lost, so it is another node than before
 	store     *store.Store
 	depot     *artifact.Depot
+	account   *account.Account // of the node's programs; nil: this process's user
 	slots     *transforms.Slots
 }
 
@@ -33,6 +35,11 @@ type folder struct {
 func openFolder(cfg config.Config, log *slog.Logger, c *closers) (folder, error) {
 	var f folder
 	var err error
+	if cfg.User != "" {
+		if f.account, err = account.Resolve(cfg.User, cfg.Group, cfg.Groups); err != nil {
+			return f, err
+		}
+	}
 	if f.firstRoot, err = durable.ReadFile(cfg.Root, maxRootFile); err != nil {
 		return f, fmt.Errorf("read the cluster's first root: %w; `moult trust init` makes it", err)
 	}
@@ -60,6 +67,11 @@ func openFolder(cfg config.Config, log *slog.Logger, c *closers) (folder, error)
 	if f.depot, err = artifact.Open(filepath.Join(cfg.Data, "artifacts"), artifact.Options{Log: log, CheckSpace: transforms.CheckSpace}); err != nil {
 		return f, err
 	}
-	f.slots, err = transforms.OpenSlots(filepath.Join(cfg.Data, "state"))
-	return f, err
+	if err := transforms.Enter(cfg.Data, f.account); err != nil {
+		return f, err
+	}
+	if f.slots, err = transforms.OpenSlotsOf(f.account, filepath.Join(cfg.Data, "state")); err != nil {
+		return f, err
+	}
+	return f, f.account.Reaches(filepath.Join(cfg.Data, "state"))
 }

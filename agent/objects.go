@@ -19,7 +19,7 @@ import (
 // objectsConfig says what this node's simulation objects are made of.
 func (a *Agent) objectsConfig() objects.Config {
 	return objects.Config{
-		Platform: a.platform, Env: software.PlainEnvironment(a.cfg.Env), Depot: a.depot, States: a.slots.Objects(), Memory: observedBefore{a},
+		Platform: a.platform, Env: software.PlainEnvironment(a.account, a.cfg.Env), Depot: a.depot, States: a.slots.Objects(), Memory: observedBefore{a},
 		Start: a.startHost, Get: a.getObject, Log: a.log,
 		Go: func(f func(context.Context)) {
 			ctx, cancel := a.untilStopped()
@@ -67,7 +67,7 @@ func (a *Agent) objectsDir() string { return filepath.Join(a.cfg.Data, "run") }
 
 // hostConfig is how objects are run, but for the services.
 func (a *Agent) hostConfig() host.Config {
-	return host.Config{Dir: a.objectsDir(), Env: software.PlainEnvironment(nil), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log}
+	return host.Config{Dir: a.objectsDir(), Account: a.account, Env: software.PlainEnvironment(nil, nil), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log}
 }
 
 func (a *Agent) startHost() (objects.Host, error) {

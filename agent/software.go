@@ -50,7 +50,7 @@ func (a *Agent) lookAfter(left software.Left) *software.Software {
 	cfg := software.Config{
 		Data: a.cfg.Data, Node: a.id, KernelName: ways.KernelName(a.id), Services: map[string]string{}, Env: a.cfg.Env,
 		Proxied: a.ways.Egress.Kind == config.EgressProxy, Layer: a.layer, State: a.slots.Path, Unpacked: a.unpacked,
-		Plan: a.plan, Tell: a.hear, Log: a.log,
+		Plan: a.plan, Tell: a.hear, Account: a.account, Own: a.slots.Own, Log: a.log,
 	}
 	for name, s := range a.cfg.Services {
 		cfg.Services[name] = s.Address

@@ -33,6 +33,10 @@ type Config struct {
 	// APIToken is the file of the token that its callers need; empty: none, and the
 	// address must be this machine's alone.
 	API, APIToken string
+	// User is who runs the node's programs, Group and Groups what that user is in; ""
+	// is the agent's own user.
+	User, Group string
+	Groups      []string
 	// Egress is how the node's calls find a peer's address for its version; one
 	// of the Egress words.
 	Egress string

@@ -39,6 +39,9 @@ type (
 		Vars         hcl.Expression    `hcl:"vars,optional"`
 		API          *string           `hcl:"api"`
 		APIToken     *string           `hcl:"api_token"`
+		User         *string           `hcl:"user"`
+		Group        *string           `hcl:"group"`
+		Groups       []string          `hcl:"supplementary_groups,optional"`
 		Egress       *string           `hcl:"egress"`
 		EgressOpen   *bool             `hcl:"egress_open"`
 		SyncInterval *string           `hcl:"sync_interval"`
@@ -128,6 +131,9 @@ func (h agentHCL) config(dir string) (Config, error) {
 	set(&c.API, h.API)
 	set(&c.APIToken, h.APIToken)
 	set(&c.EgressOpen, h.EgressOpen)
+	set(&c.User, h.User)
+	set(&c.Group, h.Group)
+	c.Groups = h.Groups
 	c.Class, c.Root = bundle.Class(h.Class), h.Root
 	c.Join, c.Labels = h.Join, h.Labels
 	for _, p := range []*string{&c.Data, &c.Root, &c.GossipKey, &c.JoinToken, &c.APIToken} {

@@ -87,7 +87,30 @@ func (c Config) Validate() error {
 			bad("adopt: health: service = %q: %w", a.Health.Service, err)
 		}
 	}
-	return errors.Join(append(errs, c.checkTexts(), c.checkPorts())...)
+	return errors.Join(append(errs, c.checkTexts(), c.checkUser(), c.checkPorts())...)
+}
+
+// checkUser checks what keeps the node's programs from the agent. Whether this machine
+// has the user is found out when the agent starts.
+func (c Config) checkUser() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.User == "" {
+		if c.Group != "" || len(c.Groups) > 0 {
+			bad("group, supplementary_groups: they are of the user of the node's programs: say user, too")
+		}
+		return errors.Join(errs...)
+	}
+	if len(c.Groups) > maxGroups {
+		bad("supplementary_groups: %d of them, the most is %d", len(c.Groups), maxGroups)
+	}
+	if c.API != "" && c.APIToken == "" {
+		bad("api = %q: the node's programs run as user %s, who could command the agent by it: say api_token, too", c.API, c.User)
+	}
+	if c.Egress == EgressResolve {
+		bad("egress = %q: the node's programs run as user %s, who may not use the agent's socket: use %q or %q", c.Egress, c.User, EgressProxy, EgressConnect)
+	}
+	return errors.Join(errs...)
 }
 
 // checkAdoptedHealth checks that the service asked is there and can answer.

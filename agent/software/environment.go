@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"moult/agent/account"
 	"moult/agent/control"
 	"moult/store/bundle/placeholder"
 )
@@ -30,7 +31,10 @@ func (s *Software) Environment() []string { return s.environment(nil) }
 // environment is the software's: that, and what the operator set, filled in.
 func (s *Software) environment(at func(name string) (string, error)) []string {
 	env := inherited(os.Environ())
-	env["MOULT_SOCKET"] = filepath.Join(s.cfg.Data, control.SocketName) // for simlayer/dial
+	if s.cfg.Account == nil { // another user may not use it
+		env["MOULT_SOCKET"] = filepath.Join(s.cfg.Data, control.SocketName) // for simlayer/dial
+	}
+	s.cfg.Account.Environment(env)
 	if s.cfg.Proxied {
 		maps.Copy(env, s.cfg.Layer.EgressEnvironment())
 	}
@@ -43,8 +47,10 @@ func (s *Software) environment(at func(name string) (string, error)) []string {
 // PlainEnvironment is that of programs that make no calls of their own to peers: what
 // is handed on of the agent's, and what the operator set, but for what only the
 // software can be told.
-func PlainEnvironment(operator map[string]string) []string {
-	return list(inherited(os.Environ()), operator, nil)
+func PlainEnvironment(who *account.Account, operator map[string]string) []string {
+	env := inherited(os.Environ())
+	who.Environment(env)
+	return list(env, operator, nil)
 }
 
 // inherited picks what is handed on.

@@ -23,10 +23,10 @@ func TestEnvironmentIsListed(t *testing.T) {
 			t.Setenv(k, v)
 		}
 	}
-	if got := PlainEnvironment(nil); !slices.Equal(got, slices.Sorted(slices.Values(kept))) {
+	if got := PlainEnvironment(nil, nil); !slices.Equal(got, slices.Sorted(slices.Values(kept))) {
 		t.Errorf("programs get %q, want %q", got, kept)
 	}
-	got := PlainEnvironment(map[string]string{"LANG": "de_CH.UTF-8", "AWS_SECRET_ACCESS_KEY": "own"})
+	got := PlainEnvironment(nil, map[string]string{"LANG": "de_CH.UTF-8", "AWS_SECRET_ACCESS_KEY": "own"})
 	for _, want := range []string{"LANG=de_CH.UTF-8", "AWS_SECRET_ACCESS_KEY=own"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("programs get %q, without the operator's %s", got, want)

@@ -48,7 +48,7 @@ func (s *Software) spec(p Plan, backends map[string]string) (process.Spec, error
 		return process.Spec{}, fmt.Errorf("the command of version %d: %w", p.Version, err)
 	}
 	return process.Spec{
-		Dir: p.Dir, Argv: argv, Env: s.environment(at), Marker: s.cfg.Node.String(),
+		Dir: p.Dir, Argv: argv, Env: s.environment(at), Account: s.cfg.Account, Marker: s.cfg.Node.String(),
 		LogPath: filepath.Join(s.cfg.Data, "log", "node.log"), Health: health, HealthAddr: backends[health.Service],
 		NotifySocket: filepath.Join(s.cfg.Data, "notify.sock"), DialControl: attach.DialControl, Log: s.cfg.Log,
 	}, nil

@@ -7,14 +7,15 @@ import (
 	"os"
 	"sync"
 
+	"moult/agent/account"
 	"moult/agent/process"
 	"moult/simlayer"
 	"moult/simlayer/connect"
 	"moult/store/bundle"
 )
 
-// Config says what to look after and for whom. All fields but Env and Connect must
-// be set.
+// Config says what to look after and for whom. All fields but Env, Connect and Account
+// must be set.
 type Config struct {
 	Data string        // the data folder
 	Node bundle.NodeID // marks the software among all that runs on the machine
@@ -31,6 +32,10 @@ type Config struct {
 	State func(bundle.Version) string
 	// Unpacked returns the folder of an artifact, verified.
 	Unpacked func(context.Context, bundle.Digest) (dir string, err error)
+	// Account is whose the software and its checks are; nil: the agent's. Own gives it
+	// the state of a version.
+	Account *account.Account
+	Own     func(bundle.Version) error
 	// Plan says how a version is started.
 	Plan func(bundle.Version) (Plan, error)
 	// Tell takes in what happens, in order of happening, and returns when it was

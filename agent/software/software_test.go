@@ -58,6 +58,7 @@ func newNode(t *testing.T, script string) *node {
 			return n.plan, nil
 		},
 	}
+	n.cfg.Own = func(bundle.Version) error { return nil }
 	n.cfg.State = func(v bundle.Version) string { return filepath.Join(n.cfg.Data, fmt.Sprint(v)) }
 	state := n.cfg.State(1)
 	if err := os.Mkdir(state, 0o700); err != nil {

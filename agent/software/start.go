@@ -116,6 +116,9 @@ func (s *Software) startLocked(ctx context.Context, p Plan) (*process.Process, e
 		spec.Held = append(spec.Held, one.Hold)
 		r.Inherited = append(r.Inherited, one.Inherited)
 	}
+	if err := s.cfg.Own(p.Version); err != nil {
+		return nil, err
+	}
 	spec.Cgroup = s.bind(r)
 	if c := s.cfg.Connect; c != nil {
 		spec.Cgroup = c.Cgroup() // the same

@@ -71,7 +71,7 @@ func (s *Software) stopLocked(ctx context.Context, drain bundle.Duration) error 
 		s.cfg.Log.Info("stopped the software", "version", s.record.Version, "exit", exit.String())
 		s.proc = nil
 	}
-	orphans, err := process.FindOrphans(s.cfg.Node.String())
+	orphans, err := process.FindOrphans(s.cfg.Node.String(), s.cfg.Account.Users()...)
 	if err != nil {
 		return err
 	}
