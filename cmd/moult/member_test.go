@@ -51,9 +51,15 @@ var serviceBlock = regexp.MustCompile(`(?s)  service "api" \{.*?\n  \}\n`)
 
 // memberCluster configures three agents for the sample, whose two services have the same
 // ports.
-func memberCluster(t *testing.T, attach string) *testCluster {
+func memberCluster(t *testing.T, attach, user string) *testCluster {
 	t.Helper()
 	c := newCluster(t, 3)
+	if user != "" {
+		user = fmt.Sprintf("  user = %q\n", user)
+		if err := os.Chmod(c.dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
 	c.edit(func(a *cluster.Agent, config string) string {
 		var peers []string
 		for _, b := range c.Agents {
@@ -65,7 +71,7 @@ func memberCluster(t *testing.T, attach string) *testCluster {
 		config = strings.Replace(config, `class = "kv"`, `class = "member"`, 1)
 		config = serviceBlock.ReplaceAllLiteralString(config, strings.Replace(block, `"api" {`, "\"stream\" {\n    protocol = \"tcp\"\n    external_version = 1\n", 1)+
 			strings.Replace(block, `"api" {`, "\"packets\" {\n    protocol = \"udp\"\n    external_version = 1\n", 1))
-		return strings.Replace(config, "  env =", fmt.Sprintf("  args = [\"--name\", %q, \"--advertise\", %q, \"--join=%s\"]\n  vars = { ring = \"birds\" }\n  env =", a.Name, a.Public(), strings.Join(peers, ",")), 1)
+		return strings.Replace(config, "  env =", fmt.Sprintf(user+"  args = [\"--name\", %q, \"--advertise\", %q, \"--join=%s\"]\n  vars = { ring = \"birds\" }\n  env =", a.Name, a.Public(), strings.Join(peers, ",")), 1)
 	})
 	kit.Program(t, filepath.Join(c.dir, "member"), "testdata/member/cmd/member")
 	c.up(c.Agents)
@@ -100,9 +106,13 @@ func (c *testCluster) unset(v bundle.Version) {
 	if !strings.Contains(notes, "node n1 has no ${vars.zone}, so it will not go down for release 3") {
 		c.t.Errorf("inject says %q", notes)
 	}
-	c.until(a, "the node whose turn it is to say what it lacks", func(s control.Status) bool {
-		return slices.ContainsFunc(s.Nodes, func(n control.NodeStatus) bool {
-			return n.Version == 2 && n.Phase == "waiting" && strings.Contains(n.Reason, "not ready to go down: version 3 cannot be started here: ${vars.zone} has no value")
+	// Which node goes first the order says, and only its own agent has looked.
+	c.until(a, "the node whose turn it is to say what it lacks", func(control.Status) bool {
+		return slices.ContainsFunc(c.Agents, func(a *cluster.Agent) bool {
+			s, err := a.API.Status(c.t.Context(), false)
+			n := node(s, a.Name)
+			return err == nil && n.Version == 2 && n.Phase == "waiting" &&
+				strings.Contains(n.Reason, "not ready to go down: version 3 cannot be started here: ${vars.zone} has no value")
 		})
 	})
 	for i, a := range c.Agents {
@@ -145,11 +155,15 @@ func (c *testCluster) heard(v int) {
 func TestMember(t *testing.T) {
 	inMixed(t)
 	for _, k := range []kind{{"relay", "proxy"}, {"steer", "proxy"}} {
+		user := "" // by steer, what is bound for UDP must be of the agent's user
+		if k.attach == "relay" && os.Getuid() == 0 {
+			user = "nobody"
+		}
 		t.Run(k.attach, func(t *testing.T) {
 			if err := k.possible(); err != nil {
 				t.Skipf("not possible here: %v", err)
 			}
-			c := memberCluster(t, k.attach)
+			c := memberCluster(t, k.attach, user)
 			c.memberRelease(1)
 			c.settledAt(c.Agents[0], 1, 3)
 			c.inUse(k)
