@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"moult/agent/control"
@@ -88,7 +89,7 @@ func (c *testCluster) agentPID() int {
 	return pid
 }
 
-func (c *testCluster) wallRelease(v bundle.Version) {
+func (c *testCluster) wallRelease(v bundle.Version, spoil ...string) {
 	c.t.Helper()
 	from, more := "", ""
 	if v > 1 {
@@ -106,9 +107,20 @@ func (c *testCluster) wallRelease(v bundle.Version) {
       strategy = "manual"
     }`
 	}
-	if err := c.inject(c.Agents[0], c.bundle(v, fmt.Sprintf(wallSpec, v, from, runtime.GOARCH, v, more))); err != nil {
+	text := strings.NewReplacer(spoil...).Replace(fmt.Sprintf(wallSpec, v, from, runtime.GOARCH, v, more))
+	if err := c.inject(c.Agents[0], c.bundle(v, text)); err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// futureRan waits until the future object of release v has tried everything.
+func (c *testCluster) futureRan(v bundle.Version) {
+	c.t.Helper()
+	a := c.Agents[0]
+	c.until(a, "the future object to have run", func(control.Status) bool {
+		_, err := os.Stat(filepath.Join(a.Data, "objects", fmt.Sprint(v), "future", "report-object"))
+		return err == nil
+	})
 }
 
 func (c *testCluster) get(addr string) string {
@@ -155,10 +167,7 @@ func (c *testCluster) throughWall(k kind) {
 		c.t.Errorf("version 1 answers %q", got)
 	}
 	c.wallRelease(2)
-	c.until(a, "the future object to have run", func(control.Status) bool {
-		_, err := os.Stat(filepath.Join(a.Data, "objects", "2", "future", "report-object"))
-		return err == nil
-	})
+	c.futureRan(2)
 	c.upgrade(a, 2)
 	for addr, want := range map[string]string{a.Versioned(2): "software 2", a.Versioned(1): "object"} {
 		if got := c.get(addr); got != want {
@@ -192,26 +201,76 @@ func TestUser(t *testing.T) {
 			}
 			c := wallCluster(t, k, "nobody")
 			c.throughWall(k)
-			reports := c.reports()
 			c.closed()
-			if len(reports) < 5 { // software, check, transform, past and future object
-				t.Fatalf("reports: %q", reports)
-			}
-			for name, text := range reports {
-				if n := strings.Count(text, ": refused"); n < 25 {
-					t.Errorf("%s: %d attempts refused:\n%s", name, n, text)
-				}
-				for line := range strings.Lines(text) {
-					refused := strings.Contains(line, "permission denied") || strings.Contains(line, "operation not permitted") || strings.Contains(line, "it runs as 65534")
-					if strings.Contains(line, ": done") || strings.Contains(line, ": refused") && !refused {
-						t.Errorf("%s: %s", name, line)
-					}
-				}
-				if !strings.Contains(text, "\nUSER=nobody\nLOGNAME=nobody\nMOULT_SOCKET=\n") {
-					t.Errorf("%s: the environment names another user:\n%s", name, text)
-				}
-			}
+			c.held()
 		})
+	}
+}
+
+// held checks that nothing that was tried could be done.
+func (c *testCluster) held() {
+	c.t.Helper()
+	reports := c.reports()
+	if len(reports) < 5 { // software, check, transform, past and future object
+		c.t.Fatalf("reports: %q", reports)
+	}
+	for name, text := range reports {
+		if n := strings.Count(text, ": refused"); n < 25 {
+			c.t.Errorf("%s: %d attempts refused:\n%s", name, n, text)
+		}
+		for line := range strings.Lines(text) {
+			refused := strings.Contains(line, "permission denied") || strings.Contains(line, "operation not permitted") || strings.Contains(line, "it runs as 65534")
+			if strings.Contains(line, ": done") || strings.Contains(line, ": refused") && !refused {
+				c.t.Errorf("%s: %s", name, line)
+			}
+		}
+		if !strings.Contains(text, "\nUSER=nobody\nLOGNAME=nobody\nMOULT_SOCKET=\n") {
+			c.t.Errorf("%s: the environment names another user:\n%s", name, text)
+		}
+	}
+}
+
+// TestUserLater gives a node a user whose software has run as root, with state that only
+// root can read: the next version has it, and so has the one that it goes back to.
+func TestUserLater(t *testing.T) {
+	inMixed(t)
+	c := wallCluster(t, portable, "")
+	a := c.Agents[0]
+	c.wallRelease(1)
+	c.settledAt(a, 1, 1)
+	before := c.recorded(a)
+	secret := filepath.Join(a.Data, "state", "1", "kept")
+	if err := os.WriteFile(secret, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.kill(a)
+	c.edit(func(_ *cluster.Agent, config string) string {
+		return strings.Replace(config, "  class =", "  user  = \"nobody\"\n  class =", 1)
+	})
+	c.up(c.Agents)
+	c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
+	if now := c.recorded(a); now != before {
+		t.Errorf("the software is process %d, was %d: nothing was wrong with it", now.PID, before.PID)
+	}
+	c.wallRelease(2, `["./wall", "check"`, `["./wall", "no such check"`, "health {", "health {\n healthy_deadline = \"1s\"")
+	c.futureRan(2)
+	if code, _, errs := c.command(a, "start", "--trust", c.trustDir(), a.Name); code != exitDone {
+		t.Fatalf("start: exit code %d, %s", code, errs)
+	}
+	c.until(a, "the node to be held", func(s control.Status) bool { return node(s, a.Name).Phase == "held" })
+	if info, err := os.Stat(secret); err != nil || info.Sys().(*syscall.Stat_t).Uid != 65534 {
+		t.Errorf("the state of version 1 is not the user's: %+v, %v", info.Sys(), err)
+	}
+	for _, way := range []string{a.Versioned(1), a.Public()} {
+		if got := c.get(way); got != "software 1" {
+			t.Errorf("the version that it went back to answers %q", got)
+		}
+	}
+	c.wallRelease(3)
+	c.futureRan(3)
+	c.upgrade(a, 3)
+	if got, err := os.ReadFile(filepath.Join(a.Data, "state", "3", "kept")); string(got) != "kept" {
+		t.Errorf("the state after it: %q, %v", got, err)
 	}
 }
 
