@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"moult/simlayer/attach"
+	"moult/simlayer/calls"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -79,6 +81,8 @@ func TestInherit(t *testing.T) {
 	}
 
 	eventually(t, "the layer's connections end", func() bool { return l.Stats().InFlight == 0 })
+	finishDirect(t, l)
+	wantAt(t, one.addr, "one", false)
 	if _, err := l.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +103,22 @@ func TestInherit(t *testing.T) {
 	}
 	wantAt(t, two.addr, "two", true)
 	wantAt(t, one.addr, "two", false) // its software has no socket of this address
+}
+
+// finishDirect waits for calls to end. Those past the layer have their time, since
+// nobody sees them end; once no more of them come there is nothing to wait for.
+func finishDirect(t *testing.T, l *Layer) {
+	t.Helper()
+	began := time.Now()
+	if _, err := l.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took < calls.RawGrace {
+		t.Errorf("calls past the layer had %v to end, want %v", took, calls.RawGrace)
+	}
+	if l.leadAll() {
+		t.Error("callers still go past the layer")
+	}
 }
 
 // TestInheritCrash kills software with callers in its queue, and starts it again.
@@ -290,6 +310,9 @@ func steered(t *testing.T, fs string) {
 	wantAt(t, public, "one", true)
 	wantAt(t, versioned, "one", true)
 
+	finishDirect(t, l)
+	wantAt(t, public, "one", false)
+	wantAt(t, versioned, "one", false)
 	if _, err := l.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -19,13 +19,54 @@ import (
 // they are waited for too. If ctx ends first, those that remain of the calls that were
 // there at its beginning, and are meant to end, are cut, as Drain cuts calls; n is how
 // many, and err then says so.
+//
+// At last it leads to the layer whoever has come past it. Where that was anybody, it
+// returns a second later, for the calls that are there and that nobody sees end.
 func (l *Layer) Finish(ctx context.Context) (n int, err error) {
 	l.draining.Lock()
 	defer l.draining.Unlock()
 	if n = l.gate.Finish(ctx, max(l.lastCalls(), l.calls.LastingAfter), func() { l.callAnew(routes.Relayed.Warn) }); n > 0 {
 		err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", n, context.Cause(ctx))
 	}
+	l.endDirect()
 	return n, err
+}
+
+// endDirect leads new connections to the layer, which lets them in, and gives those that
+// have come past it as long to end as those of a raw protocol have, for nobody here sees
+// an end of these either. Those that remain are the software's to end when it is told to
+// stop; there is software that drops the calls that it has then. It comes last, since
+// nobody else takes the callers if the agent dies meanwhile.
+func (l *Layer) endDirect() {
+	if !l.leadAll() {
+		return
+	}
+	timer := time.NewTimer(calls.RawGrace)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-l.ctx.Done():
+	}
+}
+
+// leadAll leads new connections to the layer and reports whether any went past it.
+func (l *Layer) leadAll() (any bool) {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	if l.closed {
+		return false
+	}
+	for _, f := range l.listeners() {
+		if f.packets != nil || !f.Direct() {
+			continue
+		}
+		if _, err := l.aimOne(f, nil, false); err != nil {
+			l.fell(f, err)
+		}
+		f.Lead(false)
+		any = true
+	}
+	return any
 }
 
 // lastCalls is how long a drain waits for calls while it holds others.
