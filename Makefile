@@ -52,7 +52,8 @@ mixed:
 nats:
 	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestNATS -nats -mixed -v
 
-# Real releases of other software, upgraded under its real clients.
+# Real releases of other software, upgraded under its real clients by every kind of attach
+# that the software can have.
 real:
 	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestReal -real -v
 

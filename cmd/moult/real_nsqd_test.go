@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -38,41 +36,30 @@ var nsqChannels = [...]string{"now", "later"}
 // message that was acknowledged arrives whole, and nobody's connection is refused.
 func TestRealNSQD(t *testing.T) {
 	nsqd.eachReal(t, func(t *testing.T, r *realCluster) {
-		r.release(1)
-		r.inUse(r.kind)
 		l := newNSQLoad()
-		defer func() {
-			l.end()
-			for _, wrong := range l.wrong() {
-				t.Error(wrong)
-			}
-		}()
-		for i := range realNodes {
-			nsqServes(t, r.public(i, 1), nsqd.releases[0])
-			for _, channel := range nsqChannels {
-				nsqChannel(t, r.public(i, 1), channel)
-			}
-			for j := range 2 {
-				l.produce(fmt.Sprintf("n%d-%d", i+1, j), r.public(i, 0))
-			}
-		}
-		l.consume(t, r, nsqChannels[0])
-		l.flow(r, 200)
-		began := time.Now()
-		r.release(2)
-		took := time.Since(began)
-		during := l.count()
-		l.flow(r, 200)
-		l.end()
+		r.upgrade(l)
 		for i := range realNodes {
 			nsqServes(t, r.public(i, 1), nsqd.releases[1])
 		}
-		l.consume(t, r, nsqChannels[1])
+		l.consume(r, nsqChannels[1])
 		r.until(r.Agents[0], "every message to arrive", func(control.Status) bool { return len(l.missing()) == 0 })
-		t.Logf("%s: %s to %s in %.1f s on %d nodes: %d messages acknowledged, %d of them until the upgrade's end; all arrived, %d more than once; %d connections ended and were made anew, %d of them before they were of use; the longest wait for an acknowledgement was %v",
-			r.kind, nsqd.releases[0], nsqd.releases[1], took.Seconds(), realNodes, l.count(), during, l.again, l.broken, l.early, l.longest.Round(time.Millisecond))
+		t.Logf("all of %d messages arrived, %d more than once; %d connections ended and were made anew, %d of them before they were of use",
+			len(l.sent), l.again, l.broken, l.early)
 		r.well()
 	})
+}
+
+func (l *nsqLoad) start(r *realCluster) {
+	for i := range realNodes {
+		nsqServes(r.t, r.public(i, 1), nsqd.releases[0])
+		for _, channel := range nsqChannels {
+			nsqChannel(r.t, r.public(i, 1), channel)
+		}
+		for j := range 2 {
+			l.produce(fmt.Sprintf("n%d-%d", i+1, j), r.public(i, 0))
+		}
+	}
+	l.consume(r, nsqChannels[0])
 }
 
 // nsqChannel makes a channel of the topic.
@@ -111,43 +98,26 @@ const (
 
 // nsqLoad is producers, consumers, and what they found.
 type nsqLoad struct {
-	ctx  context.Context
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	*realLoad
 
-	mu      sync.Mutex
-	sent    map[string]string            // mu; bodies that were acknowledged, by id
-	got     map[string]map[string]string // mu; bodies that arrived, by channel and id
-	failed  []string                     // mu
-	broken  int                          // mu; connections that ended
-	early   int                          // mu; of them, without an acknowledgement before
-	again   int                          // mu; messages that arrived once more
-	longest time.Duration                // mu
+	sent   map[string]string            // mu; bodies that were acknowledged, by id
+	got    map[string]map[string]string // mu; bodies that arrived, by channel and id
+	broken int                          // mu; connections that ended
+	early  int                          // mu; of them, without an acknowledgement before
+	again  int                          // mu; messages that arrived once more
 }
 
 func newNSQLoad() *nsqLoad {
-	l := &nsqLoad{sent: map[string]string{}, got: map[string]map[string]string{}}
+	l := &nsqLoad{realLoad: newRealLoad(), sent: map[string]string{}, got: map[string]map[string]string{}}
 	for _, channel := range nsqChannels {
 		l.got[channel] = map[string]string{}
 	}
-	l.ctx, l.stop = context.WithCancel(context.Background())
 	return l
-}
-
-// end ends the producers.
-func (l *nsqLoad) end() {
-	l.stop()
-	l.wg.Wait()
-}
-
-func (l *nsqLoad) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.sent)
 }
 
 // produce starts a producer, which sends each message until it is acknowledged.
 func (l *nsqLoad) produce(name, addr string) {
+	l.goesOn(addr)
 	l.wg.Go(func() {
 		var p *nsq.Producer
 		defer func() {
@@ -155,10 +125,8 @@ func (l *nsqLoad) produce(name, addr string) {
 				p.Stop()
 			}
 		}()
-		pause := time.NewTicker(nsqPace)
-		defer pause.Stop()
 		lost, used := 0, false // connections lost; this one has been of use
-		for i := 0; ; i++ {
+		l.each(nsqPace, func(i int) bool {
 			id := fmt.Sprintf("%s-%d", name, i)
 			body := id + "\x00é✓\r\n" + strings.Repeat(id, i*37%64)
 			for began := time.Now(); ; {
@@ -168,22 +136,18 @@ func (l *nsqLoad) produce(name, addr string) {
 				err := p.Publish(nsqTopic, []byte(body))
 				if err == nil {
 					used = true
-					l.acked(id, body, time.Since(began))
-					break
+					l.acked(id, body)
+					l.did(addr, time.Since(began))
+					return true
 				}
 				p.Stop()
 				p = nil
 				lost++
 				if !l.lost(name, err, lost, used) {
-					return
+					return false
 				}
 			}
-			select {
-			case <-pause.C:
-			case <-l.ctx.Done():
-				return
-			}
-		}
+		})
 	})
 }
 
@@ -197,11 +161,10 @@ func nsqProducer(addr string) *nsq.Producer {
 	return p
 }
 
-func (l *nsqLoad) acked(id, body string, took time.Duration) {
+func (l *nsqLoad) acked(id, body string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sent[id] = body
-	l.longest = max(l.longest, took)
 }
 
 // lost notes a connection that gave no acknowledgement, the producer's n-th, and reports
@@ -229,24 +192,24 @@ func (l *nsqLoad) lost(name string, err error, n int, used bool) bool {
 }
 
 // consume starts a consumer of all nodes.
-func (l *nsqLoad) consume(t *testing.T, r *realCluster, channel string) {
-	t.Helper()
+func (l *nsqLoad) consume(r *realCluster, channel string) {
+	r.t.Helper()
 	cfg := nsq.NewConfig()
 	cfg.LookupdPollInterval = 100 * time.Millisecond // after which it connects anew: a minute by default
 	cfg.MaxInFlight = 10 * realNodes
 	c, err := nsq.NewConsumer(nsqTopic, channel, cfg)
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	c.SetLogger(nil, nsq.LogLevelMax)
 	c.AddHandler(nsq.HandlerFunc(func(m *nsq.Message) error {
 		l.arrived(channel, string(m.Body))
 		return nil
 	}))
-	t.Cleanup(c.Stop)
+	r.t.Cleanup(c.Stop)
 	for i := range realNodes {
 		if err := c.ConnectToNSQD(r.public(i, 0)); err != nil {
-			t.Fatal(err)
+			r.t.Fatal(err)
 		}
 	}
 }
@@ -262,17 +225,6 @@ func (l *nsqLoad) arrived(channel, body string) {
 		}
 	}
 	l.got[channel][id] = body
-}
-
-// flow waits until n more messages have been acknowledged.
-func (l *nsqLoad) flow(r *realCluster, n int) {
-	r.t.Helper()
-	goal := l.count() + n
-	r.until(r.Agents[0], "messages to go on", func(control.Status) bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return len(l.sent) >= goal || len(l.failed) > 0
-	})
 }
 
 // missing returns what has not arrived of what was acknowledged.
@@ -292,6 +244,7 @@ func (l *nsqLoad) missing() (problems []string) {
 // wrong returns what must not have been, or the first of it.
 func (l *nsqLoad) wrong() (problems []string) {
 	problems = l.missing()
+	failed := l.realLoad.wrong()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for channel, got := range l.got {
@@ -302,7 +255,7 @@ func (l *nsqLoad) wrong() (problems []string) {
 		}
 	}
 	slices.Sort(problems)
-	return append(slices.Clone(l.failed), problems[:min(len(problems), 10)]...)
+	return append(failed, problems[:min(len(problems), 10)]...)
 }
 
 // TestRealNSQDCatches shows that what TestRealNSQD rests on can fail.
@@ -352,8 +305,8 @@ func TestRealNSQDCatches(t *testing.T) {
 		}, "E_PUB_FAILED"},
 	} {
 		l := newNSQLoad()
-		l.acked("a", "a\x001", 0)
-		l.acked("b", "b\x002", 0)
+		l.acked("a", "a\x001")
+		l.acked("b", "b\x002")
 		c.do(l)
 		got := l.wrong()
 		if c.want == "" && len(got) > 0 || c.want != "" && (len(got) != 1 || !strings.Contains(got[0], c.want)) {

@@ -10,13 +10,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"moult/agent/control"
 )
 
 // pocketbase keeps records in SQLite, and tells them as they change to whoever holds an
@@ -50,40 +47,24 @@ const pbMigration = `migrate((app) => {
 // the layer does, and without one.
 func TestRealPocketBase(t *testing.T) {
 	pocketbase.eachReal(t, func(t *testing.T, r *realCluster) {
-		r.release(1)
-		r.inUse(r.kind)
 		l := newPBLoad()
-		l.relayed = r.attach == "relay"
-		defer func() {
-			l.end()
-			for _, wrong := range l.wrong() {
-				t.Error(wrong)
-			}
-		}()
-		for i := range realNodes {
-			l.listen(r.public(i, 0))
-			for j := range 2 {
-				l.write(fmt.Sprintf("%dw%d", i+1, j), r.public(i, 0))
-			}
-		}
-		l.flow(r, 100)
-		began := time.Now()
-		r.release(2)
-		took := time.Since(began)
-		during := l.total()
-		l.flow(r, 100)
-		l.end()
+		r.upgrade(l)
 		for i := range realNodes {
 			l.read(fmt.Sprint(i+1), r.public(i, 0))
 		}
-		events := 0
-		for _, n := range l.events {
-			events += n
-		}
-		t.Logf("%s: %s to %s in %.1f s on %d nodes: %d calls, %d of them until the upgrade's end, %d failed; %d records; %d events by %d streams, of which %d ended, %d of them without a last chunk; the slowest call took %v",
-			r.kind, pocketbase.releases[0], pocketbase.releases[1], took.Seconds(), realNodes, l.calls, during, len(l.failed), len(l.texts), events, l.opened, l.ended, l.cut, l.slowest.Round(time.Millisecond))
+		t.Logf("%d records; of %d streams %d ended, %d of them without a last chunk", len(l.texts), l.opened, l.ended, l.cut)
 		r.well()
 	})
+}
+
+func (l *pbLoad) start(r *realCluster) {
+	l.relayed = r.attach == "relay"
+	for i := range realNodes {
+		l.listen(r.public(i, 0))
+		for j := range 2 {
+			l.write(fmt.Sprintf("%dw%d", i+1, j), r.public(i, 0))
+		}
+	}
 }
 
 const (
@@ -91,6 +72,7 @@ const (
 	pbTry     = time.Minute           // for one call
 	pbRecords = "/api/collections/proof/records"
 	pbPage    = 500
+	pbEvents  = "events of "
 )
 
 // pbRecord is a record, and what a list of them has.
@@ -101,45 +83,18 @@ type pbRecord struct {
 
 // pbLoad is clients that write, read and listen, and what they found.
 type pbLoad struct {
-	ctx     context.Context
-	stop    context.CancelFunc
-	wg      sync.WaitGroup
+	*realLoad
 	relayed bool // a stream may end without a last chunk
 
-	mu      sync.Mutex
-	texts   map[string]string // mu; of acknowledged records, by ID
-	tried   map[string]bool   // mu; every ID and text that was sent
-	events  map[string]int    // mu; by address
-	failed  []string          // mu
-	calls   int               // mu
-	opened  int               // mu; streams
-	ended   int               // mu; of them, by the server
-	cut     int               // mu; of them, without a last chunk
-	slowest time.Duration     // mu
+	texts  map[string]string // mu; of acknowledged records, by ID
+	tried  map[string]bool   // mu; every ID and text that was sent
+	opened int               // mu; streams
+	ended  int               // mu; of them, by the server
+	cut    int               // mu; of them, without a last chunk
 }
 
 func newPBLoad() *pbLoad {
-	l := &pbLoad{texts: map[string]string{}, tried: map[string]bool{}, events: map[string]int{}}
-	l.ctx, l.stop = context.WithCancel(context.Background())
-	return l
-}
-
-// end ends the clients, writers at the end of their round.
-func (l *pbLoad) end() {
-	l.stop()
-	l.wg.Wait()
-}
-
-func (l *pbLoad) total() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.calls
-}
-
-func (l *pbLoad) fail(format string, args ...any) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.failed = append(l.failed, fmt.Sprintf(format, args...))
+	return &pbLoad{realLoad: newRealLoad(), texts: map[string]string{}, tried: map[string]bool{}}
 }
 
 // pbStatus is a status that a call was not to have.
@@ -164,12 +119,7 @@ func (l *pbLoad) call(method, addr, path string, in, out any) error {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	began := time.Now()
-	defer func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.calls++
-		l.slowest = max(l.slowest, time.Since(began))
-	}()
+	defer func() { l.did(addr, time.Since(began)) }()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
@@ -189,16 +139,12 @@ func (l *pbLoad) call(method, addr, path string, in, out any) error {
 
 // write starts a client that creates, changes and reads one record after the other.
 func (l *pbLoad) write(name, addr string) {
+	l.goesOn(addr)
 	l.wg.Go(func() {
-		pause := time.NewTicker(pbPace)
-		defer pause.Stop()
-		for i := 0; l.ctx.Err() == nil; i++ {
+		l.each(pbPace, func(i int) bool {
 			l.round(addr, fmt.Sprintf("%s%0*d", name, 15-len(name), i), i)
-			select {
-			case <-pause.C:
-			case <-l.ctx.Done():
-			}
-		}
+			return true
+		})
 	})
 }
 
@@ -240,6 +186,7 @@ func (l *pbLoad) put(method, addr, path, id, text string) bool {
 // listen starts a client that holds an event stream open, and opens it anew when the
 // server has ended it.
 func (l *pbLoad) listen(addr string) {
+	l.goesOn(pbEvents + addr)
 	l.wg.Go(func() {
 		for l.ctx.Err() == nil {
 			if err := l.stream(addr); l.ctx.Err() != nil || !l.streamEnded(err) {
@@ -343,29 +290,7 @@ func (l *pbLoad) heard(addr, data string) {
 	if !l.tried[event.Record.ID+"\x00"+event.Record.Text] {
 		l.failed = append(l.failed, fmt.Sprintf("an event tells of record %s with %q, which nobody wrote", event.Record.ID, event.Record.Text))
 	}
-	l.events[addr]++
-}
-
-// flow waits until n more calls were made, and every stream has told of something more.
-func (l *pbLoad) flow(r *realCluster, n int) {
-	r.t.Helper()
-	l.mu.Lock()
-	calls, events := l.calls+n, map[string]int{}
-	for i := range realNodes {
-		addr := r.public(i, 0)
-		events[addr] = l.events[addr] + 5
-	}
-	l.mu.Unlock()
-	r.until(r.Agents[0], "calls and events to go on", func(control.Status) bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		for addr, goal := range events {
-			if l.events[addr] < goal && len(l.failed) == 0 {
-				return false
-			}
-		}
-		return l.calls >= calls || len(l.failed) > 0
-	})
+	l.done[pbEvents+addr]++
 }
 
 // read compares what was acknowledged at a node, which is what has the prefix in its ID,
@@ -394,13 +319,6 @@ func (l *pbLoad) read(prefix, addr string) {
 			l.failed = append(l.failed, fmt.Sprintf("record %s was acknowledged for %q and is %q (there: %v)", id, text, got, ok))
 		}
 	}
-}
-
-// wrong returns what must not have been, or the first of it.
-func (l *pbLoad) wrong() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.failed[:min(len(l.failed), 10)])
 }
 
 // TestRealPocketBaseCatches runs its load against a server that errs.

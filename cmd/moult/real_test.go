@@ -2,14 +2,19 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
@@ -30,13 +35,14 @@ type realProgram struct {
 	files    map[string]string // that lie beside it, by path
 	services []realService
 	command  string // HCL, after the file's name
+	given    string // the same where it is given its listening sockets; none where it takes none
 	health   string // HCL: how the health is asked for
 }
 
 type realService struct{ name, protocol string }
 
 // realTakesNoSockets is why the software is not upgraded by inherit.
-const realTakesNoSockets = "it opens its listening sockets itself and takes none (LISTEN_FDS), as nearly all software does; testdata/line and testdata/udp stand for what does"
+const realTakesNoSockets = "it opens its listening sockets itself and takes none (LISTEN_FDS), as nearly all software does; pushgateway stands for what does"
 
 // unreachable are the words of the go command where there is no module proxy to ask.
 var unreachable = []string{"dial tcp", "no such host", "i/o timeout", "TLS handshake timeout", "connection refused", "network is unreachable", "disabled by GOPROXY=off"}
@@ -100,7 +106,7 @@ func (p realProgram) eachReal(t *testing.T, f func(t *testing.T, r *realCluster)
 	folders := p.build(t)
 	for _, k := range []kind{portable, {"inherit", "proxy"}, {"steer", "proxy"}, {"auto", "auto"}} {
 		t.Run(k.String(), func(t *testing.T) {
-			if k.attach == "inherit" {
+			if k.attach == "inherit" && p.given == "" {
 				t.Skip("not possible with it: " + realTakesNoSockets)
 			}
 			if err := k.possible(); err != nil {
@@ -171,6 +177,10 @@ func (r *realCluster) release(v bundle.Version) {
 		from = fmt.Sprintf("from = %d", v-1)
 		objects = "past { compatible = true }\n    future { compatible = true }"
 	}
+	command := r.program.command
+	if r.attach == "inherit" {
+		command = r.program.given
+	}
 	var services strings.Builder
 	for _, s := range r.program.services {
 		fmt.Fprintf(&services, "    service %q { protocol = %q }\n", s.name, s.protocol)
@@ -195,11 +205,133 @@ func (r *realCluster) release(v bundle.Version) {
     }
   }
 }
-`, v, r.program.name, from, runtime.GOOS, runtime.GOARCH, r.folders[v-1], r.program.name, r.program.command, services.String(), r.program.health, objects)
+`, v, r.program.name, from, runtime.GOOS, runtime.GOARCH, r.folders[v-1], r.program.name, command, services.String(), r.program.health, objects)
 	if err := r.inject(r.Agents[v-1], r.bundle(v, text)); err != nil {
 		r.t.Fatal(err)
 	}
 	r.settledAt(r.Agents[0], v, realNodes)
+}
+
+// realClients use software while it is upgraded.
+type realClients interface {
+	start(r *realCluster)
+	load() *realLoad
+	wrong() []string // what must not have been
+}
+
+// upgrade installs the first release and upgrades to the second while clients use it.
+// What they found wrong is said when the test ends, however it does.
+func (r *realCluster) upgrade(clients realClients) {
+	r.t.Helper()
+	l := clients.load()
+	r.t.Cleanup(func() {
+		l.end()
+		for _, wrong := range clients.wrong() {
+			r.t.Error(wrong)
+		}
+	})
+	r.release(1)
+	r.inUse(r.kind)
+	clients.start(r)
+	l.flow(r)
+	began := time.Now()
+	r.release(2)
+	took, during := time.Since(began), l.counts()
+	l.flow(r)
+	l.end()
+	r.t.Logf("%s: %s %s to %s in %.1f s on %d nodes; until then %v, and in the end %v; %d failed, the slowest took %v",
+		r.kind, r.program.name, r.program.releases[0], r.program.releases[1], took.Seconds(), realNodes, during, l.counts(), len(l.failed), l.slowest.Round(time.Millisecond))
+}
+
+// realLoad is clients that go on until they are ended, and what they found.
+type realLoad struct {
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	done    map[string]int // mu; how often, by what is to go on
+	slowest time.Duration  // mu
+	failed  []string       // mu
+}
+
+func newRealLoad() *realLoad {
+	l := &realLoad{done: map[string]int{}}
+	l.ctx, l.stop = context.WithCancel(context.Background())
+	return l
+}
+
+func (l *realLoad) load() *realLoad { return l }
+
+// each is a client: it does something, of which the argument tells how often it has
+// before, until that reports false or the load is ended.
+func (l *realLoad) each(pace time.Duration, do func(i int) bool) {
+	pause := time.NewTicker(pace)
+	defer pause.Stop()
+	for i := 0; l.ctx.Err() == nil && do(i); i++ {
+		select {
+		case <-pause.C:
+		case <-l.ctx.Done():
+		}
+	}
+}
+
+// end ends the clients, each when it has done what it is at.
+func (l *realLoad) end() {
+	l.stop()
+	l.wg.Wait()
+}
+
+// goesOn says that something is to be done again and again.
+func (l *realLoad) goesOn(what string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done[what] += 0
+}
+
+// did notes that something was done once, and how long it took.
+func (l *realLoad) did(what string, took time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done[what]++
+	l.slowest = max(l.slowest, took)
+}
+
+func (l *realLoad) counts() map[string]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.done)
+}
+
+func (l *realLoad) fail(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed = append(l.failed, fmt.Sprintf(format, args...))
+}
+
+// wrong returns what failed, or the first of it.
+func (l *realLoad) wrong() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.failed[:min(len(l.failed), 10)])
+}
+
+// realFlow is how often all is to be done before the upgrade, and again after it.
+const realFlow = 20
+
+// flow waits until all that is to go on does, or something has failed.
+func (l *realLoad) flow(r *realCluster) {
+	r.t.Helper()
+	before := l.counts()
+	r.until(r.Agents[0], "clients to go on", func(control.Status) bool {
+		now := l.counts()
+		for what, n := range before {
+			if now[what] < n+realFlow {
+				return len(l.wrong()) > 0
+			}
+		}
+		return true
+	})
 }
 
 // well waits until every agent sees all nodes as they should be after the upgrade.
