@@ -14,6 +14,7 @@ import (
 
 	"moult/agent/config"
 	"moult/agent/control"
+	"moult/agent/membership"
 	"moult/agent/node"
 	"moult/agent/objects"
 	"moult/agent/software"
@@ -58,9 +59,10 @@ type Agent struct {
 	sets      map[bundle.Digest]*trust.Verified // those that the node knows of
 	unkept    bool                              // the evidence of a conflict is not stored
 	objects   *objects.Objects
-	alone     bool            // no peer is configured or remembered
-	known     map[string]bool // addresses already remembered
-	injecting int             // injections under way
+	enrolled  *membership.Membership // by which names belong to nodes
+	alone     bool                   // no peer is configured or remembered
+	known     map[string]bool        // addresses already remembered
+	injecting int                    // injections under way
 	live      liveSoftware
 	answers   node.Route       // whom the node answers
 	routed    simlayer.Routing // as last applied

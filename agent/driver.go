@@ -44,6 +44,7 @@ func (a *Agent) flush() {
 	for a.broken == nil {
 		r := a.node.Ready()
 		if r.Empty() {
+			a.noteEnrolled()
 			return
 		}
 		if a.saveFirst(r.Save) {

@@ -147,19 +147,58 @@ func (a *Agent) noteName(id bundle.NodeID) bool {
 		return false
 	}
 	r, ok := a.node.View().Get(id)
-	if !ok {
+	if !ok || a.node.Stranger(id) {
 		a.ring.Disown(id)
 		return false
 	}
 	return a.ring.Own(ownerOf(r))
 }
 
+// noteEnrolled has names belong to those that are enrolled by them, also to nodes of which
+// nothing is known yet, and to no stranger.
+func (a *Agent) noteEnrolled() {
+	m := a.node.Members()
+	if a.ring == nil || m == a.enrolled {
+		return
+	}
+	a.enrolled = m
+	for r := range a.node.View().All() {
+		if a.node.Stranger(r.Node) {
+			a.ring.Disown(r.Node)
+		}
+	}
+	for _, o := range a.unheard() {
+		a.ring.Own(o)
+	}
+	for r := range a.node.View().All() {
+		a.noteName(r.Node)
+	}
+}
+
+// unheard are the nodes that are enrolled by name and of which nothing is known.
+func (a *Agent) unheard() (all []gossip.Owner) {
+	if !a.node.Closed() || a.node.Members() == nil {
+		return nil
+	}
+	for _, e := range a.node.Members().Members {
+		if _, heard := a.node.View().Get(e.Node); !heard {
+			all = append(all, gossip.Owner{Name: e.Name, ID: e.Node})
+		}
+	}
+	return all
+}
+
 func ownerOf(r view.Record) gossip.Owner { return gossip.Owner{Name: r.Name, ID: r.Node, Addr: r.Addr} }
 
-// owners lists the nodes of the view: those first that had their names in an earlier run,
-// for records alone do not tell who had one before the other.
+// owners lists the nodes that have names: those first that are enrolled by them, then those
+// that had them in an earlier run, for records alone do not tell who had one before the
+// other.
 func (a *Agent) owners() (all []gossip.Owner, err error) {
 	had := map[bundle.NodeID]bool{}
+	named := func(r view.Record) bool {
+		e, ok := a.node.Members().Member(r.Node)
+		return ok && e.Name == r.Name && a.node.Closed()
+	}
 	err = a.store.Each(bucketNames, func(key string, name []byte) error {
 		id, err := bundle.ParseNodeID(key)
 		if r, ok := a.node.View().Get(id); err == nil && ok && r.Name == string(name) {
@@ -170,13 +209,19 @@ func (a *Agent) owners() (all []gossip.Owner, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, first := range []bool{true, false} {
+	all = a.unheard()
+	for _, turn := range []func(view.Record) bool{
+		named,
+		func(r view.Record) bool { return had[r.Node] && !named(r) },
+		func(r view.Record) bool { return !had[r.Node] && !named(r) },
+	} {
 		for r := range a.node.View().All() {
-			if had[r.Node] == first {
+			if turn(r) && !a.node.Stranger(r.Node) {
 				all = append(all, ownerOf(r))
 			}
 		}
 	}
+	a.enrolled = a.node.Members()
 	return all, nil
 }
 

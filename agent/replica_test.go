@@ -5,13 +5,18 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"moult/agent/membership"
+	"moult/agent/operator"
 	"moult/agent/upgrade"
+	"moult/gossip"
 	"moult/gossip/view"
 	"moult/store/bundle"
+	"moult/store/bundle/trust"
 )
 
 // newRingBench is a bench with a ring, which the test's end closes.
@@ -72,6 +77,43 @@ func TestNamesStay(t *testing.T) {
 	})
 }
 
+// TestEnrolledNames: a name is that of the node that is enrolled by it, heard of or not, and
+// no stranger's, however early it came.
+func TestEnrolledNames(t *testing.T) {
+	b := newRingBench(t)
+	b.do(func() {
+		squatter := b.peer(func(r *view.Record) { r.Name = "m1" })
+		member, unheard := b.peer(func(r *view.Record) { r.Name = "m1" }), bundle.NodeID{7}
+		owner := func(id bundle.NodeID, name string) gossip.Owner {
+			return gossip.Owner{Name: name, ID: id, Addr: "10.0.0.9:1"}
+		}
+		if b.ring.Own(owner(member, "m1")) {
+			t.Fatal("it has the name already, so this shows nothing")
+		}
+		b.enrol(membership.Member{Node: b.id, Name: "n1", Class: "kv"}, membership.Member{Node: member, Name: "m1", Class: "kv"}, membership.Member{Node: unheard, Name: "m2", Class: "kv"})
+		if b.ring.Own(owner(squatter, "m1")) || b.ring.Own(owner(squatter, "m2")) {
+			t.Error("a stranger has a name that another is enrolled by")
+		}
+		if !b.ring.Own(owner(member, "m1")) || !b.ring.Own(owner(unheard, "m2")) {
+			t.Error("a member does not have the name that it is enrolled by")
+		}
+		owners, err := b.owners()
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := map[string]bundle.NodeID{}
+		for _, o := range owners {
+			if o.ID == squatter {
+				t.Error("after a restart a stranger has a name")
+			}
+			names[o.Name] = o.ID
+		}
+		if names["m1"] != member || names["m2"] != unheard {
+			t.Errorf("after a restart: %v", names)
+		}
+	})
+}
+
 // Bad records and bad metadata of peers, however many, are a line in the log now and then.
 func TestBadRecordsFillNoLog(t *testing.T) {
 	b := newBench(t, benchConfig(t), 1)
@@ -117,4 +159,23 @@ func TestNamesBounded(t *testing.T) {
 			t.Errorf("one node has %d names on the disk", n-before)
 		}
 	})
+}
+
+// enrol hands over who belongs to the cluster, as an operator does.
+func (b *bench) enrol(members ...membership.Member) {
+	b.t.Helper()
+	folder, err := trust.OpenFolder(filepath.Join(filepath.Dir(b.cfg.Root), "trust"), time.Now())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer folder.Close()
+	var none *membership.Membership
+	signed, err := operator.New(folder).SignMembers(none.Enrol(members...))
+	if err == nil {
+		err = b.accept(*signed)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.flush()
 }

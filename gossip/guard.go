@@ -26,6 +26,10 @@ func (c Conflict) Error() string {
 		return fmt.Sprintf("node ID %s is in use by node %q at %s and also at %s: a copied data folder? remove one",
 			c.Holder.Short(), c.Name, c.HolderAddr, c.ClaimantAddr)
 	}
+	if c.Away && c.HolderAddr == "" {
+		return fmt.Sprintf("node name %q is that of node %s, which is enrolled and was not heard of yet, so node %s at %s is not let in: give it another name, or, if node %s will not come, `moult member remove %s` lets others have its name",
+			c.Name, c.Holder.Short(), c.Claimant.Short(), c.ClaimantAddr, c.Holder.Short(), c.Holder.Short())
+	}
 	if c.Away {
 		return fmt.Sprintf("node name %q belongs to node %s, which is not there now, so node %s at %s is not let in: give it another name, or, if node %s is gone for good, `moult forget %s` lets others have its name",
 			c.Name, c.Holder.Short(), c.Claimant.Short(), c.ClaimantAddr, c.Holder.Short(), c.Holder.Short())
@@ -38,7 +42,7 @@ func (c Conflict) Error() string {
 type Owner struct {
 	Name string
 	ID   bundle.NodeID
-	Addr string // host:port
+	Addr string // host:port; "" where it has not said any
 }
 
 // A guard knows who holds which name. A name belongs to whom it was first

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -76,7 +77,11 @@ func memberRemoveCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			n, err := findNode(c.Context, client(c), name)
+			list, err := listMembers(c) // which also has those that were never heard of
+			if err != nil {
+				return err
+			}
+			n, err := control.Find(list.Members, name, func(l memberLine) (string, bundle.NodeID) { return l.Name, l.ID })
 			if err != nil {
 				return err
 			}
@@ -87,7 +92,8 @@ func memberRemoveCommand() *cli.Command {
 				return err
 			}
 			// What has a place in an order is waited for until it is skipped.
-			if n, err = findNode(c.Context, client(c), n.ID.String()); err != nil || n.Standing != string(schedule.StandingIn) {
+			s, err := client(c).Status(c.Context, false)
+			if err != nil || !slices.ContainsFunc(s.Nodes, func(x control.NodeStatus) bool { return x.ID == n.ID && x.Standing == string(schedule.StandingIn) }) {
 				return err
 			}
 			_, err = signOrder(c, operator.Change{Name: "member remove", Apply: func(o *schedule.Order) (*schedule.Order, error) {
