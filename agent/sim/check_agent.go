@@ -315,6 +315,9 @@ func (a *agent) checkRetired(oldest bundle.Version) {
 	a.s.stats.Retired++
 	a.h.trace("callers of versions before %d are not answered any more", oldest)
 	for r := range a.node.View().All() {
+		if set := a.set(); set != nil && !set.members.Counts(r) {
+			continue // nobody whom it has to heed
+		}
 		if r.Version < oldest && !r.Left && !a.s.operator.gone[a.s.index(r.Node)] {
 			a.s.fail(CheckAnswered, "%s does not answer callers of versions before %d any more, and knows that %s is at %d", a.h.name, oldest, r.Name, r.Version)
 		}
