@@ -277,7 +277,7 @@ func ofCopy(r view.Record) string {
 
 func (b api) Trust(context.Context) (t control.Trust, err error) {
 	if !b.a.ask(func() {
-		t = control.Trust{Head: b.a.node.Head(), Orders: map[bundle.Version][]byte{}, OpenRing: b.a.cfg.OpenRing}
+		t = control.Trust{Head: b.a.node.Head(), Orders: map[bundle.Version][]byte{}, OpenRing: b.a.cfg.OpenRing, Closed: b.a.node.Closed()}
 		if m := b.a.node.Members(); m != nil {
 			if t.Members, err = m.Marshal(); err != nil {
 				return

@@ -33,7 +33,7 @@ func (a *Agent) read(doc node.Document) node.Event {
 	if doc.Kind == node.KindObject || doc.Known {
 		return node.DocumentHere{Document: doc}
 	}
-	if doc.Kind == node.KindMembers {
+	if doc.Kind == node.KindMembers || doc.Kind == node.KindBoundMembers {
 		m, err := membership.Parse(data)
 		if err != nil {
 			return node.DocumentUnreadable{Document: doc, Problem: err.Error()}

@@ -257,6 +257,7 @@ func raise(f *store.Floor, by *node.Floor) {
 	}
 	f.Release, f.Root, f.Timestamp = by.Release, by.Root, by.Timestamp
 	f.Snapshot, f.Targets, f.Operator, f.Expired = by.Snapshot, by.Targets, by.Operator, by.Expired
+	f.Members = by.Members
 	f.Settled, f.Obeys = by.Promises.Settled, by.Promises.Obeys
 	f.EndedRelease, f.EndedCount = by.Promises.EndedRelease, by.Promises.EndedCount
 	f.RecordSeq = by.Numbers

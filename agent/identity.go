@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"moult/agent/membership"
@@ -128,7 +129,9 @@ func (a *Agent) enrol() (e view.Enrolment, err error) {
 		return e, nil
 	}
 	text, err := durable.ReadFile(a.cfg.JoinToken, maxKeyFile)
-	if errors.Is(err, fs.ErrNotExist) && !e.IsZero() {
+	if errors.Is(err, fs.ErrNotExist) {
+		// Its node has said it before, and its peers still know, or somebody enrols it by name.
+		a.log.Info("the join token is not there, so this node shows no new enrolment", "file", a.cfg.JoinToken)
 		return e, nil
 	}
 	if err != nil {
@@ -138,10 +141,16 @@ func (a *Agent) enrol() (e view.Enrolment, err error) {
 	if err != nil {
 		return e, fmt.Errorf("read the join token %s: %w", a.cfg.JoinToken, err)
 	}
-	e = secret.Enrol(a.id, a.cfg.Class)
-	data, err := json.Marshal(e)
-	if err != nil {
-		return e, err
+	now := secret.Enrol(a.id, a.cfg.Class) // the same signature each time
+	if reflect.DeepEqual(now, e) {
+		return e, nil
 	}
-	return e, a.store.Update(func(tx *store.Tx) error { return tx.Put(bucketTrust, keyEnrolment, data) })
+	data, err := json.Marshal(now)
+	if err == nil {
+		err = a.store.Update(func(tx *store.Tx) error { return tx.Put(bucketTrust, keyEnrolment, data) })
+	}
+	if err != nil {
+		a.log.Warn("the enrolment of this node is not stored: keep the join token where it is", "err", err)
+	}
+	return now, nil
 }

@@ -95,7 +95,7 @@ func (a *Agent) services() map[string]node.Service {
 func floorOf(f store.Floor) node.Floor {
 	return node.Floor{
 		Versions: trust.Versions{Root: f.Root, Timestamp: f.Timestamp, Snapshot: f.Snapshot, Targets: f.Targets, Operator: f.Operator},
-		Release:  f.Release, Numbers: f.RecordSeq, Expired: f.Expired,
+		Release:  f.Release, Numbers: f.RecordSeq, Expired: f.Expired, Members: f.Members,
 		Promises: upgrade.Promises{Settled: f.Settled, Obeys: f.Obeys, EndedRelease: f.EndedRelease, EndedCount: f.EndedCount},
 	}
 }

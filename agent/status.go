@@ -37,7 +37,7 @@ func (a *Agent) status(heard map[bundle.NodeID]bool) control.Status {
 	for _, r := range a.node.Known() {
 		n := control.NodeStatus{
 			Name: cmp.Or(r.Name, r.Node.Short()), Standing: string(a.node.Standing(r)), ID: r.Node, Class: r.Class, Version: r.Version, Runs: a.runs(r), Phase: string(r.Phase), Health: string(r.Health.State), Target: r.Target,
-			Progress: r.Progress, Reachable: alive(r.Node), Away: a.node.Away(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Running: r.Running, Metadata: r.Trust.Timestamp, Address: r.Addr, Platform: r.Platform, Enrolment: r.Enrolment,
+			Progress: r.Progress, Reachable: alive(r.Node), Away: a.node.Away(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Running: r.Running, Metadata: r.Trust.Timestamp, Address: r.Addr, Platform: r.Platform, Enrolment: r.Enrolment, Reads: r.Reads,
 			Services: map[string]control.ServiceStatus{},
 		}
 		for name, sv := range r.Services {
@@ -180,7 +180,7 @@ func (a *Agent) afterWithdrawn(class bundle.Class) (next, from bundle.Version, o
 func (a *Agent) inTheWay(class bundle.Class) bundle.Version {
 	var at bundle.Version
 	for _, r := range a.node.Known() {
-		if r.Class == class && (a.node.Standing(r) == schedule.StandingIn || a.node.Alive(r.Node)) {
+		if r.Class == class && !a.node.Stranger(r.Node) && (a.node.Standing(r) == schedule.StandingIn || a.node.Alive(r.Node)) {
 			at = max(at, r.Version, r.Running)
 		}
 	}

@@ -20,6 +20,8 @@ type Floor struct {
 	Operator  int64 `json:"operator"`
 	// Expired is the highest timestamp version of metadata that had expired.
 	Expired int64 `json:"expired,omitempty"`
+	// Members is the highest serial of who belongs to the cluster.
+	Members uint64 `json:"members,omitempty"`
 	// JournalSeq and JournalHash name the last journal entry. They are the
 	// store's: Raise refuses to change them.
 	JournalSeq  uint64        `json:"journalSeq"`
@@ -59,6 +61,7 @@ func (f Floor) lowered(g Floor) error {
 	signed("targets version", f.Targets, g.Targets)
 	signed("operator version", f.Operator, g.Operator)
 	signed("expired version", f.Expired, g.Expired)
+	low("serial of members", f.Members, g.Members)
 	low("journal sequence", f.JournalSeq, g.JournalSeq)
 	low("record sequence", f.RecordSeq, g.RecordSeq)
 	low("ended release", uint64(f.EndedRelease), uint64(g.EndedRelease))
@@ -83,6 +86,7 @@ func (f Floor) join(g Floor) Floor {
 	f.Targets = max(f.Targets, g.Targets)
 	f.Operator = max(f.Operator, g.Operator)
 	f.Expired = max(f.Expired, g.Expired)
+	f.Members = max(f.Members, g.Members)
 	if g.JournalSeq > f.JournalSeq {
 		f.JournalSeq, f.JournalHash = g.JournalSeq, g.JournalHash
 	}

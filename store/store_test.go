@@ -219,12 +219,12 @@ func TestBounds(t *testing.T) {
 
 func TestFloorNeverGoesDown(t *testing.T) {
 	fields := reflect.TypeFor[Floor]().NumField()
-	if fields != 15 {
+	if fields != 16 {
 		t.Fatalf("Floor has %d fields: teach lowered and join the new one, then this test", fields)
 	}
 	s := mustOpen(t, memDir(t), Options{})
 	cluster := bundle.Sum([]byte("cluster"))
-	start := Floor{Release: 5, Root: 5, Timestamp: 5, Snapshot: 5, Targets: 5, Operator: 5, Expired: 5,
+	start := Floor{Release: 5, Root: 5, Timestamp: 5, Snapshot: 5, Targets: 5, Operator: 5, Expired: 5, Members: 5,
 		RecordSeq: 5, EndedRelease: 5, EndedCount: 5, Obeys: 5, Settled: 5, Cluster: cluster}
 	must(t, s.Raise(func(f *Floor) { *f = start }))
 	for name, lower := range map[string]func(*Floor){
@@ -235,6 +235,7 @@ func TestFloorNeverGoesDown(t *testing.T) {
 		"Targets":      func(f *Floor) { f.Targets-- },
 		"Operator":     func(f *Floor) { f.Operator-- },
 		"Expired":      func(f *Floor) { f.Expired-- },
+		"Members":      func(f *Floor) { f.Members-- },
 		"RecordSeq":    func(f *Floor) { f.RecordSeq-- },
 		"EndedRelease": func(f *Floor) { f.EndedRelease--; f.EndedCount = 9 },
 		"EndedCount":   func(f *Floor) { f.EndedCount-- },

@@ -181,6 +181,8 @@ type NodeStatus struct {
 	Metadata int64           `json:"metadata"`
 	Address  string          `json:"address"`
 	Platform bundle.Platform `json:"platform"`
+	// Reads is what the node's agent understands: see view.Record.
+	Reads int `json:"reads,omitempty"`
 	// Enrolment shows that a join token has enrolled the node.
 	Enrolment view.Enrolment           `json:"enrolment,omitzero"`
 	Services  map[string]ServiceStatus `json:"services,omitempty"`
@@ -251,8 +253,10 @@ type Trust struct {
 	Manifests map[bundle.Version][]byte `json:"manifests"`
 	// Members is who belongs to the cluster, as the operator has signed it; nil for none.
 	// OpenRing tells that the agent lets everybody count, whoever that is.
+	// Closed tells that there is one, whether or not it is here.
 	Members  []byte `json:"members,omitempty"`
 	OpenRing bool   `json:"open_ring,omitempty"`
+	Closed   bool   `json:"closed,omitempty"`
 }
 
 // Signed is what an operator hands to a peer: a TUF metadata set, and rollout

@@ -124,7 +124,7 @@ func (m *Membership) Validate() error {
 		fail(!bundle.ValidName(string(e.Class)), "node %s: %.40q is no name for a class", short, e.Class)
 		fail(len(e.Hosts) > MaxHosts || !rising(e.Hosts, strings.Compare), "node %s: want at most %d hosts, in rising order", short, MaxHosts)
 		for _, h := range e.Hosts {
-			fail(h == "" || len(h) > view.MaxAddrBytes || !printable(h), "node %s: its host %.80q", short, h)
+			fail(!IsHost(h), "node %s: its host %.80q", short, h)
 		}
 	}
 	for _, t := range m.Tokens {
@@ -136,6 +136,9 @@ func (m *Membership) Validate() error {
 	}
 	return fmt.Errorf("%w: %w", ErrInvalid, errors.Join(problems...))
 }
+
+// IsHost reports whether a text may be the host of a public address.
+func IsHost(h string) bool { return h != "" && len(h) <= view.MaxAddrBytes && printable(h) }
 
 // printable reports that a text cannot disturb a terminal.
 func printable(s string) bool {

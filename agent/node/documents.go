@@ -26,11 +26,12 @@ type DocumentKind int
 
 // The kinds of documents.
 const (
-	KindManifest DocumentKind = iota
-	KindOrder                 // the rollout order that the metadata in force name
-	KindBound                 // the one that was in force here before a restart
-	KindObject                // the file of a simulation object
-	KindMembers               // who belongs to the cluster
+	KindManifest     DocumentKind = iota
+	KindOrder                     // the rollout order that the metadata in force name
+	KindBound                     // the one that was in force here before a restart
+	KindObject                    // the file of a simulation object
+	KindMembers                   // who belongs to the cluster
+	KindBoundMembers              // what was in force of that here before a restart
 )
 
 // documents are the verified manifests and rollout orders that the metadata in force
@@ -41,7 +42,8 @@ type documents struct {
 	struck    map[bundle.Version]bool             // those that would else change this node's class
 	known     map[bundle.Version]bundle.Digest    // of these manifests
 	orders    map[bundle.Version]*schedule.Order
-	// bound has the digest of every order that this peer has taken. An order is
+	// bound has the digest of every order that this peer has taken, and at membersAt that
+	// of who belongs to the cluster. An order is
 	// never replaced but by its successor, also where a restart or a lost document
 	// lies between.
 	bound   map[bundle.Version]bundle.Digest
@@ -69,9 +71,7 @@ func newDocuments(bound map[bundle.Version]bundle.Digest) documents {
 func (n *Node) look() {
 	d := &n.docs
 	d.read, d.missing = nil, nil
-	if ref := n.meta.Members; !ref.Digest.IsZero() {
-		d.read = append(d.read, Document{Kind: KindMembers, Chunk: bundle.Chunk(ref), Known: n.belonging.of == ref.Digest})
-	}
+	d.read = append(d.read, n.membersToRead()...)
 	releases := maps.Clone(n.meta.Releases)
 	if releases == nil {
 		releases = map[bundle.Version]trust.Ref{}
@@ -138,7 +138,7 @@ func (n *Node) unreadable(e DocumentUnreadable) {
 		return // so no newer order takes its place yet
 	case e.Kind == KindManifest:
 		n.alarm(causeManifest(e.Release), fmt.Sprintf("release %d is not understood here: %s", e.Release, e.Problem))
-	case e.Kind == KindMembers:
+	case e.Kind == KindMembers, e.Kind == KindBoundMembers:
 		n.alarm(causeMembers, fmt.Sprintf("who belongs to the cluster is not understood here, so it stays as it was: %s", e.Problem))
 	case e.Kind == KindBound:
 		n.alarm(causeOrder(e.Release), fmt.Sprintf("the rollout order of release %d that is in force is not understood here: %s", e.Release, e.Problem))
@@ -151,6 +151,9 @@ func (n *Node) unreadable(e DocumentUnreadable) {
 // before a restart, and is gone with the disk, is lost: the newer one cannot be
 // compared with it.
 func (n *Node) documentMissing(doc Document) {
+	if doc.Kind == KindBoundMembers {
+		return // the one that the metadata name comes from peers
+	}
 	if doc.Kind == KindBound {
 		if n.docs.orders[doc.Release] == nil && n.docs.bound[doc.Release] == doc.Digest {
 			delete(n.docs.bound, doc.Release)

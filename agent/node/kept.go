@@ -60,6 +60,9 @@ func (n *Node) runs(s upgrade.State) map[classRelease]bool {
 		}
 	}
 	for r := range n.view.All() {
+		if n.Stranger(r.Node) {
+			continue // it could claim any
+		}
 		note(r.Class, r.Version)
 		note(r.Class, r.Running)
 	}

@@ -24,9 +24,31 @@ type belonging struct {
 // or nothing that has arrived here.
 func (n *Node) Members() *membership.Membership { return n.belonging.members }
 
+// readsMembers is what this moult says that it understands, in its records.
+const readsMembers = 1
+
+// membersAt is where the document of who belongs stands among those that bind a node: no
+// release has this number.
+const membersAt bundle.Version = 0
+
 // Closed reports whether there is a word of the operator's on who belongs to the cluster,
-// and this agent goes by it.
-func (n *Node) Closed() bool { return !n.cfg.OpenRing && n.meta.Members.Digest != bundle.Digest{} }
+// and this agent goes by it. That there is one is not forgotten with the metadata.
+func (n *Node) Closed() bool {
+	return !n.cfg.OpenRing && (n.meta.Members.Serial != 0 || n.floor.Members != 0)
+}
+
+// membersToRead lists what there is to be looked for of who belongs: what was in force here
+// before a restart, where nothing is, and what the metadata in force name.
+func (n *Node) membersToRead() (docs []Document) {
+	ref, bound := n.meta.Members, n.docs.bound[membersAt]
+	if n.belonging.members == nil && !bound.IsZero() && bound != ref.Digest {
+		docs = append(docs, Document{Kind: KindBoundMembers, Chunk: bundle.Chunk{Digest: bound}})
+	}
+	if ref.Serial != 0 {
+		docs = append(docs, Document{Kind: KindMembers, Chunk: bundle.Chunk(ref.Ref), Known: n.belonging.of == ref.Digest})
+	}
+	return docs
+}
 
 // awaitsMembers reports that who belongs to the cluster is signed, and that nothing of
 // it, old or new, is here. Until it comes nobody's address counts, for it may be a
@@ -41,12 +63,34 @@ func (n *Node) Stranger(id bundle.NodeID) bool { return n.belonging.strangers[id
 // the metadata in force name.
 func (n *Node) membersRead(e MembersRead) {
 	n.docs.here(e.Document)
-	if n.meta.Members.Digest != e.Digest || n.belonging.of == e.Digest {
+	bound := n.docs.bound[membersAt]
+	inForce := e.Digest == n.meta.Members.Digest || e.Kind == KindBoundMembers && e.Digest == bound && n.belonging.members == nil
+	if !inForce || n.belonging.of == e.Digest {
 		return
 	}
 	n.belonging = belonging{members: e.Members, of: e.Digest}
-	n.alarm(causeMembers, "")
+	if bound != e.Digest {
+		n.docs.bound[membersAt] = e.Digest
+		n.unsaved.bind(membersAt, e.Digest)
+	}
+	n.membersHere(e.Document)
 	n.sortMembers()
+}
+
+// membersHere notes that the document of who belongs that the metadata name is here.
+func (n *Node) membersHere(doc Document) {
+	if doc.Kind == KindMembers && doc.Digest == n.meta.Members.Digest {
+		n.alarm(causeMembers, "")
+	}
+}
+
+// membersMissed says that no peer has the document of who belongs, where that is so.
+func (n *Node) membersMissed() {
+	for _, doc := range n.docs.missing {
+		if doc.Kind == KindMembers {
+			n.alarm(causeMembers, "who belongs to the cluster has changed, and no peer has the document that says how: `moult trust push` with the trust folder that signed it brings it, and `moult member add --all --anew` begins anew; until then it stays as it was")
+		}
+	}
 }
 
 // sortMembers tells members from strangers, of all nodes.
@@ -60,7 +104,7 @@ func (n *Node) sortMembers() {
 
 // noteStranger tells whether the node of a record belongs.
 func (n *Node) noteStranger(r view.Record) {
-	stranger := n.Closed() && !n.belonging.members.Counts(r)
+	stranger := n.Closed() && !n.cfg.Rules.Counts(n.belonging.members, r)
 	if stranger != n.belonging.strangers[r.Node] {
 		n.listed = false
 	}
@@ -121,7 +165,13 @@ func (n *Node) idleStrangers() (ids []bundle.NodeID) {
 // "" where it does.
 func (n *Node) outcast(r view.Record, stranger bool) string {
 	if stranger {
-		return fmt.Sprintf("this node is not enrolled, so no rollout takes it along and no call of others comes to it: `moult member add %s`, or give its agent a join_token", r.Node.Short())
+		why := "is not enrolled"
+		if n.belonging.members.Evicted(r.Node) {
+			why = "is evicted"
+		} else if m, ok := n.belonging.members.Member(r.Node); ok {
+			why = fmt.Sprintf("is enrolled for class %s", m.Class)
+		}
+		return fmt.Sprintf("this node %s, so no rollout takes it along and no call of others comes to it: `moult member add %s` enrols it", why, r.Node.Short())
 	}
 	for _, name := range sorted(r.Services) {
 		if host := hostOf(r.Services[name].Public); n.Closed() && !n.belonging.members.MayHave(r.Node, host) {
@@ -133,7 +183,7 @@ func (n *Node) outcast(r view.Record, stranger bool) string {
 
 // standingOf is Standing, given what the newest order says.
 func (n *Node) standingOf(r view.Record, by schedule.Standing) schedule.Standing {
-	if by == schedule.StandingIn && n.Stranger(r.Node) && n.newestPlaces()[r.Class][r.Node] == 0 {
+	if (by == schedule.StandingIn || by == schedule.StandingOutside) && n.Stranger(r.Node) && n.newestPlaces()[r.Class][r.Node] == 0 {
 		return schedule.StandingStranger
 	}
 	return by

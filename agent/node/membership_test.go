@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func (r *bench) enrol(read bool, members ...membership.Member) {
 	ref := trust.Ref{Digest: bundle.Sum(data), Length: int64(len(data))}
 	m := r.Metadata()
 	m.Timestamp++
-	m.Digest, m.Members = bundle.Sum(append(data, byte(m.Timestamp))), ref
+	m.Digest, m.Members = bundle.Sum(append(data, byte(m.Timestamp))), trust.Members{Ref: ref, Serial: m.Members.Serial + 1}
 	r.Step(r.now, MetadataVerified{Metadata: m})
 	r.ready()
 	var answer Event = DocumentMissing{Document{Kind: KindMembers, Chunk: bundle.Chunk(ref)}}
@@ -138,7 +139,7 @@ func TestMembersNotUnderstood(t *testing.T) {
 	stranger := n.record(nil, func(*view.Record) {})
 	n.enrol(true, n.self())
 	n.enrol(false)
-	n.Step(n.now, DocumentUnreadable{Document: Document{Kind: KindMembers, Chunk: bundle.Chunk(n.Metadata().Members)}, Problem: "format 2"})
+	n.Step(n.now, DocumentUnreadable{Document: Document{Kind: KindMembers, Chunk: bundle.Chunk(n.Metadata().Members.Ref)}, Problem: "format 2"})
 	if n.ready(); !n.Stranger(stranger) || !n.alarmed("who belongs to the cluster is not understood") {
 		t.Errorf("a stranger: %v, alarms %q", n.Stranger(stranger), n.Alarms())
 	}
@@ -200,5 +201,81 @@ func TestMadeUpNodesYieldToMembers(t *testing.T) {
 	}
 	if changed, err := n.Merge(n.now, memberRecord, more); len(changed) != 0 || !errors.Is(err, view.ErrFull) {
 		t.Errorf("again: changed %d, %v", len(changed), err)
+	}
+}
+
+// Who belongs is known over a restart, also where the metadata name a newer document that
+// is not here; and where the database is lost, that the ring is closed.
+func TestMembersOverRestart(t *testing.T) {
+	n := newBench(t, at(1))
+	member := n.claim(nil, "n2", "10.0.0.2:7001")
+	stranger := n.claim(nil, "made-up", "10.0.0.3:666", func(r *view.Record) {
+		r.Services["api"] = view.ServiceAddr{Public: "10.0.0.3:7000", Versions: map[bundle.Version]string{1: "10.0.0.3:666"}}
+	})
+	doc := []membership.Member{n.self(), {Node: member, Name: "n2", Class: "kv"}}
+	n.enrol(true, doc...)
+	bound, before := n.BoundOrders()[membersAt], n.Members()
+	n.enrol(false, append(doc, membership.Member{Node: bundle.NodeID{9}, Name: "n9", Class: "kv"})...)
+	n.Step(n.now, FetchEnded{})
+	if n.ready(); !n.alarmed("no peer has the document") || len(n.Directory()) != 1 {
+		t.Errorf("the new document is nowhere: alarms %q, directory %v", n.Alarms(), n.Directory())
+	}
+	again := func(m Memory) *bench {
+		var records []view.Signed
+		for r := range n.View().All() {
+			s, _ := n.View().Signed(r.Node)
+			records = append(records, s)
+		}
+		m.Records = records
+		node, err := New(n.cfg, m, n.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &bench{Node: node, t: t, key: n.key}
+	}
+	state := at(1)
+	after := again(Memory{State: &state, Metadata: n.Metadata(), Floor: n.floor, Bound: map[bundle.Version]bundle.Digest{membersAt: bound}})
+	read := after.Unread()
+	if len(read) != 2 || read[0].Kind != KindBoundMembers || read[0].Digest != bound || read[1].Kind != KindMembers {
+		t.Fatalf("to be read: %v", read)
+	}
+	after.Advance(Ready{Read: read})
+	after.Step(n.now, MembersRead{read[0], before})
+	after.Step(n.now, DocumentMissing{read[1]})
+	after.ready()
+	if !after.Stranger(stranger) || after.Stranger(member) || len(after.Directory()) != 1 {
+		t.Errorf("strangers %v, directory %v", after.belonging.strangers, after.Directory())
+	}
+	if after.MissingDocuments() != 1 {
+		t.Errorf("%d documents are asked for", after.MissingDocuments())
+	}
+
+	lost := again(Memory{Floor: n.floor})
+	if lost.ready(); !lost.Closed() || len(lost.Directory()) != 0 {
+		t.Errorf("the database is lost: closed %v, directory %v", lost.Closed(), lost.Directory())
+	}
+	old := n.Metadata()
+	old.Members.Serial--
+	old.Timestamp += 5
+	if err := lost.JudgeMetadata(old); err == nil {
+		t.Error("metadata with an older word on who belongs are taken")
+	}
+	lost.cfg.OpenRing = true
+	if lost.Closed() {
+		t.Error("an open ring is closed")
+	}
+}
+
+// A node whose database and join token are lost says again what its peers know of it.
+func TestEnrolmentComesBack(t *testing.T) {
+	n := newBench(t, at(1))
+	by, err := membership.NewSecret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := by.Enrol(n.cfg.Self, "kv")
+	n.record(n.key, func(r *view.Record) { r.Seq, r.Enrolment = n.Number()+5, e })
+	if r := n.Node.record(); !reflect.DeepEqual(r.Enrolment, e) {
+		t.Errorf("it says %v", r.Enrolment)
 	}
 }

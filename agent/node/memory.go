@@ -120,6 +120,8 @@ type Floor struct {
 	// Expired is the greatest timestamp version of metadata that had expired by this
 	// node's clock. They stay so, whatever the clock says later.
 	Expired int64
+	// Members is the greatest serial of who belongs to the cluster that was known.
+	Members uint64
 	// Numbers is the greatest number that a record may have been signed with.
 	Numbers uint64
 }
@@ -128,6 +130,9 @@ type Floor struct {
 func (f Floor) check(m Metadata) error {
 	if err := m.Versions.Check(f.Versions); err != nil {
 		return err
+	}
+	if m.Members.Serial < f.Members {
+		return fmt.Errorf("%w: it names who belongs to the cluster as of serial %d, and serial %d is known", trust.ErrRollback, m.Members.Serial, f.Members)
 	}
 	if m.Head() < f.Release {
 		return fmt.Errorf("%w: it ends at release %d, and release %d is known", trust.ErrRollback, m.Head(), f.Release)
@@ -139,6 +144,7 @@ func (f Floor) check(m Metadata) error {
 func (f *Floor) raise(m Metadata) {
 	f.Versions = f.Versions.Max(m.Versions)
 	f.Release = max(f.Release, m.Head())
+	f.Members = max(f.Members, m.Members.Serial)
 }
 
 // BelowFloor reports that peers must first bring back metadata at least as new as

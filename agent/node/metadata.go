@@ -22,7 +22,7 @@ type Metadata struct {
 	// Releases and Orders name the manifests and rollout orders.
 	Releases, Orders map[bundle.Version]trust.Ref
 	// Members names the document of who belongs to the cluster; zero for none.
-	Members trust.Ref
+	Members trust.Members
 }
 
 // Head is the newest release; 0 for none.

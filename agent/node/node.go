@@ -6,6 +6,7 @@ import (
 	"maps"
 	"time"
 
+	"moult/agent/membership"
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
@@ -32,13 +33,15 @@ type Config struct {
 	Memo      *view.Memo // see [view.New]
 }
 
-// Rules are the rules of package schedule. A test may break one to see that it
+// Rules are the rules of packages schedule and membership. A test may break one to see that it
 // matters; a nil field is the rule.
 type Rules struct {
 	Decide    func(schedule.Input) schedule.Decision
 	Successor func(old, next *schedule.Order) error
 	// Complete reports whether each node of an order has said that it is done.
 	Complete func(*schedule.Order, func(bundle.NodeID) (view.Record, bool)) bool
+	// Counts reports whether a node belongs to the cluster.
+	Counts func(*membership.Membership, view.Record) bool
 }
 
 // Node decides for one node. It is not safe for concurrent use: one goroutine
@@ -128,6 +131,9 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	if cfg.Rules.Complete == nil {
 		cfg.Rules.Complete = schedule.Reached
 	}
+	if cfg.Rules.Counts == nil {
+		cfg.Rules.Counts = (*membership.Membership).Counts
+	}
 	machine, err := upgrade.New(m.state())
 	if err != nil {
 		return nil, err
@@ -206,6 +212,7 @@ func (n *Node) Step(now time.Time, e Event) {
 		n.membersRead(e)
 	case DocumentHere:
 		n.docs.answered()
+		n.membersHere(e.Document)
 		n.docs.here(e.Document)
 	case DocumentMissing:
 		n.docs.answered()
@@ -217,6 +224,7 @@ func (n *Node) Step(now time.Time, e Event) {
 		n.docs.read = append(n.docs.read, e.Document)
 	case FetchEnded:
 		n.docs.rounds.end(now, e.Got)
+		n.membersMissed()
 	case Synced:
 		n.synced = true
 		if n.doubtful {

@@ -44,7 +44,7 @@ func (n *Node) record() view.Record {
 		Services: map[string]view.ServiceAddr{},
 		Labels:   n.cfg.Labels, Platform: n.cfg.Platform,
 		Trust:  view.Heads{Root: n.meta.Root, Timestamp: n.meta.Timestamp, Head: n.meta.Head()},
-		Alarms: n.Alarms(), Left: n.left, Enrolment: n.cfg.Enrolment,
+		Alarms: n.Alarms(), Left: n.left, Enrolment: n.cfg.Enrolment, Reads: readsMembers,
 	}
 	if s.Phase == upgrade.Fetching {
 		r.Progress = math.Floor(10*n.progress) / 10
@@ -125,6 +125,9 @@ func (n *Node) outdone() {
 	}
 	n.number = r.Seq
 	n.own = view.Record{} // told again, above it
+	if n.cfg.Enrolment.IsZero() {
+		n.cfg.Enrolment = r.Enrolment // the database was lost, and the token is not here
+	}
 	if r.Version > max(n.saved.Claims(), n.saved.Running) {
 		n.alarm(causeFolder, olderFolder(r.Version, n.saved.Running))
 	}

@@ -219,6 +219,9 @@ func besides(before, now *trust.Verified, n bundle.Version) (texts []string) {
 	for _, v := range ordered {
 		texts = append(texts, fmt.Sprintf("with it goes an order of release %d that was signed before", v))
 	}
+	if a, _ := before.Members(); !a.Same(now) {
+		texts = append(texts, "with it goes a change of who belongs to the cluster that was signed before: see `moult member list`")
+	}
 	if len(now.Set().Roots) > len(before.Set().Roots) {
 		texts = append(texts, "with it go the keys that were replaced since")
 	}

@@ -3,7 +3,9 @@ package operator
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 
 	"moult/agent/control"
@@ -16,12 +18,24 @@ import (
 // of itself now.
 func Enrolling(n control.NodeStatus) membership.Member {
 	m := membership.Member{Node: n.ID, Name: n.Name, Class: n.Class}
-	for _, s := range n.Services {
-		if host, _, err := net.SplitHostPort(s.Public); err == nil {
+	for _, name := range slices.Sorted(maps.Keys(n.Services)) {
+		// A record may have anything in it, so what is no host is left out.
+		if host, _, err := net.SplitHostPort(n.Services[name].Public); err == nil && membership.IsHost(host) && len(m.Hosts) < membership.MaxHosts {
 			m.Hosts = append(m.Hosts, host)
 		}
 	}
 	return m
+}
+
+// older names a node that counts and whose agent would refuse all metadata that name who
+// belongs to the cluster; "" for none.
+func older(status control.Status) string {
+	for _, n := range status.Nodes {
+		if n.Standing == "" && n.Phase != "" && n.Reads < 1 {
+			return n.Name
+		}
+	}
+	return ""
 }
 
 // RecordOf is the part of a node's record that says whether it belongs.
@@ -59,7 +73,7 @@ func (o Operator) members(peer control.Trust) (*membership.Membership, error) {
 	}
 	if !ok {
 		return nil, control.Refused(fmt.Errorf("who belongs to the cluster (%s) has not arrived at this agent and was not signed in this trust folder", ref.Digest.Short()),
-			"try again in a moment, or at another agent")
+			"try again in a moment, or at another agent; where it is lost, `moult member add --all --anew` begins anew")
 	}
 	return membership.Parse(data)
 }
@@ -72,6 +86,9 @@ func (o Operator) beginMembers(peer control.Trust, status control.Status) (m *me
 	}
 	if m, err = o.members(peer); err != nil {
 		return nil, nil, err
+	}
+	if old := older(status); m == nil && old != "" {
+		return nil, []string{fmt.Sprintf("nobody is enrolled yet: the agent of %s is of an older moult, which would refuse what says so; upgrade all agents, then `moult member add --all`", old)}, nil
 	}
 	begun, enrolled := Begun(m, status)
 	if len(enrolled) > 0 {
@@ -86,6 +103,13 @@ func (o Operator) beginMembers(peer control.Trust, status control.Status) (m *me
 		}
 	}
 	return begun, notes, nil
+}
+
+// signedMembers is who belongs to the cluster, where this folder has it: it goes with
+// whatever is handed over, for a peer may not have it.
+func (o Operator) signedMembers() []byte {
+	data, _ := o.folder.SignedMembers()
+	return data
 }
 
 // SignMembers signs who belongs to the cluster, and returns what a peer needs.
@@ -107,8 +131,8 @@ func (o Operator) SignMembers(m *membership.Membership) (*control.Signed, error)
 
 // ChangeMembers fetches what is in force from the agent, changes who belongs to the
 // cluster, signs that and hands it over. change is given nil where the operator has never
-// signed it; where it returns what it was given, nothing is signed.
-func (o Operator) ChangeMembers(ctx context.Context, api *control.Client, change func(*membership.Membership, control.Status) (*membership.Membership, error)) (control.Accepted, error) {
+// signed it, or where anew is true; where it returns what it was given, nothing is signed.
+func (o Operator) ChangeMembers(ctx context.Context, api *control.Client, anew bool, change func(*membership.Membership, control.Status) (*membership.Membership, error)) (control.Accepted, error) {
 	peer, err := api.Trust(ctx)
 	if err != nil {
 		return control.Accepted{}, err
@@ -116,9 +140,11 @@ func (o Operator) ChangeMembers(ctx context.Context, api *control.Client, change
 	if err := o.Absorb(peer.Set); err != nil {
 		return control.Accepted{}, err
 	}
-	m, err := o.members(peer)
-	if err != nil {
-		return control.Accepted{}, err
+	var m *membership.Membership
+	if !anew {
+		if m, err = o.members(peer); err != nil {
+			return control.Accepted{}, err
+		}
 	}
 	status, err := api.Status(ctx, false)
 	if err != nil {
@@ -127,6 +153,9 @@ func (o Operator) ChangeMembers(ctx context.Context, api *control.Client, change
 	next, err := change(m, status)
 	if err != nil || next == m {
 		return control.Accepted{}, err
+	}
+	if old := older(status); m == nil && old != "" {
+		return control.Accepted{}, control.Refused(fmt.Errorf("enrol: the agent of %s is of an older moult, which would refuse all metadata that say who belongs to the cluster", old), "upgrade all agents first")
 	}
 	signed, err := o.SignMembers(next)
 	if err != nil {

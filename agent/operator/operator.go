@@ -168,6 +168,9 @@ type Change struct {
 	Newest bool
 	// Joins says that where two orders contradict each other the change is to join them.
 	Joins bool
+	// Members changes who belongs to the cluster with it, if it is not nil; it is given nil
+	// where the operator has never signed that, and may return what it was given.
+	Members func(*membership.Membership) *membership.Membership
 	// Confirm, if not nil, is asked before the change is signed. An error refuses it.
 	Confirm func(before *schedule.Order, status control.Status) error
 }
@@ -204,6 +207,15 @@ func (o Operator) Change(ctx context.Context, api *control.Client, release bundl
 		status, err := api.Status(ctx, false)
 		if err == nil {
 			err = c.Confirm(old, status)
+		}
+		if err != nil {
+			return 0, control.Accepted{}, err
+		}
+	}
+	if c.Members != nil {
+		m, err := o.members(peer)
+		if changed := c.Members(m); err == nil && changed != m {
+			_, err = o.SignMembers(changed)
 		}
 		if err != nil {
 			return 0, control.Accepted{}, err
@@ -282,11 +294,7 @@ func (o Operator) Sign(order *schedule.Order) (*control.Signed, error) {
 	if err != nil {
 		return nil, err
 	}
-	signed := &control.Signed{Set: set, Orders: map[bundle.Version][]byte{order.Release: data}}
-	if members, ok := o.folder.SignedMembers(); ok {
-		signed.Members = members // the peer may not have them yet
-	}
-	return signed, nil
+	return &control.Signed{Set: set, Orders: map[bundle.Version][]byte{order.Release: data}, Members: o.signedMembers()}, nil
 }
 
 // Absorb takes a peer's metadata over into the folder where it is newer.

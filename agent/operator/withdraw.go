@@ -131,7 +131,7 @@ func (o Operator) handOver(ctx context.Context, api *control.Client, orders []*s
 		return 0, err
 	}
 	current := o.folder.Current()
-	signed := control.Signed{Orders: map[bundle.Version][]byte{}}
+	signed := control.Signed{Orders: map[bundle.Version][]byte{}, Members: o.signedMembers()}
 	if signed.Set, err = current.Set().Marshal(); err != nil {
 		return 0, err
 	}
@@ -199,6 +199,9 @@ func (o Operator) obstacles(ctx context.Context, api *control.Client, newest *sc
 	var nodes []view.Record
 	names, reachable := map[bundle.NodeID]string{}, map[bundle.NodeID]bool{}
 	for _, n := range status.Nodes {
+		if n.Standing == string(schedule.StandingStranger) {
+			continue // whatever it says decides nothing
+		}
 		names[n.ID], reachable[n.ID] = n.Name, n.Reachable
 		nodes = append(nodes, view.Record{Node: n.ID, Class: n.Class, Version: n.Version, Running: n.Running, Phase: view.Phase(n.Phase), Trust: view.Heads{Timestamp: n.Metadata}})
 	}

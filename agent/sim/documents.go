@@ -21,6 +21,7 @@ type set struct {
 	orders    [maxRelease + 1]*schedule.Order
 	manifests [maxRelease + 1]bundle.Digest
 	members   *membership.Membership // nil: everybody belongs
+	serial    uint64                 // of members
 	meta      node.Metadata          // what verification would make of it
 }
 
@@ -45,7 +46,7 @@ func (s *simulation) publish(x *set) *set {
 	if x.members != nil {
 		digest := bundle.Sum(must(x.members.Marshal()))
 		s.members[digest] = x.members
-		x.meta.Members = trust.Ref{Digest: digest, Length: 1}
+		x.meta.Members = trust.Members{Ref: trust.Ref{Digest: digest, Length: 1}, Serial: x.serial}
 		text = fmt.Append(text, digest)
 	}
 	x.meta.Digest = bundle.Sum(text)
@@ -102,7 +103,7 @@ func (a *agent) read(docs []node.Document) {
 			e = node.DocumentHere{Document: doc}
 		case isManifest:
 			e = node.ManifestRead{Document: doc, Manifest: m}
-		case doc.Kind == node.KindMembers:
+		case doc.Kind == node.KindMembers, doc.Kind == node.KindBoundMembers:
 			e = node.MembersRead{Document: doc, Members: a.s.members[doc.Digest]}
 		default:
 			e = node.OrderRead{Document: doc, Order: a.s.orders[doc.Digest]}

@@ -43,6 +43,7 @@ func (s *simulation) found(first *set) {
 	for _, h := range s.hosts[:nodes-4] {
 		first.members = first.members.Enrol(h.member())
 	}
+	first.serial = 1
 }
 
 // enrolSome enrols a host that has come, or evicts one, which may well be alive and run
@@ -76,6 +77,7 @@ func (s *simulation) evict(p *host, h *host) {
 func (s *simulation) signMembers(p *host, m *membership.Membership, what string) {
 	next := *s.operator.set
 	next.timestamp++
+	next.serial++
 	next.members = must(membership.Parse(must(m.Marshal()))) // as it would travel
 	s.operator.set = s.publish(&next)
 	s.trace("op", fmt.Sprintf("%s: metadata %d, by %s", what, next.timestamp, p.name))

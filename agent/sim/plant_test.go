@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"moult/agent/membership"
 	"moult/agent/node"
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
@@ -48,7 +49,7 @@ var plants = []struct {
 	{"a node that is forgotten and there does not speak again", CheckLiveness, Plant{Event: forgetsOthersOnly}},
 	{"a release is withdrawn before all have said that they are not there", CheckWithdrawn, Plant{Unproven: true}},
 	{"nodes hear nothing of what is withdrawn", CheckLiveness, Plant{Event: withdrawsNothing}},
-	{"who is not enrolled counts", CheckStrangers, Plant{Event: everybodyBelongs}},
+	{"who is not enrolled counts", CheckStrangers, Plant{Rules: node.Rules{Counts: everybodyBelongs}}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
 
@@ -135,14 +136,7 @@ func withdrawsNothing(_ *node.Node, e node.Event) node.Event {
 	return e
 }
 
-// everybodyBelongs takes every word on who belongs to the cluster for none.
-func everybodyBelongs(_ *node.Node, e node.Event) node.Event {
-	if x, ok := e.(node.MembersRead); ok {
-		x.Members = nil
-		return x
-	}
-	return e
-}
+func everybodyBelongs(*membership.Membership, view.Record) bool { return true }
 
 func journalAlone(m node.Memory) node.Memory {
 	if m.State != nil {

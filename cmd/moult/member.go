@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -34,12 +35,16 @@ func memberAddCommand() *cli.Command {
 	return &cli.Command{
 		Name: "add", Usage: "enrol nodes that the agent knows, with their class and the hosts of their addresses", ArgsUsage: "NODE…",
 		Description: "Of a node that is enrolled already, class and hosts are taken anew.",
-		Flags:       []cli.Flag{agentFlag(), trustFlag(), &cli.BoolFlag{Name: "all", Usage: "every node that the agent knows and that is not evicted"}},
+		Flags: []cli.Flag{agentFlag(), trustFlag(), &cli.BoolFlag{Name: "all", Usage: "every node that the agent knows and that is not evicted"},
+			&cli.BoolFlag{Name: "anew", Usage: "with --all: whatever was signed before is lost or does not count"}},
 		Action: func(c *cli.Context) error {
+			if c.Bool("anew") && !c.Bool("all") {
+				return misusef(seeHelp(c), "member add --anew forgets who was enrolled, so it goes with --all only")
+			}
 			if c.Bool("all") == c.Args().Present() {
 				return misusef(seeHelp(c), "member add takes the names of nodes or the beginnings of their IDs, or --all")
 			}
-			return changeMembers(c, func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
+			return changeMembers(c, c.Bool("anew"), func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
 				var nodes []control.NodeStatus
 				for _, name := range c.Args().Slice() {
 					n, err := control.Find(s.Nodes, name, nodeNames)
@@ -85,23 +90,49 @@ func memberRemoveCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if err := changeMembers(c, func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
+			if err := changeMembers(c, false, func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
 				m, _ = operator.Begun(m, s)
 				return m.Evict(n.ID), nil
 			}); err != nil {
 				return err
 			}
 			// What has a place in an order is waited for until it is skipped.
-			s, err := client(c).Status(c.Context, false)
-			if err != nil || !slices.ContainsFunc(s.Nodes, func(x control.NodeStatus) bool { return x.ID == n.ID && x.Standing == string(schedule.StandingIn) }) {
+			classes, err := placesOf(c, n.ID)
+			if err != nil || len(classes) == 0 {
 				return err
 			}
-			_, err = signOrder(c, operator.Change{Name: "member remove", Apply: func(o *schedule.Order) (*schedule.Order, error) {
-				return o.Skip(n.Class, n.ID)
+			_, err = signOrder(c, operator.Change{Name: "member remove", Apply: func(o *schedule.Order) (_ *schedule.Order, err error) {
+				for _, class := range classes {
+					if o, err = o.Skip(class, n.ID); err != nil {
+						return nil, err
+					}
+				}
+				return o, nil
 			}})
+			if err == nil {
+				printNotes(c, []string{n.Name + " counts for no budget any more: if it is down just now, one more node may be"})
+			}
 			return err
 		},
 	}
+}
+
+// placesOf lists the classes in which the newest order has open places for a node.
+func placesOf(c *cli.Context, id bundle.NodeID) (classes []bundle.Class, err error) {
+	peer, err := client(c).Trust(c.Context)
+	if err != nil || len(peer.Orders) == 0 {
+		return nil, err
+	}
+	o, err := schedule.ParseOrder(peer.Orders[slices.Max(slices.Collect(maps.Keys(peer.Orders)))])
+	if err != nil {
+		return nil, err
+	}
+	for _, class := range slices.Sorted(maps.Keys(o.Classes)) {
+		if o.Attempts(class, id) > 0 {
+			classes = append(classes, class)
+		}
+	}
+	return classes, nil
 }
 
 func memberTokenCommand() *cli.Command {
@@ -129,7 +160,7 @@ func memberTokenCommand() *cli.Command {
 			if err := durable.WriteFile(path, []byte(secret.String()+"\n"), 0o600); err != nil {
 				return fmt.Errorf("make a join token: %w", err)
 			}
-			err = changeMembers(c, func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
+			err = changeMembers(c, false, func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
 				m, _ = operator.Begun(m, s)
 				return m.Allow(secret.Token(class)), nil
 			})
@@ -143,14 +174,16 @@ func memberTokenCommand() *cli.Command {
 
 func memberRevokeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "revoke", Usage: "end a join token; the nodes that it has enrolled are enrolled by name", ArgsUsage: "TOKEN",
-		Flags: []cli.Flag{agentFlag(), trustFlag(), &cli.BoolFlag{Name: "with-nodes", Usage: "the nodes that it has enrolled count no more"}},
+		Name: "revoke", Usage: "end a join token", ArgsUsage: "TOKEN",
+		Flags: []cli.Flag{agentFlag(), trustFlag(),
+			&cli.BoolFlag{Name: "keep", Usage: "the nodes that it has enrolled are enrolled by name"},
+			&cli.BoolFlag{Name: "with-nodes", Usage: "the nodes that it has enrolled count no more"}},
 		Action: func(c *cli.Context) error {
 			id, err := oneArg(c, "the ID of a token, as `moult member list` shows it")
 			if err != nil {
 				return err
 			}
-			return changeMembers(c, func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
+			return changeMembers(c, false, func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
 				var known []view.Record
 				for _, n := range s.Nodes {
 					known = append(known, operator.RecordOf(n))
@@ -159,18 +192,23 @@ func memberRevokeCommand() *cli.Command {
 				if err != nil {
 					return nil, misusef("`moult member list` shows the tokens in force", "revoke a join token: %w", err)
 				}
-				if c.Bool("with-nodes") {
-					return next, nil
-				}
 				var keep []membership.Member
+				var names []string
 				for _, r := range lost {
 					n, err := control.Find(s.Nodes, r.Node.String(), nodeNames)
 					if err != nil {
 						return nil, err
 					}
-					keep = append(keep, operator.Enrolling(n))
+					keep, names = append(keep, operator.Enrolling(n)), append(names, fmt.Sprintf("%s (%s)", n.Name, n.ID.Short()))
 				}
-				return next.Enrol(keep...), nil
+				switch {
+				case len(lost) == 0 || c.Bool("with-nodes"):
+					return next, nil
+				case c.Bool("keep"):
+					return next.Enrol(keep...), nil
+				}
+				return nil, control.Refused(fmt.Errorf("revoke join token %s: it alone has enrolled %s", id, strings.Join(names, ", ")),
+					"--keep enrols them by name, if all are yours; with --with-nodes they count no more")
 			})
 		},
 	}
@@ -179,14 +217,14 @@ func memberRevokeCommand() *cli.Command {
 func nodeNames(n control.NodeStatus) (string, bundle.NodeID) { return n.Name, n.ID }
 
 // changeMembers signs who belongs to the cluster from now on, and tells who that is anew.
-func changeMembers(c *cli.Context, change func(*membership.Membership, control.Status) (*membership.Membership, error)) error {
+func changeMembers(c *cli.Context, anew bool, change func(*membership.Membership, control.Status) (*membership.Membership, error)) error {
 	folder, err := openTrust(c)
 	if err != nil {
 		return err
 	}
 	defer folder.Close()
 	var news []string
-	accepted, err := operator.New(folder).ChangeMembers(c.Context, client(c), func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
+	accepted, err := operator.New(folder).ChangeMembers(c.Context, client(c), anew, func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
 		next, err := change(m, s)
 		if err != nil || next == m {
 			return next, err
@@ -278,7 +316,7 @@ func listMembers(c *cli.Context) (memberList, error) {
 			return l, err
 		}
 	}
-	l.Open = m == nil || peer.OpenRing
+	l.Open = !peer.Closed
 	known := map[bundle.NodeID]bool{}
 	for _, n := range s.Nodes {
 		known[n.ID] = true

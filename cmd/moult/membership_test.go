@@ -102,7 +102,7 @@ func TestMembership(t *testing.T) {
 	if err := os.Remove(token); err != nil {
 		t.Fatal(err)
 	}
-	if errs := c.member(first, "revoke", tokenOf(c.members(first))); !strings.Contains(errs, "enrolled n4 ") {
+	if errs := c.member(first, "revoke", "--keep", tokenOf(c.members(first))); !strings.Contains(errs, "enrolled n4 ") {
 		t.Errorf("revoke: %s", errs)
 	}
 	c.kill(guest)

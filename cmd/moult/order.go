@@ -83,7 +83,7 @@ func forgetCommand() *cli.Command {
 	return &cli.Command{
 		Name: "forget", Usage: "drop all that is known of a node that is gone, until it speaks again", ArgsUsage: "NODE",
 		Description: "No rollout waits for the node, and no peer shows it any more. Its agent must have ended.\n" +
-			"It is enrolled no more; should it come back, `moult member add` enrols it again.",
+			"It is enrolled by name no more; should it come back, `moult member add` enrols it again.",
 		Flags: []cli.Flag{agentFlag(), trustFlag()},
 		Action: func(c *cli.Context) error {
 			node, err := oneArg(c, "the name of a node or the beginning of its ID")
@@ -98,14 +98,12 @@ func forgetCommand() *cli.Command {
 				return control.Refused(fmt.Errorf("forget %s: its agent is reachable, so it would be known again at once", node),
 					"end it with `moult leave` first, or wait until its peers have seen that it ended")
 			}
-			if _, err = signOrder(c, operator.Change{Name: "forget", Apply: func(o *schedule.Order) (*schedule.Order, error) {
-				return o.Forget(n.ID, n.Number)
-			}}); err != nil {
-				return err
-			}
-			return changeMembers(c, func(m *membership.Membership, _ control.Status) (*membership.Membership, error) {
-				return m.Drop(n.ID), nil
+			_, err = signOrder(c, operator.Change{
+				Name:    "forget",
+				Apply:   func(o *schedule.Order) (*schedule.Order, error) { return o.Forget(n.ID, n.Number) },
+				Members: func(m *membership.Membership) *membership.Membership { return m.Drop(n.ID) },
 			})
+			return err
 		},
 	}
 }

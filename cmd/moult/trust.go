@@ -166,7 +166,8 @@ func pushTrust(c *cli.Context, f *trust.Folder) error {
 	if err != nil {
 		return err
 	}
-	accepted, err := api.Accept(c.Context, control.Signed{Set: set})
+	members, _ := f.SignedMembers() // the agent may not have them
+	accepted, err := api.Accept(c.Context, control.Signed{Set: set, Members: members})
 	if err != nil {
 		return err
 	}

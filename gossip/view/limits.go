@@ -33,6 +33,8 @@ const (
 	// MaxAttempts bounds the attempts at one release that a node counts.
 	MaxAttempts = 1_000_000
 
+	// maxReads bounds what kinds of metadata a record may say that its agent understands.
+	maxReads = 1_000
 	// maxProblems bounds how many problems one error reports.
 	maxProblems = 8
 )

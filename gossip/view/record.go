@@ -66,6 +66,9 @@ type Record struct {
 	Alarms []string `json:"alarms,omitempty"`
 	// Left is true when the node has left the ring on purpose.
 	Left bool `json:"left,omitempty"`
+	// Reads is the newest kind of signed metadata that the node's agent understands: 1, who
+	// belongs to the cluster; 0, an older moult.
+	Reads int `json:"reads,omitempty"`
 	// Enrolment shows that a join token has enrolled the node; zero for none.
 	Enrolment Enrolment `json:"enrolment,omitzero"`
 }
@@ -175,6 +178,7 @@ func (r Record) Validate() error {
 	if r.Platform != (bundle.Platform{}) {
 		c.fail(!platformPattern.MatchString(r.Platform.OS) || !platformPattern.MatchString(r.Platform.Arch), "platform", "%.40q", r.Platform)
 	}
+	c.fail(r.Reads < 0 || r.Reads > maxReads, "reads", "%d, want 0 to %d", r.Reads, maxReads)
 	c.fail(r.Trust.Root < 0 || r.Trust.Timestamp < 0, "trust", "root %d, timestamp %d: want no negative numbers", r.Trust.Root, r.Trust.Timestamp)
 	c.version("trust.head", r.Trust.Head)
 	c.fail(len(r.Alarms) > MaxAlarms, "alarms", "%d of them, the most is %d", len(r.Alarms), MaxAlarms)

@@ -15,8 +15,8 @@
 //	           and its digest is the cluster's identity.
 //	targets    the publisher: names releases/<N>.json, the manifests, by hash
 //	           and length, and delegates rollouts/* to the operator.
-//	operator   names rollouts/<N>.json, the rollout orders, and rollouts/members.json,
-//	           who belongs to the cluster. It can start, pause or abort what the
+//	operator   names rollouts/<N>.json, the rollout orders, and
+//	           rollouts/members.<serial>.json, who belongs to the cluster. It can start, pause or abort what the
 //	           publisher released, and nothing else.
 //	snapshot,  the publisher or the operator, either of them: the versions that
 //	timestamp  go together, and the newest. The operator must be able to sign

@@ -222,7 +222,7 @@ func (f *Folder) AddMembers(doc []byte) (*Verified, error) {
 	if len(doc) < 1 || len(doc) > MaxMembersBytes {
 		return nil, fmt.Errorf("%s: %d bytes, want 1 to %d", purpose, len(doc), MaxMembersBytes)
 	}
-	if f.current.members == refOf(doc) {
+	if f.current.members.Ref == refOf(doc) {
 		return f.current, f.KeepMembers(doc)
 	}
 	t, err := f.targets()
@@ -237,7 +237,12 @@ func (f *Folder) AddMembers(doc []byte) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.Signed.Targets[membersPath] = target(refOf(doc))
+	serial := bundle.Version(f.current.members.Serial)
+	if serial >= bundle.MaxVersion {
+		return nil, fmt.Errorf("%s: %d is the last serial there is", purpose, serial)
+	}
+	delete(m.Signed.Targets, documentPath(membersPrefix, serial))
+	m.Signed.Targets[documentPath(membersPrefix, serial+1)] = target(refOf(doc))
 	signed, err := signFile(m, key)
 	if err != nil {
 		return nil, err
@@ -252,23 +257,23 @@ func (f *Folder) AddMembers(doc []byte) (*Verified, error) {
 // KeepMembers stores the document of who belongs to the cluster that was signed
 // elsewhere and taken over by Absorb. Other bytes than those signed are ErrUntrusted.
 func (f *Folder) KeepMembers(doc []byte) error {
-	if f.current.members != refOf(doc) {
+	if f.current.members.Ref != refOf(doc) {
 		return fmt.Errorf("keep who belongs to the cluster: %w: the metadata in force does not name it", ErrUntrusted)
 	}
 	if _, ok := f.SignedMembers(); ok {
 		return nil
 	}
-	return f.disk.write(f.membersPath(f.current.members), doc, 0o600)
+	return f.disk.write(f.membersPath(f.current.members.Ref), doc, 0o600)
 }
 
 // SignedMembers returns the document of who belongs to the cluster, if one is in force
 // and this folder has it.
 func (f *Folder) SignedMembers() ([]byte, bool) {
-	if f.current.members == (Ref{}) {
+	if f.current.members.Serial == 0 {
 		return nil, false
 	}
-	data, err := durable.ReadFile(f.membersPath(f.current.members), MaxMembersBytes)
-	return data, err == nil && refOf(data) == f.current.members
+	data, err := durable.ReadFile(f.membersPath(f.current.members.Ref), MaxMembersBytes)
+	return data, err == nil && refOf(data) == f.current.members.Ref
 }
 
 func (f *Folder) membersPath(ref Ref) string {

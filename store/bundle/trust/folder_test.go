@@ -569,7 +569,7 @@ func TestAddMembers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ref, ok := v.Members(); !ok || ref != refOf([]byte("m1")) || len(v.Orders()) != 0 {
+	if ref, ok := v.Members(); !ok || ref.Ref != refOf([]byte("m1")) || ref.Serial != 1 || len(v.Orders()) != 0 {
 		t.Errorf("in force are %v %v", ref, ok)
 	}
 	again, err := f.AddMembers([]byte("m1"))

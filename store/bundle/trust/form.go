@@ -27,9 +27,9 @@ const (
 	releasePrefix = "releases/"
 	orderPrefix   = "rollouts/"
 	orderPattern  = "rollouts/*"
-	// membersPath is the document of who belongs to the cluster. It lies where the
-	// operator may sign.
-	membersPath = orderPrefix + "members.json"
+	// membersPrefix begins the path of the document of who belongs to the cluster, which
+	// goes on with its serial. It lies where the operator may sign.
+	membersPrefix = orderPrefix + "members."
 )
 
 // decode reads one metadata file from an untrusted source and checks all that
@@ -264,7 +264,7 @@ func documents(file string, t *metadata.TargetsType, prefix string, most int64) 
 	docs := make(map[bundle.Version]Ref, len(t.Targets))
 	for path, f := range t.Targets {
 		n, ok := parsePath(path, prefix)
-		if !ok && path == membersPath && prefix == orderPrefix {
+		if _, members := parsePath(path, membersPrefix); members && prefix == orderPrefix {
 			continue
 		}
 		if !ok {
@@ -277,6 +277,26 @@ func documents(file string, t *metadata.TargetsType, prefix string, most int64) 
 		docs[n] = ref
 	}
 	return docs, nil
+}
+
+// membersOf reads the document of who belongs to the cluster that the operator's file names,
+// which is one or none.
+func membersOf(t *metadata.TargetsType) (found Members, err error) {
+	for path, f := range t.Targets {
+		serial, ok := parsePath(path, membersPrefix)
+		if !ok {
+			continue
+		}
+		if found.Serial != 0 {
+			return Members{}, fmt.Errorf("%w: %s: names two documents of who belongs to the cluster", ErrMalformed, operatorFile)
+		}
+		ref, err := document(operatorFile, path, f, MaxMembersBytes)
+		if err != nil {
+			return Members{}, err
+		}
+		found = Members{Ref: ref, Serial: uint64(serial)}
+	}
+	return found, nil
 }
 
 // document reads what a file says of one document.

@@ -109,7 +109,7 @@ type candidate struct {
 	data    []byte
 	version int64
 	docs    map[bundle.Version]Ref
-	members Ref // zero for none
+	members Members // zero for none
 }
 
 // choose returns the first candidate that has the highest version of all and
@@ -119,7 +119,7 @@ type candidate struct {
 func choose(cs []candidate, highest int64) (chosen, union candidate, ok bool) {
 	union = candidate{data: cs[0].data, version: highest + 1, docs: map[bundle.Version]Ref{}}
 	for _, c := range cs {
-		if union.members == (Ref{}) {
+		if c.members.Serial > union.members.Serial {
 			union.members = c.members
 		}
 		for n, ref := range c.docs {
@@ -129,7 +129,7 @@ func choose(cs []candidate, highest int64) (chosen, union candidate, ok bool) {
 		}
 	}
 	for _, c := range cs {
-		if c.version == highest && len(c.docs) == len(union.docs) && (c.members == Ref{}) == (union.members == Ref{}) {
+		if c.version == highest && len(c.docs) == len(union.docs) && c.members == union.members {
 			return c, union, true
 		}
 	}
@@ -192,6 +192,13 @@ func (f *Folder) mergeOrders(purpose string, targets *metadata.Metadata[metadata
 	}
 	cs = prefer(cs)
 	chosen, union, ok := choose(cs, highest)
+	// That a key was replaced must not open a ring that is closed, so who belongs to it is
+	// taken over from what that key has signed, too, where there is nothing newer.
+	for _, v := range all {
+		if v.members.Serial > union.members.Serial {
+			union.members, ok = v.members, false
+		}
+	}
 	if ok {
 		return chosen.data, nil
 	}
@@ -222,8 +229,8 @@ func (f *Folder) signUnion(name, prefix string, union candidate, key *signingKey
 	for n, ref := range union.docs {
 		m.Signed.Targets[documentPath(prefix, n)] = target(ref)
 	}
-	if union.members != (Ref{}) {
-		m.Signed.Targets[membersPath] = target(union.members)
+	if union.members.Serial != 0 {
+		m.Signed.Targets[documentPath(membersPrefix, bundle.Version(union.members.Serial))] = target(union.members.Ref)
 	}
 	return signFile(m, key)
 }

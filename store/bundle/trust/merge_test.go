@@ -308,11 +308,72 @@ func TestUnionOfMembers(t *testing.T) {
 			t.Errorf("the union does not supersede: %v", err)
 		}
 	}
-	if ref, _ := v.Members(); ref != refOf([]byte("members")) {
+	if ref, _ := v.Members(); ref.Ref != refOf([]byte("members")) {
 		t.Error("the union lacks who belongs to the cluster")
 	}
 	if err := b.KeepMembers([]byte("members")); err != nil {
 		t.Error(err)
+	}
+
+	// One changes it, and the other, who has not heard of that, signs more of other things:
+	// the change stays, and no peer takes what lacks it.
+	va, err = a.Absorb(v.Set())
+	if err == nil {
+		va, err = a.AddMembers([]byte("without n6"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for serial := range uint64(2) {
+		if vb, err = b.AddOrder(1, serial+3, fmt.Append(nil, "later order ", serial)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Verify(a.FirstRoot(), va, vb.Set()); !errors.Is(err, ErrRollback) {
+		t.Errorf("a peer that knows of the change takes what lacks it: %v", err)
+	}
+	for name, f := range map[string]struct {
+		folder *Folder
+		set    Set
+	}{"absorbed by who has changed it": {a, vb.Set()}, "absorbed by the other": {b, va.Set()}} {
+		v, err := f.folder.Absorb(f.set)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if ref, _ := v.Members(); ref.Ref != refOf([]byte("without n6")) || ref.Serial != 2 {
+			t.Errorf("%s: serial %d", name, ref.Serial)
+		}
+	}
+}
+
+// TestMembersOutliveKey: that the operator's key is replaced by somebody who has not heard
+// who belongs to the cluster neither opens the ring nor leaves the operator without a way.
+func TestMembersOutliveKey(t *testing.T) {
+	dir := initFolder(t)
+	a := openFolder(t, dir)
+	if _, err := a.AddRelease(1, manifest(t, 1, nil, "one")); err != nil {
+		t.Fatal(err)
+	}
+	b := openFolder(t, copyFolder(t, dir))
+	va, err := a.AddMembers([]byte("members"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.RotateOperator(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.AddOrder(1, 1, []byte("order")); err != nil {
+		t.Fatal(err)
+	}
+	v, err := b.Absorb(va.Set())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ref, _ := v.Members(); ref.Ref != refOf([]byte("members")) {
+		t.Error("the ring is open")
+	}
+	if _, err := Verify(b.FirstRoot(), va, v.Set()); err != nil {
+		t.Errorf("peers do not take it: %v", err)
 	}
 }
 

@@ -41,9 +41,19 @@ func (v *Verified) Order(n bundle.Version) (Ref, bool) {
 // Orders returns every release that has a rollout order, oldest first.
 func (v *Verified) Orders() []bundle.Version { return sortedVersions(v.orders) }
 
+// Members names the document of who belongs to the cluster. Its serial rises with each that
+// is signed; 0: there is none.
+type Members struct {
+	Ref
+	Serial uint64
+}
+
+// Same reports whether v names the same document.
+func (m Members) Same(v *Verified) bool { return m == v.members }
+
 // Members returns the document of who belongs to the cluster, if the operator has ever
 // signed one.
-func (v *Verified) Members() (Ref, bool) { return v.members, v.members != Ref{} }
+func (v *Verified) Members() (Members, bool) { return v.members, v.members.Serial != 0 }
 
 // Expires is when the first of the files in force expires: from then on nothing
 // new starts until somebody signs again.
@@ -78,8 +88,8 @@ func succeeds(prev, next *Verified) error {
 			return fmt.Errorf("%w: a rollout order for release %d is known, but the newer %s lacks it", ErrRollback, n, operatorFile)
 		}
 	}
-	if prev.members != (Ref{}) && next.members == (Ref{}) {
-		return fmt.Errorf("%w: it is known who belongs to the cluster, but the newer %s does not say it", ErrRollback, operatorFile)
+	if next.members.Serial < prev.members.Serial {
+		return fmt.Errorf("%w: who belongs to the cluster is known as of serial %d, and the newer %s names serial %d", ErrRollback, prev.members.Serial, operatorFile, next.members.Serial)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ type Verified struct {
 	versions Versions
 	releases map[bundle.Version]Ref
 	orders   map[bundle.Version]Ref
-	members  Ref // zero for none
+	members  Members // zero for none
 	head     bundle.Version
 	expires  time.Time
 }
@@ -239,10 +239,8 @@ func (v *Verified) verifyOperator(tm *trustedmetadata.TrustedMetadata) error {
 	if v.orders, err = documents(operatorFile, &m.Signed, orderPrefix, MaxOrderBytes); err != nil {
 		return err
 	}
-	if f, ok := m.Signed.Targets[membersPath]; ok {
-		if v.members, err = document(operatorFile, membersPath, f, MaxMembersBytes); err != nil {
-			return err
-		}
+	if v.members, err = membersOf(&m.Signed); err != nil {
+		return err
 	}
 	for n := range v.orders {
 		if _, ok := v.releases[n]; !ok {
