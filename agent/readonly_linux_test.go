@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"moult/agent/control"
+	"moult/agent/membership"
 	"moult/store/bundle"
 	"moult/testdata/kit"
 )
@@ -85,6 +87,14 @@ func TestReadOnlyDisk(t *testing.T) {
 	}
 	end()
 
+	secret, err := membership.NewSecret() // what it enrols cannot be stored
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.JoinToken = filepath.Join(t.TempDir(), "join.token")
+	if err := os.WriteFile(cfg.JoinToken, []byte(secret.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	end = run()
 	defer end()
 	if after := serves("after a start"); after != before {

@@ -5,7 +5,9 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -90,7 +92,7 @@ func TestEnrolledNames(t *testing.T) {
 		if b.ring.Own(owner(member, "m1")) {
 			t.Fatal("it has the name already, so this shows nothing")
 		}
-		b.enrol(membership.Member{Node: b.id, Name: "n1", Class: "kv"}, membership.Member{Node: member, Name: "m1", Class: "kv"}, membership.Member{Node: unheard, Name: "m2", Class: "kv"})
+		b.closeRing(membership.Member{Node: b.id, Name: "n1", Class: "kv"}, membership.Member{Node: member, Name: "m1", Class: "kv"}, membership.Member{Node: unheard, Name: "m2", Class: "kv"})
 		if b.ring.Own(owner(squatter, "m1")) || b.ring.Own(owner(squatter, "m2")) {
 			t.Error("a stranger has a name that another is enrolled by")
 		}
@@ -161,8 +163,8 @@ func TestNamesBounded(t *testing.T) {
 	})
 }
 
-// enrol hands over who belongs to the cluster, as an operator does.
-func (b *bench) enrol(members ...membership.Member) {
+// closeRing hands over who belongs to the cluster, as an operator does.
+func (b *bench) closeRing(members ...membership.Member) {
 	b.t.Helper()
 	folder, err := trust.OpenFolder(filepath.Join(filepath.Dir(b.cfg.Root), "trust"), time.Now())
 	if err != nil {
@@ -178,4 +180,38 @@ func (b *bench) enrol(members ...membership.Member) {
 		b.t.Fatal(err)
 	}
 	b.flush()
+}
+
+// TestJoinTokenGone: what a token has signed once is said again without it; and that it is
+// not there, and never was, keeps no agent from starting.
+func TestJoinTokenGone(t *testing.T) {
+	cfg := benchConfig(t)
+	cfg.JoinToken = filepath.Join(t.TempDir(), "join.token")
+	b := newBench(t, cfg, 1)
+	if e, err := b.enrol(); err != nil || !e.IsZero() {
+		t.Fatalf("without a token: %v, %v", e, err)
+	}
+	secret, err := membership.NewSecret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.JoinToken, []byte(secret.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	signed, err := b.enrol()
+	if err != nil || !reflect.DeepEqual(signed, secret.Enrol(b.id, "kv")) {
+		t.Fatalf("by a token: %v, %v", signed, err)
+	}
+	if err := os.Remove(cfg.JoinToken); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := b.enrol(); err != nil || !reflect.DeepEqual(e, signed) {
+		t.Errorf("the token is gone: %v, %v", e, err)
+	}
+	if err := os.WriteFile(cfg.JoinToken, []byte("no token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.enrol(); err == nil || !strings.Contains(err.Error(), "not a join token") {
+		t.Errorf("no token: %v", err)
+	}
 }
