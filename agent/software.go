@@ -35,6 +35,9 @@ func (a *Agent) startLayer(cfg simlayer.Config, left software.Left) (*simlayer.L
 			cfg.EgressSecret = rand.Text()
 		}
 	}
+	if left.Egress() != "" && cfg.EgressSecret == "" && !a.cfg.EgressOpen {
+		a.alarm("the proxy by which the software calls (%s) asks nobody for credentials, since an older moult has started the software: any user of this machine may call by it until agent and software have been stopped and started", left.Egress())
+	}
 	layer, err := simlayer.Start(cfg)
 	if !errors.Is(err, simlayer.ErrEgress) || cfg.Egress == anyLoopback {
 		return layer, err

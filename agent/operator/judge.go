@@ -198,6 +198,15 @@ func Doubts(m *bundle.Manifest, status control.Status) (texts []string) {
 	return texts
 }
 
+// withMembers tells that who belongs to the cluster changes with what is handed over.
+const withMembers = "with it goes a change of who belongs to the cluster that was signed before: see `moult member list`"
+
+// signedNow takes out of what goes beside an order that who belongs does, since that is what
+// was signed just now.
+func signedNow(besides []string) []string {
+	return slices.DeleteFunc(besides, func(text string) bool { return text == withMembers })
+}
+
 // besides tells what the cluster hears of beside release n and its order when the
 // metadata now, signed on top of before, are handed over.
 func besides(before, now *trust.Verified, n bundle.Version) (texts []string) {
@@ -220,7 +229,7 @@ func besides(before, now *trust.Verified, n bundle.Version) (texts []string) {
 		texts = append(texts, fmt.Sprintf("with it goes an order of release %d that was signed before", v))
 	}
 	if a, _ := before.Members(); !a.Same(now) {
-		texts = append(texts, "with it goes a change of who belongs to the cluster that was signed before: see `moult member list`")
+		texts = append(texts, withMembers)
 	}
 	if len(now.Set().Roots) > len(before.Set().Roots) {
 		texts = append(texts, "with it go the keys that were replaced since")

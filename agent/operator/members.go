@@ -166,6 +166,6 @@ func (o Operator) ChangeMembers(ctx context.Context, api *control.Client, anew b
 		return control.Accepted{}, err
 	}
 	accepted, err := api.Accept(ctx, *signed)
-	accepted.Message = strings.Join(append([]string{accepted.Message}, besides...), "; ")
+	accepted.Message = strings.Join(append([]string{accepted.Message}, signedNow(besides)...), "; ")
 	return accepted, err
 }

@@ -69,6 +69,9 @@ func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bun
 		return nil, nil, err
 	}
 	besides, err := o.Besides(peer.Set, order.Release)
+	if len(notes) > 0 { // which say who is enrolled with it
+		besides = signedNow(besides)
+	}
 	return signed, slices.Concat(Doubts(b.Head(), status), besides, notes), err
 }
 
@@ -228,6 +231,9 @@ func (o Operator) Change(ctx context.Context, api *control.Client, release bundl
 	besides, err := o.Besides(peer.Set, old.Release)
 	if err != nil {
 		return 0, control.Accepted{}, err
+	}
+	if c.Members != nil {
+		besides = signedNow(besides)
 	}
 	accepted, err := api.Accept(ctx, *signed)
 	accepted.Message = strings.Join(append([]string{accepted.Message}, besides...), "; ")

@@ -1,12 +1,14 @@
 package software
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 
 	"moult/agent/process"
 	"moult/simlayer"
@@ -71,11 +73,24 @@ func parseRecord(text []byte) (r record, err error) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		return r, err
 	}
-	sealed, err := r.sealed()
-	if err == nil && !r.Sum.IsZero() && r.Sum != sealed.Sum {
+	if !r.Sum.IsZero() && r.Sum != bundle.Sum(unsealed(text, r.Sum)) {
 		err = errors.New("its checksum does not match its content")
 	}
 	return r, err
+}
+
+// unsealed is the text of a record as its sum was taken, byte for byte: another moult may
+// have written fields that this one does not know.
+func unsealed(text []byte, sum bundle.Digest) []byte {
+	field := func(d bundle.Digest) []byte {
+		value, _ := json.Marshal(d) // it cannot fail
+		return append([]byte(`"sum":`), value...)
+	}
+	at := bytes.LastIndex(text, field(sum))
+	if at < 0 {
+		return nil
+	}
+	return slices.Concat(text[:at], field(bundle.Digest{}), text[at+len(field(sum)):])
 }
 
 // Left is what an earlier agent has left of the software.

@@ -418,6 +418,13 @@ func TestRecordFlips(t *testing.T) {
 			t.Errorf("bit %d of byte %d, in %.20q: it is taken for %+v", bit%8, bit/8, text[bit/8:], got)
 		}
 	}
+	// Another moult writes a field more, and takes the sum of that.
+	later := bytes.Replace(text, []byte(`"version":`), []byte(`"later":"x","version":`), 1)
+	zero := bytes.Replace(later, []byte(sealed.Sum.String()), []byte(bundle.Digest{}.String()), 1)
+	later = bytes.Replace(later, []byte(sealed.Sum.String()), []byte(bundle.Sum(zero).String()), 1)
+	if got, err := parseRecord(later); err != nil || got.Handle != sealed.Handle {
+		t.Errorf("of another moult: %v, %v", got.Handle, err)
+	}
 	old := bytes.Replace(text, []byte(sealed.Sum.String()), []byte(bundle.Digest{}.String()), 1)
 	if got, err := parseRecord(old); err != nil || got.Handle.PID != 4711 {
 		t.Errorf("what an older moult wrote: %+v, %v", got, err)
