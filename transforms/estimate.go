@@ -52,23 +52,39 @@ func estimate(ctx context.Context, dir, scratch string) (e Estimate, err error) 
 	if err != nil {
 		return e, err
 	}
-	// A transform goes through the old and the new state some times besides.
-	e.Takes = estimateWalks * walked
 	small, err := sample(ctx, dir, filepath.Join(scratch, "few"), few, sampleFileBytes)
-	if err != nil || small.files == 0 {
+	if err != nil {
 		return e, err
 	}
-	e.Takes += time.Duration(float64(small.took) * float64(u.objects) / float64(small.files))
-	rest := u.disk - small.bytes*int64(u.objects)/int64(small.files)
-	if rest <= 0 || large.info == nil {
-		return e, nil
+	var bulk sampled
+	if e.beyond(small) > 0 && large.info != nil {
+		if bulk, err = sample(ctx, dir, filepath.Join(scratch, "large"), []copyItem{large}, sampleBytes); err != nil {
+			return e, err
+		}
 	}
-	bulk, err := sample(ctx, dir, filepath.Join(scratch, "large"), []copyItem{large}, sampleBytes)
-	if err != nil || bulk.bytes == 0 {
-		return e, err
-	}
-	e.Takes += time.Duration(float64(bulk.took) * float64(rest) / float64(bulk.bytes))
+	e.reckon(walked, small, bulk)
 	return e, nil
+}
+
+// beyond is how many bytes of the state are more than so many files as small as those of a
+// sample have.
+func (e *Estimate) beyond(small sampled) int64 {
+	if small.files == 0 {
+		return 0
+	}
+	return e.Bytes - small.bytes*int64(e.Files)/int64(small.files)
+}
+
+// reckon says how long the copy takes, by how long it took to walk the state, and to copy
+// some of its files and a part of a large one.
+func (e *Estimate) reckon(walked time.Duration, small, bulk sampled) {
+	e.Takes = estimateWalks * walked // a transform goes through the old and the new state besides
+	if small.files > 0 {
+		e.Takes += time.Duration(float64(small.took) * float64(e.Files) / float64(small.files))
+	}
+	if rest := e.beyond(small); rest > 0 && bulk.bytes > 0 {
+		e.Takes += time.Duration(float64(bulk.took) * float64(rest) / float64(bulk.bytes))
+	}
 }
 
 // choose picks files from all over a tree of so many, and the largest.

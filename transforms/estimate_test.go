@@ -7,13 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"moult/store/bundle"
 )
 
-// TestEstimateCopy compares the estimate with what copying takes, for many small files, and
-// for few large ones: within a factor, for both are measured on a machine that does other
-// things. What is off by the sample's share of the whole (tenfold, or more) is found.
+// TestEstimateCopy measures states of many small files, and of few large ones, and leaves
+// nothing behind.
 func TestEstimateCopy(t *testing.T) {
 	for name, state := range map[string]struct{ files, bytes int }{
 		"many small files": {3000, 100},
@@ -45,22 +42,34 @@ func TestEstimateCopy(t *testing.T) {
 		if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
 			t.Errorf("%s: it leaves %q, %v", name, left, err)
 		}
-		began := time.Now()
-		tmp, err := s.Prepare(2)
-		if err == nil {
-			_, err = Runner{}.Run(t.Context(), Job{Old: s.Path(1), New: tmp, From: 1, To: 2, Spec: bundle.Transform{}})
+		if got.Takes <= 0 {
+			t.Errorf("%s: it takes %v", name, got.Takes)
 		}
-		if err == nil {
-			err = s.Publish(2)
+	}
+}
+
+// TestReckon: small files count by their number, and what there is beyond them by its bytes.
+func TestReckon(t *testing.T) {
+	small := sampled{files: 100, bytes: 100 << 10, took: time.Second}
+	for name, c := range map[string]struct {
+		e           Estimate
+		small, bulk sampled
+		want        time.Duration
+	}{
+		"an empty state":               {Estimate{}, sampled{}, sampled{}, 0},
+		"as many as were copied":       {Estimate{Files: 100, Bytes: 100 << 10}, small, sampled{}, time.Second},
+		"many more":                    {Estimate{Files: 300_000, Bytes: 300_000 << 10}, small, sampled{}, 3000 * time.Second},
+		"a few, and a large one":       {Estimate{Files: 100, Bytes: 100<<10 + 10<<30}, small, sampled{files: 1, bytes: 1 << 30, took: 2 * time.Second}, 21 * time.Second},
+		"a large one that has gone":    {Estimate{Files: 100, Bytes: 100<<10 + 10<<30}, small, sampled{}, time.Second},
+		"none of which could be taken": {Estimate{Files: 100, Bytes: 1 << 30}, sampled{}, sampled{}, 0},
+	} {
+		c.e.reckon(0, c.small, c.bulk)
+		if c.e.Takes != c.want {
+			t.Errorf("%s: %v, want %v", name, c.e.Takes, c.want)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		took := time.Since(began)
-		t.Logf("%s: estimated %v, took %v", name, got.Takes, took)
-		const factor, grain = 6, 300 * time.Millisecond
-		if got.Takes > factor*took+grain || took > factor*got.Takes+grain {
-			t.Errorf("%s: it takes %v, and %v was estimated", name, took, got.Takes)
-		}
+	}
+	var e Estimate
+	if e.reckon(time.Second, sampled{}, sampled{}); e.Takes != estimateWalks*time.Second {
+		t.Errorf("walks alone: %v", e.Takes)
 	}
 }

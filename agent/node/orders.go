@@ -103,8 +103,8 @@ func (n *Node) JudgeOrder(m Metadata, v bundle.Version, o *schedule.Order, diges
 		return n.judgeFirst(m, o)
 	}
 	if old.Serial == o.Serial {
-		return fmt.Errorf("two rollout orders of release %d have serial %d: %s is in force here and %s is refused: `moult pause`, with the trust folder that signed either, at an agent that has the other, joins them",
-			v, o.Serial, n.docs.bound[v].Short(), digest.Short())
+		return fmt.Errorf("two rollout orders of release %d have serial %d: %s is in force here and %s is refused: `moult pause --release %d`, with the trust folder that signed either, at an agent that has the other, joins them",
+			v, o.Serial, n.docs.bound[v].Short(), digest.Short(), v)
 	}
 	err := n.cfg.Rules.Successor(old, o)
 	if err != nil && o.Joins(n.docs.bound[v]) {

@@ -50,7 +50,7 @@ func (o Operator) join(peer, own *schedule.Order, digests []bundle.Digest, c Cha
 	if !c.Joins {
 		return nil, control.Refused(fmt.Errorf("%s: two rollout orders of release %d contradict each other: one with serial %d at this agent (%s), and one with serial %d that this trust folder has signed (%s)",
 			c.Name, peer.Release, peer.Serial, digests[0].Short(), own.Serial, digests[1].Short()),
-			"`moult pause` joins them; then `moult resume`, when every node has it")
+			fmt.Sprintf("`moult pause --release %d` joins them; then `moult resume --release %d`, when every node has it", peer.Release, peer.Release))
 	}
 	joined, err := schedule.Join(peer, own, digests...)
 	if err != nil {
@@ -92,6 +92,16 @@ func mayResume(o *schedule.Order, number int64, status control.Status) error {
 		fmt.Sprintf("try again in a moment; `moult skip --release %d NODE` is your word that a node is gone", o.Release))
 }
 
+// handOverAgain gives an agent what the folder has in force, with one order, which an earlier
+// try did not get there.
+func (o Operator) handOverAgain(ctx context.Context, api *control.Client, release bundle.Version, order []byte) error {
+	set, err := o.folder.Current().Set().Marshal()
+	if err == nil {
+		_, err = api.Accept(ctx, control.Signed{Set: set, Orders: map[bundle.Version][]byte{release: order}, Members: o.signedMembers()})
+	}
+	return err
+}
+
 // signed reports whether this folder has signed an order, as opposed to one that has just
 // been put together.
 func (o Operator) signed(order *schedule.Order) bool {
@@ -111,6 +121,19 @@ func (o Operator) resumable(ctx context.Context, api *control.Client, peer contr
 	inForce, err := trust.Verify(o.folder.FirstRoot(), nil, set)
 	if err != nil {
 		return otherCluster(err)
+	}
+	// What nodes say of metadata says something of this order only where the metadata of the
+	// agent name it, and it is in force there.
+	ref, _ := inForce.Order(order.Release)
+	data, signed := o.folder.SignedOrder(order.Release, order.Serial)
+	if own, _ := o.folder.Current().Order(order.Release); signed && own.Digest == bundle.Sum(data) && ref.Digest != own.Digest {
+		if err := o.handOverAgain(ctx, api, order.Release, data); err != nil {
+			return err
+		}
+		return control.Refused(fmt.Errorf("resume: this agent had not got the order that joined the two of release %d: it was handed over just now", order.Release), "try again when every node has it")
+	}
+	if at := peer.Orders[order.Release]; ref.Digest != bundle.Sum(at) || signed && bundle.Sum(data) != ref.Digest {
+		return control.Refused(fmt.Errorf("resume: this agent has not got the order that joined the two of release %d", order.Release), "try again in a moment, or at another agent")
 	}
 	status, err := api.Status(ctx, false)
 	if err != nil {

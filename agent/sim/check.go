@@ -78,6 +78,14 @@ func (s *simulation) budget(class bundle.Class, release bundle.Version) (k int, 
 			bounded = bounded && c.Strategy != bundle.StrategyAtOnce
 		}
 	}
+	for _, o := range s.contradicting.others {
+		if o.Release == release {
+			k = max(k, o.Classes[class].MaxUnavailable)
+		}
+	}
+	if s.contradicting.double[release] {
+		k *= 2 // each half may have its own
+	}
 	return k, bounded
 }
 

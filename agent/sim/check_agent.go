@@ -253,6 +253,7 @@ func (a *agent) checkWaiting() {
 // has heard from a peer since its start, and everything that any node has ever
 // promised would only have confirmed it.
 func (a *agent) checkGo(release bundle.Version) {
+	a.checkHalves()
 	if !a.exchanged {
 		a.s.fail("P9", "%s goes down before its first exchange with a peer", a.h.name)
 	}

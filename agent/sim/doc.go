@@ -91,6 +91,8 @@
 // has some forgotten: then a view counts no record that the newest order forgets.
 // In every seventh run the operator says who belongs: late comers are enrolled, others are
 // evicted, and live on at what they run.
+// In every sixth run or so two operators change one order at once, each by another peer's
+// view; later one of them joins the two, and resumes when every node has said that it is up.
 // In every fifth run releases are withdrawn, mostly one that no node of a class gets past.
 //
 // # What it cannot see

@@ -73,6 +73,7 @@ func (a *agent) offer(next *set) {
 	if next == nil {
 		return
 	}
+	a.noteHalf(next)
 	if a.shown == nil || next.timestamp > a.shown.timestamp {
 		a.shown = next
 	}

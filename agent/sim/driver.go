@@ -88,6 +88,7 @@ type agent struct {
 
 	seen      [nodes]uint64 // the newest number that the view was given of each host
 	contents  map[bool]bool // of the release that was signed twice, those it was shown: the operator's, the thief's
+	halves    [2]*set       // of two sets with one number, those it was shown
 	shown     *set          // the newest metadata that this agent was shown
 	exchanged bool          // an exchange with a peer has ended since the start
 	busy      bool          // a Ready is being carried out: what happens is told after it

@@ -36,6 +36,11 @@ func (s *simulation) injectFaults() {
 	if s.chance(0.15) {
 		s.after(s.between(0, chaos), s.signTwice)
 	}
+	if s.contradicting.on {
+		for range 4 {
+			s.after(s.between(10*time.Second, chaos), s.contradict)
+		}
+	}
 	if s.leaving {
 		plan(3, func() { pick(s, s.hosts).leave(false) })
 		if s.chance(0.5) {

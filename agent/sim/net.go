@@ -114,7 +114,7 @@ func (s *simulation) mangle(r view.Signed) []view.Signed {
 // connection: when either end dies, so does the exchange.
 func (a *agent) syncSomebody() {
 	peer := a.s.somebody(a.h)
-	hashes, timestamp := a.node.View().Buckets(), a.timestamp()
+	hashes, timestamp, mine := a.node.View().Buckets(), a.timestamp(), a.set()
 	from, boot := a.h, a.h.boot
 	a.s.send(from, peer, func(b *agent) {
 		answer := exchange{differ: view.DifferentBuckets(b.node.View().Buckets(), hashes)}
@@ -122,7 +122,7 @@ func (a *agent) syncSomebody() {
 		for _, i := range answer.differ {
 			answer.stamps = append(answer.stamps, snapshot.Stamps(i))
 		}
-		if b.timestamp() > timestamp {
+		if b.timestamp() > timestamp || b.timestamp() == timestamp && b.set() != mine {
 			answer.set = b.set()
 		}
 		answer.peer, answer.boot, answer.timestamp = peer, peer.boot, b.timestamp()
@@ -158,7 +158,7 @@ func (a *agent) answered(x exchange) {
 		want = append(want, lacks...)
 	}
 	var newer *set
-	if a.timestamp() > x.timestamp {
+	if a.timestamp() > x.timestamp || a.timestamp() == x.timestamp && x.set != nil && a.set() != x.set {
 		newer = a.set()
 	}
 	if len(want) == 0 {

@@ -101,7 +101,7 @@ func (s *simulation) peer() *host {
 func (s *simulation) inject() {
 	op := &s.operator
 	p := s.peer()
-	if p == nil || op.set.head == maxRelease {
+	if p == nil || op.set.head == maxRelease || s.contradicting.halves[0] != nil {
 		s.after(time.Second, s.inject)
 		return
 	}
@@ -198,6 +198,15 @@ func (s *simulation) meddle() {
 	if order == nil || p == nil {
 		return
 	}
+	if s.contradicting.halves[0] != nil {
+		if s.chance(0.4) {
+			s.join(p)
+		}
+		return
+	}
+	if order.State == schedule.StatePaused && !s.mayResume(p, order) {
+		return
+	}
 	if s.withdrawing.on && order.State == schedule.StateAborted && order.Release < maxRelease-1 && s.chance(0.7) {
 		s.withdraw(p, pick(s, s.hosts).class, order.Release, true)
 		return
@@ -211,8 +220,8 @@ func (s *simulation) meddle() {
 	what := ""
 	switch n := s.rng.IntN(20); {
 	case order.State == schedule.StatePaused && n < 14:
-		what = "resume"
-		next, err = order.Resume()
+		s.resume(p, order)
+		return
 	case n < 3:
 		what = "pause"
 		next, err = order.Pause()
@@ -264,6 +273,13 @@ func (s *simulation) attend() {
 		return
 	}
 	order := s.operator.newest()
+	if s.join(p) {
+		return
+	}
+	if order != nil && order.State == schedule.StatePaused && p.agent.timestamp() >= s.operator.set.timestamp && !s.mayResume(p, order) {
+		s.unjoinedGone(p, order)
+		return
+	}
 	switch {
 	case order != nil && s.blocked():
 		if p.agent.timestamp() < s.operator.set.timestamp {
@@ -275,8 +291,8 @@ func (s *simulation) attend() {
 	case order == nil || order.State == schedule.StateAborted:
 		s.inject()
 		return
-	case order.State == schedule.StatePaused:
-		s.sign(p, must(order.Resume()), "resume")
+	case order.State == schedule.StatePaused && s.mayResume(p, order):
+		s.resume(p, order)
 		return
 	case s.operator.set.expires != never:
 		s.refresh(p, never)

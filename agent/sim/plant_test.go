@@ -49,6 +49,7 @@ var plants = []struct {
 	{"a node that is forgotten and there does not speak again", CheckLiveness, Plant{Event: forgetsOthersOnly}},
 	{"a release is withdrawn before all have said that they are not there", CheckWithdrawn, Plant{Unproven: true}},
 	{"nodes hear nothing of what is withdrawn", CheckLiveness, Plant{Event: withdrawsNothing}},
+	{"two orders that contradict each other count for nothing", "P4", Plant{Event: unforked}},
 	{"who is not enrolled counts", CheckStrangers, Plant{Rules: node.Rules{Counts: everybodyBelongs}}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
@@ -72,6 +73,7 @@ var foundBy = map[string]uint64{
 	"a release is withdrawn before all have said that they are not there": 7,
 	"nodes hear nothing of what is withdrawn":                             32,
 	"who is not enrolled counts":                                          18,
+	"two orders that contradict each other count for nothing":             91,
 }
 
 // withinSeeds is how many seeds a planted bug may survive.
@@ -132,6 +134,14 @@ func withdrawsNothing(_ *node.Node, e node.Event) node.Event {
 		o.Withdrawn = nil
 		x.Order = &o
 		return x
+	}
+	return e
+}
+
+// unforked hears of no other set with the number of the one in force.
+func unforked(n *node.Node, e node.Event) node.Event {
+	if x, ok := e.(node.MetadataVerified); ok && x.Timestamp == n.Metadata().Timestamp {
+		return nil
 	}
 	return e
 }

@@ -75,7 +75,7 @@ type Stats struct {
 	Orders, WentDown, Settled, Held, RolledBack          int
 	Refused, Frozen, Ailed, SoaksFailed, Left, Forgotten int
 	Calls, Retired, Tails, Expired, Twice, Withdrawn     int
-	Evicted                                              int
+	Evicted, Contradicted                                int
 }
 
 // String tells what failed, what came before it, and how to see it again.
@@ -92,7 +92,7 @@ func Run(cfg Config) Result {
 	s := &simulation{
 		rng: rand.New(rand.NewPCG(cfg.Seed, 0)), checkRNG: rand.New(rand.NewPCG(cfg.Seed, 1)),
 		plant: cfg.Plant.complete(), only: cfg.Only, hash: fnv.New64a(), out: cfg.Trace,
-		faulty: true, leaving: cfg.Seed%4 == 3, withdrawing: withdrawing{on: cfg.Seed%5 == 2}, enrolling: enrolling{on: cfg.Seed%7 == 4}, views: map[uint64]uint64{}, written: map[view.Signed]word{}, ids: map[bundle.NodeID]int{},
+		faulty: true, leaving: cfg.Seed%4 == 3, withdrawing: withdrawing{on: cfg.Seed%5 == 2}, enrolling: enrolling{on: cfg.Seed%7 == 4}, contradicting: contradicting{on: cfg.Seed%6 == 1 && cfg.Seed%5 != 2}, views: map[uint64]uint64{}, written: map[view.Signed]word{}, ids: map[bundle.NodeID]int{},
 		contents: map[bundle.Digest]*bundle.Manifest{}, orders: map[bundle.Digest]*schedule.Order{}, sets: map[bundle.Digest]*set{}, members: map[bundle.Digest]*membership.Membership{},
 	}
 	s.populate()
@@ -144,6 +144,8 @@ type simulation struct {
 	leaving     bool    // in this run nodes leave, and are forgotten
 	withdrawing withdrawing
 	enrolling   enrolling
+
+	contradicting contradicting
 
 	hash   hash.Hash64
 	out    io.Writer
