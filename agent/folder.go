@@ -2,6 +2,7 @@ package agent
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -64,14 +65,17 @@ func openFolder(cfg config.Config, log *slog.Logger, c *closers) (folder, error)
 		return f, err
 	}
 	f.id = bundle.NodeIDOf(f.key.Public().(ed25519.PublicKey))
-	if f.depot, err = artifact.Open(filepath.Join(cfg.Data, "artifacts"), artifact.Options{Log: log, CheckSpace: transforms.CheckSpace}); err != nil {
+	artifacts := filepath.Join(cfg.Data, "artifacts")
+	if f.depot, err = artifact.Open(artifacts, artifact.Options{Log: log, CheckSpace: transforms.CheckSpace}); err != nil {
 		return f, err
 	}
-	if err := transforms.Enter(cfg.Data, f.account); err != nil {
-		return f, err
+	for _, dir := range []string{cfg.Data, artifacts} { // whatever the umask is
+		if err := transforms.Enter(dir, f.account); err != nil {
+			return f, err
+		}
 	}
 	if f.slots, err = transforms.OpenSlotsOf(f.account, filepath.Join(cfg.Data, "state")); err != nil {
 		return f, err
 	}
-	return f, f.account.Reaches(filepath.Join(cfg.Data, "state"))
+	return f, errors.Join(f.account.Reaches(filepath.Join(cfg.Data, "state")), f.account.Reaches(artifacts))
 }

@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"moult/agent/account"
 	"moult/store/bundle/trust"
 )
 
@@ -34,6 +36,46 @@ func TestUserCannotBeObeyed(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("user %q, group %q: %v, want %q", c.user, c.group, err, c.want)
+		}
+	}
+}
+
+// Whatever the umask is, the user's programs come to the software and to their state,
+// also in a folder that an agent has made before.
+func TestUserReachesSoftware(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can start programs as another user")
+	}
+	cfg := benchConfig(t)
+	cfg.User, cfg.Group = "65534", "65534"
+	above := filepath.Dir(cfg.Data)
+	if err := os.Chmod(above, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	who, err := account.Resolve(cfg.User, cfg.Group, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := who.Reaches(above); err != nil {
+		t.Skip("the folder for tests is closed to others: ", err)
+	}
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	for range 2 {
+		opened := &closers{}
+		_, err := openFolder(cfg, slog.New(slog.DiscardHandler), opened)
+		if closed := opened.close(); closed != nil {
+			t.Error(closed)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		artifacts := filepath.Join(cfg.Data, "artifacts")
+		if err := who.Reaches(artifacts); err != nil {
+			t.Error(err)
+		}
+		if err := os.Chmod(artifacts, 0o700); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package simlayer
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
@@ -119,6 +120,55 @@ func finishDirect(t *testing.T, l *Layer) {
 	if l.leadAll() {
 		t.Error("callers still go past the layer")
 	}
+}
+
+// A wait for calls that is cancelled, before or while those past the layer have their
+// time, leaves callers where they are, since the software runs on; one whose time is over
+// does not.
+func TestFinishCancelled(t *testing.T) {
+	needInherit(t)
+	l := directLayer(t, AttachInherit, nil)
+	one, _ := given(t, l, 1, "one")
+	one.ask("serve")
+	apply(t, l, Routing{Native: 1, Backends: backends(one.addr)})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.Finish(ctx); err != nil {
+		t.Fatal(err)
+	}
+	wantAt(t, one.addr, "one", true)
+
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := l.Finish(ctx)
+		ended <- err
+	}()
+	eventually(t, "callers are led to the layer", func() bool {
+		for _, f := range l.listeners() {
+			if f.packets == nil && f.Direct() {
+				return false
+			}
+		}
+		return true
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	wantAt(t, one.addr, "one", true)
+
+	ctx, cancel = context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	began := time.Now()
+	if _, err := l.Finish(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took < calls.RawGrace {
+		t.Errorf("calls past the layer had %v to end, want %v", took, calls.RawGrace)
+	}
+	wantAt(t, one.addr, "one", false)
 }
 
 // TestInheritCrash kills software with callers in its queue, and starts it again.

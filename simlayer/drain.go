@@ -21,14 +21,18 @@ import (
 // many, and err then says so.
 //
 // At last it leads to the layer whoever has come past it. Where that was anybody, it
-// returns a second later, for the calls that are there and that nobody sees end.
+// returns a second later, for the calls that are there and that nobody sees end. Where
+// ctx was cancelled, which is no deadline, the software runs on without the layer, and
+// who comes past it goes on doing so.
 func (l *Layer) Finish(ctx context.Context) (n int, err error) {
 	l.draining.Lock()
 	defer l.draining.Unlock()
 	if n = l.gate.Finish(ctx, max(l.lastCalls(), l.calls.LastingAfter), func() { l.callAnew(routes.Relayed.Warn) }); n > 0 {
 		err = fmt.Errorf("drain: %d calls had not ended and were cut: %w", n, context.Cause(ctx))
 	}
-	l.endDirect()
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		l.endDirect(ctx)
+	}
 	return n, err
 }
 
@@ -37,15 +41,33 @@ func (l *Layer) Finish(ctx context.Context) (n int, err error) {
 // an end of these either. Those that remain are the software's to end when it is told to
 // stop; there is software that drops the calls that it has then. It comes last, since
 // nobody else takes the callers if the agent dies meanwhile.
-func (l *Layer) endDirect() {
+func (l *Layer) endDirect(ctx context.Context) {
 	if !l.leadAll() {
 		return
 	}
 	timer := time.NewTimer(calls.RawGrace)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-l.ctx.Done():
+	for gone := ctx.Done(); ; gone = nil {
+		select {
+		case <-timer.C:
+			return
+		case <-l.ctx.Done():
+			return
+		case <-gone:
+		}
+		if errors.Is(ctx.Err(), context.Canceled) {
+			l.leadBack()
+			return
+		}
+	}
+}
+
+// leadBack undoes leadAll.
+func (l *Layer) leadBack() {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	if !l.closed {
+		l.aim(l.gate.Routing())
 	}
 }
 

@@ -75,12 +75,9 @@ func (o *Objects) makeFolder(v bundle.Version, name string) error {
 		}
 		made := err == nil
 		if last := filepath.Base(dir) == name; !last {
-			err = Enter(dir, o.who)
-		} else {
-			err = o.who.Give(dir)
-		}
-		if err != nil {
-			return err
+			if err := Enter(dir, o.who); err != nil {
+				return err
+			}
 		}
 		if !made {
 			continue
@@ -156,7 +153,11 @@ func (o *Objects) versions() ([]bundle.Version, error) {
 func (o *Objects) preparePast(v bundle.Version) (string, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.newPast(v), o.makeFolder(v, newPastName)
+	dir := o.newPast(v)
+	if err := o.makeFolder(v, newPastName); err != nil {
+		return "", err
+	}
+	return dir, o.who.Give(dir)
 }
 
 // clearPast removes what past state of v there is, finished or not.

@@ -48,6 +48,41 @@ func (s *Slots) Own(v bundle.Version) error {
 	return nil
 }
 
+// Hand gives a folder of Future or Past, with all that is in it, to the account, for an
+// object that is a program; it may be from before there was an account. For all others,
+// which run in moult's own process, it takes the folder back from the account, whose
+// transform may have made it: what others can put there moult would follow.
+func (o *Objects) Hand(dir string, program bool) error {
+	if !o.who.Others() {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	uid, gid, ok := owner(info)
+	if !ok || !info.IsDir() {
+		return fmt.Errorf("%s is no folder whose owner is known: remove it", dir)
+	}
+	switch {
+	case program && (uid != o.who.UID || gid != o.who.GID):
+		return own(dir, o.who)
+	case program:
+		return nil
+	case uid != os.Geteuid():
+		err = os.Lchown(dir, os.Geteuid(), os.Getegid())
+	}
+	if err == nil && (uid != os.Geteuid() || info.Mode().Perm() != 0o700) {
+		err = os.Chmod(dir, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("take %s back from user %s: %w", dir, o.who.Name, err)
+	}
+	return nil
+}
+
 // OwnFuture makes the account the owner of all that the future object of release v has
 // kept: objects that run in moult's own process are the agent's. None may run on it.
 func (o *Objects) OwnFuture(v bundle.Version) error {

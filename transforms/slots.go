@@ -45,8 +45,8 @@ type Slots struct {
 // in a folder named objects.
 func OpenSlots(dir string) (*Slots, error) { return OpenSlotsOf(nil, dir) }
 
-// OpenSlotsOf is OpenSlots for software, transforms and objects of an account, which
-// will own all that is made.
+// OpenSlotsOf is OpenSlots for software and transforms of an account, which will own all
+// that is made for them; of objects' state, what [Objects.Hand] gives it.
 func OpenSlotsOf(who *account.Account, dir string) (*Slots, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {

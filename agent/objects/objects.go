@@ -47,6 +47,9 @@ type Depot interface {
 type States interface {
 	Past(release bundle.Version) (dir string, err error)
 	Future(release bundle.Version) (dir string, err error)
+	// Hand makes one of them the folder of a program, or of an object in moult's own
+	// process.
+	Hand(dir string, program bool) error
 }
 
 // Memory keeps one value durably.

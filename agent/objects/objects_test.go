@@ -39,6 +39,7 @@ type owner struct {
 
 	refuse error
 	sets   []host.Objects
+	handed map[string]bool
 	ended  chan struct{} // what the last Set returned
 }
 
@@ -56,6 +57,15 @@ func (o *owner) BlobPath(d bundle.Digest) string { return d.Short() }
 // Future and Past are the folders of state.
 func (o *owner) Future(v bundle.Version) (string, error) { return o.state("future", v) }
 func (o *owner) Past(v bundle.Version) (string, error)   { return o.state("past", v) }
+
+// Hand notes whose folders are.
+func (o *owner) Hand(dir string, program bool) error {
+	if o.handed == nil {
+		o.handed = map[string]bool{}
+	}
+	o.handed[dir] = program
+	return nil
+}
 
 func (o *owner) state(side string, v bundle.Version) (string, error) {
 	dir := filepath.Join(o.dir, side, fmt.Sprint(v))
@@ -264,6 +274,26 @@ func TestNoProgram(t *testing.T) {
 	o.is(1, "a")
 	if !slices.Equal(o.leads(), []bundle.Version{2}) || o.Lead(true)[2].Local == nil || len(o.library.seeking) != 0 {
 		t.Errorf("led to %+v; looked for: %v", o.Lead(true), o.library.seeking)
+	}
+}
+
+// The state of a program is the account's, that of what runs in moult's process is not.
+func TestHanded(t *testing.T) {
+	for kind, want := range map[string]bool{bundle.SimulateExec: true, bundle.SimulateWasm: false} {
+		o := newOwner(t)
+		o.disk = true
+		one := program
+		one.What.Kind = kind
+		o.Offer(map[bundle.Version]Object{2: one})
+		o.is(1, "a")
+		<-o.sought
+		o.found <- nil
+		o.take()
+		o.is(1, "a")
+		got, handed := o.handed[filepath.Join(o.dir, "future", "2")]
+		if !handed || got != want {
+			t.Errorf("%s: handed %v, to a program %v, want %v", kind, handed, got, want)
+		}
 	}
 }
 

@@ -113,6 +113,9 @@ func (o *Objects) placeOne(one Object) (local so.Object, process host.Object, ok
 		state = o.cfg.States.Past
 	}
 	dir, err := state(one.Release)
+	if err == nil {
+		err = o.cfg.States.Hand(dir, one.What.Kind == bundle.SimulateExec)
+	}
 	if err != nil {
 		o.cfg.Alarm(fmt.Sprintf("simulation object for callers of version %d has no folder for its state: %v", one.Callers, err))
 		return nil, process, false

@@ -333,6 +333,16 @@ func TestEndCallsHoldsLast(t *testing.T) {
 	if got := strings.Join(order, ", "); got != "finish, software.Draining, drain" {
 		t.Errorf("%s; want the calls that had begun ended, then the word, then new ones held", got)
 	}
+	// An agent that is being ended leaves its software to callers.
+	order = nil
+	ending, end := context.WithCancel(t.Context())
+	end()
+	if err := a.EndCalls(ending, time.Second); !errors.Is(err, context.Canceled) {
+		t.Errorf("a wait that was cancelled: %v", err)
+	}
+	if got := strings.Join(order, ", "); got != "finish" {
+		t.Errorf("the agent is being ended: %s; want no word that calls are held", got)
+	}
 }
 
 // Software that ended while nobody kept it up is told of by whoever keeps it up next: by

@@ -25,6 +25,9 @@ func (s *Software) EndCalls(ctx context.Context, fallback time.Duration) error {
 		}
 	}
 	within(s.cfg.Layer.Finish)
+	if ctx.Err() != nil { // the agent ends, and the software runs on
+		return context.Cause(ctx)
+	}
 	if err := s.cfg.Tell(Draining{}); err != nil {
 		return err
 	}

@@ -6,12 +6,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"moult/store/durable"
 )
@@ -80,7 +82,7 @@ func (kv *FileKV) sweep() error {
 
 // recover carries out a batch that counts.
 func (kv *FileKV) recover() error {
-	data, err := os.ReadFile(filepath.Join(kv.dir, batchFile))
+	data, err := readPlain(filepath.Join(kv.dir, batchFile), maxBatch)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -105,18 +107,12 @@ func (kv *FileKV) load() error {
 		if err != nil {
 			return err
 		}
-		info, err := e.Info()
-		switch {
-		case err != nil:
-			return err
-		case !info.Mode().IsRegular():
-			return fmt.Errorf("%s is not a regular file", e.Name())
-		case len(kv.keys) == MaxStateKeys || info.Size() > MaxStateValue || kv.bytes+len(key)+int(info.Size()) > MaxStateBytes:
-			return fmt.Errorf("%s: %w: at most %d keys, %d bytes a value, %d bytes in all", e.Name(), ErrFull, MaxStateKeys, MaxStateValue, MaxStateBytes)
-		}
-		value, err := os.ReadFile(path)
+		value, err := readPlain(path, MaxStateValue)
 		if err != nil {
 			return err
+		}
+		if len(kv.keys) == MaxStateKeys || kv.bytes+len(key)+len(value) > MaxStateBytes {
+			return fmt.Errorf("%s: %w: at most %d keys, %d bytes a value, %d bytes in all", e.Name(), ErrFull, MaxStateKeys, MaxStateValue, MaxStateBytes)
 		}
 		kv.values[key] = value
 		kv.keys = append(kv.keys, key)
@@ -124,6 +120,49 @@ func (kv *FileKV) load() error {
 	}
 	slices.Sort(kv.keys)
 	return nil
+}
+
+// readPlain reads a file of at most so many bytes that has no other name. The folder may
+// be a transform's work: a link, a pipe or a device in it is not followed.
+func readPlain(path string, most int64) (data []byte, err error) {
+	plain := func(info fs.FileInfo) error {
+		switch {
+		case !info.Mode().IsRegular():
+			return fmt.Errorf("%s is not a regular file: a state has a regular file for each key, and nothing else", info.Name())
+		case severalNames(info):
+			return fmt.Errorf("%s is a hard link: put a copy there", info.Name())
+		case info.Size() > most:
+			return fmt.Errorf("%s: %w: %d bytes, at most %d", info.Name(), ErrFull, info.Size(), most)
+		}
+		return nil
+	}
+	named, err := os.Lstat(path)
+	if err == nil {
+		err = plain(named)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe that took its name would block
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil {
+		err = plain(info)
+	}
+	if err == nil && !os.SameFile(named, info) {
+		err = fmt.Errorf("%s was replaced while it was read", named.Name())
+	}
+	if err != nil {
+		return nil, err
+	}
+	data, err = io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(data)) > most {
+		err = fmt.Errorf("%s: %w: more than %d bytes", named.Name(), ErrFull, most)
+	}
+	return data, err
 }
 
 // Get implements KV.
@@ -170,7 +209,11 @@ func (kv *FileKV) Apply(ops []Op) error {
 		kv.remember(changes)
 		return nil
 	}
-	if err := durable.WriteFile(filepath.Join(kv.dir, batchFile), encodeBatch(changes), 0o600); err != nil {
+	batch := encodeBatch(changes)
+	if len(batch) > maxBatch {
+		return fmt.Errorf("%w: a batch of %d bytes, at most %d", ErrFull, len(batch), maxBatch)
+	}
+	if err := durable.WriteFile(filepath.Join(kv.dir, batchFile), batch, 0o600); err != nil {
 		// It may have got its name all the same; without a name it never counts.
 		return errors.Join(fmt.Errorf("change the object's state: %w", err), kv.forget())
 	}

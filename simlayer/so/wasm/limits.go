@@ -100,6 +100,9 @@ const (
 	// MaxStateOps bounds the operations of one batch.
 	MaxStateOps = 1024
 
+	// maxBatch bounds the file of a batch: whatever changes a whole state has room.
+	maxBatch = 2 * MaxStateBytes
+
 	// MaxCached bounds the modules whose compiled code is kept on disk.
 	MaxCached = 16
 

@@ -1,0 +1,7 @@
+//go:build !unix
+
+package wasm
+
+import "io/fs"
+
+func severalNames(fs.FileInfo) bool { return false }
