@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,24 +139,24 @@ func TestFinishCancelled(t *testing.T) {
 	}
 	wantAt(t, one.addr, "one", true)
 
-	ctx, cancel = context.WithCancel(t.Context())
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() {
-		_, err := l.Finish(ctx)
-		ended <- err
-	}()
-	eventually(t, "callers are led to the layer", func() bool {
-		for _, f := range l.listeners() {
-			if f.packets == nil && f.Direct() {
-				return false
-			}
+	past := func() bool {
+		return slices.ContainsFunc(l.listeners(), func(f *listener) bool { return f.packets == nil && f.Direct() })
+	}
+	// It is cancelled within the second that calls past the layer have. A busy machine may
+	// miss that second, so it may take more than one try.
+	for try := 0; try == 0 || try < 5 && !past(); try++ {
+		apply(t, l, Routing{Native: 1, Backends: backends(one.addr)})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := l.Finish(ctx)
+			ended <- err
+		}()
+		eventually(t, "callers are led to the layer", func() bool { return !past() })
+		cancel()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
 		}
-		return true
-	})
-	cancel()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
 	}
 	wantAt(t, one.addr, "one", true)
 
