@@ -55,6 +55,12 @@ func (n *Node) membersToRead() (docs []Document) {
 // stranger's, and everybody's version does, for that keeps everything as it is.
 func (n *Node) awaitsMembers() bool { return n.Closed() && n.belonging.members == nil }
 
+// membersPending reports that the newest word on who belongs is not here. What is given up
+// for good waits for it: a node that runs old software may belong by it.
+func (n *Node) membersPending() bool {
+	return n.awaitsMembers() || n.Closed() && n.belonging.of != n.meta.Members.Digest
+}
+
 // Stranger reports whether a node of the view does not belong to the cluster, and so
 // decides nothing here.
 func (n *Node) Stranger(id bundle.NodeID) bool { return n.belonging.strangers[id] }

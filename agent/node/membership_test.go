@@ -69,7 +69,16 @@ func TestStrangersDecideNothing(t *testing.T) {
 	n.Step(n.now, Members{Alive: map[bundle.NodeID]bool{stranger: true}})
 	n.leads("the member, which is down", "10.0.0.2:7001")
 	n.Step(n.now, Called{By: map[bundle.Version]Calls{1: {}}})
-	n.Step(n.now.Add(time.Duration(bundle.DefaultRetireAfter)+time.Hour), Called{By: map[bundle.Version]Calls{1: {}}})
+	later := n.now.Add(time.Duration(bundle.DefaultRetireAfter) + time.Hour)
+	doc := []membership.Member{n.self(), {Node: member, Name: "n2", Class: "kv", Hosts: []string{"10.0.0.2"}}}
+	n.enrol(false, append(doc, membership.Member{Node: stranger, Name: "n9", Class: "kv"})...)
+	n.Step(later, Called{By: map[bundle.Version]Calls{1: {}}})
+	if r := n.ready(); r.Oldest != 1 {
+		t.Errorf("the objects are given up for good before it is known who belongs now: %+v", r)
+	}
+	n.enrol(true, doc...)
+	n.Step(later, Called{By: map[bundle.Version]Calls{1: {}}})
+	n.Step(later.Add(time.Duration(bundle.DefaultRetireAfter)+time.Hour), Called{By: map[bundle.Version]Calls{1: {}}})
 	if r := n.ready(); r.Oldest != 2 {
 		t.Errorf("the objects for callers of version 1 are kept for the made-up node: %+v", r)
 	}

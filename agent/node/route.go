@@ -118,7 +118,8 @@ func (n *Node) survey() {
 		return
 	}
 	n.routing.stale = false
-	p := peers{silent: n.awaitsMembers()}
+	pending := n.membersPending()
+	p := peers{silent: pending}
 	for r := range n.view.All() {
 		switch {
 		case r.Node == n.cfg.Self || r.Left || n.skipped(r.Node) || n.Stranger(r.Node) && !n.awaitsMembers():
@@ -130,7 +131,7 @@ func (n *Node) survey() {
 	}
 	n.routing.peers = p
 	v := n.everywhere(n.saved, n.saved.Running)
-	if o := n.docs.orders[v]; v > n.routing.answering.External && o != nil && n.cfg.Rules.Complete(o, n.view.Get) {
+	if o := n.docs.orders[v]; v > n.routing.answering.External && !pending && o != nil && n.cfg.Rules.Complete(o, n.view.Get) {
 		n.routing.answering.External = v
 	}
 	n.alarm(causePorts, n.crowded(n.saved, n.routing.saved))
