@@ -118,6 +118,10 @@ func (l *pbLoad) call(method, addr, path string, in, out any) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	// Software that ends closes kept connections, and a call may be on its way by one just
+	// then. That is HTTP's own race; Go makes a call once more that is marked so, and sends
+	// no such field.
+	req.Header["Idempotency-Key"] = nil
 	began := time.Now()
 	defer func() { l.did(addr, time.Since(began)) }()
 	resp, err := http.DefaultClient.Do(req)
