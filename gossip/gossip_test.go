@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -46,6 +47,30 @@ func everywhere(t *testing.T, agents []*testAgent, of *testAgent, seq uint64) {
 	}
 }
 
+// keepTelling tells a record, and again each second until it is stopped: rumours may be
+// lost, and on a busy machine many at once.
+func keepTelling(a *testAgent, s view.Signed) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	a.Rumour(s)
+	go func() {
+		defer close(ended)
+		again := time.NewTicker(time.Second)
+		defer again.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-again.C:
+				a.Rumour(s)
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
+}
+
 func TestRumoursConverge(t *testing.T) {
 	agents := startRingOf(t, 5, func(_ int, c *Config) {
 		c.SyncInterval = 0
@@ -58,8 +83,9 @@ func TestRumoursConverge(t *testing.T) {
 	}
 	exchanges := agents[1].Report().Exchanges
 	for seq := uint64(1); seq <= 3; seq++ {
-		agents[2].Rumour(agents[2].record(t, seq, "short"))
+		stop := keepTelling(agents[2], agents[2].record(t, seq, "short"))
 		everywhere(t, agents, agents[2], seq)
+		stop()
 	}
 	if got := agents[1].Report().Exchanges; got != exchanges {
 		t.Errorf("%d exchanges happened: the records may not have come by rumour", got-exchanges)
@@ -75,7 +101,7 @@ func TestLongRecordsAreHintedAt(t *testing.T) {
 	for _, a := range agents[1:] {
 		<-a.Synced()
 	}
-	agents[0].Rumour(agents[0].record(t, 1, strings.Repeat("why ", 250)))
+	defer keepTelling(agents[0], agents[0].record(t, 1, strings.Repeat("why ", 250)))()
 	everywhere(t, agents, agents[0], 1)
 }
 
