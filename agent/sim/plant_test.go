@@ -61,7 +61,7 @@ var foundBy = map[string]uint64{
 	"what a node works towards counts as what it has reached":             1,
 	"a slot gets its name before its files are synced":                    9,
 	"it goes back after callers were admitted":                            5,
-	"a rollout has ended where nobody is known who is behind":             1,
+	"a rollout has ended where nobody is known who is behind":             80,
 	"metadata that have expired permit":                                   68,
 	"a second signing counts for nothing":                                 5,
 	"an attempt follows what is signed since":                             5,
