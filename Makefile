@@ -5,7 +5,7 @@ SEEDS ?= 2000
 # The sample systems, and what tests share; ./... leaves them out.
 SAMPLES := ./testdata/kit/... ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/... ./testdata/member/... ./testdata/wall/...
 
-.PHONY: check format vet staticcheck test race fuzz sim crash mixed nats real bench microbench demo tour
+.PHONY: check format vet staticcheck test race fuzz sim states crash mixed bad nats real bench microbench demo tour
 
 check: format vet staticcheck test
 
@@ -16,7 +16,7 @@ format:
 vet:
 	$(GO) vet ./... $(SAMPLES)
 	GOOS=darwin $(GO) vet ./...
-	GOOS=windows $(GO) build ./...
+	GOOS=windows $(GO) vet ./...
 
 staticcheck:
 	$(GO) tool staticcheck ./... $(SAMPLES)
@@ -40,22 +40,31 @@ fuzz:
 sim:
 	$(GO) test ./agent/sim -count=1 -timeout 30m -run TestSeeds -seeds $(SEEDS) -v
 
+# Every state of some small worlds, millions of them, which the real decisions can reach.
+states:
+	$(GO) test ./agent/sim/every -count=1 -timeout 30m -run 'TestEvery$$' -whole -v
+
 # kill -9 of the agent at every failpoint of every phase.
 crash:
 	$(GO) test ./cmd/moult -count=1 -run 'TestCrash|TestWasmCrash|TestAgentDeath' -crash -v
 
-# Versions mixed, under load, for every kind of attach and egress that works here.
+# Versions mixed, under load, for every kind of attach and egress that works here; and a
+# release that is taken back.
 mixed:
-	$(GO) test ./cmd/moult -count=1 -timeout 30m -run 'TestMixed|TestGRPC|TestLine|TestUDP|TestMember|TestUser|TestAgentDies|TestObserve|TestWasm' -mixed -v
+	$(GO) test ./cmd/moult -count=1 -timeout 30m -run 'TestMixed|TestGRPC|TestLine|TestUDP|TestMember|TestUser|TestAgentDies|TestObserve|TestWasm|TestRevert$$' -mixed -v
 
-# Two real releases of nats-server, a rolling upgrade under a real client.
-nats:
-	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestNATS -nats -mixed -v
+# Six bad releases on seven nodes, under load: docs/reliability.md.
+bad:
+	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestBadReleases -bad -v
 
-# Real releases of other software, upgraded under its real clients by every kind of attach
-# that the software can have.
+# Real releases of other software, from the Go module proxy or Debian, upgraded under its
+# real clients by every kind of attach that the software can have.
 real:
-	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestReal -real -v
+	$(GO) test ./cmd/moult -count=1 -timeout 30m -run TestReal -real -v
+
+# Of these, the two releases of nats-server alone.
+nats:
+	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestRealNATS -real -v
 
 # The speed table of docs/performance.md, in less than ten minutes. As root it has the
 # kernel's part too, with haproxy, nginx and libnginx-mod-stream those, and with clang

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"moult/agent/control"
 	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/store/bundle"
@@ -14,46 +15,52 @@ import (
 
 // start begins one action. At most one action with an answer is under way: a
 // newer one ends the older, and waits until it has returned.
-func (a *Agent) start(action upgrade.Action) {
+func (l *loop) start(action upgrade.Action) {
 	if run, ok := action.(upgrade.Run); ok {
-		a.keepUp(run.Version)
+		l.keepUp(run.Version)
 		return
 	}
-	if a.cancel != nil {
-		a.cancel()
+	if l.cancel != nil {
+		l.cancel()
 	}
+	before, ended := []<-chan struct{}{l.running}, make(chan struct{})
+	if _, ok := action.(upgrade.Finish); !ok { // which is in nobody's way
+		l.demanded.give(control.Refused(fmt.Errorf("this node goes on with a rollout (%s), so the rehearsal is given up", l.saved.Phase), afterRollout))
+		before = append(before, l.demanded.ended)
+	}
+	if _, ok := action.(upgrade.Settle); ok {
+		l.sweep(l.saved)
+	}
+	a, s := l.Agent, l.saved
 	ctx, cancel := a.untilStopped()
-	before, done := a.running, make(chan struct{})
-	a.cancel, a.running = cancel, done
-	phase := a.saved.Phase
-	perform := a.performer(action)
+	l.cancel, l.running = cancel, ended
 	a.spawn(func() {
-		defer close(done)
+		defer close(ended)
 		defer cancel()
-		if before != nil {
-			<-before
+		for _, one := range before {
+			if one != nil {
+				<-one
+			}
 		}
-		answer := perform(ctx)
-		if ctx.Err() != nil || answer == nil {
+		outcome := a.perform(ctx, action, s)
+		if ctx.Err() != nil {
 			return
 		}
-		a.post(func() {
-			a.fail.reach(phase, "done")
-			a.step(node.ActionEnded{Answer: answer})
-		})
+		a.fail.reach(s.Phase, "done")
+		a.tell(node.ActionEnded{Answer: outcome})
 	})
 }
 
 // keepUp has the software of v kept up. Where its admission was recorded and
 // its slot not yet made the current one, that is done first: what it serves is
 // what a lost database must be restored to.
-func (a *Agent) keepUp(v bundle.Version) {
-	if current, ok, err := a.slots.Current(); (err != nil || !ok || current != v) && a.slots.Exists(v) {
-		if err := a.slots.Switch(v); err != nil {
-			a.alarm("the current slot is not the one that serves: %v", err)
+func (l *loop) keepUp(v bundle.Version) {
+	if current, ok, err := l.slots.Current(); (err != nil || !ok || current != v) && l.slots.Exists(v) {
+		if err := l.slots.Switch(v); err != nil {
+			l.alarm("the current slot is not the one that serves: %v", err)
 		}
 	}
-	a.soft.Keep(v)
+	l.soft.Keep(v)
 }
 
 // final marks an error that trying again cannot mend.
@@ -70,11 +77,7 @@ func (a *Agent) insist(ctx context.Context, what string, f func() error) error {
 			return err
 		}
 		a.log.Warn(what+" failed, trying again", "in", pause, "err", err)
-		a.post(func() {
-			if ctx.Err() == nil {
-				a.step(node.Trouble{Text: what + ": " + err.Error()})
-			}
-		})
+		a.send(troubled{action: ctx, text: what + ": " + err.Error()})
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
@@ -85,58 +88,56 @@ func (a *Agent) insist(ctx context.Context, what string, f func() error) error {
 	}
 }
 
-// performer returns the function that carries out an action and returns its
-// answer. It is called in the loop, and reads there what the function needs;
-// the function itself runs beside the loop.
-func (a *Agent) performer(action upgrade.Action) func(context.Context) upgrade.Event {
-	s := a.saved
+// perform carries out an action, which began in state s, and returns what ends it.
+func (a *Agent) perform(ctx context.Context, action upgrade.Action, s upgrade.State) upgrade.Event {
 	switch x := action.(type) {
 	case upgrade.Fetch:
-		return func(ctx context.Context) upgrade.Event {
-			err := a.insist(ctx, "fetch", func() error { return a.fetchPath(ctx, x.Path) })
-			return answer(x.Step, err, upgrade.Staged{Step: x.Step})
-		}
+		err := a.insist(ctx, "fetch", func() error { return a.fetchPath(ctx, x.Path) })
+		return outcome(x.Step, err, upgrade.Staged{Step: x.Step})
+	case upgrade.Rehearse:
+		return a.perhapsRehearse(ctx, x)
 	case upgrade.Drain:
-		return func(ctx context.Context) upgrade.Event {
-			err := a.insist(ctx, "drain", func() error { return a.drain(ctx, s.Path) })
-			return answer(x.Step, err, upgrade.Drained{Step: x.Step})
-		}
+		err := a.insist(ctx, "drain", func() error { return a.drain(ctx, s.Path) })
+		return outcome(x.Step, err, upgrade.Drained{Step: x.Step})
 	case upgrade.Transform:
-		return func(ctx context.Context) upgrade.Event {
-			return answer(x.Step, a.transform(ctx, x), upgrade.Transformed{Step: x.Step, To: x.To})
-		}
+		return outcome(x.Step, a.transform(ctx, x), upgrade.Transformed{Step: x.Step, To: x.To})
 	case upgrade.Launch:
-		return func(ctx context.Context) upgrade.Event {
-			return answer(x.Step, a.launch(ctx, x.Version), upgrade.Ready{Step: x.Step})
-		}
+		return outcome(x.Step, a.launch(ctx, x.Version), upgrade.Ready{Step: x.Step})
 	case upgrade.Admit:
-		return func(ctx context.Context) upgrade.Event {
-			return answer(x.Step, a.admit(ctx, x.Version), upgrade.Admitted{Step: x.Step})
-		}
+		return outcome(x.Step, a.admit(ctx, x.Version), upgrade.Admitted{Step: x.Step})
 	case upgrade.Probe:
-		return func(ctx context.Context) upgrade.Event {
-			return answer(x.Step, a.soft.Probe(ctx, x.Version), upgrade.Healthy{Step: x.Step})
-		}
+		return outcome(x.Step, a.soft.Probe(ctx, x.Version), upgrade.Healthy{Step: x.Step})
 	case upgrade.Settle:
-		a.sweep(s)
-		return func(context.Context) upgrade.Event {
-			a.removeOldSlots(s)
-			a.removeFutureStates(s)
-			return upgrade.Recorded{Step: x.Step}
-		}
+		a.removeOldSlots(s.Running, false)
+		a.removeFutureStates(s)
+		return upgrade.Recorded{Step: x.Step}
+	case upgrade.Finish:
+		err := a.insist(ctx, "finalize", func() error { return a.finish(ctx, x.Version) })
+		return outcome(x.Step, err, upgrade.Finalized{Step: x.Step})
 	case upgrade.Rollback:
-		return func(ctx context.Context) upgrade.Event {
-			// The attempt counts as ended, and others go on, only when the old
-			// software is up again.
-			err := a.insist(ctx, "roll back", func() error { return a.rollBack(ctx, x, s.Path) })
-			return answer(x.Step, err, upgrade.RolledBack{Step: x.Step})
-		}
+		// The attempt counts as ended, and others go on, only when the old
+		// software is up again.
+		err := a.insist(ctx, "roll back", func() error { return a.rollBack(ctx, x, s.Path) })
+		return outcome(x.Step, err, upgrade.RolledBack{Step: x.Step})
 	}
 	panic(fmt.Sprintf("agent: unknown action %T", action))
 }
 
-// answer is the event that ends an action.
-func answer(step uint64, err error, ok upgrade.Event) upgrade.Event {
+// finish tells the software that its release will not be taken back, and gives up its old slots.
+func (a *Agent) finish(ctx context.Context, v bundle.Version) error {
+	cu, err := ask(a, &classUpgradeWanted{release: v})
+	if err == nil {
+		err = a.soft.Finalize(ctx, v, cu)
+	}
+	if err == nil {
+		a.removeOldSlots(v, true)
+		a.log.Info("release finalized", "version", v)
+	}
+	return err
+}
+
+// outcome is the event that ends an action.
+func outcome(step uint64, err error, ok upgrade.Event) upgrade.Event {
 	if err == nil {
 		return ok
 	}
@@ -144,14 +145,14 @@ func answer(step uint64, err error, ok upgrade.Event) upgrade.Event {
 }
 
 // classUpgrade returns what release v does to this node's class.
-func (a *Agent) classUpgrade(v bundle.Version) (bundle.ClassUpgrade, error) {
-	m := a.node.Manifests()[v]
+func (l *loop) classUpgrade(v bundle.Version) (bundle.ClassUpgrade, error) {
+	m := l.node.Manifests()[v]
 	if m == nil {
 		return bundle.ClassUpgrade{}, fmt.Errorf("the manifest of release %d is not here", v)
 	}
-	cu, ok := m.Classes[a.cfg.Class]
+	cu, ok := m.Classes[l.cfg.Class]
 	if !ok {
-		return cu, fmt.Errorf("release %d does not change class %s", v, a.cfg.Class)
+		return cu, fmt.Errorf("release %d does not change class %s", v, l.cfg.Class)
 	}
 	return cu, nil
 }
@@ -179,45 +180,72 @@ func (a *Agent) removeSlots(path []bundle.Version) error {
 // same attempt, before a crash: drain cleared away all others.
 func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 	if a.slots.Exists(x.To) {
-		return a.slots.Publish(x.To) // its folder may not have been synced
+		return a.publish(x) // its folder may not have been synced
 	}
 	if x.From == 0 {
 		return a.slots.Create(x.To)
 	}
-	cu, dir, err := a.programOf(ctx, x.To)
-	if err != nil {
-		return err
-	}
 	// One may still write to the state that the transform reads.
-	if err := a.insist(ctx, "transform", func() error { return a.settleObjects(ctx) }); err != nil {
+	if err := a.insist(ctx, "transform", func() error { return a.awaitObjects(ctx) }); err != nil {
 		return err
 	}
-	future, err := a.futureState(x.To, cu)
+	job, err := a.transformJob(ctx, x)
 	if err != nil {
 		return err
-	}
-	if err := errors.Join(a.slots.Own(x.From), a.slots.Objects().OwnFuture(x.To)); err != nil {
-		return err
-	}
-	tmp, err := a.slots.Prepare(x.To)
-	if err != nil {
-		return err
-	}
-	job := transforms.Job{
-		Spec: cu.Transform, Dir: dir, Old: a.slots.Path(x.From), New: tmp, From: x.From, To: x.To, Env: a.soft.Environment(),
-		Future: future, Account: a.account,
-	}
-	if cu.Past.Stateful() {
-		if job.Past, err = a.slots.PreparePast(x.To); err != nil {
-			return err
-		}
 	}
 	r, err := transforms.Runner{Log: a.log}.Run(ctx, job)
 	if err != nil {
 		return err
 	}
-	a.post(func() { a.changed = r.Objects })
+	a.changed.Store(int64(r.Objects))
+	return a.publish(x)
+}
+
+// publish makes what a transform has made count.
+func (a *Agent) publish(x upgrade.Transform) error {
+	if x.Reverse() {
+		return a.slots.PublishReverse(x.From, x.To)
+	}
 	return a.slots.Publish(x.To)
+}
+
+// transformJob prepares a transform, or the reverse of one.
+func (a *Agent) transformJob(ctx context.Context, x upgrade.Transform) (job transforms.Job, err error) {
+	states := a.slots.Objects()
+	job = transforms.Job{
+		Old: a.slots.Path(x.From), From: x.From, To: x.To, Reverse: x.Reverse(), Env: a.soft.Environment(), Account: a.account,
+	}
+	var cu bundle.ClassUpgrade
+	if job.Reverse {
+		if cu, job.Dir, err = a.programOf(ctx, x.From); err != nil {
+			return job, err
+		}
+		job.Spec = cu.Transform
+		if job.Past, err = a.objectState(x.From, "past", states.PastState(x.From), cu.Past); err != nil {
+			return job, err
+		}
+		if err = errors.Join(a.slots.Own(x.From), states.OwnPast(x.From)); err == nil {
+			job.New, job.Future, job.Complement, err = a.slots.PrepareReverse(x.From, x.To)
+		}
+		if err == nil && !cu.Future.Stateful() {
+			job.Future = "" // nobody would read it
+		}
+		return job, err
+	}
+	if cu, job.Dir, err = a.programOf(ctx, x.To); err != nil {
+		return job, err
+	}
+	job.Spec, job.Complement = cu.Transform, states.Complement(x.To)
+	if job.Future, err = a.objectState(x.To, "future", states.FutureState(x.To), cu.Future); err != nil {
+		return job, err
+	}
+	if err := errors.Join(a.slots.Own(x.From), states.OwnFuture(x.To), states.OwnComplement(x.To)); err != nil {
+		return job, err
+	}
+	if job.New, err = a.slots.Prepare(x.To); err == nil && cu.Past.Stateful() {
+		job.Past, err = a.slots.PreparePast(x.To)
+	}
+	return job, err
 }
 
 // errLost says that something is not here that was when the node went down. Up again,
@@ -227,14 +255,9 @@ var errLost = errors.New("not here any more, though it was before the node went 
 // programOf returns what release v does to this node, and where its software is. It
 // does not wait for what is lost: nobody may have it, and callers wait.
 func (a *Agent) programOf(ctx context.Context, v bundle.Version) (cu bundle.ClassUpgrade, dir string, err error) {
-	artifacts, _, err := a.needsOf([]bundle.Version{v})
+	cu, art, err := a.softwareOf(v)
 	if err == nil {
-		if !a.ask(func() { cu, err = a.classUpgrade(v) }) {
-			err = errStopped
-		}
-	}
-	if err == nil {
-		dir, err = a.depot.Ensure(ctx, artifacts[0].Digest)
+		dir, err = a.depot.Ensure(ctx, art.Digest)
 	}
 	if _, forGood := errors.AsType[final](err); err != nil && !forGood {
 		err = fmt.Errorf("the software of release %d is %w: %w", v, errLost, err)
@@ -251,26 +274,8 @@ func (a *Agent) admit(ctx context.Context, v bundle.Version) error {
 	if err := a.launch(ctx, v); err != nil {
 		return err
 	}
-	var err error
-	var letIn chan error
-	if !a.ask(func() {
-		a.step(node.LetIn{})
-		if err = a.routeNow(); err == nil && a.serving.holding {
-			letIn = make(chan error, 1)
-			a.serving.letIn = letIn
-		}
-	}) {
-		return context.Canceled
-	}
-	if err != nil || letIn == nil {
-		return err
-	}
-	select {
-	case err := <-letIn:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	_, err := askWithin(ctx, a, &callersWanted{})
+	return err
 }
 
 // rollBack stops the new software and brings back the old on its slot.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,8 +16,10 @@ import (
 	"moult/agent/config"
 	"moult/agent/control"
 	"moult/agent/membership"
+	"moult/agent/metrics"
 	"moult/agent/node"
 	"moult/agent/objects"
+	"moult/agent/rehearse"
 	"moult/agent/software"
 	"moult/agent/upgrade"
 	"moult/agent/ways"
@@ -26,9 +29,11 @@ import (
 	"moult/simlayer/host"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
+	"moult/transforms"
 )
 
-// Agent looks after one node.
+// Agent looks after one node. Nothing of it changes once it runs, but for what is made for
+// that: everybody may read it.
 type Agent struct {
 	folder
 	cfg      config.Config
@@ -43,13 +48,17 @@ type Agent struct {
 	ways  *ways.Ways
 
 	directory atomic.Pointer[node.Directory] // who answers where, for the egress proxy
+	changed   atomic.Int64                   // objects of the last transform
 
-	inbox   chan func()
+	inbox   chan message
 	stopped chan struct{}  // closed when the loop has ended
 	work    sync.WaitGroup // what runs beside the loop
 	quit    func()         // ends Run
+}
 
-	// Everything below is the loop's own.
+// loop is what the agent knows and has decided: one goroutine's, and nobody else has it.
+type loop struct {
+	*Agent
 
 	node      *node.Node
 	saved     upgrade.State                     // the machine's, as last made durable
@@ -60,11 +69,12 @@ type Agent struct {
 	unkept    bool                              // the evidence of a conflict is not stored
 	objects   *objects.Objects
 	enrolled  *membership.Membership // by which names belong to nodes
-	alone     bool                   // no peer is configured or remembered
 	known     map[string]bool        // addresses already remembered
 	injecting int                    // injections under way
 	live      liveSoftware
-	answers   node.Route       // whom the node answers
+	sampling  sampling
+	sampled   <-chan struct{}  // closed when who was asking for facts last has returned
+	answering node.Route       // whom the node answers
 	routed    simlayer.Routing // as last applied
 	serving   serving
 	pastSwept bool               // the disk of retired objects has been given back
@@ -72,7 +82,7 @@ type Agent struct {
 	lookAt    time.Time          // when to look at documents again
 	cancel    context.CancelFunc // ends the action under way
 	running   <-chan struct{}    // closed when that action has returned
-	changed   int                // objects of the last transform
+	demanded  demand             // the rehearsal of a bundle that somebody asked for last
 
 	copyMeasured <-chan struct{} // closed when it has been; nil: no copy is ahead
 
@@ -81,6 +91,7 @@ type Agent struct {
 
 // liveSoftware is what callers may reach.
 type liveSoftware struct {
+	version   bundle.Version
 	backends  map[string]string // service to the address where the software listens
 	processes []int             // of the software
 }
@@ -98,32 +109,34 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	if err != nil {
 		return errors.Join(err, closers.close())
 	}
-	a := newAgent(f, cfg, log, quit)
-	if err = a.open(closers); err == nil {
-		err = a.loop(ctx)
+	l := newLoop(f, cfg, log, quit)
+	if err = l.open(closers); err == nil {
+		err = l.run(ctx)
 	} else {
-		close(a.stopped)
+		close(l.stopped)
 	}
 	quit()
-	a.work.Wait() // before the data folder is let go
+	l.work.Wait() // before the data folder is let go
 	return errors.Join(err, closers.close())
 }
 
-func newAgent(f folder, cfg config.Config, log *slog.Logger, quit func()) *Agent {
-	a := &Agent{
-		folder: f, cfg: cfg, log: log, quit: quit,
-		platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH},
-		fail:     loadFailpoints(),
-		inbox:    make(chan func(), inboxSize),
-		stopped:  make(chan struct{}),
-		trust:    f.genesis,
-		sets:     map[bundle.Digest]*trust.Verified{f.genesis.Digest(): f.genesis},
-		dirty:    map[bundle.NodeID]bool{},
-		known:    map[string]bool{},
+func newLoop(f folder, cfg config.Config, log *slog.Logger, quit func()) *loop {
+	l := &loop{
+		Agent: &Agent{
+			folder: f, cfg: cfg, log: log, quit: quit,
+			platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH},
+			fail:     failpoints(os.Getenv(failpointVar)),
+			inbox:    make(chan message, inboxSize),
+			stopped:  make(chan struct{}),
+		},
+		trust: f.genesis,
+		sets:  map[bundle.Digest]*trust.Verified{f.genesis.Digest(): f.genesis},
+		dirty: map[bundle.NodeID]bool{},
+		known: map[string]bool{},
 	}
-	a.noRecords.Every, a.noSets.Every, a.noSave.Every = floodInterval, floodInterval, floodInterval
-	a.objects = objects.New(a.objectsConfig())
-	return a
+	l.noRecords.Every, l.noSets.Every, l.noSave.Every = floodInterval, floodInterval, floodInterval
+	l.objects = objects.New(l.objectsConfig())
+	return l
 }
 
 // closers ends what was opened, the last first.
@@ -141,54 +154,60 @@ func (c *closers) close() error {
 
 // open brings up everything below the loop but the data folder, in the order of
 // dependence.
-func (a *Agent) open(c *closers) error {
-	if err := a.restore(); err != nil {
+func (l *loop) open(c *closers) error {
+	if err := l.restore(); err != nil {
 		return err
 	}
-	if err := a.openLayer(c); err != nil {
+	if err := l.openLayer(c); err != nil {
 		return err
 	}
-	if err := a.openRing(c); err != nil {
+	if err := l.openRing(c); err != nil {
 		return err
 	}
-	return a.openControl(c)
+	if err := l.openControl(c); err != nil {
+		return err
+	}
+	return l.openMetrics(c)
 }
 
 // openLayer binds the node's public addresses.
-func (a *Agent) openLayer(c *closers) error {
-	if err := a.chooseWays(c); err != nil {
+func (l *loop) openLayer(c *closers) error {
+	if err := l.chooseWays(c); err != nil {
 		return err
 	}
 	// Whatever is left of objects may write to state that a transform reads. One that
 	// does not end although killed does not write either: the node has its agent.
-	if err := host.EndLeftovers(a.objectsDir(), a.account.Users()...); err != nil {
-		a.alarm("%v", err)
+	if err := host.EndLeftovers(l.objectsDir(), append(l.account.Users(), l.former...)...); err != nil {
+		l.alarm("%v", err)
 	}
-	left := software.Find(a.cfg.Data, a.log)
+	if err := errors.Join(rehearse.Sweep(l.rehearsals(), append(l.account.Users(), l.former...)...), transforms.RemoveTree(l.demandedFolder())); err != nil {
+		l.alarm("%v", err)
+	}
+	left := software.Find(l.cfg.Data, l.log)
 	if v := left.Version(); v != 0 {
-		a.step(node.SoftwareStarts{Version: v})
+		l.step(node.SoftwareStarts{Version: v})
 	}
-	a.answer(a.node.Route())
+	l.takeRoute(l.node.Route())
 	services := map[string]simlayer.Service{}
-	for name, s := range a.cfg.Services {
+	for name, s := range l.cfg.Services {
 		services[name] = simlayer.Service{
 			Public: s.Address, Host: s.Host(), First: s.First, Last: s.Last,
-			Protocol: a.answers.Protocols[name], External: s.External, Attach: a.ways.Attach[name].Attach(),
+			Protocol: l.answering.Protocols[name], External: s.External, Attach: l.ways.Attach[name].Attach(),
 		}
 	}
-	a.guide(a.node.Directory()) // before the first call can leave
+	l.takeDirectory(l.node.Directory()) // before the first call can leave
 	var err error
-	a.layer, err = a.startLayer(simlayer.Config{Services: services, Resolve: a.resolve, Log: a.log}, left)
+	l.layer, err = l.startLayer(simlayer.Config{Services: services, Resolve: l.resolve, Log: l.log}, left)
 	if err != nil {
 		return err
 	}
-	c.add(a.layer.Close)
-	if err := a.steerTo(a.layer, c); err != nil {
+	c.add(l.layer.Close)
+	if err := l.steerTo(l.layer, c); err != nil {
 		return err
 	}
-	c.add(a.objects.Close)
-	a.soft = a.lookAfter(left)
-	c.add(a.soft.Close)
+	c.add(l.objects.Close)
+	l.soft = l.lookAfter(left)
+	c.add(l.soft.Close)
 	return nil
 }
 
@@ -207,7 +226,7 @@ func (a *Agent) openControl(c *closers) error {
 			return err
 		}
 	}
-	tcp, err := listenTCP(a.cfg.API)
+	tcp, err := net.Listen("tcp", a.cfg.API)
 	if err != nil {
 		return fmt.Errorf("control API on %s: %w", a.cfg.API, err)
 	}
@@ -215,109 +234,108 @@ func (a *Agent) openControl(c *closers) error {
 	return nil
 }
 
-// loop runs the closures of the inbox, one after the other, until ctx ends or
-// the journal cannot be written.
-func (a *Agent) loop(ctx context.Context) error {
-	defer close(a.stopped)
+func (a *Agent) openMetrics(c *closers) error {
+	if a.cfg.Metrics == "" {
+		return nil
+	}
+	tcp, err := net.Listen("tcp", a.cfg.Metrics)
+	if err != nil {
+		return fmt.Errorf("metrics on %s: %w", a.cfg.Metrics, err)
+	}
+	c.add(metrics.Serve(tcp, a.snapshot, a.log).Close)
+	return nil
+}
+
+// run handles what is told and asked, one after the other, until ctx ends or the journal
+// cannot be written.
+func (l *loop) run(ctx context.Context) error {
+	defer close(l.stopped)
 	defer func() {
-		if a.cancel != nil {
-			a.cancel()
+		if l.cancel != nil {
+			l.cancel()
 		}
-		a.persistView()
+		l.demanded.give(errStopped)
+		l.persistView()
 	}()
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()
 	persist := time.NewTicker(persistInterval)
 	defer persist.Stop()
-	a.log.Info("agent is up", "name", a.cfg.Name, "id", a.id.Short(), "cluster", a.cluster.Short(), "pid", os.Getpid())
-	synced := a.ring.Synced()
-	if a.alone {
-		a.step(node.Synced{}) // there is nobody to ask
+	l.log.Info("agent is up", "name", l.cfg.Name, "id", l.id.Short(), "cluster", l.cluster.Short(), "pid", os.Getpid())
+	synced := l.ring.Synced()
+	if peers, err := l.remembered(); err == nil && len(peers)+len(l.cfg.Join) == 0 {
+		l.step(node.Synced{}) // there is nobody to ask
 	}
-	a.watchDisk()
-	a.route()
-	a.noteAddresses() // before the first record
-	a.measureCopy(a.saved)
-	a.settle()
-	for a.broken == nil {
+	l.watchDisk()
+	l.watchSecrets()
+	l.route()
+	l.noteAddresses() // before the first record
+	l.measureCopy(l.saved)
+	l.proceed()
+	for l.broken == nil {
 		select {
 		case <-ctx.Done():
 			return nil
-		case f := <-a.inbox:
-			f()
-			a.emptyInbox()
+		case m := <-l.inbox:
+			l.handle(m)
+			l.emptyInbox()
 		case <-synced:
 			synced = nil
-			a.step(node.Synced{})
+			l.step(node.Synced{})
 		case <-tick.C:
-			a.step(node.Tick{})
-			a.noteMembers()
-			a.countCallers(time.Now())
+			l.step(node.Tick{})
+			l.noteMembers()
+			l.countCallers(time.Now())
 		case <-persist.C:
-			a.watchDisk()
-			a.keepEvidence()
-			a.persistView()
-			a.lookAgain(time.Now())
+			l.watchDisk()
+			l.watchSecrets()
+			l.keepEvidence()
+			l.persistView()
+			l.lookAgain(time.Now())
 		}
-		a.settle()
+		l.proceed()
 	}
-	return fmt.Errorf("the journal cannot be written, so the agent ends; its node goes on: %w", a.broken)
+	return fmt.Errorf("the journal cannot be written, so the agent ends; its node goes on: %w", l.broken)
 }
 
 // lookAgain looks, now and then, whether the disk still has the documents that it had, and
 // has those fetched that it has not: this agent has read them, its next one has to.
-func (a *Agent) lookAgain(now time.Time) {
-	if now.After(a.lookAt) {
-		a.lookAt = now.Add(lookInterval)
-		a.step(node.LookAgain{})
+func (l *loop) lookAgain(now time.Time) {
+	if now.After(l.lookAt) {
+		l.lookAt = now.Add(lookInterval)
+		l.step(node.LookAgain{})
 	}
 }
 
 // watchDisk says that the disk is full before anything has to be written, that the state
 // is gone before anything is to start on it, and that they are there again.
-func (a *Agent) watchDisk() {
+func (l *loop) watchDisk() {
 	text := ""
-	if err := a.store.WatchSpace(); err != nil {
-		text = fmt.Sprintf("nothing is written down, so nothing new begins, until the disk takes it: %v", err)
+	if err := l.store.WatchSpace(); err != nil {
+		text = fmt.Sprintf("the disk takes no writes, and nothing new begins until it does: %v", err)
 	}
-	a.alarmOf(causeDisk, text)
-	a.alarmOf(causeState, a.lacksState(a.saved.Running))
+	l.alarmOf(causeDisk, text)
+	l.alarmOf(causeState, l.lacksState(l.saved.Running))
+}
+
+// watchSecrets says who else may read the node's secrets. The agent goes on: what serves is
+// not ended over a mode, which the operator may not be able to change on a mount.
+func (l *loop) watchSecrets() {
+	for _, file := range secrets(l.cfg) {
+		l.alarmOf(causeSecret+file, l.account.OpenTo(file))
+	}
 }
 
 // Causes of alarms.
-const causeDisk, causeState = "disk", "state"
+const causeDisk, causeState, causeSecret = "disk", "state", "secret "
 
-// emptyInbox runs what waits, so that one decision serves for all of it.
-func (a *Agent) emptyInbox() {
-	for range len(a.inbox) {
-		if a.broken != nil {
+// emptyInbox handles what waits, so that one decision serves for all of it.
+func (l *loop) emptyInbox() {
+	for range len(l.inbox) {
+		if l.broken != nil {
 			return
 		}
-		(<-a.inbox)()
-	}
-}
-
-// post hands f to the loop; it is lost when the loop has ended. It must not be
-// called from the loop.
-func (a *Agent) post(f func()) {
-	select {
-	case a.inbox <- f:
-	case <-a.stopped:
-	}
-}
-
-// ask runs f in the loop and waits for it. It reports false when the loop has ended.
-func (a *Agent) ask(f func()) bool {
-	done := make(chan struct{})
-	a.post(func() {
-		defer close(done)
-		f()
-	})
-	select {
-	case <-done:
-		return true
-	case <-a.stopped:
-		return false
+		l.handle(<-l.inbox)
 	}
 }
 
@@ -330,12 +348,15 @@ func (a *Agent) spawn(f func()) {
 	}()
 }
 
-// alarm has status show a message until the agent restarts.
-func (a *Agent) alarm(format string, args ...any) {
+// alarm is what status is to show until the agent restarts.
+func alarm(format string, args ...any) node.Alarm {
 	text := fmt.Sprintf(format, args...)
-	a.alarmOf(text, text)
+	return node.Alarm{Cause: text, Text: text}
 }
+
+// alarm has status show a message until the agent restarts.
+func (l *loop) alarm(format string, args ...any) { l.step(alarm(format, args...)) }
 
 // alarmOf has status show what is wrong with something, until it is called for that
 // again; without a text nothing is.
-func (a *Agent) alarmOf(cause, text string) { a.step(node.Alarm{Cause: cause, Text: text}) }
+func (l *loop) alarmOf(cause, text string) { l.step(node.Alarm{Cause: cause, Text: text}) }

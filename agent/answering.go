@@ -38,26 +38,26 @@ func putAnswering(tx *store.Tx, w *node.Answering) error {
 }
 
 // countCallers tells the node, now and then, who has called of those that it watches.
-func (a *Agent) countCallers(now time.Time) {
-	if now.Before(a.countAt) {
+func (l *loop) countCallers(now time.Time) {
+	if now.Before(l.countAt) {
 		return
 	}
-	a.countAt = now.Add(retireInterval)
-	if len(a.routed.Watched) > 0 {
-		a.step(node.Called{By: a.watchedCalls()})
+	l.countAt = now.Add(retireInterval)
+	if len(l.routed.Watched) > 0 {
+		l.step(node.Called{By: l.watchedCalls()})
 	}
-	if s := a.saved; !a.pastSwept && s.Running != 0 && s.Phase == upgrade.Current {
-		a.pastSwept = true
-		a.sweep(s)
-		a.removePastStates(a.node.Answering().Oldest)
+	if s := l.saved; !l.pastSwept && s.Running != 0 && s.Phase == upgrade.Current {
+		l.pastSwept = true
+		l.sweep(s)
+		l.removePastStates(l.node.Answering().Oldest)
 	}
 }
 
 // watchedCalls counts the calls of the callers that are watched.
-func (a *Agent) watchedCalls() map[bundle.Version]node.Calls {
+func (l *loop) watchedCalls() map[bundle.Version]node.Calls {
 	by := map[bundle.Version]node.Calls{}
-	stats := a.layer.Stats()
-	for v := range a.routed.Watched {
+	stats := l.layer.Stats()
+	for v := range l.routed.Watched {
 		sum := callsOf(stats, v)
 		by[v] = node.Calls{Begun: sum.Calls, Open: sum.Open}
 	}
@@ -65,21 +65,22 @@ func (a *Agent) watchedCalls() map[bundle.Version]node.Calls {
 }
 
 // noteAnswering goes on from what has just become durable.
-func (a *Agent) noteAnswering(w node.Answering) {
-	for v := a.answers.Oldest; v < w.Oldest; v++ {
-		a.log.Info("simulation object retired: no node needs it, and nobody has called", "callers", v)
-		a.pastSwept = false
+func (l *loop) noteAnswering(w node.Answering) {
+	for v := l.answering.Oldest; v < w.Oldest; v++ {
+		l.log.Info("simulation object retired: no node needs it, and nobody has called", "callers", v)
+		l.pastSwept = false
 	}
 }
 
 // removePastStates gives back the disk of objects that are retired: those for
 // callers older than oldest. It waits, beside the loop, until they have ended.
-func (a *Agent) removePastStates(oldest bundle.Version) {
+func (l *loop) removePastStates(oldest bundle.Version) {
+	a := l.Agent
 	ctx, cancel := a.untilStopped()
 	a.spawn(func() {
 		defer cancel()
 		var states []transforms.ObjectState
-		err := a.settleObjects(ctx)
+		err := a.awaitObjects(ctx)
 		if err == nil {
 			states, err = a.slots.Objects().List()
 		}
@@ -90,7 +91,10 @@ func (a *Agent) removePastStates(oldest bundle.Version) {
 		}
 		if err != nil && ctx.Err() == nil {
 			a.log.Warn("state of retired simulation objects stays for now", "err", err)
-			a.post(func() { a.pastSwept, a.countAt = false, time.Now().Add(maxPause) })
+			a.send(pastStatesKept{})
 		}
 	})
 }
+
+// sweepPastLater has that tried again.
+func (l *loop) sweepPastLater() { l.pastSwept, l.countAt = false, time.Now().Add(maxPause) }

@@ -26,10 +26,10 @@ func TestWatchedCallersAreCounted(t *testing.T) {
 		b.up(2, "api")
 		b.live.backends["api"] = software.Listener.Addr().String()
 		b.refresh()
-		r := b.Agent.answers
+		r := b.loop.answering
 		r.Watched = []bundle.Version{1}
-		b.answer(r)
-		b.Agent.route()
+		b.takeRoute(r)
+		b.loop.route()
 		url = "http://" + b.layer.Addresses()["api"].Versions[1]
 	})
 	count := func() (calls map[bundle.Version]node.Calls) {

@@ -96,7 +96,7 @@ func TestLostSoftwareRollsBack(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	err := b.transform(ctx, upgrade.Transform{Step: 1, From: 1, To: 2})
-	failed, _ := answer(1, err, nil).(upgrade.Failed)
+	failed, _ := outcome(1, err, nil).(upgrade.Failed)
 	if !errors.Is(err, errLost) || !failed.Later || !strings.Contains(failed.Reason, "the software of release 2") {
 		t.Errorf("without the software the transform ends with %v", err)
 	}

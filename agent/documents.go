@@ -15,47 +15,46 @@ import (
 )
 
 // read looks for a document on the disk.
-func (a *Agent) read(doc node.Document) node.Event {
-	data, ok, err := a.depot.Blob(doc.Digest)
+func (l *loop) read(doc node.Document) node.Event {
+	data, ok, err := l.depot.Blob(doc.Digest)
 	switch {
 	case err != nil && doc.Kind == node.KindBound:
-		a.log.Warn("the rollout order in force is unreadable, so no newer one takes its place yet", "release", doc.Release, "err", err)
+		l.log.Warn("the rollout order in force is unreadable, so no newer one takes its place yet", "release", doc.Release, "err", err)
 		return node.DocumentUnreadable{Document: doc, Problem: err.Error(), Again: true}
 	case err != nil:
-		a.log.Warn("document unreadable, fetching it again", "digest", doc.Digest.Short(), "err", err)
-		return node.DocumentMissing{Document: doc}
+		l.log.Warn("document unreadable, fetching it again", "digest", doc.Digest.Short(), "err", err)
 	case !ok && doc.Kind == node.KindBound:
-		a.log.Warn("the rollout order in force is lost: the newer one cannot be compared with it", "release", doc.Release, "digest", doc.Digest.Short())
-		return node.DocumentMissing{Document: doc}
-	case !ok:
+		l.log.Warn("the rollout order in force is lost: the newer one cannot be compared with it", "release", doc.Release, "digest", doc.Digest.Short())
+	}
+	if err != nil || !ok {
 		return node.DocumentMissing{Document: doc}
 	}
 	if doc.Kind == node.KindObject || doc.Known {
 		return node.DocumentHere{Document: doc}
 	}
-	if doc.Kind == node.KindMembers || doc.Kind == node.KindBoundMembers {
-		m, err := membership.Parse(data)
-		if err != nil {
-			return node.DocumentUnreadable{Document: doc, Problem: err.Error()}
-		}
-		return node.MembersRead{Document: doc, Members: m}
+	var read node.Event
+	switch doc.Kind {
+	case node.KindMembers, node.KindBoundMembers:
+		var m *membership.Membership
+		m, err = membership.Parse(data)
+		read = node.MembersRead{Document: doc, Members: m}
+	case node.KindManifest:
+		var m *bundle.Manifest
+		m, err = bundle.ParseManifest(data)
+		read = node.ManifestRead{Document: doc, Manifest: m}
+	default:
+		var o *schedule.Order
+		o, err = schedule.ParseOrder(data)
+		read = node.OrderRead{Document: doc, Order: o}
 	}
-	if doc.Kind == node.KindManifest {
-		m, err := bundle.ParseManifest(data)
-		if err != nil {
-			return node.DocumentUnreadable{Document: doc, Problem: err.Error()}
-		}
-		return node.ManifestRead{Document: doc, Manifest: m}
-	}
-	o, err := schedule.ParseOrder(data)
 	if err != nil {
 		return node.DocumentUnreadable{Document: doc, Problem: err.Error()}
 	}
-	return node.OrderRead{Document: doc, Order: o}
+	return read
 }
 
 // checkOrder checks a handed-over rollout order before anything is stored.
-func (a *Agent) checkOrder(v *trust.Verified, n bundle.Version, data []byte) error {
+func (l *loop) checkOrder(v *trust.Verified, n bundle.Version, data []byte) error {
 	ref, ok := v.Order(n)
 	if !ok || ref.Digest != bundle.Sum(data) {
 		return fmt.Errorf("rollout order of release %d: the signed metadata name another document", n)
@@ -64,7 +63,7 @@ func (a *Agent) checkOrder(v *trust.Verified, n bundle.Version, data []byte) err
 	if err != nil {
 		return fmt.Errorf("the rollout order of release %d is not understood here: %w", n, err)
 	}
-	return a.node.JudgeOrder(metadataOf(v), n, o, ref.Digest)
+	return l.node.JudgeOrder(metadataOf(v), n, o, ref.Digest)
 }
 
 // checkMembers does that for who belongs to the cluster.
@@ -80,10 +79,11 @@ func checkMembers(v *trust.Verified, data []byte) error {
 
 // fetchDocuments asks peers for documents, in the background. Each is given some
 // time; what has not come by then is asked for again.
-func (a *Agent) fetchDocuments(docs []node.Document) {
-	if len(docs) == 0 || a.fetch == nil {
+func (l *loop) fetchDocuments(docs []node.Document) {
+	if len(docs) == 0 {
 		return
 	}
+	a := l.Agent
 	a.spawn(func() {
 		var wg sync.WaitGroup
 		var got atomic.Int64
@@ -98,11 +98,11 @@ func (a *Agent) fetchDocuments(docs []node.Document) {
 					return
 				}
 				got.Add(1)
-				a.post(func() { a.step(node.DocumentFetched{Document: doc}) })
+				a.tell(node.DocumentFetched{Document: doc})
 			})
 		}
 		wg.Wait()
-		a.post(func() { a.step(node.FetchEnded{Got: int(got.Load())}) })
+		a.tell(node.FetchEnded{Got: int(got.Load())})
 	})
 }
 

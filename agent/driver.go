@@ -15,167 +15,170 @@ import (
 	"moult/gossip/view"
 	"moult/store"
 	"moult/store/bundle"
+	"moult/store/bundle/trust"
 	"moult/transforms"
 )
 
 // step tells the node what has happened; what follows is done by flush.
-func (a *Agent) step(e node.Event) { a.node.Step(time.Now(), e) }
+func (l *loop) step(e node.Event) { l.node.Step(time.Now(), e) }
 
-// settle does all that follows from what has happened, until nothing does.
-func (a *Agent) settle() {
-	a.flush()
-	if a.broken != nil {
+// proceed does all that follows from what has happened, until nothing does.
+func (l *loop) proceed() {
+	l.flush()
+	if l.broken != nil {
 		return
 	}
-	a.route()
-	a.noteAddresses()
-	a.flush()
+	l.route()
+	l.noteAddresses()
+	l.flush()
+	l.sample()
 }
 
 // noteAddresses tells the node where it and its services are reached.
-func (a *Agent) noteAddresses() {
-	if a.ring != nil && a.layer != nil { // else nobody is told
-		a.step(node.Addresses{Addr: a.ring.Addr(), Services: a.addresses()})
-	}
+func (l *loop) noteAddresses() {
+	l.step(node.Addresses{Addr: l.ring.Addr(), Services: l.addresses()})
 }
 
 // flush carries out what the node wants, until that is nothing.
-func (a *Agent) flush() {
-	for a.broken == nil {
-		r := a.node.Ready()
+func (l *loop) flush() {
+	for l.broken == nil {
+		r := l.node.Ready()
 		if r.Empty() {
-			a.noteEnrolled()
+			l.noteEnrolled()
 			return
 		}
-		if a.saveFirst(r.Save) {
-			a.carryOut(r)
+		if l.saveFirst(r.Save) {
+			l.carryOut(r)
 		}
 	}
 }
 
 // saveFirst makes durable what must be before anything else is done. It reports
 // whether it is.
-func (a *Agent) saveFirst(s *node.Save) bool {
+func (l *loop) saveFirst(s *node.Save) bool {
 	if s == nil {
 		return true
 	}
-	trusted, err := a.keepSets(*s)
+	trusted, err := l.keepSets(*s)
 	fatal := err == nil // after a failed write the store takes no other until it is opened again
 	if err == nil {
-		err = a.save(*s, trusted)
+		err = l.save(*s, trusted)
 	}
 	switch {
 	case err == nil:
 		return true
 	case !fatal || errors.Is(err, store.ErrNoSpace):
-		a.noSave.Log(a.log, slog.LevelError, "the journal waits for a disk that takes it", "err", err)
-		a.node.Refused("nothing can be written: " + err.Error())
+		l.noSave.Log(l.log, slog.LevelError, "the journal waits until the disk takes writes", "err", err)
+		l.node.Refused("nothing can be written: " + err.Error())
 	default:
-		a.broken = err // what is on disk is what the next agent goes on from
+		l.broken = err // what is on disk is what the next agent goes on from
 	}
 	return false
 }
 
 // carryOut does what a Ready says, once its Save is durable.
-func (a *Agent) carryOut(r node.Ready) {
+func (l *loop) carryOut(r node.Ready) {
 	for _, text := range r.Raised {
-		a.log.Error("alarm", "text", text)
+		l.log.Error("alarm", "text", text)
 	}
 	for _, id := range r.Dropped {
-		a.dirty[id] = true
-		a.noteName(id)
+		l.dirty[id] = true
+		l.noteName(id)
 	}
 	if r.Save != nil && r.Save.Answering != nil {
-		a.noteAnswering(*r.Save.Answering)
+		l.noteAnswering(*r.Save.Answering)
 	}
 	if r.Route != nil {
-		a.answer(*r.Route)
+		l.takeRoute(*r.Route)
 	}
 	if r.Save != nil && r.Save.State != nil {
-		a.noteSaved(*r.Save.State)
+		l.noteSaved(*r.Save.State)
 	}
 	if r.Directory != nil {
-		a.guide(r.Directory)
+		l.takeDirectory(r.Directory)
 	}
 	if r.Gate != nil || r.Route != nil {
-		a.route()
+		l.route()
 	}
 	var answers []node.Event
 	if r.Tell != nil {
-		answers = append(answers, a.publish(*r.Tell)...)
+		answers = append(answers, l.publish(*r.Tell)...)
 	}
 	for _, action := range r.Actions {
-		a.start(action)
+		l.start(action)
 	}
 	for _, doc := range r.Read {
-		answers = append(answers, a.read(doc))
+		answers = append(answers, l.read(doc))
 	}
-	a.fetchDocuments(r.Fetch)
+	l.fetchDocuments(r.Fetch)
 	if r.Check != nil {
-		a.check(*r.Check)
+		l.check(*r.Check)
 	}
-	a.node.Advance(r)
+	l.node.Advance(r)
 	for _, e := range answers {
-		a.step(e)
+		l.step(e)
 	}
 }
 
 // keepSets keeps the sets that a Save names as blobs: they may be too long for
 // documents. It returns the digest of each blob by its key.
-func (a *Agent) keepSets(s node.Save) (map[string]bundle.Digest, error) {
+func (l *loop) keepSets(s node.Save) (map[string]bundle.Digest, error) {
 	trusted := map[string]bundle.Digest{}
 	for key, digest := range map[string]bundle.Digest{keySet: s.Metadata, keyEvidence: s.Evidence} {
 		if digest.IsZero() {
 			continue
 		}
-		raw, err := a.sets[digest].Set().Marshal()
-		if err != nil {
-			return nil, err
-		}
-		ref, err := a.depot.PutBlob(raw)
+		blob, err := l.putSet(l.sets[digest])
 		switch {
 		case err != nil && key == keyEvidence:
-			a.log.Error("the evidence of a conflict is kept in memory only, until there is room", "err", err)
-			a.unkept = true
+			l.log.Error("the evidence of a conflict is kept in memory only, until there is room", "err", err)
+			l.unkept = true
 			continue
 		case err != nil:
 			return nil, err
 		}
-		trusted[key] = ref.Digest
+		trusted[key] = blob
 	}
 	return trusted, nil
 }
 
+// putSet keeps a set as a blob, and returns the digest of that.
+func (a *Agent) putSet(v *trust.Verified) (bundle.Digest, error) {
+	raw, err := v.Set().Marshal()
+	if err != nil {
+		return bundle.Digest{}, err
+	}
+	ref, err := a.depot.PutBlob(raw)
+	return ref.Digest, err
+}
+
 // keepEvidence stores the evidence of a conflict where that failed before.
-func (a *Agent) keepEvidence() {
-	evidence := a.sets[a.node.Evidence().Digest]
-	if !a.unkept || evidence == nil || a.node.Refusing() {
+func (l *loop) keepEvidence() {
+	evidence := l.sets[l.node.Evidence().Digest]
+	if !l.unkept || evidence == nil || l.node.Refusing() {
 		return
 	}
-	raw, err := evidence.Set().Marshal()
+	blob, err := l.putSet(evidence)
 	if err == nil {
-		var ref bundle.Chunk
-		if ref, err = a.depot.PutBlob(raw); err == nil {
-			err = a.store.Put(bucketTrust, keyEvidence, []byte(ref.Digest.String()))
-		}
+		err = l.store.Put(bucketTrust, keyEvidence, []byte(blob.String()))
 	}
 	if err != nil {
-		a.log.Debug("the evidence of a conflict is still kept in memory only", "err", err)
+		l.log.Debug("the evidence of a conflict is still kept in memory only", "err", err)
 		return
 	}
-	a.unkept = false
+	l.unkept = false
 }
 
 // save makes a Save durable: all of it or nothing.
-func (a *Agent) save(s node.Save, trusted map[string]bundle.Digest) error {
+func (l *loop) save(s node.Save, trusted map[string]bundle.Digest) error {
 	if s.State == nil && s.Answering == nil && len(trusted)+len(s.Frozen)+len(s.Bound) == 0 {
-		return a.store.Raise(func(f *store.Floor) { raise(f, s.Floor) })
+		return l.store.Raise(func(f *store.Floor) { raise(f, s.Floor) })
 	}
 	frozen, bound := byKey(s.Frozen), byKey(s.Bound)
-	if err := errors.Join(a.spill(bucketFrozen, frozen), a.spill(bucketOrders, bound)); err != nil {
+	if err := errors.Join(l.spill(bucketFrozen, frozen), l.spill(bucketOrders, bound)); err != nil {
 		return err
 	}
-	return a.store.Update(func(tx *store.Tx) error {
+	return l.store.Update(func(tx *store.Tx) error {
 		return errors.Join(
 			putState(tx, s.State),
 			putAnswering(tx, s.Answering),
@@ -190,7 +193,7 @@ func (a *Agent) save(s node.Save, trusted map[string]bundle.Digest) error {
 
 // spill writes, and takes out of all, what is too much for one batch. It is what keeps
 // the node from doing things, so it may be durable before the rest.
-func (a *Agent) spill(bucket string, all map[string]bundle.Digest) error {
+func (l *loop) spill(bucket string, all map[string]bundle.Digest) error {
 	for len(all) > digestsPerBatch {
 		part := map[string]bundle.Digest{}
 		for key, d := range all {
@@ -200,7 +203,7 @@ func (a *Agent) spill(bucket string, all map[string]bundle.Digest) error {
 			part[key] = d
 			delete(all, key)
 		}
-		if err := a.store.Update(func(tx *store.Tx) error { return putDigests(tx, bucket, part) }); err != nil {
+		if err := l.store.Update(func(tx *store.Tx) error { return putDigests(tx, bucket, part) }); err != nil {
 			return err
 		}
 	}
@@ -259,48 +262,47 @@ func raise(f *store.Floor, by *node.Floor) {
 	f.Snapshot, f.Targets, f.Operator, f.Expired = by.Snapshot, by.Targets, by.Operator, by.Expired
 	f.Members = by.Members
 	f.Settled, f.Obeys = by.Promises.Settled, by.Promises.Obeys
+	f.Turned = by.Promises.Turned
 	f.EndedRelease, f.EndedCount = by.Promises.EndedRelease, by.Promises.EndedCount
 	f.RecordSeq = by.Numbers
 }
 
 // noteSaved goes on from a state that has just become durable.
-func (a *Agent) noteSaved(s upgrade.State) {
-	if before := a.saved; s.Phase != before.Phase {
-		a.log.Info("phase", "from", before.Phase, "to", s.Phase, "version", s.Version, "goal", s.Goal, "reason", s.Reason)
+func (l *loop) noteSaved(s upgrade.State) {
+	if before := l.saved; s.Phase != before.Phase {
+		l.log.Info("phase", "from", before.Phase, "to", s.Phase, "version", s.Version, "goal", s.Goal, "reason", s.Reason)
 	}
-	if s.Phase != a.saved.Phase {
-		a.measureCopy(s)
+	if s.Phase != l.saved.Phase {
+		l.measureCopy(s)
 	}
-	if s.Step != a.saved.Step && a.cancel != nil {
-		a.cancel()
+	if s.Step != l.saved.Step && l.cancel != nil {
+		l.cancel()
 	}
-	a.saved = s
-	a.fail.reach(s.Phase, "saved")
-	a.route()
-	a.noteAddresses() // the record of this state has them
+	l.saved = s
+	l.fail.reach(s.Phase, "saved")
+	l.route()
+	l.noteAddresses() // the record of this state has them
 }
 
 // publish signs this node's record and passes it on.
-func (a *Agent) publish(r view.Record) []node.Event {
-	signed, err := view.Sign(a.key, r)
+func (l *loop) publish(r view.Record) []node.Event {
+	signed, err := view.Sign(l.key, r)
 	if err != nil {
-		a.log.Error("status not published", "err", err)
+		l.log.Error("status not published", "err", err)
 		return nil
 	}
-	if a.ring != nil {
-		a.ring.Rumour(signed)
-	}
-	a.dirty[a.id] = true
+	l.ring.Rumour(signed)
+	l.dirty[l.id] = true
 	return []node.Event{node.Told{Record: signed}}
 }
 
 // addresses says where the services are reached.
-func (a *Agent) addresses() map[string]view.ServiceAddr {
+func (l *loop) addresses() map[string]view.ServiceAddr {
 	all := map[string]view.ServiceAddr{}
-	for name, addr := range a.layer.Addresses() {
+	for name, addr := range l.layer.Addresses() {
 		all[name] = view.ServiceAddr{
 			Public: addr.Public, Versions: maps.Clone(addr.Versions),
-			Attach: a.wayOf(name).Kind, Egress: a.ways.Egress.Kind, Protocol: a.answers.Protocols[name],
+			Attach: l.wayOf(name).Kind, Egress: l.ways.Egress.Kind, Protocol: l.answering.Protocols[name],
 		}
 	}
 	return all
@@ -309,59 +311,90 @@ func (a *Agent) addresses() map[string]view.ServiceAddr {
 // check looks, beside the loop, whether the software is whole and the disk has
 // room for the new slots: what can fail should fail while the node serves, and what
 // takes time be done.
-func (a *Agent) check(c node.Check) {
-	old, measured := a.slots.Path(c.Running), a.copyMeasured
+func (l *loop) check(c node.Check) {
+	a, measured := l.Agent, l.copyMeasured
 	a.spawn(func() {
 		ctx, cancel := a.untilStopped()
 		defer cancel()
-		err := a.fetchPath(ctx, c.Path) // fetches again what the disk has lost
-		if err == nil {
-			err = a.spaceFor(old, c.Path)
-		}
-		if err == nil {
-			err = a.keepsState(old, c.Path)
-		}
-		if err == nil && len(c.Path) > 0 {
-			err = a.fits(c.Path[len(c.Path)-1])
-		}
 		ended := node.CheckEnded{Step: c.Step}
-		if err != nil {
+		if err := a.checkPath(ctx, c.Running, c.Path); err != nil {
 			ended.Problem = err.Error()
-		} else {
+		} else if len(c.Path) > 0 && c.Path[0] > c.Running {
 			a.compileAhead(ctx, c.Path)
 		}
 		if measured != nil {
 			<-measured // for its warning to come before the node goes down
 		}
-		a.post(func() { a.step(ended) })
+		a.tell(ended)
 	})
 }
 
-// spaceFor checks that the disk has room for slots like the old one, one for each
-// version of a path.
-func (a *Agent) spaceFor(old string, path []bundle.Version) error {
-	var given []string
-	for _, v := range path {
-		if state := a.slots.Objects().FutureState(v); state != "" {
-			given = append(given, state)
+// checkPath reports what would fail on the way to the last release of a path.
+func (a *Agent) checkPath(ctx context.Context, running bundle.Version, path []bundle.Version) error {
+	old := a.slots.Path(running)
+	if err := a.fetchPath(ctx, path); err != nil { // it fetches again what the disk has lost
+		return err
+	}
+	if err := a.spaceFor(running, path); err != nil || len(path) == 0 {
+		return err
+	}
+	way := path // whose transforms run
+	if path[0] < running {
+		way = []bundle.Version{running}
+	}
+	if err := errors.Join(a.keepsState(old, running, way[0]), a.slots.Ownable(running)); err != nil {
+		return err
+	}
+	for _, v := range way {
+		cu, err := ask(a, &classUpgradeWanted{release: v})
+		if err == nil {
+			err = transforms.CanLimit(cu.Transform, a.account)
+		}
+		if err != nil {
+			return fmt.Errorf("release %d: %w", v, err)
 		}
 	}
-	need, err := transforms.NeedBytes(old, given...)
+	return a.fits(path[len(path)-1])
+}
+
+// spaceFor checks that the disk has room for slots like the running one, one for each
+// version of a path.
+func (a *Agent) spaceFor(running bundle.Version, path []bundle.Version) error {
+	var given []string
+	for _, v := range path {
+		states := []string{a.slots.Objects().FutureState(v), a.slots.Objects().Complement(v)}
+		if v < running {
+			states = []string{a.slots.Objects().PastState(running)}
+		}
+		for _, state := range states {
+			if state != "" {
+				given = append(given, state)
+			}
+		}
+	}
+	need, err := transforms.NeedBytes(a.slots.Path(running), given...)
 	if err != nil {
 		return err
 	}
 	return a.store.CheckSpace(need*int64(len(path)) + spareDisk)
 }
 
-// keepsState checks that the first transform of a path, where it is a copy, will have all
-// that the old slot has: after it the node is down.
-func (a *Agent) keepsState(old string, path []bundle.Version) (err error) {
-	var cu bundle.ClassUpgrade
-	if len(path) == 0 || !a.ask(func() { cu, err = a.classUpgrade(path[0]) }) || err != nil || !cu.Copies() {
+// keepsState checks that the transform of a release, or its reverse where that is what runs,
+// will have all that the old slot has, where it is a copy: after it the node is down.
+func (a *Agent) keepsState(old string, running, release bundle.Version) error {
+	cu, err := ask(a, &classUpgradeWanted{release: release})
+	if err != nil {
 		return err
 	}
+	copies := cu.Copies()
+	if r := cu.Transform.Reverse; release == running && r != nil {
+		copies = len(r.Exec) == 0
+	}
+	if !copies {
+		return nil
+	}
 	if err := transforms.Keepable(old); err != nil {
-		return fmt.Errorf("release %d copies the state: %w", path[0], err)
+		return fmt.Errorf("release %d copies the state: %w", release, err)
 	}
 	return nil
 }
@@ -369,18 +402,19 @@ func (a *Agent) keepsState(old string, path []bundle.Version) (err error) {
 // measureCopy measures, beside the loop, how long a copy of the state takes, where the way
 // that the node is to go has one: while it waits for its turn there is time to do something
 // about it.
-func (a *Agent) measureCopy(s upgrade.State) {
+func (l *loop) measureCopy(s upgrade.State) {
 	copies := func(v bundle.Version) bool {
-		cu, err := a.classUpgrade(v)
+		cu, err := l.classUpgrade(v)
 		return err == nil && cu.Copies()
 	}
-	if s.Phase != upgrade.Waiting || !slices.ContainsFunc(s.Path, copies) {
+	if s.Phase != upgrade.Waiting || s.Reverts != 0 || !slices.ContainsFunc(s.Path, copies) {
 		return
 	}
-	done := make(chan struct{})
-	a.copyMeasured = done
+	measured := make(chan struct{})
+	l.copyMeasured = measured
+	a := l.Agent
 	a.spawn(func() {
-		defer close(done)
+		defer close(measured)
 		ctx, cancel := a.untilStopped()
 		defer cancel()
 		e, err := a.slots.EstimateCopy(ctx, s.Running)
@@ -388,8 +422,7 @@ func (a *Agent) measureCopy(s upgrade.State) {
 			a.log.Info("not known how long the copy of the state will take", "err", err)
 			return
 		}
-		measured := node.Copies{Version: s.Running, Files: e.Files, Bytes: e.Bytes, Takes: e.Takes}
-		a.post(func() { a.step(node.CopyMeasured{Copies: measured}) })
+		a.tell(node.CopyMeasured{Copies: node.Copies{Version: s.Running, Files: e.Files, Bytes: e.Bytes, Takes: e.Takes}})
 	})
 }
 

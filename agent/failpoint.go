@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"moult/agent/upgrade"
 )
@@ -16,18 +17,12 @@ const failpointVar = "MOULT_FAILPOINT"
 
 type failpoints string
 
-func loadFailpoints() failpoints { return failpoints(os.Getenv(failpointVar)) }
-
 // reach kills this process if the environment asks for it here.
 func (f failpoints) reach(phase upgrade.Phase, place string) {
-	if f == "" {
+	if string(f) != strings.ReplaceAll(string(phase), " ", "-")+"."+place {
 		return
 	}
-	name := phaseName(phase) + "." + place
-	if string(f) != name {
-		return
-	}
-	fmt.Fprintf(os.Stderr, "moult: failpoint %s\n", name)
+	fmt.Fprintf(os.Stderr, "moult: failpoint %s\n", f)
 	self, err := os.FindProcess(os.Getpid())
 	if err == nil {
 		err = self.Kill()
@@ -36,12 +31,4 @@ func (f failpoints) reach(phase upgrade.Phase, place string) {
 		panic(err)
 	}
 	select {} // the signal ends the process at any moment
-}
-
-// phaseName is a phase as one word.
-func phaseName(p upgrade.Phase) string {
-	if p == upgrade.RollingBack {
-		return "rolling-back"
-	}
-	return string(p)
 }

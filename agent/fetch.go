@@ -11,44 +11,33 @@ import (
 	"moult/store/bundle"
 )
 
-// needsOf lists the artifacts that a path needs, one for each release, for this
-// platform, and the files of its releases' simulation objects that are not here. It
-// is called beside the loop.
-func (a *Agent) needsOf(path []bundle.Version) (artifacts []bundle.Artifact, objects []node.Document, err error) {
-	if !a.ask(func() {
-		for _, v := range path {
-			var cu bundle.ClassUpgrade
-			if cu, err = a.classUpgrade(v); err != nil {
-				return
-			}
-			art, ok := cu.Artifact(a.platform)
-			if !ok {
-				err = final{fmt.Errorf("release %d has no software of class %s for %s: ask its publisher for one", v, a.cfg.Class, a.platform)}
-				return
-			}
-			artifacts = append(artifacts, art)
-			for _, so := range []bundle.Simulation{cu.Past, cu.Future} {
-				if blob, ok := so.Blob(); ok && !a.depot.HasBlob(blob.Digest) {
-					objects = append(objects, node.Document{Kind: node.KindObject, Release: v, Chunk: blob})
-				}
-			}
-		}
-	}) {
-		err = errStopped
+// softwareOf returns what a release does to this node, and its software for this platform.
+// It is called beside the loop.
+func (a *Agent) softwareOf(release bundle.Version) (cu bundle.ClassUpgrade, art bundle.Artifact, err error) {
+	if cu, err = ask(a, &classUpgradeWanted{release: release}); err != nil {
+		return cu, art, err
 	}
-	return artifacts, objects, err
+	art, ok := cu.Artifact(a.platform)
+	if !ok {
+		err = final{fmt.Errorf("release %d has no software of class %s for %s: ask its publisher for one", release, a.cfg.Class, a.platform)}
+	}
+	return cu, art, err
 }
 
-// fetchPath fetches, checks and unpacks the artifacts of a path, and fetches
-// its rules.
+// fetchPath fetches, checks and unpacks the artifacts of a path, and fetches the files of
+// its releases' simulation objects. It is called beside the loop.
 func (a *Agent) fetchPath(ctx context.Context, path []bundle.Version) error {
-	artifacts, objects, err := a.needsOf(path)
-	if err != nil {
-		return err
-	}
-	for _, doc := range objects {
-		if err := a.fetchBlob(ctx, doc.Chunk); err != nil {
-			return fmt.Errorf("a simulation object of release %d: %w; %s", doc.Release, err, node.Bring(doc.Release))
+	var artifacts []bundle.Artifact
+	for _, v := range path {
+		cu, art, err := a.softwareOf(v)
+		if err != nil {
+			return err
+		}
+		artifacts = append(artifacts, art)
+		for _, blob := range cu.ObjectFiles() {
+			if err := a.fetchBlob(ctx, blob); err != nil {
+				return fmt.Errorf("a simulation object of release %d: %w; %s", v, err, node.Bring(v))
+			}
 		}
 	}
 	for i, art := range artifacts {
@@ -90,7 +79,7 @@ func (a *Agent) fetchArtifact(ctx context.Context, art bundle.Artifact, report f
 // is damaged or gone, and is what the node runs or goes back to, it is fetched again, as
 // long as that takes: there is nothing else to run. It is called beside the loop.
 func (a *Agent) unpacked(ctx context.Context, digest bundle.Digest) (dir string, err error) {
-	tell := func(text string) { a.ask(func() { a.alarmOf(causeSoftware, text) }) }
+	tell := func(text string) { a.tell(node.Alarm{Cause: causeSoftware, Text: text}) }
 	dir, err = a.depot.Ensure(ctx, digest)
 	if err == nil {
 		tell("") // it may have come another way
@@ -98,21 +87,13 @@ func (a *Agent) unpacked(ctx context.Context, digest bundle.Digest) (dir string,
 	if err == nil || !errors.Is(err, artifact.ErrDamaged) && !errors.Is(err, artifact.ErrUnknown) {
 		return dir, err
 	}
-	var runs bundle.Version
-	var art bundle.Artifact
-	a.ask(func() {
-		v := a.saved.Running
-		if m := a.node.Manifests()[v]; m != nil {
-			if one, ok := m.Classes[a.cfg.Class].Artifact(a.platform); ok && one.Digest == digest {
-				runs, art = v, one
-			}
-		}
-	})
-	if runs == 0 {
+	runs, _ := ask(a, &runningWanted{})
+	_, art, unknown := a.softwareOf(runs)
+	if unknown != nil || art.Digest != digest {
 		return "", fmt.Errorf("%w: %w", errLost, err)
 	}
 	a.log.Error("the software is damaged or gone, and fetched again", "release", runs, "err", err)
-	a.ask(func() { a.step(node.LookAgain{}) }) // what lies beside it may be as well
+	a.tell(node.LookAgain{}) // what lies beside it may be as well
 	tell(fmt.Sprintf("the software of release %d, which this node runs, is damaged or gone on this disk, and is fetched from peers: until then the node is down; if none has it, %s; look at the disk", runs, node.Bring(runs)))
 	if dir, err = a.fetchArtifact(ctx, art, nil); err == nil || ctx.Err() != nil {
 		tell("") // it is back, or no longer what is to run
@@ -137,16 +118,15 @@ func (a *Agent) reportProgress(done <-chan struct{}, progress func() (have, tota
 		}
 		have, total := progress()
 		share := (float64(i) + float64(have)/float64(max(total, 1))) / float64(len(path))
-		a.post(func() { a.step(node.Progress{Share: share}) })
+		a.tell(node.Progress{Share: share})
 		switch idle++; {
 		case have != before:
 			if idle > stalledTicks {
-				a.post(func() { a.step(node.Trouble{}) })
+				a.tell(node.Trouble{})
 			}
 			before, idle = have, 0
 		case idle == stalledTicks:
-			text := fmt.Sprintf("no peer has given more of the software of release %d; %s", path[i], node.Bring(path[i]))
-			a.post(func() { a.step(node.Trouble{Text: text}) })
+			a.tell(node.Trouble{Text: fmt.Sprintf("no peer has sent any more of the software of release %d; %s", path[i], node.Bring(path[i]))})
 		}
 	}
 }

@@ -28,6 +28,7 @@ type folder struct {
 	store     *store.Store
 	depot     *artifact.Depot
 	account   *account.Account // of the node's programs; nil: this process's user
+	former    []int            // users whose state there is: the programs may have been theirs
 	slots     *transforms.Slots
 }
 
@@ -38,6 +39,14 @@ func openFolder(cfg config.Config, log *slog.Logger, c *closers) (folder, error)
 	var err error
 	if cfg.User != "" {
 		if f.account, err = account.Resolve(cfg.User, cfg.Group, cfg.Groups); err != nil {
+			return f, err
+		}
+	}
+	if err := f.account.KeptFrom(cfg.Data, "state", "objects"); err != nil {
+		return f, err
+	}
+	for _, file := range []string{cfg.File, cfg.Root, cfg.GossipKey, cfg.JoinToken, cfg.APIToken} {
+		if err := f.account.KeptFrom(file); err != nil {
 			return f, err
 		}
 	}
@@ -74,8 +83,21 @@ func openFolder(cfg config.Config, log *slog.Logger, c *closers) (folder, error)
 			return f, err
 		}
 	}
+	for _, file := range secrets(cfg) { // the folders are entered: they hide nothing any more
+		if err := f.account.HiddenFrom(file); err != nil {
+			return f, err
+		}
+	}
 	if f.slots, err = transforms.OpenSlotsOf(f.account, filepath.Join(cfg.Data, "state")); err != nil {
 		return f, err
 	}
+	if f.former, err = f.slots.Owners(); err != nil {
+		return f, err
+	}
 	return f, errors.Join(f.account.Reaches(filepath.Join(cfg.Data, "state")), f.account.Reaches(artifacts))
+}
+
+// secrets are the files that the software's user must not read; "" is none.
+func secrets(cfg config.Config) []string {
+	return []string{filepath.Join(cfg.Data, identityFile), cfg.GossipKey, cfg.JoinToken}
 }

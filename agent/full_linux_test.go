@@ -42,14 +42,14 @@ func TestStartsOnFullDisk(t *testing.T) {
 	again := newBench(t, cfg, 0)
 	again.do(func() {
 		again.watchDisk()
-		if again.saved.Running != 1 || again.alarmed("until the disk takes it") != 1 {
+		if again.saved.Running != 1 || again.alarmed("nothing new begins until it does") != 1 {
 			t.Errorf("it is at %+v, alarms %q", again.saved, again.node.Alarms())
 		}
 		if err := os.Remove(eater.Name()); err != nil {
 			t.Error(err)
 		}
 		again.watchDisk()
-		if again.alarmed("until the disk takes it") != 0 {
+		if again.alarmed("nothing new begins until it does") != 0 {
 			t.Errorf("with room again: %q", again.node.Alarms())
 		}
 		if _, err := os.Stat(filepath.Join(cfg.Data, "ballast")); err != nil {

@@ -128,18 +128,17 @@ func (a *Agent) enrol() (e view.Enrolment, err error) {
 	if a.cfg.JoinToken == "" {
 		return e, nil
 	}
-	text, err := durable.ReadFile(a.cfg.JoinToken, maxKeyFile)
-	if errors.Is(err, fs.ErrNotExist) {
+	secret, err := readToken(a.cfg.JoinToken)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		// Its node has said it before, and its peers still know, or somebody enrols it by name.
 		a.log.Info("the join token is not there, so this node shows no new enrolment", "file", a.cfg.JoinToken)
 		return e, nil
-	}
-	if err != nil {
-		return e, fmt.Errorf("read the join token: %w", err)
-	}
-	secret, err := membership.ParseSecret(string(text))
-	if err != nil {
-		return e, fmt.Errorf("read the join token %s: %w", a.cfg.JoinToken, err)
+	case err != nil && !e.IsZero():
+		a.log.Warn("the join token cannot be read, so this node shows the enrolment that it has", "err", err)
+		return e, nil
+	case err != nil:
+		return e, err
 	}
 	now := secret.Enrol(a.id, a.cfg.Class) // the same signature each time
 	if reflect.DeepEqual(now, e) {
@@ -153,4 +152,15 @@ func (a *Agent) enrol() (e view.Enrolment, err error) {
 		a.log.Warn("the enrolment of this node is not stored: keep the join token where it is", "err", err)
 	}
 	return now, nil
+}
+
+func readToken(path string) (secret membership.Secret, err error) {
+	text, err := durable.ReadFile(path, maxKeyFile)
+	if err != nil {
+		return secret, fmt.Errorf("read the join token: %w", err)
+	}
+	if secret, err = membership.ParseSecret(string(text)); err != nil {
+		return secret, fmt.Errorf("read the join token %s: %w", path, err)
+	}
+	return secret, nil
 }

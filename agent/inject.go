@@ -11,7 +11,6 @@ import (
 	"moult/agent/control"
 	"moult/agent/node"
 	"moult/agent/operator"
-	"moult/store/artifact"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
@@ -23,10 +22,10 @@ const injectPrefix = ".inject-"
 // Inject takes a bundle whole into a temporary file, checks every byte of it,
 // and only then keeps anything.
 func (b api) Inject(ctx context.Context, r io.Reader, signed *control.Signed) (control.Accepted, error) {
-	if !b.a.ask(func() { b.a.injecting++ }) {
-		return control.Accepted{}, errStopped
+	if _, err := ask(b.a, &injectionBegun{}); err != nil {
+		return control.Accepted{}, err
 	}
-	defer b.a.ask(func() { b.a.injecting-- })
+	defer b.a.send(injectionEnded{})
 	f, err := os.CreateTemp(b.a.cfg.Data, injectPrefix+"*")
 	if err != nil {
 		return control.Accepted{}, fmt.Errorf("inject: %w", err)
@@ -36,14 +35,7 @@ func (b api) Inject(ctx context.Context, r io.Reader, signed *control.Signed) (c
 }
 
 func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *control.Signed) (control.Accepted, error) {
-	size, err := io.Copy(f, io.LimitReader(r, maxBundle+1))
-	if err != nil {
-		return control.Accepted{}, fmt.Errorf("inject: receive the bundle: %w", err)
-	}
-	if size > maxBundle {
-		return control.Accepted{}, control.Refused(fmt.Errorf("inject: the bundle has more than %d bytes", int64(maxBundle)), "build a smaller one")
-	}
-	opened, err := archive.Open(f, size, b.a.firstRoot, nil)
+	opened, err := archive.Receive(ctx, f, r, maxBundle, b.a.firstRoot)
 	if err != nil {
 		return control.Accepted{}, operator.Refusal(fmt.Errorf("inject: %w", err))
 	}
@@ -59,46 +51,45 @@ func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *contro
 	if err := b.keep(ctx, opened); err != nil {
 		return control.Accepted{}, err
 	}
-	n := opened.Head().Version
-	var lacking []bundle.Version
-	var ordered bool
-	var expired string
-	if !b.a.ask(func() {
-		switch a := b.a; {
-		case content:
-			a.step(node.LookAgain{})
-			a.flush()
-			err = a.kept()
-		case a.trust.Digest() != v.Digest(): // a peer may have brought the very same meanwhile
-			err = a.accept(*signed)
-		default:
-			err = a.kept()
-		}
-		lacking = b.a.lacking(n)
-		if b.a.node.Expired() {
-			expired = b.a.expiry()
-		}
-		ordered = slices.ContainsFunc(b.a.trust.Orders(), func(v bundle.Version) bool { return v >= n })
-	}) {
-		err = errStopped
+	accepted, err := ask(b.a, &bundleKept{bundle: opened, set: v, signed: *signed, contentOnly: content})
+	if err != nil {
+		return accepted, fmt.Errorf("inject: %w", err)
+	}
+	return accepted, nil
+}
+
+// takeBundle brings into force what a bundle came with, once all that it brings is kept,
+// and says what is to be said of it.
+func (l *loop) takeBundle(b *bundleKept) (control.Accepted, error) {
+	var err error
+	switch {
+	case b.contentOnly:
+		l.step(node.LookAgain{})
+		l.flush()
+		err = l.checkKept()
+	case l.trust.Digest() != b.set.Digest(): // a peer may have brought the very same meanwhile
+		err = l.accept(b.signed)
+	default:
+		err = l.checkKept()
 	}
 	if err != nil {
-		return control.Accepted{}, fmt.Errorf("inject: %w", err)
+		return control.Accepted{}, err
 	}
+	n := b.bundle.Head().Version
 	message := fmt.Sprintf("release %d is here and spreads", n)
-	if content {
+	if b.contentOnly {
 		message = fmt.Sprintf("release %d was in force already; what this peer lacked of it is here now and spreads", n)
 	}
-	if !ordered {
+	if !slices.ContainsFunc(l.trust.Orders(), func(v bundle.Version) bool { return v >= n }) {
 		message += "; it has no rollout order yet, so nothing goes down"
 	}
-	for _, v := range lacking {
+	for _, v := range l.lacking(n) {
 		message += fmt.Sprintf("; release %d, which nodes need on their way, has not reached this peer: if nobody has injected its bundle, do so", v)
 	}
-	if expired != "" {
-		message += "; the signed metadata " + expired + ", so nothing starts: `moult trust refresh`, then `moult trust push`"
+	if l.node.Expired() {
+		message += "; the signed metadata " + l.report().Expiry() + ", so nothing starts: `moult trust refresh`, then `moult trust push`"
 	}
-	return control.Accepted{Version: n, Digest: bundle.Sum(opened.ManifestBytes(n)), Message: message}, nil
+	return control.Accepted{Version: n, Digest: bundle.Sum(b.bundle.ManifestBytes(n)), Message: message}, nil
 }
 
 // ownSigned is what a bundle brings along itself.
@@ -119,104 +110,104 @@ func ownSigned(b *archive.Bundle) (*control.Signed, error) {
 // taken by this peer. Otherwise it returns the metadata that are to be in force;
 // content says that they are already, and only what they name is to be kept.
 func (b api) judge(opened *archive.Bundle, signed *control.Signed) (v *trust.Verified, content bool, err error) {
-	m := opened.Head()
-	digest := bundle.Sum(opened.ManifestBytes(m.Version))
-	set, err := trust.ParseSet(signed.Set)
-	if err != nil {
+	n := opened.Head().Version
+	if v, err = b.a.verify(signed.Set); err != nil {
 		return nil, false, operator.Refusal(err)
 	}
-	if v, err = trust.Verify(b.a.firstRoot, nil, set); err != nil {
-		return nil, false, operator.Refusal(err)
+	if ref, ok := v.Release(n); !ok || ref.Digest != bundle.Sum(opened.ManifestBytes(n)) {
+		return nil, false, control.Refused(fmt.Errorf("the signed metadata beside the bundle name another release %d", n), "run `moult inject` with that very bundle")
 	}
-	if ref, ok := v.Release(m.Version); !ok || ref.Digest != digest {
-		return nil, false, control.Refused(fmt.Errorf("the signed metadata beside the bundle name another release %d", m.Version), "run `moult inject` with that very bundle")
-	}
-	if !b.a.ask(func() {
-		if content = b.a.lacksContent(m, digest, v); !content {
-			err = b.a.judge(m, digest, v, signed.Orders)
-		}
-	}) {
-		err = errStopped
-	}
+	content, err = ask(b.a, &judgementWanted{bundle: opened, set: v, orders: signed.Orders})
 	return v, content, err
 }
 
 // lacksContent reports that a bundle's release is in force here, by metadata that v is not
 // newer than, and that the disk does not have all of it: nobody has handed it in, or
 // all peers have swept it.
-func (a *Agent) lacksContent(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified) bool {
-	if ref, ok := a.trust.Release(m.Version); !ok || ref.Digest != digest || trust.Newer(a.trust, v) || len(trust.Conflicts(a.trust, v)) > 0 {
+func (l *loop) lacksContent(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified) bool {
+	if ref, ok := l.trust.Release(m.Version); !ok || ref.Digest != digest || trust.Newer(l.trust, v) || len(trust.Conflicts(l.trust, v)) > 0 {
 		return false
 	}
 	for _, cu := range m.Classes {
 		for _, art := range cu.Artifacts {
-			if !a.depot.Has(art.Digest) {
+			if !l.depot.Has(art.Digest) {
 				return true
 			}
 		}
-		for _, s := range []bundle.Simulation{cu.Past, cu.Future} {
-			if blob, ok := s.Blob(); ok && !a.depot.HasBlob(blob.Digest) {
+		for _, blob := range cu.ObjectFiles() {
+			if !l.depot.HasBlob(blob.Digest) {
 				return true
 			}
 		}
 	}
-	return !a.depot.HasBlob(digest)
+	return !l.depot.HasBlob(digest)
 }
 
 // lacking lists the releases before n that nodes of this class are below, and of which
 // this peer has not what such a node needs.
-func (a *Agent) lacking(n bundle.Version) (vs []bundle.Version) {
+func (l *loop) lacking(n bundle.Version) (vs []bundle.Version) {
 	from := n
-	for r := range a.node.View().Snapshot().All() {
-		if !r.Left && !a.node.Stranger(r.Node) && r.Class == a.cfg.Class && r.Version > 0 {
+	for r := range l.node.View().Snapshot().All() {
+		if !r.Left && !l.node.Stranger(r.Node) && r.Class == l.cfg.Class && r.Version > 0 {
 			from = min(from, r.Version)
 		}
 	}
 	for v := from + 1; v < n; v++ {
-		m := a.node.Manifests()[v]
+		m := l.node.Manifests()[v]
 		if m == nil {
 			vs = append(vs, v)
 			continue
 		}
-		cu, changes := m.Classes[a.cfg.Class]
-		if art, ok := cu.Artifact(a.platform); changes && ok && !a.depot.Has(art.Digest) {
+		cu, changes := m.Classes[l.cfg.Class]
+		if art, ok := cu.Artifact(l.platform); changes && ok && !l.depot.Has(art.Digest) {
 			vs = append(vs, v)
 		}
 	}
 	return vs
 }
 
-func (a *Agent) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified, orders map[bundle.Version][]byte) error {
-	if ns := trust.Conflicts(a.trust, v); len(ns) > 0 {
-		a.seen(v)
+// judgeBundle reports why a bundle must not be taken, by what is in force; content says
+// that it is in force itself, and only what this peer lacks of it is to be kept.
+func (l *loop) judgeBundle(opened *archive.Bundle, v *trust.Verified, orders map[bundle.Version][]byte) (content bool, err error) {
+	m := opened.Head()
+	digest := bundle.Sum(opened.ManifestBytes(m.Version))
+	if l.lacksContent(m, digest, v) {
+		return true, nil
+	}
+	return false, l.judge(m, digest, v, orders)
+}
+
+func (l *loop) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified, orders map[bundle.Version][]byte) error {
+	if ns := trust.Conflicts(l.trust, v); len(ns) > 0 {
+		l.noteEvidence(v)
 		return control.Refused(fmt.Errorf("release %d is known here with other content: both are signed, neither is started", ns[0]), "publish a newer release")
 	}
-	if err := operator.CheckRelease(a.trust, m, digest); err != nil {
+	if err := operator.CheckRelease(l.trust, m, digest); err != nil {
 		return err
 	}
 	if err := operator.CheckFrom(m, func(class bundle.Class) bundle.Version {
-		from, _ := a.node.From(class, m.Version)
+		from, _ := l.node.From(class, m.Version)
 		return from
 	}); err != nil {
 		return err
 	}
 	nodes := map[bundle.Class][]bundle.Platform{}
-	for r := range a.node.View().Snapshot().All() {
-		if !r.Left && !a.node.Stranger(r.Node) {
+	for r := range l.node.View().Snapshot().All() {
+		if !r.Left && !l.node.Stranger(r.Node) {
 			nodes[r.Class] = append(nodes[r.Class], r.Platform)
 		}
 	}
 	if err := operator.CheckPlatforms(m, nodes); err != nil {
 		return err
 	}
-	if v.Digest() == a.trust.Digest() {
+	if v.Digest() == l.trust.Digest() {
 		return control.Refused(fmt.Errorf("release %d is here already, without a rollout order", m.Version), "`moult inject` without --no-order hands one over")
 	}
-	if _, err := trust.Verify(a.firstRoot, a.trust, v.Set()); err != nil {
+	if _, err := trust.Verify(l.firstRoot, l.trust, v.Set()); err != nil {
 		return operator.Refusal(err)
 	}
 	for n, data := range orders {
-		if err := a.checkOrder(v, n, data); err != nil {
+		if err := l.checkOrder(v, n, data); err != nil {
 			return control.Refused(err, "somebody else has changed the rollout meanwhile: look at `moult status`, and try again")
 		}
 	}
@@ -240,70 +231,16 @@ func (b api) keep(ctx context.Context, opened *archive.Bundle) error {
 		}
 	}
 	for _, cu := range opened.Head().Classes {
-		for _, s := range []bundle.Simulation{cu.Past, cu.Future} {
-			blob, ok := s.Blob()
-			if !ok {
-				continue
-			}
-			data, err := readBlob(opened, blob)
-			if err == nil {
-				_, err = b.a.depot.PutBlob(data)
-			}
-			if err != nil {
+		for _, blob := range cu.ObjectFiles() {
+			if err := b.a.depot.TakeBlob(opened, blob); err != nil {
 				return fmt.Errorf("inject: %w", err)
 			}
 		}
 		for _, art := range cu.Artifacts {
-			if err := b.keepArtifact(ctx, opened, art); err != nil {
+			if err := b.a.depot.TakeArtifact(ctx, opened, art); err != nil {
 				return fmt.Errorf("inject: artifact %s: %w", art.Digest.Short(), err)
 			}
 		}
 	}
 	return nil
-}
-
-func (b api) keepArtifact(ctx context.Context, opened *archive.Bundle, art bundle.Artifact) error {
-	asm, err := b.a.depot.Begin(art)
-	if errors.Is(err, artifact.ErrBusy) {
-		if fetching := b.a.depot.Assembling(art.Digest); fetching != nil {
-			return put(ctx, opened, fetching) // the node's own, which it finishes
-		}
-		asm, err = b.a.depot.Begin(art) // it has ended just now
-	}
-	if err != nil {
-		return err
-	}
-	if err = put(ctx, opened, asm); err == nil {
-		_, err = asm.Finish()
-	}
-	return closeWith(err, asm)
-}
-
-// put puts what is missing of an artifact.
-func put(ctx context.Context, opened *archive.Bundle, asm *artifact.Assembly) error {
-	for _, c := range asm.Missing() {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		data, err := readBlob(opened, c)
-		if err != nil {
-			return err
-		}
-		if err := asm.Put(c.Digest, data); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func readBlob(b *archive.Bundle, c bundle.Chunk) ([]byte, error) {
-	r, ok := b.Blob(c.Digest)
-	if !ok {
-		return nil, fmt.Errorf("the bundle lacks %s", c.Digest.Short())
-	}
-	data := make([]byte, c.Length)
-	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, fmt.Errorf("read %s from the bundle: %w", c.Digest.Short(), err)
-	}
-	return data, nil
 }

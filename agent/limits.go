@@ -14,13 +14,8 @@ const (
 	recordsPerBatch = 24
 	// digestsPerBatch bounds the digests of one kind that one transaction writes.
 	digestsPerBatch = 400
-	// inboxSize bounds the closures that wait for the loop; senders wait.
+	// inboxSize bounds the messages that wait for the loop; senders wait.
 	inboxSize = 256
-	// maxExplained is up to how many nodes a status tells of each what it waits
-	// for; above, `why` does.
-	maxExplained = 200
-	// maxNamed bounds the nodes that a reason names.
-	maxNamed = 5
 	// spareDisk is kept free beside what a transform needs, in bytes.
 	spareDisk = 64 << 20
 
@@ -31,6 +26,7 @@ const (
 	persistInterval = 5 * time.Second
 	minPause        = time.Second // between two tries of an action that must succeed
 	maxPause        = 30 * time.Second
+	rehearsalPause  = 5 * time.Minute // at most, between two tries of a rehearsal that cannot be made
 	lookInterval    = 10 * time.Minute
 	retireInterval  = 2 * time.Second  // between two counts of callers
 	routePause      = time.Second      // between two tries of a routing that failed

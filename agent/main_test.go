@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/rehearse"
 	"moult/simlayer/host"
 )
 
@@ -23,6 +24,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case host.CommandName:
 			os.Exit(host.Main(os.Args[2:], os.Stderr))
+		case rehearse.CommandName:
+			os.Exit(rehearse.Main(os.Args[2:], os.Stdout, os.Stderr))
 		case objectCommand:
 			os.Exit(beObject(len(os.Args) > 2))
 		case echoCommand:
@@ -99,7 +102,7 @@ func passOn(c net.Conn, next, log string) {
 		}
 		fmt.Fprintln(f, in.Text())
 		f.Close()
-		reply, err := ask(next, in.Text())
+		reply, err := askLine(next, in.Text())
 		if err != nil {
 			return
 		}
@@ -107,17 +110,17 @@ func passOn(c net.Conn, next, log string) {
 	}
 }
 
-// ask sends a line to an address and returns the answer.
-func ask(addr, line string) (string, error) {
+// askLine sends a line to an address and returns the answer.
+func askLine(addr, line string) (string, error) {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	return askOver(c, line)
+	return askLineOver(c, line)
 }
 
-func askOver(c net.Conn, line string) (string, error) {
+func askLineOver(c net.Conn, line string) (string, error) {
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := fmt.Fprintln(c, line); err != nil {
 		return "", err

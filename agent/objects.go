@@ -13,14 +13,16 @@ import (
 	"moult/agent/software"
 	"moult/simlayer/host"
 	"moult/simlayer/so/wasm"
+	"moult/store"
 	"moult/store/bundle"
 )
 
 // objectsConfig says what this node's simulation objects are made of.
-func (a *Agent) objectsConfig() objects.Config {
+func (l *loop) objectsConfig() objects.Config {
+	a := l.Agent
 	return objects.Config{
-		Platform: a.platform, Env: software.PlainEnvironment(a.account, a.cfg.Env), Depot: a.depot, States: a.slots.Objects(), Memory: observedBefore{a},
-		Start: a.startHost, Get: a.getObject, Log: a.log,
+		Platform: l.platform, Env: software.PlainEnvironment(l.account, l.cfg.Env), Depot: l.depot, States: l.slots.Objects(), Memory: observedBefore{a.store},
+		Start: l.startHost, Get: a.getObject, Log: l.log,
 		Go: func(f func(context.Context)) {
 			ctx, cancel := a.untilStopped()
 			a.spawn(func() {
@@ -28,26 +30,26 @@ func (a *Agent) objectsConfig() objects.Config {
 				f(ctx)
 			})
 		},
-		Tell: func(e objects.Event) {
-			a.post(func() {
-				a.objects.Take(e, time.Now())
-				a.route()
-			})
-		},
-		Alarm: func(text string) { a.alarm("%s", text) },
+		Tell:  func(e objects.Event) { a.send(objectsSaid{event: e}) },
+		Alarm: func(text string) { l.alarm("%s", text) },
 	}
 }
 
+func (l *loop) noteObjects(e objects.Event) {
+	l.objects.Take(e, time.Now())
+	l.route()
+}
+
 // observedBefore keeps which objects were told of calls.
-type observedBefore struct{ a *Agent }
+type observedBefore struct{ store *store.Store }
 
 const keyObserved = "observed"
 
 func (o observedBefore) Load() ([]byte, bool, error) {
-	return o.a.store.Get(bucketMachine, keyObserved)
+	return o.store.Get(bucketMachine, keyObserved)
 }
 func (o observedBefore) Save(data []byte) error {
-	return o.a.store.Put(bucketMachine, keyObserved, data)
+	return o.store.Put(bucketMachine, keyObserved, data)
 }
 
 // getObject fetches, checks and unpacks what an object runs from. It is called beside
@@ -70,10 +72,10 @@ func (a *Agent) hostConfig() host.Config {
 	return host.Config{Dir: a.objectsDir(), Account: a.account, Env: software.PlainEnvironment(nil, nil), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log}
 }
 
-func (a *Agent) startHost() (objects.Host, error) {
-	cfg := a.hostConfig()
-	for _, name := range slices.Sorted(maps.Keys(a.cfg.Services)) {
-		cfg.Services = append(cfg.Services, host.Service{Name: name, Protocol: a.answers.Protocols[name]})
+func (l *loop) startHost() (objects.Host, error) {
+	cfg := l.hostConfig()
+	for _, name := range slices.Sorted(maps.Keys(l.cfg.Services)) {
+		cfg.Services = append(cfg.Services, host.Service{Name: name, Protocol: l.answering.Protocols[name]})
 	}
 	h, err := host.Start(cfg)
 	if err != nil {
@@ -83,28 +85,21 @@ func (a *Agent) startHost() (objects.Host, error) {
 }
 
 // errNotFollowed is no reason to go on: what is waited for has not happened.
-var errNotFollowed = fmt.Errorf("simulation objects have not followed within %v", objectsTimeout)
+var errNotFollowed = fmt.Errorf("simulation objects have not caught up within %v", objectsTimeout)
 
-// settleObjects waits until the objects are as the loop wants them: what is not
+// awaitObjects waits until the objects are as the loop wants them: what is not
 // wanted any more has ended. Where that takes long it says so, for the caller to say.
 // It is called beside the loop.
-func (a *Agent) settleObjects(ctx context.Context) error {
+func (a *Agent) awaitObjects(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, objectsTimeout, errNotFollowed)
 	defer cancel()
 	for {
-		var done <-chan struct{}
-		var err error
-		if !a.ask(func() {
-			a.route()
-			done, err = a.objects.Following()
-		}) {
-			return errStopped
-		}
-		if done == nil {
+		followed, err := ask(a, &objectsWanted{})
+		if followed == nil {
 			return err
 		}
 		select {
-		case <-done:
+		case <-followed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -115,10 +110,10 @@ func (a *Agent) settleObjects(ctx context.Context) error {
 // software is about to. It is called beside the loop, and waits until they know: the
 // calls that they get from then on wait. Objects that cannot run get none.
 func (a *Agent) partObjects(ctx context.Context) error {
-	if !a.ask(func() { a.objects.Part() }) {
-		return errStopped
+	if _, err := ask(a, &partingWanted{}); err != nil {
+		return err
 	}
-	err := a.settleObjects(ctx)
+	err := a.awaitObjects(ctx)
 	if errors.Is(err, errNotFollowed) {
 		return err
 	}
@@ -132,31 +127,29 @@ func (a *Agent) partObjects(ctx context.Context) error {
 // gone the path: callers are held meanwhile, who need not wait for that too. Where it
 // fails they wait. It is called beside the loop.
 func (a *Agent) compileAhead(ctx context.Context, path []bundle.Version) {
-	var files []string
-	a.ask(func() {
-		for _, v := range path {
-			if cu, err := a.classUpgrade(v); err == nil && cu.Past.Kind == bundle.SimulateWasm && len(a.cfg.Services) > 0 {
-				files = append(files, a.depot.BlobPath(cu.Past.Wasm.Digest))
-			}
+	if len(a.cfg.Services) == 0 {
+		return
+	}
+	for _, v := range path {
+		cu, err := ask(a, &classUpgradeWanted{release: v})
+		if err != nil || cu.Past.Kind != bundle.SimulateWasm {
+			continue
 		}
-	})
-	for _, file := range files {
-		if err := host.Compile(ctx, a.hostConfig(), file); err != nil && ctx.Err() == nil {
+		if err := host.Compile(ctx, a.hostConfig(), a.depot.BlobPath(cu.Past.Wasm.Digest)); err != nil && ctx.Err() == nil {
 			a.log.Warn("the module of a simulation object is not compiled ahead, so callers may have to wait for it", "err", err)
 		}
 	}
 }
 
-// futureState returns what the transform of a release reads of its future object's
-// state, "" where there is none. The object has ended, perhaps by a crash. It is called
+// objectState returns what a transform reads of the state of a release's object, in the
+// folder dir, "" where there is none. The object has ended, perhaps by a crash. It is called
 // beside the loop.
-func (a *Agent) futureState(release bundle.Version, cu bundle.ClassUpgrade) (string, error) {
-	dir := a.slots.Objects().FutureState(release)
-	if dir == "" || cu.Future.Kind != bundle.SimulateWasm {
+func (a *Agent) objectState(release bundle.Version, which, dir string, object bundle.Simulation) (string, error) {
+	if dir == "" || object.Kind != bundle.SimulateWasm {
 		return dir, nil
 	}
 	if err := wasm.RecoverFileKV(dir); err != nil {
-		return "", fmt.Errorf("state of the future object of release %d: %w", release, err)
+		return "", fmt.Errorf("state of the %s object of release %d: %w", which, release, err)
 	}
 	return dir, nil
 }

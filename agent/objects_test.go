@@ -188,7 +188,7 @@ func (b *objectsBench) answered(v bundle.Version) func() bool {
 
 func (b *objectsBench) asks(addr, line, want string) {
 	b.t.Helper()
-	if got, err := ask(addr, line); got != want || err != nil {
+	if got, err := askLine(addr, line); got != want || err != nil {
 		b.t.Errorf("%q: answered %q, %v; want %q", line, got, err, want)
 	}
 }
@@ -282,7 +282,7 @@ func TestObjectsOnTheWayDownAndBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer under.Close()
-	if got, err := askOver(under, "first"); got != "by object: old: first" {
+	if got, err := askLineOver(under, "first"); got != "by object: old: first" {
 		t.Fatalf("answered %q, %v", got, err)
 	}
 	attempt := upgrade.State{Phase: upgrade.Draining, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
@@ -292,7 +292,7 @@ func TestObjectsOnTheWayDownAndBack(t *testing.T) {
 			t.Error("new calls are held before those that had begun have ended")
 		}
 	})
-	if got, err := askOver(under, "second"); got != "by object: old: second" {
+	if got, err := askLineOver(under, "second"); got != "by object: old: second" {
 		t.Errorf("while the node is drained, a call is answered %q, %v", got, err)
 	}
 	drained := make(chan error, 1)
@@ -326,7 +326,7 @@ func TestObjectsOnTheWayDownAndBack(t *testing.T) {
 		}
 	})
 	b.until("callers of version 2 are answered again", b.answered(2))
-	if got, err := askOver(waiting, "third"); got != "by object: new: third" {
+	if got, err := askLineOver(waiting, "third"); got != "by object: new: third" {
 		t.Errorf("who had waited is answered %q, %v", got, err)
 	}
 	if log := b.read(filepath.Join(b.slots.Objects().FutureState(2), "log")); log != "first\nsecond\nthird\n" {
@@ -415,7 +415,7 @@ func TestTransformStates(t *testing.T) {
 	}
 	b.until("the transform waits", func() bool {
 		stacks := make([]byte, 1<<20)
-		return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "settleObjects") || len(made) > 0
+		return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "awaitObjects") || len(made) > 0
 	})
 	if len(made) > 0 {
 		t.Fatalf("the transform did not wait for the object to end: %v", <-made)
@@ -531,8 +531,8 @@ func TestObjectsHold(t *testing.T) {
 	b := newObjectsBench(t, 1)
 	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "n") })
 	b.until("the object is in force", func() bool { return len(b.objects.InForce().List) > 0 && b.asWanted() })
-	if got := b.objects.InForce().Hold; got != b.Agent.answers.Hold {
-		t.Errorf("objects wait for %v, want %v", got, b.Agent.answers.Hold)
+	if got := b.objects.InForce().Hold; got != b.loop.answering.Hold {
+		t.Errorf("objects wait for %v, want %v", got, b.loop.answering.Hold)
 	}
 	b.do(func() {
 		cu := b.node.Manifests()[2].Classes[b.cfg.Class]
@@ -633,19 +633,19 @@ func TestCompileAhead(t *testing.T) {
 }
 
 // Whoever waits for the objects is told why they cannot be had.
-func TestSettleObjects(t *testing.T) {
+func TestAwaitObjects(t *testing.T) {
 	b := newObjectsBench(t, 1)
-	if err := b.settleObjects(t.Context()); err != nil {
+	if err := b.awaitObjects(t.Context()); err != nil {
 		t.Errorf("nothing is wanted: %v", err)
 	}
 	b.do(func() { b.brings(1); b.brings(2); b.serves(1, "n"); b.cfg.Services["no name"] = b.cfg.Services["api"] })
 	b.until("the object is found", func() bool { return b.alarmed("simulation objects cannot be run") > 0 })
-	if err := b.settleObjects(t.Context()); err == nil || !strings.Contains(err.Error(), "no name") {
-		t.Errorf("settleObjects = %v", err)
+	if err := b.awaitObjects(t.Context()); err == nil || !strings.Contains(err.Error(), "no name") {
+		t.Errorf("awaitObjects = %v", err)
 	}
 	b.do(func() { delete(b.cfg.Services, "no name") })
 	b.until("the object runs", b.answered(2))
-	if err := b.settleObjects(t.Context()); err != nil {
+	if err := b.awaitObjects(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -662,10 +662,10 @@ func TestStateThatCannotBeCopied(t *testing.T) {
 	if err := os.Symlink("/etc/hosts", out); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.keepsState(b.slots.Path(1), []bundle.Version{3}); err == nil || !strings.Contains(err.Error(), "release 3 copies the state: "+out) {
+	if err := b.keepsState(b.slots.Path(1), 1, 3); err == nil || !strings.Contains(err.Error(), "release 3 copies the state: "+out) {
 		t.Errorf("a release without a transform program: %v, want the file's name", err)
 	}
-	if err := b.keepsState(b.slots.Path(1), []bundle.Version{2, 3}); err != nil {
+	if err := b.keepsState(b.slots.Path(1), 1, 2); err != nil {
 		t.Errorf("a release with one: %v", err)
 	}
 }

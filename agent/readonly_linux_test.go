@@ -54,7 +54,7 @@ func TestReadOnlyDisk(t *testing.T) {
 			return err == nil && pid != 0
 		})
 		kit.Until(t, "an answer "+when, func() bool {
-			reply, err := ask(cfg.Services["api"].Address, when)
+			reply, err := askLine(cfg.Services["api"].Address, when)
 			return err == nil && reply == when
 		})
 		return pid

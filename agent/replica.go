@@ -20,79 +20,91 @@ import (
 // replica is the agent as anti-entropy sees it.
 type replica struct{ a *Agent }
 
-func (r replica) Buckets() (b []uint64) {
-	r.a.ask(func() { b = r.a.node.View().Buckets() })
+func (r replica) Buckets() []uint64 {
+	b, _ := ask(r.a, &bucketsWanted{}) // an agent that ends knows nothing any more
 	return b
 }
 
-func (r replica) Stamps(buckets []int) (s []view.Stamp) {
-	r.a.ask(func() {
-		for _, b := range buckets {
-			s = append(s, r.a.node.View().Stamps(b)...)
-		}
-	})
+func (r replica) Stamps(buckets []int) []view.Stamp {
+	s, _ := ask(r.a, &stampsWanted{buckets: buckets})
 	return s
 }
 
-func (r replica) Records(ids []bundle.NodeID) (s []view.Signed) {
-	r.a.ask(func() {
-		for _, id := range ids {
-			if rec, ok := r.a.node.View().Signed(id); ok {
-				s = append(s, rec)
-			}
-		}
-	})
+func (l *loop) stamps(buckets []int) (s []view.Stamp) {
+	for _, b := range buckets {
+		s = append(s, l.node.View().Stamps(b)...)
+	}
 	return s
 }
 
-func (r replica) Merge(from bundle.NodeID, records []view.Signed) (news []view.Signed) {
-	r.a.ask(func() { news = r.a.merge(from, records) })
+func (r replica) Records(ids []bundle.NodeID) []view.Signed {
+	s, _ := ask(r.a, &recordsWanted{nodes: ids})
+	return s
+}
+
+func (l *loop) records(ids []bundle.NodeID) (s []view.Signed) {
+	for _, id := range ids {
+		if r, ok := l.node.View().Signed(id); ok {
+			s = append(s, r)
+		}
+	}
+	return s
+}
+
+func (r replica) Merge(from bundle.NodeID, records []view.Signed) []view.Signed {
+	news, _ := ask(r.a, &recordsBrought{from: from, records: records})
 	return news
 }
 
+// trustHead names the set in force, and the one that proves something against it.
+type trustHead struct {
+	timestamp        int64
+	digest, evidence bundle.Digest
+}
+
 func (r replica) TrustDigest() (timestamp int64, digest, evidence bundle.Digest) {
-	r.a.ask(func() {
-		timestamp, digest, evidence = r.a.trust.Versions().Timestamp, r.a.trust.Digest(), r.a.node.Evidence().Digest
-	})
-	return timestamp, digest, evidence
+	h, _ := ask(r.a, &trustHeadWanted{})
+	return h.timestamp, h.digest, h.evidence
+}
+
+func (l *loop) trustHead() trustHead {
+	return trustHead{l.trust.Versions().Timestamp, l.trust.Digest(), l.node.Evidence().Digest}
 }
 
 func (r replica) TrustSet(d bundle.Digest) (raw []byte, ok bool) {
-	r.a.ask(func() {
-		if v := r.a.sets[d]; v != nil {
-			var err error
-			raw, err = v.Set().Marshal()
-			ok = err == nil
-		}
-	})
-	return raw, ok
+	v, err := ask(r.a, &setWanted{digest: d})
+	if err != nil || v == nil {
+		return nil, false
+	}
+	raw, err = v.Set().Marshal()
+	return raw, err == nil
 }
 
 func (r replica) OfferTrust(from bundle.NodeID, set []byte) (settled bool) {
-	r.a.ask(func() { settled = r.a.offered(from, set) })
+	settled, _ = ask(r.a, &setBrought{from: from, set: set})
 	return settled
 }
 
-// offered judges a set of a peer. It reports whether that is all that there is to do; a
+// takeSet judges a set of a peer. It reports whether that is all that there is to do; a
 // set that could not be kept must come again.
-func (a *Agent) offered(from bundle.NodeID, set []byte) (settled bool) {
-	err := a.acceptSet(set)
+func (l *loop) takeSet(from bundle.NodeID, set []byte) (settled bool) {
+	err := l.acceptSet(set)
 	if err != nil {
-		a.noSets.Log(a.log, slog.LevelInfo, "trust metadata of a peer not taken", "peer", from.Short(), "err", err)
+		l.noSets.Log(l.log, slog.LevelInfo, "trust metadata of a peer not taken", "peer", from.Short(), "err", err)
 	}
 	return !errors.Is(err, errNotKept)
 }
 
 // merge takes over the records that are news, and returns those of other nodes.
-func (a *Agent) merge(from bundle.NodeID, records []view.Signed) (news []view.Signed) {
-	changed, err := a.node.Merge(time.Now(), records...)
+func (l *loop) merge(from bundle.NodeID, records []view.Signed) (news []view.Signed) {
+	changed, err := l.node.Merge(time.Now(), records...)
 	if err != nil {
-		a.noRecords.Log(a.log, slog.LevelWarn, "records of a peer not taken", "peer", from.Short(), "err", err)
+		l.noRecords.Log(l.log, slog.LevelWarn, "records of a peer not taken", "peer", from.Short(), "err", err)
 	}
 	for _, id := range changed {
-		a.dirty[id] = true
-		a.noteName(id)
-		if s, ok := a.node.View().Signed(id); ok && id != a.id {
+		l.dirty[id] = true
+		l.noteName(id)
+		if s, ok := l.node.View().Signed(id); ok && id != l.id {
 			news = append(news, s)
 		}
 	}
@@ -101,87 +113,84 @@ func (a *Agent) merge(from bundle.NodeID, records []view.Signed) (news []view.Si
 
 // persistView writes the records that have changed to the store, some at a
 // time. They are a cache: what is lost comes back from peers.
-func (a *Agent) persistView() {
-	for batch := range slices.Chunk(slices.Collect(maps.Keys(a.dirty)), recordsPerBatch) {
-		err := a.store.Update(func(tx *store.Tx) error {
+func (l *loop) persistView() {
+	for batch := range slices.Chunk(slices.Collect(maps.Keys(l.dirty)), recordsPerBatch) {
+		err := l.store.Update(func(tx *store.Tx) error {
 			for _, id := range batch {
-				s, ok := a.node.View().Signed(id)
-				if !ok { // it was forgotten
-					if err := errors.Join(tx.Delete(bucketView, id.String()), tx.Delete(bucketNames, id.String())); err != nil {
-						return err
-					}
-					continue
-				}
-				raw, err := s.Marshal()
-				if err != nil {
-					return err
-				}
-				if err := tx.Put(bucketView, id.String(), raw); err != nil {
-					return err
-				}
-				if !a.noteName(id) {
-					err = tx.Delete(bucketNames, id.String())
-				} else if r, ok := a.node.View().Get(id); ok {
-					err = tx.Put(bucketNames, id.String(), []byte(r.Name))
-				}
-				if err != nil {
+				if err := l.putRecord(tx, id); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 		if err != nil {
-			a.log.Warn("view not written to the store", "err", err)
+			l.log.Warn("view not written to the store", "err", err)
 			return
 		}
 		for _, id := range batch {
-			delete(a.dirty, id)
+			delete(l.dirty, id)
 		}
 	}
+}
+
+// putRecord writes what is known of a node, and the name that is its.
+func (l *loop) putRecord(tx *store.Tx, id bundle.NodeID) error {
+	s, ok := l.node.View().Signed(id)
+	if !ok { // it was forgotten
+		return errors.Join(tx.Delete(bucketView, id.String()), tx.Delete(bucketNames, id.String()))
+	}
+	raw, err := s.Marshal()
+	if err != nil {
+		return err
+	}
+	if err := tx.Put(bucketView, id.String(), raw); err != nil {
+		return err
+	}
+	if r, ok := l.node.View().Get(id); ok && l.noteName(id) {
+		return tx.Put(bucketNames, id.String(), []byte(r.Name))
+	}
+	return tx.Delete(bucketNames, id.String())
 }
 
 // noteName tells the ring what name a node says it has, and reports whether that is the
 // node's: another may have had it first. Of a node that was forgotten none is.
-func (a *Agent) noteName(id bundle.NodeID) bool {
-	if a.ring == nil {
+func (l *loop) noteName(id bundle.NodeID) bool {
+	r, ok := l.node.View().Get(id)
+	if !ok || l.node.Stranger(id) {
+		l.ring.Disown(id)
 		return false
 	}
-	r, ok := a.node.View().Get(id)
-	if !ok || a.node.Stranger(id) {
-		a.ring.Disown(id)
-		return false
-	}
-	return a.ring.Own(ownerOf(r))
+	return l.ring.Own(ownerOf(r))
 }
 
 // noteEnrolled has names belong to those that are enrolled by them, also to nodes of which
 // nothing is known yet, and to no stranger.
-func (a *Agent) noteEnrolled() {
-	m := a.node.Members()
-	if a.ring == nil || m == a.enrolled {
+func (l *loop) noteEnrolled() {
+	m := l.node.Members()
+	if m == l.enrolled {
 		return
 	}
-	a.enrolled = m
-	for r := range a.node.View().All() {
-		if a.node.Stranger(r.Node) {
-			a.ring.Disown(r.Node)
+	l.enrolled = m
+	for r := range l.node.View().All() {
+		if l.node.Stranger(r.Node) {
+			l.ring.Disown(r.Node)
 		}
 	}
-	for _, o := range a.unheard() {
-		a.ring.Own(o)
+	for _, o := range l.unheard() {
+		l.ring.Own(o)
 	}
-	for r := range a.node.View().All() {
-		a.noteName(r.Node)
+	for r := range l.node.View().All() {
+		l.noteName(r.Node)
 	}
 }
 
 // unheard are the nodes that are enrolled by name and of which nothing is known.
-func (a *Agent) unheard() (all []gossip.Owner) {
-	if !a.node.Closed() || a.node.Members() == nil {
+func (l *loop) unheard() (all []gossip.Owner) {
+	if !l.node.Closed() || l.node.Members() == nil {
 		return nil
 	}
-	for _, e := range a.node.Members().Members {
-		if _, heard := a.node.View().Get(e.Node); !heard {
+	for _, e := range l.node.Members().Members {
+		if _, heard := l.node.View().Get(e.Node); !heard {
 			all = append(all, gossip.Owner{Name: e.Name, ID: e.Node})
 		}
 	}
@@ -193,15 +202,15 @@ func ownerOf(r view.Record) gossip.Owner { return gossip.Owner{Name: r.Name, ID:
 // owners lists the nodes that have names: those first that are enrolled by them, then those
 // that had them in an earlier run, for records alone do not tell who had one before the
 // other.
-func (a *Agent) owners() (all []gossip.Owner, err error) {
+func (l *loop) owners() (all []gossip.Owner, err error) {
 	had := map[bundle.NodeID]bool{}
 	named := func(r view.Record) bool {
-		e, ok := a.node.Members().Member(r.Node)
-		return ok && e.Name == r.Name && a.node.Closed()
+		e, ok := l.node.Members().Member(r.Node)
+		return ok && e.Name == r.Name && l.node.Closed()
 	}
-	err = a.store.Each(bucketNames, func(key string, name []byte) error {
+	err = l.store.Each(bucketNames, func(key string, name []byte) error {
 		id, err := bundle.ParseNodeID(key)
-		if r, ok := a.node.View().Get(id); err == nil && ok && r.Name == string(name) {
+		if r, ok := l.node.View().Get(id); err == nil && ok && r.Name == string(name) {
 			had[id] = true
 		}
 		return nil
@@ -209,19 +218,19 @@ func (a *Agent) owners() (all []gossip.Owner, err error) {
 	if err != nil {
 		return nil, err
 	}
-	all = a.unheard()
+	all = l.unheard()
 	for _, turn := range []func(view.Record) bool{
 		named,
 		func(r view.Record) bool { return had[r.Node] && !named(r) },
 		func(r view.Record) bool { return !had[r.Node] && !named(r) },
 	} {
-		for r := range a.node.View().All() {
-			if turn(r) && !a.node.Stranger(r.Node) {
+		for r := range l.node.View().All() {
+			if turn(r) && !l.node.Stranger(r.Node) {
 				all = append(all, ownerOf(r))
 			}
 		}
 	}
-	a.enrolled = a.node.Members()
+	l.enrolled = l.node.Members()
 	return all, nil
 }
 
@@ -243,39 +252,35 @@ func callerOf(r *http.Request) swarm.Caller {
 	return swarm.Caller{From: gossip.SourceOf(r), Peer: id}
 }
 
-func (a *Agent) openRing(c *closers) error {
-	keys, err := loadGossipKeys(a.cfg.GossipKey, a.cluster)
+func (l *loop) openRing(c *closers) error {
+	keys, err := loadGossipKeys(l.cfg.GossipKey, l.cluster)
 	if err != nil {
 		return err
 	}
-	if a.cfg.GossipKey == "" {
-		a.log.Warn("no gossip_key is set: whoever has the cluster's root can join its ring")
+	if l.cfg.GossipKey == "" {
+		l.log.Warn("no gossip_key is set: whoever has the cluster's root can join its ring")
 	}
-	remembered, err := a.remembered()
-	if err != nil {
-		return err
-	}
+	a := l.Agent
 	cfg := gossip.DefaultConfig()
-	cfg.Name, cfg.Key, cfg.Cluster, cfg.GossipKey = a.cfg.Name, a.key, a.cluster, keys[0]
+	cfg.Name, cfg.Key, cfg.Cluster, cfg.GossipKey = l.cfg.Name, l.key, l.cluster, keys[0]
 	if len(keys) > 1 {
 		cfg.OtherGossipKey = keys[1]
 	}
-	cfg.Bind, cfg.Advertise, cfg.SyncInterval = a.cfg.Bind, a.cfg.Advertise, a.cfg.SyncInterval
-	cfg.Replica, cfg.Log = replica{a}, a.log
-	cfg.Handler = swarm.NewServer(a.depot, swarm.ServerOptions{Log: a.log, Caller: callerOf})
-	cfg.Query = a.answerQuery
-	cfg.Peers = a.seeds
-	if cfg.Owners, err = a.owners(); err != nil {
+	cfg.Bind, cfg.Advertise, cfg.SyncInterval = l.cfg.Bind, l.cfg.Advertise, l.cfg.SyncInterval
+	cfg.Replica, cfg.Log = replica{a}, l.log
+	cfg.Handler = swarm.NewServer(l.depot, swarm.ServerOptions{Log: l.log, Caller: callerOf})
+	cfg.Query = l.answerQuery
+	cfg.Peers = l.seeds
+	if cfg.Owners, err = l.owners(); err != nil {
 		return err
 	}
-	cfg.MembersChanged = func() { a.post(a.noteMembers) }
-	cfg.Conflict = func(c gossip.Conflict) { a.post(func() { a.alarm("%v", c) }) }
-	a.fetch = swarm.NewFetcher(ringPeers{a}, swarm.FetcherOptions{Log: a.log})
-	a.alone = len(a.cfg.Join)+len(remembered) == 0
-	if a.ring, err = gossip.Start(cfg); err != nil {
+	cfg.MembersChanged = func() { a.send(ringChanged{}) }
+	cfg.Conflict = func(c gossip.Conflict) { a.tell(alarm("%v", c)) }
+	l.fetch = swarm.NewFetcher(ringPeers{a}, swarm.FetcherOptions{Log: l.log})
+	if l.ring, err = gossip.Start(cfg); err != nil {
 		return err
 	}
-	c.add(a.ring.Close)
+	c.add(l.ring.Close)
 	return nil
 }
 
@@ -299,24 +304,23 @@ func (a *Agent) seeds() []string {
 
 // noteMembers notes who is alive, and keeps the addresses of peers, so that a
 // full outage heals without flags.
-func (a *Agent) noteMembers() {
-	alive := map[bundle.NodeID]bool{a.id: true}
+func (l *loop) noteMembers() {
+	alive := map[bundle.NodeID]bool{l.id: true}
 	fresh := map[string]string{}
-	for _, m := range a.ring.Members() {
+	for _, m := range l.ring.Members() {
 		if m.Status != gossip.StatusAlive {
 			continue
 		}
 		alive[m.ID] = true
-		if m.ID != a.id && !a.known[m.Addr] && len(fresh) < recordsPerBatch {
+		if m.ID != l.id && !l.known[m.Addr] && len(fresh) < recordsPerBatch {
 			fresh[m.Addr] = m.Name
 		}
 	}
-	a.step(node.Members{Alive: alive})
+	l.step(node.Members{Alive: alive})
 	if len(fresh) == 0 {
 		return
 	}
-	a.alone = false
-	err := a.store.Update(func(tx *store.Tx) error {
+	err := l.store.Update(func(tx *store.Tx) error {
 		for addr, name := range fresh {
 			if err := tx.Put(bucketPeers, addr, []byte(name)); err != nil {
 				return err
@@ -325,11 +329,11 @@ func (a *Agent) noteMembers() {
 		return nil
 	})
 	if err != nil {
-		a.log.Warn("peers not remembered", "err", err)
+		l.log.Warn("peers not remembered", "err", err)
 		return
 	}
 	for addr := range fresh {
-		a.known[addr] = true
+		l.known[addr] = true
 	}
 }
 

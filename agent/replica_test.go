@@ -21,30 +21,10 @@ import (
 	"moult/store/bundle/trust"
 )
 
-// newRingBench is a bench with a ring, which the test's end closes.
-func newRingBench(t *testing.T) *bench {
-	t.Helper()
-	cfg := benchConfig(t)
-	cfg.Bind = "127.0.0.1:0"
-	b := newBench(t, cfg, 1)
-	c := &closers{}
-	b.do(func() {
-		if err := b.openRing(c); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(func() {
-		if err := c.close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return b
-}
-
 // A name is that node's whose record came first, also after a restart, whatever the order
 // of the records on the disk; and until the node is forgotten.
 func TestNamesStay(t *testing.T) {
-	b := newRingBench(t)
+	b := newBench(t, benchConfig(t), 1)
 	firsts := map[string]bundle.NodeID{}
 	b.do(func() {
 		for i := range 8 {
@@ -82,7 +62,7 @@ func TestNamesStay(t *testing.T) {
 // TestEnrolledNames: a name is that of the node that is enrolled by it, heard of or not, and
 // no stranger's, however early it came.
 func TestEnrolledNames(t *testing.T) {
-	b := newRingBench(t)
+	b := newBench(t, benchConfig(t), 1)
 	b.do(func() {
 		squatter := b.peer(func(r *view.Record) { r.Name = "m1" })
 		member, unheard := b.peer(func(r *view.Record) { r.Name = "m1" }), bundle.NodeID{7}
@@ -124,7 +104,7 @@ func TestBadRecordsFillNoLog(t *testing.T) {
 		b.log = slog.New(slog.NewTextHandler(&logged, nil))
 		for range 100 {
 			b.merge(bundle.NodeID{2}, []view.Signed{{}})
-			b.offered(bundle.NodeID{2}, []byte("no set"))
+			b.takeSet(bundle.NodeID{2}, []byte("no set"))
 		}
 	})
 	if n := strings.Count(logged.String(), "of a peer not taken"); n != 2 {
@@ -134,7 +114,7 @@ func TestBadRecordsFillNoLog(t *testing.T) {
 
 // TestNamesBounded: who changes its name again and again leaves one on the disk.
 func TestNamesBounded(t *testing.T) {
-	b := newRingBench(t)
+	b := newBench(t, benchConfig(t), 1)
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -208,10 +188,16 @@ func TestJoinTokenGone(t *testing.T) {
 	if e, err := b.enrol(); err != nil || !reflect.DeepEqual(e, signed) {
 		t.Errorf("the token is gone: %v, %v", e, err)
 	}
+	another := benchConfig(t)
+	another.JoinToken = cfg.JoinToken
+	fresh := newBench(t, another, 2)
 	if err := os.WriteFile(cfg.JoinToken, []byte("no token"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.enrol(); err == nil || !strings.Contains(err.Error(), "not a join token") {
-		t.Errorf("no token: %v", err)
+	if e, err := b.enrol(); err != nil || !reflect.DeepEqual(e, signed) {
+		t.Errorf("the token is none any more: %v, %v", e, err)
+	}
+	if _, err := fresh.enrol(); err == nil || !strings.Contains(err.Error(), "not a join token") {
+		t.Errorf("no token, and nothing signed: %v", err)
 	}
 }

@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -24,12 +23,6 @@ func TestResolve(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	l, err := control.ListenUnix(filepath.Join(b.cfg.Data, control.SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := control.Serve(l, api{b.Agent}, b.log)
-	defer server.Close()
 	client := control.NewClient(b.cfg.Data)
 	defer client.Close()
 
@@ -39,7 +32,7 @@ func TestResolve(t *testing.T) {
 			r.Services = map[string]view.ServiceAddr{"api": {Public: public, Native: 2, Attach: "relay", Egress: "proxy", Protocol: "http",
 				Versions: map[bundle.Version]string{2: ln.Addr().String()}}}
 		})
-		b.guide(b.node.Directory())
+		b.takeDirectory(b.node.Directory())
 	})
 	if r, err := client.Resolve(t.Context(), public); err == nil {
 		t.Errorf("resolved to %+v before the version is known", r)
@@ -49,7 +42,7 @@ func TestResolve(t *testing.T) {
 	if e, ok := errors.AsType[*control.Error](err); !ok || e.Kind != control.KindRefused {
 		t.Errorf("as version 1: %v", err)
 	}
-	b.do(func() { b.step(node.SoftwareStarts{Version: 2}); b.answer(b.node.Route()) }) // its new software starts
+	b.do(func() { b.step(node.SoftwareStarts{Version: 2}); b.takeRoute(b.node.Route()) }) // its new software starts
 	if r, err := client.Resolve(t.Context(), public); err != nil || r != (control.Resolved{Address: ln.Addr().String(), Peer: true, Version: 2}) {
 		t.Errorf("as version 2: %+v, %v", r, err)
 	}

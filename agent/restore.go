@@ -17,34 +17,34 @@ import (
 )
 
 // restore makes the node of what the disk says of earlier runs.
-func (a *Agent) restore() error {
-	if err := a.removeLeftovers(); err != nil {
+func (l *loop) restore() error {
+	if err := l.removeLeftovers(); err != nil {
 		return err
 	}
-	m := node.Memory{Floor: floorOf(a.store.Floor())}
-	if err := errors.Join(a.restoreView(&m), a.restoreAnswering(&m), a.restoreState(&m), a.restoreTrust(&m)); err != nil {
+	m := node.Memory{Floor: floorOf(l.store.Floor())}
+	if err := errors.Join(l.restoreView(&m), l.restoreAnswering(&m), l.restoreState(&m), l.restoreTrust(&m)); err != nil {
 		return err
 	}
 	var err error
-	cfg := a.nodeConfig()
-	if cfg.Enrolment, err = a.enrol(); err != nil {
+	cfg := l.nodeConfig()
+	if cfg.Enrolment, err = l.enrol(); err != nil {
 		return err
 	}
-	if a.node, err = node.New(cfg, m, time.Now()); err != nil {
+	if l.node, err = node.New(cfg, m, time.Now()); err != nil {
 		return err
 	}
-	a.saved = a.node.Saved()
-	a.readDocuments()
-	if d := a.store.Damage(); d != nil {
-		a.alarmOf(causeStore, fmt.Sprintf("the store was damaged (%s); what peers know is fetched again", d.What))
+	l.saved = l.node.Saved()
+	l.readDocuments()
+	if d := l.store.Damage(); d != nil {
+		l.alarmOf(causeStore, fmt.Sprintf("the store was damaged (%s); what peers know is fetched again", d.What))
 	}
-	if a.another {
-		a.alarm("%s was lost, so this is another node than before, and its peers wait for the old one: end the agent and restore the file from a backup; or go on, and forget the old node, whose ID `moult members` shows", identityFile)
+	if l.another {
+		l.alarm("%s was lost, so this is another node than before, and its peers wait for the old one: end the agent and restore the file from a backup; or go on, and forget the old node, whose ID `moult members` shows", identityFile)
 	}
-	if a.node.BelowFloor() {
+	if l.node.BelowFloor() {
 		// The database was lost: nothing older than the floor is accepted, and
 		// peers bring what is newer.
-		a.log.Warn("trust metadata are behind the floor, waiting for peers")
+		l.log.Warn("trust metadata are behind the floor, waiting for peers")
 	}
 	return nil
 }
@@ -54,15 +54,15 @@ const causeStore = "store"
 
 // readDocuments reads what is on the disk before anything is opened: what the services
 // speak stands in the releases.
-func (a *Agent) readDocuments() {
-	for docs := a.node.Unread(); len(docs) > 0; docs = a.node.Unread() {
+func (l *loop) readDocuments() {
+	for docs := l.node.Unread(); len(docs) > 0; docs = l.node.Unread() {
 		var answers []node.Event
 		for _, doc := range docs {
-			answers = append(answers, a.read(doc))
+			answers = append(answers, l.read(doc))
 		}
-		a.node.Advance(node.Ready{Read: docs})
+		l.node.Advance(node.Ready{Read: docs})
 		for _, e := range answers {
-			a.step(e)
+			l.step(e)
 		}
 	}
 }
@@ -71,6 +71,22 @@ func (a *Agent) nodeConfig() node.Config {
 	return node.Config{
 		Self: a.id, Key: a.key.Public().(ed25519.PublicKey), Name: a.cfg.Name, Class: a.cfg.Class, Platform: a.platform,
 		Labels: maps.Clone(a.cfg.Labels), FirstSync: a.cfg.FirstSync, Services: a.services(), OpenRing: a.cfg.OpenRing,
+		Zone: zones(),
+	}
+}
+
+// zones finds time zones, and reads each only once.
+func zones() func(name string) (*time.Location, error) {
+	known := map[string]*time.Location{}
+	return func(name string) (*time.Location, error) {
+		if loc, ok := known[name]; ok {
+			return loc, nil
+		}
+		loc, err := time.LoadLocation(name)
+		if err == nil {
+			known[name] = loc
+		}
+		return loc, err
 	}
 }
 
@@ -96,7 +112,7 @@ func floorOf(f store.Floor) node.Floor {
 	return node.Floor{
 		Versions: trust.Versions{Root: f.Root, Timestamp: f.Timestamp, Snapshot: f.Snapshot, Targets: f.Targets, Operator: f.Operator},
 		Release:  f.Release, Numbers: f.RecordSeq, Expired: f.Expired, Members: f.Members,
-		Promises: upgrade.Promises{Settled: f.Settled, Obeys: f.Obeys, EndedRelease: f.EndedRelease, EndedCount: f.EndedCount},
+		Promises: upgrade.Promises{Settled: f.Settled, Obeys: f.Obeys, EndedRelease: f.EndedRelease, EndedCount: f.EndedCount, Turned: f.Turned},
 	}
 }
 

@@ -1,11 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"slices"
 	"time"
 
@@ -17,10 +17,10 @@ import (
 
 // serving is how the routing is put in force.
 type serving struct {
-	// holding: the software is up, and calls wait for the objects to follow. letIn,
-	// where there is one, gets the outcome when they wait no more; it has room for it.
-	holding bool
-	letIn   chan error
+	// holding: the software is up, and calls wait for the objects to follow. admission,
+	// where there is one, is answered when they wait no more.
+	holding   bool
+	admission *callersWanted
 
 	// err says why failed could not be put in force; it is tried again from
 	// retry on.
@@ -29,71 +29,85 @@ type serving struct {
 	retry  time.Time
 }
 
-// answer takes in whom the node answers from now on.
-func (a *Agent) answer(r node.Route) {
+// takeRoute takes in whom the node answers from now on.
+func (l *loop) takeRoute(r node.Route) {
 	all := map[bundle.Version]objects.Object{}
 	for v := r.Oldest; v < r.Native; v++ {
-		all[v] = objects.Of(a.node.Manifests()[v+1], a.cfg.Class, a.platform, true)
+		all[v] = objects.Of(l.node.Manifests()[v+1], l.cfg.Class, l.platform, true)
 	}
 	for v := r.Native + 1; v <= r.Newest; v++ {
-		all[v] = objects.Of(a.node.Manifests()[v], a.cfg.Class, a.platform, false)
+		all[v] = objects.Of(l.node.Manifests()[v], l.cfg.Class, l.platform, false)
 	}
-	if r.Native != a.answers.Native || r.Oldest != a.answers.Oldest || r.Newest != a.answers.Newest || !maps.Equal(r.Releases, a.answers.Releases) {
-		a.objects.Offer(all)
+	if r.Native != l.answering.Native || r.Oldest != l.answering.Oldest || r.Newest != l.answering.Newest || !maps.Equal(r.Releases, l.answering.Releases) {
+		l.objects.Offer(all)
 	}
-	speaks := a.answers.Speaks
-	a.answers = r
+	speaks := l.answering.Speaks
+	l.answering = r
 	if speaks != r.Speaks {
-		a.redirect()
+		l.redirect()
 	}
 }
 
 // route tells the simulation layer who answers whom now. What goes wrong is an
 // alarm, and is tried again.
-func (a *Agent) route() { _ = a.routeNow() }
+func (l *loop) route() { _ = l.routeNow() }
 
 // routeNow is route, for whoever must know why callers cannot be routed. A node
 // that has never had software answers nobody: its callers wait.
-func (a *Agent) routeNow() error {
-	s, to := a.saved, a.answers
+func (l *loop) routeNow() error {
+	s, to := l.saved, l.answering
 	if to.Native == 0 {
 		return nil
 	}
-	up := a.node.GateFor(s).Open
+	up := l.node.GateFor(s).Open
 	now := time.Now()
-	a.objects.Arrange(objects.Node{Native: to.Native, Settled: s.Version, Backends: a.backends(), Up: up, Down: s.Phase.Down(), Hold: to.Hold}, now)
-	a.serving.holding = up && a.objects.Holds(a.routed.Native != 0 && !a.routed.Down, now)
-	up = up && !a.serving.holding
-	err := a.apply(simlayer.Routing{
-		Native: to.Native, Backends: a.backends(), Protocols: to.Protocols, Processes: a.live.processes, Down: !up, HoldTimeout: to.Hold,
-		Objects: a.objects.Lead(up), External: to.External, Egress: to.Speaks, Watched: watched(to),
+	l.objects.Arrange(objects.Node{Native: to.Native, Settled: s.Version, Backends: l.backends(), Up: up, Down: s.Phase.Down(), Back: s.Reverts != 0, Hold: to.Hold}, now)
+	l.serving.holding = up && l.objects.Holds(l.routed.Native != 0 && !l.routed.Down, now)
+	up = up && !l.serving.holding
+	err := l.apply(simlayer.Routing{
+		Native: to.Native, Backends: l.backends(), Protocols: to.Protocols, Processes: l.live.processes, Down: !up, HoldTimeout: to.Hold,
+		Objects: l.objects.Lead(up), External: to.External, Egress: to.Speaks, Watched: watched(to),
 	}, now)
-	if !a.serving.holding && a.serving.letIn != nil {
-		a.serving.letIn <- err
-		a.serving.letIn = nil
+	if !l.serving.holding && l.serving.admission != nil {
+		l.serving.admission.answer(done{}, err)
+		l.serving.admission = nil
 	}
-	if err == nil || !a.objects.Near() {
-		a.objects.Follow(now)
+	if err == nil || !l.objects.CallNode() {
+		l.objects.Follow(now)
 	}
 	return err
 }
 
-// apply puts a routing in force, unless it is, or has just failed.
-func (a *Agent) apply(r simlayer.Routing, now time.Time) error {
-	switch {
-	case sameRouting(r, a.routed):
-		a.serving.err = nil
-		return nil
-	case a.serving.err != nil && sameRouting(r, a.serving.failed) && now.Before(a.serving.retry):
-		return a.serving.err
+// letIn lets callers in, and says so when they are.
+func (l *loop) letIn(wanted *callersWanted) {
+	l.step(node.LetIn{})
+	if err := l.routeNow(); err != nil || !l.serving.holding {
+		wanted.answer(done{}, err)
+		return
 	}
-	if err := a.layer.Apply(r); err != nil {
-		a.alarmOf(causeRouting, fmt.Sprintf("callers cannot be routed: %v", err))
-		a.serving.err, a.serving.failed, a.serving.retry = err, r, now.Add(routePause)
+	l.serving.admission = wanted
+}
+
+// calling is the version as which the software that runs calls its peers; 0 where that
+// has not yet been found out.
+func (l *loop) calling() bundle.Version { return cmp.Or(l.answering.Speaks, l.saved.Running) }
+
+// apply puts a routing in force, unless it is, or has just failed.
+func (l *loop) apply(r simlayer.Routing, now time.Time) error {
+	switch {
+	case sameRouting(r, l.routed):
+		l.serving.err = nil
+		return nil
+	case l.serving.err != nil && sameRouting(r, l.serving.failed) && now.Before(l.serving.retry):
+		return l.serving.err
+	}
+	if err := l.layer.Apply(r); err != nil {
+		l.alarmOf(causeRouting, fmt.Sprintf("callers cannot be routed: %v", err))
+		l.serving.err, l.serving.failed, l.serving.retry = err, r, now.Add(routePause)
 		return err
 	}
-	a.routed, a.serving.err = r, nil
-	a.alarmOf(causeRouting, "")
+	l.routed, l.serving.err = r, nil
+	l.alarmOf(causeRouting, "")
 	return nil
 }
 
@@ -107,10 +121,10 @@ func sameRouting(a, b simlayer.Routing) bool {
 
 // backends are the software's addresses of the services that this node is
 // configured with. A release may have more: nobody calls them here.
-func (a *Agent) backends() map[string]string {
-	b := make(map[string]string, len(a.cfg.Services))
-	for name := range a.cfg.Services {
-		if addr, ok := a.live.backends[name]; ok {
+func (l *loop) backends() map[string]string {
+	b := make(map[string]string, len(l.cfg.Services))
+	for name := range l.cfg.Services {
+		if addr, ok := l.live.backends[name]; ok {
 			b[name] = addr
 		}
 	}
@@ -160,13 +174,11 @@ func (a *Agent) resolve(dest string, v bundle.Version) (addr string, isPeer bool
 	return addr, true, nil
 }
 
-// guide takes in where peers answer from now on.
-func (a *Agent) guide(d node.Directory) {
-	a.directory.Store(&d)
-	a.redirect()
+// takeDirectory takes in where peers answer from now on.
+func (l *loop) takeDirectory(d node.Directory) {
+	l.directory.Store(&d)
+	l.redirect()
 }
-
-func listenTCP(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
 
 // closeWith closes c and keeps both errors.
 func closeWith(err error, c io.Closer) error { return errors.Join(err, c.Close()) }

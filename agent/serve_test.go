@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
@@ -11,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,11 +22,13 @@ import (
 	"moult/store/bundle/trust"
 )
 
-// bench is an agent without a ring and without decisions: a test moves it.
+// bench is an agent without decisions: a test moves it.
 type bench struct {
-	*Agent
+	*loop
 	t     *testing.T
 	close func()
+	tests chan func()   // what tests do in the loop
+	ended chan struct{} // closed when it has ended
 	// What stays where the node is made anew.
 	ready    bundle.Version // software that is up
 	admitted bool
@@ -65,7 +67,7 @@ func benchConfig(t *testing.T) config.Config {
 	c.Services = map[string]config.Service{"api": {
 		Address: fmt.Sprintf("127.0.0.1:%d", first), First: first + 1, Last: first + servePorts, Attach: config.AttachRelay,
 	}}
-	c.Egress = config.EgressProxy
+	c.Egress, c.Bind = config.EgressProxy, "127.0.0.1:0"
 	return c
 }
 
@@ -90,62 +92,74 @@ func freeRun(t *testing.T, n int) int {
 	return 0
 }
 
-// newBench opens an agent in the state of a node that runs version running.
-func newBench(t *testing.T, cfg config.Config, running bundle.Version) *bench {
+// openBench opens an agent whose loop is the test itself.
+func openBench(t *testing.T, cfg config.Config) *bench {
 	t.Helper()
-	ctx, quit := context.WithCancel(t.Context())
 	log := slog.New(slog.DiscardHandler)
 	c := &closers{}
 	f, err := openFolder(cfg, log, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newAgent(f, cfg, log, quit)
-	err = a.restore()
-	if err == nil {
-		err = a.openLayer(c)
-	}
-	if err != nil {
+	b := &bench{loop: newLoop(f, cfg, log, func() {}), t: t, tests: make(chan func()), ended: make(chan struct{}), frozen: map[bundle.Version]bundle.Digest{}}
+	b.close = sync.OnceFunc(func() {
+		close(b.stopped)
+		b.work.Wait()
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { b.close() })
+	if err := b.open(c); err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{Agent: a, t: t, frozen: map[bundle.Version]bundle.Digest{}}
+	return b
+}
+
+// newBench opens an agent in the state of a node that runs version running, and has its
+// loop handle messages.
+func newBench(t *testing.T, cfg config.Config, running bundle.Version) *bench {
+	t.Helper()
+	b := openBench(t, cfg)
 	if running != 0 {
 		b.in(upgrade.State{Phase: upgrade.Current, Version: running, Running: running, Served: true})
 	}
-	ended := make(chan struct{})
+	quit := make(chan struct{})
 	go func() {
-		defer close(ended)
+		defer close(b.ended)
 		for {
 			select {
-			case f := <-a.inbox:
+			case m := <-b.inbox:
+				b.handle(m)
+			case f := <-b.tests:
 				f()
-			case <-ctx.Done():
+			case <-quit:
 				return
 			}
 		}
 	}()
-	closed := false
-	b.close = func() {
-		if closed {
-			return
-		}
-		closed = true
-		quit()
-		<-ended
-		close(a.stopped)
-		a.work.Wait()
-		if err := c.close(); err != nil {
-			t.Error(err)
-		}
-	}
-	t.Cleanup(b.close)
+	end := b.close
+	b.close = sync.OnceFunc(func() {
+		close(quit)
+		<-b.ended
+		end()
+	})
 	return b
 }
 
-// do runs f in the loop.
+// do runs f in the loop, after the messages that were sent before.
 func (b *bench) do(f func()) {
 	b.t.Helper()
-	if !b.ask(f) {
+	ran := make(chan struct{})
+	turn := func() {
+		defer close(ran)
+		b.emptyInbox()
+		f()
+	}
+	select {
+	case b.tests <- turn:
+		<-ran
+	case <-b.ended:
 		b.t.Fatal("the loop has ended")
 	}
 }
@@ -172,17 +186,17 @@ func (b *bench) in(s upgrade.State) {
 // refresh takes in what a test has changed.
 func (b *bench) refresh() {
 	b.step(node.LookAgain{})
-	b.answer(b.node.Route())
+	b.takeRoute(b.node.Route())
 }
 
 func (b *bench) route() {
 	b.refresh()
-	b.Agent.route()
+	b.loop.route()
 }
 
 func (b *bench) routeNow() error {
 	b.refresh()
-	return b.Agent.routeNow()
+	return b.loop.routeNow()
 }
 
 // software says that the software of version v is ready, and callers may reach it.
@@ -233,7 +247,7 @@ func (b *bench) releases(from, to bundle.Version, change ...func(bundle.Version,
 		}
 		b.node.Manifests()[v] = &bundle.Manifest{Version: v, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": cu}}
 	}
-	b.Agent.answers = node.Route{Speaks: b.Agent.answers.Speaks} // what was offered may be other objects
+	b.loop.answering = node.Route{Speaks: b.loop.answering.Speaks} // what was offered may be other objects
 }
 
 // up says that the software of version v is ready, on these services.

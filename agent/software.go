@@ -6,14 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"moult/agent/config"
+	"moult/agent/facts"
 	"moult/agent/node"
+	"moult/agent/process"
 	"moult/agent/software"
 	"moult/agent/ways"
+	"moult/gossip/view"
 	"moult/simlayer"
 	"moult/store/bundle"
 )
@@ -26,23 +30,23 @@ const anyLoopback = "127.0.0.1:0"
 
 // startLayer starts the simulation layer with its egress proxy where the running
 // software was told that it is. Is that address taken, it comes up all the same.
-func (a *Agent) startLayer(cfg simlayer.Config, left software.Left) (*simlayer.Layer, error) {
+func (l *loop) startLayer(cfg simlayer.Config, left software.Left) (*simlayer.Layer, error) {
 	cfg.Processes, cfg.Inherited = left.Processes(), left.Inherited()
 	cfg.Egress, cfg.EgressSecret = left.Egress(), left.EgressSecret()
-	if cfg.Egress == "" && a.ways.Egress.Kind == config.EgressProxy {
+	if cfg.Egress == "" && l.ways.Egress.Kind == config.EgressProxy {
 		cfg.Egress = anyLoopback
-		if !a.cfg.EgressOpen {
+		if !l.cfg.EgressOpen {
 			cfg.EgressSecret = rand.Text()
 		}
 	}
-	if left.Egress() != "" && cfg.EgressSecret == "" && !a.cfg.EgressOpen {
-		a.alarm("the proxy by which the software calls (%s) asks nobody for credentials, since an older moult has started the software: any user of this machine may call by it until agent and software have been stopped and started", left.Egress())
+	if left.Egress() != "" && cfg.EgressSecret == "" && !l.cfg.EgressOpen {
+		l.alarm("the proxy that the software calls through (%s) asks for no credentials, since an older moult started the software: any user of this machine may use it until agent and software have been stopped and started", left.Egress())
 	}
 	layer, err := simlayer.Start(cfg)
 	if !errors.Is(err, simlayer.ErrEgress) || cfg.Egress == anyLoopback {
 		return layer, err
 	}
-	a.alarm("another program has %s, the proxy address that the running software (process %d) was given: its calls to peers fail until it is started anew, with another address: %v",
+	l.alarm("another program has %s, the proxy address that the running software (process %d) was given: its calls to peers fail until it is started anew, with another address: %v",
 		cfg.Egress, left.Processes()[0], err)
 	cfg.Egress = anyLoopback
 	return simlayer.Start(cfg)
@@ -53,7 +57,11 @@ func (a *Agent) lookAfter(left software.Left) *software.Software {
 	cfg := software.Config{
 		Data: a.cfg.Data, Node: a.id, KernelName: ways.KernelName(a.id), Services: map[string]string{}, Env: a.cfg.Env,
 		Proxied: a.ways.Egress.Kind == config.EgressProxy, Layer: a.layer, State: a.slots.Path, Unpacked: a.unpacked,
-		Plan: a.plan, Tell: a.hear, Account: a.account, Own: a.slots.Own, Log: a.log,
+		Plan: a.plan, Account: a.account, Former: a.former, Own: a.slots.Own, Log: a.log,
+	}
+	cfg.Tell = func(e software.Event) error {
+		_, err := ask(a, &softwareSaid{event: e})
+		return err
 	}
 	for name, s := range a.cfg.Services {
 		cfg.Services[name] = s.Address
@@ -64,46 +72,86 @@ func (a *Agent) lookAfter(left software.Left) *software.Software {
 	return software.New(cfg, left)
 }
 
-// hear takes in what happened to the software. It is called beside the loop.
-func (a *Agent) hear(e software.Event) error {
-	if !a.ask(func() { a.noteSoftware(e) }) {
-		return errStopped
-	}
-	return nil
-}
-
-func (a *Agent) noteSoftware(e software.Event) {
+func (l *loop) noteSoftware(e software.Event) {
 	switch e := e.(type) {
 	case software.Starting:
-		a.step(node.SoftwareStarts{Version: e.Version})
-		a.flush()
-		a.route()
+		l.step(node.SoftwareStarts{Version: e.Version})
+		l.flush()
+		l.route()
 	case software.Ready:
-		a.live.backends, a.live.processes = e.Backends, e.Processes
-		a.step(node.SoftwareUp{Version: e.Version})
-		a.route()
+		l.live.version, l.live.backends, l.live.processes = e.Version, e.Backends, e.Processes
+		l.step(node.SoftwareUp{Version: e.Version})
+		l.route()
 	case software.NotReady:
-		a.step(node.SoftwareDown{Version: e.Version, Reason: e.Err.Error()})
+		l.step(node.SoftwareDown{Version: e.Version, Reason: e.Err.Error()})
 	case software.Failing:
-		a.step(node.SoftwareFails{Version: e.Version, Reason: e.Err.Error()})
+		l.step(node.SoftwareFails{Version: e.Version, Reason: e.Err.Error()})
 	case software.Passing:
-		a.step(node.SoftwarePasses{Version: e.Version})
+		l.step(node.SoftwarePasses{Version: e.Version})
 	case software.Ended:
-		a.step(node.SoftwareDown{Version: e.Version, Ended: true, Reason: "it has ended by itself: " + e.Exit.String()})
+		l.step(node.SoftwareDown{Version: e.Version, Ended: true, Reason: "it has ended by itself: " + e.Exit.String()})
 	case software.Draining:
-		a.step(node.SoftwareStops{})
+		l.step(node.SoftwareStops{})
 	}
+}
+
+// sampling is what the running software is asked for. The zero sampling asks for nothing.
+type sampling struct {
+	version  bundle.Version
+	facts    map[string]bundle.Fact
+	backends map[string]string
+	cancel   context.CancelFunc // nil: nothing is asked for
+}
+
+func (s *sampling) end() {
+	if s.cancel != nil {
+		s.cancel()
+	}
+	*s = sampling{}
+}
+
+// sample has the running software asked for the facts that the node wants, unless the node
+// is down: nothing of it may run beside a transform.
+func (l *loop) sample() {
+	s := l.node.State()
+	if s.Phase.Down() {
+		l.sampling.end()
+		return
+	}
+	want := sampling{version: s.Running, facts: l.node.Facts(), backends: l.live.backends}
+	is := &l.sampling
+	if is.version == want.version && reflect.DeepEqual(is.facts, want.facts) && maps.Equal(is.backends, want.backends) {
+		return
+	}
+	is.end()
+	if len(want.facts) == 0 || want.backends == nil || l.live.version != want.version {
+		return // nothing is to be asked for, or nobody is there to be asked
+	}
+	ctx, cancel := l.untilStopped()
+	want.cancel = cancel
+	*is = want
+	a, v := l.Agent, want.version
+	before, ended := l.sampled, make(chan struct{})
+	l.sampled = ended
+	asked := facts.Software{
+		Addr: func(service string) (string, bool) { addr, ok := want.backends[service]; return addr, ok },
+		Spec: func() (process.Spec, error) { return a.soft.Spec(v) },
+	}
+	a.spawn(func() {
+		defer close(ended)
+		if before != nil {
+			<-before
+		}
+		facts.Sample(ctx, asked, want.facts, func(told map[string]view.Fact) { a.tell(node.FactsSampled{Version: v, Facts: told}) })
+	})
 }
 
 // plan says how version v is started. It is called beside the loop.
-func (a *Agent) plan(v bundle.Version) (p software.Plan, err error) {
+func (a *Agent) plan(v bundle.Version) (software.Plan, error) {
 	if text := a.lacksState(v); text != "" {
-		return p, errors.New(text) // software would begin with none
+		return software.Plan{}, errors.New(text) // software would begin with none
 	}
-	if !a.ask(func() { p, err = a.planOf(v) }) {
-		err = errStopped
-	}
-	return p, err
+	return ask(a, &planWanted{version: v})
 }
 
 // lacksState says that there is no slot of version v; "" where there is one.
@@ -111,28 +159,28 @@ func (a *Agent) lacksState(v bundle.Version) string {
 	if v == 0 || a.slots.Exists(v) {
 		return ""
 	}
-	return fmt.Sprintf("the state of version %d, which is what this node runs on, is gone from %s: restore it from a backup", v, a.slots.Path(v))
+	return fmt.Sprintf("the state of version %d, which this node runs, is gone from %s: restore it from a backup", v, a.slots.Path(v))
 }
 
-func (a *Agent) planOf(v bundle.Version) (software.Plan, error) {
-	if m := a.node.Manifests()[v]; m != nil {
-		if cu, changes := m.Classes[a.cfg.Class]; changes {
-			p, err := a.planWith(v, cu)
-			art, ok := cu.Artifact(a.platform)
+func (l *loop) planOf(v bundle.Version) (software.Plan, error) {
+	if m := l.node.Manifests()[v]; m != nil {
+		if cu, changes := m.Classes[l.cfg.Class]; changes {
+			p, err := l.planWith(v, cu)
+			art, ok := cu.Artifact(l.platform)
 			if err == nil && !ok {
-				err = fmt.Errorf("release %d has no software for %s", v, a.platform)
+				err = fmt.Errorf("release %d has no software for %s", v, l.platform)
 			}
 			p.Artifact = art.Digest
-			p.Dir, _ = a.depot.Dir(art.Digest) // made sure of before it is started
+			p.Dir, _ = l.depot.Dir(art.Digest) // made sure of before it is started
 			return p, err
 		}
 	}
-	if ad := a.cfg.Adopt; ad != nil && ad.Version == v {
-		p, err := a.planWith(v, bundle.ClassUpgrade{Command: ad.Command, Health: ad.Health, Services: ad.Services, Placeholders: true})
-		p.Dir = a.slots.Path(v)
+	if ad := l.cfg.Adopt; ad != nil && ad.Version == v {
+		p, err := l.planWith(v, bundle.ClassUpgrade{Command: ad.Command, Health: ad.Health, Services: ad.Services, Placeholders: true})
+		p.Dir = l.slots.Path(v)
 		return p, err
 	}
-	return software.Plan{}, fmt.Errorf("how to start version %d is not known here: neither a release nor an adopt block says it", v)
+	return software.Plan{}, fmt.Errorf("how to start version %d is not known here: neither a release nor an adopt block says how", v)
 }
 
 // planWith fills in what this node's operator has set, so that the plan is whole when
@@ -159,30 +207,31 @@ func (a *Agent) planWith(v bundle.Version, cu bundle.ClassUpgrade) (p software.P
 }
 
 // fits tells whether version v can be started as this node is configured.
-func (a *Agent) fits(v bundle.Version) (err error) {
-	var p software.Plan
-	var missing []string
-	if !a.ask(func() {
-		p, err = a.planOf(v)
-		missing = a.lacks(p.Services)
-	}) {
-		return errStopped
+func (a *Agent) fits(v bundle.Version) error {
+	p, err := ask(a, &planWanted{version: v})
+	if err != nil {
+		return err
 	}
-	if err == nil && len(missing) > 0 {
-		err = fmt.Errorf("agent.hcl of this node has service %s, and release %d has only %s: publish a release with all of them, or take the service block out of agent.hcl and restart the agent",
-			strings.Join(missing, ", "), v, strings.Join(p.Services, ", "))
+	return a.serves(p)
+}
+
+// serves tells whether a plan has all the services that this node is configured with.
+func (a *Agent) serves(p software.Plan) error {
+	if missing := a.lacks(p.Services); len(missing) > 0 {
+		return fmt.Errorf("agent.hcl of this node has service %s, and release %d has only %s: publish a release with all of them, or take the service block out of agent.hcl and restart the agent",
+			strings.Join(missing, ", "), p.Version, strings.Join(p.Services, ", "))
 	}
-	return err
+	return nil
 }
 
 // launch starts (or adopts) version v and waits until it is ready. Where callers
 // could not be routed to it, that is said while going back is still possible.
 func (a *Agent) launch(ctx context.Context, v bundle.Version) error {
-	var runs bool
-	if !a.ask(func() { runs = a.node.State().Running == v }) {
-		return errStopped
+	running, err := ask(a, &runningWanted{})
+	if err != nil {
+		return err
 	}
-	if !runs {
+	if running != v {
 		if err := a.fits(v); err != nil {
 			return err
 		}
@@ -197,20 +246,37 @@ func (a *Agent) stopSoftware(ctx context.Context) error {
 	if err := a.soft.EndCalls(ctx, timeout); err != nil {
 		return err
 	}
+	if err := a.endSampling(ctx); err != nil {
+		return err
+	}
 	if err := a.partObjects(ctx); err != nil {
 		return err
 	}
 	return a.soft.Stop(ctx, timeout)
 }
 
+// endSampling waits until nobody asks the software for facts any more. It is called beside
+// the loop.
+func (a *Agent) endSampling(ctx context.Context) error {
+	ended, err := ask(a, &samplingEnds{})
+	if ended == nil || err != nil {
+		return err
+	}
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // drainTimeout is how long software has to end that does not have a record which
 // says it. It is called beside the loop.
 func (a *Agent) drainTimeout() time.Duration {
-	timeout := config.DefaultHealth().DrainTimeout
-	a.ask(func() {
-		if p, err := a.planOf(a.node.State().Running); err == nil {
-			timeout = p.Health.DrainTimeout
-		}
-	})
-	return time.Duration(timeout)
+	running, _ := ask(a, &runningWanted{})
+	p, err := ask(a, &planWanted{version: running})
+	if err != nil {
+		return time.Duration(config.DefaultHealth().DrainTimeout)
+	}
+	return time.Duration(p.Health.DrainTimeout)
 }

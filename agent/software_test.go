@@ -181,3 +181,76 @@ func TestLaunchNew(t *testing.T) {
 		}
 	})
 }
+
+// soon waits until something is so, of which nobody tells.
+func (b *bench) soon(what string, so func() bool) {
+	b.t.Helper()
+	deadline, tick := time.After(20*time.Second), time.NewTicker(2*time.Millisecond)
+	defer tick.Stop()
+	for done := false; ; {
+		if b.do(func() { done = so() }); done {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			b.t.Fatal("not in time: " + what)
+		}
+	}
+}
+
+// Nobody asks the software for facts while the node is down: who asks has let go before the
+// software is stopped, and none follows. Once the node is up again they are asked for as before.
+func TestNoFactsWhileDown(t *testing.T) {
+	b := newSoftwareBench(t, adopting(t, benchConfig(t), 1, sleeper))
+	begun := filepath.Join(t.TempDir(), "begun")
+	isAsked := func() bool { return os.Remove(begun) == nil }
+	up := upgrade.State{Phase: upgrade.Current, Version: 1, Running: 1, Served: true}
+	runs := func() {
+		b.in(up)
+		b.releases(1, 1, func(_ bundle.Version, cu *bundle.ClassUpgrade) {
+			cu.Facts = map[string]bundle.Fact{"n": {
+				Exec:  []string{"/bin/sh", "-c", `: >"$0"; exec sleep 1000`, begun},
+				Every: bundle.Duration(time.Hour), Timeout: bundle.Duration(time.Hour),
+			}}
+		})
+		b.sample()
+	}
+	b.launched(1)
+	b.do(runs)
+	b.soon("the software is asked", isAsked)
+
+	down := upgrade.State{Phase: upgrade.Draining, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
+	var asks <-chan struct{}
+	held := make(chan struct{})
+	b.do(func() {
+		b.in(down)
+		b.sample()
+		asks, b.sampled = b.sampled, held
+	})
+	stopped := make(chan error, 1)
+	go func() { stopped <- b.stopSoftware(t.Context()) }()
+	b.soon("callers are held", func() bool { return !b.node.GateFor(down).Open })
+	b.do(func() {
+		if b.soft.PID() == 0 {
+			t.Error("the software is stopped while it is asked for facts")
+		}
+		b.sample()
+		if b.sampling.cancel != nil {
+			t.Error("facts are asked for while the node is down")
+		}
+	})
+	<-asks
+	close(held)
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+
+	b.do(func() {
+		b.in(up)
+		delete(b.node.Manifests(), 1) // it is started as it was: adopted
+	})
+	b.launched(1)
+	b.do(runs)
+	b.soon("the software is asked again", isAsked)
+}

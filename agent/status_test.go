@@ -8,7 +8,6 @@ import (
 
 	"moult/agent/config"
 	"moult/agent/control"
-	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -83,17 +82,17 @@ func TestLocal(t *testing.T) {
 	})
 }
 
-// A record that claims what no release brings costs no more than others.
-func TestRunsByManifests(t *testing.T) {
-	b := newBench(t, benchConfig(t), 1)
-	b.do(func() {
-		b.releases(1, 3)
-		for _, c := range []struct{ running, version, want bundle.Version }{
-			{1, bundle.MaxVersion, 1}, {bundle.MaxVersion, 3, 0}, {1, 1, 0}, {1, 2, 1}, {3, 2, 3}, {0, 2, 0},
-		} {
-			if got := b.runs(view.Record{Class: "kv", Running: c.running, Version: c.version}); got != c.want {
-				t.Errorf("at version %d, running %d: %d", c.version, c.running, got)
-			}
+// The pauses between the tries of a rehearsal that cannot be made grow, and are bounded.
+func TestPauseBefore(t *testing.T) {
+	last := time.Duration(0)
+	for tries := 1; tries < 100; tries++ {
+		p := pauseBefore(tries)
+		if p < last || p > rehearsalPause || tries == 1 && p != 2*minPause {
+			t.Errorf("after %d tries: %v, and %v before", tries, p, last)
 		}
-	})
+		last = p
+	}
+	if last != rehearsalPause {
+		t.Errorf("at last %v", last)
+	}
 }

@@ -2,73 +2,51 @@ package agent
 
 import (
 	"errors"
+	"maps"
+	"slices"
 
 	"moult/agent/upgrade"
 	"moult/store/bundle"
+	"moult/store/bundle/trust"
 	"moult/transforms"
 )
 
 // sweep gives back the disk of releases long past (see node.KeptFiles).
-func (a *Agent) sweep(s upgrade.State) {
-	if a.injecting > 0 || a.node.MissingDocuments() > 0 || a.node.BelowFloor() {
+func (l *loop) sweep(s upgrade.State) {
+	if l.injecting > 0 || l.node.MissingDocuments() > 0 || l.node.BelowFloor() {
 		return // there may be something that is named by nothing that is here
 	}
-	if a.store.Damage() != nil {
-		if err := a.store.Healed(); err != nil {
-			a.log.Warn("the store's damage is not noted as healed", "err", err)
+	if l.store.Damage() != nil {
+		if err := l.store.Healed(); err != nil {
+			l.log.Warn("the store's damage is not noted as healed", "err", err)
 		} else {
-			a.alarmOf(causeStore, "")
+			l.alarmOf(causeStore, "")
 		}
 	}
-	keep := []bundle.Digest{a.trust.Digest(), a.node.Evidence().Digest}
-	for _, n := range a.trust.Releases() {
-		ref, _ := a.trust.Release(n)
-		keep = append(keep, ref.Digest)
+	named := l.node.Metadata()
+	keep := []bundle.Digest{named.Digest, named.Members.Digest, l.node.Evidence().Digest}
+	for _, refs := range []map[bundle.Version]trust.Ref{named.Releases, named.Orders} {
+		for _, ref := range refs {
+			keep = append(keep, ref.Digest)
+		}
 	}
-	for _, n := range a.trust.Orders() {
-		ref, _ := a.trust.Order(n)
-		keep = append(keep, ref.Digest)
+	for _, inForce := range []map[bundle.Version]bundle.Digest{l.node.BoundOrders(), l.node.ManifestDigests()} {
+		keep = slices.AppendSeq(keep, maps.Values(inForce)) // the metadata may name others by now
 	}
-	if ref, ok := a.trust.Members(); ok {
-		keep = append(keep, ref.Digest)
-	}
-	for _, d := range a.node.BoundOrders() {
-		keep = append(keep, d)
-	}
-	for _, d := range a.node.ManifestDigests() {
-		keep = append(keep, d) // the metadata may name others by now
-	}
-	keep = append(keep, a.node.KeptFiles(s, a.objects.Files())...)
-	removed, err := a.depot.Sweep(keep)
+	keep = append(keep, l.node.KeptFiles(s, l.objects.Files())...)
+	removed, err := l.depot.Sweep(keep)
 	if err != nil {
-		a.log.Warn("old artifacts not removed", "err", err)
+		l.log.Warn("old artifacts not removed", "err", err)
 	}
 	if removed > 0 {
-		a.log.Info("removed old artifacts and documents", "count", removed)
+		l.log.Info("removed old artifacts and documents", "count", removed)
 	}
 }
 
-// removeOldSlots keeps the slot before the running one, and gives back the
-// disk of those before it.
-func (a *Agent) removeOldSlots(s upgrade.State) {
-	versions, err := a.slots.List()
-	if err != nil {
+// removeOldSlots gives back the disk of slots before the running one: see transforms.
+func (a *Agent) removeOldSlots(running bundle.Version, all bool) {
+	if err := a.slots.RemoveBefore(running, all); err != nil {
 		a.log.Warn("old slots not removed", "err", err)
-		return
-	}
-	var previous bundle.Version
-	for _, v := range versions {
-		if v < s.Running {
-			previous = max(previous, v)
-		}
-	}
-	for _, v := range versions {
-		if v >= previous {
-			continue
-		}
-		if err := a.slots.Remove(v); err != nil {
-			a.log.Warn("old slot not removed", "version", v, "err", err)
-		}
 	}
 }
 
@@ -79,6 +57,13 @@ func (a *Agent) removeFutureStates(s upgrade.State) {
 	for _, o := range states {
 		if o.Kind == transforms.FutureObject && o.Version <= s.Version {
 			err = errors.Join(err, a.slots.Objects().Retire(o.Version, o.Kind))
+		}
+	}
+	kept, err2 := a.slots.Objects().Complements()
+	err = errors.Join(err, err2)
+	for _, v := range kept {
+		if v <= s.Version { // it has gone forward again, with all of that
+			err = errors.Join(err, a.slots.Objects().RetireComplement(v))
 		}
 	}
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"time"
 
 	"moult/agent/control"
 	"moult/agent/node"
@@ -48,71 +47,58 @@ func metadataOf(v *trust.Verified) node.Metadata {
 	return m
 }
 
-// expiry says when the metadata in force have expired.
-func (a *Agent) expiry() string {
-	text := "expired on " + a.trust.Expires().Format(time.DateOnly)
-	if !a.trust.Expired(time.Now()) {
-		text += " by this peer's clock, which was set back since"
-	}
-	return text
-}
-
-// seen tells the node of a validly signed set, where it is evidence against the
+// noteEvidence tells the node of a validly signed set, where it is evidence against the
 // publisher, and keeps it if the node does.
-func (a *Agent) seen(v *trust.Verified) {
-	if len(trust.Conflicts(a.trust, v)) == 0 {
+func (l *loop) noteEvidence(v *trust.Verified) {
+	if len(trust.Conflicts(l.trust, v)) == 0 {
 		return
 	}
-	a.sets[v.Digest()] = v
-	a.step(node.MetadataSeen{Metadata: metadataOf(v)})
-	a.noteSets()
+	l.sets[v.Digest()] = v
+	l.step(node.MetadataSeen{Metadata: metadataOf(v)})
+	l.noteSets()
 }
 
 // noteSets forgets the sets that the node has no use for.
-func (a *Agent) noteSets() {
-	inForce, evidence := a.node.Metadata().Digest, a.node.Evidence().Digest
-	a.trust = a.sets[inForce]
-	maps.DeleteFunc(a.sets, func(d bundle.Digest, _ *trust.Verified) bool { return d != inForce && d != evidence })
+func (l *loop) noteSets() {
+	inForce, evidence := l.node.Metadata().Digest, l.node.Evidence().Digest
+	l.trust = l.sets[inForce]
+	maps.DeleteFunc(l.sets, func(d bundle.Digest, _ *trust.Verified) bool { return d != inForce && d != evidence })
 }
 
 // acceptSet judges a set that somebody handed over. When it returns nil, the
 // set is in force, durably; the set in force handed over again is no error.
-func (a *Agent) acceptSet(raw []byte) error {
-	next, err := a.judgeSet(raw)
+func (l *loop) acceptSet(raw []byte) error {
+	next, err := l.judgeSet(raw)
 	if err != nil {
 		return err
 	}
-	if next.Digest() == a.trust.Digest() {
-		return a.kept()
+	if next.Digest() == l.trust.Digest() {
+		return l.checkKept()
 	}
-	return a.adopt(next)
+	return l.adopt(next)
 }
 
 // adopt brings a set that judgeSet has passed into force.
-func (a *Agent) adopt(next *trust.Verified) error {
-	raw, err := next.Set().Marshal()
-	if err == nil {
-		_, err = a.depot.PutBlob(raw) // what cannot be kept does not come into force
-	}
-	if err != nil {
+func (l *loop) adopt(next *trust.Verified) error {
+	if _, err := l.putSet(next); err != nil { // what cannot be kept does not come into force
 		return fmt.Errorf("%w: %w", errNotKept, err)
 	}
-	a.sets[next.Digest()] = next
-	a.step(verified(a.trust, next))
-	a.noteSets()
-	a.flush()
-	return a.kept()
+	l.sets[next.Digest()] = next
+	l.step(verified(l.trust, next))
+	l.noteSets()
+	l.flush()
+	return l.checkKept()
 }
 
 // errNotKept says that metadata are good, and not stored. They may be handed over again.
 var errNotKept = errors.New("metadata are not kept")
 
-// kept reports why what is in force may not be durable.
-func (a *Agent) kept() error {
+// checkKept reports why what is in force may not be durable.
+func (l *loop) checkKept() error {
 	switch {
-	case a.broken != nil:
-		return fmt.Errorf("%w: %w", errNotKept, a.broken)
-	case a.node.Refusing():
+	case l.broken != nil:
+		return fmt.Errorf("%w: %w", errNotKept, l.broken)
+	case l.node.Refusing():
 		return fmt.Errorf("%w: the disk of this peer is full; make room there, and hand them over again", errNotKept)
 	}
 	return nil
@@ -125,72 +111,70 @@ func verified(inForce, next *trust.Verified) node.MetadataVerified {
 // judgeSet verifies a set and reports why it must not come into force. What it
 // proves counts in any case: a set that contradicts the one in force freezes
 // the releases that they disagree about, also when it is refused.
-func (a *Agent) judgeSet(raw []byte) (*trust.Verified, error) {
-	set, err := trust.ParseSet(raw)
+func (l *loop) judgeSet(raw []byte) (*trust.Verified, error) {
+	alone, err := l.verify(raw)
 	if err != nil {
 		return nil, err
 	}
-	alone, err := trust.Verify(a.firstRoot, nil, set)
+	l.noteEvidence(alone)
+	if alone.Digest() == l.trust.Digest() {
+		return l.trust, nil
+	}
+	next, err := trust.Verify(l.firstRoot, l.trust, alone.Set())
 	if err != nil {
 		return nil, err
 	}
-	a.seen(alone)
-	if alone.Digest() == a.trust.Digest() {
-		return a.trust, nil
-	}
-	next, err := trust.Verify(a.firstRoot, a.trust, set)
-	if err != nil {
-		return nil, err
-	}
-	if err := a.node.JudgeMetadata(metadataOf(next)); err != nil {
-		a.step(verified(a.trust, next)) // which says that there are two of one number
+	if err := l.node.JudgeMetadata(metadataOf(next)); err != nil {
+		l.step(verified(l.trust, next)) // which says that there are two of one number
 		return nil, err
 	}
 	return next, nil
 }
 
+// verify reads a set and verifies it by itself.
+func (a *Agent) verify(raw []byte) (*trust.Verified, error) {
+	set, err := trust.ParseSet(raw)
+	if err != nil {
+		return nil, err
+	}
+	return trust.Verify(a.firstRoot, nil, set)
+}
+
 // restoreTrust reads what was in force before the restart, and what was frozen.
-func (a *Agent) restoreTrust(m *node.Memory) error {
-	raw, ok, err := a.stored(keySet)
+func (l *loop) restoreTrust(m *node.Memory) error {
+	raw, ok, err := l.stored(keySet)
 	if err != nil {
 		return err
 	}
 	if ok {
-		set, err := trust.ParseSet(raw)
-		if err != nil {
-			return fmt.Errorf("restore trust metadata: %w", err)
-		}
-		if a.trust, err = trust.Verify(a.firstRoot, nil, set); err != nil {
+		if l.trust, err = l.verify(raw); err != nil {
 			return fmt.Errorf("restore trust metadata: %w", err)
 		}
 	}
-	a.sets[a.trust.Digest()] = a.trust
-	m.Metadata = metadataOf(a.trust)
-	if m.Frozen, err = a.digests(bucketFrozen); err != nil {
+	l.sets[l.trust.Digest()] = l.trust
+	m.Metadata = metadataOf(l.trust)
+	if m.Frozen, err = l.digests(bucketFrozen); err != nil {
 		return err
 	}
-	if m.Bound, err = a.digests(bucketOrders); err != nil {
+	if m.Bound, err = l.digests(bucketOrders); err != nil {
 		return err
 	}
-	return a.restoreEvidence(m)
+	return l.restoreEvidence(m)
 }
 
 // restoreEvidence reads the proof of a conflict. Peers that have lost theirs get it
 // here.
-func (a *Agent) restoreEvidence(m *node.Memory) error {
-	raw, ok, err := a.stored(keyEvidence)
+func (l *loop) restoreEvidence(m *node.Memory) error {
+	raw, ok, err := l.stored(keyEvidence)
 	if err != nil || !ok {
 		return err
 	}
-	set, err := trust.ParseSet(raw)
-	if err == nil {
-		var v *trust.Verified
-		if v, err = trust.Verify(a.firstRoot, nil, set); err == nil && v.Digest() != a.trust.Digest() && !trust.Thaws(v, a.trust) {
-			a.sets[v.Digest()], m.Evidence = v, metadataOf(v)
-		}
-	}
-	if err != nil {
-		a.log.Warn("the stored evidence of a conflict is unreadable; what is frozen stays frozen", "err", err)
+	v, err := l.verify(raw)
+	switch {
+	case err != nil:
+		l.log.Warn("the stored evidence of a conflict is unreadable; what is frozen stays frozen", "err", err)
+	case v.Digest() != l.trust.Digest() && !trust.Thaws(v, l.trust):
+		l.sets[v.Digest()], m.Evidence = v, metadataOf(v)
 	}
 	return nil
 }
@@ -234,13 +218,13 @@ func (a *Agent) stored(key string) ([]byte, bool, error) {
 
 // accept takes a set with its documents from an operator or a publisher, and
 // announces it: peers that hear of it by anti-entropy later need not.
-func (a *Agent) accept(signed control.Signed) error {
-	v, err := a.judgeSet(signed.Set)
+func (l *loop) accept(signed control.Signed) error {
+	v, err := l.judgeSet(signed.Set)
 	if err != nil {
 		return control.Refused(fmt.Errorf("signed metadata refused: %w", err), "another operator may have signed something in between: try again")
 	}
 	for n, data := range signed.Orders {
-		if err := a.checkOrder(v, n, data); err != nil {
+		if err := l.checkOrder(v, n, data); err != nil {
 			return control.Refused(err, "look at `moult status`: somebody else may have changed the rollout meanwhile")
 		}
 	}
@@ -252,28 +236,25 @@ func (a *Agent) accept(signed control.Signed) error {
 		docs = append(docs, signed.Members)
 	}
 	for _, data := range docs {
-		if _, err := a.depot.PutBlob(data); err != nil {
+		if _, err := l.depot.PutBlob(data); err != nil {
 			return err
 		}
 	}
-	if v.Digest() == a.trust.Digest() { // handed over again; the documents may be news
-		a.step(node.LookAgain{})
-		a.flush()
-		return a.kept()
+	if v.Digest() == l.trust.Digest() { // handed over again; the documents may be news
+		l.step(node.LookAgain{})
+		l.flush()
+		return l.checkKept()
 	}
-	if err := a.adopt(v); err != nil {
+	if err := l.adopt(v); err != nil {
 		return err
 	}
-	a.announce()
+	l.announce()
 	return nil
 }
 
 // announce tells the ring that there is news here.
-func (a *Agent) announce() {
-	if a.ring == nil {
-		return
-	}
-	if err := a.ring.Announce(gossip.Hint{Timestamp: a.trust.Versions().Timestamp, Digest: a.trust.Digest()}); err != nil {
-		a.log.Warn("announcement not sent, anti-entropy will spread the news", "err", err)
+func (l *loop) announce() {
+	if err := l.ring.Announce(gossip.Hint{Timestamp: l.trust.Versions().Timestamp, Digest: l.trust.Digest()}); err != nil {
+		l.log.Warn("announcement not sent, anti-entropy will spread the news", "err", err)
 	}
 }

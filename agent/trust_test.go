@@ -1,9 +1,7 @@
 package agent
 
 import (
-	"crypto/ed25519"
 	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,64 +9,38 @@ import (
 	"testing"
 	"time"
 
-	"moult/agent/config"
 	"moult/agent/control"
 	"moult/agent/node"
 	"moult/agent/schedule"
 	"moult/store"
-	"moult/store/artifact"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 	"moult/testdata/kit/bundles"
 )
 
-// judgeBench is an agent that does nothing but judge what is handed to it: with a
-// real store and depot, without ring, software and loop.
-type judgeBench struct {
-	*Agent
-	t *testing.T
-}
+// judgeBench is an agent that a test hands things to, as its loop.
+type judgeBench struct{ *bench }
 
-func newJudge(t *testing.T, dir string, firstRoot []byte) *judgeBench {
+func newJudge(t *testing.T, firstRoot []byte) *judgeBench {
 	t.Helper()
-	genesis, err := trust.Genesis(firstRoot)
-	if err != nil {
+	cfg := benchConfig(t)
+	cfg.Services, cfg.FirstSync = nil, time.Hour
+	if err := os.WriteFile(cfg.Root, firstRoot, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{
-		folder: folder{firstRoot: firstRoot, genesis: genesis}, cfg: config.Config{Name: "n1", Class: "kv", FirstSync: time.Hour},
-		log: slog.New(slog.DiscardHandler), trust: genesis, sets: map[bundle.Digest]*trust.Verified{}, dirty: map[bundle.NodeID]bool{},
-	}
-	if _, a.key, err = ed25519.GenerateKey(nil); err != nil {
-		t.Fatal(err)
-	}
-	a.id = bundle.NodeIDOf(a.key.Public().(ed25519.PublicKey))
-	if a.store, err = store.Open(dir, store.Options{}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.store.Close() })
-	if a.depot, err = artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{}); err != nil {
-		t.Fatal(err)
-	}
-	m := node.Memory{Floor: floorOf(a.store.Floor())}
-	if err := a.restoreTrust(&m); err != nil {
-		t.Fatal(err)
-	}
-	if a.node, err = node.New(a.nodeConfig(), m, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	a.flush()
-	return &judgeBench{a, t}
+	j := &judgeBench{openBench(t, cfg)}
+	j.flush()
+	return j
 }
 
-// restarted returns the agent after a restart, as far as trust goes.
-func (j *judgeBench) restarted(dir string) *judgeBench {
+// restarted returns the agent after a restart.
+func (j *judgeBench) restarted() *judgeBench {
 	j.t.Helper()
 	j.flush()
-	if err := j.store.Close(); err != nil {
-		j.t.Fatal(err)
-	}
-	return newJudge(j.t, dir, j.firstRoot)
+	j.close()
+	again := &judgeBench{openBench(j.t, j.cfg)}
+	again.flush()
+	return again
 }
 
 func (j *judgeBench) take(v *trust.Verified) {
@@ -216,22 +188,21 @@ func TestFreezeSurvives(t *testing.T) {
 	first, _ := a.release("one"), b.release("eno")
 	second := b.refresh()
 	for name, sets := range map[string][]*trust.Verified{"the newer half last": {first, second}, "the newer half first": {second, first}} {
-		dir := t.TempDir()
-		j := newJudge(t, dir, a.FirstRoot())
+		j := newJudge(t, a.FirstRoot())
 		for _, v := range sets {
 			if err := j.acceptSet(encoded(t, v)); err != nil && !errors.Is(err, node.ErrOlder) && !errors.Is(err, trust.ErrRollback) {
 				t.Fatal(err)
 			}
 			j.flush()
 		}
-		for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted(dir)} {
+		for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted()} {
 			if !j.node.Conflicted(1) {
 				t.Errorf("%s, %s: release 1 is not frozen", name, when)
 			}
 			if j.node.Evidence().Digest != first.Digest() || j.trust.Digest() != second.Digest() {
 				t.Errorf("%s, %s: the evidence is not the half that is not in force", name, when)
 			}
-			joiner := newJudge(t, t.TempDir(), a.FirstRoot())
+			joiner := newJudge(t, a.FirstRoot())
 			joiner.take(j.trust)
 			if err := joiner.acceptSet(encoded(t, j.sets[j.node.Evidence().Digest])); err == nil || !joiner.node.Conflicted(1) {
 				t.Errorf("%s, %s: a late joiner does not freeze: %v", name, when, err)
@@ -249,8 +220,7 @@ func TestFreezeAll(t *testing.T) {
 	a.release("two")
 	c := a.thief()
 	ours := a.release("three")
-	dir := t.TempDir()
-	j := newJudge(t, dir, a.FirstRoot())
+	j := newJudge(t, a.FirstRoot())
 	j.take(ours)
 	c.release("another three")
 	b.release("another two")
@@ -265,7 +235,7 @@ func TestFreezeAll(t *testing.T) {
 		t.Error("the evidence is not the set that proves most")
 	}
 	ref, _ := ours.Release(2)
-	j = j.restarted(dir)
+	j = j.restarted()
 	held, err := j.digests(bucketFrozen)
 	if !slices.Equal(j.frozen(), []bundle.Version{2, 3}) || err != nil || held[2] != ref.Digest {
 		t.Errorf("after a restart: frozen %v", j.frozen())
@@ -283,8 +253,7 @@ func TestThaw(t *testing.T) {
 	a := newPublisher(t)
 	b := a.thief()
 	ours, evil := a.release("one"), b.release("eno")
-	dir := t.TempDir()
-	j := newJudge(t, dir, a.FirstRoot())
+	j := newJudge(t, a.FirstRoot())
 	j.take(ours)
 	if err := j.acceptSet(encoded(t, evil)); err == nil || !j.node.Conflicted(1) {
 		t.Fatalf("release 1 is not frozen, so this test shows nothing: %v", err)
@@ -293,7 +262,7 @@ func TestThaw(t *testing.T) {
 		t.Fatal(err)
 	}
 	j.take(a.Current())
-	for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted(dir)} {
+	for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted()} {
 		if j.node.Conflicted(1) || !j.node.Evidence().Digest.IsZero() || j.alarmed("signed twice") {
 			t.Errorf("%s: frozen %v, evidence %s, alarms %q", when, j.frozen(), j.node.Evidence().Digest, j.node.Alarms())
 		}
@@ -309,8 +278,7 @@ func TestFreezeBeyondProof(t *testing.T) {
 	a.release("two")
 	c := a.thief()
 	ours := a.release("three")
-	dir := t.TempDir()
-	j := newJudge(t, dir, a.FirstRoot())
+	j := newJudge(t, a.FirstRoot())
 	j.take(ours)
 	for _, other := range []*trust.Verified{b.release("another two"), c.release("another three")} {
 		if err := j.acceptSet(encoded(t, other)); err == nil {
@@ -320,7 +288,7 @@ func TestFreezeBeyondProof(t *testing.T) {
 	if n := len(j.node.Metadata().Conflicts(j.node.Evidence())); n != 1 {
 		t.Fatalf("the proof is of %d conflicts, want 1 for this test to tell anything", n)
 	}
-	if j = j.restarted(dir); !slices.Equal(j.frozen(), []bundle.Version{2, 3}) {
+	if j = j.restarted(); !slices.Equal(j.frozen(), []bundle.Version{2, 3}) {
 		t.Errorf("after a restart: frozen %v", j.frozen())
 	}
 }
@@ -335,12 +303,11 @@ func TestFloorRefuses(t *testing.T) {
 		"operator":  func(f *store.Floor) { f.Operator = 1 },
 		"release":   func(f *store.Floor) { f.Release = 2 },
 	} {
-		dir := t.TempDir()
-		j := newJudge(t, dir, p.FirstRoot())
+		j := newJudge(t, p.FirstRoot())
 		if err := j.store.Raise(raise); err != nil {
 			t.Fatal(err)
 		}
-		j = j.restarted(dir)
+		j = j.restarted()
 		raw := encoded(t, v)
 		if err := j.acceptSet(raw); !errors.Is(err, trust.ErrRollback) {
 			t.Errorf("%s: by gossip: %v", name, err)
@@ -360,7 +327,7 @@ func TestSetAgain(t *testing.T) {
 	p.release("one")
 	order := p.order(1, 0, 1, 1)
 	raw := encoded(t, p.Current())
-	j := newJudge(t, t.TempDir(), p.FirstRoot())
+	j := newJudge(t, p.FirstRoot())
 	for range 2 {
 		if err := j.acceptSet(raw); err != nil {
 			t.Fatal(err)
@@ -388,8 +355,7 @@ func TestOrdersFormOneLine(t *testing.T) {
 		first := p.order(1, 0, 1, 1, 2)
 		other := p.thief()
 		second := p.order(1, 0, 2, 1, 2, 3)
-		dir := t.TempDir()
-		j := newJudge(t, dir, p.FirstRoot())
+		j := newJudge(t, p.FirstRoot())
 		j.take(p.Current())
 		j.bring(manifest, first, second)
 		bad := other.order(1, 0, tc.serial, tc.nodes...)
@@ -401,7 +367,7 @@ func TestOrdersFormOneLine(t *testing.T) {
 		}
 		j.take(other.Current())
 		j.bring(bad)
-		for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted(dir)} {
+		for when, j := range map[string]*judgeBench{"at once": j, "after a restart": j.restarted()} {
 			if o := j.node.Orders()[1]; o == nil || len(o.Classes["kv"].Roster) != 3 || o.Classes["kv"].Roster[2] != (bundle.NodeID{3}) {
 				t.Errorf("%s, %s: in force is %+v", name, when, o)
 			}
@@ -425,7 +391,7 @@ func (p *publisher) manifestOf(word string) []byte {
 func TestOrderOnItsWay(t *testing.T) {
 	p := newPublisher(t)
 	manifest := p.manifestOf("one")
-	j := newJudge(t, t.TempDir(), p.FirstRoot())
+	j := newJudge(t, p.FirstRoot())
 	j.take(p.Current())
 	if j.node.OrderPending(1) {
 		t.Error("an order that nobody signed is on its way")
@@ -469,7 +435,7 @@ func TestFirstOrderFollows(t *testing.T) {
 	} {
 		p := newPublisher(t)
 		docs := [][]byte{p.manifestOf("one"), p.order(1, 0, 1, 1, 2), p.manifestOf("two")}
-		j := newJudge(t, t.TempDir(), p.FirstRoot())
+		j := newJudge(t, p.FirstRoot())
 		j.take(p.Current())
 		j.bring(docs...)
 		bad := tc.sign(p)
@@ -486,7 +452,7 @@ func TestFirstOrderFollows(t *testing.T) {
 func TestDocumentsStay(t *testing.T) {
 	p := newPublisher(t)
 	docs := [][]byte{p.manifestOf("one"), p.order(1, 0, 1, 1)}
-	j := newJudge(t, t.TempDir(), p.FirstRoot())
+	j := newJudge(t, p.FirstRoot())
 	j.take(p.Current())
 	j.bring(docs...)
 	m, o := j.node.Manifests()[1], j.node.Orders()[1]

@@ -20,11 +20,10 @@ func TestUnkeptComesAgain(t *testing.T) {
 	first := ours.release("one")
 	thief.release("eno")
 	second := thief.refresh()
-	dir := t.TempDir()
-	j := newJudge(t, dir, ours.FirstRoot())
+	j := newJudge(t, ours.FirstRoot())
 	full := true
 	var err error
-	if j.depot, err = artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{CheckSpace: func(string, int64) error {
+	if j.depot, err = artifact.Open(filepath.Join(j.cfg.Data, "artifacts"), artifact.Options{CheckSpace: func(string, int64) error {
 		if full {
 			return store.ErrNoSpace
 		}
@@ -32,15 +31,15 @@ func TestUnkeptComesAgain(t *testing.T) {
 	}}); err != nil {
 		t.Fatal(err)
 	}
-	if j.offered(bundle.NodeID{2}, encoded(t, first)) || j.trust.Digest() == first.Digest() {
+	if j.takeSet(bundle.NodeID{2}, encoded(t, first)) || j.trust.Digest() == first.Digest() {
 		t.Fatal("on a full disk a set counts as dealt with")
 	}
 	full = false
-	if !j.offered(bundle.NodeID{2}, encoded(t, first)) || j.trust.Digest() != first.Digest() {
+	if !j.takeSet(bundle.NodeID{2}, encoded(t, first)) || j.trust.Digest() != first.Digest() {
 		t.Fatal("with room again it is not taken")
 	}
 	full = true
-	j.offered(bundle.NodeID{2}, encoded(t, second)) // it cannot come into force, and is evidence all the same
+	j.takeSet(bundle.NodeID{2}, encoded(t, second)) // it cannot come into force, and is evidence all the same
 	j.flush()
 	if j.node.Evidence().Digest != second.Digest() {
 		t.Fatal("there is no evidence, so this test shows nothing")
@@ -48,7 +47,7 @@ func TestUnkeptComesAgain(t *testing.T) {
 	j.keepEvidence()
 	full = false
 	j.keepEvidence()
-	if j = j.restarted(dir); j.node.Evidence().Digest != second.Digest() || !j.node.Conflicted(1) {
+	if j = j.restarted(); j.node.Evidence().Digest != second.Digest() || !j.node.Conflicted(1) {
 		t.Error("the evidence is lost with a restart")
 	}
 }
@@ -58,8 +57,8 @@ func TestUnkeptComesAgain(t *testing.T) {
 func TestDocumentsLookedForAgain(t *testing.T) {
 	ours := newPublisher(t)
 	first := ours.release("one")
-	j := newJudge(t, t.TempDir(), ours.FirstRoot())
-	if !j.offered(bundle.NodeID{2}, encoded(t, first)) {
+	j := newJudge(t, ours.FirstRoot())
+	if !j.takeSet(bundle.NodeID{2}, encoded(t, first)) {
 		t.Fatal("the set is not taken")
 	}
 	doc, err := j.depot.PutBlob(ours.manifests[0])

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -77,5 +78,31 @@ func TestUserReachesSoftware(t *testing.T) {
 		if err := os.Chmod(artifacts, 0o700); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// Nor is it to write what the agent is told.
+	cfg.File = filepath.Join(t.TempDir(), "agent.hcl")
+	if err := errors.Join(os.WriteFile(cfg.File, nil, 0o600), who.Give(cfg.File)); err != nil {
+		t.Fatal(err)
+	}
+	opened := &closers{}
+	_, err = openFolder(cfg, slog.New(slog.DiscardHandler), opened)
+	if closed := opened.close(); closed != nil {
+		t.Error(closed)
+	}
+	if err == nil || !strings.Contains(err.Error(), cfg.File+" is that user's") {
+		t.Errorf("the configuration is the user's: %v", err)
+	}
+	cfg.File = ""
+	// It reaches the node's keys as little as before, whatever their mode has become.
+	if err := os.Chmod(filepath.Join(cfg.Data, identityFile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opened = &closers{}
+	_, err = openFolder(cfg, slog.New(slog.DiscardHandler), opened)
+	if closed := opened.close(); closed != nil {
+		t.Error(closed)
+	}
+	if err == nil || !strings.Contains(err.Error(), "that user may read the secret") {
+		t.Errorf("the identity is open to the user: %v", err)
 	}
 }

@@ -45,25 +45,25 @@ func (a *Agent) wayOf(service string) ways.Way {
 // redirect tells the kernel where the node's calls of its peers' public addresses
 // go, for the version that the software speaks. A peer that does not answer that
 // version is not called.
-func (a *Agent) redirect() {
-	d := a.directory.Load()
-	if d == nil || a.answers.Speaks == 0 {
+func (l *loop) redirect() {
+	d := l.directory.Load()
+	if d == nil || l.answering.Speaks == 0 {
 		return
 	}
-	unfit, left, err := a.ways.Redirect(func(yield func(ways.Lead) bool) {
+	unfit, left, err := l.ways.Redirect(func(yield func(ways.Lead) bool) {
 		for public, peer := range *d {
-			if !yield(ways.Lead{Public: public.Addr, UDP: public.UDP, To: peer.Versions[a.answers.Speaks]}) {
+			if !yield(ways.Lead{Public: public.Addr, UDP: public.UDP, To: peer.Versions[l.answering.Speaks]}) {
 				return
 			}
 		}
 	})
 	for _, public := range unfit {
-		a.alarm("calls to %s are not labelled with this node's version: with egress %q the public addresses of peers must be numbers", public, config.EgressConnect)
+		l.alarm("calls to %s are not labelled with this node's version: with egress %q the public addresses of peers must be IP addresses", public, config.EgressConnect)
 	}
 	if err != nil {
-		a.alarm("the node's calls to its peers may go wrong: %v", err)
+		l.alarm("the node's calls to its peers may go wrong: %v", err)
 	}
 	if len(left) > 0 {
-		a.alarm("calls to %d addresses that peers publish are not labelled with this node's version, all others are; the first is %v: correct the address in that node's agent.hcl", len(left), left[0])
+		l.alarm("calls to %d addresses that peers publish are not labelled with this node's version, all others are; the first is %v: correct the address in that node's agent.hcl", len(left), left[0])
 	}
 }

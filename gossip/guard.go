@@ -176,12 +176,15 @@ func (g *guard) release(name string, id bundle.NodeID, addr string) {
 	}
 }
 
-// expect returns the identity of the live holder of a name.
+// expect returns the identity of the live holder of a name. Where there is none, whoever
+// has the address may answer: else the ring would never again reach one that took it over.
 func (g *guard) expect(name string) (bundle.NodeID, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	h, ok := g.holders[name]
-	return h.id, ok && h.live
+	if h, ok := g.holders[name]; ok && h.live {
+		return h.id, true
+	}
+	return bundle.NodeID{}, false
 }
 
 // news reports whether a conflict should be reported now: gossip repeats

@@ -222,6 +222,11 @@ func TestImpostor(t *testing.T) {
 	if _, ok := a.guard.expect("n2"); ok {
 		t.Error("the name was not set free")
 	}
+	// From then on memberlist reaches who is there now: it tries that by name.
+	if c, err = a.transport.DialAddressTimeout(memberlist.Address{Name: "n2", Addr: p.Addr}, time.Minute); err != nil {
+		t.Fatalf("dialled who took the address over: %v", err)
+	}
+	_ = c.Close()
 }
 
 // A dial ends with its context, also in the middle of a handshake.

@@ -227,7 +227,8 @@ func (a *testAgent) until(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// joinAll joins agents to the first one and waits until each sees all.
+// joinAll joins agents to the first one and waits until each sees all, and its guard
+// knows who holds their names: Serf tells it of a member after it has listed it.
 func joinAll(t testing.TB, agents []*testAgent) {
 	t.Helper()
 	for _, a := range agents[1:] {
@@ -236,6 +237,16 @@ func joinAll(t testing.TB, agents []*testAgent) {
 		}
 	}
 	for _, a := range agents {
-		a.until(t, "all members", func() bool { return len(a.live()) == len(agents)-1 })
+		a.until(t, "all members", func() bool { return len(a.live()) == len(agents)-1 && a.guards(agents) })
 	}
+}
+
+// guards reports whether the guard knows the names of these agents.
+func (a *testAgent) guards(agents []*testAgent) bool {
+	for _, of := range agents {
+		if id, ok := a.guard.expect(of.cfg.Name); !ok || id != of.Self() {
+			return false
+		}
+	}
+	return true
 }

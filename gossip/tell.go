@@ -63,17 +63,17 @@ func (g *Gossip) tellRumours() {
 }
 
 func (g *Gossip) tell(set *rumours, s view.Signed) {
-	r, err := view.Open(s)
+	node, seq, err := s.Number() // the replica has verified it
 	if err != nil {
 		g.cfg.Log.Warn("a record cannot be told", "err", err)
 		return
 	}
-	entry, err := entryOf(s, r.Node, r.Seq)
+	entry, err := entryOf(s, node, seq)
 	if err != nil {
 		g.cfg.Log.Warn("a record cannot be told", "err", err)
 		return
 	}
-	set.add(r.Node, r.Seq, entry, g.cfg.RumourRounds)
+	set.add(node, seq, entry, g.cfg.RumourRounds)
 }
 
 // spread tells one round to a few random live members. While there are none,
@@ -146,7 +146,7 @@ func (g *Gossip) fetchHinted() {
 // knows reports whether the record that a hint names, or a newer one, is here.
 func (g *Gossip) knows(h recordHint) bool {
 	for _, s := range g.cfg.Replica.Records([]bundle.NodeID{h.Node}) {
-		if r, err := view.Open(s); err == nil && r.Seq >= h.Seq {
+		if _, seq, err := s.Number(); err == nil && seq >= h.Seq {
 			return true
 		}
 	}

@@ -87,6 +87,15 @@ func (l *Layer) lends() bool {
 	return false
 }
 
+// Lends reports whether software of version v inherits a socket of a service, as far as
+// is known before there is one.
+func (l *Layer) Lends(service string, v bundle.Version) bool {
+	l.apply.Lock()
+	defer l.apply.Unlock()
+	s := l.services[service]
+	return s != nil && s.Attach == AttachInherit && s.versionAddr(v) != ""
+}
+
 // socket is what software is given of a listener.
 func (f *listener) socket() (Socket, error) {
 	s := Socket{Inherited: Inherited{Service: f.service.name, Version: f.Label, Addr: f.address()}}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -35,6 +36,8 @@ type Floor struct {
 	// Obeys: this node never again goes down under an order of an earlier
 	// release.
 	Obeys bundle.Version `json:"obeys"`
+	// Turned is how far this node is with the turns of a release's order.
+	Turned view.Turned `json:"turned,omitzero"`
 	// Settled is the newest version that this node has said it settled at.
 	Settled bundle.Version `json:"settled"`
 	// Cluster is the digest of the cluster's first root; once set it stays.
@@ -69,6 +72,9 @@ func (f Floor) lowered(g Floor) error {
 		signed("ended count", int64(f.EndedCount), int64(g.EndedCount))
 	}
 	low("obeyed release", uint64(f.Obeys), uint64(g.Obeys))
+	if f.Turned.Max(g.Turned) != g.Turned {
+		errs = append(errs, fmt.Errorf("turn would go down from %+v to %+v", f.Turned, g.Turned))
+	}
 	low("settled version", uint64(f.Settled), uint64(g.Settled))
 	if !f.Cluster.IsZero() && g.Cluster != f.Cluster {
 		errs = append(errs, fmt.Errorf("cluster would change from %s to %s", f.Cluster.Short(), g.Cluster.Short()))
@@ -98,6 +104,7 @@ func (f Floor) join(g Floor) Floor {
 		f.EndedCount = max(f.EndedCount, g.EndedCount)
 	}
 	f.Obeys = max(f.Obeys, g.Obeys)
+	f.Turned = f.Turned.Max(g.Turned)
 	f.Settled = max(f.Settled, g.Settled)
 	if f.Cluster.IsZero() {
 		f.Cluster = g.Cluster

@@ -35,6 +35,7 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s.lock = l
+	s.sweep()
 	if err := s.open(); err != nil {
 		err = fmt.Errorf("data folder %s: %w", dir, err)
 		if s.db != nil {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"moult/store/standin"
 )
 
 // A disk that fails is often mounted read-only by the system, under a node that runs.
@@ -33,7 +35,7 @@ func (readOnlyError) Is(target error) bool { return target == ErrNoSpace }
 // store was opened.
 func (s *Store) checkReadOnly() error {
 	now := s.out.readOnly(s.dir)
-	if now || s.copied != "" {
+	if now || s.copy != nil {
 		return readOnlyError{dir: s.dir, over: !now}
 	}
 	return nil
@@ -41,15 +43,10 @@ func (s *Store) checkReadOnly() error {
 
 // openCopy opens what is on a disk that takes no writes.
 func (s *Store) openCopy() error {
-	var err error
-	if s.copied, err = os.MkdirTemp("", "moult-read-only-"); err != nil {
+	if err := s.copyDB(); err != nil {
 		return errors.Join(readOnlyError{dir: s.dir}, fmt.Errorf("and its database cannot be copied to where it could be opened (TMPDIR names a folder): %w", err))
 	}
-	s.log.Error("the disk is read-only: the store is opened as a copy, and takes no writes", "dir", s.dir, "copy", s.copied)
-	err = os.CopyFS(s.dbPath(), os.DirFS(filepath.Join(s.dir, "db")))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("copy the database of a read-only disk: %w", err)
-	}
+	s.log.Error("the disk is read-only: the store is opened as a copy, and takes no writes", "dir", s.dir, "copy", s.copy.Path())
 	f, err := s.examine()
 	if err != nil {
 		return err
@@ -74,11 +71,57 @@ func (s *Store) openCopy() error {
 	return err
 }
 
-func (s *Store) dropCopy() error {
-	if s.copied == "" {
+// copyDB copies the database where there is room for it, and for opening it.
+func (s *Store) copyDB() error {
+	db := filepath.Join(s.dir, "db")
+	size, err := sizeOf(db)
+	if err == nil {
+		err = checkSpace(s.out.free, os.TempDir(), size, openReserve)
+	}
+	if err != nil {
+		return err
+	}
+	if s.copy, err = standin.New(s.dir); err != nil {
+		return err
+	}
+	if err = os.CopyFS(s.dbPath(), os.DirFS(db)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return os.RemoveAll(s.copied)
+	return err
+}
+
+// sizeOf returns how long the files of a folder are together; of none, 0.
+func sizeOf(dir string) (size int64, err error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	for _, entry := range entries {
+		info, ierr := entry.Info()
+		if ierr != nil {
+			return 0, ierr
+		}
+		size += info.Size()
+	}
+	return size, err
+}
+
+// sweep removes the copy that an agent of this folder has left which was killed.
+func (s *Store) sweep() {
+	swept, err := standin.Sweep(s.dir)
+	if len(swept) > 0 {
+		s.log.Info("removed what an agent had left that worked on a copy", "dir", s.dir, "copy", swept)
+	}
+	if err != nil {
+		s.log.Warn("what an agent may have left that worked on a copy stays", "dir", s.dir, "err", err)
+	}
+}
+
+func (s *Store) dropCopy() error {
+	if s.copy == nil {
+		return nil
+	}
+	return s.copy.Close()
 }
 
 func isReadOnly(err error) bool { return errors.Is(err, syscall.EROFS) }

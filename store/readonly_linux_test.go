@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -53,14 +54,49 @@ func TestOpenReadOnly(t *testing.T) {
 		end()
 		refused("start it again, now that it is not")
 		mustClose(t, s)
-		if _, err := os.Stat(s.copied); err == nil || s.copied == "" {
-			t.Errorf("%s: the copy %q stays", name, s.copied)
+		if _, err := os.Stat(s.copy.Path()); err == nil {
+			t.Errorf("%s: the copy %q stays", name, s.copy.Path())
 		}
+		killed := s.copy.Path() + "0" // as kill -9 would leave one
+		must(t, os.MkdirAll(filepath.Join(killed, "db"), 0o700))
 		if s = mustOpen(t, dir, Options{}); mustContent(t, s) != want || s.Floor() != floor || s.Damage() != nil {
 			t.Errorf("%s: afterwards it has other content: damage %v", name, s.Damage())
 		}
+		if _, err := os.Stat(killed); err == nil {
+			t.Errorf("%s: what a killed one left stays", name)
+		}
 		must(t, s.Put("docs", "key", []byte("value")))
 		mustClose(t, s)
+	}
+}
+
+// The copy is made where there is room for all of it, and else nothing is.
+func TestOpenReadOnlyNoRoom(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	dirs, want, _ := prepare(t, 20)
+	dir := dirs["crashed"]
+	size, err := sizeOf(filepath.Join(dir, "db"))
+	must(t, err)
+	if size == 0 {
+		t.Fatal("the database has no size")
+	}
+	readOnly(t, dir)
+	for room, good := range map[int64]bool{openReserve + size: true, openReserve + size - 1: false} {
+		free := func(string) (int64, error) { return room, nil }
+		s, err := Open(dir, Options{outside: outside{free: free}})
+		if good {
+			must(t, err)
+			if got := mustContent(t, s); got != want {
+				t.Error("it has other content")
+			}
+			mustClose(t, s)
+		} else {
+			wantErr(t, err, "is mounted read-only")
+			wantErr(t, err, os.TempDir()+": "+strconv.FormatInt(room, 10)+" bytes are free")
+		}
+		if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) > 0 {
+			t.Errorf("with room of %d, %v are left, %v", room, left, err)
+		}
 	}
 }
 

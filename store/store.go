@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/gofrs/flock"
+
+	"moult/store/standin"
 )
 
 // Errors that callers tell apart.
@@ -59,8 +60,8 @@ type Store struct {
 	out  outside
 	lock *flock.Flock
 	db   *badger.DB
-	// copied is the folder of the database's copy, "" where it is opened where it is.
-	copied string
+	// copy is where the database's copy is, nil where it is opened where it is.
+	copy *standin.Folder
 
 	// write is held by the one Update that runs.
 	write sync.Mutex
@@ -95,7 +96,7 @@ func (s *Store) Close() error {
 // would leave it, whose log has everything: Badger would try to write its last table for
 // ever.
 func (s *Store) closeDB() error {
-	if s.copied == "" && s.out.readOnly(s.dir) {
+	if s.copy == nil && s.out.readOnly(s.dir) {
 		s.log.Warn("the disk is read-only, so the database is left as it is", "dir", s.dir)
 		return nil
 	}
@@ -299,4 +300,10 @@ func (t *Tx) noteDamage(d Damage) error {
 }
 
 func (s *Store) floorPath() string { return filepath.Join(s.dir, "floor.json") }
-func (s *Store) dbPath() string    { return filepath.Join(cmp.Or(s.copied, s.dir), "db") }
+
+func (s *Store) dbPath() string {
+	if s.copy != nil {
+		return filepath.Join(s.copy.Path(), "db")
+	}
+	return filepath.Join(s.dir, "db")
+}

@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -219,13 +220,13 @@ func TestBounds(t *testing.T) {
 
 func TestFloorNeverGoesDown(t *testing.T) {
 	fields := reflect.TypeFor[Floor]().NumField()
-	if fields != 16 {
+	if fields != 17 {
 		t.Fatalf("Floor has %d fields: teach lowered and join the new one, then this test", fields)
 	}
 	s := mustOpen(t, memDir(t), Options{})
 	cluster := bundle.Sum([]byte("cluster"))
 	start := Floor{Release: 5, Root: 5, Timestamp: 5, Snapshot: 5, Targets: 5, Operator: 5, Expired: 5, Members: 5,
-		RecordSeq: 5, EndedRelease: 5, EndedCount: 5, Obeys: 5, Settled: 5, Cluster: cluster}
+		RecordSeq: 5, EndedRelease: 5, EndedCount: 5, Obeys: 5, Settled: 5, Turned: view.Turned{Release: 5, Turn: 2, Ended: 1}, Cluster: cluster}
 	must(t, s.Raise(func(f *Floor) { *f = start }))
 	for name, lower := range map[string]func(*Floor){
 		"Release":      func(f *Floor) { f.Release-- },
@@ -240,6 +241,8 @@ func TestFloorNeverGoesDown(t *testing.T) {
 		"EndedRelease": func(f *Floor) { f.EndedRelease--; f.EndedCount = 9 },
 		"EndedCount":   func(f *Floor) { f.EndedCount-- },
 		"Obeys":        func(f *Floor) { f.Obeys-- },
+		"Turned":       func(f *Floor) { f.Turned.Ended-- },
+		"Turn":         func(f *Floor) { f.Turned.Turn--; f.Turned.Done = true },
 		"Settled":      func(f *Floor) { f.Settled-- },
 		"Cluster":      func(f *Floor) { f.Cluster = bundle.Sum(nil) },
 		"no Cluster":   func(f *Floor) { f.Cluster = bundle.Digest{} },
@@ -271,6 +274,7 @@ func genFloor(t *rapid.T, label string) Floor {
 	f := Floor{Release: v("release"), Root: n.Draw(t, label+"root"), Timestamp: n.Draw(t, label+"ts"),
 		Snapshot: n.Draw(t, label+"snap"), Targets: n.Draw(t, label+"targets"), Operator: n.Draw(t, label+"op"), Expired: n.Draw(t, label+"expired"),
 		RecordSeq: uint64(v("record")), EndedRelease: v("ended"), EndedCount: int(n.Draw(t, label+"count")), Obeys: v("obeys"), Settled: v("settled")}
+	f.Turned = view.Turned{Release: v("turned"), Turn: int(n.Draw(t, label+"turn")), Ended: int(n.Draw(t, label+"turn ended")), Done: n.Draw(t, label+"done") > 1}
 	f.JournalSeq = uint64(v("journal"))
 	f.JournalHash = bundle.Sum(fmt.Append(nil, f.JournalSeq))
 	f.Cluster = bundle.Sum([]byte("one"))

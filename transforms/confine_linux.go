@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"moult/agent/account"
+	"moult/store/bundle"
 )
 
 // errNoMount is returned where the old slot cannot be mounted read-only here.
@@ -27,13 +30,16 @@ type confinement struct {
 }
 
 // mayMount guesses whether the old slot can be mounted read-only.
-func mayMount() bool {
+func mayMount() bool { return capable(unix.CAP_SYS_ADMIN) }
+
+// capable reports whether this thread has a capability; all of a process have the same.
+func capable(capability int) bool {
 	var hdr = unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&hdr, &data[0]); err != nil {
 		return false
 	}
-	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+	return data[0].Effective&(1<<capability) != 0
 }
 
 // runConfined starts cmd and waits for it. When it returns, no process of
@@ -73,17 +79,21 @@ func confined(cmd *exec.Cmd, c confinement) error {
 		return err
 	}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	byShell := limitsByShell(c.account)
+	if byShell {
+		if err := limitByShell(cmd, c.memoryMax); err != nil {
+			return err
+		}
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	pid := cmd.Process.Pid
 	var limitErr error
-	if c.memoryMax > 0 {
+	if !byShell {
 		// Go has no way to set the limit between fork and exec; the program
 		// runs without it for some microseconds.
-		limit := unix.Rlimit{Cur: uint64(c.memoryMax), Max: uint64(c.memoryMax)}
-		if err := unix.Prlimit(pid, unix.RLIMIT_DATA, &limit, nil); err != nil && !errors.Is(err, unix.ESRCH) {
-			limitErr = fmt.Errorf("set its memory limit: %w", err)
+		if limitErr = limit(pid, c.memoryMax); limitErr != nil {
 			unix.Kill(-pid, unix.SIGKILL)
 		}
 	}
@@ -93,6 +103,69 @@ func confined(cmd *exec.Cmd, c confinement) error {
 	unix.Kill(-pid, unix.SIGKILL)
 	strayErr := stopStrays(c.newSlot, c.account)
 	return errors.Join(limitErr, cmd.Wait(), strayErr)
+}
+
+// CanLimit reports whether a transform can be held to its memory_max here.
+func CanLimit(spec bundle.Transform, who *account.Account) error {
+	if len(spec.Exec) == 0 || spec.MemoryMax == 0 || !limitsByShell(who) {
+		return nil
+	}
+	if _, err := os.Stat(shell); err != nil {
+		return fmt.Errorf("hold the transform to its memory_max as user %s: without CAP_SYS_RESOURCE that takes a shell: %w: give the agent the capability, or the machine the shell", who.Name, err)
+	}
+	return nil
+}
+
+// shell sets a limit of its own, and then becomes the program. Tests have none.
+var shell = "/bin/sh"
+
+// limitsByShell reports whether the kernel refuses this process to limit the account's.
+// Anybody may lower his own limit.
+func limitsByShell(who *account.Account) bool { return who.Others() && !capable(unix.CAP_SYS_RESOURCE) }
+
+// memoryLimit is no more than this process's own, which cannot be raised.
+func memoryLimit(bytes int64) (uint64, error) {
+	var own unix.Rlimit
+	err := unix.Getrlimit(unix.RLIMIT_DATA, &own)
+	return min(uint64(bytes), own.Max), os.NewSyscallError("getrlimit", err)
+}
+
+// limit holds a process to so many bytes of memory; 0 is no limit.
+func limit(pid int, bytes int64) error {
+	if bytes == 0 {
+		return nil
+	}
+	most, err := memoryLimit(bytes)
+	if err == nil {
+		err = unix.Prlimit(pid, unix.RLIMIT_DATA, &unix.Rlimit{Cur: most, Max: most}, nil)
+	}
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("set its memory limit: %w", err)
+	}
+	return nil
+}
+
+// limitByShell has cmd begin with so many bytes of memory, down to a whole KiB.
+func limitByShell(cmd *exec.Cmd, bytes int64) error {
+	if bytes == 0 || cmd.Err != nil {
+		return nil // what cmd.Err is, Start says
+	}
+	path := cmd.Path
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(cmd.Dir, path)
+	}
+	for _, program := range []string{path, shell} { // the shell would say it less well
+		if _, err := os.Stat(program); err != nil {
+			return fmt.Errorf("begin it with a memory limit: %w", err)
+		}
+	}
+	most, err := memoryLimit(bytes)
+	if err != nil {
+		return err
+	}
+	cmd.Args = append([]string{shell, "-c", `ulimit -d "$0" && exec "$@"`, strconv.FormatUint(most/1024, 10), cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = shell
+	return nil
 }
 
 func awaitZombie(pid int) {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"moult/agent/account"
+	"moult/store/bundle"
 )
 
 // errNoMount is returned where the old slot cannot be mounted read-only here.
@@ -25,6 +26,9 @@ type confinement struct {
 }
 
 func mayMount() bool { return false }
+
+// CanLimit reports nothing: there is no memory limit.
+func CanLimit(bundle.Transform, *account.Account) error { return nil }
 
 // runConfined starts cmd and waits for it. When it returns, no process of
 // cmd's group is left.

@@ -22,6 +22,9 @@ type copier struct {
 	owned bool
 	names map[inode]string // the first names of files of several
 	links []hardLink
+	// live is true where the tree is written to meanwhile: what has gone is left out, and
+	// what has been cut short is copied as far as it goes.
+	live bool
 }
 
 // inode is a file, whatever its name.
@@ -30,8 +33,14 @@ type inode struct{ dev, ino uint64 }
 // hardLink is another name of a file.
 type hardLink struct{ first, name string }
 
-// copyTree copies what is in the folder from into the empty folder to.
+// copyTree copies what is in the folder from into the empty folder to. Where owners can be
+// kept nobody but this process's user gets into that before all is there: who could would
+// have names in it stand for other files, of which owners and permissions would change.
 func copyTree(ctx context.Context, from, to string, mask fs.FileMode) error {
+	return copyWith(ctx, from, to, &copier{mask: mask})
+}
+
+func copyWith(ctx context.Context, from, to string, c *copier) error {
 	src, err := os.OpenRoot(from)
 	if err != nil {
 		return fmt.Errorf("copy: %w", err)
@@ -42,7 +51,15 @@ func copyTree(ctx context.Context, from, to string, mask fs.FileMode) error {
 		return fmt.Errorf("copy: %w", err)
 	}
 	defer dst.Close()
-	c := &copier{from: src, to: dst, mask: mask, owned: mayOwn(), names: map[inode]string{}}
+	if mayOwn() {
+		if err := errors.Join(os.Lchown(to, os.Geteuid(), os.Getegid()), os.Chmod(to, 0o700)); err != nil {
+			return fmt.Errorf("copy to %s: %w", to, err)
+		}
+		if empty, err := isEmpty(to); err != nil || !empty { // somebody was faster
+			return errors.Join(fmt.Errorf("copy to %s: it is not empty any more", to), err)
+		}
+	}
+	c.from, c.to, c.owned, c.names = src, dst, mayOwn(), map[inode]string{}
 	if err := c.run(ctx); err != nil {
 		return fmt.Errorf("copy %s to %s: %w", from, to, err)
 	}
@@ -90,14 +107,14 @@ func (c *copier) run(parent context.Context) error {
 		return err
 	}
 	for _, l := range c.links {
-		if err := c.to.Link(l.first, l.name); err != nil {
+		if err := c.to.Link(l.first, l.name); err != nil && !c.gone(err) {
 			return err
 		}
 	}
 	// Folders last and deepest first: their files change their times, and
 	// their permissions may forbid writing.
 	for i := len(dirs) - 1; i >= 0; i-- {
-		if err := c.dress(dirs[i]); err != nil {
+		if err := c.dress(dirs[i]); err != nil && !c.gone(err) {
 			return err
 		}
 	}
@@ -107,8 +124,15 @@ func (c *copier) run(parent context.Context) error {
 // walk makes folders and links, and hands on the files. It returns the folders
 // in the order in which they were made.
 func (c *copier) walk(ctx context.Context, files chan<- copyItem) (dirs []copyItem, err error) {
-	err = walk(c.from, func(name string, info fs.FileInfo) error {
-		link, err := checkEntry(c.from, name, info)
+	visit := walk
+	if c.live {
+		visit = walkLive
+	}
+	err = visit(c.from, func(name string, info fs.FileInfo) error {
+		if c.live && info.Mode()&(fs.ModeSocket|fs.ModeNamedPipe) != 0 {
+			return nil // software takes its own away when it ends
+		}
+		link, err := c.check(name, info)
 		if err != nil {
 			return err
 		}
@@ -139,6 +163,18 @@ func (c *copier) walk(ctx context.Context, files chan<- copyItem) (dirs []copyIt
 	return dirs, err
 }
 
+// check is checkEntry, but that a live tree may have links that lead out of it: a program
+// that reads it may leave them out, and none is followed here.
+func (c *copier) check(name string, info fs.FileInfo) (link string, err error) {
+	switch kindOf := info.Mode().Type(); {
+	case !c.live || kindOf == 0 || kindOf == fs.ModeDir:
+		return checkEntry(c.from, name, info)
+	case kindOf == fs.ModeSymlink:
+		return c.from.Readlink(name)
+	}
+	return "", uncopyable("%s is a %s, of which a copy cannot be made: have rehearse.snapshot make the copy of the state", filepath.Join(c.from.Name(), name), kind(info.Mode()))
+}
+
 func (c *copier) link(name, text string, info fs.FileInfo) error {
 	if err := c.to.Symlink(text, name); err != nil {
 		return err
@@ -148,6 +184,9 @@ func (c *copier) link(name, text string, info fs.FileInfo) error {
 
 func (c *copier) file(ctx context.Context, f copyItem) error {
 	in, err := openRegular(c.from, f.name, f.info)
+	if err != nil && (c.gone(err) || c.replaced(f)) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -157,6 +196,9 @@ func (c *copier) file(ctx context.Context, f copyItem) error {
 		return err
 	}
 	err = copyData(ctx, out, in, f.info.Size())
+	if c.live && errors.Is(err, io.EOF) {
+		err = nil // it has become shorter
+	}
 	if err == nil {
 		err = c.dressOpen(f, out, in)
 	}

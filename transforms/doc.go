@@ -28,6 +28,7 @@
 //
 //	<data>/objects/3/future      what the future object of release 3 has written
 //	<data>/objects/3/past        what its past object has
+//	<data>/objects/3/complement  what was kept when release 3 was taken back: see below
 //	<data>/objects/3/.new-past   a past object's first state, being made
 //	<data>/objects/3/.del-past   a state that is being removed
 //
@@ -66,6 +67,17 @@
 //     only reserved, of which Go and Java programs take gigabytes.) A Go
 //     program needs some 128 MiB before it has done anything. Elsewhere there
 //     is no memory limit.
+//
+// # Taking a release back
+//
+// A release with a reverse transform can be taken back after callers were let in. It runs
+// as a transform does, from the slot of MOULT_FROM, the release that is taken back, to an
+// empty one of MOULT_TO, which it goes back to, with the state of the past object in
+// MOULT_PAST_STATE. What the old form cannot hold it puts into MOULT_COMPLEMENT, an empty
+// folder, and what the future object is to begin with into MOULT_FUTURE_STATE, another.
+// Both get their names before the slot has its, so the slot comes with them or not at all;
+// the new slot is not touched. When the node goes forward again, the transform finds the
+// complement in MOULT_COMPLEMENT, to be read: so nothing is lost by going back and forth.
 //
 // # The old slot stays as it was
 //

@@ -3,7 +3,10 @@ package transforms
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os/exec"
 	"strings"
+	"syscall"
 
 	"moult/store/bundle"
 )
@@ -28,6 +31,9 @@ type Failed struct {
 	Exit int
 	// Reason is one line.
 	Reason string
+	// Own says that the release is at fault: its program, or what that or the copy in its
+	// place has made. Else the machine may be, which lacked something, as room on its disk.
+	Own bool
 	// Output is the end of what the program wrote, at most 64 KiB.
 	Output string
 	// Err is what lies beneath, such as ErrOldChanged; or nil.
@@ -45,6 +51,28 @@ func (f *Failed) Error() string {
 		fmt.Fprintf(&b, "; its last output: %s", lastLines(f.Output, maxErrorTail))
 	}
 	return b.String()
+}
+
+// LastOutput is the end of what the program wrote, in few lines; "" for nothing.
+func (f *Failed) LastOutput() string { return strings.TrimSpace(lastLines(f.Output, maxErrorTail)) }
+
+// Unstartable reports of an error of a program's start that the program itself is the
+// cause, and not what the machine is short of.
+func Unstartable(err error) bool {
+	var e *exec.Error
+	if errors.As(err, &e) {
+		return true // not in PATH
+	}
+	var p *fs.PathError
+	if !errors.As(err, &p) || p.Op != "fork/exec" && p.Op != "stat" {
+		return false
+	}
+	for _, one := range []error{syscall.ENOENT, syscall.EACCES, syscall.ENOEXEC, syscall.ENOTDIR, syscall.ELOOP, syscall.E2BIG} {
+		if errors.Is(p.Err, one) {
+			return true
+		}
+	}
+	return false
 }
 
 // Unwrap returns Err.

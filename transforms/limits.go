@@ -22,6 +22,10 @@ const (
 	// copyStep is how many bytes are copied between two looks at the context.
 	copyStep = 32 << 20
 
+	// liveRounds is how often a live state is copied, for a copy during which it does not
+	// change.
+	liveRounds = 3
+
 	// sampleFiles files, of each up to sampleFileBytes, and sampleBytes of the largest are
 	// copied to estimate how long the whole takes; and a transform goes estimateWalks times
 	// through old or new state beside it.

@@ -1,3 +1,5 @@
+//go:build unix
+
 package transforms
 
 import (
@@ -51,12 +53,18 @@ func playPart(part string) int {
 	case "leave-child":
 		start("hang", nil)
 		return 0
+	case "limited-user":
+		return limitedUser()
 	case "memory":
 		return eatMemory()
 	case "disk":
 		return eatDisk()
 	case "objects":
 		return carryState()
+	case "back":
+		return takeBack()
+	case "forward":
+		return goForward()
 	case "write-future":
 		return writeTo(os.Getenv("MOULT_FUTURE_STATE"))
 	case "past-disk":

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"moult/agent/account"
@@ -22,10 +21,11 @@ type ObjectKind string
 const (
 	PastObject   ObjectKind = "past"   // answers callers of the version before the release
 	FutureObject ObjectKind = "future" // answers callers of the release on nodes before it
-)
 
-// newPastName is the first state of a past object while it is being made.
-const newPastName = newPrefix + string(PastObject)
+	// complement is what the state of the version before could not hold when the release
+	// was taken back here. It is no object's, and lies beside what is.
+	complement ObjectKind = "complement"
+)
 
 // Objects is the folder of the simulation objects' durable state. It belongs to
 // a Slots, and may, unlike that, be used by several goroutines at once.
@@ -91,12 +91,33 @@ func (o *Objects) makeFolder(v bundle.Version, name string) error {
 
 // FutureState returns the folder of the state that the future object of release
 // v has; empty where it has written none.
-func (o *Objects) FutureState(v bundle.Version) string {
-	dir := o.path(v, FutureObject)
+func (o *Objects) FutureState(v bundle.Version) string { return o.state(v, FutureObject) }
+
+// PastState is FutureState for the past object.
+func (o *Objects) PastState(v bundle.Version) string { return o.state(v, PastObject) }
+
+// Complement returns the folder of what was kept when release v was taken back here;
+// empty where that is nothing.
+func (o *Objects) Complement(v bundle.Version) string { return o.state(v, complement) }
+
+func (o *Objects) state(v bundle.Version, kind ObjectKind) string {
+	dir := o.path(v, kind)
 	if empty, err := isEmpty(dir); err != nil || empty {
 		return ""
 	}
 	return dir
+}
+
+// RetireComplement removes what was kept when release v was taken back here: the node has
+// gone forward to it again, with all of that. A missing one is no error.
+func (o *Objects) RetireComplement(v bundle.Version) error { return o.Retire(v, complement) }
+
+// Complements lists the releases of which there is one.
+func (o *Objects) Complements() ([]bundle.Version, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	versions, err := o.versions()
+	return slices.DeleteFunc(versions, func(v bundle.Version) bool { return !isFolder(o.path(v, complement)) }), err
 }
 
 // Retire removes the state of an object that will answer no more calls, and
@@ -149,54 +170,54 @@ func (o *Objects) versions() ([]bundle.Version, error) {
 	return all, nil
 }
 
-// preparePast makes the empty folder for the first state of v's past object.
-func (o *Objects) preparePast(v bundle.Version) (string, error) {
+// prepare makes the empty folder for what a transform makes of that kind for release v.
+func (o *Objects) prepare(v bundle.Version, kind ObjectKind) (string, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	dir := o.newPast(v)
-	if err := o.makeFolder(v, newPastName); err != nil {
+	dir := o.fresh(v, kind)
+	if err := o.makeFolder(v, newPrefix+string(kind)); err != nil {
 		return "", err
 	}
 	return dir, o.who.Give(dir)
 }
 
-// clearPast removes what past state of v there is, finished or not.
-func (o *Objects) clearPast(v bundle.Version) error {
+// clear removes what there is of that kind of release v, finished or not.
+func (o *Objects) clear(v bundle.Version, kind ObjectKind) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if isFolder(o.newPast(v)) {
-		if err := o.step("past: remove unfinished"); err != nil {
+	if isFolder(o.fresh(v, kind)) {
+		if err := o.step(string(kind) + ": remove unfinished"); err != nil {
 			return err
 		}
-		if err := removeTree(o.newPast(v)); err != nil {
+		if err := removeTree(o.fresh(v, kind)); err != nil {
 			return err
 		}
 	}
-	return o.discard(v, PastObject)
+	return o.discard(v, kind)
 }
 
-// publishPast gives what preparePast began its name, durably. Where nothing was
-// begun, or it has its name already, that is all there is to do.
-func (o *Objects) publishPast(v bundle.Version) error {
+// publish gives what prepare began its name, durably. Where nothing was begun, or it has
+// its name already, that is all there is to do.
+func (o *Objects) publish(v bundle.Version, kind ObjectKind) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !isFolder(o.newPast(v)) {
+	if !isFolder(o.fresh(v, kind)) {
 		return nil
 	}
-	if err := o.step("publish: sync past"); err != nil {
+	if err := o.step("publish: sync " + string(kind)); err != nil {
 		return err
 	}
-	if err := syncTree(o.newPast(v)); err != nil {
+	if err := syncTree(o.fresh(v, kind)); err != nil {
 		return err
 	}
 	// One that has the name without a slot is of an attempt that failed.
-	if err := o.discard(v, PastObject); err != nil {
+	if err := o.discard(v, kind); err != nil {
 		return err
 	}
-	if err := o.step("publish: rename past"); err != nil {
+	if err := o.step("publish: rename " + string(kind)); err != nil {
 		return err
 	}
-	return durable.Rename(o.newPast(v), o.path(v, PastObject))
+	return durable.Rename(o.fresh(v, kind), o.path(v, kind))
 }
 
 // sweep clears what a crash left unfinished. orphaned reports whether a past
@@ -228,7 +249,7 @@ func (o *Objects) sweepVersion(v bundle.Version) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() != newPastName && !strings.HasPrefix(e.Name(), delPrefix) {
+		if !hasAnyPrefix(e.Name(), newPrefix, delPrefix) {
 			continue
 		}
 		if err := removeTree(filepath.Join(o.folder(v), e.Name())); err != nil {
@@ -274,7 +295,10 @@ func (o *Objects) path(v bundle.Version, kind ObjectKind) string {
 	return filepath.Join(o.folder(v), string(kind))
 }
 
-func (o *Objects) newPast(v bundle.Version) string { return filepath.Join(o.folder(v), newPastName) }
+// fresh is where a transform makes what prepare began.
+func (o *Objects) fresh(v bundle.Version, kind ObjectKind) string {
+	return filepath.Join(o.folder(v), newPrefix+string(kind))
+}
 
 func isFolder(path string) bool {
 	info, err := os.Lstat(path)

@@ -1,3 +1,5 @@
+//go:build unix
+
 package transforms
 
 import (
@@ -22,13 +24,13 @@ func slotFirst(s *Slots, v bundle.Version) error {
 			return err
 		}
 	}
-	return s.objects.publishPast(v)
+	return s.objects.publish(v, PastObject)
 }
 
 // pastInPlace is a planted bug: it makes the past state under its own name, and
 // the slot is published while a part of that is missing.
 func pastInPlace(s *Slots, v bundle.Version) error {
-	if tmp := s.objects.newPast(v); isFolder(tmp) {
+	if tmp := s.objects.fresh(v, PastObject); isFolder(tmp) {
 		if err := os.CopyFS(s.objects.path(v, PastObject), os.DirFS(tmp)); err != nil {
 			return err
 		}

@@ -1,14 +1,18 @@
 package transforms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"moult/agent/account"
@@ -41,7 +45,7 @@ type Runner struct {
 	Protect Protection
 }
 
-// Job is one transform to be run. The software of Old must be stopped.
+// Job is one transform to be run. The software of Old must be stopped, unless it is Live.
 type Job struct {
 	Spec bundle.Transform
 	// Dir is the folder of the unpacked new artifact, where Spec.Exec runs.
@@ -53,7 +57,18 @@ type Job struct {
 	// empty where it has none. Past is the empty folder that Slots.PreparePast
 	// made; empty where the past object of To keeps no state.
 	Future, Past string
-	From, To     bundle.Version
+	// Complement is what was kept when To was taken back here; empty where that is nothing.
+	Complement string
+	From, To   bundle.Version
+	// Reverse says that release From is taken back: by Spec.Reverse, in the folder of its
+	// own artifact, and with what [Slots.PrepareReverse] made. Old is the slot of From, and Past the
+	// state of its past object, which are read; Future and Complement are made.
+	Reverse bool
+	// Live says that what writes to Old and Future may be running: New becomes a copy, by
+	// Spec.Exec or file by file, that may be of no one moment.
+	Live bool
+	// Reserve is how many bytes must stay free on the disk; at least some do in any case.
+	Reserve int64
 	// Env is the program's environment, "NAME=value" each, besides moult's own.
 	// Nothing is inherited from the agent.
 	Env []string
@@ -66,6 +81,9 @@ type Job struct {
 type Result struct {
 	Objects int   // regular files
 	Bytes   int64 // their lengths
+	// Torn says that what was read was written to meanwhile. Only of a Live copy that no
+	// program made.
+	Torn bool
 }
 
 // Run makes New from Old, and Past from Old and Future. On error New and Past
@@ -80,20 +98,9 @@ func (r Runner) Run(ctx context.Context, j Job) (Result, error) {
 	}
 	run, cancel := j.withTimeout(ctx)
 	defer cancel()
-	before, err := j.fingerprint()
-	if err != nil {
-		return Result{}, j.failed("read the old state: "+err.Error(), err)
-	}
-	if len(j.Spec.Exec) == 0 {
-		err = j.copy(run)
-	} else {
-		err = r.exec(run, j)
-	}
-	// The old slot is looked at whatever came out: that it changed is the
-	// graver news.
-	after, fpErr := j.fingerprint()
-	if fpErr != nil || after != before {
-		return Result{}, j.oldChanged(err, fpErr, before, after)
+	torn, err := r.make(run, j)
+	if errors.Is(err, ErrOldChanged) {
+		return Result{}, err
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return Result{}, fmt.Errorf("transform %d -> %d stopped: %w", j.From, j.To, cause)
@@ -101,30 +108,60 @@ func (r Runner) Run(ctx context.Context, j Job) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	u, err := inspect(j.New)
+	look := inspect
+	if j.Live {
+		look = measure // it is what there is, and not yet what a release has made
+	}
+	u, err := look(j.New)
 	if err != nil {
 		return Result{}, j.failed("the new slot is not usable: "+err.Error(), err)
 	}
 	all := u
-	if j.Past != "" {
-		past, err := inspect(j.Past)
+	for _, beside := range j.made()[1:] {
+		b, err := inspect(beside)
 		if err != nil {
-			return Result{}, j.failed("the state of the past object is not usable: "+err.Error(), err)
+			return Result{}, j.failed(fmt.Sprintf("the %s is not usable: %v", j.nameOf(beside), err), err)
 		}
-		all.disk += past.disk
+		all.disk += b.disk
 	}
 	if over := j.overDisk(all); over != nil {
 		return Result{}, j.failed(over.Error(), over)
 	}
-	return Result{Objects: u.objects, Bytes: u.bytes}, nil
+	return Result{Objects: u.objects, Bytes: u.bytes, Torn: torn}, nil
+}
+
+// make fills the new folders, and sees to it that what they are made of stays as it is.
+func (r Runner) make(ctx context.Context, j Job) (torn bool, err error) {
+	if j.Live {
+		if len(j.argv()) > 0 {
+			return false, r.exec(ctx, j)
+		}
+		return j.copyLive(ctx)
+	}
+	before, err := j.fingerprint()
+	if err != nil {
+		return false, j.failed("read the old state: "+err.Error(), err)
+	}
+	if len(j.argv()) == 0 {
+		err = j.copy(ctx)
+	} else {
+		err = r.exec(ctx, j)
+	}
+	// The old slot is looked at whatever came out: that it changed is the
+	// graver news.
+	after, fpErr := j.fingerprint()
+	if fpErr != nil || !slices.Equal(after, before) {
+		return false, j.oldChanged(err, fpErr, before, after)
+	}
+	return false, err
 }
 
 func (j Job) check() error {
 	var known []string
-	for _, dir := range []string{j.Old, j.New, j.Future, j.Past} {
-		if dir == "" {
-			continue
-		}
+	if j.Reverse && j.Spec.Reverse == nil {
+		return fmt.Errorf("release %d has no reverse transform", j.From)
+	}
+	for _, dir := range append(j.given(), j.made()...) {
 		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir {
 			return fmt.Errorf("%q is not a clean absolute path", dir)
 		}
@@ -147,23 +184,43 @@ func (j Job) check() error {
 	return nil
 }
 
-// made lists the folders that the transform fills.
-func (j Job) made() []string {
-	if j.Past == "" {
-		return []string{j.New}
+// argv is the program; none where the state is copied as it is.
+func (j Job) argv() []string {
+	if j.Reverse && j.Spec.Reverse != nil {
+		return j.Spec.Reverse.Exec
 	}
-	return []string{j.New, j.Past}
+	return j.Spec.Exec
+}
+
+// made lists the folders that the transform fills, the new slot first.
+func (j Job) made() []string {
+	if j.Reverse {
+		return folders(j.New, j.Future, j.Complement)
+	}
+	return folders(j.New, j.Past)
 }
 
 // given lists the folders that the transform reads.
 func (j Job) given() []string {
-	var all []string
-	for _, dir := range []string{j.Old, j.Future} {
-		if dir != "" {
-			all = append(all, dir)
-		}
+	if j.Reverse {
+		return folders(j.Old, j.Past)
 	}
-	return all
+	return folders(j.Old, j.Future, j.Complement)
+}
+
+func folders(dirs ...string) []string {
+	return slices.DeleteFunc(dirs, func(dir string) bool { return dir == "" })
+}
+
+// nameOf is what people call a folder beside the slots.
+func (j Job) nameOf(dir string) string {
+	switch dir {
+	case j.Past:
+		return "state of the past object"
+	case j.Future:
+		return "state of the future object"
+	}
+	return "complement"
 }
 
 func (j Job) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -171,34 +228,57 @@ func (j Job) withTimeout(ctx context.Context) (context.Context, context.CancelFu
 	if d <= 0 {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeoutCause(ctx, d, fmt.Errorf("not done after %s (transform.timeout)", d))
+	return context.WithTimeoutCause(ctx, d, overdue(d))
 }
 
-// fingerprints are of the old slot and of the future object's state.
-type fingerprints struct{ old, future fingerprint }
+// overdue says that a program, or the copy in its place, took longer than it may.
+type overdue time.Duration
 
-func (j Job) fingerprint() (f fingerprints, err error) {
-	if j.Old != "" {
-		f.old, err = fingerprintOf(j.Old)
+func (o overdue) Error() string {
+	return fmt.Sprintf("not done after %s (transform.timeout)", time.Duration(o))
+}
+
+// fingerprint is of all that the transform is given, in that order.
+func (j Job) fingerprint() (all []fingerprint, err error) {
+	for _, dir := range j.given() {
+		f, err := fingerprintOf(dir)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, f)
 	}
-	if j.Future != "" && err == nil {
-		f.future, err = fingerprintOf(j.Future)
-	}
-	return f, err
+	return all, nil
 }
 
 func (j Job) failed(reason string, err error) *Failed {
-	return &Failed{From: j.From, To: j.To, Argv: j.Spec.Exec, Exit: -1, Reason: reason, Err: err}
+	return &Failed{From: j.From, To: j.To, Argv: j.argv(), Exit: -1, Reason: reason, Err: err, Own: ownFault(err)}
 }
+
+// ownFault tells the errors that say something against a release.
+func ownFault(err error) bool {
+	var late overdue
+	var disk tooMuch
+	var entry *Uncopyable
+	return errors.As(err, &late) || errors.As(err, &disk) || errors.As(err, &entry)
+}
+
+// tooMuch says that the new state takes more than transform.disk_max.
+type tooMuch string
+
+func (t tooMuch) Error() string { return string(t) }
 
 // oldChanged reports that the old state is not what it was, or cannot be read
 // any more, over whatever else went wrong.
-func (j Job) oldChanged(err, readErr error, before, after fingerprints) error {
+func (j Job) oldChanged(err, readErr error, before, after []fingerprint) error {
 	where := j.Old
-	if before.old == after.old && before.future != after.future {
-		where = j.Future
+	for i, dir := range j.given() {
+		if i >= len(after) || before[i] != after[i] {
+			where = dir
+			break
+		}
 	}
 	f := j.failed("", errors.Join(ErrOldChanged, readErr))
+	f.Own = readErr == nil
 	var prior *Failed
 	if errors.As(err, &prior) {
 		f.Exit, f.Output = prior.Exit, prior.Output
@@ -209,7 +289,7 @@ func (j Job) oldChanged(err, readErr error, before, after fingerprints) error {
 
 func (j Job) overDisk(u usage) error {
 	if j.Spec.DiskMax > 0 && u.disk > j.Spec.DiskMax {
-		return fmt.Errorf("the new state takes %s on disk, more than transform.disk_max, %s", size(u.disk), size(j.Spec.DiskMax))
+		return tooMuch(fmt.Sprintf("the new state takes %s on disk, more than transform.disk_max, %s", size(u.disk), size(j.Spec.DiskMax)))
 	}
 	return nil
 }
@@ -220,13 +300,13 @@ func (j Job) copy(ctx context.Context) error {
 		return nil
 	}
 	u, err := inspect(j.Old)
+	if err == nil {
+		err = j.overDisk(u)
+	}
 	if err != nil {
 		return j.failed(err.Error(), err)
 	}
-	if err := j.overDisk(u); err != nil {
-		return j.failed(err.Error(), err)
-	}
-	if err := CheckSpace(j.New, u.disk+diskReserve); err != nil {
+	if err := CheckSpace(j.New, u.disk+j.reserve()); err != nil {
 		return j.failed(err.Error(), err)
 	}
 	if err := copyTree(ctx, j.Old, j.New, 0); err != nil {
@@ -241,10 +321,10 @@ func (r Runner) exec(ctx context.Context, j Job) error {
 		return j.failed("an earlier run of the transform still runs: "+err.Error(), err)
 	}
 	if len(j.given()) == 0 {
-		return r.program(ctx, j, shown{}, false)
+		return r.program(ctx, j, nil, false)
 	}
 	if r.Protect != ProtectCopy {
-		err := r.program(ctx, j, shown{old: j.Old, future: j.Future}, true)
+		err := r.program(ctx, j, nil, true)
 		if !errors.Is(err, errNoMount) {
 			return err
 		}
@@ -253,15 +333,16 @@ func (r Runner) exec(ctx context.Context, j Job) error {
 		}
 		r.logger().Info("transform gets a copy of the old state", "from", j.From, "to", j.To, "why", err.Error())
 	}
-	var copies shown
-	err := j.throwAwayCopies(ctx, &copies)
+	if j.Live {
+		// It is there because it makes a better copy than one file by file is.
+		return r.program(ctx, j, nil, false)
+	}
+	copies := shown{}
+	err := j.throwAwayCopies(ctx, copies)
 	if err == nil {
 		err = r.program(ctx, j, copies, false)
 	}
-	for _, dir := range []string{copies.old, copies.future} {
-		if dir == "" {
-			continue
-		}
+	for _, dir := range slices.Sorted(maps.Values(copies)) {
 		if rmErr := removeTree(dir); rmErr != nil {
 			// What is left is cleared by the next OpenSlots; it only takes room.
 			r.logger().Warn("copy of the old state left behind", "folder", dir, "err", rmErr)
@@ -270,16 +351,19 @@ func (r Runner) exec(ctx context.Context, j Job) error {
 	return err
 }
 
-// shown is where the program sees what it is given; empty: it is given none.
-type shown struct{ old, future string }
+// shown is where the program sees what it is given, by folder; what is not in it is seen
+// where it is.
+type shown map[string]string
+
+func (s shown) of(dir string) string { return cmp.Or(s[dir], dir) }
 
 // throwAwayCopies makes copies of what the program is given. It says in to what
 // it has begun, also on error.
-func (j Job) throwAwayCopies(ctx context.Context, to *shown) error {
+func (j Job) throwAwayCopies(ctx context.Context, to shown) error {
 	scratch := filepath.Join(filepath.Dir(j.New), oldPrefix+slotName(j.To))
-	var need int64 = diskReserve
+	need := j.reserve()
 	for _, dir := range j.given() {
-		u, err := inspect(dir)
+		u, err := measure(dir)
 		if err != nil {
 			return j.failed("make a throw-away copy of the old state: "+err.Error(), err)
 		}
@@ -289,13 +373,15 @@ func (j Job) throwAwayCopies(ctx context.Context, to *shown) error {
 		}
 	}
 	err := CheckSpace(j.New, need)
-	if err == nil && j.Old != "" {
-		to.old = scratch
-		err = throwAwayCopy(ctx, j.Old, to.old, j.Account)
-	}
-	if err == nil && j.Future != "" {
-		to.future = scratch + "-" + string(FutureObject)
-		err = throwAwayCopy(ctx, j.Future, to.future, j.Account)
+	for i, dir := range j.given() {
+		if err != nil {
+			break
+		}
+		to[dir] = scratch
+		if i > 0 {
+			to[dir] += "-" + strconv.Itoa(i)
+		}
+		err = j.throwAwayCopy(ctx, dir, to[dir])
 	}
 	if err != nil {
 		return j.failed("make a throw-away copy of the old state: "+err.Error(), err)
@@ -303,14 +389,14 @@ func (j Job) throwAwayCopies(ctx context.Context, to *shown) error {
 	return nil
 }
 
-func throwAwayCopy(ctx context.Context, from, to string, who *account.Account) error {
+func (j Job) throwAwayCopy(ctx context.Context, from, to string) error {
 	if err := removeTree(to); err != nil {
 		return err
 	}
 	if err := os.Mkdir(to, 0o700); err != nil {
 		return err
 	}
-	if err := who.Give(to); err != nil {
+	if err := j.Account.Give(to); err != nil {
 		return err
 	}
 	return copyTree(ctx, from, to, 0o222)
@@ -320,13 +406,12 @@ func throwAwayCopy(ctx context.Context, from, to string, who *account.Account) e
 func (j Job) environment(s shown) []string {
 	env := append([]string{}, j.Env...)
 	env = append(env,
-		"MOULT_OLD="+s.old, "MOULT_NEW="+j.New,
+		"MOULT_OLD="+s.of(j.Old), "MOULT_NEW="+j.New,
 		fmt.Sprintf("MOULT_FROM=%d", j.From), fmt.Sprintf("MOULT_TO=%d", j.To))
-	if s.future != "" {
-		env = append(env, "MOULT_FUTURE_STATE="+s.future)
-	}
-	if j.Past != "" {
-		env = append(env, "MOULT_PAST_STATE="+j.Past)
+	for _, v := range []struct{ name, dir string }{{"MOULT_FUTURE_STATE", j.Future}, {"MOULT_PAST_STATE", j.Past}, {"MOULT_COMPLEMENT", j.Complement}} {
+		if v.dir != "" {
+			env = append(env, v.name+"="+s.of(v.dir))
+		}
 	}
 	return env
 }
@@ -336,7 +421,7 @@ func (r Runner) program(ctx context.Context, j Job, s shown, mount bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	cmd := exec.CommandContext(ctx, j.Spec.Exec[0], j.Spec.Exec[1:]...)
+	cmd := exec.CommandContext(ctx, j.argv()[0], j.argv()[1:]...)
 	cmd.Dir = j.Dir
 	cmd.Env = j.environment(s)
 	var last tail
@@ -379,17 +464,19 @@ func (j Job) outcome(cmd *exec.Cmd, err, killed error, output string) error {
 	switch {
 	case killed != nil:
 		f.Exit, f.Reason, f.Err = -1, killed.Error()+": killed", killed
+		f.Own = ownFault(killed)
 	case f.Exit == exitLater:
-		return fmt.Errorf("transform %d -> %d (%s): %w: %s", j.From, j.To, j.Spec.Exec[0], ErrLater, lastLines(output, maxErrorTail))
+		return fmt.Errorf("transform %d -> %d (%s): %w: %s", j.From, j.To, j.argv()[0], ErrLater, lastLines(output, maxErrorTail))
 	case errors.As(err, &exit):
-		f.Reason, f.Err = exit.Error(), err
+		f.Reason, f.Err, f.Own = exit.Error(), err, true
 		if j.Spec.MemoryMax > 0 {
 			f.Reason += fmt.Sprintf(" (it was limited to %s of memory by transform.memory_max)", size(j.Spec.MemoryMax))
 		}
 	case cmd.Process == nil:
-		f.Reason, f.Err = fmt.Sprintf("cannot start %q in %s: %v; check transform.exec of the release", j.Spec.Exec[0], j.Dir, err), err
+		f.Reason, f.Err = fmt.Sprintf("cannot start %q in %s: %v; check transform.exec of the release", j.argv()[0], j.Dir, err), err
+		f.Own = Unstartable(err)
 	default:
-		f.Reason, f.Err = err.Error(), err
+		f.Reason, f.Err, f.Own = err.Error(), err, errors.Is(err, exec.ErrWaitDelay)
 	}
 	return f
 }
@@ -417,13 +504,15 @@ func (j Job) watchDisk(ctx context.Context, cancel context.CancelCauseFunc) <-ch
 	return done
 }
 
+func (j Job) reserve() int64 { return max(j.Reserve, diskReserve) }
+
 func (j Job) diskTrouble() error {
 	free, err := durable.FreeSpace(j.New)
 	if err != nil {
 		return err
 	}
-	if free < diskReserve {
-		return fmt.Errorf("the disk of %s has only %s free, less than the reserve of %s", j.New, size(free), size(diskReserve))
+	if free < j.reserve() {
+		return fmt.Errorf("the disk of %s has only %s free, less than the reserve of %s", j.New, size(free), size(j.reserve()))
 	}
 	if j.Spec.DiskMax == 0 {
 		return nil
@@ -481,7 +570,13 @@ func (l *lineLogger) flush() {
 // children of a transform that left its process group, or outlived the agent
 // that ran it. It returns when they have ended.
 func stopStrays(newSlot string, who *account.Account) error {
-	if err := stray.End("MOULT_NEW="+newSlot, who.Users()...); err != nil {
+	users := who.Users()
+	if info, err := os.Lstat(newSlot); err == nil { // it may have been made for another user
+		if uid, _, ok := owner(info); ok {
+			users = append(users, uid)
+		}
+	}
+	if err := stray.End("MOULT_NEW="+newSlot, users...); err != nil {
 		return fmt.Errorf("end what still writes to %s: %w", newSlot, err)
 	}
 	return nil

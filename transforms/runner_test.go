@@ -1,3 +1,5 @@
+//go:build unix
+
 package transforms
 
 import (
@@ -219,6 +221,43 @@ func TestDiskLimit(t *testing.T) {
 	_, err := Runner{}.Run(context.Background(), j)
 	if err == nil || !strings.Contains(err.Error(), "transform.disk_max") {
 		t.Errorf("error: %v", err)
+	}
+}
+
+// What the release is at fault for is told from what the machine lacks.
+func TestOwnFault(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Job)
+		own    bool
+	}{
+		{"a program that fails", func(j *Job) { j.Spec.Exec = []string{"/bin/sh", "-c", "exit 3"} }, true},
+		{"a program that is missing", func(j *Job) { j.Spec.Exec = []string{"/no/such/program"} }, true},
+		{"a program that is missing, with its memory bounded", func(j *Job) { j.Spec.Exec, j.Spec.MemoryMax = []string{"/no/such/program"}, 1<<30 }, true},
+		{"a device in what it made", func(j *Job) { j.Spec.Exec = []string{"/bin/sh", "-c", "mkfifo $MOULT_NEW/pipe"} }, true},
+		{"its time", func(j *Job) {
+			j.Spec.Exec, j.Spec.Timeout = []string{"/bin/sh", "-c", "sleep 100"}, bundle.Duration(time.Millisecond)
+		}, true},
+		{"no room", func(j *Job) { j.Spec.Exec, j.Reserve = nil, 1<<62 }, false},
+		{"no room while it runs", func(j *Job) { j.Spec.Exec, j.Reserve = []string{"/bin/sh", "-c", "sleep 100"}, 1<<62 }, false},
+		{"a new slot that is there", func(j *Job) { j.New = j.Old }, false},
+		{"an old slot that cannot be read", func(j *Job) { j.Old += "-gone" }, false},
+		{"too much for one process to begin with", func(j *Job) { j.Env = append(j.Env, "X="+strings.Repeat("x", 1<<20)) }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j := newJob(t, "exit")
+			c.change(&j)
+			_, err := Runner{}.Run(context.Background(), j)
+			f, ok := errors.AsType[*Failed](err)
+			if !ok || f.Own != c.own {
+				t.Errorf("%v, its own: %v", err, ok && f.Own)
+			}
+		})
+	}
+	for err, own := range map[error]bool{syscall.EAGAIN: false, syscall.ENOMEM: false, syscall.EMFILE: false, syscall.ENOEXEC: true, syscall.EACCES: true} {
+		if Unstartable(&os.PathError{Op: "fork/exec", Path: "x", Err: err}) != own {
+			t.Errorf("%v is taken for the release's fault: %v", err, !own)
+		}
 	}
 }
 

@@ -200,11 +200,52 @@ func (s *Slots) PreparePast(v bundle.Version) (string, error) {
 	if err := s.step("prepare: make past"); err != nil {
 		return "", fmt.Errorf("prepare the past state of slot %d: %w", v, err)
 	}
-	dir, err := s.objects.preparePast(v)
+	dir, err := s.objects.prepare(v, PastObject)
 	if err != nil {
 		return "", fmt.Errorf("prepare the past state of slot %d: %w", v, err)
 	}
 	return dir, nil
+}
+
+// PrepareReverse is Prepare for taking release of back: it makes the empty folders in
+// which the slot of v, the first state of the release's future object, and the
+// complement are to be made. What is there of the latter two comes from an earlier time
+// that it was taken back, and is removed first. PublishReverse publishes all three.
+func (s *Slots) PrepareReverse(of, v bundle.Version) (slot, future, rest string, err error) {
+	if slot, err = s.prepare(v); err == nil {
+		future, err = s.prepareAnew(of, FutureObject)
+	}
+	if err == nil {
+		rest, err = s.prepareAnew(of, complement)
+	}
+	if err != nil {
+		return "", "", "", fmt.Errorf("prepare to take release %d back: %w", of, err)
+	}
+	return slot, future, rest, nil
+}
+
+func (s *Slots) prepareAnew(of bundle.Version, kind ObjectKind) (string, error) {
+	if err := s.objects.clear(of, kind); err != nil {
+		return "", err
+	}
+	if err := s.step("prepare: make " + string(kind)); err != nil {
+		return "", err
+	}
+	return s.objects.prepare(of, kind)
+}
+
+// PublishReverse is Publish for what PrepareReverse began. It may be repeated.
+func (s *Slots) PublishReverse(of, v bundle.Version) error {
+	if err := s.publish(v, made{of, FutureObject}, made{of, complement}); err != nil {
+		return fmt.Errorf("publish slot %d, of release %d taken back: %w", v, of, err)
+	}
+	return nil
+}
+
+// made is what a transform makes beside a slot.
+type made struct {
+	release bundle.Version
+	kind    ObjectKind
 }
 
 // Publish makes what Prepare began the complete slot of v, and what PreparePast
@@ -212,13 +253,13 @@ func (s *Slots) PreparePast(v bundle.Version) (string, error) {
 // survive a power loss; a crash before leaves neither. Publishing twice changes
 // nothing.
 func (s *Slots) Publish(v bundle.Version) error {
-	if err := s.publish(v); err != nil {
+	if err := s.publish(v, made{v, PastObject}); err != nil {
 		return fmt.Errorf("publish slot %d: %w", v, err)
 	}
 	return nil
 }
 
-func (s *Slots) publish(v bundle.Version) error {
+func (s *Slots) publish(v bundle.Version, beside ...made) error {
 	tmp := s.scratch(newPrefix, v)
 	switch _, err := os.Lstat(tmp); {
 	case errors.Is(err, fs.ErrNotExist) && s.Exists(v):
@@ -234,10 +275,12 @@ func (s *Slots) publish(v bundle.Version) error {
 	if err := syncTree(tmp); err != nil {
 		return err
 	}
-	// The past state has its name, durably, before the slot has: the slot's name
-	// is what says that both are there.
-	if err := s.objects.publishPast(v); err != nil {
-		return err
+	// What is beside it has its name, durably, before the slot has: the slot's name
+	// is what says that all is there.
+	for _, m := range beside {
+		if err := s.objects.publish(m.release, m.kind); err != nil {
+			return err
+		}
 	}
 	if err := s.step("publish: rename"); err != nil {
 		return err
@@ -311,7 +354,7 @@ func (s *Slots) clearOrphan(v bundle.Version) error {
 	if err != nil || v < live {
 		return err
 	}
-	return s.objects.clearPast(v)
+	return s.objects.clear(v, PastObject)
 }
 
 // Create makes an empty slot for v, for software that starts without state.
@@ -440,4 +483,22 @@ func parseSlotName(name string) (bundle.Version, bool) {
 	n, err := strconv.ParseUint(name, 10, 64)
 	v := bundle.Version(n)
 	return v, err == nil && v != 0 && slotName(v) == name
+}
+
+// RemoveBefore removes the slots before the running one; unless all are to go, but for the
+// newest of them.
+func (s *Slots) RemoveBefore(running bundle.Version, all bool) error {
+	versions, err := s.List()
+	var previous bundle.Version
+	for _, v := range versions {
+		if v < running {
+			previous = max(previous, v)
+		}
+	}
+	for _, v := range versions {
+		if v < previous || all && v < running {
+			err = errors.Join(err, s.Remove(v))
+		}
+	}
+	return err
 }

@@ -1,6 +1,7 @@
 package transforms
 
 import (
+	"errors"
 	"fmt"
 
 	"moult/store/durable"
@@ -28,6 +29,17 @@ func NeedBytes(old string, given ...string) (int64, error) {
 		need += u.disk
 	}
 	return need + diskReserve, nil
+}
+
+// RehearsalBytes is NeedBytes for a rehearsal, which begins with a copy of all that.
+func RehearsalBytes(old string, given ...string) (int64, error) {
+	need, err := NeedBytes(old, given...)
+	for _, dir := range append([]string{old}, given...) {
+		u, measureErr := measure(dir)
+		err = errors.Join(err, measureErr)
+		need += u.disk
+	}
+	return need, err
 }
 
 // CheckSpace returns an error unless the disk of dir has need free bytes.

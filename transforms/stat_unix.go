@@ -37,3 +37,12 @@ func appendIdentity(b []byte, info os.FileInfo) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(st.Ino))
 	return binary.BigEndian.AppendUint64(b, uint64(changeTime(st)))
 }
+
+// namesOf returns how many names a file has (hard links), and which it is; 0 of a folder.
+func namesOf(info os.FileInfo) (i inode, n uint64) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || info.IsDir() {
+		return i, 0
+	}
+	return inode{uint64(st.Dev), st.Ino}, uint64(st.Nlink)
+}

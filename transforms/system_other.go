@@ -8,6 +8,7 @@ import (
 	"os/exec"
 
 	"moult/agent/account"
+	"moult/store/bundle"
 )
 
 // errSystem says that transforms are not run here. Everything else of this file is
@@ -23,10 +24,15 @@ type confinement struct {
 	account   *account.Account
 }
 
-func runConfined(*exec.Cmd, confinement) error      { return errSystem }
-func mayMount() bool                                { return false }
+func runConfined(*exec.Cmd, confinement) error { return errSystem }
+func mayMount() bool                           { return false }
+
+// CanLimit reports nothing here.
+func CanLimit(bundle.Transform, *account.Account) error { return nil }
+
 func syncFileSystem(string) (bool, error)           { return false, nil }
 func owner(os.FileInfo) (uid, gid int, ok bool)     { return 0, 0, false }
+func namesOf(os.FileInfo) (i inode, n uint64)       { return i, 0 }
 func onDisk(info os.FileInfo) int64                 { return info.Size() }
 func appendIdentity(b []byte, _ os.FileInfo) []byte { return b }
 

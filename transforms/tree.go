@@ -124,17 +124,24 @@ func checkEntry(root *os.Root, name string, info fs.FileInfo) (link string, err 
 	case info.Mode().IsRegular(), info.IsDir():
 		return "", nil
 	case info.Mode().Type() != fs.ModeSymlink:
-		return "", fmt.Errorf("%s is a %s; a slot holds files, folders and links only: remove it, or give the release a transform program that leaves it out", filepath.Join(root.Name(), name), kind(info.Mode()))
+		return "", uncopyable("%s is a %s; a slot holds files, folders and links only: remove it, or give the release a transform program that leaves it out", filepath.Join(root.Name(), name), kind(info.Mode()))
 	}
 	link, err = root.Readlink(name)
 	if err != nil {
 		return "", err
 	}
 	if len(link) > maxLinkTarget || path.IsAbs(link) || !filepath.IsLocal(path.Join(path.Dir(name), link)) {
-		return "", fmt.Errorf("%s is a link to %.200q, which is not inside the slot: a slot must be complete in itself", filepath.Join(root.Name(), name), link)
+		return "", uncopyable("%s is a link to %.200q, which is not inside the slot: a slot must be complete in itself", filepath.Join(root.Name(), name), link)
 	}
 	return link, nil
 }
+
+// Uncopyable says what a slot must not hold.
+type Uncopyable struct{ text string }
+
+func (u *Uncopyable) Error() string { return u.text }
+
+func uncopyable(format string, args ...any) error { return &Uncopyable{fmt.Sprintf(format, args...)} }
 
 func kind(m fs.FileMode) string {
 	switch {
@@ -246,20 +253,27 @@ func fingerprintOf(dir string) (fingerprint, error) {
 	return fingerprint(h.Sum(nil)), err
 }
 
-// removeTree removes dir and all below it, also where a folder's permissions
+// RemoveTree removes dir and all below it, also where a folder's permissions
 // forbid its owner to. A missing dir is no error.
+func RemoveTree(dir string) error { return removeTree(dir) }
+
 func removeTree(dir string) error {
 	err := os.RemoveAll(dir)
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	walkErr := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	walkErr := fs.WalkDir(root.FS(), filepath.Base(dir), func(p string, e fs.DirEntry, err error) error {
 		if e == nil || !e.IsDir() {
 			return nil
 		}
 		// WalkDir tells of a folder first by name, then, where it could not be
 		// read, with the error; by then the permission is there.
-		return os.Chmod(p, 0o700)
+		return root.Chmod(p, 0o700)
 	})
 	return errors.Join(walkErr, os.RemoveAll(dir))
 }

@@ -19,14 +19,11 @@ import (
 
 // Account is a user, resolved.
 type Account struct {
-	Name     string // as the configuration has it
-	UID, GID int
-	Groups   []int // supplementary
-	Home     string
-
-	// own is true where it is the agent's own user, who is not root: nothing can be
-	// changed, and need not.
-	own bool
+	Name   string `json:"name"` // as the configuration has it
+	UID    int    `json:"uid"`
+	GID    int    `json:"gid"`
+	Groups []int  `json:"groups,omitempty"` // supplementary
+	Home   string `json:"home"`
 }
 
 // maxID bounds users and groups: the highest number means none.
@@ -66,16 +63,16 @@ func Resolve(name, group string, supplementary []string) (*Account, error) {
 		}
 		a.Groups = append(a.Groups, id)
 	}
-	return a, a.may()
+	return a, a.obeyed()
 }
 
-// may reports what an agent of this process's user cannot obey.
-func (a *Account) may() error {
+// obeyed reports what an agent of this process's user cannot obey.
+func (a *Account) obeyed() error {
 	if a.UID == 0 {
 		return errors.New("user: root is who the node's programs are to be kept from: name another user")
 	}
 	if os.Geteuid() == 0 {
-		return lacks()
+		return errors.Join(a.ofRoot(), lacks())
 	}
 	if a.UID != os.Geteuid() {
 		return fmt.Errorf("user = %q: the agent's own user is %d, and only root can start programs as another: run the agent as root, or leave user out", a.Name, os.Geteuid())
@@ -83,7 +80,18 @@ func (a *Account) may() error {
 	if a.GID != os.Getegid() || len(a.Groups) > 0 {
 		return errors.New("group, supplementary_groups: only root can start programs with other groups: run the agent as root, or leave them out")
 	}
-	a.own = true
+	return nil
+}
+
+// ofRoot reports a group of root's: what root's group may read is what the node's
+// programs are to be kept from.
+func (a *Account) ofRoot() error {
+	if a.GID == 0 {
+		return fmt.Errorf("user = %q, group: its group is root's, who the node's programs are to be kept from: name another group", a.Name)
+	}
+	if slices.Contains(a.Groups, 0) {
+		return errors.New("supplementary_groups: root's is among them, who the node's programs are to be kept from: leave it out")
+	}
 	return nil
 }
 
@@ -119,7 +127,7 @@ func (a *Account) Environment(env map[string]string) {
 }
 
 // Others reports whether files must be given to the account: it is not the agent's user.
-func (a *Account) Others() bool { return a != nil && !a.own }
+func (a *Account) Others() bool { return a != nil && a.UID != os.Geteuid() }
 
 // Give makes the account the owner of one file or folder, not of what a link names.
 func (a *Account) Give(path string) error {

@@ -1,6 +1,7 @@
 package account
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv("TEST_ACCOUNT") {
 	case "status":
 		printStatus()
+	case "secret":
+		fmt.Print((*Account)(nil).OpenTo(os.Getenv("TEST_PATH")))
 	case "resolve":
 		for _, args := range [][]string{{"nobody", ""}, {"root", ""}, {"daemon", ""}, {"nobody", "daemon"}} {
 			a, err := Resolve(args[0], args[1], nil)
@@ -127,6 +130,9 @@ func TestResolveRefuses(t *testing.T) {
 		{"-1", "", "", "no such user"},
 		{"root", "", "", "user: root is who"},
 		{"0", "", "", "user: root is who"},
+		{"nobody", "root", "", "its group is root's"},
+		{"nobody", "0", "", "its group is root's"},
+		{"nobody", "daemon", "0", "supplementary_groups: root's is among them"},
 		{"nobody", "no-such-group", "", `group = "no-such-group": this machine has no such group`},
 		{"nobody", "", "no-such-group", `supplementary_groups: "no-such-group": this machine has no such group`},
 	} {
@@ -158,5 +164,164 @@ func TestReaches(t *testing.T) {
 	}
 	if err := (*Account)(nil).Reaches(dir); err != nil {
 		t.Errorf("without a user: %v", err)
+	}
+}
+
+// What the account could write to, or put another in the place of, is named with the
+// command that mends it; what it may not, and what is given to it on purpose, is passed.
+func TestKeptFrom(t *testing.T) {
+	needRoot(t)
+	who := nobody(t) // in groups 65534, 12 and 13
+	for name, c := range map[string]struct {
+		spoil func(data string) error
+		want  string // with DATA for the folder
+	}{
+		"as the agent makes it": {func(string) error { return nil }, ""},
+		"the folder":            {who.Give, "`chown root DATA`"},
+		"the folder above":      {func(d string) error { return who.Give(filepath.Dir(d)) }, "is that user's"},
+		"a key":                 {func(d string) error { return who.Give(filepath.Join(d, "identity.pem")) }, "`chown -R root DATA/identity.pem`"},
+		"slots":                 {func(d string) error { return who.Give(filepath.Join(d, "state")) }, "`chown root DATA/state`"},
+		"everybody's":           {func(d string) error { return os.Chmod(d, 0o777) }, "`chmod o-w DATA`"},
+		"everybody's, sticky":   {func(d string) error { return os.Chmod(filepath.Dir(d), 0o777|os.ModeSticky) }, ""},
+		"its own, sticky":       {func(d string) error { return os.Chmod(d, 0o777|os.ModeSticky) }, "`chmod o-w DATA`"},
+		"a key, sticky": {func(d string) error {
+			return os.Chmod(filepath.Join(d, "identity.pem"), 0o666|os.ModeSticky)
+		}, "`chmod o-w DATA/identity.pem`"},
+		"a link": {func(d string) error {
+			return errors.Join(os.Rename(d, d+"-real"), os.Symlink(d+"-real", d), who.Give(d))
+		}, "`chown -h root DATA`"},
+		"a link in the middle": {func(d string) error { // DATA leads to between/there, which leads to DATA-real
+			between := d + "-between"
+			return errors.Join(os.Rename(d, d+"-real"), os.Mkdir(between, 0o711), os.Symlink("../data-real", filepath.Join(between, "there")),
+				os.Symlink("data-between/there", d), who.Give(between))
+		}, "`chown root DATA-between`"},
+		"links in a ring": {func(d string) error { return errors.Join(os.RemoveAll(d), os.Symlink(d, d)) }, "more than 40 links"},
+		"a group's": {func(d string) error {
+			return errors.Join(os.Chown(d, 0, 13), os.Chmod(d, 0o770))
+		}, "`chmod g-w DATA`"},
+		"another group's": {func(d string) error {
+			return errors.Join(os.Chown(d, 0, 14), os.Chmod(d, 0o770))
+		}, ""},
+		"by a link": {func(d string) error {
+			return errors.Join(os.Rename(d, d+"-real"), os.Symlink(d+"-real", d), who.Give(d+"-real"))
+		}, "`chown root DATA-real`"},
+		"not there": {os.RemoveAll, ""},
+	} {
+		data := filepath.Join(t.TempDir(), "data")
+		for _, dir := range []string{data, filepath.Join(data, "state"), filepath.Join(data, "state", "1")} {
+			if err := os.Mkdir(dir, 0o711); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(os.WriteFile(filepath.Join(data, "identity.pem"), nil, 0o600), who.Give(filepath.Join(data, "state", "1")), c.spoil(data)); err != nil {
+			t.Fatal(err)
+		}
+		err := who.KeptFrom(data, "state")
+		want := strings.ReplaceAll(c.want, "DATA", data)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+	if err := (*Account)(nil).KeptFrom("/"); err != nil {
+		t.Errorf("without a user: %v", err)
+	}
+}
+
+// What the account could read, by its user, its groups or the others' bits, is refused; not
+// what a folder above hides.
+func TestHiddenFrom(t *testing.T) {
+	needRoot(t)
+	who := nobody(t) // in groups 65534, 12 and 13
+	dir, err := os.MkdirTemp("", "moult-secret-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "key")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(dir, 0o711)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		uid, gid int
+		mode     os.FileMode
+		hidden   bool
+	}{
+		{0, 0, 0o600, true}, {0, 0, 0o640, true}, {0, 14, 0o660, true}, {0, 12, 0o640, false}, {0, 65534, 0o440, false},
+		{0, 0, 0o604, false}, {0, 14, 0o644, false}, {0, 12, 0o604, true}, {65534, 0, 0o400, false}, {65534, 0, 0o004, true},
+	} {
+		if err := errors.Join(os.Chown(path, c.uid, c.gid), os.Chmod(path, c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		err := who.HiddenFrom(path)
+		if (err == nil) != c.hidden || err != nil && !strings.Contains(err.Error(), "chmod 600 "+path+"`") {
+			t.Errorf("%+v: %v", c, err)
+		}
+		// The kernel's word: the user's own program.
+		cat := exec.Command("/bin/cat", path)
+		cat.Dir, cat.SysProcAttr = "/", &syscall.SysProcAttr{}
+		if err := who.Start(cat); err != nil {
+			t.Fatal(err)
+		}
+		if read := cat.Wait() == nil; read == c.hidden {
+			t.Errorf("%+v: the user reads it: %v", c, read)
+		}
+	}
+	if err := errors.Join(os.Chown(path, 0, 0), os.Chmod(path, 0o644), os.Chmod(dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(who.HiddenFrom(path), who.HiddenFrom(path+"-missing"), who.HiddenFrom("")); err != nil {
+		t.Errorf("hidden by its folder, not there, none: %v", err)
+	}
+}
+
+// An agent that is not root is given files of root's by a group of its own.
+func TestOpenTo(t *testing.T) {
+	needRoot(t)
+	dir, err := os.MkdirTemp("", "moult-secret-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "key")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(dir, 0o711)); err != nil {
+		t.Fatal(err)
+	}
+	mend := "`chown 65534 " + path + " && chmod 600 " + path + "`"
+	for _, c := range []struct {
+		gid  int
+		mode os.FileMode
+		want []string
+	}{
+		{12, 0o640, nil}, {65534, 0o660, nil}, {0, 0o440, nil},
+		{14, 0o640, []string{"open to group 14 (mode 0640)", mend}},
+		{12, 0o444, []string{"open to all users of this machine", mend}},
+	} {
+		if err := errors.Join(os.Chown(path, 0, c.gid), os.Chmod(path, c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		cmd := program("secret")
+		cmd.Env = append(cmd.Env, "TEST_PATH="+path)
+		var out strings.Builder
+		cmd.Stdout = &out
+		if err := nobody(t).Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if (out.Len() == 0) != (c.want == nil) {
+			t.Errorf("%+v: %q", c, out.String())
+		}
+		for _, want := range c.want {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%+v: %q", c, out.String())
+			}
+		}
+	}
+	if err := errors.Join(os.Chown(path, 0, 12), os.Chmod(path, 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	if text := nobody(t).OpenTo(path); !strings.Contains(text, "`chmod 600 "+path+"`") {
+		t.Errorf("root's, of a group of the account: %q", text)
 	}
 }

@@ -15,5 +15,14 @@ func (a *Account) Dress(*exec.Cmd) {}
 // Start starts cmd.
 func (a *Account) Start(cmd *exec.Cmd) error { return cmd.Start() }
 
+// KeptFrom reports nothing here.
+func (a *Account) KeptFrom(string, ...string) error { return nil }
+
+// HiddenFrom reports nothing here.
+func (a *Account) HiddenFrom(string) error { return nil }
+
+// OpenTo says nothing here.
+func (a *Account) OpenTo(string) string { return "" }
+
 // Reaches reports nothing here.
 func (a *Account) Reaches(string) error { return nil }

@@ -9,6 +9,7 @@ import (
 
 // Config is all that an agent is told. It is a value; an Agent keeps its own copy.
 type Config struct {
+	File      string // where all this stands; empty: in no file
 	Name      string
 	Class     bundle.Class
 	Data      string // the data folder
@@ -33,6 +34,8 @@ type Config struct {
 	// APIToken is the file of the token that its callers need; empty: none, and the
 	// address must be this machine's alone.
 	API, APIToken string
+	// Metrics is the TCP host:port at which Prometheus is answered; empty: none.
+	Metrics string
 	// User is who runs the node's programs, Group and Groups what that user is in; ""
 	// is the agent's own user.
 	User, Group string

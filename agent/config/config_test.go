@@ -71,6 +71,9 @@ func TestLoad(t *testing.T) {
 	if c.Data != filepath.Join(dir, "data") || c.Root != "/etc/moult/root.json" || c.Adopt.State != filepath.Join(dir, "old") {
 		t.Errorf("paths: %q %q %q, want them taken from %s", c.Data, c.Root, c.Adopt.State, dir)
 	}
+	if c.File != path {
+		t.Errorf("it stands in %q, want %q", c.File, path)
+	}
 	if got := c.Adopt.Command; strings.Join(got, " ") != "./kv --state ${state} --listen ${service.api}" {
 		t.Errorf("adopted command: %q", got)
 	}

@@ -39,6 +39,7 @@ type (
 		Vars         hcl.Expression    `hcl:"vars,optional"`
 		API          *string           `hcl:"api"`
 		APIToken     *string           `hcl:"api_token"`
+		Metrics      *string           `hcl:"metrics"`
 		User         *string           `hcl:"user"`
 		Group        *string           `hcl:"group"`
 		Groups       []string          `hcl:"supplementary_groups,optional"`
@@ -84,7 +85,9 @@ func Load(path string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	return parse(src, path)
+	c, err := parse(src, path)
+	c.File = path
+	return c, err
 }
 
 func parse(src []byte, path string) (Config, error) {
@@ -130,6 +133,7 @@ func (h agentHCL) config(dir string) (Config, error) {
 	set(&c.Advertise, h.Advertise)
 	set(&c.API, h.API)
 	set(&c.APIToken, h.APIToken)
+	set(&c.Metrics, h.Metrics)
 	set(&c.EgressOpen, h.EgressOpen)
 	set(&c.User, h.User)
 	set(&c.Group, h.Group)

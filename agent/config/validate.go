@@ -52,6 +52,9 @@ func (c Config) Validate() error {
 			bad("api = %q: %w", c.API, err)
 		}
 	}
+	if c.Metrics != "" {
+		checkAddr("metrics", c.Metrics)
+	}
 	if c.SyncInterval < 50*time.Millisecond {
 		bad("sync_interval = %v: at least 50ms", c.SyncInterval)
 	}
@@ -161,6 +164,7 @@ func (c Config) checkPorts() error {
 	}
 	addAddr(c.Bind, "", "bind") // of both networks
 	addAddr(c.API, "tcp", "api")
+	addAddr(c.Metrics, "tcp", "metrics")
 	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
 		s, network, hint := c.Services[name], c.networkOf(name), ""
 		if network == "" {

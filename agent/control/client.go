@@ -38,14 +38,7 @@ func NewClient(where string) *Client {
 		path = filepath.Join(where, SocketName)
 	}
 	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			conn, err := d.DialContext(ctx, "unix", path)
-			if other, ok := trustedStandIn(path); err != nil && ok {
-				return d.DialContext(ctx, "unix", other)
-			}
-			return conn, err
-		},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialUnix(ctx, path) },
 	}
 	return &Client{http: &http.Client{Transport: transport}, base: "http://agent", where: path}
 }
@@ -100,6 +93,34 @@ func (c *Client) Inject(ctx context.Context, bundle io.Reader, signed *Signed) (
 	return a, c.call(ctx, http.MethodPost, injectPath, mw.FormDataContentType(), pr, &a)
 }
 
+// bundleType is what a bundle by itself is sent as.
+const bundleType = "application/octet-stream"
+
+// Rehearse has a bundle's release run on a copy of the node's state; told hears what goes on.
+func (c *Client) Rehearse(ctx context.Context, bundle io.Reader, told func(RehearsalNews)) (Rehearsal, error) {
+	resp, err := c.ask(ctx, http.MethodPost, rehearsePath, bundleType, bundle)
+	if err != nil {
+		return Rehearsal{}, err
+	}
+	defer resp.Body.Close()
+	lines := json.NewDecoder(io.LimitReader(resp.Body, maxDocument))
+	for {
+		var n RehearsalNews
+		switch err := lines.Decode(&n); {
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+			return Rehearsal{}, &Error{Kind: KindFailed, Message: fmt.Sprintf("the agent at %s has ended before the rehearsal has", c.where), Hint: "when it is up again, try again: it has thrown away what was there"}
+		case err != nil:
+			return Rehearsal{}, fmt.Errorf("read answer of the agent at %s: %w", c.where, err)
+		case n.Failed != nil:
+			return Rehearsal{}, n.Failed
+		case n.Report != nil:
+			return *n.Report, nil
+		case told != nil:
+			told(n)
+		}
+	}
+}
+
 // Accept hands over what an operator signed.
 func (c *Client) Accept(ctx context.Context, signed Signed) (a Accepted, err error) {
 	return a, c.post(ctx, "/v1/trust", signed, &a)
@@ -134,9 +155,26 @@ func (c *Client) post(ctx context.Context, path string, body, v any) error {
 }
 
 func (c *Client) call(ctx context.Context, method, path, contentType string, body io.Reader, v any) error {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	resp, err := c.ask(ctx, method, path, contentType, body)
 	if err != nil {
 		return err
+	}
+	defer resp.Body.Close()
+	data, err := c.read(resp)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("read answer of the agent at %s: %w", c.where, err)
+	}
+	return nil
+}
+
+// ask makes a call. The answer is a good one; its body is the caller's to close.
+func (c *Client) ask(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, err
 	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
@@ -144,33 +182,38 @@ func (c *Client) call(ctx context.Context, method, path, contentType string, bod
 	if c.token != "" {
 		token, err := ReadToken(c.token)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return c.explain(err)
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
 	}
 	defer resp.Body.Close()
+	data, err := c.read(resp)
+	if err != nil {
+		return nil, err
+	}
+	e := new(Error)
+	if json.Unmarshal(data, e) != nil || e.Message == "" {
+		return nil, fmt.Errorf("the agent at %s answered %s to %s", c.where, resp.Status, path)
+	}
+	return nil, e
+}
+
+func (c *Client) read(resp *http.Response) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
 	if err != nil {
-		return fmt.Errorf("read answer of the agent at %s: %w", c.where, err)
+		return nil, fmt.Errorf("read answer of the agent at %s: %w", c.where, err)
 	}
 	if len(data) > maxDocument {
-		return fmt.Errorf("read answer of the agent at %s: more than %d bytes", c.where, maxDocument)
+		return nil, fmt.Errorf("read answer of the agent at %s: more than %d bytes", c.where, maxDocument)
 	}
-	if resp.StatusCode != http.StatusOK {
-		e := new(Error)
-		if json.Unmarshal(data, e) != nil || e.Message == "" {
-			return fmt.Errorf("the agent at %s answered %s to %s", c.where, resp.Status, path)
-		}
-		return e
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("read answer of the agent at %s: %w", c.where, err)
-	}
-	return nil
+	return data, nil
 }
 
 // explain turns a failure to reach the agent into what a person can act on.

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -27,10 +28,12 @@ type scripted struct {
 	err    error
 	got    string
 	signed *Signed
+
+	rehearse func(ctx context.Context, told func(RehearsalNews)) error
 }
 
 func (s *scripted) Status(_ context.Context, live bool) (Status, error) {
-	return Status{Cluster: "c", Head: 3, Classes: map[bundle.Class]ClassStatus{"kv": {Total: 2}}, Alarms: []string{}, Local: local}, s.err
+	return Status{Cluster: bundle.Sum([]byte("c")), Head: 3, Classes: map[bundle.Class]ClassStatus{"kv": {Total: 2}}, Alarms: []string{}, Local: local}, s.err
 }
 func (s *scripted) Members(context.Context) ([]Member, error) { return []Member{{Name: "n1"}}, s.err }
 func (s *scripted) Why(_ context.Context, node string) (Why, error) {
@@ -49,6 +52,19 @@ func (s *scripted) Inject(_ context.Context, r io.Reader, signed *Signed) (Accep
 	s.got, s.signed = string(data), signed
 	return Accepted{Version: 2}, errors.Join(s.err, err)
 }
+
+// Rehearse tells what it reads, and what else a test wants.
+func (s *scripted) Rehearse(ctx context.Context, r io.Reader, told func(RehearsalNews)) (Rehearsal, error) {
+	data, err := io.ReadAll(r)
+	s.got = string(data)
+	if s.rehearse != nil {
+		err = errors.Join(err, s.rehearse(ctx, told))
+	}
+	return rehearsal, errors.Join(s.err, err)
+}
+
+var rehearsal = Rehearsal{Node: "n1", Release: 2, From: 1, Path: []bundle.Version{2}, Outcome: "failed", Reason: "r", Took: 3, Stages: []RehearsalStage{{Name: "copy", Took: 2, Files: 1, Bytes: 5}}}
+
 func (s *scripted) Accept(_ context.Context, signed Signed) (Accepted, error) {
 	s.signed = &signed
 	return Accepted{Version: 2}, s.err
@@ -198,5 +214,96 @@ func TestNoAgent(t *testing.T) {
 	}
 	if _, err := ListenUnix("/" + strings.Repeat("x", maxSocketPath)); err == nil || !strings.Contains(err.Error(), "shorter") {
 		t.Errorf("a path that is too long: %v", err)
+	}
+}
+
+// What goes on in a rehearsal comes as it happens, before what came of it.
+func TestRehearse(t *testing.T) {
+	b, c := serve(t)
+	heard := make(chan RehearsalNews)
+	b.rehearse = func(_ context.Context, told func(RehearsalNews)) error {
+		told(RehearsalNews{Begins: "copy"})
+		if n := <-heard; n.Begins != "copy" { // or it would wait here for ever
+			t.Errorf("it hears %+v", n)
+		}
+		told(RehearsalNews{Ended: &rehearsal.Stages[0]})
+		return nil
+	}
+	var last RehearsalNews
+	r, err := c.Rehearse(t.Context(), strings.NewReader("a bundle"), func(n RehearsalNews) {
+		if last = n; n.Begins != "" {
+			heard <- n
+		}
+	})
+	if err != nil || !reflect.DeepEqual(r, rehearsal) || b.got != "a bundle" || !reflect.DeepEqual(last.Ended, &rehearsal.Stages[0]) {
+		t.Errorf("%+v, %v, of %q; at last %+v", r, err, b.got, last)
+	}
+	for name, began := range map[string]bool{"before anything is told": false, "after that": true} {
+		b.rehearse = func(_ context.Context, told func(RehearsalNews)) error {
+			if began {
+				told(RehearsalNews{Begins: "copy"})
+			}
+			return Refused(errors.New("no"), "h")
+		}
+		_, err := c.Rehearse(t.Context(), strings.NewReader(""), nil)
+		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindRefused || e.Hint != "h" || !strings.Contains(e.Message, "no") {
+			t.Errorf("what fails %s: %#v", name, err)
+		}
+	}
+	b.rehearse = func(_ context.Context, told func(RehearsalNews)) error {
+		told(RehearsalNews{Begins: "copy"})
+		panic(http.ErrAbortHandler) // the agent dies
+	}
+	if _, err := c.Rehearse(t.Context(), strings.NewReader(""), nil); err == nil || !strings.Contains(err.Error(), "has ended before the rehearsal has") {
+		t.Errorf("of an agent that ends: %v", err)
+	}
+}
+
+// A rehearsal hears that nobody is left who asked for it.
+func TestRehearsalLeft(t *testing.T) {
+	b, c := serve(t)
+	ended := make(chan error, 1)
+	ctx, leave := context.WithCancel(t.Context())
+	b.rehearse = func(ctx context.Context, told func(RehearsalNews)) error {
+		told(RehearsalNews{Begins: "copy"})
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return ctx.Err()
+	}
+	if _, err := c.Rehearse(ctx, strings.NewReader("a bundle"), func(RehearsalNews) { leave() }); !errors.Is(err, context.Canceled) {
+		t.Errorf("who leaves gets %v", err)
+	}
+	<-ended
+}
+
+// What fails without what it would have in earnest says nothing against the release.
+func TestRehearsalLacks(t *testing.T) {
+	for outcome, want := range map[view.Outcome]view.Outcome{
+		view.RehearsalOK: view.RehearsalOK, view.RehearsalFailed: view.RehearsalUnable, view.RehearsalUnable: view.RehearsalUnable,
+	} {
+		one, two := Rehearsal{Outcome: outcome}, Rehearsal{Outcome: outcome, Reason: "r"}
+		one.Lacks("w")
+		two.Lacks("w")
+		if one.Outcome != want || one.Reason != "w" || two.Outcome != want || two.Reason != "r; w" {
+			t.Errorf("%s: %+v, %+v", outcome, one, two)
+		}
+	}
+}
+
+// TestPrompt: who sends a byte now and then does not keep others from rehearsing for ever.
+func TestPrompt(t *testing.T) {
+	p := prompt{began: time.Unix(0, 0)}
+	now := p.began
+	for ; p.due(now).After(now) && now.Sub(p.began) < time.Hour; now = now.Add(newsTimeout - time.Second) {
+		p.read++
+	}
+	if took := now.Sub(p.began); took < uploadGrace || took > uploadGrace+2*newsTimeout {
+		t.Errorf("a byte now and then is read for %s", took)
+	}
+	p.read = 16 << 30
+	for _, since := range []time.Duration{time.Second, time.Hour} {
+		if now := p.began.Add(since); p.due(now) != now.Add(newsTimeout) {
+			t.Errorf("after %s it waits until %s", since, p.due(now))
+		}
 	}
 }

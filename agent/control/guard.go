@@ -5,13 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"mime"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
-	"runtime"
 	"strings"
 
 	"moult/store/durable"
@@ -57,8 +54,11 @@ func (g guard) check(r *http.Request) (status int, e *Error) {
 		return refuse(http.StatusForbidden, "use the command line on this machine", "the control API is not for pages of other sites")
 	}
 	want := "application/json"
-	if r.URL.Path == injectPath {
+	switch r.URL.Path {
+	case injectPath:
 		want = "multipart/form-data"
+	case rehearsePath:
+		want = bundleType
 	}
 	given := r.Header.Get("Content-Type")
 	if kind, _, err := mime.ParseMediaType(given); r.Method == http.MethodPost && (err != nil || kind != want) {
@@ -105,14 +105,7 @@ func CheckAddress(hostport string, token bool) error {
 
 // ReadToken reads the file of a token, which only its owner may read.
 func ReadToken(path string) (string, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", fmt.Errorf("token of the control API: %w", err)
-	}
-	if perm := info.Mode().Perm(); perm&0o077 != 0 && runtime.GOOS != "windows" {
-		return "", fmt.Errorf("token of the control API: %w: others may read %s (mode %04o): chmod 600 it", fs.ErrPermission, path, perm)
-	}
-	data, err := durable.ReadFile(path, maxToken)
+	data, err := durable.ReadSecret(path, maxToken)
 	if err != nil {
 		return "", fmt.Errorf("token of the control API: %w", err)
 	}

@@ -17,4 +17,9 @@ const (
 
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = time.Minute
+	newsTimeout       = 10 * time.Second // for a caller of a rehearsal to take one line, or to send a piece of the bundle
+	// leastRate is how much of a bundle that is to be rehearsed must come a second, in bytes,
+	// after uploadGrace: only one is rehearsed at a time.
+	leastRate   = 256 << 10
+	uploadGrace = time.Minute
 )

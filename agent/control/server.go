@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,7 +19,10 @@ import (
 // SocketName is the socket's file name in an agent's data folder.
 const SocketName = "moult.sock"
 
-const injectPath = "/v1/inject"
+const (
+	injectPath   = "/v1/inject"
+	rehearsePath = "/v1/rehearse"
+)
 
 // Names of the parts of an injection, in this order.
 const (
@@ -74,7 +78,7 @@ func (s *Server) Close() error {
 // ListenUnix listens on a unix socket that only the owner may use. A socket
 // file that a dead agent left is replaced: the caller holds the data folder's
 // lock, so no living agent can be behind it. On a disk that is mounted read-only another
-// socket stands in for it, in the folder for temporary files, where clients look for it too.
+// socket stands in for it, which clients find (store/standin).
 func ListenUnix(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("control socket %s: path of %d bytes, the system takes %d: choose a shorter data folder", path, len(path), maxSocketPath)
@@ -122,6 +126,7 @@ func routes(b Backend) http.Handler {
 	mux.HandleFunc("POST "+injectPath, reply(func(r *http.Request) (any, error) {
 		return inject(b, r)
 	}))
+	mux.HandleFunc("POST "+rehearsePath, func(w http.ResponseWriter, r *http.Request) { rehearse(b, w, r) })
 	mux.HandleFunc("POST /v1/trust", reply(func(r *http.Request) (any, error) {
 		var s Signed
 		if err := readJSON(r.Body, maxOrders, &s); err != nil {
@@ -181,6 +186,77 @@ func writeInjection(w *multipart.Writer, bundle io.Reader, signed *Signed) error
 		return err
 	}
 	return w.Close()
+}
+
+// rehearse answers with one line for all that is told of the rehearsal, as it comes; what
+// fails before that fails as other calls do. A caller that reads no more is left: the node
+// may have to go on.
+func rehearse(b Backend, w http.ResponseWriter, r *http.Request) {
+	began, to := false, http.NewResponseController(w)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer to.SetWriteDeadline(time.Time{}) // for what comes next by this connection
+	tell := func(n RehearsalNews) {
+		if ctx.Err() != nil {
+			return // nobody is left to tell
+		}
+		if !began {
+			w.Header().Set("Content-Type", "application/json")
+			began = true
+		}
+		err := to.SetWriteDeadline(time.Now().Add(newsTimeout))
+		if err == nil {
+			err = json.NewEncoder(w).Encode(n)
+		}
+		if err == nil {
+			err = to.Flush()
+		}
+		if err != nil {
+			cancel()
+		}
+	}
+	report, err := b.Rehearse(ctx, &prompt{body: r.Body, at: to, began: time.Now()}, tell)
+	switch {
+	case err == nil:
+		tell(RehearsalNews{Report: &report})
+	case began:
+		tell(RehearsalNews{Failed: asError(err)})
+	default:
+		reply(func(*http.Request) (any, error) { return nil, err })(w, r)
+	}
+}
+
+// prompt is a body of which each piece must come in time, and all of it by leastRate: nobody
+// waits for ever for who sends.
+type prompt struct {
+	body  io.Reader
+	at    *http.ResponseController
+	began time.Time
+	read  int64
+}
+
+// due is when the next piece must be here.
+func (p *prompt) due(now time.Time) time.Time {
+	piece, all := now.Add(newsTimeout), p.began.Add(uploadGrace+time.Duration(p.read/leastRate)*time.Second)
+	if all.Before(piece) {
+		return all
+	}
+	return piece
+}
+
+func (p *prompt) Read(b []byte) (int, error) {
+	if err := p.at.SetReadDeadline(p.due(time.Now())); err != nil {
+		return 0, err
+	}
+	n, err := p.body.Read(b)
+	p.read += int64(n)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("the bundle comes too slowly, %d bytes of it in %s: send it from a file on this machine: %w", p.read, time.Since(p.began).Round(time.Second), err)
+	}
+	if err != nil { // at the end, too: from there on it shows that the caller has left
+		err = cmp.Or(err, p.at.SetReadDeadline(time.Time{}))
+	}
+	return n, err
 }
 
 func reply(f func(*http.Request) (any, error)) http.HandlerFunc {

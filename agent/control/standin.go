@@ -1,46 +1,55 @@
 package control
 
 import (
-	"crypto/sha256"
+	"context"
 	"errors"
-	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"syscall"
+
+	"moult/store/standin"
 )
 
 // standIn is the socket of an agent whose data folder takes none, on a disk that is mounted
 // read-only.
-func standIn(path string) (string, error) {
-	abs, err := filepath.Abs(path)
-	sum := sha256.Sum256([]byte(abs))
-	return filepath.Join(os.TempDir(), fmt.Sprintf("moult-%x.sock", sum[:8])), err
+type standIn struct {
+	net.Listener
+	folder *standin.Folder
 }
 
-// listenStandIn listens there where err says that the disk is read-only.
+func (s standIn) Close() error { return errors.Join(s.Listener.Close(), s.folder.Close()) }
+
+// listenStandIn listens in a stand-in where err says that the disk is read-only.
 func listenStandIn(path string, err error) (net.Listener, error) {
 	if !errors.Is(err, syscall.EROFS) {
 		return nil, err
 	}
-	other, oerr := standIn(path)
-	if oerr != nil || other == path {
-		return nil, errors.Join(err, oerr)
+	folder, ferr := standin.New(filepath.Dir(path))
+	if ferr != nil {
+		return nil, errors.Join(err, ferr)
 	}
-	return ListenUnix(other)
+	l, lerr := ListenUnix(filepath.Join(folder.Path(), filepath.Base(path)))
+	if lerr != nil {
+		return nil, errors.Join(err, lerr, folder.Close())
+	}
+	return standIn{l, folder}, nil
 }
 
-// trustedStandIn returns the stand-in where there is one, and it belongs to whom the data
-// folder belongs to: anybody may make files where it is.
-func trustedStandIn(path string) (string, bool) {
-	other, err := standIn(path)
-	if err != nil {
-		return "", false
+// dialUnix calls the socket of an agent, or that which stands in for it.
+func dialUnix(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err == nil {
+		return conn, nil
 	}
-	fi, err := os.Lstat(other)
-	if err != nil || fi.Mode().Type() != os.ModeSocket {
-		return "", false
+	folders, ferr := standin.Find(filepath.Dir(path))
+	if ferr != nil {
+		return nil, err
 	}
-	dir, err := os.Stat(filepath.Dir(path))
-	return other, err == nil && sameOwner(fi, dir)
+	for _, folder := range folders {
+		if conn, serr := d.DialContext(ctx, "unix", filepath.Join(folder, filepath.Base(path))); serr == nil {
+			return conn, nil // those of dead agents answer nobody
+		}
+	}
+	return nil, err
 }

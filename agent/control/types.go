@@ -13,9 +13,13 @@ import (
 
 // Status is the cluster as one agent sees it: `moult status -o json`.
 type Status struct {
-	Cluster string                       `json:"cluster"`
-	Head    bundle.Version               `json:"head"`
-	Alarms  []string                     `json:"alarms"`
+	Cluster bundle.Digest  `json:"cluster"`
+	Head    bundle.Version `json:"head"`
+	Alarms  []string       `json:"alarms"`
+	// Expires is when the first of the signed metadata in force does, Lasts apart from the
+	// timestamp, which may be meant to be signed anew every few hours.
+	Expires time.Time                    `json:"expires"`
+	Lasts   time.Time                    `json:"lasts"`
 	Release ReleaseStatus                `json:"release"`
 	Classes map[bundle.Class]ClassStatus `json:"classes"`
 	Nodes   []NodeStatus                 `json:"nodes"`
@@ -57,12 +61,14 @@ type LocalService struct {
 // CallCount counts calls since the agent began. For raw TCP a call is a
 // connection.
 type CallCount struct {
-	Calls  int64 `json:"calls"`  // that have ended
-	Denied int64 `json:"denied"` // by the author's word
-	Errors int64 `json:"errors"` // that failed without it
-	Open   int64 `json:"open"`   // that go on
-	// Mean is how long a call took on average, waits for the node included.
-	Mean bundle.Duration `json:"mean"`
+	Calls    int64 `json:"calls"`    // that have ended
+	Denied   int64 `json:"denied"`   // by the author's word
+	Errors   int64 `json:"errors"`   // that failed without it
+	Canceled int64 `json:"canceled"` // that their callers gave up
+	Open     int64 `json:"open"`     // that go on
+	// Total is how long they took together, and Mean is how long a call took on average, waits for the node included.
+	Total bundle.Duration `json:"total"`
+	Mean  bundle.Duration `json:"mean"`
 	// Last is when the last one ended; zero where none has.
 	Last time.Time `json:"last,omitzero"`
 }
@@ -142,7 +148,15 @@ type ReleaseStatus struct {
 	Digest  bundle.Digest  `json:"digest"`
 	State   string         `json:"state"`
 	Reason  string         `json:"reason"`
+	// Turn counts how often its rollout has changed its direction: an odd one takes the
+	// release back.
+	Turn int `json:"turn,omitempty"`
+	// Finalized is true where the operator has said that it will not be taken back.
+	Finalized bool `json:"finalized,omitempty"`
 }
+
+// Back reports whether the release is being taken back, or was.
+func (r ReleaseStatus) Back() bool { return r.Turn%2 == 1 }
 
 // ClassStatus counts the nodes of one class. Unwell are those at the newest release
 // whose software is not well; one of which that is not known yet waits. Budget is how
@@ -155,6 +169,8 @@ type ClassStatus struct {
 	Held    int `json:"held"`
 	Waiting int `json:"waiting"`
 	Budget  int `json:"budget"`
+	// NoWayBack is why the newest release with an order cannot be taken back in this class; "" where it can.
+	NoWayBack string `json:"no_way_back,omitempty"`
 }
 
 // NodeStatus is one node's record with what this peer knows of its reachability.
@@ -162,7 +178,7 @@ type NodeStatus struct {
 	Name      string         `json:"name"`
 	ID        bundle.NodeID  `json:"id"`
 	Class     bundle.Class   `json:"class"`
-	Version   bundle.Version `json:"version"`
+	Version   bundle.Version `json:"version"`        // that it is at
 	Runs      bundle.Version `json:"runs,omitempty"` // where that is not the software of Version
 	Phase     string         `json:"phase"`
 	Health    string         `json:"health"` // a view.HealthState; "" where nothing is known
@@ -181,8 +197,20 @@ type NodeStatus struct {
 	Metadata int64           `json:"metadata"`
 	Address  string          `json:"address"`
 	Platform bundle.Platform `json:"platform"`
-	// Reads is what the node's agent understands: see view.Record.
-	Reads int `json:"reads,omitempty"`
+	// Labels are what its agent.hcl says of it.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Joined and Reads are as in view.Record.
+	Joined bundle.Digest `json:"joined,omitzero"`
+	Reads  int           `json:"reads,omitempty"`
+	// Turned is how far it is with a release that is taken back, as in view.Record; Version
+	// is then below what it has said once.
+	Turned view.Turned `json:"turned,omitzero"`
+	// Claims is what it has said once, where that is above Version.
+	Claims bundle.Version `json:"claims,omitempty"`
+	// Rehearsed is what came of its last rehearsal; zero for none.
+	Rehearsed view.Rehearsal `json:"rehearsed,omitzero"`
+	// Facts are as in view.Record.
+	Facts map[string]view.Fact `json:"facts,omitempty"`
 	// Enrolment shows that a join token has enrolled the node.
 	Enrolment view.Enrolment           `json:"enrolment,omitzero"`
 	Services  map[string]ServiceStatus `json:"services,omitempty"`
@@ -284,6 +312,53 @@ type StateCopy struct {
 	Takes   bundle.Duration `json:"takes"`
 }
 
+// Rehearsal is what came of running a bundle's release on a copy of a node's state.
+type Rehearsal struct {
+	Node    string         `json:"node"`
+	ID      bundle.NodeID  `json:"id"`
+	Class   bundle.Class   `json:"class"`
+	Release bundle.Version `json:"release"`
+	Digest  bundle.Digest  `json:"digest"`
+	// From is the version that runs, and Path the releases that it goes through.
+	From bundle.Version   `json:"from"`
+	Path []bundle.Version `json:"path"`
+	// Outcome is a view.Outcome; Reason says why, or what one that went well was without.
+	Outcome view.Outcome     `json:"outcome"`
+	Reason  string           `json:"reason,omitempty"`
+	Took    bundle.Duration  `json:"took"`
+	Stages  []RehearsalStage `json:"stages"` // that have ended
+}
+
+// Lacks says what the rehearsal was without, though nodes have it in earnest: it may be why
+// it failed, which then says nothing against the release.
+func (r *Rehearsal) Lacks(what string) {
+	if r.Outcome == view.RehearsalFailed {
+		r.Outcome = view.RehearsalUnable
+	}
+	if r.Reason != "" {
+		what = r.Reason + "; " + what
+	}
+	r.Reason = what
+}
+
+// RehearsalStage is one part of a rehearsal that has ended.
+type RehearsalStage struct {
+	Name    string          `json:"name"`
+	Version bundle.Version  `json:"version,omitempty"`
+	Took    bundle.Duration `json:"took"`
+	Files   int             `json:"files,omitempty"`
+	Bytes   int64           `json:"bytes,omitempty"`
+}
+
+// RehearsalNews is one thing that is told of a rehearsal under way: what it begins, for
+// people, a stage that has ended, or at last what came of it, or why nothing did.
+type RehearsalNews struct {
+	Begins string          `json:"begins,omitempty"`
+	Ended  *RehearsalStage `json:"ended,omitempty"`
+	Report *Rehearsal      `json:"report,omitempty"`
+	Failed *Error          `json:"failed,omitempty"`
+}
+
 // Traffic counts what this agent fetched, by peer, in bytes.
 type Traffic struct {
 	Fetched map[bundle.NodeID]int64 `json:"fetched"`
@@ -330,6 +405,9 @@ type Backend interface {
 	// Inject reads a whole bundle; signed may be nil.
 	Inject(ctx context.Context, bundle io.Reader, signed *Signed) (Accepted, error)
 	Accept(ctx context.Context, signed Signed) (Accepted, error)
+	// Rehearse reads a whole bundle and runs its release on a copy of the node's state,
+	// until ctx ends; told hears what goes on, and is not called after it has returned.
+	Rehearse(ctx context.Context, bundle io.Reader, told func(RehearsalNews)) (Rehearsal, error)
 	Join(ctx context.Context, addrs []string) (int, error)
 	Leave(ctx context.Context) error
 	// Resolve finds where the node's software is to call, so that a peer takes

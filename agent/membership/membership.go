@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"unicode"
@@ -70,35 +69,10 @@ func (m *Membership) Marshal() ([]byte, error) {
 // Marshal would write the same bytes again. Errors are ErrTooNew, ErrMalformed or
 // ErrInvalid.
 func Parse(data []byte) (*Membership, error) {
-	if len(data) > MaxBytes {
-		return nil, fmt.Errorf("%w: %d bytes, the most is %d", ErrMalformed, len(data), MaxBytes)
-	}
-	var head struct {
-		Format int `json:"format"`
-	}
-	if err := json.Unmarshal(data, &head); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	if head.Format > format {
-		return nil, fmt.Errorf("%w: it has format %d and this one reads up to format %d: upgrade moult on this node first", ErrTooNew, head.Format, format)
-	}
-	var m Membership
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&m); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: more data after its end", ErrMalformed)
-	}
-	again, err := m.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(again, data) {
-		return nil, fmt.Errorf("%w: it is not in canonical form: only moult writes it", ErrMalformed)
-	}
-	return &m, nil
+	return bundle.Form[Membership]{
+		MaxBytes: MaxBytes, Newest: format, Marshal: (*Membership).Marshal,
+		TooNew: ErrTooNew, Malformed: ErrMalformed, NotCanonical: ErrMalformed,
+	}.Parse(data)
 }
 
 // Validate reports every problem of m, up to a bound. The error is ErrInvalid for

@@ -15,8 +15,13 @@ func (n *Node) aim() {
 	if !n.mayAim(s) {
 		return // peers must first bring back what was known
 	}
+	n.turn()
+	if n.waits() {
+		return
+	}
+	s = n.machine.State()
 	event, err := upgrade.Aim(s, n.offers())
-	text := ""
+	text := n.noTurn
 	other, fromOther := errors.AsType[upgrade.OtherStart](err)
 	switch {
 	case errors.Is(err, upgrade.ErrGap) && n.MissingDocuments() > 0 && n.docs.rounds.pause == 0:
@@ -29,7 +34,7 @@ func (n *Node) aim() {
 		text = fmt.Sprintf("no way to the newest release: %v", err)
 	case err != nil:
 		text = fmt.Sprintf("no way to the newest release: %v; `moult inject BUNDLE` with the bundle of the missing one, at any peer, brings it", err)
-	case event == nil:
+	case event == nil || n.noTurn != "":
 	case !s.Served && n.Expired():
 		// Nothing new starts on expired metadata; what is there begins as it is.
 	default:
@@ -61,10 +66,35 @@ func (n *Node) offers() []upgrade.Offer {
 			Release:  upgrade.Release{Version: v, Changes: changes, From: cu.From, Withdrawn: n.docs.struck[v]},
 			Installs: changes && cu.From == 0,
 			Order:    n.standing(v),
+			Rehearse: cu.Rehearse != nil,
 			Conflict: n.Conflicted(v) || n.disowned(v), Manifest: n.docs.known[v], Length: n.means(v).Length, Previous: m.Previous,
 		})
 	}
 	return offers
+}
+
+// ErrWithdrawn is returned by PathTo where the goal is withdrawn for this node's class.
+var ErrWithdrawn = errors.New("it is withdrawn, and the next one goes around it")
+
+// PathTo returns the releases that this node would take to one of a bundle, whose manifests
+// count where none is known here. Errors are those of upgrade.Way, and ErrWithdrawn.
+func (n *Node) PathTo(goal bundle.Version, bundled map[bundle.Version]*bundle.Manifest) ([]bundle.Version, error) {
+	withdrawn, class := n.withdrawn(), n.cfg.Class
+	if withdrawn.Has(class, goal) {
+		return nil, fmt.Errorf("release %d does nothing to class %s any more: %w", goal, class, ErrWithdrawn)
+	}
+	offers := n.offers()
+	for _, v := range sorted(bundled) {
+		if m := bundled[v]; n.docs.manifests[v] == nil {
+			cu, changes := m.Classes[class]
+			struck := changes && withdrawn.Has(class, v)
+			offers = append(offers, upgrade.Offer{
+				Release:  upgrade.Release{Version: v, Changes: changes && !struck, From: cu.From, Withdrawn: struck},
+				Conflict: n.Conflicted(v) || n.disowned(v), Manifest: n.means(v).Digest, Previous: m.Previous,
+			})
+		}
+	}
+	return upgrade.Way(n.machine.State(), offers, goal)
 }
 
 func (n *Node) standing(v bundle.Version) upgrade.Standing {
@@ -81,18 +111,24 @@ func (n *Node) standing(v bundle.Version) upgrade.Standing {
 	if o.State == schedule.StateAborted {
 		return upgrade.Aborted
 	}
+	if o.Back() {
+		return upgrade.TakenBack
+	}
 	return upgrade.Ordered
 }
 
 // retry lets a held node try again where the order gives it another attempt.
 func (n *Node) retry() {
 	s := n.machine.State()
-	goal := s.EndedRelease
+	goal := s.Failed()
+	if s.Phase == upgrade.Held && !s.Served && n.standing(goal) == upgrade.TakenBack {
+		return // it would be installed to be taken back
+	}
 	if s.Phase != upgrade.Held || !n.mayAim(s) || n.standing(goal) == upgrade.Aborted || n.standing(goal) == upgrade.Unread || n.Conflicted(goal) {
 		return
 	}
 	o := n.docs.orders[goal]
-	again := o != nil && o.Attempts(n.cfg.Class, n.cfg.Self) > s.EndedCount
+	again := o != nil && o.Attempts(n.cfg.Class, n.cfg.Self) > s.Ended(goal)
 	if n.retriesAlone(s) {
 		again = n.now.After(n.notBefore)
 	}
@@ -104,7 +140,7 @@ func (n *Node) retry() {
 // retriesAlone reports that a node is held after an installation: it tries again by
 // itself, a while later, since nobody waits for its turn.
 func (n *Node) retriesAlone(s upgrade.State) bool {
-	return s.Phase == upgrade.Held && (s.Running == 0 || n.standing(s.EndedRelease) == upgrade.Unordered)
+	return s.Phase == upgrade.Held && (s.Running == 0 || n.standing(s.Failed()) == upgrade.Unordered)
 }
 
 // goOn lets a node go on that has all that it needs, and asks no schedule, since it has never
@@ -113,7 +149,7 @@ func (n *Node) retriesAlone(s upgrade.State) bool {
 func (n *Node) goOn() {
 	s := n.machine.State()
 	standing := n.standing(s.Goal)
-	if n.staged == nil || n.staged.Step == s.Step && (n.forked || standing == upgrade.Unread || standing == upgrade.Aborted) {
+	if n.staged == nil || n.staged.Step == s.Step && (n.forked || standing == upgrade.Unread || standing == upgrade.Aborted || standing == upgrade.TakenBack) {
 		return
 	}
 	e := *n.staged

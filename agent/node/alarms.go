@@ -23,6 +23,7 @@ const (
 	causeCopy      = "copy"      // of the state: it takes longer than callers are held
 	causeFolder    = "folder"    // the data folder is older than what the node has said
 	causeMembers   = "members"   // who belongs to the cluster is not understood
+	causeFinalized = "finalized" // the command of a release that is finalized fails
 	causeStranger  = "stranger"  // this node does not belong to it
 )
 

@@ -35,7 +35,7 @@ func (c Copies) Warning(times int, hold time.Duration) string {
 	if times > 1 {
 		what += fmt.Sprintf(" %d times", times)
 	}
-	return fmt.Sprintf("%s, about %d files and %d MiB: by a sample that was measured that is likely to take about %v, and callers are held for at most %v, so they are refused then; a longer hold_timeout in the release's schedule has them wait",
+	return fmt.Sprintf("%s, about %d files and %d MiB: going by a measured sample, that takes about %v, and callers are held for at most %v, so some are refused; a longer hold_timeout in the release's schedule lets them wait",
 		what, c.Files, c.Bytes>>20, total.Round(time.Second), hold)
 }
 

@@ -87,9 +87,9 @@ func (n *Node) list() (d Directory, clashes []string) {
 	return d, clashes
 }
 
-// guide makes the directory anew where what it comes from has changed, and returns it
+// currentDirectory makes the directory anew where what it comes from has changed, and returns it
 // where it is another by that.
-func (n *Node) guide() Directory {
+func (n *Node) currentDirectory() Directory {
 	if n.listed || n.awaitsMembers() {
 		return nil
 	}

@@ -47,6 +47,7 @@ type documents struct {
 	// never replaced but by its successor, also where a restart or a lost document
 	// lies between.
 	bound   map[bundle.Version]bundle.Digest
+	joined  bundle.Digest                     // of the newest of them that has joined two, and is not resumed
 	arrived map[bundle.Digest]*schedule.Order // named by the metadata, and not in force
 	read    []Document                        // to be looked for on the disk
 	asked   int                               // of them, those that are being looked for
@@ -85,6 +86,7 @@ func (n *Node) look() {
 		if !known {
 			delete(d.signed, v)
 			delete(d.manifests, v)
+			n.conditions.stale = true
 			delete(d.known, v)
 		}
 		d.read = append(d.read, Document{KindManifest, v, means, known})
@@ -105,11 +107,8 @@ func (n *Node) look() {
 
 // objectsOf lists the files of the simulation objects of a release, for this class.
 func (n *Node) objectsOf(v bundle.Version, known bool) (files []Document) {
-	cu := n.docs.manifests[v].Classes[n.cfg.Class]
-	for _, s := range []bundle.Simulation{cu.Past, cu.Future} {
-		if blob, ok := s.Blob(); ok {
-			files = append(files, Document{KindObject, v, blob, known})
-		}
+	for _, blob := range n.docs.manifests[v].Classes[n.cfg.Class].ObjectFiles() {
+		files = append(files, Document{KindObject, v, blob, known})
 	}
 	return files
 }
@@ -267,12 +266,12 @@ func (r *rounds) begin() {
 func (r *rounds) end(now time.Time, got int) {
 	r.fetching = false
 	if got > 0 {
-		r.hurry()
+		r.restart()
 		return
 	}
 	r.pause = min(max(2*r.pause, minPause), maxPause)
 	r.next = now.Add(r.pause)
 }
 
-// hurry ends the pause: there is something new to ask for.
-func (r *rounds) hurry() { r.begun, r.pause, r.next = 0, 0, time.Time{} }
+// restart ends the pause: there is something new to ask for.
+func (r *rounds) restart() { r.begun, r.pause, r.next = 0, 0, time.Time{} }

@@ -106,6 +106,12 @@ type (
 		Reason  string
 	}
 	SoftwarePasses struct{ Version bundle.Version }
+	// FactsSampled says what the software of Version tells of itself: all that Node.Facts
+	// asks for, as it is known by now.
+	FactsSampled struct {
+		Version bundle.Version
+		Facts   map[string]view.Fact
+	}
 	// LetIn says that callers may reach the software that is being admitted.
 	LetIn struct{}
 	// Called says what callers of the versions that are watched have done so far. It
@@ -148,6 +154,7 @@ func (SoftwareDown) event()       {}
 func (SoftwareStops) event()      {}
 func (SoftwareFails) event()      {}
 func (SoftwarePasses) event()     {}
+func (FactsSampled) event()       {}
 func (LetIn) event()              {}
 func (SoftwareStarts) event()     {}
 func (Called) event()             {}

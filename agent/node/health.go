@@ -103,15 +103,21 @@ func (n *Node) soak() {
 	if n.soaking.release != s.Version {
 		n.soaking = soaking{s.Version, n.now}
 	}
-	if n.now.Sub(n.soaking.since) >= time.Duration(n.docs.orders[s.Version].Classes[n.cfg.Class].Soak) {
+	if n.now.Sub(n.soaking.since) >= time.Duration(n.soakOf(s.Version)) {
 		n.step(upgrade.Soaked{Release: s.Version})
 	}
+}
+
+// soakOf is how long the soak of a release lasts, of which there is an order.
+func (n *Node) soakOf(v bundle.Version) bundle.Duration {
+	c := n.docs.orders[v].Classes[n.cfg.Class]
+	return c.SoakOf(n.cfg.Self)
 }
 
 // soaks reports whether the node is in the soak of the release at which it has settled;
 // one that lasts for no time passes when it is well.
 func (n *Node) soaks(s upgrade.State) bool {
-	if n.docs.orders[s.Version] == nil || s.Soaked >= s.Version || s.Running == 0 || s.Running > s.Version || s.Phase.Down() {
+	if n.docs.orders[s.Version] == nil || s.Soaked >= s.Version || s.Running == 0 || s.Running > s.Version || s.Reverts != 0 || s.Phase.Down() {
 		return false
 	}
 	places := n.places(s.Version)

@@ -16,8 +16,8 @@ func (n *Node) KeptFiles(s upgrade.State, used map[bundle.Digest]bool) (keep []b
 		for _, class := range sorted(classes) {
 			cu := classes[class]
 			kept := v+keptReleases > s.Version || runs[classRelease{class, v}]
-			for _, o := range []bundle.Simulation{cu.Past, cu.Future} {
-				if blob, ok := o.Blob(); ok && (kept || used[blob.Digest]) {
+			for _, blob := range cu.ObjectFiles() {
+				if kept || used[blob.Digest] {
 					keep = append(keep, blob.Digest)
 				}
 			}
@@ -38,7 +38,8 @@ type classRelease struct {
 }
 
 // runs tells whose software nodes run, or install first: of each class the newest until
-// this node's version, what any node says that it runs, and what this node is bound to.
+// this node's version, what any node says that it runs, what all go back to where the newest
+// release is taken back, and what this node is bound to.
 func (n *Node) runs(s upgrade.State) map[classRelease]bool {
 	runs, noted := map[classRelease]bool{}, map[classRelease]bool{}
 	note := func(class bundle.Class, at bundle.Version) {
@@ -57,6 +58,11 @@ func (n *Node) runs(s upgrade.State) map[classRelease]bool {
 	for _, v := range sorted(n.docs.manifests) {
 		for _, class := range sorted(n.docs.manifests[v].Classes) {
 			note(class, s.Version)
+		}
+	}
+	if o := n.newestOrder(); o != nil && n.mayGoBack(o.Release) {
+		for _, class := range sorted(n.docs.manifests[o.Release].Classes) {
+			note(class, o.Release-1)
 		}
 	}
 	for r := range n.view.All() {

@@ -50,16 +50,38 @@ func (n *Node) NameOf(id bundle.NodeID) string {
 	if !ok || r.Name == "" {
 		return id.Short()
 	}
-	if n.names == nil {
-		n.names = map[string]int{}
+	if n.names.of == nil {
+		n.names = names{map[bundle.NodeID]string{}, map[string]int{}}
 		for r := range n.view.All() {
-			n.names[r.Name]++
+			n.names.note(r.Node, r.Name)
 		}
 	}
-	if n.names[r.Name] > 1 {
+	if n.names.count[r.Name] > 1 {
 		return id.Short()
 	}
 	return r.Name
+}
+
+// names are those that nodes call themselves by, and how many do by each; zero: nobody has
+// asked yet. heard tells them what is news.
+type names struct {
+	of    map[bundle.NodeID]string
+	count map[string]int
+}
+
+// note takes in what a node calls itself now; "" is nothing.
+func (s names) note(id bundle.NodeID, name string) {
+	before := s.of[id]
+	if s.of == nil || before == name {
+		return
+	}
+	if s.count[before]--; s.count[before] <= 0 {
+		delete(s.count, before)
+	}
+	if delete(s.of, id); name != "" {
+		s.of[id] = name
+		s.count[name]++
+	}
 }
 
 // newestOrder is the order in force of the newest release that has one; nil for none.
@@ -71,11 +93,11 @@ func (n *Node) newestOrder() *schedule.Order {
 	return n.docs.orders[vs[len(vs)-1]]
 }
 
-// Rolling is the release that is on its way: that of the newest rollout order, or where
-// this is over, or there is none, the newest that was handed in.
+// Rolling is the release that is on its way, or back: that of the newest rollout order, or
+// where this is over, or there is none, the newest that was handed in.
 func (n *Node) Rolling() bundle.Version {
 	o := n.newestOrder()
-	if o == nil || o.State == schedule.StateAborted || schedule.Reached(o, n.view.Get) {
+	if o == nil || !o.Back() && (o.State == schedule.StateAborted || schedule.Reached(o, n.view.Get)) {
 		return n.Head()
 	}
 	return o.Release

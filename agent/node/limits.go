@@ -16,6 +16,10 @@ const (
 	// of at most half of it between its starts.
 	steadyAfter = time.Minute
 
+	// factsPause is how often the record says other facts at most, beside the first of each
+	// software.
+	factsPause = 10 * time.Second
+
 	// keptReleases is of how many releases the artifacts are kept, whether or not any
 	// node runs them.
 	keptReleases = 4

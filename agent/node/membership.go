@@ -24,9 +24,6 @@ type belonging struct {
 // or nothing that has arrived here.
 func (n *Node) Members() *membership.Membership { return n.belonging.members }
 
-// readsMembers is what this moult says that it understands, in its records.
-const readsMembers = 1
-
 // membersAt is where the document of who belongs stands among those that bind a node: no
 // release has this number.
 const membersAt bundle.Version = 0
@@ -120,7 +117,7 @@ func (n *Node) noteStranger(r view.Record) {
 		delete(n.belonging.strangers, r.Node)
 	}
 	if r.Node == n.cfg.Self {
-		n.alarm(causeStranger, n.outcast(r, stranger))
+		n.alarm(causeStranger, n.whyNotCounted(r, stranger))
 	}
 }
 
@@ -167,9 +164,9 @@ func (n *Node) idleStrangers() (ids []bundle.NodeID) {
 	return ids
 }
 
-// outcast tells why this node does not count, or not where it says that it is reached;
+// whyNotCounted tells why this node does not count, or not where it says that it is reached;
 // "" where it does.
-func (n *Node) outcast(r view.Record, stranger bool) string {
+func (n *Node) whyNotCounted(r view.Record, stranger bool) string {
 	if stranger {
 		why := "is not enrolled"
 		if n.belonging.members.Evicted(r.Node) {
@@ -177,11 +174,11 @@ func (n *Node) outcast(r view.Record, stranger bool) string {
 		} else if m, ok := n.belonging.members.Member(r.Node); ok {
 			why = fmt.Sprintf("is enrolled for class %s", m.Class)
 		}
-		return fmt.Sprintf("this node %s, so no rollout takes it along and no call of others comes to it: `moult member add %s` enrols it", why, r.Node.Short())
+		return fmt.Sprintf("this node %s, so no rollout includes it and other nodes' calls do not reach it: `moult member add %s` enrols it", why, r.Node.Short())
 	}
 	for _, name := range sorted(r.Services) {
 		if host := hostOf(r.Services[name].Public); n.Closed() && !n.belonging.members.MayHave(r.Node, host) {
-			return fmt.Sprintf("this node is enrolled at other hosts than that of its address %s, so no call of others comes to it there: `moult member add %s` enrols it anew", r.Services[name].Public, r.Node.Short())
+			return fmt.Sprintf("this node is enrolled at other hosts than that of its address %s, so other nodes' calls do not reach it there: `moult member add %s` enrols it anew", r.Services[name].Public, r.Node.Short())
 		}
 	}
 	return ""

@@ -115,7 +115,7 @@ func TestEnrolledHosts(t *testing.T) {
 
 // A node that is not enrolled, or not where its address is, says so; a ring that is open
 // asks for nobody's word.
-func TestOutcast(t *testing.T) {
+func TestWhyNotCounted(t *testing.T) {
 	n := newBench(t, at(1))
 	n.record(n.key, func(r *view.Record) {
 		r.Seq, r.Services = n.Number()+5, map[string]view.ServiceAddr{"api": {Public: public}}

@@ -45,14 +45,19 @@ type Memory struct {
 // adopts: the slot of software from before moult may have been made, and not named yet.
 func (m *Memory) Seek(adopts bool) error {
 	s := m.State
-	newer := func(v bundle.Version) bool { return v > s.Running }
+	follows := func(v bundle.Version) bool {
+		back := s.Turned.Max(m.Floor.Promises.Turned).Release == s.Running
+		return v > s.Running || back && v < s.Running
+	}
 	switch {
 	case m.Slot != 0:
 		return nil
-	case s != nil && (m.Doubt == "" && m.Ran <= s.Software() || m.Ran == s.Running || !slices.ContainsFunc(m.Slots, newer)):
+	case s != nil && (m.Doubt == "" && m.Ran <= s.Software() || m.Ran == s.Running):
 		return nil // the journal tells
 	case slices.Contains(m.Slots, m.Ran):
 		m.Slot = m.Ran
+	case s != nil && !slices.ContainsFunc(m.Slots, follows):
+		return nil // nothing can have come after what the journal tells
 	case m.Ran != 0:
 		return fmt.Errorf("software of version %d ran here, and its state is gone (slots of versions %v are here): restore it from a backup, or, to let this peer join anew, move the whole folder away", m.Ran, m.Slots)
 	case len(m.Slots) == 0 || adopts && m.Floor.Promises == (upgrade.Promises{}):
@@ -60,7 +65,7 @@ func (m *Memory) Seek(adopts bool) error {
 	case s == nil && len(m.Slots) == 1:
 		m.Slot = m.Slots[0]
 	default:
-		return fmt.Errorf("which of the slots %v is live is written nowhere any more: state/current and process.json are lost, and the journal or its end: name it (`ln -s VERSION current` in the folder state), and start the agent again", m.Slots)
+		return fmt.Errorf("nothing says any more which of the slots %v is live, since state/current, process.json and the journal (or its end) are lost: name it (`ln -s VERSION current` in the folder state), and start the agent again", m.Slots)
 	}
 	if s == nil {
 		m.Doubt = fmt.Sprintf("version %d is taken to be live, and neither a journal nor state/current says so", m.Slot)
@@ -88,12 +93,25 @@ func (m Memory) state() upgrade.State {
 		return upgrade.Restored(m.Slot, p)
 	}
 	return upgrade.State{
-		Phase: upgrade.Current, Said: p.Settled, Obeys: p.Obeys, EndedRelease: p.EndedRelease, EndedCount: p.EndedCount,
+		Phase: upgrade.Current, Said: p.Settled, Obeys: p.Obeys, EndedRelease: p.EndedRelease, EndedCount: p.EndedCount, Turned: p.Turned,
 	}
 }
 
-// behind reports that the state is older than the live slot.
-func (m Memory) behind() bool { return m.State != nil && m.Slot > m.State.Running }
+// behind reports that the state is older than the live slot. The slot has its name a
+// little after it is recorded that callers may be let in to it: until then the other one is
+// live. Where the newest state may be lost, the software that was started last tells.
+func (m Memory) behind() bool {
+	s := m.State
+	switch {
+	case s == nil || m.Slot == 0 || m.Slot == s.Running:
+		return false
+	case m.Doubt != "":
+		return m.Slot > s.Running && s.Reverts == 0 || m.Ran != s.Running
+	case s.Reverts == m.Slot:
+		return false // it is being taken back, and callers have been let in to the one before
+	}
+	return m.Slot > s.Running
+}
 
 // doubt says what makes it doubtful that the disk has all that was written; "" for
 // nothing.
@@ -104,7 +122,7 @@ func (m Memory) doubt() string {
 	case m.Doubt != "":
 		return m.Doubt
 	case m.State != nil && m.Ran > max(m.State.Running, m.State.Software()):
-		return fmt.Sprintf("the journal ends before version %d was started, which ran here", m.Ran)
+		return fmt.Sprintf("version %d ran here, and the journal ends before it was started", m.Ran)
 	case m.State == nil && m.Slot != 0 && !m.Adopted && m.Floor.Promises == (upgrade.Promises{}):
 		return fmt.Sprintf("version %d is live, and there is no journal", m.Slot)
 	}

@@ -44,6 +44,7 @@ func TestJournalBehindLiveSlot(t *testing.T) {
 // is but one; else the node does not guess.
 func TestSeek(t *testing.T) {
 	settled := Floor{Promises: upgrade.Promises{Settled: 2}}
+	turned := Floor{Promises: upgrade.Promises{Settled: 2, Turned: view.Turned{Release: 2, Turn: 1}}}
 	journal := func(phase upgrade.Phase, running bundle.Version, path ...bundle.Version) *upgrade.State {
 		return &upgrade.State{Phase: phase, Version: 1, Running: running, Served: true, Goal: 2, Path: path}
 	}
@@ -63,6 +64,9 @@ func TestSeek(t *testing.T) {
 		{"the journal may have lost its end, and nothing ran", Memory{State: journal(upgrade.Transforming, 1, 2), Doubt: "lost", Slots: []bundle.Version{1, 2}}, false, 0, "which of the slots [1 2] is live", 0},
 		{"the journal may have lost its end, and there is one slot", Memory{State: journal(upgrade.Fetching, 1), Doubt: "lost", Slots: []bundle.Version{1}}, false, 0, "", 1},
 		{"the slot of what ran is gone", Memory{State: journal(upgrade.Current, 1), Doubt: "lost", Slots: []bundle.Version{1, 2}, Ran: 3}, false, 0, "its state is gone", 0},
+		{"the journal has lost that a release was taken back", Memory{State: journal(upgrade.Current, 2), Floor: turned, Doubt: "lost", Slots: []bundle.Version{1, 2}, Ran: 1}, false, 1, "", 1},
+		{"the journal may have lost that a release was taken back, and nothing ran", Memory{State: journal(upgrade.Current, 2), Floor: turned, Doubt: "lost", Slots: []bundle.Version{1, 2}}, false, 0, "which of the slots [1 2] is live", 0},
+		{"a release is taken back, and there is one slot", Memory{State: journal(upgrade.Current, 2), Floor: turned, Doubt: "lost", Slots: []bundle.Version{2}}, false, 0, "", 2},
 		{"no journal, and what ran last", Memory{Floor: settled, Slots: []bundle.Version{1, 2, 3}, Ran: 2}, false, 2, "", 2},
 		{"no journal, and one slot", Memory{Floor: settled, Slots: []bundle.Version{2}}, false, 2, "", 2},
 		{"no journal, and several slots", Memory{Floor: settled, Slots: []bundle.Version{1, 2}}, true, 0, "which of the slots [1 2] is live", 0},

@@ -87,7 +87,7 @@ func (n *Node) take(m Metadata, keysReplaced bool) {
 	n.meta = m
 	n.floor.raise(m)
 	n.unsaved.Metadata = m.Digest
-	n.docs.rounds.hurry()
+	n.docs.rounds.restart()
 	n.look()
 }
 

@@ -30,14 +30,18 @@ type Config struct {
 	OpenRing  bool
 	Enrolment view.Enrolment
 	Rules     Rules
-	Memo      *view.Memo // see [view.New]
+	// Zone finds a time zone by its name, quickly.
+	Zone func(name string) (*time.Location, error)
+	Memo *view.Memo // see [view.New]
 }
 
 // Rules are the rules of packages schedule and membership. A test may break one to see that it
 // matters; a nil field is the rule.
 type Rules struct {
-	Decide    func(schedule.Input) schedule.Decision
-	Successor func(old, next *schedule.Order) error
+	Decide func(schedule.Input) schedule.Decision
+	// MayRehearse is when a node rehearses.
+	MayRehearse func(schedule.Input) schedule.Decision
+	Successor   func(old, next *schedule.Order) error
 	// Complete reports whether each node of an order has said that it is done.
 	Complete func(*schedule.Order, func(bundle.NodeID) (view.Record, bool)) bool
 	// Counts reports whether a node belongs to the cluster.
@@ -72,7 +76,7 @@ type Node struct {
 	belonging belonging
 	view      *view.View
 	dropped   []bundle.NodeID // forgotten, and to be told
-	names     map[string]int  // how many nodes of the view have each; nil: to be counted
+	names     names
 	doneAt    map[settlement]time.Time
 	alive     map[bundle.NodeID]bool
 	away      map[bundle.NodeID]time.Time // since when those that were alive are not; for people
@@ -90,7 +94,12 @@ type Node struct {
 	software software
 	health   health
 	soaking  soaking
-	gate     Gate // as last put in force
+	facts    facts
+	numbers  map[bundle.NodeID]numbers // of those that have said any
+	gate     Gate                      // as last put in force
+
+	conditions conditions
+	tally      *schedule.Tally // see tallyOf; nil: the node asks no schedule
 
 	placesOf   *schedule.Order // the order that placesKept is of
 	placesKept schedule.Places
@@ -109,6 +118,7 @@ type Node struct {
 	progress float64
 	trouble  string // why the action under way does not get on
 	noWay    string // why there is no way to the newest release
+	noTurn   string // why the release that is taken back cannot be here
 	full     string // why the disk refuses what is to be saved
 	alarms   []alarm
 	raised   []string // to be logged
@@ -124,6 +134,9 @@ type settlement struct {
 func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	if cfg.Rules.Decide == nil {
 		cfg.Rules.Decide = schedule.Decide
+	}
+	if cfg.Rules.MayRehearse == nil {
+		cfg.Rules.MayRehearse = schedule.MayRehearse
 	}
 	if cfg.Rules.Successor == nil {
 		cfg.Rules.Successor = schedule.Successor
@@ -143,23 +156,27 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 		machine: machine, saved: machine.State(), floor: m.Floor, floorSaved: m.Floor,
 		meta: m.Metadata, frozen: map[bundle.Version]bundle.Digest{}, docs: newDocuments(m.Bound),
 		view: view.New(cfg.Memo), doneAt: map[settlement]time.Time{}, alive: map[bundle.NodeID]bool{cfg.Self: true}, away: map[bundle.NodeID]time.Time{},
-		number: m.Floor.Numbers,
+		number: m.Floor.Numbers, numbers: map[bundle.NodeID]numbers{},
 	}
 	for _, v := range sorted(m.Frozen) {
 		n.freezeOne(v, m.Frozen[v])
 	}
 	if doubt := m.doubt(); doubt != "" {
 		n.doubtful = true
-		n.alarm(causeDoubt, doubt+": the newest writes of this data folder are lost, or may be; the node serves on, and says and starts nothing before it has heard from a peer")
+		n.alarm(causeDoubt, doubt+": the newest writes of this data folder are lost, or may be; the node keeps serving, but says and starts nothing until it has heard from a peer")
 	}
 	n.evidence = m.Evidence // also while the set that it contradicts is not in force again
 	if _, err := n.view.Merge(m.Records...); err != nil {
-		n.alarm(causeRecords, fmt.Sprintf("some of the stored records of nodes are not taken, peers will bring them: %v", err))
+		n.alarm(causeRecords, fmt.Sprintf("some stored records of nodes cannot be taken, and peers will bring them again: %v", err))
 	}
-	n.outdone() // the records may know more than the rest of the disk
+	n.surpassPublished() // the records may know more than the rest of the disk
 	if r, ok := n.view.Get(cfg.Self); ok && r.Health.Unwell() {
 		// Nothing was heard of it since, which is no sign that it is well again.
 		n.health = health{version: r.Running, ailed: r.Health.State, reason: r.Health.Reason}
+	}
+	if r, ok := n.view.Get(cfg.Self); ok && r.Running == n.saved.Running && len(r.Facts) > 0 {
+		// It stays said until the software is asked again: others may be held by it.
+		n.facts.said, n.facts.saidOf = r.Facts, r.Running
 	}
 	n.routing.answering, n.routing.saved = m.Answering, m.Answering
 	n.routing.stale = true
@@ -167,6 +184,7 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	n.sources = map[bundle.NodeID]source{}
 	for r := range n.view.All() {
 		n.noteSource(r)
+		n.noteNumbers(r)
 	}
 	n.sortMembers()
 	n.look()
@@ -257,7 +275,10 @@ func (n *Node) Step(now time.Time, e Event) {
 		n.passes(e.Version)
 	case SoftwareStops:
 		n.software.ready, n.software.admitted = false, false
+		n.facts.sampled = nil
 		n.health = health{}
+	case FactsSampled:
+		n.factsSampled(e)
 	case LetIn:
 		n.software.admitted = true
 	case Leave:
@@ -300,7 +321,8 @@ func (n *Node) members(alive map[bundle.NodeID]bool) {
 // state waits to be saved: Advance makes it go on.
 func (n *Node) decide() {
 	n.noteHealth()
-	for _, f := range []func(){n.aim, n.retry, n.begin, n.goOn, n.soak, n.schedule} {
+	n.noteFacts()
+	for _, f := range []func(){n.aim, n.retry, n.begin, n.goOn, n.soak, n.schedule, n.finalize} {
 		if n.waits() {
 			return
 		}
@@ -317,9 +339,6 @@ func (n *Node) Saved() upgrade.State { return n.saved }
 // View is what is known of all nodes. The driver reads it, and changes it by Merge
 // and Told only.
 func (n *Node) View() *view.View { return n.view }
-
-// Synced reports whether an exchange with a peer has ended since the start.
-func (n *Node) Synced() bool { return n.synced }
 
 // Alive reports whether the ring takes a node for alive.
 func (n *Node) Alive(id bundle.NodeID) bool { return n.alive[id] }

@@ -17,6 +17,7 @@ func (n *Node) orderRead(e OrderRead) {
 	case e.Kind == KindBound:
 		if n.docs.orders[v] == nil && n.docs.bound[v] == e.Digest {
 			n.docs.orders[v], n.skips = e.Order, nil
+			n.docs.noteJoined()
 			n.noteAllDone(v)
 		}
 	case n.meta.Orders[v].Digest == e.Digest:
@@ -38,6 +39,10 @@ func (n *Node) takeOrders() {
 			}
 			continue
 		}
+		if next, read := n.follower(n.meta, v); next != 0 && read == nil && o.Turn > n.turnOf(v) {
+			kept[ref.Digest] = o // the next release's order may say that this one turns no more
+			continue
+		}
 		if err := n.JudgeOrder(n.meta, v, o, ref.Digest); err != nil {
 			n.alarm(causeOrder(v), err.Error())
 			kept[ref.Digest] = o
@@ -55,8 +60,19 @@ func (n *Node) takeOrders() {
 		}
 	}
 	n.docs.arrived = kept
+	n.docs.noteJoined()
 	n.forget()
 	n.strike()
+}
+
+// noteJoined notes what the node says of orders that were joined.
+func (d *documents) noteJoined() {
+	d.joined = bundle.Digest{}
+	for _, v := range sorted(d.orders) {
+		if o := d.orders[v]; o.Joined != nil && o.Joined.Open {
+			d.joined = d.bound[v]
+		}
+	}
 }
 
 // forget drops the records that the newest order forgets. Where it forgets what this
@@ -78,10 +94,12 @@ func (n *Node) forget() {
 
 // gone notes that a node is no longer in the view.
 func (n *Node) gone(id bundle.NodeID) {
+	delete(n.numbers, id)
 	n.dropped = append(n.dropped, id)
+	n.heard(id)
 	delete(n.sources, id)
 	delete(n.belonging.strangers, id)
-	n.names, n.routing.stale, n.listed = nil, true, false
+	n.routing.stale, n.listed = true, false
 }
 
 // JudgeOrder reports why the order that m names for a release must not come into
@@ -97,6 +115,14 @@ func (n *Node) JudgeOrder(m Metadata, v bundle.Version, o *schedule.Order, diges
 	if want := m.Releases[v].Digest; o.Manifest != want {
 		return fmt.Errorf("rollout order %d of release %d is refused: it is for manifest %s, and that of the release is %s: publish the next release, and sign an order for that",
 			o.Serial, v, o.Manifest.Short(), want.Short())
+	}
+	if w, next := n.follower(m, v); w != 0 && o.Turn > n.turnOf(v) {
+		if next == nil {
+			return fmt.Errorf("rollout order %d of release %d is refused: it takes the release back, or goes forward to it again, and the order of release %d, which may say that it does no more, has not arrived: try again in a moment, or at another agent", o.Serial, v, w)
+		}
+		if o.Turn > next.PreviousTurn {
+			return fmt.Errorf("rollout order %d of release %d is refused: it takes the release back, or goes forward to it again, and the order of release %d says that it does no more: publish the next release, and inject it", o.Serial, v, w)
+		}
 	}
 	old := n.docs.orders[v]
 	if old == nil {
@@ -137,9 +163,34 @@ func (n *Node) judgeFirst(m Metadata, o *schedule.Order) error {
 			o.Serial, o.Release, w.First, w.Last, w.Class, want, mend)
 	}
 	if err := schedule.Follows(previous, o); err != nil {
-		return fmt.Errorf("rollout order %d of release %d is refused; `moult retry` with each node that it leaves out mends it: %w", o.Serial, o.Release, err)
+		mend := "`moult retry` with each node that it leaves out mends it"
+		if o.PreviousTurn < previous.Turn {
+			mend = "publish the next release, and inject it" // no change of it says another turn
+		}
+		return fmt.Errorf("rollout order %d of release %d is refused; %s: %w", o.Serial, o.Release, mend, err)
 	}
 	return nil
+}
+
+// turnOf is the turn of the order in force of a release; 0 where there is none.
+func (n *Node) turnOf(v bundle.Version) int {
+	if o := n.docs.orders[v]; o != nil {
+		return o.Turn
+	}
+	return 0
+}
+
+// follower is the release of the next order that m names after that of a release, 0 for
+// none, and that order; nil where it has not arrived.
+func (n *Node) follower(m Metadata, v bundle.Version) (w bundle.Version, o *schedule.Order) {
+	vs := sorted(m.Orders)
+	if i, _ := slices.BinarySearch(vs, v+1); i < len(vs) {
+		w = vs[i]
+	}
+	if o = n.docs.orders[w]; o == nil {
+		o = n.docs.arrived[m.Orders[w].Digest]
+	}
+	return w, o
 }
 
 // greatestBelow returns the greatest of some rising versions that is below v, 0 for
@@ -154,8 +205,16 @@ func greatestBelow(vs []bundle.Version, v bundle.Version) bundle.Version {
 
 // OrderPending reports that the metadata in force name another order for a release
 // than the one at hand: the newer one binds, so nothing may be done by the older one
-// until that is here.
+// until that is here. Nor by one that has turned, where that of the next release does not
+// say so, or has not arrived: who goes by that does not wait for those that turn.
 func (n *Node) OrderPending(v bundle.Version) bool {
 	ref, ok := n.meta.Orders[v]
-	return ok && (n.docs.orders[v] == nil || n.docs.bound[v] != ref.Digest)
+	if !ok {
+		return false
+	}
+	if n.docs.orders[v] == nil || n.docs.bound[v] != ref.Digest {
+		return true
+	}
+	w, next := n.follower(n.meta, v)
+	return w != 0 && n.turnOf(v) > 0 && (next == nil || n.turnOf(v) > next.PreviousTurn)
 }

@@ -79,8 +79,8 @@ type Check struct {
 // Step between, it returns the same again until Advance or Refused is called.
 func (n *Node) Ready() Ready {
 	n.decide()
-	n.survey()
-	r := Ready{Directory: n.guide()}
+	n.refreshView()
+	r := Ready{Directory: n.currentDirectory()}
 	r.Read, r.Raised, r.Dropped = n.docs.read, n.raised, n.dropped
 	r.Tell = n.tell()
 	if n.saving != refused {

@@ -3,6 +3,7 @@ package node
 import (
 	"math"
 	"reflect"
+	"strings"
 	"time"
 
 	"moult/agent/upgrade"
@@ -38,13 +39,16 @@ func (n *Node) record() view.Record {
 		Node: n.cfg.Self, Key: n.cfg.Key, Name: n.cfg.Name, Class: n.cfg.Class,
 		Addr: n.addr, Version: s.Claims(), Target: s.Goal, Running: s.Running, Phase: s.Phase,
 		Reason: n.reason(s), Obeys: s.Obeys,
-		Ended:    view.Ended{Release: s.EndedRelease, Count: s.EndedCount},
-		Held:     s.Phase == upgrade.Held,
-		Health:   n.healthSaid(s),
+		Ended:  view.Ended{Release: s.EndedRelease, Count: s.EndedCount},
+		Held:   s.Phase == upgrade.Held,
+		Health: n.healthSaid(s), Rehearsed: s.Rehearsed, Facts: n.factsSaid(s),
 		Services: map[string]view.ServiceAddr{},
 		Labels:   n.cfg.Labels, Platform: n.cfg.Platform,
 		Trust:  view.Heads{Root: n.meta.Root, Timestamp: n.meta.Timestamp, Head: n.meta.Head()},
-		Alarms: n.Alarms(), Left: n.left, Enrolment: n.cfg.Enrolment, Reads: readsMembers,
+		Alarms: n.Alarms(), Left: n.left, Enrolment: n.cfg.Enrolment, Joined: n.docs.joined, Reads: view.ReadsTurns, Turned: s.Turned,
+	}
+	if s.Version < r.Version && s.Turned.Release > s.Version {
+		r.At = s.Version
 	}
 	if s.Phase == upgrade.Fetching {
 		r.Progress = math.Floor(10*n.progress) / 10
@@ -68,13 +72,21 @@ func (n *Node) reason(s upgrade.State) string {
 		return n.trouble
 	case n.noWay != "":
 		return n.noWay
+	case s.Phase == upgrade.Rehearsing && n.wait.Code != "":
+		return waitWords + n.wait.Code
 	case s.Reason != "":
 		return s.Reason
 	case s.Phase == upgrade.Waiting && n.wait.Code != "":
-		return "waits: " + n.wait.Code
+		return waitWords + n.wait.Code
 	}
 	return ""
 }
+
+// waitWords begin the reason of a node that waits for the schedule's word.
+const waitWords = "waits: "
+
+// IsWait tells that a record's reason is the code of a wait.
+func IsWait(reason string) bool { return strings.HasPrefix(reason, waitWords) }
 
 // same reports whether two records say the same, but for number and time.
 func same(a, b view.Record) bool {
@@ -86,8 +98,10 @@ func same(a, b view.Record) bool {
 // told puts the node's own record, as it was signed, into the view.
 func (n *Node) told(s view.Signed) {
 	_, _ = n.view.Merge(s) // it was signed just now
-	n.routing.stale, n.names = true, nil
+	n.routing.stale = true
+	n.heard(n.cfg.Self)
 	if r, ok := n.view.Get(n.cfg.Self); ok {
+		n.noteNumbers(r)
 		n.noteSource(r)
 		n.noteStranger(r)
 	}
@@ -100,14 +114,16 @@ func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.No
 	n.now = now
 	changed, err = n.view.Merge(n.makeRoom(records)...)
 	for _, id := range changed {
-		n.routing.stale, n.names = true, nil
+		n.routing.stale = true
+		n.heard(id)
 		r, _ := n.view.Get(id)
+		n.noteNumbers(r)
 		n.noteSource(r)
 		n.noteStranger(r)
 	}
 	for _, id := range changed {
 		if id == n.cfg.Self {
-			n.outdone()
+			n.surpassPublished()
 			continue
 		}
 		n.noteDone(id)
@@ -115,10 +131,10 @@ func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.No
 	return changed, err
 }
 
-// outdone answers a record that this node's key signed, newer than any that
+// surpassPublished answers a record that this node's key signed, newer than any that
 // this agent has signed: the data folder is older than what peers have seen of
 // the node. What it said then it goes on saying.
-func (n *Node) outdone() {
+func (n *Node) surpassPublished() {
 	r, ok := n.view.Get(n.cfg.Self)
 	if !ok || r.Seq < n.number {
 		return
@@ -132,7 +148,7 @@ func (n *Node) outdone() {
 		n.alarm(causeFolder, olderFolder(r.Version, n.saved.Running))
 	}
 	n.answers = append(n.answers, upgrade.Reminded{Promises: upgrade.Promises{
-		Settled: r.Version, Obeys: r.Obeys, EndedRelease: r.Ended.Release, EndedCount: r.Ended.Count,
+		Settled: r.Version, Obeys: r.Obeys, EndedRelease: r.Ended.Release, EndedCount: r.Ended.Count, Turned: r.Turned,
 	}})
 	n.takeAnswers()
 }
@@ -151,7 +167,10 @@ func (n *Node) noteDone(id bundle.NodeID) {
 
 func (n *Node) noteDoneAt(r view.Record, v bundle.Version) {
 	k := settlement{r.Node, v}
-	if _, seen := n.doneAt[k]; !seen && r.Version >= v {
+	switch _, seen := n.doneAt[k]; {
+	case r.Stands() < v:
+		delete(n.doneAt, k) // it may come there again
+	case !seen:
 		n.doneAt[k] = n.now
 	}
 }

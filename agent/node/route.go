@@ -73,7 +73,7 @@ func (n *Node) Answering() Answering { return n.routing.saved }
 
 // Route is whom the node answers now.
 func (n *Node) Route() Route {
-	n.survey()
+	n.refreshView()
 	return n.routeFor(n.saved, n.routing.saved)
 }
 
@@ -109,11 +109,11 @@ type peers struct {
 	silent bool           // one has not
 }
 
-// survey looks at the view anew, where something has changed, and keeps that every
+// refreshView looks at the view anew, where something has changed, and keeps that every
 // node has settled at a version or a newer one. A view may lack nodes, so what it says
 // is kept only where the rollout order of that release names everyone and each has
 // said that it is done.
-func (n *Node) survey() {
+func (n *Node) refreshView() {
 	if !n.routing.stale {
 		return
 	}
@@ -125,8 +125,8 @@ func (n *Node) survey() {
 		case r.Node == n.cfg.Self || r.Left || n.skipped(r.Node) || n.Stranger(r.Node) && !n.awaitsMembers():
 		case r.Version == 0:
 			p.silent = true
-		case p.least == 0 || r.Version < p.least:
-			p.least = r.Version
+		case p.least == 0 || r.Stands() < p.least:
+			p.least = r.Stands()
 		}
 	}
 	n.routing.peers = p
@@ -219,7 +219,7 @@ func (n *Node) crowded(s upgrade.State, w Answering) string {
 	if lo <= max(oldest, n.external(n.everywhere(s, native), w)) && hi == newest {
 		return ""
 	}
-	return fmt.Sprintf("there is room for callers of %d versions only, and callers of more are about: the oldest are not answered; bring all nodes up to date, or widen `versions` of %s in agent.hcl", room, narrow)
+	return fmt.Sprintf("there is room for callers of %d versions only, and there are callers of more: the oldest are not answered; bring all nodes up to date, or widen `versions` of %s in agent.hcl", room, narrow)
 }
 
 // external is the oldest version that callers of public addresses may have, of which
@@ -319,6 +319,9 @@ func (n *Node) watch(s upgrade.State, r Route, w Answering) (watched []bundle.Ve
 	}
 	needed := min(n.everywhere(s, s.Version), n.external(0, w))
 	for v := r.Oldest; v < min(r.Native, needed); v++ {
+		if n.mayGoBack(v + 1) {
+			break // nodes may come to call by it again
+		}
 		watched = append(watched, v)
 	}
 	return watched
@@ -341,7 +344,7 @@ func (n *Node) listen(watched []bundle.Version) {
 // the oldest first, for each answers by way of the next. A call that goes on is
 // nobody's to end, and who could not be counted may have called.
 func (n *Node) called(by map[bundle.Version]Calls) {
-	n.survey()
+	n.refreshView()
 	for _, v := range n.routing.told.Watched {
 		now, counted := by[v]
 		if before := n.routing.heard[v]; !counted || before.begun != now.Begun || now.Open > 0 {

@@ -17,7 +17,7 @@ import (
 // bench is a node of class kv with a service "api", moved by hand.
 type bench struct {
 	*Node
-	t   *testing.T
+	t   testing.TB
 	key ed25519.PrivateKey
 }
 
@@ -27,7 +27,7 @@ func at(v bundle.Version) upgrade.State {
 	return upgrade.State{Phase: upgrade.Current, Version: v, Running: v, Served: true}
 }
 
-func newBench(t *testing.T, s upgrade.State) *bench {
+func newBench(t testing.TB, s upgrade.State) *bench {
 	t.Helper()
 	public, key, err := ed25519.GenerateKey(nil)
 	if err != nil {

@@ -67,8 +67,13 @@ func (n *Node) schedule() {
 	if passed || n.check.state == checkWanted {
 		n.check.state = checkNone
 	}
-	if s.Phase != upgrade.Waiting {
-		n.wait = schedule.Reason{}
+	switch s.Phase {
+	case upgrade.Rehearsing:
+		n.rehearse(s)
+		return
+	case upgrade.Waiting:
+	default:
+		n.wait, n.tally = schedule.Reason{}, nil
 		return
 	}
 	d := n.mayGo(s)
@@ -88,7 +93,28 @@ func (n *Node) schedule() {
 	}
 }
 
-func (n *Node) mayGo(s upgrade.State) schedule.Decision {
+// rehearse has the node rehearse when the schedule lets it, and no longer where it would not
+// let it begin: the operator has paused the rollout, or skipped the node. That it is
+// another's turn, or that something is on its way here, interrupts nothing.
+func (n *Node) rehearse(s upgrade.State) {
+	d := n.may(s, n.cfg.Rules.MayRehearse)
+	switch d.Reason.Code {
+	case schedule.CodeGo:
+		n.step(upgrade.MayRehearse{Goal: s.Goal})
+	case schedule.CodeTurn, CodeOrderPending, CodeContent:
+	default:
+		n.step(upgrade.Interrupt{})
+	}
+	n.wait = d.Reason
+	if n.machine.Rehearses() {
+		n.wait = schedule.Reason{}
+	}
+}
+
+func (n *Node) mayGo(s upgrade.State) schedule.Decision { return n.may(s, n.cfg.Rules.Decide) }
+
+// may asks a rule of the schedule, where this node knows what is in force.
+func (n *Node) may(s upgrade.State, rule func(schedule.Input) schedule.Decision) schedule.Decision {
 	switch {
 	case n.BelowFloor():
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeBelowFloor, Text: "this peer has lost metadata that it had accepted, and waits for peers to bring them back"}}
@@ -96,12 +122,38 @@ func (n *Node) mayGo(s upgrade.State) schedule.Decision {
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeLeaves, Text: "its agent leaves the ring"}}
 	case n.forked:
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeFork, Text: fmt.Sprintf("two sets of metadata with number %d are signed, perhaps with two rollout orders; it waits for the next one (`moult trust refresh` signs one)", n.meta.Timestamp)}}
-	case n.OrderPending(s.Goal):
-		return schedule.Decision{Reason: schedule.Reason{Code: CodeOrderPending, Text: "a newer rollout order is signed and has not arrived here yet"}}
+	case n.OrderPending(s.Order()):
+		return schedule.Decision{Reason: schedule.Reason{Code: CodeOrderPending, Text: "a newer rollout order is signed, and is not in force here: it has not arrived yet, or is refused, which `moult status` shows as an alarm"}}
 	case !n.arrived(s):
-		return schedule.Decision{Reason: schedule.Reason{Code: CodeContent, Text: "a release on its way has been signed anew, and what is signed now has not arrived here yet"}}
+		return schedule.Decision{Reason: schedule.Reason{Code: CodeContent, Text: "a release on its path has been signed again, and the new content has not arrived here yet"}}
 	}
-	return n.cfg.Rules.Decide(n.Input(s.Goal))
+	in := n.Input(s.Order())
+	in.Tally = n.tallyOf(in.Order)
+	return rule(in)
+}
+
+// tallyOf is what the view comes to under an order. It is kept for as long as the node asks by
+// that order, and heard tells it what others say; of this node what it is to say now counts.
+func (n *Node) tallyOf(o *schedule.Order) *schedule.Tally {
+	if o == nil {
+		return nil
+	}
+	if !n.tally.Of(o) {
+		n.tally = schedule.NewTally(o, n.lookup)
+	}
+	own, known := n.lookup(n.cfg.Self)
+	n.tally.Note(n.cfg.Self, own, known)
+	return n.tally
+}
+
+// heard has all that is counted by records take in what is known of a node now.
+func (n *Node) heard(id bundle.NodeID) {
+	n.conditions.note(id)
+	r, known := n.view.Get(id)
+	n.names.note(id, r.Name)
+	if n.tally != nil && id != n.cfg.Self {
+		n.tally.Note(id, r, known)
+	}
 }
 
 // arrived reports that what the node would go through is what is signed now.
@@ -125,7 +177,8 @@ func (n *Node) Input(release bundle.Version) schedule.Input {
 			}
 			return 0
 		},
-		Reachable: n.Alive, Name: n.NameOf,
+		Reachable: n.Alive, Name: n.NameOf, Ask: n.ask(n.docs.orders[release]),
+		Now: n.now, Zone: n.cfg.Zone,
 		Synced: n.synced, Expired: n.Expired(), Conflict: n.Conflicted(release),
 	}
 }

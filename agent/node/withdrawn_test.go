@@ -1,11 +1,13 @@
 package node
 
 import (
+	"errors"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"moult/agent/upgrade"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 )
@@ -73,6 +75,50 @@ func TestRouteAround(t *testing.T) {
 	r.takeOrders()
 	if from, passes = r.From("kv", 5); from != 1 || !passes {
 		t.Errorf("release 5 takes kv from %d, where 2 to 4 are withdrawn, and 4 is not here", from)
+	}
+}
+
+// TestPathOfABundle: a node has no path to a release of a bundle that is withdrawn, nor to
+// one by a release that was signed twice, as it would go none by itself.
+func TestPathOfABundle(t *testing.T) {
+	bundled := func(v bundle.Version, previous bundle.Digest) map[bundle.Version]*bundle.Manifest {
+		return map[bundle.Version]*bundle.Manifest{v: {Version: v, Previous: previous, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": {From: v - 1}}}}
+	}
+	ours, other := bundle.Sum([]byte("2")), bundle.Sum([]byte("another 2"))
+	for name, c := range map[string]struct {
+		previous bundle.Digest
+		frozen   bundle.Version
+		disowned bool
+		struck   bundle.Version
+		want     error
+	}{
+		"a good way":          {previous: ours},
+		"through a frozen":    {previous: other, frozen: 2, want: upgrade.ErrFrozen},
+		"as the next says":    {previous: ours, frozen: 2},
+		"through a disowned":  {previous: other, disowned: true, want: upgrade.ErrFrozen},
+		"to a frozen one":     {previous: ours, frozen: 3, want: upgrade.ErrFrozen},
+		"to a withdrawn one":  {previous: ours, struck: 3, want: ErrWithdrawn},
+		"around a withdrawn":  {previous: ours, struck: 2, want: upgrade.OtherStart{Release: 3, From: 2, At: 1}},
+		"to what is not here": {previous: ours, frozen: 9},
+	} {
+		r := newBench(t, at(1))
+		r.releases(1, 2)
+		r.meta.Releases = map[bundle.Version]trust.Ref{2: {Digest: ours}}
+		if c.frozen != 0 {
+			r.frozen = map[bundle.Version]bundle.Digest{c.frozen: {}}
+		}
+		if c.disowned {
+			r.contents = map[bundle.Version]bundle.Chunk{2: {Digest: other}}
+		}
+		if c.struck != 0 {
+			r.order(1)
+			r.docs.orders[1].Withdrawn = bundle.Withdrawn{{Class: "kv", First: c.struck, Last: c.struck}}
+			r.takeOrders()
+		}
+		path, err := r.PathTo(3, bundled(3, c.previous))
+		if !errors.Is(err, c.want) || c.want == nil && !slices.Equal(path, []bundle.Version{2, 3}) {
+			t.Errorf("%s: %v, %v, want %v", name, path, err, c.want)
+		}
 	}
 }
 

@@ -48,8 +48,8 @@ var next = map[situation]map[happening]situation{
 	failed:   {wantOther: due, wantSame: asWanted, begun: making, refused: failed},
 }
 
-// change is what is wanted of the processes, and how far that is. It does nothing
-// itself.
+// change is what is to run in processes, and how far that has been reached. It does
+// nothing itself.
 type change struct {
 	at situation
 
@@ -58,10 +58,10 @@ type change struct {
 	inForce host.Objects // what calls go by
 	making  host.Objects // what is being made, while a change is under way
 
-	err   error         // why the last try failed; nil once one succeeds, or something else is wanted
-	pause time.Duration // before the next try
-	retry time.Time     // when that is
-	made  int           // counts what may be more, or less, to lead to
+	err      error         // why the last try failed; nil once one succeeds, or something else is wanted
+	pause    time.Duration // before the next try
+	retry    time.Time     // when that is
+	revision int           // counts the changes of what callers can be led to
 }
 
 func (c *change) move(h happening) {
@@ -112,13 +112,13 @@ func (c *change) begin() host.Objects {
 func (c *change) follow() {
 	c.move(followed)
 	c.inForce, c.err = c.making, nil
-	c.made++
+	c.revision++
 }
 
 // end notes that what the change left over has ended.
 func (c *change) end() {
 	c.move(ended)
-	c.made++
+	c.revision++
 	c.compare()
 }
 
@@ -127,7 +127,7 @@ func (c *change) end() {
 func (c *change) refuse(err error, now time.Time) {
 	other := c.at == making && !sameObjects(c.making, c.wanted)
 	c.move(refused)
-	c.made++
+	c.revision++
 	if other {
 		c.compare()
 		return
@@ -177,10 +177,10 @@ func (c *change) has(set host.Objects, v bundle.Version) bool {
 }
 
 // errDue says that a change waits until callers are led elsewhere.
-var errDue = errors.New("callers are led to simulation objects that are to end")
+var errDue = errors.New("callers still use simulation objects that are about to end")
 
-// unlike says why no change is under way though another is wanted; nil where none is.
-func (c *change) unlike() error {
+// obstacle says why no change is under way though one is wanted; nil where none is.
+func (c *change) obstacle() error {
 	switch c.at {
 	case due:
 		return errDue

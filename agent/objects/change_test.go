@@ -86,7 +86,7 @@ func (c *change) told(now time.Time) string {
 			text += ", " + x.word
 		}
 	}
-	if err := c.unlike(); err != nil {
+	if err := c.obstacle(); err != nil {
 		text += ", " + err.Error()
 	}
 	return text

@@ -1,8 +1,8 @@
 // Package objects runs the simulation objects of one node: those that answer callers
 // of older and newer versions than its software is.
 //
-// Its owner says which objects there are ([Objects.Offer]) and how the node does
-// ([Objects.Arrange]). Objects that are bounded in time and memory by their form
+// Its owner says which objects there are ([Objects.Offer]) and what state the node
+// is in ([Objects.Arrange]). Objects that are bounded in time and memory by their form
 // answer in the agent's own process; the others run in processes of their own, and so
 // do all between these and the node. What an object runs from is looked for, verified,
 // before that.

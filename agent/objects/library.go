@@ -78,7 +78,7 @@ func (o *Objects) path(one Object) (path string, here bool) {
 				o.cfg.Tell(hasFound{file, path})
 				return
 			}
-			o.cfg.Log.Warn("what a simulation object runs from is not here, trying again", "callers", one.Callers, "in", pause, "err", err)
+			o.cfg.Log.Warn("the files of a simulation object are not here, trying again", "callers", one.Callers, "in", pause, "err", err)
 			o.cfg.Tell(hasNotFound{file})
 			timer := time.NewTimer(pause)
 			select {

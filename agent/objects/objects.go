@@ -29,7 +29,7 @@ type Config struct {
 	Go func(func(context.Context))
 	// Tell brings an event to the owner, in whose goroutine Take is called with it.
 	Tell func(Event)
-	// Alarm says what is wrong. It is called by the owner's calls.
+	// Alarm says what is wrong. It is called in the owner's goroutine, by the methods.
 	Alarm func(text string)
 
 	Log *slog.Logger
@@ -66,13 +66,14 @@ type Host interface {
 	Close() error
 }
 
-// Node is how the node does for which the objects are.
+// Node is the state of the node that the objects belong to.
 type Node struct {
 	Native   bundle.Version    // its software's
 	Settled  bundle.Version    // what it has settled at
 	Backends map[string]string // service to the address where the software listens
 	Up       bool              // callers may reach the software
 	Down     bool              // it is being upgraded: a transform may read objects' state
+	Back     bool              // a release is taken back: that of past objects, else of future ones
 	Hold     time.Duration     // how long a call may wait
 }
 
@@ -86,11 +87,11 @@ type Objects struct {
 
 	all  map[bundle.Version]Object // by the version of their callers
 	node Node                      // as last arranged, and how it is now:
-	// near: the node is what the objects call next. Otherwise such calls wait.
-	near   bool
-	placed placement
-	again  time.Time // what was not here is not looked for before
-	moved  time.Time // when the node came, went, or became another
+	// callNode: the node is what the objects call next. Otherwise such calls wait.
+	callNode bool
+	placed   placement
+	again    time.Time // what was not here is not looked for before
+	moved    time.Time // when the node came, went, or became another
 
 	observed map[bundle.Version]observing // by release, since this agent began
 
@@ -100,9 +101,9 @@ type Objects struct {
 // led is to which objects callers are led, and what that was worked out from beside
 // the placement.
 type led struct {
-	to   map[bundle.Version]simlayer.Object // nil: not yet
-	up   bool
-	made int
+	to       map[bundle.Version]simlayer.Object // nil: not yet
+	up       bool
+	revision int
 }
 
 // New has no objects yet, and runs nothing.
@@ -126,9 +127,6 @@ func (o *Objects) Offer(all map[bundle.Version]Object) {
 	o.placed.whole = false
 }
 
-// All returns what was offered last. It is the package's, to be read.
-func (o *Objects) All() map[bundle.Version]Object { return o.all }
-
 // Files returns the artifacts and files that objects run from.
 func (o *Objects) Files() map[bundle.Digest]bool {
 	used := map[bundle.Digest]bool{}
@@ -140,15 +138,15 @@ func (o *Objects) Files() map[bundle.Digest]bool {
 	return used
 }
 
-// Arrange says how the node does now. What is to run is worked out anew where that, or
-// what there is, is news.
+// Arrange says what state the node is in now. What is to run is worked out anew where
+// that has changed, or the objects have.
 func (o *Objects) Arrange(n Node, now time.Time) {
 	if n.Up {
-		o.near = true
+		o.callNode = true
 	} else if !n.Down {
-		o.near = false // it has ended by itself
+		o.callNode = false // it has ended by itself
 	}
-	if !o.near {
+	if !o.callNode {
 		n.Backends = nil
 	}
 	moved := n.Native != o.node.Native || !maps.Equal(n.Backends, o.node.Backends)
@@ -167,14 +165,14 @@ func (o *Objects) Arrange(n Node, now time.Time) {
 }
 
 // mustEnd reports whether objects whose state a transform reads must have ended.
-func (o *Objects) mustEnd(n Node) bool { return n.Down && !o.near }
+func (o *Objects) mustEnd(n Node) bool { return n.Down && !o.callNode }
 
 // Part tells the objects that the calls at the node have ended, and the software is
 // about to: what they call from then on waits.
-func (o *Objects) Part() { o.near = false }
+func (o *Objects) Part() { o.callNode = false }
 
-// Near reports whether the node is what the objects call next.
-func (o *Objects) Near() bool { return o.near }
+// CallNode reports whether the node is what the objects call next.
+func (o *Objects) CallNode() bool { return o.callNode }
 
 // Holds reports whether callers wait for the objects, of a node that is up: because
 // these do not go by its software yet, or because what one runs from is being checked,
@@ -189,7 +187,7 @@ func (o *Objects) Holds(open bool, now time.Time) bool {
 // those in others that are in force. Callers of a version whose object is not are
 // not answered; while the node is down, they wait with all others.
 func (o *Objects) Lead(up bool) map[bundle.Version]simlayer.Object {
-	if o.led.to != nil && o.led.up == up && o.led.made == o.change.made {
+	if o.led.to != nil && o.led.up == up && o.led.revision == o.change.revision {
 		return o.led.to
 	}
 	to := map[bundle.Version]simlayer.Object{}
@@ -208,7 +206,7 @@ func (o *Objects) Lead(up bool) map[bundle.Version]simlayer.Object {
 			to[v] = one
 		}
 	}
-	o.led = led{to: to, up: up, made: o.change.made}
+	o.led = led{to: to, up: up, revision: o.change.revision}
 	return to
 }
 
@@ -302,13 +300,13 @@ func (o *Objects) Following() (<-chan struct{}, error) {
 	if o.change.underWay() {
 		return o.done, nil
 	}
-	return nil, o.change.unlike()
+	return nil, o.change.obstacle()
 }
 
 // InForce is what calls to processes go by.
 func (o *Objects) InForce() host.Objects { return o.change.inForce }
 
-// Processes says how the processes do.
+// Processes tells the state of each process.
 func (o *Objects) Processes() []host.Stats {
 	if o.host == nil {
 		return nil

@@ -32,7 +32,7 @@ func (o *Objects) observing(one Object) (observing, bool) {
 		w = observing{path: "/.moult/observed/" + rand.Text()}
 		var err error
 		if w.told, err = o.wasObserving(one.Release); err != nil {
-			o.cfg.Alarm(fmt.Sprintf("whether the simulation object of release %d was told of calls before is not known, so it is told that it may have missed some: %v", one.Release, err))
+			o.cfg.Alarm(fmt.Sprintf("it is not known whether the simulation object of release %d was told of earlier calls, so it is told that it may have missed some: %v", one.Release, err))
 			w.told = true
 		}
 		o.observed[one.Release] = w

@@ -76,7 +76,7 @@ func (o *Objects) placeOne(one Object) (local so.Object, process host.Object, ok
 		process.Kind, process.Reason = host.KindRefuse, why
 		return so.Refuse(why), process, true
 	}
-	if !one.Past && one.What.Stateful() && o.mustEnd(o.node) {
+	if one.Past == o.node.Back && one.What.Stateful() && o.mustEnd(o.node) {
 		return refuse("the node is being upgraded") // callers are held meanwhile
 	}
 	switch one.What.Kind {

@@ -9,7 +9,7 @@ import (
 	"moult/store/bundle"
 )
 
-// Status says how each object does, by rising version of its callers. Their calls are
+// Status tells the state of each object, by rising version of its callers. Their calls are
 // counted elsewhere.
 func (o *Objects) Status() []control.ObjectStatus {
 	processes := map[bundle.Version]host.Stats{}
@@ -29,7 +29,7 @@ func (o *Objects) Status() []control.ObjectStatus {
 	return list
 }
 
-// statusOf says how one object does: whether it has all that it needs, whether
+// statusOf tells the state of one object: whether it has all that it needs, whether
 // it answers in the agent, and else what is known of its process.
 func statusOf(o Object, placed, local bool, p host.Stats) control.ObjectStatus {
 	s := control.ObjectStatus{
@@ -41,7 +41,7 @@ func statusOf(o Object, placed, local bool, p host.Stats) control.ObjectStatus {
 	}
 	switch {
 	case !placed:
-		s.State, s.Problem = control.ObjectWaiting, "what it is made of is not here yet"
+		s.State, s.Problem = control.ObjectWaiting, "its files are not here yet"
 		if o.What.Stateful() {
 			s.Where = control.InProcess
 		}

@@ -23,7 +23,7 @@ func TestStatus(t *testing.T) {
 		{"in the agent", rules, true, true, host.Stats{},
 			control.ObjectStatus{Callers: 3, Calls: 2, Release: 3, Side: "future", Kind: "rules", Where: "agent", State: "running"}},
 		{"its file is not here", exec, false, false, host.Stats{},
-			control.ObjectStatus{Callers: 1, Calls: 2, Release: 2, Side: "past", Kind: "exec", Where: "process", State: "waiting", Problem: "what it is made of is not here yet"}},
+			control.ObjectStatus{Callers: 1, Calls: 2, Release: 2, Side: "past", Kind: "exec", Where: "process", State: "waiting", Problem: "its files are not here yet"}},
 		{"in a process", exec, true, false, host.Stats{State: host.StateRunning, PID: 7, Oldest: time.Second},
 			control.ObjectStatus{Callers: 1, Calls: 2, Release: 2, Side: "past", Kind: "exec", Where: "process", State: "running", PID: 7, Oldest: bundle.Duration(time.Second)}},
 		{"its file is broken", exec, true, false, host.Stats{State: host.StateRunning, PID: 7, Problem: "no exports"},

@@ -13,11 +13,18 @@ import (
 // PollInterval is the time between two looks at a status that is followed.
 const PollInterval = 300 * time.Millisecond
 
-// Follow asks the agent until the rollout of a release (0: whatever is rolling)
-// is complete, held or aborted, and shows each status to each, which may be nil.
+// Goal is what a rollout is followed to: that of Release (0: whatever is rolling), or where
+// Back is set, that it is taken back.
+type Goal struct {
+	Release bundle.Version
+	Back    bool
+}
+
+// Follow asks the agent until the rollout is complete, held or aborted, or leads to the
+// goal no more, and shows each status to each, which may be nil.
 // The last status seen is returned in any case, nil where none was. When ctx
 // ends first, the error is its.
-func Follow(ctx context.Context, api *control.Client, release bundle.Version, each func(control.Status)) (*control.Status, error) {
+func Follow(ctx context.Context, api *control.Client, goal Goal, each func(control.Status)) (*control.Status, error) {
 	tick := time.NewTicker(PollInterval)
 	defer tick.Stop()
 	var last *control.Status
@@ -31,7 +38,7 @@ func Follow(ctx context.Context, api *control.Client, release bundle.Version, ea
 			if each != nil {
 				each(s)
 			}
-			if done, err := finished(s, release); done {
+			if done, err := finished(s, goal); done {
 				return last, err
 			}
 		}
@@ -43,25 +50,43 @@ func Follow(ctx context.Context, api *control.Client, release bundle.Version, ea
 	}
 }
 
-// finished reports whether a wait for release (0: any) is over, and how.
-func finished(s control.Status, release bundle.Version) (bool, error) {
-	if s.Release.Version < release {
+// finished reports whether a wait is over, and how.
+func finished(s control.Status, goal Goal) (bool, error) {
+	release, r := goal.Release, s.Release
+	if r.Version < release {
 		return false, nil
 	}
 	// The metadata may name a newer release already, and the state is of that one.
 	below := func(n control.NodeStatus) bool { return n.Standing == "" && n.Version < release }
-	if release > 0 && s.Release.Version > release && len(s.Nodes) > 0 && !slices.ContainsFunc(s.Nodes, below) {
+	if release > 0 && r.Version > release && !goal.Back && len(s.Nodes) > 0 && !slices.ContainsFunc(s.Nodes, below) {
 		return true, nil
 	}
-	switch s.Release.State {
+	if release > 0 && r.Version > release && goal.Back {
+		return true, control.Refused(fmt.Errorf("release %d is not taken back any more: release %d takes its place", release, r.Version), "`moult status --wait` waits for that one")
+	}
+	if release > 0 && r.Version == release && r.Back() != goal.Back && r.State != control.StateNone {
+		return true, turnedAway(r)
+	}
+	switch r.State {
 	case control.StateComplete:
 		return true, nil
 	case control.StateNone:
 		return true, &control.Error{Kind: control.KindFailed, Message: "wait for the rollout: no release has been handed in", Hint: "`moult inject --wait BUNDLE`"}
 	case control.StateHeld:
-		return true, control.Refused(fmt.Errorf("release %d is held: %s", s.Release.Version, s.Release.Reason), "`moult why NODE` tells more; `moult retry NODE` tries again")
+		return true, control.Refused(fmt.Errorf("release %d is held: %s", r.Version, r.Reason), "`moult why NODE` tells more; `moult retry NODE` tries again")
 	case control.StateAborted:
-		return true, control.Refused(fmt.Errorf("release %d was aborted", s.Release.Version), "inject a newer release")
+		if r.Back() {
+			return true, control.Refused(fmt.Errorf("the way back from release %d was aborted", r.Version), fmt.Sprintf("`moult revert --undo %d` goes forward again; or inject a newer release", r.Version))
+		}
+		return true, control.Refused(fmt.Errorf("release %d was aborted", r.Version), "inject a newer release")
 	}
 	return false, nil
+}
+
+// turnedAway tells that the operator has turned the rollout that is waited for.
+func turnedAway(r control.ReleaseStatus) error {
+	if r.Back() {
+		return control.Refused(fmt.Errorf("release %d is taken back", r.Version), fmt.Sprintf("`moult status --wait` waits until it is; `moult revert --undo %d` goes forward again", r.Version))
+	}
+	return control.Refused(fmt.Errorf("release %d is not taken back any more: it goes forward again", r.Version), "`moult status --wait` waits until it has")
 }

@@ -3,6 +3,7 @@ package operator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"moult/agent/control"
@@ -24,9 +25,6 @@ func (o Operator) contradicting(peer *schedule.Order, data []byte) (own *schedul
 		return nil, nil, err
 	}
 	digests = []bundle.Digest{bundle.Sum(data), bundle.Sum(last)}
-	follows := func(old, next *schedule.Order, digest bundle.Digest) bool {
-		return schedule.Successor(old, next) == nil || next.Joins(digest) && schedule.JoinSuccessor(old, next) == nil
-	}
 	if follows(peer, own, digests[0]) || follows(own, peer, digests[1]) {
 		return nil, nil, nil
 	}
@@ -42,6 +40,31 @@ func (o Operator) contradicting(peer *schedule.Order, data []byte) (own *schedul
 		digests = append(digests, bundle.Sum(before))
 	}
 	return own, digests, nil
+}
+
+// follows reports whether an order may take the place of another, by that one's digest.
+func follows(old, next *schedule.Order, digest bundle.Digest) bool {
+	return schedule.Successor(old, next) == nil || next.Joins(digest) && schedule.JoinSuccessor(old, next) == nil
+}
+
+// Late returns the orders in force of this folder that a peer has not got, and would take:
+// an earlier try may not have got them there.
+func (o Operator) Late(peer control.Trust) map[bundle.Version][]byte {
+	late := map[bundle.Version][]byte{}
+	for n, at := range peer.Orders {
+		data, ok := o.folder.OrderInForce(n)
+		if !ok || bundle.Sum(data) == bundle.Sum(at) {
+			continue
+		}
+		old, err := schedule.ParseOrder(at)
+		if err != nil {
+			continue
+		}
+		if next, err := schedule.ParseOrder(data); err == nil && follows(old, next, bundle.Sum(at)) {
+			late[n] = data
+		}
+	}
+	return late
 }
 
 // join returns the order that a change is to be made to where two contradict each other: only
@@ -61,21 +84,27 @@ func (o Operator) join(peer, own *schedule.Order, digests []bundle.Digest, c Cha
 
 // mayResume reports why what was joined must not be resumed yet: nodes may be down by either
 // half, and neither counts those of the other.
-func mayResume(o *schedule.Order, number int64, status control.Status) error {
+// asked is the node of the agent whose status it is.
+func mayResume(o *schedule.Order, digest bundle.Digest, number int64, status control.Status, asked bundle.NodeID) error {
 	if o.Joined == nil || !o.Joined.Open {
 		return nil
 	}
 	known, names := map[bundle.NodeID]view.Record{}, map[bundle.NodeID]string{}
 	for _, n := range status.Nodes {
-		known[n.ID] = view.Record{Node: n.ID, Phase: view.Phase(n.Phase), Trust: view.Heads{Timestamp: n.Metadata}}
+		known[n.ID] = view.Record{Node: n.ID, Phase: view.Phase(n.Phase), Trust: view.Heads{Timestamp: n.Metadata}, Joined: n.Joined, Reads: n.Reads}
 		names[n.ID] = n.Name
 	}
-	left := schedule.Unjoined(o, number, func(id bundle.NodeID) (view.Record, bool) {
+	left := schedule.Unjoined(o, digest, number, func(id bundle.NodeID) (view.Record, bool) {
 		r, ok := known[id]
 		return r, ok
 	})
 	if len(left) == 0 {
 		return nil
+	}
+	// An agent of an older moult passes on less than the nodes say.
+	if own, ok := known[asked]; ok && own.Reads < view.ReadsJoined && slices.ContainsFunc(left, func(id bundle.NodeID) bool { return known[id].Reads >= view.ReadsJoined }) {
+		return control.Refused(fmt.Errorf("resume: release %d had two orders that were joined, and this agent is of an older moult: it does not tell which nodes have the joined one", o.Release),
+			"ask an agent of this moult: --agent says which")
 	}
 	var who []string
 	for _, id := range left {
@@ -139,5 +168,9 @@ func (o Operator) resumable(ctx context.Context, api *control.Client, peer contr
 	if err != nil {
 		return err
 	}
-	return mayResume(order, inForce.Versions().Timestamp, status)
+	asked, err := api.Info(ctx)
+	if err != nil {
+		return err
+	}
+	return mayResume(order, ref.Digest, inForce.Versions().Timestamp, status, asked.ID)
 }

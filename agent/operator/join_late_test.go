@@ -8,12 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"moult/agent/control"
 	"moult/agent/schedule"
 	"moult/store/bundle"
-	"moult/testdata/kit/bundles"
 )
 
 // halfAgent has one of two orders, and takes what it is handed where it is not deaf.
@@ -26,51 +24,21 @@ type halfAgent struct {
 
 func (b *halfAgent) Trust(context.Context) (control.Trust, error)         { return b.trust, nil }
 func (b *halfAgent) Status(context.Context, bool) (control.Status, error) { return b.status, nil }
+func (b *halfAgent) Info(context.Context) (control.Info, error)           { return control.Info{}, nil }
 func (b *halfAgent) Accept(_ context.Context, s control.Signed) (control.Accepted, error) {
 	if b.deaf {
 		return control.Accepted{}, errors.New("gone")
 	}
-	b.trust.Set, b.trust.Orders = s.Set, s.Orders
+	b.trust.Set, b.trust.Members = s.Set, s.Members
+	for v, data := range s.Orders {
+		b.trust.Orders[v] = data
+	}
 	return control.Accepted{}, nil
 }
 
-// TestResumeAsksOfTheJoinedOrder: what was joined, and has not got to the agent that is
-// asked, is not resumed on what nodes say of older metadata.
-func TestResumeAsksOfTheJoinedOrder(t *testing.T) {
-	f := bundles.Folder(t, filepath.Join(t.TempDir(), "trust"), time.Now())
-	m, data := bundles.Manifest(t, 1, bundle.Digest{}, "kv")
-	if _, err := f.AddRelease(1, data); err != nil {
-		t.Fatal(err)
-	}
-	ids := []bundle.NodeID{{1}, {2}}
-	first, err := schedule.Instantiate(m, bundle.Sum(data), nil, []schedule.Candidate{{ID: ids[0], Class: "kv", Reachable: true}, {ID: ids[1], Class: "kv", Reachable: true}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	encoded := func(o *schedule.Order, err error) []byte {
-		t.Helper()
-		data, merr := schedule.MarshalOrder(o)
-		if err = errors.Join(err, merr); err != nil {
-			t.Fatal(err)
-		}
-		return data
-	}
-	theirs := encoded(first.Retry("kv", ids[0]))
-	for serial, data := range [][]byte{encoded(first, nil), encoded(first.Retry("kv", ids[1]))} {
-		if _, err := f.AddOrder(1, uint64(serial+1), data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	set, err := f.Current().Set().Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := f.Current().Versions().Timestamp
-	b := &halfAgent{deaf: true, trust: control.Trust{Set: set, Orders: map[bundle.Version][]byte{1: theirs}}}
-	said := func(number int64) {
-		b.status = control.Status{Nodes: []control.NodeStatus{{ID: ids[0], Name: "n1", Phase: "waiting", Metadata: number}, {ID: ids[1], Name: "n2", Phase: "waiting", Metadata: number}}}
-	}
-	said(at)
+// serve serves it, and returns a client.
+func (b *halfAgent) serve(t *testing.T) *control.Client {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "moult-join-") // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
@@ -81,8 +49,60 @@ func TestResumeAsksOfTheJoinedOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := control.Serve(l, b, slog.New(slog.DiscardHandler))
-	defer s.Close()
-	c, o := control.NewClient(filepath.Join(dir, "s")), New(f)
+	t.Cleanup(func() { s.Close() })
+	return control.NewClient(filepath.Join(dir, "s"))
+}
+
+// TestJoiningWhatIsAbortedIsConfirmed: whoever pauses is shown the joined order before it is
+// signed, and one that is not confirmed is not.
+func TestJoiningWhatIsAbortedIsConfirmed(t *testing.T) {
+	f, first, ids := begunFolder(t)
+	theirs := encoded(t)(first.Abort())
+	signAll(t, f, encoded(t)(first, nil), encoded(t)(first.Retry("kv", ids[1])))
+	set, err := f.Current().Set().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &halfAgent{trust: control.Trust{Set: set, Orders: map[bundle.Version][]byte{1: theirs}}}
+	c, meant := b.serve(t), errors.New("not meant")
+	pause := Change{Name: "pause", Apply: (*schedule.Order).Pause, Joins: true, Confirm: func(o *schedule.Order, _ control.Status) error {
+		if o.Joined == nil || !o.Joined.Open || o.State != schedule.StateAborted || o.Serial != 3 {
+			t.Errorf("asked about %+v", o)
+		}
+		return meant
+	}}
+	if _, _, err := New(f).Change(t.Context(), c, 1, pause); !errors.Is(err, meant) {
+		t.Errorf("not confirmed: %v", err)
+	}
+	if serial, _, _ := f.LastOrder(1); serial != 2 {
+		t.Errorf("signed up to serial %d, and nothing was confirmed", serial)
+	}
+	meant = nil
+	if _, _, err := New(f).Change(t.Context(), c, 1, pause); err != nil {
+		t.Error(err)
+	}
+	if serial, _, _ := f.LastOrder(1); serial != 3 {
+		t.Errorf("signed up to serial %d", serial)
+	}
+}
+
+// TestResumeAsksOfTheJoinedOrder: what was joined, and has not got to the agent that is
+// asked, is not resumed on what nodes say of older metadata.
+func TestResumeAsksOfTheJoinedOrder(t *testing.T) {
+	f, first, ids := begunFolder(t)
+	theirs := encoded(t)(first.Retry("kv", ids[0]))
+	signAll(t, f, encoded(t)(first, nil), encoded(t)(first.Retry("kv", ids[1])))
+	set, err := f.Current().Set().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := f.Current().Versions().Timestamp
+	b := &halfAgent{deaf: true, trust: control.Trust{Set: set, Orders: map[bundle.Version][]byte{1: theirs}}}
+	said := func(number int64) {
+		b.status = control.Status{Nodes: []control.NodeStatus{{ID: ids[0], Name: "n1", Phase: "waiting", Metadata: number}, {ID: ids[1], Name: "n2", Phase: "waiting", Metadata: number}}}
+	}
+	said(at)
+	c, o := b.serve(t), New(f)
 	resume := func() error {
 		_, _, err := o.Change(t.Context(), c, 1, Change{Name: "resume", Apply: (*schedule.Order).Resume})
 		return err

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,13 +10,13 @@ import (
 	"moult/agent/control"
 	"moult/agent/schedule"
 	"moult/store/bundle"
+	"moult/store/bundle/trust"
 	"moult/testdata/kit/bundles"
 )
 
-// TestContradictingOrders: two operators change one order at once. Whoever has one half in a
-// folder and meets an agent with the other is told; pause joins them, and nothing else does;
-// and it is resumed when every node has said that it is up and has it.
-func TestContradictingOrders(t *testing.T) {
+// begunFolder is a trust folder with release 1, and the first order of that for two nodes.
+func begunFolder(t *testing.T) (*trust.Folder, *schedule.Order, []bundle.NodeID) {
+	t.Helper()
 	f := bundles.Folder(t, filepath.Join(t.TempDir(), "trust"), time.Now())
 	m, data := bundles.Manifest(t, 1, bundle.Digest{}, "kv")
 	if _, err := f.AddRelease(1, data); err != nil {
@@ -26,33 +27,43 @@ func TestContradictingOrders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	change := func(o *schedule.Order, f func(*schedule.Order) (*schedule.Order, error)) (*schedule.Order, []byte) {
+	return f, first, ids
+}
+
+// encoded is an order as it is signed.
+func encoded(t *testing.T) func(*schedule.Order, error) []byte {
+	return func(o *schedule.Order, err error) []byte {
 		t.Helper()
-		next, err := f(o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := schedule.MarshalOrder(next)
+		data, err := schedule.MarshalOrder(o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return next, data
+		return data
 	}
-	retry := func(id bundle.NodeID) func(*schedule.Order) (*schedule.Order, error) {
-		return func(o *schedule.Order) (*schedule.Order, error) { return o.Retry("kv", id) }
-	}
-	_, theirs := change(first, retry(ids[0]))
-	own, ours := change(first, retry(ids[1]))
-	_, ours2 := change(own, (*schedule.Order).Pause)
-	begun, err := schedule.MarshalOrder(first)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for serial, data := range [][]byte{begun, ours, ours2} {
-		if _, err := f.AddOrder(1, uint64(serial+1), data); err != nil {
+}
+
+// signAll signs orders of release 1, from serial 1 on.
+func signAll(t *testing.T, f *trust.Folder, orders ...[]byte) {
+	t.Helper()
+	for i, data := range orders {
+		if _, err := f.AddOrder(1, uint64(i+1), data); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestContradictingOrders: two operators change one order at once. Whoever has one half in a
+// folder and meets an agent with the other is told; pause joins them, and nothing else does;
+// and it is resumed when every node has said that it is up and has it.
+func TestContradictingOrders(t *testing.T) {
+	f, first, ids := begunFolder(t)
+	theirs := encoded(t)(first.Retry("kv", ids[0]))
+	own, err := first.Retry("kv", ids[1])
+	begun, ours, ours2 := encoded(t)(first, nil), encoded(t)(own, err), encoded(t)(own.Pause())
+	signAll(t, f, begun, ours, ours2)
 	o, peer := New(f), control.Trust{Orders: map[bundle.Version][]byte{1: theirs}}
 	if _, err := o.changing(peer, 1, Change{Name: "skip"}); err == nil || !strings.Contains(err.Error(), "contradict each other") {
 		t.Errorf("skip: %v", err)
@@ -74,18 +85,30 @@ func TestContradictingOrders(t *testing.T) {
 			t.Errorf("without a contradiction: %+v, %v", got, err)
 		}
 	}
+	digest := bundle.Sum(encoded(t)(joined, nil))
 	status := control.Status{Nodes: []control.NodeStatus{
-		{ID: ids[0], Name: "n1", Phase: "waiting", Metadata: 9}, {ID: ids[1], Name: "n2", Phase: "starting", Metadata: 9},
+		{ID: ids[0], Name: "n1", Phase: "waiting", Metadata: 9, Joined: digest, Reads: 2}, {ID: ids[1], Name: "n2", Phase: "starting", Metadata: 9, Reads: 1},
 	}}
-	if err := mayResume(joined, 9, status); err == nil || !strings.Contains(err.Error(), "n2") || strings.Contains(err.Error(), "n1") {
+	if err := mayResume(joined, digest, 9, status, ids[0]); err == nil || !strings.Contains(err.Error(), "n2") || strings.Contains(err.Error(), "n1") {
 		t.Errorf("while a node is down: %v", err)
 	}
-	status.Nodes[1].Phase, status.Nodes[0].Metadata = "held", 8
-	if err := mayResume(joined, 9, status); err == nil || !strings.Contains(err.Error(), "n1") {
+	status.Nodes[1].Phase, status.Nodes[0].Joined = "held", bundle.Digest{}
+	if err := mayResume(joined, digest, 9, status, ids[0]); err == nil || !strings.Contains(err.Error(), "n1") {
 		t.Errorf("while a node has not said that it has it: %v", err)
 	}
-	status.Nodes[0].Metadata = 9
-	if err := mayResume(joined, 9, status); err != nil {
+	status.Nodes[0].Joined = digest
+	if err := mayResume(joined, digest, 9, status, ids[0]); err != nil {
 		t.Error(err)
+	}
+	// An agent of an older moult knows nothing of the field by which they say it.
+	for i := range status.Nodes {
+		status.Nodes[i].Joined, status.Nodes[i].Reads = bundle.Digest{}, 2-i
+	}
+	err = mayResume(joined, digest, 9, status, ids[1])
+	if e, ok := errors.AsType[*control.Error](err); !ok || !strings.Contains(e.Message, "this agent is of an older moult") || !strings.Contains(e.Hint, "ask an agent of this moult") || strings.Contains(e.Hint, "skip") {
+		t.Errorf("an older agent is asked: %v", err)
+	}
+	if err := mayResume(joined, digest, 9, status, ids[0]); err == nil || !strings.Contains(err.Error(), "n1") {
+		t.Errorf("an agent of this moult is asked: %v", err)
 	}
 }

@@ -20,6 +20,7 @@ var advice = []struct {
 	err  error
 	hint string
 }{
+	{archive.ErrTooLong, "build a smaller one"},
 	{archive.ErrCorrupt, "copy it again from where it was built, and check it with `moult bundle verify`"},
 	{bundle.ErrTooNew, "upgrade moult itself first"},
 	{trust.ErrConflict, "publish the next number, and find out who else holds the publisher's key"},
@@ -141,6 +142,30 @@ func CheckRelease(inForce *trust.Verified, m *bundle.Manifest, digest bundle.Dig
 	return nil
 }
 
+// CheckRehearsal reports why a bundle must not be rehearsed where inForce is in force and a
+// node runs version running. Unlike CheckRelease it takes what is here already, and what
+// skips numbers: nothing comes into force by it.
+func CheckRehearsal(firstRoot []byte, inForce *trust.Verified, b *archive.Bundle, running bundle.Version) error {
+	m := b.Head()
+	if ns := trust.Conflicts(inForce, b.Trust()); len(ns) > 0 {
+		return control.Refused(fmt.Errorf("release %d is known here with other content: both are signed", ns[0]), "build the next release on top of the right one")
+	}
+	_, err := trust.Verify(firstRoot, inForce, b.Trust().Set())
+	if errors.Is(err, trust.ErrRollback) && b.Trust().Versions().Root == inForce.Versions().Root {
+		err = nil // its roots are ours (parted ones are ErrUntrusted), and somebody has signed since
+	}
+	if err != nil {
+		return Refusal(err)
+	}
+	if before, known := inForce.Release(m.Version - 1); known && m.Previous != before.Digest {
+		return control.Refused(fmt.Errorf("release %d follows another release %d than the one here", m.Version, m.Version-1), "build it on top of the release that was injected")
+	}
+	if m.Version <= running {
+		return control.Refused(fmt.Errorf("the bundle has release %d, and this node runs version %d", m.Version, running), "rehearse a newer release")
+	}
+	return nil
+}
+
 // CheckPlatforms refuses a release that no node of some class could run: a
 // mistake in packing, better found before it spreads. nodes has the platforms
 // of the nodes of each class.
@@ -191,6 +216,8 @@ func Doubts(m *bundle.Manifest, status control.Status) (texts []string) {
 			texts = append(texts, fmt.Sprintf("no node of class %s is known to this agent", class))
 		case from == 0 && newest[class] > 0:
 			texts = append(texts, fmt.Sprintf("release %d installs class %s (it has no from), and nodes of it run already, the newest at version %d", m.Version, class, newest[class]))
+		case from != 0 && !at[class][from] && status.Release.Back() && status.Release.Version == from:
+			texts = append(texts, fmt.Sprintf("release %d is taken back: nodes of class %s pass its transform again on their way to release %d, and start only that one's software", from, class, m.Version))
 		case from != 0 && !at[class][from]:
 			texts = append(texts, fmt.Sprintf("release %d takes class %s from version %d, and no node of it is at that: the newest is at version %d", m.Version, class, from, newest[class]))
 		}

@@ -10,6 +10,7 @@ import (
 
 	"moult/agent/control"
 	"moult/agent/membership"
+	"moult/agent/schedule"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
@@ -31,16 +32,16 @@ func Enrolling(n control.NodeStatus) membership.Member {
 // belongs to the cluster; "" for none.
 func older(status control.Status) string {
 	for _, n := range status.Nodes {
-		if n.Standing == "" && n.Phase != "" && n.Reads < 1 {
+		if n.Standing == "" && n.Phase != "" && n.Reads < view.ReadsMembers {
 			return n.Name
 		}
 	}
 	return ""
 }
 
-// RecordOf is the part of a node's record that says whether it belongs.
+// RecordOf is the part of a node's record that says whether it belongs, and where it is.
 func RecordOf(n control.NodeStatus) view.Record {
-	return view.Record{Node: n.ID, Class: n.Class, Enrolment: n.Enrolment}
+	return view.Record{Node: n.ID, Class: n.Class, Enrolment: n.Enrolment, Version: n.Version, Running: n.Running, Turned: n.Turned, Phase: view.Phase(n.Phase)}
 }
 
 // Begun returns m, or where the operator has signed none yet, one that enrols all nodes of
@@ -129,10 +130,14 @@ func (o Operator) SignMembers(m *membership.Membership) (*control.Signed, error)
 	return &control.Signed{Set: set, Members: data}, nil
 }
 
+// MembersChange says who belongs to the cluster from now on. It is given nil where the
+// operator has never signed that, and may return what it was given.
+type MembersChange func(*membership.Membership, control.Status) (*membership.Membership, error)
+
 // ChangeMembers fetches what is in force from the agent, changes who belongs to the
-// cluster, signs that and hands it over. change is given nil where the operator has never
-// signed it, or where anew is true; where it returns what it was given, nothing is signed.
-func (o Operator) ChangeMembers(ctx context.Context, api *control.Client, anew bool, change func(*membership.Membership, control.Status) (*membership.Membership, error)) (control.Accepted, error) {
+// cluster, signs that and hands it over. Where anew is true change is given nil, whatever
+// was signed; where it returns what it was given, nothing is signed.
+func (o Operator) ChangeMembers(ctx context.Context, api *control.Client, anew bool, change MembersChange) (control.Accepted, error) {
 	peer, err := api.Trust(ctx)
 	if err != nil {
 		return control.Accepted{}, err
@@ -150,17 +155,11 @@ func (o Operator) ChangeMembers(ctx context.Context, api *control.Client, anew b
 	if err != nil {
 		return control.Accepted{}, err
 	}
-	next, err := change(m, status)
-	if err != nil || next == m {
+	signed, err := o.signChange(m, status, change)
+	if err != nil || signed == nil {
 		return control.Accepted{}, err
 	}
-	if old := older(status); m == nil && old != "" {
-		return control.Accepted{}, control.Refused(fmt.Errorf("enrol: the agent of %s is of an older moult, which would refuse all metadata that say who belongs to the cluster", old), "upgrade all agents first")
-	}
-	signed, err := o.SignMembers(next)
-	if err != nil {
-		return control.Accepted{}, err
-	}
+	signed.Orders = o.Late(peer)
 	besides, err := o.Besides(peer.Set, 0)
 	if err != nil {
 		return control.Accepted{}, err
@@ -168,4 +167,43 @@ func (o Operator) ChangeMembers(ctx context.Context, api *control.Client, anew b
 	accepted, err := api.Accept(ctx, *signed)
 	accepted.Message = strings.Join(append([]string{accepted.Message}, signedNow(besides)...), "; ")
 	return accepted, err
+}
+
+// Eviction is the change that evicts a node, and skips the places that it has in the newest
+// order, for what has one is waited for. It may be made again, and is made without the order
+// where that cannot be changed: whoever is evicted may be an enemy.
+func Eviction(id bundle.NodeID, evict MembersChange, alone func(why error)) Change {
+	return Change{Name: "member remove", Members: evict, Alone: alone, Apply: func(o *schedule.Order) (_ *schedule.Order, err error) {
+		next := o
+		for _, class := range slices.Sorted(maps.Keys(o.Classes)) {
+			if o.Attempts(class, id) == 0 {
+				continue
+			}
+			if next, err = next.Skip(class, id); err != nil {
+				return nil, err
+			}
+		}
+		return next, nil
+	}}
+}
+
+// signMembersWith signs a change of who belongs to the cluster that goes with an order.
+func (o Operator) signMembersWith(peer control.Trust, status control.Status, change MembersChange) error {
+	m, err := o.members(peer)
+	if err == nil {
+		_, err = o.signChange(m, status, change)
+	}
+	return err
+}
+
+// signChange changes m and signs what comes of it; nil where nothing changes.
+func (o Operator) signChange(m *membership.Membership, status control.Status, change MembersChange) (*control.Signed, error) {
+	next, err := change(m, status)
+	if err != nil || next == m {
+		return nil, err
+	}
+	if old := older(status); m == nil && old != "" {
+		return nil, control.Refused(fmt.Errorf("enrol: the agent of %s is of an older moult, which would refuse all metadata that say who belongs to the cluster", old), "upgrade all agents first")
+	}
+	return o.SignMembers(next)
 }

@@ -171,9 +171,11 @@ type Change struct {
 	Newest bool
 	// Joins says that where two orders contradict each other the change is to join them.
 	Joins bool
-	// Members changes who belongs to the cluster with it, if it is not nil; it is given nil
-	// where the operator has never signed that, and may return what it was given.
-	Members func(*membership.Membership) *membership.Membership
+	// Members changes who belongs to the cluster with it, if it is not nil.
+	Members MembersChange
+	// Alone, if not nil, has Members changed also where the order is not, and is told why it
+	// is not: nil where it needs no change.
+	Alone func(why error)
 	// Confirm, if not nil, is asked before the change is signed. An error refuses it.
 	Confirm func(before *schedule.Order, status control.Status) error
 }
@@ -189,36 +191,22 @@ func (o Operator) Change(ctx context.Context, api *control.Client, release bundl
 	if err := o.Absorb(peer.Set); err != nil {
 		return 0, control.Accepted{}, err
 	}
-	old, err := o.changing(peer, release, c)
+	old, next, err := o.successor(ctx, api, peer, release, c)
+	if c.Alone != nil && (err != nil || next == old) {
+		c.Alone(err)
+		accepted, err := o.ChangeMembers(ctx, api, false, c.Members)
+		return 0, accepted, err
+	}
 	if err != nil {
 		return 0, control.Accepted{}, err
 	}
-	if err := o.addWithdrawn(peer, old); err != nil {
-		return 0, control.Accepted{}, err
-	}
-	next := old
-	if old.Joined == nil || !old.Joined.Open || !c.Joins || o.signed(old) {
-		next, err = c.Apply(old)
-	}
-	if err == nil && next.State == schedule.StateRunning {
-		err = o.resumable(ctx, api, peer, old)
-	}
-	if err != nil {
-		return 0, control.Accepted{}, control.Refused(fmt.Errorf("change the rollout order of release %d: %w", old.Release, err), "")
-	}
-	if c.Confirm != nil {
+	if c.Confirm != nil || c.Members != nil {
 		status, err := api.Status(ctx, false)
-		if err == nil {
+		if err == nil && c.Confirm != nil {
 			err = c.Confirm(old, status)
 		}
-		if err != nil {
-			return 0, control.Accepted{}, err
-		}
-	}
-	if c.Members != nil {
-		m, err := o.members(peer)
-		if changed := c.Members(m); err == nil && changed != m {
-			_, err = o.SignMembers(changed)
+		if err == nil && c.Members != nil {
+			err = o.signMembersWith(peer, status, c.Members)
 		}
 		if err != nil {
 			return 0, control.Accepted{}, err
@@ -240,6 +228,31 @@ func (o Operator) Change(ctx context.Context, api *control.Client, release bundl
 	return old.Release, accepted, err
 }
 
+// successor returns the order that a change is made to, and what it makes of it; of neither
+// where there is none and the change needs none.
+func (o Operator) successor(ctx context.Context, api *control.Client, peer control.Trust, release bundle.Version, c Change) (old, next *schedule.Order, err error) {
+	if c.Alone != nil && len(peer.Orders) == 0 && len(o.folder.Current().Orders()) == 0 {
+		return nil, nil, nil
+	}
+	if old, err = o.changing(peer, release, c); err != nil {
+		return nil, nil, err
+	}
+	if err := o.addWithdrawn(peer, old); err != nil {
+		return nil, nil, err
+	}
+	next = old
+	if old.Joined == nil || !old.Joined.Open || !c.Joins || o.signed(old) {
+		next, err = c.Apply(old)
+	}
+	if err == nil && next.State == schedule.StateRunning {
+		err = o.resumable(ctx, api, peer, old)
+	}
+	if err != nil {
+		return nil, nil, control.Refused(fmt.Errorf("change the rollout order of release %d: %w", old.Release, err), "")
+	}
+	return old, next, nil
+}
+
 // changing returns the order that a change is to be made to: the newest of the
 // release that the peer has or that this folder has signed, for an earlier
 // command may have signed one that no peer has taken yet.
@@ -256,7 +269,7 @@ func (o Operator) changing(peer control.Trust, release bundle.Version, c Change)
 		release = newest
 	}
 	if c.Newest && newest > release {
-		return nil, control.Refused(fmt.Errorf("%s under the order of release %d: that of release %d is newer, and no node goes down under an older one", c.Name, release, newest), "leave out --release")
+		return nil, control.Refused(fmt.Errorf("%s under the order of release %d: that of release %d is newer, and no node goes down under an older one", c.Name, release, newest), "`moult status` shows how that fares; without --release, or a number, the newest is meant")
 	}
 	if release == 0 {
 		return nil, control.Refused(fmt.Errorf("this agent knows of no rollout to %s", c.Name), "hand a release in with `moult inject`")

@@ -48,17 +48,20 @@ func Preview(b *archive.Bundle, peer control.Trust, status control.Status) (orde
 // rank makes the first order of the bundle's release for the nodes of a status that belong
 // to the cluster; nil: all.
 func rank(b *archive.Bundle, previous *schedule.Order, status control.Status, members *membership.Membership) (*schedule.Order, error) {
-	var nodes []schedule.Candidate
+	return schedule.Instantiate(b.Head(), headDigest(b), previous, candidates(status, func(n control.NodeStatus) bool { return members.Counts(RecordOf(n)) }))
+}
+
+// candidates are the nodes of a status that count.
+func candidates(status control.Status, counts func(control.NodeStatus) bool) (nodes []schedule.Candidate) {
 	for _, n := range status.Nodes {
-		if !members.Counts(RecordOf(n)) {
-			continue
+		if counts(n) {
+			nodes = append(nodes, schedule.Candidate{
+				ID: n.ID, Class: n.Class, Version: n.Version, Reachable: n.Reachable,
+				Left: n.Standing == string(schedule.StandingLeft), Labels: n.Labels,
+			})
 		}
-		nodes = append(nodes, schedule.Candidate{
-			ID: n.ID, Class: n.Class, Version: n.Version, Reachable: n.Reachable,
-			Left: n.Standing == string(schedule.StandingLeft),
-		})
 	}
-	return schedule.Instantiate(b.Head(), headDigest(b), previous, nodes)
+	return nodes
 }
 
 // headDigest is the digest of the manifest of the bundle's release.

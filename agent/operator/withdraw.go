@@ -203,7 +203,7 @@ func (o Operator) obstacles(ctx context.Context, api *control.Client, newest *sc
 			continue // whatever it says decides nothing
 		}
 		names[n.ID], reachable[n.ID] = n.Name, n.Reachable
-		nodes = append(nodes, view.Record{Node: n.ID, Class: n.Class, Version: n.Version, Running: n.Running, Phase: view.Phase(n.Phase), Trust: view.Heads{Timestamp: n.Metadata}})
+		nodes = append(nodes, view.Record{Node: n.ID, Class: n.Class, Version: max(n.Version, n.Claims), Running: n.Running, Phase: view.Phase(n.Phase), Trust: view.Heads{Timestamp: n.Metadata}})
 	}
 	var texts []string
 	for _, x := range schedule.Obstacles(order, w.Class, w.Release, number, nodes, func(id bundle.NodeID) bool { return reachable[id] }) {

@@ -28,11 +28,14 @@ type peer struct {
 	control.Trust
 	deaf   bool
 	more   []control.NodeStatus
-	number int64 // of the metadata that the node has
+	number int64           // of the metadata that the node has
+	status *control.Status // instead of that of the one node
 }
 
 func (p *peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
+	case r.URL.Path == "/v1/status" && p.status != nil:
+		json.NewEncoder(w).Encode(p.status)
 	case r.URL.Path == "/v1/status":
 		n1 := control.NodeStatus{Name: "n1", ID: bundle.NodeID{1}, Class: "kv", Version: 1, Running: 1, Reachable: true, Phase: string(view.Waiting), Metadata: p.number}
 		json.NewEncoder(w).Encode(control.Status{Nodes: append(p.more, n1)})
@@ -244,6 +247,20 @@ func TestWithdrawnByAnother(t *testing.T) {
 		}
 		if got := p.order(t, v).Withdrawn.Has("kv", 2); got != (v == 3) {
 			t.Errorf("that the next order of release %d says so: %v", v, got)
+		}
+	}
+}
+
+// TestWithdrawTakenBack: a release that was taken back is withdrawn where nobody was ever let in
+// to it: that a node has promised to go by that order says nothing.
+func TestWithdrawTakenBack(t *testing.T) {
+	for _, claims := range []bundle.Version{0, 2} {
+		f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+		p.status = settledAt(1)
+		n := &p.status.Nodes[0]
+		n.Metadata, n.Turned, n.Claims = forever, view.Turned{Release: 2, Turn: 1, Done: true}, claims
+		if _, _, err := New(f).Withdraw(t.Context(), api, Withdrawal{Class: "kv", Release: 2}); (err == nil) != (claims == 0) {
+			t.Errorf("a node has been at version %d once: %v", claims, err)
 		}
 	}
 }

@@ -62,3 +62,38 @@ func TestSoftwareOfAnotherUser(t *testing.T) {
 		t.Error("the first goes on")
 	}
 }
+
+// What ran as a user who is the node's no more, and which no record names, ends when other
+// software begins.
+func TestSoftwareOfFormerUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can start another user's process")
+	}
+	t.Parallel()
+	former, err := account.Resolve("12345", "12345", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := newSpec(t, "hang")
+	spec.Argv, spec.Dir, spec.Account = []string{"/proc/self/exe"}, "/", former
+	spec.Marker = "former-of-" + t.TempDir()
+	p, err := Start(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end(t, p)
+	if spec.Account, err = account.Resolve("65534", "65534", nil); err != nil {
+		t.Fatal(err)
+	}
+	spec.Former = []int{former.UID}
+	q, err := Start(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end(t, q)
+	select {
+	case <-p.Done():
+	case <-time.After(time.Minute):
+		t.Error("software of the former user goes on")
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -231,12 +232,28 @@ func newCheck(spec Spec, n *notifier) func(context.Context) error {
 
 func (s Spec) dialer() *net.Dialer { return &net.Dialer{ControlContext: s.DialControl} }
 
-// checkHTTP wants 2xx. It follows no redirect and uses no proxy: it asks this
-// software and no other.
+// checkHTTP wants 2xx.
 func checkHTTP(ctx context.Context, d *net.Dialer, url string) error {
+	_, _, err := fetch(ctx, d, url, maxCheckOutput)
+	return err
+}
+
+// Get asks the software by HTTP, and returns its answer, which must be 2xx and of so many
+// bytes at most.
+func (s Spec) Get(ctx context.Context, url string, most int64) ([]byte, error) {
+	body, whole, err := fetch(ctx, s.dialer(), url, most)
+	if err == nil && !whole {
+		err = fmt.Errorf("GET %s: the answer has more than %d bytes", url, most)
+	}
+	return body, err
+}
+
+// fetch asks for what must be there. It follows no redirect and uses no proxy: it asks this
+// software and no other. Of a long answer it returns the beginning.
+func fetch(ctx context.Context, d *net.Dialer, url string, most int64) (body []byte, whole bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	client := &http.Client{
 		Transport:     &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true},
@@ -244,14 +261,17 @@ func checkHTTP(ctx context.Context, d *net.Dialer, url string) error {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxCheckOutput))
-	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("GET %s: %s: %s", url, resp.Status, oneLine(body))
+	body, err = io.ReadAll(io.LimitReader(resp.Body, most+1))
+	if whole = int64(len(body)) <= most; !whole {
+		body = body[:most]
 	}
-	return err
+	if resp.StatusCode/100 != 2 {
+		return nil, false, fmt.Errorf("GET %s: %s: %s", url, resp.Status, oneLine(body[:min(len(body), maxCheckOutput)]))
+	}
+	return body, whole, err
 }
 
 // checkTCP wants the software to take the connection: that the kernel makes it says
@@ -276,20 +296,54 @@ func checkTCP(ctx context.Context, d *net.Dialer, addr string) error {
 	}
 }
 
-// checkExec runs the program as the software is run. It is killed with its
-// process group at the end of ctx.
 func checkExec(ctx context.Context, spec Spec) error {
-	if err := checkProgram(spec.Dir, spec.Health.Exec[0]); err != nil {
+	out := &head{most: maxCheckOutput}
+	return run(ctx, spec, spec.Health.Exec, out, out)
+}
+
+// Do runs a program as the software's checks are run, whatever it prints. It has the marker of
+// the software: what it leaves behind is stopped with that.
+func (s Spec) Do(ctx context.Context, argv []string) error {
+	out := &head{most: maxCheckOutput}
+	err := run(ctx, s.marked(), argv, out, out)
+	if errors.Is(err, exec.ErrWaitDelay) {
+		return nil // it has exited with 0, and what it left behind still has its output
+	}
+	return err
+}
+
+func (s Spec) marked() Spec {
+	if s.Marker != "" {
+		s.Env = append(slices.Clip(s.Env), markerEntry(s.Marker))
+	}
+	return s
+}
+
+// Output runs a program as the software's checks are run, and returns what it prints,
+// which must be so many bytes at most. It has the marker of the software: what it leaves behind
+// is stopped with that.
+func (s Spec) Output(ctx context.Context, argv []string, most int) ([]byte, error) {
+	out, words := &head{most: most + 1}, &head{most: maxCheckOutput}
+	err := run(ctx, s.marked(), argv, out, words)
+	if err == nil && len(out.b) > most {
+		err = fmt.Errorf("%s: it prints more than %d bytes", strings.Join(argv, " "), most)
+	}
+	return out.b, err
+}
+
+// run runs a program as the software is run. It is killed with its process group at the
+// end of ctx.
+func run(ctx context.Context, spec Spec, argv []string, out, words *head) error {
+	if err := CheckProgram(spec.Dir, argv[0]); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, spec.Health.Exec[0], spec.Health.Exec[1:]...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = spec.Dir, spec.Env
 	cmd.SysProcAttr = newGroup()
 	endWithParent(cmd.SysProcAttr)
 	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
 	cmd.WaitDelay = minCheck
-	out := &head{}
-	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Stdout, cmd.Stderr = out, words
 	// The signal that ends the check with the agent is tied to the thread that
 	// starts it.
 	runtime.LockOSThread()
@@ -299,16 +353,19 @@ func checkExec(ctx context.Context, spec Spec) error {
 		return cmd.Run()
 	})
 	if err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(spec.Health.Exec, " "), err, oneLine(out.b))
+		return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, oneLine(words.b))
 	}
 	return nil
 }
 
-// head keeps the first maxCheckOutput bytes that were written to it.
-type head struct{ b []byte }
+// head keeps the first bytes that were written to it.
+type head struct {
+	b    []byte
+	most int
+}
 
 func (h *head) Write(p []byte) (int, error) {
-	h.b = append(h.b, p[:min(len(p), maxCheckOutput-len(h.b))]...)
+	h.b = append(h.b, p[:min(len(p), h.most-len(h.b))]...)
 	return len(p), nil
 }
 

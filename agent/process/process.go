@@ -33,8 +33,10 @@ type Spec struct {
 	Dir  string
 	Argv []string
 	Env  []string
-	// Account is whose the software and its checks are; nil: the agent's.
+	// Account is whose the software and its checks are; nil: the agent's. Former are
+	// users whose it may have been before.
 	Account *account.Account
+	Former  []int
 	// Marker identifies the node among all those of the machine; see FindOrphans.
 	Marker string
 
@@ -111,7 +113,7 @@ func Start(spec Spec) (*Process, error) {
 	if err := spec.checkStart(); err != nil {
 		return nil, err
 	}
-	if err := stopMarked(spec.Marker, spec.Cgroup, spec.Account.Users()); err != nil {
+	if err := stopMarked(spec.Marker, spec.Cgroup, append(spec.Account.Users(), spec.Former...)); err != nil {
 		return nil, fmt.Errorf("start %q: stop what an earlier agent left running: %w", spec.Argv[0], err)
 	}
 	p, err := newProcess(spec)
@@ -181,12 +183,12 @@ func (s Spec) checkStart() error {
 	if (s.Health.HTTP != "" || s.Health.TCP) && s.HealthAddr == "" {
 		return fmt.Errorf("start %q: no address to ask whether it is healthy", s.Argv[0])
 	}
-	return checkProgram(s.Dir, s.Argv[0])
+	return CheckProgram(s.Dir, s.Argv[0])
 }
 
-// checkProgram finds the usual mistakes, for which the kernel has one and the
+// CheckProgram finds the usual mistakes, for which the kernel has one and the
 // same error, whether the program, its interpreter or the folder is missing.
-func checkProgram(dir, name string) error {
+func CheckProgram(dir, name string) error {
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		return fmt.Errorf("start %q: its folder %q is missing", name, dir)
 	}

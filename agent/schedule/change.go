@@ -101,6 +101,7 @@ func (o *Order) Retry(class bundle.Class, id bundle.NodeID) (*Order, error) {
 			more += c.places(id)
 		}
 		c.Roster = append(c.Roster, slices.Repeat([]bundle.NodeID{id}, more)...)
+		c.Spread = c.Spread.with(c.Roster)
 		if c.Strategy == bundle.StrategyManual {
 			c.Started = append(c.Started, c.notStarted(id)...)
 		}
@@ -121,6 +122,38 @@ func (o *Order) Start(class bundle.Class, id bundle.NodeID) (*Order, error) {
 			return fmt.Errorf("node %s has no place in the rollout that is not started yet: to give it one, retry it", id.Short())
 		}
 		c.Started = append(c.Started, places[0])
+		return nil
+	})
+}
+
+// Now returns the successor in which a node waits neither for a window, nor for the
+// classes that settle first, nor for conditions, at the places that it has; nor do those whose turn comes
+// before, without whom its own never would. The budget and the canaries stay. Where the
+// strategy bounds nothing no turn comes before another, and only the node itself goes.
+func (o *Order) Now(class bundle.Class, id bundle.NodeID) (*Order, error) {
+	return o.changeClass(class, func(c *ClassOrder) error {
+		if len(c.Windows) == 0 && len(c.After) == 0 && c.When == "" && c.HoldIf == "" && c.Strategy != bundle.StrategyRandom {
+			return fmt.Errorf("class %s has no window and no condition, and no class settles before it: there is nothing to pass over", class)
+		}
+		places, last := c.ranked(), -1
+		for _, p := range places {
+			if p.node == id && !p.skipped {
+				last = p.rank
+			}
+		}
+		before := len(c.Now)
+		for _, p := range places[:last+1] {
+			if i := c.index(p); !p.skipped && (c.Bounds() || p.node == id) && !slices.Contains(c.Now, i) {
+				c.Now = append(c.Now, i)
+			}
+		}
+		if len(c.Now) == before && len(c.notStarted(id)) > 0 && c.Strategy == bundle.StrategyManual {
+			return fmt.Errorf("node %s is not started: `moult start` it first", id.Short())
+		}
+		if len(c.Now) == before {
+			return fmt.Errorf("node %s has no place in the rollout that waits for a window, another class, a condition or its chance: to give it one, retry it", id.Short())
+		}
+		slices.Sort(c.Now)
 		return nil
 	})
 }
@@ -185,8 +218,11 @@ func (o *Order) amend(f func(*Order) error) (*Order, error) {
 	}
 	next.Classes = make(map[bundle.Class]ClassOrder, len(o.Classes))
 	maps.Copy(next.Classes, o.Classes)
-	for name, c := range next.Classes {
+	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
+		c := o.Classes[name]
 		c.Roster, c.Skipped, c.Started = slices.Clone(c.Roster), slices.Clone(c.Skipped), slices.Clone(c.Started)
+		c.Windows, c.After, c.Now = slices.Clone(c.Windows), slices.Clone(c.After), slices.Clone(c.Now)
+		c.Waves, c.Spread = slices.Clone(c.Waves), c.Spread.with(c.Roster)
 		next.Classes[name] = c
 	}
 	if err := f(&next); err != nil {

@@ -24,12 +24,14 @@
 //
 // A node of which nothing is known is in both sets: absence is never evidence
 // (promise P9). All other questions (paused, canaries, failures, expiry, …)
-// come before the rule and only ever add reasons to wait.
+// come before the rule and only ever add reasons to wait. So does a rehearsal: who has
+// rehearsed a release waits until the others that can be reached have, too. When a node may
+// rehearse is a question of its own ([MayRehearse]), and part of no proof.
 //
 // # Settled, and well
 //
 // One of these questions is how the software of those that have settled fares. A
-// canary's place is over for the others when its soak has passed well, which it says
+// canary's place, or one in a wave before theirs, is over for the others when its soak has passed well, which it says
 // itself (view.Health.Soaked), or has failed, or the operator skips it. A node whose
 // software failed in its soak counts as one that failed, for the places that it had
 // then; with one more place it may soak again. And nobody goes down while a canary that
@@ -39,7 +41,13 @@
 //
 // Under StrategyManual the started places, in the order in which the operator
 // started them, are the ranked list; the rest of the roster counts for the
-// second set only. StrategyAtOnce asks no such question and bounds nothing.
+// second set only. StrategyAtOnce asks no such question and bounds nothing;
+// nor does StrategyRandom, which asks a hash.
+//
+// # Within a zone
+//
+// Where the order has a [Spread], a node waits also until of the nodes in both sets fewer than
+// j may share its value of the spread's label: have it by the order, or have none there.
 //
 // # The proof (promise P4)
 //
@@ -99,6 +107,61 @@
 // it went down for the attempt that it is in now, and forbids that attempt. So
 // x counted all others, and there are at most k-1 of them.
 //
+// # The proof within a zone
+//
+// The claim: let N be the greatest release by whose order one of some nodes is down that may
+// share a value z of the label by that order (each has z there, or no value). At most j of
+// these are down at once; j is the greatest that any serial of N's order has had.
+//
+// It is the same proof, for these nodes alone. Suppose that j+1 of them are down, and let x be
+// the one of the highest rank among those down under N's order. For each of the others, y, the
+// proof above shows that x counted it: it is in one of the two sets. And x counted it for its
+// value, too, since each of x and y has z or no value by N's order, and that is the same in
+// all its serials (Successor checks it), and at all places of a node (Validate does). So x saw
+// j of them, and waited. What the nodes say of their labels meanwhile is not in it.
+//
+// # Turns
+//
+// A release is taken back, and gone forward to again, by its own order: a later serial has
+// a greater Turn, and each node that is not skipped one place anew. For the proof a turn is
+// an order of its own, which comes after the one of the turn before as that of a release
+// does after that of the release before. What a node says of it is Turned:
+//
+//	(b') Turned is durable before it is signed, true, and never taken back. A node says
+//	    (N, t) only while it is up and in no attempt, and from then on goes down under no
+//	    earlier turn of N's order, and no order of a release before N. Done says that it is
+//	    up where turn t leads, and that it goes down under turn t no more; Ended counts
+//	    its attempts in turn t, as the other Ended does.
+//	(d') The first serial of a turn has every node in its rosters that the one before did
+//	    not skip. Turns begin only while no later release has an order, whose
+//	    PreviousTurn is then the last one, or of two halves that of the later.
+//
+// A node goes down in turn t > 0 iff fewer than k others are among those with a place of
+// lower rank that is not over (Done, or so many Ended, or of a later turn or release) and
+// those of the roster that have not said (N, t) or more. Version is no evidence here: who
+// has settled at N is who goes down. Under the first turn, on the other hand, who has said
+// (N, t) is done, whatever its Version; so such a node goes down by no earlier turn, also
+// where it has lost the order of turn t, or its folder is older than its word.
+//
+// Take N in the proof above for the pair of release and turn, in that order: Obeys > P
+// becomes "has said (N, t)". It was said while the node was up, so it was not down then,
+// and any time that it is down later is by turn t or a later one: so x, which counted all
+// who had not said it, and all of lower rank in turn t, counted everybody who is down by
+// turn t or before. A node that never went down for N says (N, t), and Done, as soon as it
+// has the order: so it waits for nothing, and is waited for by nobody, but it is not taken
+// to have done so because nothing is heard of it. Where the order of a later release comes
+// after turn t > 0 of N, "Version >= P" is worth nothing, and Done in that turn takes its place.
+//
+// Finalized, an order has no later turn ([Successor]). Where it contradicts one that takes the
+// release back, nodes may have gone back by that, and others done what cannot be undone: the
+// order that joins the two is of a turn that goes forward again, and finalized.
+//
+// Canaries, soaks, windows, classes that settle first and unwell nodes hold back no order
+// that takes its release back, nor do metadata that have expired: they would keep nodes at
+// what is wrong with it. That it fails on as many as may fail does. In a turn forward each
+// node soaks anew, also one that never went back (package upgrade). Under StrategyManual a
+// turn starts who was started before it, and back also who is said to be at the release.
+//
 // # Two halves
 //
 // (c) is the operators' to keep: two who sign successors of one order at once break it, and
@@ -109,12 +172,13 @@
 // ([JoinSuccessor]), although ranks differ. That alone would not do: a node of low rank in it
 // may go without counting one of a higher rank that is down by the half that lacked the
 // former. So it is paused, and is resumed only when every node that it does not skip has
-// said that it is up, with metadata by which this order is in force ([Unjoined]). From when
+// said that it is up, and has this order, which it names by digest ([Unjoined]). From when
 // it said so a node has gone down by neither half, by (a), nor by this order, which was
 // paused: so when that is resumed nobody is down by any of them, and the proof begins anew,
 // with one line of orders. Until then the bound is that of both halves together. Places are
 // numbered as in either half, since both have a node's places in one order, and a node that
-// only one of them skips is skipped at all of them.
+// only one of them skips is skipped at all of them. Where one half is of a later turn, the
+// other is joined as if its operator had come to that turn, too.
 //
 // The order of the next release may be signed before that: its roster has all that the
 // joined one has, so by (d) its nodes wait for those that are down by either half.

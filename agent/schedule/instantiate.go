@@ -15,12 +15,14 @@ import (
 
 // Candidate is a node that the operator's peer knows, with the Version that it has
 // said. Reachable steers the ranks only: nodes that could be dead go last, where nobody
-// waits for them. Left says that the node's agent has left the ring.
+// waits for them. Left says that the node's agent has left the ring. Labels are what it said
+// that it has.
 type Candidate struct {
 	ID              bundle.NodeID
 	Class           bundle.Class
 	Version         bundle.Version
 	Reachable, Left bool
+	Labels          map[string]string
 }
 
 // defaultClassOrder is the most careful schedule: for a class with nodes that
@@ -33,7 +35,7 @@ var defaultClassOrder = ClassOrder{Strategy: bundle.StrategyRolling, MaxUnavaila
 // those that it skips and that are not reachable; others are taken in as far as they are
 // reachable. Those that have left when they had settled at its release are skipped: only
 // that is their word that they go down no more by an order up to it. A class that the
-// release does not change keeps its earlier schedule.
+// release does not change keeps its earlier schedule, and its nodes their waves.
 //
 // The order is a function of the arguments: the candidates' sequence does not
 // matter.
@@ -46,6 +48,7 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 		if previous.Release >= m.Version {
 			return nil, fmt.Errorf("%w: an order for release %d after that of release %d", ErrRefused, m.Version, previous.Release)
 		}
+		o.PreviousTurn = previous.Turn
 		o.Previous, o.Forgotten, o.Withdrawn = previous.Release, slices.Clone(previous.Forgotten), slices.Clone(previous.Withdrawn)
 	}
 	for _, w := range o.Withdrawn {
@@ -53,8 +56,11 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 			return nil, fmt.Errorf("%w: release %d is withdrawn for class %s: build and inject the next one", ErrRefused, m.Version, w.Class)
 		}
 	}
-	o.Format = o.lowestFormat()
 	members, away := gather(previous, nodes)
+	labels := make(map[bundle.NodeID]map[string]string, len(nodes))
+	for _, n := range nodes {
+		labels[n.ID] = n.Labels
+	}
 	for _, class := range slices.Sorted(maps.Keys(members)) {
 		reachable := members[class]
 		c, err := classOrder(m, previous, class, len(reachable))
@@ -62,9 +68,19 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 			return nil, fmt.Errorf("rollout order of release %d: class %s: %w", m.Version, class, err)
 		}
 		c.Roster = rank(digest, reachable)
+		if _, changes := m.Classes[class]; !changes && previous != nil {
+			before := previous.Classes[class]
+			c.keepWaves(&before, alive(reachable))
+		}
+		if err := c.inWaves(m.Classes[class].Schedule.Waves, alive(reachable), labels); err != nil {
+			return nil, fmt.Errorf("rollout order of release %d: class %s: %w", m.Version, class, err)
+		}
 		for _, id := range away[class] {
 			c.Skipped = append(c.Skipped, len(c.Roster))
 			c.Roster = append(c.Roster, id)
+		}
+		if s := c.Spread; s != nil {
+			c.Spread = newSpread(s.Label, s.Max, c.Roster, labels)
 		}
 		o.Classes[class] = c
 	}
@@ -78,6 +94,7 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 		}
 		o.Classes[class] = c
 	}
+	o.Format = o.lowestFormat()
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
@@ -108,7 +125,7 @@ func gather(previous *Order, nodes []Candidate) (all map[bundle.Class]map[bundle
 		switch _, before := all[n.Class][n.ID]; {
 		case n.Reachable:
 			add(n.Class, n.ID, true)
-		case n.Left && before && n.Version >= previous.Release:
+		case n.Left && before && n.Version >= previous.Release && previous.Turn == 0: // else that is not said by its version
 			delete(all[n.Class], n.ID)
 			away[n.Class] = append(away[n.Class], n.ID)
 		case previous == nil && !n.Left:
@@ -151,6 +168,16 @@ func rank(digest bundle.Digest, reachable map[bundle.NodeID]bool) []bundle.NodeI
 	return roster
 }
 
+// alive counts the nodes that are reachable, which rank puts first.
+func alive(reachable map[bundle.NodeID]bool) (n int) {
+	for _, ok := range reachable {
+		if ok {
+			n++
+		}
+	}
+	return n
+}
+
 // classOrder returns the schedule of a class for so many nodes, without roster.
 func classOrder(m *bundle.Manifest, previous *Order, class bundle.Class, nodes int) (ClassOrder, error) {
 	if u, ok := m.Classes[class]; ok {
@@ -160,23 +187,48 @@ func classOrder(m *bundle.Manifest, previous *Order, class bundle.Class, nodes i
 	if previous != nil {
 		if before, ok := previous.Classes[class]; ok {
 			c = before
-			c.Roster, c.Skipped, c.Started = nil, nil, nil
+			c.Roster, c.Skipped, c.Started, c.Now, c.Waves = nil, nil, nil, nil, nil
+			if s := before.Spread; s != nil {
+				c.Spread = &Spread{Label: s.Label, Max: s.Max}
+			}
+			c.After = withoutCircles(m.Classes, previous, class)
 		}
 	}
-	if c.Strategy == bundle.StrategyAtOnce {
+	if !c.Bounds() {
 		c.MaxUnavailable = max(1, nodes)
 	}
 	return c, nil
+}
+
+// withoutCircles returns what still settles before a class that the release does not
+// change: of what did by the order before, not what waits for it by what the release says.
+func withoutCircles(classes map[bundle.Class]bundle.ClassUpgrade, previous *Order, class bundle.Class) (after []bundle.Class) {
+	all := maps.Clone(classes)
+	for name, c := range previous.Classes {
+		if _, changed := all[name]; !changed {
+			all[name] = bundle.ClassUpgrade{Schedule: bundle.ScheduleSpec{After: c.After}}
+		}
+	}
+	for _, other := range previous.Classes[class].After {
+		if other != class && !bundle.WaitsFor(all, other, class) {
+			after = append(after, other)
+		}
+	}
+	return after
 }
 
 func fromSpec(s bundle.ScheduleSpec, nodes int) (ClassOrder, error) {
 	c := ClassOrder{
 		Strategy: s.Strategy, Canary: s.Canary, Soak: s.Soak,
 		FailureMax: cmp.Or(s.FailureMax, 1), // a rollout that nothing stops must be asked for by a number
+		Windows:    s.Windows, After: s.After, When: s.When, HoldIf: s.HoldIf,
 	}
-	if s.Strategy == bundle.StrategyAtOnce {
+	if c.Rate = s.Rate; !c.Bounds() {
 		c.MaxUnavailable = max(1, nodes)
 		return c, nil
+	}
+	if s.Spread != nil {
+		c.Spread = &Spread{Label: s.Spread.Label, Max: s.Spread.Max}
 	}
 	k, err := budget(s.MaxUnavailable, nodes)
 	c.MaxUnavailable = k

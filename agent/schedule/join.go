@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -39,7 +40,9 @@ func (o *Order) Joins(d bundle.Digest) bool {
 
 // Join returns the order that takes the place of two of one release that contradict each
 // other: it has the places, the skips and the starts of both, and is paused, or aborted
-// where one of them is. digests are theirs.
+// where one of them is. Where one is of a later turn, the other counts as if it were, too;
+// where one is finalized, and the other takes the release back, both count as if they went
+// forward again. digests are theirs.
 func Join(a, b *Order, digests ...bundle.Digest) (*Order, error) {
 	refuse := func(format string, args ...any) error {
 		return fmt.Errorf("%w: rollout orders of release %d with serials %d and %d cannot be joined: %s", ErrRefused, a.Release, a.Serial, b.Serial, fmt.Sprintf(format, args...))
@@ -47,11 +50,18 @@ func Join(a, b *Order, digests ...bundle.Digest) (*Order, error) {
 	if a.Release != b.Release || a.Manifest != b.Manifest || a.Previous != b.Previous {
 		return nil, refuse("they are of different releases, or of different contents: the next release ends it")
 	}
+	halves := []*Order{a, b}
+	turn := max(a.Turn, b.Turn)
+	if a.Finalized || b.Finalized {
+		turn += turn % 2 // nodes may have done what cannot be undone, so all go forward again
+	}
+	a, b = a.inTurn(turn), b.inTurn(turn)
 	next := *a
 	next.Serial, next.State = max(a.Serial, b.Serial)+1, StatePaused
 	if a.State == StateAborted || b.State == StateAborted {
 		next.State = StateAborted
 	}
+	next.Finalized = a.Finalized || b.Finalized
 	next.Classes = map[bundle.Class]ClassOrder{}
 	maps.Copy(next.Classes, b.Classes)
 	for _, name := range slices.Sorted(maps.Keys(a.Classes)) {
@@ -89,12 +99,26 @@ func Join(a, b *Order, digests ...bundle.Digest) (*Order, error) {
 	if err := next.Validate(); err != nil {
 		return nil, err
 	}
-	for _, o := range []*Order{a, b} {
+	for _, o := range halves {
 		if err := JoinSuccessor(o, &next); err != nil {
 			return nil, err
 		}
 	}
 	return &next, nil
+}
+
+// inTurn is an order as it would have been had its operator come to that turn, too; the
+// order itself where that is no later one.
+func (o *Order) inTurn(turn int) *Order {
+	if turn <= o.Turn {
+		return o
+	}
+	later := *o
+	later.Turn, later.State, later.Classes = turn, StateRunning, map[bundle.Class]ClassOrder{}
+	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
+		later.Classes[name] = anew(o.Classes[name], nil, nil)
+	}
+	return &later
 }
 
 // joinClass puts the parts of two orders for one class together, and takes the more careful
@@ -107,11 +131,31 @@ func joinClass(a, b ClassOrder) (ClassOrder, error) {
 	if a.Strategy != b.Strategy {
 		c.Strategy = bundle.StrategyRolling
 	}
+	if c.Rate = min(a.Rate, b.Rate); c.Strategy != bundle.StrategyRandom {
+		c.Rate = 0
+	}
 	c.MaxUnavailable, c.Canary, c.Soak = min(a.MaxUnavailable, b.MaxUnavailable), max(a.Canary, b.Canary), max(a.Soak, b.Soak)
 	if c.FailureMax = min(a.FailureMax, b.FailureMax); c.FailureMax == 0 { // of one that never stops
 		c.FailureMax = max(a.FailureMax, b.FailureMax)
 	}
-	c.Roster, c.Skipped, c.Started = slices.Clone(a.Roster), nil, nil
+	if c.Waves = joinWaves(&a, &b); len(c.Waves) > 0 {
+		c.Canary, c.Soak = 0, 0
+	}
+	switch { // one operator's peer may have known nothing of the class
+	case len(a.Windows) == 0:
+		c.Windows = b.Windows
+	case len(b.Windows) > 0 && !slices.EqualFunc(a.Windows, b.Windows, bundle.Window.Equal):
+		return c, fmt.Errorf("they have different windows")
+	}
+	for _, x := range []struct{ into, a, b *string }{{&c.When, &a.When, &b.When}, {&c.HoldIf, &a.HoldIf, &b.HoldIf}} {
+		if *x.into = cmp.Or(*x.a, *x.b); *x.b != "" && *x.b != *x.into {
+			return c, fmt.Errorf("they have different conditions")
+		}
+	}
+	c.After = slices.Concat(a.After, b.After)
+	slices.Sort(c.After)
+	c.After = slices.Compact(c.After)
+	c.Roster, c.Skipped, c.Started, c.Now = slices.Clone(a.Roster), nil, nil, nil
 	have, ofA := a.counts()
 	_, ofB := b.counts()
 	seen, at := map[bundle.NodeID]int{}, map[bundle.NodeID]int{}
@@ -121,6 +165,10 @@ func joinClass(a, b ClassOrder) (ClassOrder, error) {
 			have[id]++
 		}
 	}
+	var err error
+	if c.Spread, err = joinSpread(&a, &b, c.Roster); err != nil {
+		return c, err
+	}
 	// Of two words about a node the one that it is gone counts, and for all its places:
 	// neither operator knew of those that the other gave it.
 	for i, id := range c.Roster {
@@ -129,12 +177,17 @@ func joinClass(a, b ClassOrder) (ClassOrder, error) {
 		}
 	}
 	for _, half := range []ClassOrder{a, b} {
-		for _, p := range half.startedPlaces() {
+		for _, p := range half.nthPlaces(half.Started) {
 			if i := c.placeOf(p.node, p.nth); !slices.Contains(c.Started, i) {
 				c.Started = append(c.Started, i)
 			}
 		}
+		for _, p := range half.nthPlaces(half.Now) {
+			c.Now = append(c.Now, c.placeOf(p.node, p.nth))
+		}
 	}
+	slices.Sort(c.Now)
+	c.Now = slices.Compact(c.Now)
 	return c, nil
 }
 
@@ -144,13 +197,13 @@ type nthPlace struct {
 	nth  int
 }
 
-func (c *ClassOrder) startedPlaces() (all []nthPlace) {
+func (c *ClassOrder) nthPlaces(list []int) (all []nthPlace) {
 	nth, seen := make([]int, len(c.Roster)), map[bundle.NodeID]int{}
 	for i, id := range c.Roster {
 		seen[id]++
 		nth[i] = seen[id]
 	}
-	for _, i := range c.Started {
+	for _, i := range list {
 		all = append(all, nthPlace{c.Roster[i], nth[i]})
 	}
 	return all
@@ -189,6 +242,9 @@ func JoinSuccessor(old, next *Order) error {
 	if err := succeeds(old, next); err != nil {
 		return err
 	}
+	if next.Turn > old.Turn {
+		return turnSuccessor(old, next)
+	}
 	for _, name := range slices.Sorted(maps.Keys(old.Classes)) {
 		was, is := old.Classes[name], next.Classes[name]
 		had, hadSkipped := was.counts()
@@ -202,7 +258,7 @@ func JoinSuccessor(old, next *Order) error {
 				return bad("class %s: node %s: a skip covers every place that the node has, for good", name, id.Short())
 			}
 		}
-		for _, p := range was.startedPlaces() {
+		for _, p := range was.nthPlaces(was.Started) {
 			if !slices.Contains(is.Started, is.placeOf(p.node, p.nth)) {
 				return bad("class %s: node %s is not started any more", name, p.node.Short())
 			}
@@ -215,14 +271,16 @@ func JoinSuccessor(old, next *Order) error {
 }
 
 // Unjoined lists the nodes that may still be down by one of the orders that o has joined:
-// all that have a place, and have not said that they are up and have metadata of this
-// number, by which o is in force. Before there are none left o must not be resumed.
-func Unjoined(o *Order, number int64, lookup func(bundle.NodeID) (view.Record, bool)) (nodes []bundle.NodeID) {
+// all that have a place, and have not said that they are up and have o, by its digest. Of
+// one whose agent is of an older moult, which says no digest, metadata of this number are
+// taken for those by which o is in force. Before there are none left o must not be resumed.
+func Unjoined(o *Order, digest bundle.Digest, number int64, lookup func(bundle.NodeID) (view.Record, bool)) (nodes []bundle.NodeID) {
 	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
 		c := o.Classes[name]
 		for i, id := range c.Roster {
 			r, known := lookup(id)
-			up := known && r.Trust.Timestamp >= number && !r.Phase.Down() && r.Phase != view.Probing
+			has := r.Joined == digest || r.Reads < view.ReadsJoined && r.Trust.Timestamp >= number
+			up := known && has && !r.Phase.Down() && r.Phase != view.Probing
 			if !slices.Contains(c.Skipped, i) && !up && !slices.Contains(nodes, id) {
 				nodes = append(nodes, id)
 			}

@@ -86,6 +86,35 @@ func TestJoin(t *testing.T) {
 	}
 }
 
+// TestJoinWaves: ranks of one half are of no meaning in the other's list.
+func TestJoinWaves(t *testing.T) {
+	ids := func(names ...string) (list []bundle.NodeID) {
+		for _, name := range names {
+			list = append(list, idOf(name))
+		}
+		return list
+	}
+	some, more := []Wave{{1, 10}, {3, 30}}, []Wave{{2, 20}, {3, 5}, {4, 7}}
+	abcd := ids("a", "b", "c", "d")
+	for _, c := range []struct {
+		name string
+		a, b ClassOrder
+		want []Wave
+	}{
+		{"alike", ClassOrder{Waves: some, Roster: abcd}, ClassOrder{Waves: some, Roster: ids("a", "b", "c", "e")}, some},
+		{"other nodes", ClassOrder{Waves: some, Roster: abcd}, ClassOrder{Waves: some, Roster: ids("b", "a", "c")}, []Wave{{1, 30}}},
+		{"other waves", ClassOrder{Waves: some, Roster: abcd}, ClassOrder{Waves: more, Roster: abcd}, []Wave{{1, 30}}},
+		{"the first alone", ClassOrder{Waves: more, Roster: abcd}, ClassOrder{}, more},
+		{"the other alone", ClassOrder{Canary: 1, Soak: 1}, ClassOrder{Waves: more, Roster: abcd}, []Wave{{2, 20}}},
+	} {
+		c.a.Strategy, c.b.Strategy = bundle.StrategyRolling, bundle.StrategyRolling
+		got, err := joinClass(c.a, c.b)
+		if err != nil || !slices.Equal(got.Waves, c.want) || got.Canary != 0 || got.Soak != 0 {
+			t.Errorf("%s: %v, canary %d for %v, %v, want %v", c.name, got.Waves, got.Canary, got.Soak, err, c.want)
+		}
+	}
+}
+
 // TestJoinSuccessorRefuses: an order that takes from a half what it had given a node is
 // taken by nobody who has that half.
 func TestJoinSuccessorRefuses(t *testing.T) {
@@ -134,9 +163,13 @@ func TestUnjoined(t *testing.T) {
 		{"down", view.Record{Phase: "transforming", Trust: view.Heads{Timestamp: 7}}, true, false},
 		{"rolling back", view.Record{Phase: view.RollingBack, Trust: view.Heads{Timestamp: 7}}, true, false},
 		{"being probed", view.Record{Phase: "probing", Trust: view.Heads{Timestamp: 7}}, true, false},
-		{"up", view.Record{Phase: "waiting", Trust: view.Heads{Timestamp: 7}}, true, true},
+		{"up, by an older moult", view.Record{Phase: "waiting", Trust: view.Heads{Timestamp: 7}, Reads: 1}, true, true},
+		{"another line with this number", view.Record{Phase: "waiting", Trust: view.Heads{Timestamp: 8}, Reads: 2}, true, false},
+		{"another joined order", view.Record{Phase: "waiting", Trust: view.Heads{Timestamp: 7}, Joined: bundle.Sum(nil), Reads: 2}, true, false},
+		{"down by another, and has it", view.Record{Phase: "transforming", Joined: digestOf(o), Reads: 2}, true, false},
+		{"up, and has it", view.Record{Phase: "waiting", Joined: digestOf(o), Reads: 2}, true, true},
 	} {
-		left := Unjoined(o, 7, func(bundle.NodeID) (view.Record, bool) { return c.r, c.known })
+		left := Unjoined(o, digestOf(o), 7, func(bundle.NodeID) (view.Record, bool) { return c.r, c.known })
 		if (len(left) == 0) != c.up {
 			t.Errorf("%s: %v may be down", c.name, left)
 		}
@@ -145,7 +178,50 @@ func TestUnjoined(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left := Unjoined(skipped, 7, func(bundle.NodeID) (view.Record, bool) { return view.Record{}, false }); len(left) > 0 {
+	if left := Unjoined(skipped, digestOf(skipped), 7, func(bundle.NodeID) (view.Record, bool) { return view.Record{}, false }); len(left) > 0 {
 		t.Errorf("a node that is skipped is waited for: %v", left)
+	}
+}
+
+// TestJoinTurns: where one operator takes the release back while another changes its
+// rollout, the joined order takes it back, with one place for each node that neither has
+// skipped; and the order of the next release follows that, and the half of the earlier turn.
+func TestJoinTurns(t *testing.T) {
+	skip := func(o *Order) (*Order, error) { return o.of((*Order).Skip, 3) }
+	back := func(o *Order) (*Order, error) { return o.Revert(nil) }
+	old, one, other := halves(t, back, func(o *Order) (*Order, error) {
+		next, err := o.of((*Order).Retry, 1)
+		if err != nil {
+			return nil, err
+		}
+		return skip(next)
+	})
+	for _, pair := range [][2]*Order{{one, other}, {other, one}} {
+		joined, err := Join(pair[0], pair[1], digestOf(one), digestOf(other))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := joined.Classes["kv"]
+		if !joined.Back() || joined.State != StatePaused || len(c.Roster) != 4 || c.attempts(old.Classes["kv"].Roster[3]) != 0 || c.attempts(old.Classes["kv"].Roster[1]) != 1 {
+			t.Errorf("joined: %+v", joined)
+		}
+		for _, half := range pair {
+			if err := JoinSuccessor(half, joined); err != nil {
+				t.Error(err)
+			}
+		}
+		m := &bundle.Manifest{Version: old.Release + 1, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": {Schedule: bundle.ScheduleSpec{Strategy: bundle.StrategyRolling, MaxUnavailable: "1"}}}}
+		next, err := Instantiate(m, bundle.Sum([]byte("next")), joined, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range []*Order{joined, other} {
+			if err := Follows(o, next); err != nil {
+				t.Error(err)
+			}
+		}
+		if next.PreviousTurn = 0; Follows(one, next) == nil {
+			t.Error("an order that knows nothing of the turn follows it")
+		}
 	}
 }

@@ -4,10 +4,14 @@ const (
 	// MaxOrderBytes bounds the JSON of an order. A place in a roster takes 67
 	// bytes of it.
 	MaxOrderBytes = 8 << 20
-	// MaxRoster bounds the places in the roster of one class.
-	MaxRoster = 50_000
+	// MaxRoster bounds the places in the roster of one class; MaxOrderBytes has room for one
+	// of so many.
+	MaxRoster = 100_000
 	// MaxClasses bounds the classes of an order.
 	MaxClasses = 64
+	// MaxWaves bounds the waves of one class: more than a release can name, since one of
+	// these may be many.
+	MaxWaves = 256
 	// MaxForgotten bounds the nodes that an order has forgotten: the oldest go first.
 	MaxForgotten = 4_096
 	// MaxNumber bounds the number of a record up to which one is.

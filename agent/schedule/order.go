@@ -1,14 +1,13 @@
 package schedule
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -34,8 +33,20 @@ const (
 	FormatWithdrawn = 2
 	// FormatJoined added orders that join two.
 	FormatJoined = 3
+	// FormatWindows added windows, classes that settle first, and places that wait for neither.
+	FormatWindows = 4
+	// FormatFacts added conditions over facts.
+	FormatFacts = 5
 
-	newestFormat = FormatJoined
+	// FormatWaves, of the same moult, added waves beside a canary, and a bound within each
+	// value of a label.
+	FormatWaves = FormatFacts
+
+	// FormatTurns, of the same moult, added orders that take their release back, and go
+	// forward again, or say that it will not be taken back.
+	FormatTurns = FormatFacts
+
+	newestFormat = FormatFacts
 )
 
 // States of an order.
@@ -59,6 +70,14 @@ type Order struct {
 	// cluster's operator never signed one.
 	Previous bundle.Version `json:"previous,omitempty"`
 	State    string         `json:"state"`
+	// Turn counts how often the rollout has changed its direction: each odd turn takes the
+	// release back, each even one goes forward. PreviousTurn is that of the order before,
+	// which is its last.
+	Turn         int `json:"turn,omitempty"`
+	PreviousTurn int `json:"previous_turn,omitempty"`
+	// Finalized is the operator's word that the release will not be taken back: no turn
+	// follows.
+	Finalized bool `json:"finalized,omitempty"`
 	// Classes holds every class with nodes, also those that the release does
 	// not change: their nodes may still be on the way from an earlier one.
 	Classes map[bundle.Class]ClassOrder `json:"classes"`
@@ -74,6 +93,22 @@ type Order struct {
 
 // lowestFormat returns the lowest format that can say what o says.
 func (o *Order) lowestFormat() int {
+	if o.Turn > 0 || o.PreviousTurn > 0 || o.Finalized {
+		return FormatTurns
+	}
+	for _, c := range o.Classes {
+		if c.When != "" || c.HoldIf != "" {
+			return FormatFacts
+		}
+		if len(c.Waves) > 0 || c.Spread != nil || c.Rate > 0 {
+			return FormatWaves
+		}
+	}
+	for _, c := range o.Classes {
+		if len(c.Windows) > 0 || len(c.After) > 0 || len(c.Now) > 0 {
+			return FormatWindows
+		}
+	}
 	if o.Joined != nil {
 		return FormatJoined
 	}
@@ -92,7 +127,8 @@ type Forgotten struct {
 
 // ClassOrder is the part of an order for one class.
 type ClassOrder struct {
-	// Strategy is one of bundle.StrategyRolling, StrategyAtOnce, StrategyManual.
+	// Strategy is one of bundle.StrategyRolling, StrategyAtOnce, StrategyManual,
+	// StrategyRandom.
 	Strategy string `json:"strategy"`
 	// MaxUnavailable is the budget k: so many nodes may be down at once.
 	MaxUnavailable int `json:"max_unavailable"`
@@ -112,6 +148,23 @@ type ClassOrder struct {
 	// Started lists indexes into Roster, for StrategyManual: the places that
 	// the operator has allowed to go, in that order, which is also their rank.
 	Started []int `json:"started,omitempty"`
+	// Windows are when nodes may go down, none for always; After are classes whose nodes
+	// settle first, sorted.
+	Windows []bundle.Window `json:"windows,omitempty"`
+	After   []bundle.Class  `json:"after,omitempty"`
+	// When and HoldIf are conditions (package expr): nobody goes down unless the former is
+	// true, nor while the latter is; "" for none.
+	When   string `json:"when,omitempty"`
+	HoldIf string `json:"hold_if,omitempty"`
+	// Now lists indexes into Roster, sorted: places that wait neither for a window, nor for
+	// other classes, nor for conditions, by the operator's word.
+	Now []int `json:"now,omitempty"`
+	// Waves are what Canary alone cannot say. Spread, if not nil, bounds how many of each
+	// zone, or the like, may be down at once.
+	Waves  []Wave  `json:"waves,omitempty"`
+	Spread *Spread `json:"spread,omitempty"`
+	// Rate is how many nodes go in an hour, about, under bundle.StrategyRandom.
+	Rate int `json:"rate,omitempty"`
 }
 
 // MarshalOrder validates o and returns its canonical JSON, which the
@@ -134,39 +187,10 @@ func MarshalOrder(o *Order) ([]byte, error) {
 // valid, and MarshalOrder would write the same bytes again. Errors are
 // ErrTooNew, ErrMalformed or ErrInvalid.
 func ParseOrder(data []byte) (*Order, error) {
-	if len(data) > MaxOrderBytes {
-		return nil, fmt.Errorf("%w: %d bytes, the most is %d", ErrMalformed, len(data), MaxOrderBytes)
-	}
-	// The format comes first, alone: of a newer one nothing else can be said.
-	var head struct {
-		Format int `json:"format"`
-	}
-	if err := json.Unmarshal(data, &head); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	if head.Format > newestFormat {
-		return nil, fmt.Errorf("%w: it needs format %d and this one reads up to format %d: upgrade moult on this node first", ErrTooNew, head.Format, newestFormat)
-	}
-	var o Order
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&o); err != nil {
-		return nil, fmt.Errorf("%w of format %d: %w", ErrMalformed, head.Format, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: more data after its end", ErrMalformed)
-	}
-	if err := o.Validate(); err != nil {
-		return nil, err
-	}
-	again, err := encode(&o)
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(again, data) {
-		return nil, fmt.Errorf("%w: it is not in canonical form: only moult writes orders", ErrMalformed)
-	}
-	return &o, nil
+	return bundle.Form[Order]{
+		MaxBytes: MaxOrderBytes, Newest: newestFormat, Marshal: MarshalOrder,
+		TooNew: ErrTooNew, Malformed: ErrMalformed, NotCanonical: ErrMalformed,
+	}.Parse(data)
 }
 
 func encode(o *Order) ([]byte, error) {
@@ -197,6 +221,9 @@ func (o *Order) Validate() error {
 	fail(o.Manifest.IsZero(), "manifest", "none: it must name the release's manifest by digest")
 	fail(o.Previous >= o.Release, "previous", "%d, want a release before %d, or 0", o.Previous, o.Release)
 	fail(!slices.Contains([]string{StateRunning, StatePaused, StateAborted}, o.State), "state", "%.40q, want %s, %s or %s", o.State, StateRunning, StatePaused, StateAborted)
+	fail(o.Turn < 0 || o.Turn > view.MaxTurns, "turn", "%d, want 0 to %d", o.Turn, view.MaxTurns)
+	fail(o.PreviousTurn < 0 || o.PreviousTurn > view.MaxTurns || o.PreviousTurn > 0 && o.Previous == 0, "previous_turn", "%d, want 0 to %d, and 0 without an order before", o.PreviousTurn, view.MaxTurns)
+	fail(o.Finalized && o.Back(), "finalized", "set, and turn %d takes the release back", o.Turn)
 	forgotten := map[bundle.NodeID]bool{}
 	for i, f := range o.Forgotten {
 		fail(forgotten[f.Node], fmt.Sprintf("forgotten[%d]", i), "node %s is there before", f.Node.Short())
@@ -226,10 +253,12 @@ func (o *Order) Validate() error {
 
 func (c *ClassOrder) validate(fail func(bad bool, field, format string, args ...any)) {
 	switch c.Strategy {
-	case bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual:
+	case bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual, bundle.StrategyRandom:
 	default:
-		fail(true, "strategy", "%.40q, want %s, %s or %s", c.Strategy, bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual)
+		fail(true, "strategy", "%.40q, want %s, %s, %s or %s", c.Strategy, bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual, bundle.StrategyRandom)
 	}
+	random := c.Strategy == bundle.StrategyRandom
+	fail(random != (c.Rate > 0) || c.Rate < 0 || c.Rate > bundle.MaxRate, "rate", "%d nodes in an hour, want 1 to %d under strategy %s alone", c.Rate, bundle.MaxRate, bundle.StrategyRandom)
 	fail(c.MaxUnavailable < 1 || c.MaxUnavailable > MaxRoster, "max_unavailable", "%d, want 1 to %d", c.MaxUnavailable, MaxRoster)
 	fail(c.Canary < 0 || c.Canary > bundle.MaxCanary, "canary", "%d, want 0 to %d", c.Canary, bundle.MaxCanary)
 	fail(c.Soak < 0 || c.Soak > bundle.MaxSoak, "soak", "%s, want 0 to %s", c.Soak, bundle.MaxSoak)
@@ -237,6 +266,25 @@ func (c *ClassOrder) validate(fail func(bad bool, field, format string, args ...
 	fail(len(c.Roster) > MaxRoster, "roster", "%d places, the most is %d", len(c.Roster), MaxRoster)
 	c.validateSkipped(fail)
 	c.validateStarted(fail)
+	c.validateWaits(fail)
+	c.validateWaves(fail)
+	c.validateSpread(fail)
+}
+
+func (c *ClassOrder) validateWaits(fail func(bad bool, field, format string, args ...any)) {
+	fail(len(c.Windows) > bundle.MaxWindows, "windows", "%d of them, the most is %d", len(c.Windows), bundle.MaxWindows)
+	for i, w := range c.Windows {
+		w.Problems(func(bad bool, field, format string, args ...any) {
+			fail(bad, fmt.Sprintf("windows[%d].%s", i, field), format, args...)
+		})
+	}
+	fail(len(c.After) > MaxClasses, "after", "%d classes, the most is %d", len(c.After), MaxClasses)
+	for i, class := range c.After {
+		fail(!bundle.ValidName(string(class)) || i > 0 && c.After[i-1] >= class, "after", "%.40q, want the names of classes, each once, sorted", class)
+	}
+	fail(!bundle.ValidExpression(c.When), "when", "%d bytes, want text of at most %d", len(c.When), bundle.MaxExpressionBytes)
+	fail(!bundle.ValidExpression(c.HoldIf), "hold_if", "%d bytes, want text of at most %d", len(c.HoldIf), bundle.MaxExpressionBytes)
+	fail(!risingIndexes(c.Now, len(c.Roster)), "now", "want rising indexes into the roster's %d places", len(c.Roster))
 }
 
 // validateSkipped checks that of each node the skipped places come first, on
@@ -299,6 +347,12 @@ func Successor(old, next *Order) error {
 	if err := succeeds(old, next); err != nil {
 		return err
 	}
+	if next.Turn > old.Turn {
+		if old.Finalized && next.Joined == nil { // else it was not, in one of the halves
+			return bad("the release is finalized: no turn follows")
+		}
+		return turnSuccessor(old, next)
+	}
 	for _, name := range slices.Sorted(maps.Keys(old.Classes)) {
 		was, is := old.Classes[name], next.Classes[name]
 		if len(is.Roster) < len(was.Roster) || !slices.Equal(is.Roster[:len(was.Roster)], was.Roster) {
@@ -309,6 +363,9 @@ func Successor(old, next *Order) error {
 		}
 		if (is.Strategy == bundle.StrategyManual) != (was.Strategy == bundle.StrategyManual) {
 			return bad("class %s: strategy %s after %s: they rank differently", name, is.Strategy, was.Strategy)
+		}
+		if text := badSpread(was.Spread, is.Spread); text != "" {
+			return bad("class %s: %s", name, text)
 		}
 		if id, ok := badSkip(was, is); !ok {
 			return bad("class %s: node %s: a skip covers every place that the node has, for good", name, id.Short())
@@ -327,11 +384,15 @@ func notSuccessor(old, next *Order) func(format string, args ...any) error {
 func succeeds(old, next *Order) error {
 	bad := notSuccessor(old, next)
 	switch {
-	case next.Release != old.Release || next.Manifest != old.Manifest || next.Previous != old.Previous:
+	case next.Release != old.Release || next.Manifest != old.Manifest || next.Previous != old.Previous || next.PreviousTurn != old.PreviousTurn:
 		return bad("it is for release %d (%s) after %d, want %d (%s) after %d", next.Release, next.Manifest.Short(), next.Previous, old.Release, old.Manifest.Short(), old.Previous)
 	case next.Serial <= old.Serial:
 		return bad("serials must rise")
-	case old.State == StateAborted && next.State != StateAborted:
+	case next.Turn < old.Turn:
+		return bad("turns only rise")
+	case old.Finalized && !next.Finalized:
+		return bad("that the release is finalized is for good")
+	case old.State == StateAborted && next.Turn == old.Turn && next.State != StateAborted:
 		return bad("it is %s, but the rollout was aborted for good", next.State)
 	}
 	upTo := map[bundle.NodeID]uint64{}
@@ -389,6 +450,9 @@ func Follows(previous, next *Order) error {
 	}
 	if next.Previous != previous.Release {
 		return fmt.Errorf("%w: that of release %d says that it comes after that of release %d, want %d", ErrNotSuccessor, next.Release, next.Previous, previous.Release)
+	}
+	if next.PreviousTurn < previous.Turn { // of two halves, one may be of a later turn
+		return fmt.Errorf("%w: that of release %d says that it comes after turn %d of that of release %d, want at least %d", ErrNotSuccessor, next.Release, next.PreviousTurn, previous.Release, previous.Turn)
 	}
 	if w, lacks := next.Withdrawn.Lacks(previous.Withdrawn); lacks {
 		return fmt.Errorf("%w: that of release %d does not say that releases %d to %d are withdrawn for class %s, as that of release %d does", ErrNotSuccessor, next.Release, w.First, w.Last, w.Class, previous.Release)

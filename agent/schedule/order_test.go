@@ -269,7 +269,7 @@ func TestParseOrderRefuses(t *testing.T) {
 		{"empty", nil, ErrMalformed},
 		{"cut", good[:len(good)-1], ErrMalformed},
 		{"more after", append(slices.Clone(good), '{'), ErrMalformed},
-		{"newer", replace(`"format":1`, `"format":4`), ErrTooNew},
+		{"newer", replace(`"format":1`, `"format":99`), ErrTooNew},
 		{"newer than it must be", replace(`"format":1`, `"format":2`), ErrInvalid},
 		{"unknown field", replace(`"format":1`, `"format":1,"x":0`), ErrMalformed},
 		{"space", replace(`"format":1`, `"format": 1`), ErrMalformed},
@@ -345,5 +345,42 @@ func BenchmarkDecide(b *testing.B) {
 		Lookup: func(id bundle.NodeID) (view.Record, bool) { return view.Record{Node: id, Version: 1}, true }}
 	for b.Loop() {
 		Decide(in)
+	}
+}
+
+// TestTooManyWaves: a label of many values is refused with what to do instead.
+func TestTooManyWaves(t *testing.T) {
+	m := &bundle.Manifest{Version: 2, Classes: map[bundle.Class]bundle.ClassUpgrade{"kv": {Schedule: bundle.ScheduleSpec{
+		Strategy: bundle.StrategyRolling, MaxUnavailable: "1", Waves: []bundle.Wave{{Each: "host"}},
+	}}}}
+	var nodes []Candidate
+	for i := range MaxWaves + 1 {
+		host := fmt.Sprintf("h%d", i)
+		nodes = append(nodes, Candidate{ID: idOf(host), Class: "kv", Reachable: true, Labels: map[string]string{"host": host}})
+	}
+	_, err := Instantiate(m, bundle.Sum(nil), nil, nodes)
+	if want := "the most is 256: build the release with waves by count or percent, or by a label of fewer values"; !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if _, err := Instantiate(m, bundle.Sum(nil), nil, nodes[1:]); err != nil {
+		t.Error(err)
+	}
+}
+
+// On the way back, nodes that cannot be reached come last: the others need not wait for them.
+func TestTurnRanksWhoIsAwayLast(t *testing.T) {
+	ids := []bundle.NodeID{{1}, {2}, {3}, {4}}
+	o := &Order{Format: FormatVersion, Release: 2, Manifest: bundle.Sum(nil), Serial: 1, State: StateRunning, Classes: map[bundle.Class]ClassOrder{
+		"kv": {Strategy: bundle.StrategyRolling, MaxUnavailable: 1, Roster: ids},
+	}}
+	next, err := o.Revert([]Candidate{
+		{ID: ids[0], Class: "kv", Version: 2}, {ID: ids[1], Class: "kv", Version: 2, Reachable: true},
+		{ID: ids[2], Class: "kv", Version: 2, Reachable: true, Left: true}, {ID: ids[3], Class: "kv", Version: 2, Reachable: true},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := next.Classes["kv"].Roster, []bundle.NodeID{{2}, {4}, {1}, {3}}; !slices.Equal(got, want) {
+		t.Errorf("ranks %v, want %v", got, want)
 	}
 }

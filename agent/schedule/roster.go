@@ -40,6 +40,14 @@ func (c *ClassOrder) ranked() []place {
 	return started
 }
 
+// index is where in the roster a ranked place is.
+func (c *ClassOrder) index(p place) int {
+	if c.Strategy == bundle.StrategyManual {
+		return c.Started[p.rank]
+	}
+	return p.rank
+}
+
 // names reports whether the roster names a node, skipped or not.
 func (c *ClassOrder) names(id bundle.NodeID) bool { return slices.Contains(c.Roster, id) }
 
@@ -129,17 +137,22 @@ func (o *Order) Attempts(class bundle.Class, id bundle.NodeID) int {
 
 // failed returns the nodes whose every attempt has ended without settling, or whose
 // software failed in the soak, in the order of their first places.
-func (c *ClassOrder) failed(release bundle.Version, lookup func(bundle.NodeID) (view.Record, bool)) []bundle.NodeID {
+func (c *ClassOrder) failed(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) []bundle.NodeID {
 	var nodes []bundle.NodeID
 	for _, m := range c.members() {
-		if rec, ok := lookup(m.id); ok && m.attempts > 0 && hasFailed(release, m.attempts, rec) {
+		if rec, ok := lookup(m.id); ok && m.attempts > 0 && hasFailed(o, m.attempts, rec) {
 			nodes = append(nodes, m.id)
 		}
 	}
 	return nodes
 }
 
-func hasFailed(release bundle.Version, attempts int, rec view.Record) bool {
+func hasFailed(o *Order, attempts int, rec view.Record) bool {
+	release := o.Release
+	if o.Turn > 0 && (o.Back() || !o.Arrived(rec)) { // what ended in earlier turns is over
+		t := rec.Turned
+		return !t.Done && t.Release == release && t.Turn == o.Turn && t.Ended >= attempts
+	}
 	if rec.Version >= release {
 		return rec.Health.Failed.Release == release && rec.Health.Failed.Count >= attempts
 	}

@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -37,11 +38,18 @@ type world struct {
 	// went counts how often a node went down, mixed how often one was down
 	// under another order than another, full when as many were as the budget has.
 	went, mixed, full int
+	// turns says that the operator takes releases back; turned is how often nodes went down
+	// for that, or to go forward again.
+	turns  bool
+	turned int
 	// other contradicts the newest order, or one that is joined with it by now: as long as
 	// nodes may be down by either, nothing bounds them.
 	other  *Order
 	apart  bool
 	joined int // how often two were joined, and resumed
+	// zoneFull counts how often as many of a zone were down as its bound allows, where the
+	// budget allowed more.
+	zoneFull int
 }
 
 // bugs are planted. The zero value is the truth.
@@ -52,6 +60,7 @@ type bugs struct {
 	halfSkip         bool // a skip takes only the first place that a node has
 	order            func(w *world, o *Order)
 	joinsBlindly     bool // the operator resumes what was joined without having heard from the nodes
+	turns            bool // no bug: releases are taken back in each world
 
 	// liars of the nodes say of themselves whatever chance has; that alone is no bug.
 	// forgers say it of others, too, as if records were not signed.
@@ -66,16 +75,19 @@ type node struct {
 	seen   map[bundle.NodeID]view.Record           // its view, without itself
 	goal   bundle.Version                          // 0: none
 	down   bundle.Version                          // the order that it is down under; 0: up
+	turn   int                                     // the turn of that
+	at     bundle.Version                          // where it is
 	lookup func(bundle.NodeID) (view.Record, bool) // over seen and rec
 }
 
 func newWorld(choose choice, b bugs) *world {
 	w := &world{choose: choose, bugs: b, class: "kv", nodes: map[bundle.NodeID]*node{}, gone: map[bundle.NodeID]bool{}}
+	w.turns = choose(8) == 0
 	for i := range 3 + choose(4) {
 		id := bundle.NodeID{byte(i + 1)}
 		n := &node{
 			rec:   view.Record{Node: id, Class: w.class, Seq: 1, Version: 1, Phase: "current"},
-			known: map[bundle.Version]*Order{}, seen: map[bundle.NodeID]view.Record{},
+			known: map[bundle.Version]*Order{}, seen: map[bundle.NodeID]view.Record{}, at: 1,
 		}
 		n.lookup = func(other bundle.NodeID) (view.Record, bool) {
 			if other == id {
@@ -106,18 +118,33 @@ func (w *world) release() {
 	if w.choose(4) == 0 {
 		strategy = bundle.StrategyManual
 	}
-	m := &bundle.Manifest{Version: version, Classes: map[bundle.Class]bundle.ClassUpgrade{w.class: {Schedule: bundle.ScheduleSpec{
+	spec := bundle.ScheduleSpec{
 		Strategy: strategy, MaxUnavailable: fmt.Sprint(1 + w.choose(2)), Canary: w.choose(2), FailureMax: 1 + w.choose(6),
-	}}}}
+	}
+	if w.choose(2) == 0 {
+		spec.MaxUnavailable, spec.Spread = "3", &bundle.Spread{Label: "zone", Max: 1 + w.choose(2)}
+	}
+	if strategy == bundle.StrategyRolling && w.choose(3) == 0 {
+		spec.Canary, spec.Waves = 0, []bundle.Wave{{Labels: map[string]string{"zone": "b"}}, {Percent: 50}}
+	}
+	m := &bundle.Manifest{Version: version, Classes: map[bundle.Class]bundle.ClassUpgrade{w.class: {Schedule: spec}}}
 	var nodes []Candidate
 	for _, id := range w.ids {
 		if w.choose(5) > 0 { // the operator's peer may not know all
 			c := Candidate{ID: id, Class: w.class, Version: w.nodes[id].rec.Version, Reachable: w.choose(4) > 0}
 			c.Left = !c.Reachable && w.choose(3) == 0 // and it may come back
+			if zone := w.choose(5); zone < 4 {        // and may be moved by the next release
+				c.Labels = map[string]string{"zone": []string{"a", "b"}[zone/2]}
+			}
 			nodes = append(nodes, c)
 		}
 	}
 	o, err := Instantiate(m, bundle.Sum([]byte{byte(version)}), previous, nodes)
+	if errors.Is(err, ErrRefused) { // nobody who can be reached is in the zone
+		spec.Waves = spec.Waves[1:]
+		m.Classes[w.class] = bundle.ClassUpgrade{Schedule: spec}
+		o, err = Instantiate(m, bundle.Sum([]byte{byte(version)}), previous, nodes)
+	}
 	if err != nil {
 		panic(err)
 	}
@@ -136,8 +163,11 @@ func (w *world) change() {
 	case w.other != nil && o.Joined == nil:
 		w.join()
 		return
-	case o.State == StatePaused && w.choose(2) == 0:
+	case o.State == StatePaused && (w.choose(2) == 0 || o.Joined != nil && o.Joined.Open && w.choose(4) > 0): // each change of what was joined goes around anew
 		w.resume()
+		return
+	}
+	if w.turns && w.other == nil && w.choose(2) == 0 && w.turn(o) {
 		return
 	}
 	next := w.changed(o)
@@ -150,6 +180,35 @@ func (w *world) change() {
 		}
 	}
 	w.orders = append(w.orders, next)
+}
+
+// turn has the operator change the direction of the rollout.
+func (w *world) turn(o *Order) bool {
+	var others []Candidate
+	for _, id := range w.ids {
+		if w.choose(3) > 0 {
+			others = append(others, Candidate{ID: id, Class: w.class, Reachable: true})
+		}
+	}
+	next, err := o.Revert(others)
+	if o.Back() {
+		next, err = o.Again(others)
+	}
+	if err != nil {
+		return false
+	}
+	if w.bugs.order != nil {
+		w.bugs.order(w, next)
+	} else if err := Successor(o, next); err != nil {
+		panic(err)
+	}
+	if w.bugs.order == nil && w.choose(4) == 0 {
+		if other := w.changed(o); other != nil { // by another operator
+			w.other, w.apart = other, true
+		}
+	}
+	w.orders = append(w.orders, next)
+	return true
 }
 
 // join has an operator who has both halves put them together.
@@ -176,7 +235,7 @@ func (w *world) resume() {
 				heard[r.Node] = r
 			}
 		}
-		if len(Unjoined(o, number, func(id bundle.NodeID) (view.Record, bool) {
+		if len(Unjoined(o, digestOf(o), number, func(id bundle.NodeID) (view.Record, bool) {
 			r, ok := heard[id]
 			return r, ok
 		})) > 0 {
@@ -209,8 +268,14 @@ func (w *world) arrives(n *node, number int, o *Order) {
 		return
 	}
 	n.known[o.Release] = o
-	if int64(number) > n.rec.Trust.Timestamp {
-		w.say(n, func(r *view.Record) { r.Trust.Timestamp = int64(number) })
+	joined := bundle.Digest{}
+	if o.Joined != nil && o.Joined.Open {
+		joined = digestOf(o)
+	}
+	if int64(number) > n.rec.Trust.Timestamp || joined != n.rec.Joined {
+		w.say(n, func(r *view.Record) {
+			r.Trust.Timestamp, r.Joined, r.Reads = max(r.Trust.Timestamp, int64(number)), joined, 2
+		})
 	}
 }
 
@@ -304,9 +369,10 @@ func (w *world) aim(n *node) {
 	if n.down != 0 && !w.bugs.promiseWhileDown {
 		return
 	}
+	w.takeTurn(n)
 	var goal bundle.Version
 	for v, o := range n.known {
-		if o.State != StateAborted && v > n.rec.Version {
+		if o.State != StateAborted && (v > n.at && !o.Back() || v == n.at && o.Back()) {
 			goal = max(goal, v)
 		}
 	}
@@ -322,13 +388,34 @@ func (w *world) aim(n *node) {
 	w.say(n, func(r *view.Record) { r.Obeys = max(r.Obeys, goal) })
 }
 
+// takeTurn lets a node that is up promise to go by the newest turn that it knows only.
+func (w *world) takeTurn(n *node) {
+	var o *Order
+	for _, known := range n.known {
+		if o == nil || known.Release > o.Release {
+			o = known
+		}
+	}
+	if o == nil || o.Turn == 0 || o.Release < n.rec.Obeys || !n.rec.Turned.Before(o.Release, o.Turn) {
+		return
+	}
+	n.goal = 0
+	w.say(n, func(r *view.Record) {
+		r.Obeys, r.Held = o.Release, false
+		r.Turned = view.Turned{Release: o.Release, Turn: o.Turn, Done: o.Back() == (n.at < o.Release)}
+	})
+}
+
 // try lets a node ask, and go if it may.
 func (w *world) try(n *node) {
 	if n.down != 0 || n.goal == 0 {
 		return
 	}
 	o := n.known[n.goal]
-	held := n.rec.Held && n.rec.Ended.Release == n.goal
+	if o == nil {
+		return // lost
+	}
+	held := o.Turn == 0 && n.rec.Held && n.rec.Ended.Release == n.goal
 	if held && o.Attempts(w.class, n.rec.Node) <= n.rec.Ended.Count {
 		return
 	}
@@ -338,8 +425,11 @@ func (w *world) try(n *node) {
 	}
 	in := Input{Self: n.rec.Node, Class: w.class, Order: o, Lookup: n.lookup, Synced: true}
 	if ru.decide(in).Go {
-		n.down = n.goal
+		n.down, n.turn = n.goal, o.Turn
 		w.went++
+		if o.Turn > 0 {
+			w.turned++
+		}
 		w.say(n, func(r *view.Record) { r.Held, r.Phase = false, "transforming" })
 	}
 }
@@ -356,15 +446,23 @@ func (w *world) finish(n *node) {
 		w.say(n, func(r *view.Record) { r.Phase = "waiting" })
 	case 1, 2:
 		w.say(n, func(r *view.Record) {
-			if r.Ended.Release != release {
+			if r.Ended.Release != release && n.turn == 0 {
 				r.Ended = view.Ended{Release: release}
 			}
-			r.Ended.Count++
+			if n.turn > 0 {
+				r.Turned.Ended++
+			} else {
+				r.Ended.Count++
+			}
 			r.Held, r.Phase = true, "held"
 		})
 	default:
 		n.goal = 0
-		w.say(n, func(r *view.Record) { r.Version, r.Phase = release, "current" })
+		n.at = release - bundle.Version(n.turn%2)
+		w.say(n, func(r *view.Record) {
+			r.Version, r.Phase = max(r.Version, n.at), "current"
+			r.Turned.Done = r.Turned.Done || n.turn > 0
+		})
 	}
 }
 
@@ -405,6 +503,9 @@ func (w *world) step() {
 	case c < 31:
 		w.finish(n)
 	default: // a crash: what was not durable is lost
+		if w.turns && w.choose(2) == 0 {
+			clear(n.known)
+		}
 		if w.choose(8) == 0 {
 			clear(n.seen)
 			if w.bugs.forgetsEnded {
@@ -418,13 +519,14 @@ func (w *world) step() {
 // check returns what is wrong with promise P4 now.
 func (w *world) check() error {
 	var down []bundle.NodeID
-	var newest bundle.Version
+	var newest view.Turned // release and turn
 	mixed := false
 	for _, id := range w.ids {
 		if n := w.nodes[id]; n.down != 0 && !w.gone[id] {
+			by := view.Turned{Release: n.down, Turn: n.turn}
+			mixed = mixed || (len(down) > 0 && newest != by)
 			down = append(down, id)
-			mixed = mixed || (newest != 0 && newest != n.down)
-			newest = max(newest, n.down)
+			newest = newest.Max(by)
 		}
 	}
 	if mixed {
@@ -432,15 +534,52 @@ func (w *world) check() error {
 	}
 	k := 0
 	for _, o := range w.orders {
-		if o.Release == newest {
+		if o.Release == newest.Release && o.Turn == newest.Turn {
 			k = max(k, o.Classes[w.class].MaxUnavailable)
 		}
 	}
 	if len(down) > k && len(down) > 0 && !w.apart {
-		return fmt.Errorf("%d nodes are down at once, and the budget of release %d is %d", len(down), newest, k)
+		return fmt.Errorf("%d nodes are down at once, and the budget of turn %d of release %d is %d", len(down), newest.Turn, newest.Release, k)
 	}
 	if len(down) == k && k > 0 {
 		w.full++
+	}
+	return w.checkZones(newest, len(down) < k)
+}
+
+// checkZones is the second bound: the zones are those of the newest order in use.
+func (w *world) checkZones(newest view.Turned, more bool) error {
+	var c *ClassOrder
+	most := 0
+	for _, o := range w.orders {
+		if o.Release == newest.Release && o.Turn == newest.Turn {
+			of := o.Classes[w.class]
+			if c = &of; c.Spread == nil {
+				return nil
+			}
+			most = max(most, c.Spread.Max)
+		}
+	}
+	if c == nil || w.apart {
+		return nil
+	}
+	down := make([]int, len(c.Spread.Values)+1)
+	for _, id := range w.ids {
+		if n := w.nodes[id]; n.down != 0 && !w.gone[id] && slices.Contains(c.Roster, id) {
+			down[c.Spread.Of[slices.Index(c.Roster, id)]]++
+		}
+	}
+	for zone := range down {
+		n := down[0]
+		if zone > 0 {
+			n += down[zone]
+		}
+		if n > most && zone > 0 {
+			return fmt.Errorf("%d nodes that are or may be of %s are down at once, and the bound of release %d is %d", n, c.Spread.Values[zone-1], newest.Release, most)
+		}
+		if n == most && more {
+			w.zoneFull++
+		}
 	}
 	return nil
 }
@@ -469,6 +608,9 @@ func seeds(n int, b bugs) (seed, went, mixed, joined int, err error) {
 	for seed := range n {
 		r := rand.New(rand.NewPCG(uint64(seed), 1))
 		w := newWorld(r.IntN, b)
+		if b.turns {
+			w.turns = true
+		}
 		err := w.run(600)
 		went += w.went
 		mixed += w.mixed
@@ -492,6 +634,9 @@ func TestManySeeds(t *testing.T) {
 	}
 	if went < 3*n || mixed < n/10 {
 		t.Errorf("in %d worlds nodes went down %d times, and %d times under different orders at once: too careful to show anything", n, went, mixed)
+	}
+	if seed, _, _, _, err := seeds(n/4, bugs{turns: true}); err != nil {
+		t.Errorf("where releases are taken back, seed %d: %v", seed, err)
 	}
 	t.Logf("%d worlds; nodes went down %d times, and %d times under different orders at once; two orders were joined %d times", n, went, mixed, joined)
 }
@@ -533,6 +678,21 @@ func TestPlantedBugs(t *testing.T) {
 		}},
 		"the last place before one's own does not count": {rule: func(r *rule) {
 			r.before = func(other, own int) bool { return other < own-1 }
+		}},
+		"who shares a zone is overlooked": {rule: func(r *rule) {
+			r.near = func(*Spread, int, int) bool { return false }
+		}},
+		"who may share a zone is overlooked": {rule: func(r *rule) {
+			r.near = func(s *Spread, i, j int) bool { return s.Of[i] == s.Of[j] }
+		}},
+		"a later serial moves a node to another zone": {order: func(w *world, o *Order) {
+			if s := o.Classes[w.class].Spread; s != nil && o.Serial > 1 && len(s.Of) > 0 {
+				for i, id := range o.Classes[w.class].Roster {
+					if id == w.ids[int(o.Serial)%len(w.ids)] {
+						s.Of[i] = len(s.Values)
+					}
+				}
+			}
 		}},
 		"ranks are ignored": {rule: func(r *rule) {
 			r.before = func(_, _ int) bool { return false }
@@ -589,13 +749,37 @@ func TestPlantedBugs(t *testing.T) {
 		"retried nodes come first": {order: editClass(func(_ *world, c *ClassOrder) {
 			if n := len(c.Roster); n > 0 && len(c.Skipped)+len(c.Started) == 0 {
 				c.Roster = slices.Insert(slices.Clone(c.Roster[:n-1]), 0, c.Roster[n-1])
+				if s := c.Spread; s != nil {
+					s.Of = slices.Insert(slices.Clone(s.Of[:n-1]), 0, s.Of[n-1])
+				}
 			}
 		})},
 		"a new order ranks and knows only some nodes": {order: func(w *world, o *Order) {
 			if c := o.Classes[w.class]; o.Previous > 0 && o.Serial == 1 && len(c.Roster) > 1 {
-				c.Roster = c.Roster[:len(c.Roster)-1]
+				last := len(c.Roster) - 1
+				c.Roster = c.Roster[:last]
+				c.Skipped = slices.DeleteFunc(c.Skipped, func(i int) bool { return i == last })
+				if c.Spread != nil {
+					c.Spread.Of = c.Spread.Of[:last]
+				}
 				o.Classes[w.class] = c
 			}
+		}},
+		"a later turn is no reason to go by an earlier one no more": {turns: true, rule: func(r *rule) {
+			r.promised = func(*Order, view.Record) bool { return false }
+		}},
+		"a version counts as done in a later turn": {turns: true, rule: func(r *rule) {
+			done := r.turnDone
+			r.turnDone = func(o *Order, j int, rec view.Record, known bool) bool {
+				return done(o, j, rec, known) || known && rec.Version >= o.Release
+			}
+		}},
+		"earlier turns are forgotten": {turns: true, rule: func(r *rule) {
+			r.turnPast = func(*Order, view.Record, bool) bool { return true }
+		}},
+		"to have settled suffices after a release that was taken back": {turns: true, rule: func(r *rule) {
+			past := r.past
+			r.pastTurns = func(o *Order, rec view.Record, known bool) bool { return past(o.Previous, o.Release, rec, known) }
 		}},
 		"a new order names no earlier one": {order: func(_ *world, o *Order) { o.Previous = 0 }},
 	} {
@@ -672,7 +856,7 @@ func (w *world) settleAll() (rounds int) {
 		for _, n := range w.nodes {
 			if n.down != 0 {
 				release := n.down
-				n.down, n.goal = 0, 0
+				n.down, n.goal, n.at = 0, 0, release
 				w.say(n, func(r *view.Record) { r.Version = release })
 			}
 		}

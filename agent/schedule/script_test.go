@@ -41,12 +41,16 @@ func (s *script) lookup(id bundle.NodeID) (view.Record, bool) {
 // expected output with `go test ./agent/schedule -rewrite`, and read the diff.
 //
 //	order release=N [previous=true] [class=…] [strategy=…] [k=…] [canary=…] [soak=…] [failures=…] nodes=(…) [unreachable=(…)] [left=(…)]
+//	  [waves=(count:N/SOAK,percent:N,each:LABEL,LABEL:VALUE)] [spread=LABEL/MAX] [rate=N] [labels=(NODE/LABEL:VALUE)]
+//	  [window=(DAY+DAY,START,LENGTH,ZONE)] [when=WORD] [hold_if=WORD] [after=auth auth=(…)], which makes it release for class auth, too
 //	place roster=(…): sets the roster of class kv, so that a script can say who is first
 //	record NODE [version=…] [phase=…] [obeys=…] [ended=RELEASE/COUNT] [held]
-//	  [health=…] [soaked=…] [failed=RELEASE/PLACES]; many lines in the input
-//	pause, resume, abort; skip, retry, start NODE; budget k=…; forget NODE [number=…]
+//	  [health=…] [soaked=…] [failed=RELEASE/PLACES]
+//	  [rehearsed=RELEASE/OUTCOME] [turned=RELEASE/TURN/DONE/ENDED]; many lines in the input
+//	pause, resume, abort, revert [at=(…)], who is at the release; again; skip, retry, start, now NODE; budget k=…; forget NODE [number=…]
 //	withdraw first=… last=…; obstacles first=… number=… [unreachable=(…)]
-//	decide NODE [not-synced] [expired] [conflict] [settled=…] [unreachable=(…)]
+//	decide NODE [not-synced] [expired] [conflict] [settled=…] [unreachable=(…)] [now=2026-12-05T01:00:00Z]
+//	  [yes=(WORD,…)] [no=(WORD,…)], what conditions say
 //	summary
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
@@ -73,7 +77,9 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		return ""
 	case "decide":
-		return s.decide(d)
+		return s.decide(d, Decide)
+	case "may_rehearse":
+		return s.decide(d, MayRehearse)
 	case "summary":
 		return s.summary()
 	case "obstacles":
@@ -109,12 +115,53 @@ func (s *script) instantiate(t *testing.T, d *datadriven.TestData) string {
 	m := &bundle.Manifest{Version: bundle.Version(release), Classes: map[bundle.Class]bundle.ClassUpgrade{bundle.Class(class): {
 		Schedule: bundle.ScheduleSpec{Strategy: strategy, MaxUnavailable: budget, Canary: canary, Soak: bundle.Duration(wait), FailureMax: failures},
 	}}}
+	spec := m.Classes[bundle.Class(class)]
+	if w := names(d, "window"); w != nil {
+		length, err := time.ParseDuration(w[2])
+		if err != nil {
+			d.Fatalf(t, "%v", err)
+		}
+		one := bundle.Window{Start: w[1], Length: bundle.Duration(length), Timezone: w[3]}
+		if w[0] != "always" {
+			one.Days = strings.Split(w[0], "+")
+		}
+		spec.Schedule.Windows = []bundle.Window{one}
+	}
+	if when := names(d, "when"); when != nil {
+		spec.Schedule.When = when[0]
+	}
+	if holdIf := names(d, "hold_if"); holdIf != nil {
+		spec.Schedule.HoldIf = holdIf[0]
+	}
+	d.MaybeScanArgs(t, "rate", &spec.Schedule.Rate)
+	for _, text := range names(d, "waves") {
+		spec.Schedule.Waves = append(spec.Schedule.Waves, waveOf(t, d, text))
+	}
+	for _, text := range names(d, "spread") {
+		label, most, _ := strings.Cut(text, "/")
+		n, _ := strconv.Atoi(most)
+		spec.Schedule.Spread = &bundle.Spread{Label: label, Max: n}
+	}
+	labels := map[string]map[string]string{}
+	for _, text := range names(d, "labels") {
+		name, label, _ := strings.Cut(text, "/")
+		k, v, _ := strings.Cut(label, ":")
+		labels[name] = map[string]string{k: v}
+	}
 	var nodes []Candidate
+	for _, name := range names(d, "auth") {
+		nodes = append(nodes, Candidate{ID: s.id(name), Class: "auth", Reachable: true})
+	}
+	if after := names(d, "after"); after != nil {
+		spec.Schedule.After = []bundle.Class{bundle.Class(after[0])}
+		m.Classes["auth"] = bundle.ClassUpgrade{Schedule: bundle.ScheduleSpec{Strategy: bundle.StrategyRolling, MaxUnavailable: "1"}}
+	}
+	m.Classes[bundle.Class(class)] = spec
 	for _, name := range names(d, "nodes") {
-		nodes = append(nodes, Candidate{ID: s.id(name), Class: "kv", Reachable: true})
+		nodes = append(nodes, Candidate{ID: s.id(name), Class: "kv", Reachable: true, Labels: labels[name]})
 	}
 	for _, name := range names(d, "unreachable") {
-		nodes = append(nodes, Candidate{ID: s.id(name), Class: "kv"})
+		nodes = append(nodes, Candidate{ID: s.id(name), Class: "kv", Labels: labels[name]})
 	}
 	for _, name := range names(d, "left") { // after they had settled
 		c := Candidate{ID: s.id(name), Class: "kv", Left: true}
@@ -137,6 +184,30 @@ func (s *script) instantiate(t *testing.T, d *datadriven.TestData) string {
 	return s.show()
 }
 
+func waveOf(t *testing.T, d *datadriven.TestData, text string) (w bundle.Wave) {
+	what, soak, _ := strings.Cut(text, "/")
+	key, value, _ := strings.Cut(what, ":")
+	n, _ := strconv.Atoi(value)
+	switch key {
+	case "count":
+		w.Count = n
+	case "percent":
+		w.Percent = n
+	case "each":
+		w.Each = value
+	default:
+		w.Labels = map[string]string{key: value}
+	}
+	if soak != "" {
+		lasts, err := time.ParseDuration(soak)
+		if err != nil {
+			d.Fatalf(t, "%v", err)
+		}
+		w.Soak = bundle.Duration(lasts)
+	}
+	return w
+}
+
 // show prints the order as names, and checks that its bytes carry it.
 func (s *script) show() string {
 	data, err := MarshalOrder(s.order)
@@ -155,14 +226,32 @@ func (s *script) show() string {
 	for _, class := range slices.Sorted(maps.Keys(s.order.Classes)) {
 		c := s.order.Classes[class]
 		fmt.Fprintf(&b, "%s: %s, at most %d down, canaries %d for %s, stops at %d failures\n", class, c.Strategy, c.MaxUnavailable, c.Canary, c.Soak, c.FailureMax)
+		for _, w := range c.Windows {
+			fmt.Fprintf(&b, "  %s\n", WindowText(w))
+		}
+		if len(c.After) > 0 {
+			fmt.Fprintf(&b, "  after %s\n", c.After)
+		}
+		if c.When != "" || c.HoldIf != "" {
+			fmt.Fprintf(&b, "  when %q, hold if %q\n", c.When, c.HoldIf)
+		}
+		for _, w := range c.Waves {
+			fmt.Fprintf(&b, "  wave up to %d, for %s\n", w.UpTo, w.Soak)
+		}
 		skipped := c.isSkipped()
 		for i, id := range c.Roster {
 			fmt.Fprintf(&b, "  %s", s.names[id])
+			if c.Spread != nil && c.Spread.Of[i] > 0 {
+				fmt.Fprintf(&b, " %s=%s", c.Spread.Label, c.Spread.Values[c.Spread.Of[i]-1])
+			}
 			if skipped[i] {
 				b.WriteString(" skipped")
 			}
 			if at := slices.Index(c.Started, i); at >= 0 {
 				fmt.Fprintf(&b, " started %d", at)
+			}
+			if slices.Contains(c.Now, i) {
+				b.WriteString(" now")
 			}
 			b.WriteString("\n")
 		}
@@ -181,7 +270,7 @@ func (s *script) record(t *testing.T, d *datadriven.TestData, words []string) {
 		return
 	}
 	id := s.id(words[0])
-	rec := view.Record{Node: id, Name: words[0], Class: "kv", Phase: "current"}
+	rec := view.Record{Node: id, Name: words[0], Class: "kv", Phase: "current", Reads: view.ReadsRehearsals}
 	for _, word := range words[1:] {
 		key, value, _ := strings.Cut(word, "=")
 		n, _ := strconv.Atoi(value)
@@ -206,6 +295,12 @@ func (s *script) record(t *testing.T, d *datadriven.TestData, words []string) {
 			if _, err := fmt.Sscanf(value, "%d/%d", &rec.Ended.Release, &rec.Ended.Count); err != nil {
 				d.Fatalf(t, "%s: %v", word, err)
 			}
+		case "turned":
+			var done int
+			if _, err := fmt.Sscanf(value, "%d/%d/%d/%d", &rec.Turned.Release, &rec.Turned.Turn, &done, &rec.Turned.Ended); err != nil {
+				d.Fatalf(t, "%s: %v", word, err)
+			}
+			rec.Turned.Done = done > 0
 		case "health":
 			rec.Health.State, rec.Health.Reason = view.HealthState(strings.ReplaceAll(value, "_", " ")), "…"
 		case "soaked":
@@ -214,6 +309,13 @@ func (s *script) record(t *testing.T, d *datadriven.TestData, words []string) {
 			if _, err := fmt.Sscanf(value, "%d/%d", &rec.Health.Failed.Release, &rec.Health.Failed.Count); err != nil {
 				d.Fatalf(t, "%s: %v", word, err)
 			}
+		case "rehearsed":
+			release, outcome, _ := strings.Cut(value, "/")
+			v, err := strconv.ParseUint(release, 10, 64)
+			if err != nil {
+				d.Fatalf(t, "%s: %v", word, err)
+			}
+			rec.Rehearsed = view.Rehearsal{Release: bundle.Version(v), Outcome: view.Outcome(outcome)}
 		case "unknown":
 			delete(s.records, id)
 			return
@@ -224,10 +326,14 @@ func (s *script) record(t *testing.T, d *datadriven.TestData, words []string) {
 	s.records[id] = rec
 }
 
-func (s *script) decide(d *datadriven.TestData) string {
+func (s *script) decide(d *datadriven.TestData, rule func(Input) Decision) string {
 	in := Input{
 		Self: s.id(d.CmdArgs[0].Key), Class: "kv", Order: s.order, Lookup: s.lookup,
 		Synced: !d.HasArg("not-synced"), Expired: d.HasArg("expired"), Conflict: d.HasArg("conflict"),
+	}
+	in.Zone = time.LoadLocation
+	if now := names(d, "now"); now != nil {
+		in.Now, _ = time.Parse(time.RFC3339, strings.Join(now, ""))
 	}
 	if settled := names(d, "settled"); settled != nil {
 		in.SettledFor = func(bundle.NodeID) time.Duration {
@@ -238,9 +344,21 @@ func (s *script) decide(d *datadriven.TestData) string {
 	if gone := names(d, "unreachable"); gone != nil {
 		in.Reachable = func(id bundle.NodeID) bool { return !slices.Contains(gone, s.names[id]) }
 	}
-	dec := Decide(in)
+	in.Ask = func(_ bundle.Class, _ bundle.NodeID, condition string) Said {
+		switch {
+		case slices.Contains(names(d, "yes"), condition):
+			return Said{AnswerYes, condition + " is 1"}
+		case slices.Contains(names(d, "no"), condition):
+			return Said{AnswerNo, condition + " is 0"}
+		}
+		return Said{Text: condition + " has no value"}
+	}
+	dec := rule(in)
 	var b strings.Builder
 	fmt.Fprintf(&b, "go=%t %s: %s\n", dec.Go, dec.Reason.Code, dec.Reason.Text)
+	if dec.Reason.Note != "" {
+		fmt.Fprintf(&b, "note: %s\n", dec.Reason.Note)
+	}
 	if dec.Reason.Command != "" {
 		fmt.Fprintf(&b, "command: %s\n", dec.Reason.Command)
 	}
@@ -309,6 +427,8 @@ func (s *script) change(t *testing.T, d *datadriven.TestData) string {
 		next, err = s.order.Retry("kv", id)
 	case "start":
 		next, err = s.order.Start("kv", id)
+	case "now":
+		next, err = s.order.Now("kv", id)
 	case "forget":
 		var number uint64
 		d.MaybeScanArgs(t, "number", &number)
@@ -316,6 +436,14 @@ func (s *script) change(t *testing.T, d *datadriven.TestData) string {
 	case "withdraw":
 		first, last := scanned(t, d, "first"), scanned(t, d, "last")
 		next, err = s.order.Withdraw("kv", first, last)
+	case "revert":
+		var there []Candidate
+		for _, name := range names(d, "at") {
+			there = append(there, Candidate{ID: s.id(name), Class: "kv", Version: s.order.Release, Reachable: true})
+		}
+		next, err = s.order.Revert(there)
+	case "again":
+		next, err = s.order.Again(nil)
 	case "budget":
 		var k int
 		d.ScanArgs(t, "k", &k)

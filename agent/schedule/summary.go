@@ -46,14 +46,14 @@ func Summary(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) Rollout {
 	var unwell []bundle.NodeID
 	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
 		c := o.Classes[name]
-		p, ill := progress(o.Release, &c, lookup)
+		p, ill := progress(o, &c, lookup)
 		unwell = append(unwell, ill...)
 		r.Classes[name] = p
 		complete = complete && p.Settled+p.Skipped == p.Total
 		skipped += p.Skipped
-		if failed := c.failed(o.Release, lookup); c.FailureMax > 0 && len(failed) >= c.FailureMax && r.State == RolloutRolling {
+		if failed := c.failed(o, lookup); c.FailureMax > 0 && len(failed) >= c.FailureMax && r.State == RolloutRolling {
 			r.State = RolloutHeld
-			r.Reason = fmt.Sprintf("class %s: release %d has failed on %s", name, o.Release, d.names(failed))
+			r.Reason = fmt.Sprintf("class %s: %s %d has failed on %s", name, o.direction(), o.Release, d.names(failed))
 		}
 	}
 	switch {
@@ -64,19 +64,25 @@ func Summary(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) Rollout {
 	case o.State == StatePaused:
 		r.State, r.Reason = RolloutPaused, "the operator has paused the rollout"
 	case r.State == RolloutRolling && len(unwell) > 0:
-		r.Reason = "nodes at the release are not well: " + d.names(unwell)
+		where := "at the release"
+		if o.Back() {
+			where = "that have taken the release back"
+		}
+		r.Reason = fmt.Sprintf("nodes %s are not well: %s", where, d.names(unwell))
 	}
 	return r
 }
 
-// Reached reports whether each node that an order does not skip has said that it is at
-// the release. Unlike that a rollout is complete, which is for people, it never ceases
+// Reached reports whether each node that an order does not skip has said that it is
+// where that leads. Unlike that a rollout is complete, which is for people, it never ceases
 // to be so.
 func Reached(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) bool {
 	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
 		c := o.Classes[name]
 		for _, m := range c.members() {
-			if rec, _ := lookup(m.id); m.attempts > 0 && rec.Version < o.Release {
+			rec, _ := lookup(m.id)
+			passed := rec.Obeys > o.Release && rec.Stands() >= o.Release // its turns are of a later one
+			if m.attempts > 0 && !o.Arrived(rec) && !passed {
 				return false
 			}
 		}
@@ -84,26 +90,26 @@ func Reached(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) bool {
 	return true
 }
 
-func progress(release bundle.Version, c *ClassOrder, lookup func(bundle.NodeID) (view.Record, bool)) (p Progress, unwell []bundle.NodeID) {
+func progress(o *Order, c *ClassOrder, lookup func(bundle.NodeID) (view.Record, bool)) (p Progress, unwell []bundle.NodeID) {
 	p.Budget = c.MaxUnavailable
 	members := c.members()
-	if c.Strategy == bundle.StrategyAtOnce {
+	if !c.Bounds() {
 		p.Budget = len(members)
 	}
 	for _, m := range members {
 		p.Total++
 		rec, _ := lookup(m.id)
 		switch {
-		case rec.Version >= release && m.attempts > 0 && !rec.Left && (rec.Health.Unwell() || hasFailed(release, m.attempts, rec)):
+		case o.Arrived(rec) && m.attempts > 0 && !rec.Left && (rec.Health.Unwell() || hasFailed(o, m.attempts, rec)):
 			p.Unwell++
 			unwell = append(unwell, m.id)
-		case rec.Version >= release:
+		case o.Arrived(rec):
 			p.Settled++
 		case m.attempts == 0:
 			p.Skipped++
 		case rec.Phase.Down():
 			p.Down++
-		case hasFailed(release, m.attempts, rec) || (rec.Held && rec.Target == release):
+		case hasFailed(o, m.attempts, rec) || (rec.Held && rec.Target == o.Release):
 			p.Held++
 		default:
 			p.Waiting++

@@ -74,7 +74,7 @@ func Obstacles(o *Order, class bundle.Class, first bundle.Version, number int64,
 		case r.Phase == "":
 			add(false, "nothing is known of it")
 		case r.Running >= first || r.Version >= first:
-			add(true, "it is at version %d, where callers were let in", max(r.Running, r.Version))
+			add(true, "it is, or was, at version %d, where callers were let in", max(r.Running, r.Version))
 		case r.Phase.Down() || r.Phase == view.Probing || r.Running == 0 && r.Phase != view.Current && r.Phase != view.Held:
 			add(false, "it is %s", r.Phase)
 		case r.Trust.Timestamp < number:

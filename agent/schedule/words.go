@@ -42,9 +42,9 @@ func (d *decision) doing(id bundle.NodeID) string {
 		return "unreachable, last seen " + string(rec.Phase)
 	case rec.Health.Unwell():
 		return fmt.Sprintf("%s, %s: %s", rec.Phase, rec.Health.State, rec.Health.Reason)
-	case rec.Version >= d.order.Release && rec.Health.Failed.Release == d.order.Release:
+	case d.order.Arrived(rec) && rec.Health.Failed.Release == d.order.Release:
 		return string(rec.Phase) + ", its software failed in its soak"
-	case d.order.Previous != 0 && !theRule().past(d.order.Previous, d.order.Release, rec, ok):
+	case !theRule().beyond(d.order, rec, ok):
 		return string(rec.Phase) + ", may go by an earlier order"
 	}
 	return string(rec.Phase)

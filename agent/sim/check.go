@@ -28,8 +28,19 @@ type truth struct {
 	// settled is when the host was first at a release or a later one, and well for how
 	// long its software has been well since then, without a break, at most.
 	settled, well [maxRelease + 1]time.Duration
+	rehearsed     rehearsed
+	// details are those of each version that callers were promised.
+	details [maxRelease + 1]int
 	// admitted is the newest release whose software was ever open to callers.
 	admitted bundle.Version
+	// finalized is the newest release of which the software was told that it is final.
+	finalized bundle.Version
+}
+
+// rehearsed is what came of the host's last rehearsal, by the step of its action.
+type rehearsed struct {
+	step       uint64
+	ended, fit bool
 }
 
 // checkAll looks at the whole world, after every event.
@@ -56,7 +67,7 @@ func (s *simulation) checkBudget() {
 		for c := range classes {
 			if classes[c] == h.class {
 				down[c]++
-				newest[c] = max(newest[c], st.Goal)
+				newest[c] = max(newest[c], st.Order())
 			}
 		}
 	}
@@ -67,6 +78,7 @@ func (s *simulation) checkBudget() {
 		if k, bounded := s.budget(class, newest[c]); bounded && down[c] > k {
 			s.fail("P4", "%d nodes of class %s are down, and the budget of release %d was at most %d", down[c], class, newest[c], k)
 		}
+		s.checkSpread(class, newest[c])
 	}
 }
 
@@ -75,7 +87,7 @@ func (s *simulation) budget(class bundle.Class, release bundle.Version) (k int, 
 	for _, o := range s.operator.signed {
 		if c := o.Classes[class]; o.Release == release {
 			k = max(k, c.MaxUnavailable)
-			bounded = bounded && c.Strategy != bundle.StrategyAtOnce
+			bounded = bounded && c.Bounds()
 		}
 	}
 	for _, o := range s.contradicting.others {
@@ -107,6 +119,7 @@ func (h *host) checkSlots() {
 	case v < t.admitted:
 		h.s.fail("P6", "%s had version %d open to callers, and is back at %d", h.name, t.admitted, v)
 	}
+	h.checkDetails(d.slots[v])
 	t.admitted = max(t.admitted, v)
 }
 
@@ -141,6 +154,12 @@ func (a *agent) noteSaved(s upgrade.State) {
 		a.s.stats.SoaksFailed++
 	}
 	t.state = s
+	if s.Phase == upgrade.Probing && s.Reverts != 0 {
+		if before != upgrade.Probing {
+			a.s.stats.TakenBack++
+		}
+		t.admitted = s.Running // by the operator's word
+	}
 	if s.Phase == upgrade.Probing && before != upgrade.Probing {
 		a.h.checkWithdrawn()
 	}
@@ -182,13 +201,13 @@ func (s *simulation) checkSigned(next *schedule.Order) {
 func (s *simulation) checkSettled() {
 	left := s.unsettled()
 	switch {
-	case len(left) == 0 && s.twice == 0:
+	case len(left) == 0 && s.twice == 0 && !s.turning():
 		s.checkStrangers()
 		s.over = true
-	case len(left) == 0, s.twice != 0 && s.now > chaos+brief:
+	case s.twice != 0 && (len(left) == 0 || s.now > chaos+brief):
 		s.over = true // who has reached it by the thief's content goes no further
-	case s.now > chaos+patience:
-		s.fail(CheckLiveness, "%v after faults stopped: %s", patience, strings.Join(left, "; "))
+	case s.now > chaos+s.patience():
+		s.fail(CheckLiveness, "%v after faults stopped: %s", s.patience(), strings.Join(left, "; "))
 	default:
 		s.after(tickInterval, s.checkSettled)
 	}
@@ -210,7 +229,7 @@ func (s *simulation) unsettled() (left []string) {
 			continue
 		}
 		st, excused := h.truth.state, s.operator.givenUp[h.i] || h.chronic() || h.stuck()
-		if (st.Version != order.Release || st.Phase != upgrade.Current || !h.open()) && !excused {
+		if (!h.there(order) || st.Phase != upgrade.Current || !h.open()) && !excused {
 			left = append(left, fmt.Sprintf("%s is %s at version %d, goal %d: %s%s", h.name, st.Phase, st.Version, st.Goal, st.Reason, h.agent.node.Waits().Text))
 		}
 		if hash := hashOf(h.agent.node.View().Buckets()); view == 0 {

@@ -44,7 +44,7 @@ func (a *agent) published(r view.Record, signed view.Signed) {
 	t := &a.h.truth
 	s := t.state
 	failed := view.Ended{Release: s.FailedRelease, Count: s.FailedCount}
-	if r.Version != s.Claims() || r.Obeys != s.Obeys || r.Ended != (view.Ended{Release: s.EndedRelease, Count: s.EndedCount}) || r.Health.Soaked != s.Soaked || r.Health.Failed != failed {
+	if r.Version != s.Claims() || r.Obeys != s.Obeys || r.Ended != (view.Ended{Release: s.EndedRelease, Count: s.EndedCount}) || r.Health.Soaked != s.Soaked || r.Health.Failed != failed || r.Rehearsed != s.Rehearsed || r.Turned != s.Turned {
 		a.s.fail("P7", "%s says version %d, obeys %d, ended %v, health %+v, and this is saved: %+v", a.h.name, r.Version, r.Obeys, r.Ended, r.Health, s)
 	}
 	if a.h.forgot {
@@ -54,13 +54,14 @@ func (a *agent) published(r view.Record, signed view.Signed) {
 	if r.Seq <= t.last.Seq {
 		a.s.fail("P8", "%s signs number %d after number %d", a.h.name, r.Seq, t.last.Seq)
 	}
-	if r.Version < t.last.Version || r.Obeys < t.last.Obeys || endedBefore(r.Ended, t.last.Ended) {
+	if r.Version < t.last.Version || r.Obeys < t.last.Obeys || endedBefore(r.Ended, t.last.Ended) || r.Turned.Max(t.last.Turned) != r.Turned {
 		a.s.fail("P8", "%s takes back what it said: %+v after %+v", a.h.name, r, t.last)
 	}
 	t.last = r
 	a.s.written[signed] = word{a.h.i, r.Seq}
 	t.best.Node, t.best.Phase = r.Node, r.Phase
 	t.best.Version, t.best.Obeys = max(t.best.Version, r.Version), max(t.best.Obeys, r.Obeys)
+	t.best.Turned = t.best.Turned.Max(r.Turned)
 	if endedBefore(t.best.Ended, r.Ended) {
 		t.best.Ended = r.Ended
 	}
@@ -170,23 +171,143 @@ func (a *agent) checkSet(next *set) {
 
 // checkDecided looks at a decision that has just become durable. It is promise P2
 // for a node that takes a new goal, and P9 for one that gives it up: it must have
-// seen that the rollout was aborted, or that a release was signed twice.
+// seen that the rollout was aborted or turned, or that a release was signed twice.
 func (a *agent) checkDecided(before, s upgrade.State) {
 	if s.Goal != 0 && s.Goal != before.Goal {
 		if have := a.h.disk.set; have == nil || have.timestamp < a.h.disk.floor.Timestamp {
 			a.s.fail("P2", "%s acts on metadata older than number %d, which it had seen", a.h.name, a.h.disk.floor.Timestamp)
 		}
 	}
-	if waited := before.Phase == upgrade.Fetching || before.Phase == upgrade.Waiting; waited && s.Phase == upgrade.Current {
-		o := a.node.Orders()[before.Goal]
-		aborted := o != nil && o.State == schedule.StateAborted
-		if !aborted && !a.sawConflict() && !a.sawWithdrawn(before) && before.Goal >= s.Obeys {
-			a.s.fail("P9", "%s gives up release %d, of whose rollout it has not seen that it was aborted", a.h.name, before.Goal)
+	if before.Phase.Ahead() && s.Phase == upgrade.Current {
+		o := a.node.Orders()[before.Order()]
+		aborted := o != nil && (o.State == schedule.StateAborted || o.Back()) || s.Turned != before.Turned
+		if !aborted && !a.sawConflict() && !a.sawWithdrawn(before) && before.Order() >= s.Obeys {
+			a.s.fail("P9", "%s gives up release %d, of whose rollout it has not seen that it was aborted or turned", a.h.name, before.Goal)
 		}
+	}
+	if s.Phase == upgrade.Draining && before.Phase != upgrade.Draining {
+		a.checkFit(s)
 	}
 	if before.Phase == upgrade.Waiting && s.Phase == upgrade.Draining {
 		a.s.stats.WentDown++
-		a.checkGo(s.Goal)
+		a.checkGo(s.Order())
+	}
+}
+
+// checkFit is promise P13: a node that has served goes down for what wants to be rehearsed
+// only after that went well, here, on what it means by the releases of its path; and not
+// where rehearsals have failed, for all that it knows, on as many as may fail.
+func (a *agent) checkFit(s upgrade.State) {
+	if !s.Served || s.Reverts != 0 || !a.h.rehearses(s.Goal) {
+		return
+	}
+	if t := a.h.truth.rehearsed; !t.ended || !t.fit {
+		a.s.fail("P13", "%s goes down for release %d, whose rehearsal has not gone well there: %+v", a.h.name, s.Goal, t)
+	}
+	o := a.node.Orders()[s.Goal]
+	if o == nil {
+		return
+	}
+	c, unfit := o.Classes[a.h.class], 0
+	for i, id := range c.Roster {
+		if slices.Contains(c.Roster[:i], id) {
+			continue // another place of it
+		}
+		r, ok := a.node.View().Get(id)
+		failed := usedUp(o, r, o.Attempts(a.h.class, id))
+		ended := r.Version >= s.Goal || r.Obeys > s.Goal || r.Rehearsed.Release > s.Goal || failed ||
+			r.Rehearsed.Release == s.Goal && r.Rehearsed.Outcome != view.RehearsalFailed || !a.s.hosts[a.s.index(id)].rehearses(s.Goal) ||
+			r.Target == s.Goal && (r.Phase == view.Waiting || r.Phase.Down()) // it had nothing to rehearse when it said so
+		if !r.Left && !ended && o.Attempts(a.h.class, id) > 0 && a.node.Alive(id) && s.Rehearsed.Release == s.Goal && id != a.h.id {
+			a.s.fail("P13", "%s goes down for release %d before %s, which is there, has rehearsed it", a.h.name, s.Goal, a.s.hosts[a.s.index(id)].name)
+		}
+		if ok && id != a.h.id && r.Held && r.Version < s.Goal && r.Rehearsed.Release == s.Goal && r.Rehearsed.Outcome == view.RehearsalFailed && o.Attempts(a.h.class, id) > 0 && usedUp(o, r, o.Attempts(a.h.class, id)) {
+			unfit++
+		}
+	}
+	if c.FailureMax > 0 && unfit >= c.FailureMax {
+		a.s.fail("P13", "%s goes down for release %d, which has failed in its rehearsal on %d nodes, and %d may fail", a.h.name, s.Goal, unfit, c.FailureMax)
+	}
+}
+
+// usedUp reports whether all attempts of a node have ended, in the present turn of an order.
+func usedUp(o *schedule.Order, r view.Record, attempts int) bool {
+	if o.Turn > 0 {
+		return r.Turned.Release == o.Release && r.Turned.Turn == o.Turn && r.Turned.Ended >= attempts
+	}
+	return r.Ended.Release == o.Release && r.Ended.Count >= attempts
+}
+
+// rehearses reports whether what the host works towards is that release, and on its way
+// there is something to rehearse.
+func (h *host) rehearses(goal bundle.Version) bool {
+	s := h.truth.state
+	return s.Goal != goal || slices.ContainsFunc(s.Path, func(v bundle.Version) bool {
+		m := h.s.contents[s.Manifests[v].Digest]
+		return m != nil && m.Classes[h.class].Rehearse != nil
+	})
+}
+
+// checkRehearsing asks what would be decided if all that rehearse only waited.
+func (a *agent) checkRehearsing() {
+	s := a.node.State()
+	if !a.s.rehearsing || s.Phase != upgrade.Waiting {
+		return
+	}
+	in := a.node.Input(s.Order())
+	in.Reachable = nil // who waits for what others find says so, and means that only
+	as, lookup := a.decide(in), in.Lookup
+	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
+		r, ok := lookup(id)
+		if r.Phase == upgrade.Rehearsing {
+			r.Phase = upgrade.Waiting
+		}
+		return r, ok
+	}
+	if would := a.decide(in); would.Go != as.Go || would.Reason.Code != as.Reason.Code {
+		a.s.fail(CheckRehearsing, "%s is told %q, and if those that rehearse only waited %q", a.h.name, as.Reason.Text, would.Reason.Text)
+	}
+}
+
+// checkTurn is that few nodes of a class rehearse at once: this one begins, and of those
+// before it in the order, which are there, fewer have yet to rehearse.
+func (a *agent) checkTurn() {
+	s := a.node.State()
+	o := a.node.Orders()[s.Goal]
+	if o == nil {
+		a.s.fail(CheckTurn, "%s rehearses release %d without an order", a.h.name, s.Goal)
+		return
+	}
+	c := o.Classes[a.h.class]
+	var before, all []bundle.NodeID
+	for _, id := range c.Roster {
+		if slices.Contains(all, id) {
+			continue // another place of it
+		}
+		all = append(all, id)
+		r, _ := a.node.View().Get(id)
+		if slices.Contains(all, a.h.id) || o.Attempts(a.h.class, id) == 0 || !a.node.Alive(id) || r.Left || r.Phase != upgrade.Rehearsing || r.Target != s.Goal {
+			continue
+		}
+		if r.Ended.Release == s.Goal && r.Ended.Count >= o.Attempts(a.h.class, id) {
+			continue // it has failed, and tries again by a later order than is in force here
+		}
+		before = append(before, id)
+	}
+	if few := max(1, c.MaxUnavailable, (len(all)+3)/4); c.Strategy != bundle.StrategyAtOnce && len(before) >= few {
+		a.s.fail(CheckTurn, "%s rehearses release %d while %d of its class do, which come before it, and %d may", a.h.name, s.Goal, len(before), few)
+	}
+}
+
+// checkHeeds is that nobody rehearses on who has the operator's word that the rollout is
+// paused.
+func (a *agent) checkHeeds() {
+	s := a.node.State()
+	if a.rehearses == 0 || a.rehearses != a.action || s.Phase != upgrade.Rehearsing || a.node.Refusing() || a.node.OrderPending(s.Goal) || a.node.BelowFloor() {
+		return
+	}
+	if o := a.node.Orders()[s.Goal]; o != nil && o.State != schedule.StateRunning && o.Attempts(a.h.class, a.h.id) > 0 {
+		a.s.fail(CheckTurn, "%s rehearses release %d on, whose rollout is %s", a.h.name, s.Goal, o.State)
 	}
 }
 
@@ -215,16 +336,22 @@ func (a *agent) decide(in schedule.Input) schedule.Decision {
 
 // checkWaiting is promise P9: where the answer is to wait, it is also to wait
 // for an agent that does not have one of the records. That enough nodes have
-// failed, or that one is not well, is news that may be missing: it only ever adds a
+// failed, that one is not well, or has yet to rehearse, is news that may be missing: it only ever adds a
 // reason to wait.
 func (a *agent) checkWaiting() {
 	s := a.node.State()
 	if s.Phase != upgrade.Waiting {
 		return
 	}
-	in := a.node.Input(s.Goal)
+	in := a.node.Input(s.Order())
 	d := a.decide(in)
-	if d.Go || in.Order == nil || d.Reason.Code == schedule.CodeStopped || d.Reason.Code == schedule.CodeUnwell {
+	switch d.Reason.Code {
+	case schedule.CodeWhen:
+		a.s.stats.Awaited++
+	case schedule.CodeHoldIf:
+		a.s.stats.HeldBack++
+	}
+	if d.Go || in.Order == nil || d.Reason.Code == schedule.CodeStopped || d.Reason.Code == schedule.CodeUnwell || d.Reason.Code == schedule.CodeRehearsals {
 		return
 	}
 	roster := in.Order.Classes[in.Class].Roster
@@ -263,11 +390,16 @@ func (a *agent) checkGo(release bundle.Version) {
 	if o := a.shown.orders[release]; o != nil && o.State != schedule.StateRunning {
 		a.s.fail("P4", "%s goes down for release %d, and was shown that its rollout is %s", a.h.name, release, o.State)
 	}
-	if a.clock().After(a.shown.expires) {
+	in := a.node.Input(release)
+	if a.clock().After(a.shown.expires) && !in.Order.Back() { // which would keep it at what is bad
 		a.s.fail("P1", "%s goes down by metadata that have expired", a.h.name)
 	}
-	in := a.node.Input(release)
-	a.checkSoaked(in.Order.Classes[a.h.class], release)
+	if in.Order.Turn == 0 { // else it was settled, and well, before
+		a.checkSoaked(in.Order.Classes[a.h.class], release)
+		a.checkWaves(in.Order.Classes[a.h.class], release)
+		a.checkWaits(in.Order)
+		a.checkConditions(in.Order)
+	}
 	lookup := in.Lookup
 	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
 		if id == a.h.id {
@@ -277,7 +409,7 @@ func (a *agent) checkGo(release bundle.Version) {
 		return best, best.Node == id
 	}
 	// How long others have been settled it can only know of those it saw.
-	if d := a.decide(in); !d.Go && d.Reason.Code != schedule.CodeStopped && d.Reason.Code != schedule.CodeSoak {
+	if d := a.decide(in); !d.Go && d.Reason.Code != schedule.CodeStopped && d.Reason.Code != schedule.CodeSoak && d.Reason.Code != schedule.CodeAfter && d.Reason.Code != schedule.CodeRehearsals {
 		a.s.fail("P9", "%s goes down, and would not if it knew all: %s", a.h.name, d.Reason.Text)
 	}
 }
@@ -319,7 +451,7 @@ func (a *agent) checkRetired(oldest bundle.Version) {
 		if set := a.set(); set != nil && !set.members.Counts(r) {
 			continue // nobody whom it has to heed
 		}
-		if r.Version < oldest && !r.Left && !a.s.operator.gone[a.s.index(r.Node)] {
+		if r.Version < oldest && !r.Left && !a.s.operator.gone[a.s.index(r.Node)] && !a.skips(r) {
 			a.s.fail(CheckAnswered, "%s does not answer callers of versions before %d any more, and knows that %s is at %d", a.h.name, oldest, r.Name, r.Version)
 		}
 	}
@@ -329,6 +461,18 @@ func (a *agent) checkRetired(oldest bundle.Version) {
 		}
 	}
 	a.s.fail(CheckAnswered, "%s does not answer callers of versions before %d any more, and no order from there on has come to its end", a.h.name, oldest)
+}
+
+// skips reports whether the newest order in force here that names a node skips it, as the
+// first of a release does with who had left. That it is alive all the same the ring would
+// tell, which is not simulated.
+func (a *agent) skips(r view.Record) bool {
+	for v := bundle.Version(maxRelease); v > 0; v-- {
+		if o := a.node.Orders()[v]; o != nil && o.Names(r.Class, r.Node) {
+			return o.Attempts(r.Class, r.Node) == 0
+		}
+	}
+	return false
 }
 
 // behind names somebody with a place in an order who has not reached a version; "" for
@@ -382,7 +526,7 @@ func (a *agent) checkSoaked(c schedule.ClassOrder, release bundle.Version) {
 			ranks = append(ranks, i)
 		}
 	}
-	canaries := ranks[:min(c.Canary, len(ranks))]
+	canaries := ranks[:min(c.Canaries(), len(ranks))]
 	unwell := map[bundle.NodeID]bool{}
 	for i, id := range c.Roster {
 		h, r := a.s.hosts[a.s.index(id)], view.Record{}
@@ -406,8 +550,10 @@ func (a *agent) checkSoaked(c schedule.ClassOrder, release bundle.Version) {
 func (h *host) soaked(release bundle.Version) bool {
 	h.noteWell()
 	for v := release; v <= h.truth.state.Version; v++ {
-		if o := h.s.operator.set.orders[v]; o != nil && h.truth.well[v] >= time.Duration(o.Classes[h.class].Soak) {
-			return true
+		if o := h.s.operator.set.orders[v]; o != nil {
+			if c := o.Classes[h.class]; h.truth.well[v] >= time.Duration(c.SoakOf(h.id)) {
+				return true
+			}
 		}
 	}
 	return false

@@ -91,7 +91,7 @@ func (s *simulation) mayResume(p *host, order *schedule.Order) bool {
 	if order.Joined == nil || !order.Joined.Open {
 		return true
 	}
-	return len(schedule.Unjoined(order, s.contradicting.number, p.agent.node.View().Get)) == 0
+	return len(schedule.Unjoined(order, digestOf(order), s.contradicting.number, p.agent.node.View().Get)) == 0
 }
 
 // resume signs that a paused rollout goes on.
@@ -104,7 +104,7 @@ func (s *simulation) resume(p *host, order *schedule.Order) {
 
 // unjoinedGone skips a host that is gone for good, for whose word a joined order waits.
 func (s *simulation) unjoinedGone(p *host, order *schedule.Order) {
-	for _, id := range schedule.Unjoined(order, s.contradicting.number, p.agent.node.View().Get) {
+	for _, id := range schedule.Unjoined(order, digestOf(order), s.contradicting.number, p.agent.node.View().Get) {
 		if h := s.hosts[s.index(id)]; h.gone || s.operator.givenUp[h.i] {
 			s.operator.gone[h.i] = true
 			if next, err := order.Skip(h.class, id); err == nil {

@@ -15,7 +15,9 @@ type content struct {
 	form   bundle.Version
 	by     bundle.Digest // zero: from before the simulation
 	writes int
-	whole  bool
+	// details are what only the form of a release, and later ones, can hold.
+	details [maxRelease + 1]int
+	whole   bool
 }
 
 // disk is what a host keeps. It has two kinds of fields: what is durable as
@@ -46,6 +48,9 @@ type disk struct {
 	// loose marks slots that have their name, but whose files are not synced:
 	// a power loss tears them.
 	loose [maxRelease + 1]bool
+	// complement is what was kept of the details of a release when it was taken back. It is
+	// synced before the slot has its name.
+	complement [maxRelease + 1]int
 }
 
 // saved is what was written at once.
@@ -122,6 +127,7 @@ func (d *disk) sync() { d.synced, d.currentSynced = d.slots, d.current }
 // answers; the entry of the slot in its folder may still be unsynced.
 func (d *disk) write(v bundle.Version) {
 	d.slots[v].writes++
+	d.slots[v].details[v]++
 	if d.synced[v] != (content{}) {
 		d.synced[v] = d.slots[v]
 	}

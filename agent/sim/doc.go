@@ -46,7 +46,7 @@
 //
 // After every event:
 //
-//	P1  nobody goes down by metadata that have expired by its own clock
+//	P1  nobody goes down by metadata that have expired by its own clock, but to go back
 //	P2  metadata never go back; none older than the floor are acted on
 //	P3  nobody goes down for a release that it was shown to be signed twice; who has
 //	    gone down goes on by the content that it began with, and starts no other on
@@ -70,6 +70,8 @@
 //	    have gone knowing all that any node ever said; nobody goes before the
 //	    first exchange since its start, or gives up a release without having
 //	    seen its rollout aborted
+//	P14 whatever serves has every detail that was ever acknowledged, of those that its form
+//	    can hold: a release is taken back, and gone forward to again, without losing one
 //	answered
 //	    whoever runs a version answers callers of its neighbours that it knows, and
 //	    gives up older ones only where everybody in an order has gone on
@@ -81,22 +83,33 @@
 //	    takes the state of another version than the one that it was written for
 //
 // Besides, nobody goes down by an order whose canaries have settled and have not been
-// well for their whole soak, or over a node that has settled and is known not to be well.
+// well for their whole soak, or over a node that has settled and is known not to be well;
+// nor before the waves before its own have gone well; nor outside a window, nor before the nodes of a class that settles first; nor before the world
+// is as high as its order wants, or while those that have settled have more errors than the others.
 //
 // And once faults have stopped and the operator attends, every node settles at
 // the newest release within a bounded time, but those that can never work, and
 // all views become equal.
 //
-// In every fourth run nodes leave the ring, for a while or for good, and the operator
-// has some forgotten: then a view counts no record that the newest order forgets.
+// In every fourth run nodes leave the ring, for a while or for good, some just as their turn
+// has come or in the soak for which others wait, and the operator has some forgotten: then a view counts no record that the newest order forgets.
 // In every seventh run the operator says who belongs: late comers are enrolled, others are
 // evicted, and live on at what they run.
 // In every sixth run or so two operators change one order at once, each by another peer's
 // view; later one of them joins the two, and resumes when every node has said that it is up.
+// In every eighth run there are windows, and classes that settle before others.
+// In every fifth run nodes publish facts, which now and then are not known, and orders have
+// conditions that go by them; the software of some releases has many errors at first.
+// In every ninth run the nodes are in two zones, or in none that anybody knows, and releases
+// go in waves, and have few nodes of each zone down at once.
+// In every fifth run or so the operator takes releases back at any moment, goes forward to
+// them again, and once faults have stopped does both to the end.
+// In every thirteenth run nodes go by chance.
 // In every fifth run releases are withdrawn, mostly one that no node of a class gets past.
 //
 // # What it cannot see
 //
+// It takes samples; package every, beside it, visits all states of small worlds.
 // Signatures over metadata (P1, P3), bounds (P10), traffic (P11) and real processes
 // (P12) are tested where they are. Data folders brought back whole from backups are not
 // simulated: they break what the proof of P4 assumes, and lose writes whatever the node

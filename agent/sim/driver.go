@@ -37,6 +37,12 @@ type Plant struct {
 	ByNumber bool
 	// Unproven withdraws a release before all have said that they are not there.
 	Unproven bool
+	// OnLive has rehearsals work on the live slot.
+	OnLive bool
+	// Leaves says that what the old form cannot hold is not kept.
+	Leaves bool
+	// TurnsFinal has a release taken back that is finalized.
+	TurnsFinal bool
 	// GiveUp says that software that fails after admission is left for the old one.
 	GiveUp bool
 }
@@ -97,9 +103,12 @@ type agent struct {
 	news   view.Signed // to be told as a rumour; zero: none
 	dirty  bool        // the view has changed since it was persisted
 	action uint64
-	route  node.Route
-	calls  int64
-	keeps  bundle.Version // the software that is kept up; 0: none
+	// rehearses is the action by which it rehearses; 0, or one that is under way no more: it
+	// does not.
+	rehearses uint64
+	route     node.Route
+	calls     int64
+	keeps     bundle.Version // the software that is kept up; 0: none
 }
 
 // alive reports whether this agent still runs: after a crash whatever it had
@@ -148,7 +157,8 @@ func (a *agent) restore() {
 func (a *agent) config() node.Config {
 	return node.Config{
 		Self: a.h.id, Key: a.h.public(), Name: a.h.name, Class: a.h.class, FirstSync: 30 * time.Second, Rules: a.s.plant.Rules, Memo: &a.s.memo,
-		Services: map[string]node.Service{"api": {}},
+		Services: map[string]node.Service{"api": {}}, Labels: a.h.labels(),
+		Zone: func(string) (*time.Location, error) { return time.UTC, nil },
 	}
 }
 
@@ -164,7 +174,11 @@ func (a *agent) begin() {
 	a.every(tickInterval, func() {
 		a.tell(node.Tick{})
 		a.tell(a.called())
+		a.sample()
 	})
+	if a.s.rehearsing { // who has rehearsed waits for those who are there
+		a.every(tickInterval, func() { a.tell(node.Members{Alive: a.s.net.answer(a.s, a.h)}) })
+	}
 	a.every(syncInterval, a.syncSomebody)
 	a.every(persistInterval, a.persistView)
 	a.after(a.s.between(0, time.Second), a.syncSomebody)
@@ -200,6 +214,8 @@ func (a *agent) flush() {
 		r := a.node.Ready()
 		if r.Empty() {
 			a.checkWaiting()
+			a.checkRehearsing()
+			a.checkHeeds()
 			a.checkForgotten()
 			return
 		}
@@ -305,6 +321,9 @@ func (a *agent) save(x node.Save) {
 		a.h.trace("%s -> %s, version %d, goal %d %s", before.Phase, s.Phase, s.Version, s.Goal, s.Reason)
 	}
 	if s.Step != before.Step {
+		if a.rehearses != 0 && a.rehearses == a.action && s.Phase == upgrade.Rehearsing {
+			a.s.stats.Interrupted++
+		}
 		a.action++ // what was under way is superseded
 	}
 	d.journal = must(s.Marshal())
@@ -333,6 +352,7 @@ func (a *agent) early(s upgrade.State) view.Record {
 
 // check looks whether the node could go down.
 func (a *agent) check(c node.Check) {
+	a.h.leaveInTurn()
 	long := 100 * time.Millisecond
 	if a.s.chance(0.2) {
 		long = 10 * time.Second // something is fetched again, or compiled

@@ -57,11 +57,15 @@ func (s *simulation) injectFaults() {
 // sicken gives a host illnesses. A node that can never install anything would
 // try for ever, and never be of one view with the others.
 func (s *simulation) sicken(h *host) {
+	kinds := []string{"fetch", "transform", "later", "launch", "probe", "unwell", "ails"}
+	if s.rehearsing {
+		kinds = append(kinds, "unable")
+	}
 	for v := bundle.Version(2); v <= maxRelease; v++ {
 		if !s.chance(0.2) {
 			continue
 		}
-		h.ill[v] = illness{kind: pick(s, []string{"fetch", "transform", "later", "launch", "probe", "unwell", "ails"}), times: 1 + s.rng.IntN(2)}
+		h.ill[v] = illness{kind: pick(s, kinds), times: 1 + s.rng.IntN(2)}
 		h.ill[v].chronic = (h.disk.current != 0 || h.adopt != 0) && !slices.Contains([]string{"later", "unwell"}, h.ill[v].kind) && s.chance(0.1)
 	}
 }

@@ -9,7 +9,6 @@ import (
 
 	"moult/agent/node"
 	"moult/agent/upgrade"
-	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -20,6 +19,7 @@ type host struct {
 	i     int
 	name  string
 	class bundle.Class
+	zone  string // "": none
 	key   ed25519.PrivateKey
 	id    bundle.NodeID
 	skew  time.Duration // of its clock; records carry it, nothing may depend on it
@@ -159,34 +159,6 @@ func (h *host) crash(power bool) {
 	h.s.after(h.s.between(100*time.Millisecond, 6*time.Second), h.start)
 }
 
-// leave ends the agent by its operator's word, of which it tells its peers. The software
-// runs on.
-func (h *host) leave(forGood bool) {
-	a := h.agent
-	if a == nil || !a.exchanged || a.node.State().Phase.Down() { // then it is refused
-		return
-	}
-	h.trace("leaves")
-	h.s.stats.Left++
-	a.tell(node.Leave{})
-	a.flush()
-	if !a.alive() {
-		return
-	}
-	if last, ok := a.node.View().Signed(h.id); ok {
-		for _, peer := range h.s.hosts { // a rumour reaches them all
-			if peer != h {
-				h.s.send(h, peer, func(b *agent) { b.deliver([]view.Signed{last}) })
-			}
-		}
-	}
-	h.agent, h.gone = nil, forGood
-	h.boot++
-	if !forGood {
-		h.s.after(h.s.between(10*time.Second, time.Minute), h.start)
-	}
-}
-
 // crashPoint is a place where the agent may die, with or without the machine.
 // It reports whether it did.
 func (h *host) crashPoint() bool {
@@ -229,6 +201,7 @@ func (h *host) call() {
 	if h.open() {
 		h.disk.write(h.soft.version)
 		h.truth.acked++
+		h.truth.details[h.soft.version]++
 		h.s.stats.Calls++
 	}
 }
@@ -254,8 +227,8 @@ func (h *host) die() {
 func (h *host) sickenSettled(v bundle.Version) {
 	if o := h.s.operator.newest(); o != nil {
 		c := o.Classes[h.class]
-		if slices.Contains(c.Roster[:min(c.Canary, len(c.Roster))], h.id) && h.s.chance(0.3) {
-			h.s.after(h.s.between(0, time.Duration(c.Soak)), func() { h.ail(v) })
+		if slices.Contains(c.Roster[:min(c.Canaries(), len(c.Roster))], h.id) && h.s.chance(0.3) {
+			h.s.after(h.s.between(0, time.Duration(c.SoakOf(h.id))), func() { h.ail(v) })
 		}
 	}
 	if h.strikes("ails", v) {

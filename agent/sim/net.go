@@ -26,12 +26,25 @@ type cut struct {
 // open reports whether the network lets anything through from one host to
 // another now.
 func (n *network) open(s *simulation, from, to *host) bool {
+	return n.connected(from, to) && !s.chance(n.loss)
+}
+
+func (n *network) connected(from, to *host) bool {
 	for _, c := range n.cuts {
 		if c.side[from.i] != c.side[to.i] && (c.side[from.i] || !c.oneWay) {
 			return false
 		}
 	}
-	return !s.chance(n.loss)
+	return true
+}
+
+// answer returns who answers a host now, as a ring's failure detector sees it.
+func (n *network) answer(s *simulation, from *host) map[bundle.NodeID]bool {
+	alive := map[bundle.NodeID]bool{}
+	for _, h := range s.hosts {
+		alive[h.id] = h.agent != nil && n.connected(from, h) && n.connected(h, from)
+	}
+	return alive
 }
 
 // send brings a message to whatever agent runs at the other end when it

@@ -80,8 +80,24 @@ func (s *simulation) release(v bundle.Version) *bundle.Manifest {
 			spec.Strategy, spec.Canary, spec.Soak = bundle.StrategyAtOnce, 0, 0
 		}
 		past := bundle.Simulation{Kind: bundle.SimulateCompatible, RetireAfter: bundle.Duration(quiet)}
-		m.Classes[class] = bundle.ClassUpgrade{From: v - 1, Schedule: spec, Past: past}
+		cu := bundle.ClassUpgrade{From: v - 1, Schedule: spec, Past: past}
+		if s.rehearsing && v > 1 && (int(v)+i)%2 == 0 {
+			cu.Rehearse = &bundle.Rehearse{Timeout: bundle.MinRehearsalTime}
+		}
+		m.Classes[class] = cu
 	}
+	if s.random && v > 1 {
+		for class, u := range m.Classes {
+			u.Schedule.Strategy, u.Schedule.MaxUnavailable, u.Schedule.Rate = bundle.StrategyRandom, "", 600
+			u.Schedule.Canary, u.Schedule.Soak = 0, 0
+			m.Classes[class] = u
+		}
+		m.Format = m.LowestFormat()
+	}
+	s.waits(m)
+	s.waves(m)
+	s.conditions(m)
+	s.reversible(m)
 	return m
 }
 
@@ -107,17 +123,28 @@ func (s *simulation) inject() {
 	}
 	v := op.set.head + 1
 	s.author(v)
-	var candidates []schedule.Candidate
+	s.measuring.well[v] = s.now + feverish
+	candidates := s.candidates(p)
+	order, err := schedule.Instantiate(s.manifests[v], op.set.manifests[v], op.newest(), candidates)
+	if errors.Is(err, schedule.ErrRefused) {
+		s.withoutZones(v)
+		order, err = schedule.Instantiate(s.manifests[v], op.set.manifests[v], op.newest(), candidates)
+	}
+	s.sign(p, must(order, err), "inject")
+}
+
+// candidates are those of whom a peer's view knows.
+func (s *simulation) candidates(p *host) (all []schedule.Candidate) {
 	for r := range p.agent.node.View().All() {
-		if !op.members().Counts(r) {
+		if !s.operator.members().Counts(r) {
 			continue
 		}
-		candidates = append(candidates, schedule.Candidate{
+		all = append(all, schedule.Candidate{
 			ID: r.Node, Class: r.Class, Version: r.Version, Left: r.Left, Reachable: s.hosts[s.index(r.Node)].agent != nil,
+			Labels: r.Labels,
 		})
 	}
-	order := must(schedule.Instantiate(s.manifests[v], op.set.manifests[v], op.newest(), candidates))
-	s.sign(p, order, "inject")
+	return all
 }
 
 // sign puts an order in force and hands it to a peer.
@@ -214,6 +241,9 @@ func (s *simulation) meddle() {
 	if s.enrolling.on && s.chance(0.4) && s.enrolSome(p) {
 		return
 	}
+	if s.turnNow(p, order) {
+		return
+	}
 	h := pick(s, s.hosts)
 	var next *schedule.Order
 	var err error
@@ -291,6 +321,8 @@ func (s *simulation) attend() {
 	case order == nil || order.State == schedule.StateAborted:
 		s.inject()
 		return
+	case s.attendTurns(p, order):
+		return
 	case order.State == schedule.StatePaused && s.mayResume(p, order):
 		s.resume(p, order)
 		return
@@ -319,12 +351,22 @@ func (s *simulation) attend() {
 func (s *simulation) help(order *schedule.Order, r view.Record) (what string, next *schedule.Order) {
 	op, i := &s.operator, s.index(r.Node)
 	if op.givenUp[i] {
+		if s.enrolling.evicted[i] && order.Attempts(r.Class, r.Node) > 0 {
+			next, _ = order.Skip(r.Class, r.Node) // its peer was gone before
+			return "skip " + s.hosts[i].name, next
+		}
 		return "", nil
 	}
 	attempts := order.Attempts(r.Class, r.Node)
 	used := attempts == 0 || (r.Ended.Release == order.Release && r.Ended.Count >= attempts)
 	h := s.hosts[i]
-	if r.Version >= order.Release {
+	if order.Turn > 0 {
+		used = attempts == 0 || r.Turned.Release == order.Release && r.Turned.Turn == order.Turn && !r.Turned.Done && r.Turned.Ended >= attempts
+	}
+	if r.Turned.Done && order.Back() && attempts > 0 {
+		return "", nil
+	}
+	if r.Stands() >= order.Release && !order.Back() {
 		failed := r.Health.Failed
 		used = attempts > 0 && failed.Release == order.Release && failed.Count >= attempts
 		if r.Health.Unwell() {

@@ -22,6 +22,8 @@ func (a *agent) start(x upgrade.Action) {
 	switch x := x.(type) {
 	case upgrade.Fetch:
 		a.stage(x)
+	case upgrade.Rehearse:
+		a.rehearse(x)
 	case upgrade.Drain:
 		a.drain(s.Path, func() { a.ended(upgrade.Drained{Step: x.Step}) })
 	case upgrade.Transform:
@@ -33,9 +35,12 @@ func (a *agent) start(x upgrade.Action) {
 	case upgrade.Probe:
 		a.probe(x)
 	case upgrade.Settle:
-		a.removeOldSlots(s.Running)
+		a.removeOldSlots(s.Running, false)
 		a.h.sickenSettled(s.Running)
+		a.h.leaveInSoak()
 		a.during(10*time.Millisecond, func() { a.ended(upgrade.Recorded{Step: x.Step}) })
+	case upgrade.Finish:
+		a.finish(x)
 	case upgrade.Rollback:
 		a.rollBack(x, s.Path)
 	default:
@@ -128,6 +133,44 @@ func (a *agent) stage(x upgrade.Fetch) {
 	})
 }
 
+// rehearse runs the path on a copy. It finds most of what would fail, and sometimes
+// fails alone.
+func (a *agent) rehearse(x upgrade.Rehearse) {
+	t, to := &a.h.truth, x.Path[len(x.Path)-1]
+	t.rehearsed = rehearsed{}
+	a.rehearses = a.action
+	a.checkTurn()
+	if a.s.plant.OnLive {
+		d := &a.h.disk
+		d.slots[x.From].form = x.Path[0]
+	}
+	pause := time.Duration(x.Before) * time.Second / 4
+	a.during(pause+a.s.between(50*time.Millisecond, 20*time.Second/time.Duration(1+x.Before)), func() {
+		a.rehearses = 0
+		a.s.stats.Rehearsed++
+		if a.h.strikes("unable", to) {
+			a.s.stats.Unable++
+			a.ended(upgrade.Failed{Step: x.Step, Reason: "no room for a copy", Unable: true})
+			return
+		}
+		fit := !a.s.faulty || !a.s.chance(0.1)
+		for _, v := range x.Path {
+			fit = fit && !a.h.strikes("transform", v)
+		}
+		if a.s.faulty && a.s.chance(0.05) {
+			a.failed(x.Step, "its software is not here any more", true)
+			return
+		}
+		t.rehearsed = rehearsed{step: x.Step, ended: true, fit: fit && !a.h.strikes("launch", to)}
+		if !t.rehearsed.fit {
+			a.s.stats.Unfit++
+			a.failed(x.Step, fmt.Sprintf("version %d does not get ready on a copy", to), false)
+			return
+		}
+		a.ended(upgrade.Rehearsed{Step: x.Step})
+	})
+}
+
 // drain lets calls end while others come, closes the way, stops the software, and clears
 // away slots that an earlier attempt may have left.
 func (a *agent) drain(path []bundle.Version, then func()) {
@@ -177,7 +220,11 @@ func (a *agent) transform(x upgrade.Transform) {
 				return
 			}
 		}
-		made := content{form: x.To, writes: d.slots[x.From].writes, whole: d.slots[x.From].whole || into != x.To}
+		made := content{form: x.To, writes: d.slots[x.From].writes, details: d.slots[x.From].details, whole: d.slots[x.From].whole || into != x.To}
+		made.details[x.To] = d.complement[x.To]
+		if x.To < x.From {
+			made = a.takeBack(x)
+		}
 		if into != x.To {
 			d.slots[into].whole = true
 		}
@@ -301,14 +348,17 @@ func (a *agent) rollBack(x upgrade.Rollback, path []bundle.Version) {
 	})
 }
 
-// removeOldSlots keeps the slot before the running one.
-func (a *agent) removeOldSlots(running bundle.Version) {
+// removeOldSlots keeps the slot before the running one, unless all are to go.
+func (a *agent) removeOldSlots(running bundle.Version, all bool) {
 	d := &a.h.disk
 	var previous bundle.Version
 	for v := range running {
 		if d.slots[v] != (content{}) {
 			previous = v
 		}
+	}
+	if all {
+		previous = running
 	}
 	for v := range previous {
 		d.slots[v] = content{}

@@ -51,29 +51,80 @@ var plants = []struct {
 	{"nodes hear nothing of what is withdrawn", CheckLiveness, Plant{Event: withdrawsNothing}},
 	{"two orders that contradict each other count for nothing", "P4", Plant{Event: unforked}},
 	{"who is not enrolled counts", CheckStrangers, Plant{Rules: node.Rules{Counts: everybodyBelongs}}},
+	{"windows count for nothing", CheckWaits, Plant{Rules: node.Rules{Decide: windowless}}},
+	{"nobody settles first", CheckWaits, Plant{Rules: node.Rules{Decide: firstForNobody}}},
+	{"who has left counts as done", "P4", Plant{Rules: node.Rules{Decide: leftIsDone}}},
+	{"a canary that has left in its soak is waited for", CheckLiveness, Plant{Rules: node.Rules{Decide: deafToLeaving}}},
+	{"a failed rehearsal counts as good", "P13", Plant{Event: deafToRehearsal}},
+	{"a rehearse block is overlooked", "P13", Plant{Event: neverRehearses}},
+	{"failed rehearsals do not count as failures", "P13", Plant{Rules: node.Rules{Decide: unfitAreFine}}},
+	{"nobody waits for what others rehearse", "P13", Plant{Rules: node.Rules{Decide: rehearsesAlone}}},
+	{"who has nothing to rehearse is waited for", CheckLiveness, Plant{Rules: node.Rules{Decide: awaitsAllRehearsals}}},
+	{"a node that rehearses counts as down", CheckRehearsing, Plant{Rules: node.Rules{Decide: rehearsingIsDown}}},
+	{"a rehearsal works on the live state", "P5", Plant{OnLive: true}},
+	{"who shares a zone is overlooked", "P4", Plant{Rules: node.Rules{Decide: zoneless}}},
+	{"who may share a zone is overlooked", "P4", Plant{Rules: node.Rules{Decide: unknownIsElsewhere}}},
+	{"the waves but the first are none", CheckWaves, Plant{Rules: node.Rules{Decide: oneWave}}},
+	{"all rehearse at once", CheckTurn, Plant{Rules: node.Rules{MayRehearse: allAtOnce}}},
+	{"a paused rollout is rehearsed", CheckTurn, Plant{Rules: node.Rules{MayRehearse: deafToPause}}},
+	{"a rehearsal that cannot be made is tried for ever", CheckLiveness, Plant{Event: triesForEver}},
+	{"conditions count for nothing", CheckConditions, Plant{Rules: node.Rules{Decide: unconditioned}}},
+	{"nodes are held by nothing", CheckConditions, Plant{Rules: node.Rules{Decide: heldByNothing}}},
+	{"what nobody has said is no reason to wait", CheckConditions, Plant{Rules: node.Rules{Decide: missingIsYes}}},
+	{"facts stay as they were said first", CheckLiveness, Plant{Event: firstFactsOnly}},
+	{"who has not promised to go by a turn only counts as up", "P4", Plant{Rules: node.Rules{Decide: turnsAlone}}},
+	{"who has settled counts as taken back", "P4", Plant{Rules: node.Rules{Decide: settledIsBack}}},
+	{"what the old form cannot hold is not kept", "P14", Plant{Leaves: true}},
+	{"a crash forgets how far a turn is", "P7", Plant{Memory: forgetTurn}},
+	{"a release is taken back that is finalized", "P14", Plant{TurnsFinal: true, Rules: node.Rules{Successor: func(_, _ *schedule.Order) error { return nil }}}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
 
 // foundBy has a seed that finds a plant, where the first does not.
 var foundBy = map[string]uint64{
-	"rank off by one": 1,
-	"nodes that may be down under an earlier order do not count":          48,
+	"rank off by one": 3,
+	"nodes that may be down under an earlier order do not count":          91,
 	"what a node works towards counts as what it has reached":             1,
 	"a slot gets its name before its files are synced":                    9,
-	"it goes back after callers were admitted":                            5,
-	"a rollout has ended where nobody is known who is behind":             80,
-	"metadata that have expired permit":                                   68,
-	"a second signing counts for nothing":                                 5,
-	"an attempt follows what is signed since":                             5,
+	"a rollout has ended where nobody is known who is behind":             39,
+	"metadata that have expired permit":                                   45,
+	"a second signing counts for nothing":                                 22,
+	"an attempt follows what is signed since":                             126,
 	"a journal counts for more than the live slot":                        81,
-	"what ran last is no evidence of which slot is live":                  1,
+	"what ran last is no evidence of which slot is live":                  82,
 	"a wave goes on over nodes that are not well":                         1,
 	"what is forgotten stays":                                             7,
-	"a node that is forgotten and there does not speak again":             83,
-	"a release is withdrawn before all have said that they are not there": 7,
+	"who has left counts as done":                                         67,
+	"a canary that has left in its soak is waited for":                    163,
+	"a node that is forgotten and there does not speak again":             63,
+	"a release is withdrawn before all have said that they are not there": 22,
 	"nodes hear nothing of what is withdrawn":                             32,
-	"who is not enrolled counts":                                          18,
-	"two orders that contradict each other count for nothing":             91,
+	"who is not enrolled counts":                                          11,
+	"two orders that contradict each other count for nothing":             31,
+	"a failed rehearsal counts as good":                                   2,
+	"failed rehearsals do not count as failures":                          47,
+	"all rehearse at once":                                                8,
+	"a paused rollout is rehearsed":                                       2,
+	"a rehearsal that cannot be made is tried for ever":                   167,
+	"a rehearse block is overlooked":                                      2,
+	"nobody waits for what others rehearse":                               2,
+	"who has nothing to rehearse is waited for":                           17,
+	"a node that rehearses counts as down":                                2,
+	"a rehearsal works on the live state":                                 2,
+	"who shares a zone is overlooked":                                     6,
+	"who may share a zone is overlooked":                                  114,
+	"the waves but the first are none":                                    105,
+	"windows count for nothing":                                           21,
+	"who has settled counts as taken back":                                34,
+	"who has not promised to go by a turn only counts as up":              1846,
+	"what the old form cannot hold is not kept":                           30,
+	"a crash forgets how far a turn is":                                   10,
+	"a release is taken back that is finalized":                           10,
+	"nobody settles first":                                                5,
+	"conditions count for nothing":                                        3,
+	"nodes are held by nothing":                                           3,
+	"what nobody has said is no reason to wait":                           28,
+	"facts stay as they were said first":                                  3,
 }
 
 // withinSeeds is how many seeds a planted bug may survive.
@@ -125,6 +176,169 @@ func rankOffByOne(in schedule.Input) schedule.Decision {
 			c.Roster[i-1], c.Roster[i] = c.Roster[i], c.Roster[i-1]
 		}
 	}))
+}
+
+func windowless(in schedule.Input) schedule.Decision {
+	return schedule.Decide(altered(in, func(_ *schedule.Order, c *schedule.ClassOrder) { c.Windows = nil }))
+}
+
+func zoneless(in schedule.Input) schedule.Decision {
+	return schedule.Decide(altered(in, func(_ *schedule.Order, c *schedule.ClassOrder) { c.Spread = nil }))
+}
+
+// unknownIsElsewhere takes those whose zone nobody knows for a zone of their own.
+func unknownIsElsewhere(in schedule.Input) schedule.Decision {
+	return schedule.Decide(altered(in, func(_ *schedule.Order, c *schedule.ClassOrder) {
+		if c.Spread == nil {
+			return
+		}
+		s := *c.Spread
+		s.Values, s.Of = append(slices.Clone(s.Values), "~"), slices.Clone(s.Of)
+		for i, of := range s.Of {
+			if of == 0 {
+				s.Of[i] = len(s.Values)
+			}
+		}
+		c.Spread = &s
+	}))
+}
+
+func oneWave(in schedule.Input) schedule.Decision {
+	return schedule.Decide(altered(in, func(_ *schedule.Order, c *schedule.ClassOrder) { c.Waves = c.Waves[:min(1, len(c.Waves))] }))
+}
+
+func unconditioned(in schedule.Input) schedule.Decision {
+	return schedule.Decide(altered(in, func(_ *schedule.Order, c *schedule.ClassOrder) { c.When, c.HoldIf = "", "" }))
+}
+
+func heldByNothing(in schedule.Input) schedule.Decision {
+	return schedule.Decide(altered(in, func(_ *schedule.Order, c *schedule.ClassOrder) { c.HoldIf = "" }))
+}
+
+func missingIsYes(in schedule.Input) schedule.Decision {
+	ask, when := in.Ask, ""
+	if in.Order != nil {
+		when = in.Order.Classes[in.Class].When
+	}
+	in.Ask = func(class bundle.Class, self bundle.NodeID, condition string) schedule.Said {
+		said := ask(class, self, condition)
+		if said.Answer == schedule.AnswerNone && condition == when {
+			said.Answer = schedule.AnswerYes
+		}
+		return said
+	}
+	return schedule.Decide(in)
+}
+
+// firstFactsOnly has a node hear of each software's facts once.
+func firstFactsOnly(n *node.Node, e node.Event) node.Event {
+	r, _ := n.View().Get(n.Self())
+	if _, facts := e.(node.FactsSampled); facts && len(r.Facts) > 0 {
+		return nil
+	}
+	return e
+}
+
+func firstForNobody(in schedule.Input) schedule.Decision {
+	return schedule.Decide(altered(in, func(_ *schedule.Order, c *schedule.ClassOrder) { c.After = nil }))
+}
+
+// deafToRehearsal has a rehearsal that failed go well.
+func deafToRehearsal(n *node.Node, e node.Event) node.Event {
+	if x, ok := e.(node.ActionEnded); ok && n.State().Phase == upgrade.Rehearsing {
+		if f, failed := x.Answer.(upgrade.Failed); failed && !f.Later {
+			return node.ActionEnded{Answer: upgrade.Rehearsed{Step: f.Step}}
+		}
+	}
+	return e
+}
+
+// neverRehearses takes the rehearse blocks out of the manifests that arrive.
+func neverRehearses(_ *node.Node, e node.Event) node.Event {
+	if x, ok := e.(node.ManifestRead); ok {
+		m := *x.Manifest
+		m.Classes = maps.Clone(m.Classes)
+		for class, cu := range m.Classes {
+			cu.Rehearse = nil
+			m.Classes[class] = cu
+		}
+		x.Manifest = &m
+		return x
+	}
+	return e
+}
+
+// unfitAreFine does not see that attempts have ended in their rehearsal.
+func unfitAreFine(in schedule.Input) schedule.Decision {
+	lookup := in.Lookup
+	in.Tally = nil // it is of what lookup says
+	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
+		r, ok := lookup(id)
+		if id != in.Self && r.Rehearsed.Outcome == view.RehearsalFailed {
+			r.Ended = view.Ended{}
+		}
+		return r, ok
+	}
+	failing := schedule.Decide(in)
+	if in.Lookup = lookup; failing.Go || schedule.Decide(in).Reason.Code == schedule.CodeStopped {
+		return failing
+	}
+	return schedule.Decide(in)
+}
+
+// rehearsesAlone asks nobody what came of their rehearsals.
+func rehearsesAlone(in schedule.Input) schedule.Decision {
+	in.Reachable = nil
+	return schedule.Decide(in)
+}
+
+// awaitsAllRehearsals does not see that others have got past what they had to rehearse.
+func awaitsAllRehearsals(in schedule.Input) schedule.Decision {
+	return withRecords(in, func(r view.Record) view.Record {
+		if r.Node != in.Self {
+			r.Target = 0
+		}
+		return r
+	})
+}
+
+// allAtOnce has nodes rehearse whoever else does.
+func allAtOnce(in schedule.Input) schedule.Decision {
+	in.Reachable = nil
+	return schedule.MayRehearse(in)
+}
+
+// deafToPause has them rehearse though the operator has paused the rollout.
+func deafToPause(in schedule.Input) schedule.Decision {
+	return schedule.MayRehearse(altered(in, func(o *schedule.Order, _ *schedule.ClassOrder) {
+		if o.State == schedule.StatePaused {
+			o.State = schedule.StateRunning
+		}
+	}))
+}
+
+// triesForEver counts nothing that cannot be made.
+func triesForEver(_ *node.Node, e node.Event) node.Event {
+	if x, ok := e.(node.ActionEnded); ok {
+		if f, failed := x.Answer.(upgrade.Failed); failed && f.Unable {
+			f.Unable, f.Later = false, true
+			return node.ActionEnded{Answer: f}
+		}
+	}
+	return e
+}
+
+// rehearsingIsDown waits for whoever of the class rehearses.
+func rehearsingIsDown(in schedule.Input) schedule.Decision {
+	d := schedule.Decide(in)
+	if d.Go {
+		for _, id := range in.Order.Classes[in.Class].Roster {
+			if r, ok := in.Lookup(id); ok && id != in.Self && r.Phase == view.Rehearsing {
+				return schedule.Decision{Reason: schedule.Reason{Code: schedule.CodeBudget, Text: r.Name + " rehearses"}}
+			}
+		}
+	}
+	return d
 }
 
 // withdrawsNothing takes what is withdrawn out of the orders that arrive.
@@ -187,6 +401,7 @@ func ignorePrevious(in schedule.Input) schedule.Decision {
 
 func absenceIsEvidence(in schedule.Input) schedule.Decision {
 	lookup := in.Lookup
+	in.Tally = nil // it is of what lookup says
 	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
 		r, ok := lookup(id)
 		if !ok && in.Order != nil {
@@ -198,15 +413,12 @@ func absenceIsEvidence(in schedule.Input) schedule.Decision {
 }
 
 func targetIsVersion(in schedule.Input) schedule.Decision {
-	lookup := in.Lookup
-	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
-		r, ok := lookup(id)
-		if id != in.Self {
+	return withRecords(in, func(r view.Record) view.Record {
+		if r.Node != in.Self {
 			r.Version = max(r.Version, r.Target)
 		}
-		return r, ok
-	}
-	return schedule.Decide(in)
+		return r
+	})
 }
 
 // soakIsTimer takes every canary for one that an older moult looks after.
@@ -224,12 +436,30 @@ func blindToHealth(in schedule.Input) schedule.Decision {
 	})
 }
 
+// leftIsDone takes a node that has left for one that will not be down any more.
+func leftIsDone(in schedule.Input) schedule.Decision {
+	return withRecords(in, func(r view.Record) view.Record {
+		if r.Left && in.Order != nil && r.Node != in.Self {
+			r.Version = max(r.Version, in.Order.Release)
+		}
+		return r
+	})
+}
+
+func deafToLeaving(in schedule.Input) schedule.Decision {
+	return withRecords(in, func(r view.Record) view.Record { r.Left = false; return r })
+}
+
 func withHealth(in schedule.Input, f func(view.Health) view.Health) schedule.Decision {
+	return withRecords(in, func(r view.Record) view.Record { r.Health = f(r.Health); return r })
+}
+
+func withRecords(in schedule.Input, f func(view.Record) view.Record) schedule.Decision {
 	lookup := in.Lookup
+	in.Tally = nil // it is of what lookup says
 	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
 		r, ok := lookup(id)
-		r.Health = f(r.Health)
-		return r, ok
+		return f(r), ok
 	}
 	return schedule.Decide(in)
 }
@@ -254,6 +484,33 @@ func forgetObeys(m node.Memory) node.Memory {
 		m.State.Obeys = 0
 	}
 	return m
+}
+
+func forgetTurn(m node.Memory) node.Memory {
+	if m.State != nil {
+		m.State.Turned = view.Turned{}
+	}
+	return m
+}
+
+// turnsAlone counts those of lower rank only.
+func turnsAlone(in schedule.Input) schedule.Decision {
+	return withRecords(in, func(r view.Record) view.Record {
+		if o := in.Order; o != nil && o.Turn > 0 && r.Turned.Before(o.Release, o.Turn) {
+			r.Turned = view.Turned{Release: o.Release, Turn: o.Turn}
+		}
+		return r
+	})
+}
+
+// settledIsBack takes the version for what a turn leads to.
+func settledIsBack(in schedule.Input) schedule.Decision {
+	return withRecords(in, func(r view.Record) view.Record {
+		if o := in.Order; o != nil && o.Turn > 0 && r.Version >= o.Release && r.Node != in.Self {
+			r.Turned = view.Turned{Release: o.Release, Turn: o.Turn, Done: true}
+		}
+		return r
+	})
 }
 
 // alwaysNewer gives all metadata a greater number than those in force have.

@@ -65,7 +65,20 @@ const (
 const (
 	CheckSoak   = "soak"
 	CheckUnwell = "unwell"
+	// CheckRehearsing is that a node that rehearses is not down: nobody waits for it as
+	// for one that is.
+	CheckRehearsing = "rehearsing"
+	// CheckTurn is that few nodes rehearse at once, and none while the rollout is paused.
+	CheckTurn = "rehearsal turn"
 )
+
+// CheckWaves is the check that nobody goes down before the waves before its own have gone
+// well.
+const CheckWaves = "waves"
+
+// CheckWaits is the check that nobody goes down outside a window, or before those that
+// settle first.
+const CheckWaits = "waits"
 
 func (v *Violation) Error() string { return fmt.Sprintf("%s at %v: %s", v.Check, v.At, v.Text) }
 
@@ -75,7 +88,10 @@ type Stats struct {
 	Orders, WentDown, Settled, Held, RolledBack          int
 	Refused, Frozen, Ailed, SoaksFailed, Left, Forgotten int
 	Calls, Retired, Tails, Expired, Twice, Withdrawn     int
-	Evicted, Contradicted                                int
+	Evicted, Contradicted, LeftInSoak                    int
+	Rehearsed, Unfit, Unable, Interrupted                int
+	Awaited, HeldBack                                    int
+	Turns, TakenBack, Finalized                          int
 }
 
 // String tells what failed, what came before it, and how to see it again.
@@ -92,7 +108,7 @@ func Run(cfg Config) Result {
 	s := &simulation{
 		rng: rand.New(rand.NewPCG(cfg.Seed, 0)), checkRNG: rand.New(rand.NewPCG(cfg.Seed, 1)),
 		plant: cfg.Plant.complete(), only: cfg.Only, hash: fnv.New64a(), out: cfg.Trace,
-		faulty: true, leaving: cfg.Seed%4 == 3, withdrawing: withdrawing{on: cfg.Seed%5 == 2}, enrolling: enrolling{on: cfg.Seed%7 == 4}, contradicting: contradicting{on: cfg.Seed%6 == 1 && cfg.Seed%5 != 2}, views: map[uint64]uint64{}, written: map[view.Signed]word{}, ids: map[bundle.NodeID]int{},
+		faulty: true, leaving: cfg.Seed%4 == 3, waiting: waiting(cfg.Seed), waving: waving(cfg.Seed), random: cfg.Seed%13 == 12, reverting: revertingIn(cfg.Seed), measuring: measuringOf(cfg.Seed), rehearsing: cfg.Seed%3 == 2, withdrawing: withdrawing{on: cfg.Seed%5 == 2}, enrolling: enrolling{on: cfg.Seed%7 == 4}, contradicting: contradicting{on: cfg.Seed%6 == 1 && cfg.Seed%5 != 2}, views: map[uint64]uint64{}, written: map[view.Signed]word{}, ids: map[bundle.NodeID]int{},
 		contents: map[bundle.Digest]*bundle.Manifest{}, orders: map[bundle.Digest]*schedule.Order{}, sets: map[bundle.Digest]*set{}, members: map[bundle.Digest]*membership.Membership{},
 	}
 	s.populate()
@@ -139,11 +155,17 @@ type simulation struct {
 	sets        map[bundle.Digest]*set
 	members     map[bundle.Digest]*membership.Membership
 	net         network
-	crashes     float64 // chance of a crash at each crash point
-	faulty      bool    // faults are being injected
-	leaving     bool    // in this run nodes leave, and are forgotten
+	crashes     float64    // chance of a crash at each crash point
+	faulty      bool       // faults are being injected
+	leaving     bool       // in this run nodes leave, and are forgotten
+	waiting     *rand.Rand // for windows, and classes that settle first; nil: there are none
+	waving      *rand.Rand // for zones, and releases that go by them; nil: there are none
+	measuring   measuring
+	random      bool // in this run nodes go by chance
+	rehearsing  bool // in this run some releases are rehearsed
 	withdrawing withdrawing
 	enrolling   enrolling
+	reverting   reverting
 
 	contradicting contradicting
 

@@ -57,7 +57,7 @@ func checkWorth(t *testing.T, s Stats) {
 	for name, n := range map[string]int{
 		"crashes": s.Crashes, "databases lost": s.Databases, "partitions": s.Cuts, "messages lost": s.Lost,
 		"records mangled": s.Corrupted, "orders": s.Orders, "nodes down": s.WentDown, "nodes settled": s.Settled,
-		"nodes held": s.Held, "saves refused": s.Refused, "nodes rolled back": s.RolledBack, "nodes unwell": s.Ailed, "soaks failed": s.SoaksFailed, "calls": s.Calls, "objects retired": s.Retired, "journals shortened": s.Tails, "metadata expired": s.Expired, "releases signed twice": s.Twice, "releases frozen": s.Frozen, "nodes that left": s.Left, "nodes forgotten": s.Forgotten, "releases withdrawn": s.Withdrawn, "nodes evicted": s.Evicted, "orders contradicted": s.Contradicted,
+		"nodes held": s.Held, "saves refused": s.Refused, "nodes rolled back": s.RolledBack, "nodes unwell": s.Ailed, "soaks failed": s.SoaksFailed, "calls": s.Calls, "objects retired": s.Retired, "journals shortened": s.Tails, "metadata expired": s.Expired, "releases signed twice": s.Twice, "releases frozen": s.Frozen, "nodes that left": s.Left, "nodes forgotten": s.Forgotten, "releases withdrawn": s.Withdrawn, "nodes evicted": s.Evicted, "orders contradicted": s.Contradicted, "canaries that left in their soak": s.LeftInSoak, "rehearsals": s.Rehearsed, "rehearsals that failed": s.Unfit, "rehearsals that could not be made": s.Unable, "rehearsals interrupted": s.Interrupted, "waits for a condition": s.Awaited, "holds by a condition": s.HeldBack, "turns": s.Turns, "releases taken back": s.TakenBack, "releases finalized": s.Finalized,
 	} {
 		if n == 0 {
 			t.Errorf("no %s in all runs", name)
@@ -114,7 +114,7 @@ func (r *Result) add(o Result) {
 		{&a.Crashes, b.Crashes}, {&a.Restarts, b.Restarts}, {&a.Databases, b.Databases}, {&a.Cuts, b.Cuts},
 		{&a.Lost, b.Lost}, {&a.Corrupted, b.Corrupted}, {&a.Orders, b.Orders}, {&a.WentDown, b.WentDown},
 		{&a.Settled, b.Settled}, {&a.Held, b.Held}, {&a.Refused, b.Refused}, {&a.Frozen, b.Frozen}, {&a.RolledBack, b.RolledBack}, {&a.Calls, b.Calls}, {&a.Retired, b.Retired}, {&a.Tails, b.Tails}, {&a.Expired, b.Expired}, {&a.Twice, b.Twice},
-		{&a.Ailed, b.Ailed}, {&a.SoaksFailed, b.SoaksFailed}, {&a.Withdrawn, b.Withdrawn}, {&a.Left, b.Left}, {&a.Forgotten, b.Forgotten}, {&a.Evicted, b.Evicted}, {&a.Contradicted, b.Contradicted},
+		{&a.Ailed, b.Ailed}, {&a.SoaksFailed, b.SoaksFailed}, {&a.Withdrawn, b.Withdrawn}, {&a.Left, b.Left}, {&a.Forgotten, b.Forgotten}, {&a.Evicted, b.Evicted}, {&a.Contradicted, b.Contradicted}, {&a.LeftInSoak, b.LeftInSoak}, {&a.Rehearsed, b.Rehearsed}, {&a.Unfit, b.Unfit}, {&a.Unable, b.Unable}, {&a.Interrupted, b.Interrupted}, {&a.Awaited, b.Awaited}, {&a.HeldBack, b.HeldBack}, {&a.Turns, b.Turns}, {&a.TakenBack, b.TakenBack}, {&a.Finalized, b.Finalized},
 	} {
 		*p.sum += p.n
 	}

@@ -79,10 +79,15 @@ func (s *simulation) author(v bundle.Version) {
 		return // as it was planned
 	}
 	m.Format = m.LowestFormat()
-	next := *op.set
-	next.manifests[v] = bundle.Sum(must(json.Marshal(&m)))
-	s.contents[next.manifests[v]], s.manifests[v] = &m, &m
-	op.set = &next
+	s.rewrite(v, &m)
+}
+
+// rewrite has a release that nobody has seen yet be another.
+func (s *simulation) rewrite(v bundle.Version, m *bundle.Manifest) {
+	next := *s.operator.set
+	next.manifests[v] = bundle.Sum(must(json.Marshal(m)))
+	s.contents[next.manifests[v]], s.manifests[v] = m, m
+	s.operator.set = &next
 }
 
 // blocked reports whether the newest rollout cannot end, since somebody has to pass the
@@ -144,7 +149,7 @@ func (h *host) checkWithdrawn() {
 
 // checkBase looks at a transform that begins.
 func (a *agent) checkBase(x upgrade.Transform) {
-	if base := a.s.withdrawing.base[x.To][a.h.class]; x.From != 0 && base != 0 && x.From != base {
+	if base := a.s.withdrawing.base[x.To][a.h.class]; x.From != 0 && x.From < x.To && base != 0 && x.From != base {
 		a.s.fail(CheckWithdrawn, "%s takes the state of version %d to version %d, by a transform for that of version %d", a.h.name, x.From, x.To, base)
 	}
 }

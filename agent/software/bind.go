@@ -38,7 +38,7 @@ func (s *Software) bind(r record) *os.File {
 	}
 	s.cfg.Layer.Unbound(err)
 	if err != nil {
-		s.cfg.Log.Warn("the software's sockets of UDP cannot be where its callers call", "err", err)
+		s.cfg.Log.Warn("the software's UDP sockets cannot be bound where its callers call", "err", err)
 		return nil
 	}
 	return s.binder.Cgroup()

@@ -26,15 +26,15 @@ var handedOn = []string{
 // Environment is that of transforms: what is handed on of the agent's, the proxy that
 // labels the node's calls, and what the operator set, but for what only software that
 // runs can be told.
-func (s *Software) Environment() []string { return s.environment(nil) }
+func (s *Software) Environment() []string { return s.environment(nil, s.cfg.Account) }
 
 // environment is the software's: that, and what the operator set, filled in.
-func (s *Software) environment(at func(name string) (string, error)) []string {
+func (s *Software) environment(at func(name string) (string, error), who *account.Account) []string {
 	env := inherited(os.Environ())
-	if s.cfg.Account == nil { // another user may not use it
+	if who == nil { // another user may not use it
 		env["MOULT_SOCKET"] = filepath.Join(s.cfg.Data, control.SocketName) // for simlayer/dial
 	}
-	s.cfg.Account.Environment(env)
+	who.Environment(env)
 	if s.cfg.Proxied {
 		maps.Copy(env, s.cfg.Layer.EgressEnvironment())
 	}

@@ -1,6 +1,7 @@
 package software
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net"
@@ -8,7 +9,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
+	"moult/agent/account"
 	"moult/agent/process"
 	"moult/simlayer/attach"
 	"moult/store/bundle"
@@ -34,21 +37,62 @@ type Plan struct {
 }
 
 // spec fills in what the release and the operator leave open.
-func (s *Software) spec(p Plan, backends map[string]string) (process.Spec, error) {
-	slot := s.cfg.State(p.Version)
+func (s *Software) spec(p Plan, backends map[string]string, who *account.Account) (process.Spec, error) {
+	checked := maps.Clone(backends)
+	maps.Copy(checked, s.asides(p, backends))
+	return s.fillIn(p, s.cfg.State(p.Version), backends, checked, who)
+}
+
+// Spec is how programs are run beside the running software of a version, as the checks of
+// its health are, with the addresses of its services in MOULT_SERVICE_NAME and its state in
+// MOULT_STATE; an error where that version does not run.
+func (s *Software) Spec(v bundle.Version) (process.Spec, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.record
+	if r.Version != v || !r.names() || r.Plan.Version != v {
+		return process.Spec{}, fmt.Errorf("the software of version %d does not run", v)
+	}
+	spec, err := s.spec(r.Plan, r.Backends, r.account(s.cfg.Account))
+	for _, name := range slices.Sorted(maps.Keys(r.Backends)) {
+		spec.Env = append(spec.Env, "MOULT_SERVICE_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"="+r.Backends[name])
+	}
+	spec.Env = append(spec.Env, "MOULT_STATE="+s.cfg.State(v))
+	return spec, err
+}
+
+// Finalize tells the running software of a version that its release will not be taken back, by
+// the program that the release's author gave for that, if any.
+func (s *Software) Finalize(ctx context.Context, v bundle.Version, cu bundle.ClassUpgrade) error {
+	if len(cu.Finalized) == 0 {
+		return nil
+	}
+	spec, err := s.Spec(v)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(cu.Transform.Timeout))
+	defer cancel()
+	if err := spec.Do(ctx, cu.Finalized); err != nil {
+		return fmt.Errorf("tell the software that release %d is finalized: %w", v, err)
+	}
+	return nil
+}
+
+// fillIn is spec for software with its state in slot, and its services at backends, where
+// its health is asked after at checked.
+func (s *Software) fillIn(p Plan, slot string, backends, checked map[string]string, who *account.Account) (process.Spec, error) {
 	at := place(slot, backends)
 	health := p.Health
 	argv, err := p.fill(p.Command, at)
 	if err == nil {
-		checked := maps.Clone(backends)
-		maps.Copy(checked, s.asides(p, backends))
 		health.Exec, err = p.fill(health.Exec, place(slot, checked))
 	}
 	if err != nil {
 		return process.Spec{}, fmt.Errorf("the command of version %d: %w", p.Version, err)
 	}
 	return process.Spec{
-		Dir: p.Dir, Argv: argv, Env: s.environment(at), Account: s.cfg.Account, Marker: s.cfg.Node.String(),
+		Dir: p.Dir, Argv: argv, Env: s.environment(at, who), Account: who, Former: s.cfg.Former, Marker: s.cfg.Node.String(),
 		LogPath: filepath.Join(s.cfg.Data, "log", "node.log"), Health: health, HealthAddr: backends[health.Service],
 		NotifySocket: filepath.Join(s.cfg.Data, "notify.sock"), DialControl: attach.DialControl, Log: s.cfg.Log,
 	}, nil
@@ -88,7 +132,7 @@ func place(slot string, backends map[string]string) func(name string) (string, e
 		service, _ := placeholder.ServiceOf(name)
 		addr, ok := backends[service]
 		if !ok {
-			return "", fmt.Errorf("nothing stands for %s here", placeholder.Of(name))
+			return "", fmt.Errorf("%s has no value here", placeholder.Of(name))
 		}
 		if name == placeholder.Service+service {
 			return addr, nil
@@ -112,7 +156,7 @@ func (s *Software) asides(p Plan, backends map[string]string) map[string]string 
 		}
 		addr, err := s.cfg.Layer.Aside(name, p.Version, backends[name])
 		if err != nil {
-			s.cfg.Log.Error("the software's health cannot be asked after", "err", err)
+			s.cfg.Log.Error("the software's health cannot be checked", "err", err)
 		}
 		if addr != "" {
 			found[name] = addr

@@ -1,3 +1,5 @@
+//go:build unix
+
 package software
 
 import (
@@ -25,7 +27,7 @@ func TestSpecFills(t *testing.T) {
 		{true, []string{"./kv", n.cfg.State(1), "127.0.0.1:7", "127.0.0.1|::1|8", "${state}", "$HOME"}},
 		{false, []string{"./kv", n.cfg.State(1), "127.0.0.1:7", "${service.api.host}|${service.six.host}|${service.six.port}", "$" + n.cfg.State(1), "$HOME"}},
 	} {
-		spec, err := s.spec(Plan{Version: 1, Command: argv, Placeholders: c.placeholders, Health: bundle.Health{Exec: argv}}, backends)
+		spec, err := s.spec(Plan{Version: 1, Command: argv, Placeholders: c.placeholders, Health: bundle.Health{Exec: argv}}, backends, nil)
 		if err != nil || !slices.Equal(spec.Argv, c.want) || !slices.Equal(spec.Health.Exec, c.want) {
 			t.Errorf("placeholders %v: %q and %q, %v, want %q", c.placeholders, spec.Argv, spec.Health.Exec, err, c.want)
 		}
@@ -35,7 +37,7 @@ func TestSpecFills(t *testing.T) {
 			}
 		}
 	}
-	if _, err := s.spec(Plan{Version: 1, Command: []string{"${service.web}"}, Placeholders: true}, backends); err == nil || !strings.Contains(err.Error(), "nothing stands for ${service.web} here") {
+	if _, err := s.spec(Plan{Version: 1, Command: []string{"${service.web}"}, Placeholders: true}, backends, nil); err == nil || !strings.Contains(err.Error(), "${service.web} has no value here") {
 		t.Errorf("a service that is not there: %v", err)
 	}
 	// A transform is not told of services: none runs.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"moult/agent/account"
 	"moult/agent/process"
 	"moult/simlayer"
 	"moult/simlayer/attach"
@@ -37,6 +38,9 @@ type record struct {
 	// Plan is how the software was started. The next agent may have lost the
 	// manifest that says it.
 	Plan Plan `json:"plan"`
+	// As is whose the software is, and so its checks, whoever is named by now. An older
+	// moult writes none.
+	As *as `json:"as,omitempty"`
 	// Sum is of all the rest: a bit that the disk has flipped must lead neither callers
 	// nor a signal elsewhere. An older moult writes none.
 	Sum bundle.Digest `json:"sum"`
@@ -48,6 +52,19 @@ func (r record) sealed() (record, error) {
 	data, err := json.Marshal(r)
 	r.Sum = bundle.Sum(data)
 	return r, err
+}
+
+// as is an account, or none: the agent's own user.
+type as struct {
+	Account *account.Account `json:"account"`
+}
+
+// account is whose the recorded software is; now where that is not recorded.
+func (r record) account(now *account.Account) *account.Account {
+	if r.As == nil {
+		return now
+	}
+	return r.As.Account
 }
 
 // names reports whether the record names a process. It may have ended since.

@@ -33,8 +33,9 @@ type Config struct {
 	// Unpacked returns the folder of an artifact, verified.
 	Unpacked func(context.Context, bundle.Digest) (dir string, err error)
 	// Account is whose the software and its checks are; nil: the agent's. Own gives it
-	// the state of a version.
+	// the state of a version. Former are users whose it may have been before.
 	Account *account.Account
+	Former  []int
 	Own     func(bundle.Version) error
 	// Plan says how a version is started.
 	Plan func(bundle.Version) (Plan, error)
@@ -49,6 +50,7 @@ type Config struct {
 // Layer is the simulation layer, as far as the software needs it.
 type Layer interface {
 	Sockets(bundle.Version) ([]simlayer.Socket, error)
+	Lends(service string, v bundle.Version) bool
 	Found(v bundle.Version, told map[string]string) map[string]string
 	Aside(service string, v bundle.Version, private string) (addr string, err error)
 	Unbound(error)

@@ -1,3 +1,5 @@
+//go:build unix
+
 package software
 
 import (
@@ -18,6 +20,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"moult/agent/account"
 	"moult/agent/process"
 	"moult/simlayer"
 	"moult/store/bundle"
@@ -166,6 +169,33 @@ func TestAdopt(t *testing.T) {
 	}
 	if again := next[Ready](n); again.Backends["api"] != ready.Backends["api"] {
 		t.Errorf("told %+v, was %+v", again, ready)
+	}
+}
+
+// A check asks software that was started before there was a user as who the software is:
+// another could not come to its state.
+func TestCheckOfFormerUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can start programs as another user")
+	}
+	n := newNode(t, sleeper)
+	asked := filepath.Join(n.cfg.State(1), "asked")
+	script := "#!/bin/sh\nid -u >" + asked + "\n"
+	if err := os.WriteFile(filepath.Join(n.cfg.State(1), "ok"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	a := n.agent()
+	pid := n.launched(a)
+	a.close()
+	if err := os.Remove(asked); err != nil {
+		t.Fatal(err)
+	}
+	n.cfg.Account = &account.Account{Name: "nobody", UID: 65534, GID: 65534, Home: "/"}
+	if got := n.launched(n.agent()); got != pid {
+		t.Errorf("the software is process %d, was %d", got, pid)
+	}
+	if who, err := os.ReadFile(asked); err != nil || string(who) != "0\n" {
+		t.Errorf("the check ran as user %q, %v", who, err)
 	}
 }
 

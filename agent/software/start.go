@@ -56,7 +56,7 @@ func (s *Software) take(v bundle.Version) (*process.Process, error) {
 		}
 		s.record.Plan = p
 	}
-	spec, err := s.spec(s.record.Plan, s.record.Backends)
+	spec, err := s.spec(s.record.Plan, s.record.Backends, s.record.account(s.cfg.Account))
 	if err != nil {
 		return nil, err
 	}
@@ -100,11 +100,11 @@ func (s *Software) startLocked(ctx context.Context, p Plan) (*process.Process, e
 	if err != nil {
 		return nil, err
 	}
-	spec, err := s.spec(p, backends)
+	spec, err := s.spec(p, backends, s.cfg.Account)
 	if err != nil {
 		return nil, err
 	}
-	r := record{Version: p.Version, Backends: backends, Plan: p}
+	r := record{Version: p.Version, Backends: backends, Plan: p, As: &as{s.cfg.Account}}
 	if proxy := s.cfg.Layer.EgressURL(); proxy != nil {
 		r.Egress = proxy.Host
 		r.EgressSecret, _ = proxy.User.Password()

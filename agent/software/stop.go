@@ -74,7 +74,7 @@ func (s *Software) stopLocked(ctx context.Context, drain bundle.Duration) error 
 		s.cfg.Log.Info("stopped the software", "version", s.record.Version, "exit", exit.String())
 		s.proc = nil
 	}
-	orphans, err := process.FindOrphans(s.cfg.Node.String(), s.cfg.Account.Users()...)
+	orphans, err := process.FindOrphans(s.cfg.Node.String(), append(s.cfg.Account.Users(), s.cfg.Former...)...)
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,8 @@ import (
 	"moult/store/bundle"
 )
 
-// ErrFrozen is returned by Aim where the way to the newest release leads
-// through one that was signed twice, and nothing tells which is meant.
+// ErrFrozen is returned by Way and Aim where the way leads
+// through a release that was signed twice, and nothing tells which is meant.
 var ErrFrozen = errors.New("a release on the way was signed twice with different content")
 
 // Standing is what a node knows of the rollout order of one release.
@@ -21,6 +21,7 @@ const (
 	Unread                    // there is one, and it has not arrived here
 	Ordered                   // it is in force, or paused
 	Aborted                   // the operator ended the rollout for good
+	TakenBack                 // it is being taken back, or was
 )
 
 // Offer is what a node knows of one release whose manifest it has.
@@ -37,6 +38,8 @@ type Offer struct {
 	// release, of so many bytes; Previous is what that manifest says of the release before.
 	Manifest, Previous bundle.Digest
 	Length             int64
+	// Rehearse is true where it takes this node's class to it with a rehearsal.
+	Rehearse bool
 }
 
 // open reports whether a node in state s may work towards the release.
@@ -56,7 +59,8 @@ func (o Offer) closed() bool { return o.Conflict || o.Order == Aborted }
 // not among the offers, and OtherStart where what is withdrawn stands in the way.
 //
 // An open release that is older than the present goal is no target: the node
-// has promised to obey the newer order only.
+// has promised to obey the newer order only. One that has never served, so that nobody
+// misses it, turns to it where the present goal is taken back.
 //
 // A release in conflict is never a goal. It may be on the way to one, or be
 // where the node stands, only where the releases after it say which content is
@@ -70,17 +74,20 @@ func Aim(s State, offers []Offer) (Event, error) {
 	if e := withdrawn(s, offers); e != nil {
 		return e, nil
 	}
+	present := s.Order()
 	var goal bundle.Version
-	releases := make([]Release, 0, len(offers))
-	closed := false
+	closed, back := false, false
 	for _, o := range offers {
-		releases = append(releases, o.Release)
 		if o.open(s) {
 			goal = max(goal, o.Version)
 		}
-		closed = closed || (o.Version == s.Goal && o.closed())
+		closed = closed || (o.Version == present && o.closed())
+		back = back || o.Version == present && o.Order == TakenBack && !s.Served
 	}
-	if s.Goal != 0 && goal < s.Goal {
+	if back && (goal == 0 || s.Running != 0 && goal <= s.Version) {
+		return Closed{Reason: takenBack}, nil
+	}
+	if present != 0 && !back && (goal < present || goal == s.Reverts) {
 		if closed {
 			return Closed{Reason: "release closed: its rollout was aborted or it is in conflict"}, nil
 		}
@@ -88,6 +95,27 @@ func Aim(s State, offers []Offer) (Event, error) {
 	}
 	if goal == 0 || (s.Running != 0 && goal <= s.Version) {
 		return nil, nil
+	}
+	path, err := Way(s, offers, goal)
+	if errors.Is(err, ErrFrozen) && s.Goal == goal {
+		return Closed{Reason: fmt.Sprintf("release closed: %v", err)}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if back && len(path) == 0 {
+		return Closed{Reason: takenBack}, nil // of its class there was nothing before
+	}
+	rehearse := slices.ContainsFunc(offers, func(o Offer) bool { return o.Rehearse && slices.Contains(path, o.Version) })
+	return Target{Goal: goal, Path: path, Rehearse: rehearse, Manifests: manifests(offers, append([]bundle.Version{s.Running}, path...))}, nil
+}
+
+// Way returns the path of a node in state s to a release. Errors are those of PathTo, and
+// ErrFrozen.
+func Way(s State, offers []Offer, goal bundle.Version) ([]bundle.Version, error) {
+	releases := make([]Release, 0, len(offers))
+	for _, o := range offers {
+		releases = append(releases, o.Release)
 	}
 	path, err := PathTo(releases, s.Running, goal)
 	if err != nil {
@@ -101,13 +129,14 @@ func Aim(s State, offers []Offer) (Event, error) {
 		}
 	}
 	if v, ok := ambiguous(offers, from, goal); ok {
-		if s.Goal == goal {
-			return Closed{Reason: fmt.Sprintf("release closed: release %d, on the way to it, is in conflict", v)}, nil
-		}
 		return nil, fmt.Errorf("from version %d to %d: release %d: %w, and no newer release follows the one that is known here; publish the next release on top of the right one", s.Version, goal, v, ErrFrozen)
 	}
-	return Target{Goal: goal, Path: path, Manifests: manifests(offers, append([]bundle.Version{s.Running}, path...))}, nil
+	return path, nil
 }
+
+// takenBack is the reason of a node that was installing a release: what is taken back
+// installs nobody.
+const takenBack = "release closed: it is taken back"
 
 // manifests lists those of some releases, as far as they are known.
 func manifests(offers []Offer, of []bundle.Version) map[bundle.Version]bundle.Chunk {
@@ -124,9 +153,12 @@ func manifests(offers []Offer, of []bundle.Version) map[bundle.Version]bundle.Ch
 // has not been admitted; nil for none.
 func withdrawn(s State, offers []Offer) Event {
 	switch s.Phase {
-	case Fetching, Waiting, Draining, Transforming, Starting:
+	case Fetching, Rehearsing, Waiting, Draining, Transforming, Starting:
 	default:
 		return nil
+	}
+	if s.Reverts != 0 {
+		return nil // it leads away
 	}
 	for _, o := range offers {
 		if o.Withdrawn && slices.Contains(s.Path, o.Version) {

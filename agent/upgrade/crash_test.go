@@ -51,6 +51,7 @@ func scenarios() []scenario {
 	served := State{Phase: Current, Version: 1, Running: 1, Served: true}
 	two := []Target{{Goal: 2, Path: []bundle.Version{2}}}
 	both := []Target{{Goal: 3, Path: []bundle.Version{2, 3}}}
+	rehearsed := []Target{{Goal: 3, Path: []bundle.Version{2, 3}, Rehearse: true}}
 	return []scenario{
 		{name: "1 to 2", start: served, goals: two, ends: []bundle.Version{2}},
 		{name: "1 to 3 at once", start: served, goals: both, ends: []bundle.Version{3}},
@@ -61,6 +62,10 @@ func scenarios() []scenario {
 		{name: "the transform fails", start: served, goals: two, fails: map[string][]int{"transform 2": always}, held: true},
 		{name: "the second transform fails once", start: served, goals: both, fails: map[string][]int{"transform 3": {1}}, retries: 1, ends: []bundle.Version{3}, held: true},
 		{name: "the transform asks for later", start: served, goals: both, fails: map[string][]int{"transform 3": {1}}, later: true, ends: []bundle.Version{3}},
+		{name: "rehearsed", start: served, goals: rehearsed, ends: []bundle.Version{3}},
+		{name: "the rehearsal fails", start: served, goals: rehearsed, fails: map[string][]int{"rehearse 3": always}, retries: 1, held: true},
+		{name: "the rehearsal cannot be made once", start: served, goals: rehearsed, fails: map[string][]int{"try 3": {1}}, ends: []bundle.Version{3}},
+		{name: "the rehearsal fails once", start: served, goals: rehearsed, fails: map[string][]int{"rehearse 3": {1}}, retries: 1, ends: []bundle.Version{3}, held: true},
 		{name: "never ready", start: served, goals: two, fails: map[string][]int{"launch 2": always}, held: true},
 		{name: "ready once, then not", start: served, goals: two, fails: map[string][]int{"launch 2": {2, 3}}, ends: []bundle.Version{2}, held: true},
 		{name: "unhealthy", start: served, goals: two, fails: map[string][]int{"probe 2": always}, held: true},
@@ -81,6 +86,8 @@ type flaws struct {
 	unsynced  bool // a save is not synced
 	inPlace   bool // a transform works on the old slot
 	keepSlots bool // slots of an earlier attempt are not cleared away
+	onLive    bool // a rehearsal works on the live slot
+	deaf      bool // a rehearsal that failed is taken for one that went well
 	openEarly bool // callers are let in when the software is ready, before that is saved
 }
 
@@ -107,6 +114,8 @@ func TestCrashFindsPlantedBugs(t *testing.T) {
 		"a transform on the old slot":       {inPlace: true},
 		"slots of an earlier attempt stay":  {keepSlots: true},
 		"callers let in before it is saved": {openEarly: true},
+		"a rehearsal on the live slot":      {onLive: true},
+		"a failed rehearsal counts as good": {deaf: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

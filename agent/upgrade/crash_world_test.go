@@ -44,6 +44,7 @@ type world struct {
 	admitted bundle.Version // the newest release that ever had callers
 	old      *slot          // the live slot, when its software had stopped
 	tried    map[string]int
+	bad      bundle.Version // the release whose last rehearsal failed; 0: none
 	retried  int
 }
 
@@ -160,6 +161,8 @@ func (w *world) sync() {
 func (w *world) next() Event {
 	s := w.m.State()
 	switch s.Phase {
+	case Rehearsing:
+		return MayRehearse{s.Goal}
 	case Waiting:
 		return Go{s.Goal}
 	case Current:
@@ -234,7 +237,27 @@ func (w *world) perform(a Action) Event {
 		w.call()
 	case Fetch:
 		return Staged{a.Step}
+	case Rehearse:
+		w.point()
+		if w.flaws.onLive {
+			w.disk.slots[a.From] = slot{form: a.Path[0]}
+		}
+		to := a.Path[len(a.Path)-1]
+		w.bad = 0
+		if w.fails("try", to) {
+			return Failed{Step: a.Step, Reason: "no room", Unable: true}
+		}
+		if w.fails("rehearse", to) {
+			w.bad = to
+			if !w.flaws.deaf {
+				return Failed{Step: a.Step, Reason: "cannot read it"}
+			}
+		}
+		return Rehearsed{Step: a.Step}
 	case Drain:
+		if to := w.m.State().Software(); to == w.bad {
+			fail("it goes down for release %d, which failed in its rehearsal (P13)", to)
+		}
 		w.process = 0
 		w.point()
 		w.clear(w.m.State().Path)

@@ -16,6 +16,9 @@
 //
 //	current       a newer release is in force (Target)
 //	fetching      every artifact on the path is verified and unpacked (Staged)
+//	rehearsing    the release has run on a copy of the state (Rehearsed), for which the
+//	              schedule gives its word (MayRehearse); only where a release on the path
+//	              wants that, and the node has served
 //	waiting       the schedule says go (Go)
 //	draining      the software has ended (Drained)
 //	transforming  each transform on the path has made its slot (Transformed)
@@ -26,7 +29,8 @@
 //	rolling back  the old software runs again on its untouched slot (RolledBack)
 //	held          an operator retries, or a newer release comes
 //
-// Every failure before admission rolls back. After admission the new state may
+// What fails in its rehearsal, or cannot be rehearsed however often it is tried, is held
+// without ever having been down, and so are others where enough nodes are (promise P13). Every failure before admission rolls back. After admission the new state may
 // hold writes that callers were promised, so going back would lose them
 // (promise P6): the node stays on the new software and is held there.
 package upgrade

@@ -11,10 +11,21 @@ type (
 	// under moult, shall serve as it is: there is no newer release to take first.
 	Begin struct{}
 	// Target says which release the node shall work towards, by which path (see
-	// PathTo), and by which manifests of that, and of the release that runs.
+	// PathTo), whether that is rehearsed first, and by which manifests of it, and of the
+	// release that runs.
 	Target struct {
 		Goal      bundle.Version
 		Path      []bundle.Version
+		Rehearse  bool
+		Manifests map[bundle.Version]bundle.Chunk
+	}
+	// Turn says at which turn the order of Release is: an odd one takes it back, and an even
+	// one goes forward again. Before is the release whose software ran before it, and
+	// Manifests are by which it and what runs are meant.
+	Turn struct {
+		Release   bundle.Version
+		Turn      int
+		Before    bundle.Version
 		Manifests map[bundle.Version]bundle.Chunk
 	}
 	// Closed says that the goal is no longer to be worked towards (its
@@ -37,11 +48,24 @@ type (
 		Release bundle.Version
 		Places  int
 	}
+	// Finalize says that the release at which the node has settled will not be taken back.
+	Finalize struct{ Release bundle.Version }
 	// Go says that the schedule lets the node go down for Goal.
 	Go struct{ Goal bundle.Version }
+	// MayRehearse says that the schedule lets the node rehearse for Goal, Interrupt that it
+	// does no more: a rehearsal under way is given up, and begins anew when it may.
+	MayRehearse struct{ Goal bundle.Version }
+	Interrupt   struct{}
 
 	// Staged answers Fetch.
 	Staged struct{ Step uint64 }
+	// Rehearsed answers Rehearse: all went well, but for what Reason says. Took and Down are
+	// as in view.Rehearsal.
+	Rehearsed struct {
+		Step       uint64
+		Reason     string
+		Took, Down bundle.Duration
+	}
 	// Drained answers Drain: the old software has ended.
 	Drained struct{ Step uint64 }
 	// Transformed answers Transform.
@@ -57,6 +81,8 @@ type (
 	Healthy struct{ Step uint64 }
 	// Recorded answers Settle.
 	Recorded struct{ Step uint64 }
+	// Finalized answers Finish.
+	Finalized struct{ Step uint64 }
 	// RolledBack answers Rollback. A Reason says that the old software,
 	// though started, is not healthy.
 	RolledBack struct {
@@ -64,24 +90,33 @@ type (
 		Reason string
 	}
 	// Failed answers any action that could not be done. Later is true where
-	// the transform asked to be tried again another time.
+	// the transform asked to be tried again another time, or something that was fetched
+	// is not here any more. Unable is true where a rehearsal could not be made, which says
+	// nothing against the release, and Took is how long one took that was.
 	Failed struct {
-		Step   uint64
-		Reason string
-		Later  bool
+		Step          uint64
+		Reason        string
+		Later, Unable bool
+		Took          bundle.Duration
 	}
 )
 
 func (Begin) event()       {}
 func (Target) event()      {}
+func (Turn) event()        {}
 func (Closed) event()      {}
 func (Withdrawn) event()   {}
 func (Retry) event()       {}
 func (Soaked) event()      {}
 func (SoakFailed) event()  {}
+func (Finalize) event()    {}
+func (Finalized) event()   {}
 func (Go) event()          {}
+func (MayRehearse) event() {}
+func (Interrupt) event()   {}
 func (Reminded) event()    {}
 func (Staged) event()      {}
+func (Rehearsed) event()   {}
 func (Drained) event()     {}
 func (Transformed) event() {}
 func (Ready) event()       {}
@@ -108,6 +143,15 @@ type (
 		Step uint64
 		Path []bundle.Version
 	}
+	// Rehearse runs all of Path on a copy of the state of From, whose software it does
+	// not disturb. So often before it could not be made: the more often, the longer the
+	// pause before it is tried.
+	Rehearse struct {
+		Step   uint64
+		From   bundle.Version
+		Path   []bundle.Version
+		Before int
+	}
 	// Drain holds new calls, lets those in flight end, and stops the software
 	// of release Version. It does not fail: what does not end is killed.
 	Drain struct {
@@ -115,7 +159,7 @@ type (
 		Version bundle.Version
 	}
 	// Transform makes the slot of To from that of From, which it leaves
-	// untouched. From 0: an empty slot.
+	// untouched. From 0: an empty slot. From a later release: that is taken back.
 	Transform struct {
 		Step     uint64
 		From, To bundle.Version
@@ -142,6 +186,12 @@ type (
 		Step    uint64
 		Version bundle.Version
 	}
+	// Finish carries out that release Version will not be taken back, beside its software,
+	// which goes on. A newer target ends it.
+	Finish struct {
+		Step    uint64
+		Version bundle.Version
+	}
 	// Rollback stops the software of From, if it runs, and brings back that of
 	// To on its untouched slot. To 0: there was none.
 	Rollback struct {
@@ -150,12 +200,17 @@ type (
 	}
 )
 
+// Reverse reports whether it takes release From back.
+func (t Transform) Reverse() bool { return t.To < t.From }
+
 func (Run) action()       {}
 func (Fetch) action()     {}
+func (Rehearse) action()  {}
 func (Drain) action()     {}
 func (Transform) action() {}
 func (Launch) action()    {}
 func (Admit) action()     {}
 func (Probe) action()     {}
 func (Settle) action()    {}
+func (Finish) action()    {}
 func (Rollback) action()  {}

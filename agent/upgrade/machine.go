@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -14,6 +15,12 @@ type Machine struct {
 	state   State
 	save    bool
 	actions []Action
+	// rehearses: the schedule has let the node rehearse, in this step. After a crash it is
+	// asked anew.
+	rehearses bool
+	// finishing: the action that finalizes is under way, in this step. After a crash it is
+	// asked for anew.
+	finishing bool
 }
 
 // Todo is what the driver must do next, in this order: make Save durable (nil:
@@ -95,7 +102,7 @@ func (m *Machine) serving() bool {
 		return false
 	}
 	switch m.state.Phase {
-	case Current, Fetching, Waiting, Held, Settled:
+	case Current, Fetching, Rehearsing, Waiting, Held, Settled:
 		return true
 	}
 	return false
@@ -112,12 +119,14 @@ func (m *Machine) Step(e Event) {
 		}
 	case Target:
 		m.target(e)
+	case Turn:
+		m.turn(e)
 	case Closed:
 		m.closed(e)
 	case Withdrawn:
 		m.withdrawn(e)
 	case Retry:
-		if m.state.Phase == Held && m.state.EndedRelease == e.Release {
+		if m.state.Phase == Held && m.state.Failed() == e.Release {
 			m.retry()
 		}
 	case Reminded:
@@ -126,9 +135,15 @@ func (m *Machine) Step(e Event) {
 		m.soaked(e)
 	case SoakFailed:
 		m.soakFailed(e)
+	case Finalize:
+		m.finalize(e)
 	case Go:
-		if m.state.Phase == Waiting && m.state.Goal == e.Goal {
-			m.enter(Draining)
+		m.mayGo(e)
+	case MayRehearse:
+		m.mayRehearse(e)
+	case Interrupt:
+		if m.Rehearses() {
+			m.enter(Rehearsing)
 		}
 	default:
 		m.answer(e)
@@ -143,6 +158,12 @@ func (m *Machine) answer(e Event) {
 		if m.awaits(Fetching, e.Step) {
 			m.staged()
 		}
+	case Rehearsed:
+		if m.awaits(Rehearsing, e.Step) {
+			s.Rehearsed, s.Reason = view.Rehearsal{Release: s.Goal, Outcome: view.RehearsalOK, Reason: clip(e.Reason), Took: e.Took, Down: e.Down}, ""
+			s.Unable = 0
+			m.enter(Waiting)
+		}
 	case Drained:
 		if m.awaits(Draining, e.Step) {
 			m.enter(Transforming)
@@ -156,6 +177,7 @@ func (m *Machine) answer(e Event) {
 			// Saved before the first call is let in: from here on the new slot
 			// may hold writes that callers were promised.
 			s.Running, s.Served = s.Software(), true
+			s.Said = max(s.Said, s.Reverts) // callers were let in there, and what they left is put aside
 			m.enter(Probing)
 		}
 	case Admitted:
@@ -164,12 +186,15 @@ func (m *Machine) answer(e Event) {
 		}
 	case Healthy:
 		if m.awaits(Probing, e.Step) {
-			s.Version = s.Goal
-			m.enter(Settled)
+			m.settle(s.Goal)
 		}
 	case Recorded:
 		if m.awaits(Settled, e.Step) {
 			m.finish()
+		}
+	case Finalized:
+		if m.finishing && m.awaits(Current, e.Step) {
+			m.finishing, s.Finalized, m.save = false, s.Version, true
 		}
 	case RolledBack:
 		if m.awaits(RollingBack, e.Step) {
@@ -187,7 +212,7 @@ func (m *Machine) answer(e Event) {
 func (m *Machine) target(e Target) {
 	s := &m.state
 	switch s.Phase {
-	case Current, Fetching, Waiting, Held:
+	case Current, Fetching, Rehearsing, Waiting, Held:
 	default:
 		return
 	}
@@ -195,18 +220,20 @@ func (m *Machine) target(e Target) {
 		return // nothing of this class was ever released
 	}
 	meant := s.meant(e)
-	if e.Goal <= s.Version || (e.Goal == s.Goal && slices.Equal(e.Path, s.Path) && maps.Equal(meant, s.Manifests)) {
+	if e.Goal <= s.Version || (e.Goal == s.Goal && slices.Equal(e.Path, s.Path) && e.Rehearse == s.Rehearse && maps.Equal(meant, s.Manifests)) {
 		return
 	}
-	if e.Goal < s.Obeys {
+	if e.Goal < s.Obeys && (s.Served || s.Said != 0) {
 		return // it has promised not to go down under so old an order
 	}
-	if s.Phase == Held && e.Goal <= s.EndedRelease {
-		return // quarantined here until Retry or a newer release
+	if s.Phase == Held && e.Goal <= s.EndedRelease && (s.Served || e.Goal == s.EndedRelease) {
+		return // quarantined here until Retry or a newer release, or until it is taken back
 	}
 	s.Obeys = max(s.Obeys, e.Goal)
+	s.stay()
 	s.Goal, s.Path, s.Done, s.Manifests = e.Goal, slices.Clone(e.Path), 0, meant
-	s.Reason = ""
+	s.Rehearse, s.Rehearsed, s.Unable = e.Rehearse, view.Rehearsal{}, 0
+	s.Reason, s.Reverts = "", 0
 	switch {
 	case len(e.Path) > 0:
 		m.enter(Fetching)
@@ -217,9 +244,23 @@ func (m *Machine) target(e Target) {
 		m.enter(Probing)
 	default:
 		// The software as it runs is the software of the goal.
-		s.Version = e.Goal
-		m.enter(Settled)
+		m.settle(e.Goal)
 	}
+}
+
+// settle notes that the node is well at a version. What it has said of a later one, which
+// it has taken back, it goes on saying.
+func (m *Machine) settle(v bundle.Version) {
+	s := &m.state
+	s.Said = max(s.Said, s.Reverts)
+	if v < s.Version {
+		s.Said = max(s.Said, s.Version)
+	}
+	s.Version = v
+	if s.inTurn() {
+		s.Turned.Done = true
+	}
+	m.enter(Settled)
 }
 
 // reminded takes over promises that this state does not know. An attempt under
@@ -237,11 +278,19 @@ func (m *Machine) reminded(p Promises) {
 	} else if p.EndedRelease == s.EndedRelease {
 		s.EndedCount = max(s.EndedCount, p.EndedCount)
 	}
-	if s.Said == was.Said && s.Obeys == was.Obeys && s.EndedRelease == was.EndedRelease && s.EndedCount == was.EndedCount {
+	s.promise(p.Turned)
+	if s.Said == was.Said && s.Turned == was.Turned && s.Obeys == was.Obeys && s.EndedRelease == was.EndedRelease && s.EndedCount == was.EndedCount {
 		return
 	}
-	if (s.Phase == Fetching || s.Phase == Waiting) && s.Goal < s.Obeys {
+	if s.Phase.Ahead() && s.Order() < s.Obeys {
 		m.closed(Closed{Reason: "this data folder is older than what the node has said: it has promised to obey a newer order"})
+		return
+	}
+	t := s.Turned
+	if later := was.Turned.Before(t.Release, t.Turn) || t.Done && !was.Turned.Done; later && s.Order() == t.Release && (s.Phase.Ahead() || s.Phase == Held) {
+		m.drop()
+		s.Reason = "this data folder is older than what the node has said: it goes by a later order of the release"
+		m.enter(Current)
 		return
 	}
 	m.save = true
@@ -250,20 +299,20 @@ func (m *Machine) reminded(p Promises) {
 // soaked and soakFailed note how the soak of the settled release has ended. Neither
 // disturbs what is under way.
 func (m *Machine) soaked(e Soaked) {
-	if s := &m.state; e.Release == s.Version && s.Soaked < e.Release {
+	if s := &m.state; e.Release == s.Version && s.Reverts == 0 && s.Soaked < e.Release {
 		s.Soaked, m.save = e.Release, true
 	}
 }
 
 func (m *Machine) soakFailed(e SoakFailed) {
-	if s := &m.state; e.Release == s.Version && s.Soaked < e.Release && e.Places > 0 && !s.FailedSoak(e.Places) {
+	if s := &m.state; e.Release == s.Version && s.Reverts == 0 && s.Soaked < e.Release && e.Places > 0 && !s.FailedSoak(e.Places) {
 		s.FailedRelease, s.FailedCount, m.save = e.Release, e.Places, true
 	}
 }
 
 func (m *Machine) closed(e Closed) {
 	s := &m.state
-	if s.Phase != Fetching && s.Phase != Waiting {
+	if !s.Phase.Ahead() {
 		return
 	}
 	m.drop()
@@ -275,7 +324,7 @@ func (m *Machine) closed(e Closed) {
 // which is the end of this attempt, and the last at that release.
 func (m *Machine) withdrawn(e Withdrawn) {
 	switch s := &m.state; s.Phase {
-	case Fetching, Waiting:
+	case Fetching, Rehearsing, Waiting:
 		m.closed(Closed(e))
 	case Draining, Transforming, Starting:
 		s.Reason, s.Back = clip(e.Reason), Held
@@ -286,7 +335,7 @@ func (m *Machine) withdrawn(e Withdrawn) {
 func (m *Machine) retry() {
 	s := &m.state
 	s.Reason = ""
-	if s.Goal != s.EndedRelease {
+	if s.Reverts == 0 && s.Goal != s.EndedRelease {
 		// The attempt that ended was made before the data folder became older:
 		// nothing of it is left to go on with.
 		m.drop()
@@ -298,14 +347,20 @@ func (m *Machine) retry() {
 		m.enter(Probing)
 		return
 	}
-	s.Done = 0
+	s.Done, s.Rehearsed, s.Unable = 0, view.Rehearsal{}, 0
 	m.enter(Fetching)
 }
 
-// staged goes on to the schedule, or straight on where no caller can miss the
-// node: it has never served.
+// staged goes on to the rehearsal or the schedule, or straight on where no caller can
+// miss the node: it has never served.
 func (m *Machine) staged() {
-	switch s := &m.state; {
+	s := &m.state
+	if s.Rehearse && !s.Served {
+		s.Rehearsed = view.Rehearsal{Release: s.Goal, Outcome: view.RehearsalSkipped, Reason: "it has never served, so nobody misses it while it tries"}
+	}
+	switch {
+	case s.Served && !s.Cleared():
+		m.enter(Rehearsing)
 	case s.Served:
 		m.enter(Waiting)
 	case s.Running == 0:
@@ -314,6 +369,29 @@ func (m *Machine) staged() {
 		m.enter(Draining)
 	}
 }
+
+// mayGo takes the schedule's word. What is not rehearsed, though it must be, is first.
+func (m *Machine) mayGo(e Go) {
+	switch s := &m.state; {
+	case s.Phase != Waiting || s.Goal != e.Goal:
+	case !s.Cleared():
+		m.enter(Rehearsing)
+	default:
+		m.enter(Draining)
+	}
+}
+
+// mayRehearse takes the schedule's word that the node may rehearse now.
+func (m *Machine) mayRehearse(e MayRehearse) {
+	if s := &m.state; s.Phase == Rehearsing && s.Goal == e.Goal && !m.rehearses {
+		m.rehearses = true
+		m.do(Rehearse{s.Step, s.Running, slices.Clone(s.Path), s.Unable})
+	}
+}
+
+// Rehearses reports whether a rehearsal is under way: without, in that phase, the node waits
+// for the schedule's word.
+func (m *Machine) Rehearses() bool { return m.state.Phase == Rehearsing && m.rehearses }
 
 func (m *Machine) transformed() {
 	s := &m.state
@@ -342,6 +420,8 @@ func (m *Machine) failed(e Failed) {
 	switch s.Phase {
 	case Fetching:
 		m.hold(reason)
+	case Rehearsing:
+		m.notRehearsed(e, reason)
 	case Transforming, Starting:
 		s.Reason, s.Back = reason, Held
 		if e.Later && s.Running != 0 {
@@ -353,6 +433,27 @@ func (m *Machine) failed(e Failed) {
 	}
 }
 
+// notRehearsed decides what a rehearsal leads to that did not go well. One that cannot be
+// made, again and again, is held as one that failed is: no node goes down for what it has
+// not tried, and its class must not wait for it in silence.
+func (m *Machine) notRehearsed(e Failed, reason string) {
+	s := &m.state
+	switch {
+	case e.Later:
+		m.enter(Fetching)
+	case e.Unable && s.Unable+1 < maxUnable:
+		s.Unable++
+		s.Reason = clip("its rehearsal could not be made, and is tried again: " + reason)
+		m.enter(Rehearsing)
+	case e.Unable:
+		s.Rehearsed = view.Rehearsal{Release: s.Goal, Outcome: view.RehearsalUnable, Reason: reason}
+		m.hold(clip(fmt.Sprintf("its rehearsal could not be made, tried %d times: %s", maxUnable, reason)))
+	default:
+		s.Rehearsed = view.Rehearsal{Release: s.Goal, Outcome: view.RehearsalFailed, Reason: reason, Took: e.Took}
+		m.hold("its rehearsal failed: " + reason)
+	}
+}
+
 func (m *Machine) rolledBack(reason string) {
 	s := &m.state
 	if reason != "" {
@@ -361,6 +462,7 @@ func (m *Machine) rolledBack(reason string) {
 	back := s.Back
 	s.Back, s.Done = "", 0
 	if back == Waiting {
+		s.Served = true // it is up, and now somebody would miss it
 		m.enter(Waiting)
 		return
 	}
@@ -371,10 +473,13 @@ func (m *Machine) rolledBack(reason string) {
 // ended: the node is up again, or never went down.
 func (m *Machine) hold(reason string) {
 	s := &m.state
-	if s.EndedRelease < s.Goal {
+	if s.inTurn() && !s.Turned.Done {
+		s.Turned.Ended++
+	}
+	if s.EndedRelease < s.Goal && s.Reverts == 0 {
 		s.EndedRelease, s.EndedCount = s.Goal, 0
 	}
-	if s.EndedRelease == s.Goal { // it is newer where the node was reminded during the attempt
+	if s.EndedRelease == s.Goal && s.Reverts == 0 { // it is newer where the node was reminded during the attempt
 		s.EndedCount++
 	}
 	s.Reason = reason
@@ -391,7 +496,8 @@ func (m *Machine) finish() {
 // drop forgets the goal, and all that only the way to it needs.
 func (m *Machine) drop() {
 	s := &m.state
-	s.Goal, s.Path, s.Done = 0, nil, 0
+	s.stay()
+	s.Goal, s.Path, s.Done, s.Rehearse, s.Unable, s.Reverts = 0, nil, 0, false, 0, 0
 	s.Manifests = s.meant(Target{})
 }
 
@@ -399,7 +505,7 @@ func (m *Machine) drop() {
 func (m *Machine) enter(p Phase) {
 	m.state.Phase = p
 	m.state.Step++
-	m.save = true
+	m.save, m.rehearses, m.finishing = true, false, false
 	m.actions = nil // what was to be done under the old step is not started any more
 	m.resume()
 }

@@ -8,16 +8,19 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
 // TestScripts runs the interleavings in testdata. Commands:
 //
 //	new [adopted=V]          a fresh machine
-//	new restored=V settled=V one whose journal is lost
+//	new restored=V settled=V one whose journal is lost; turn=N: it has promised to go by
+//	                         that turn of the order of what was settled
 //	target goal=V path=V,…   and the other events, by their names in lower case;
 //	                         those that answer an action take its step, or
 //	                         step=N for another
+//	reminded [turned=RELEASE/TURN/DONE] …
 //	crash                    the machine is made again from the last saved state
 //	crash unsaved            the same, before the present Todo was saved
 //	state                    prints the state
@@ -45,7 +48,12 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		if v, ok := versionArg(t, d, "restored"); ok {
 			settled, _ := versionArg(t, d, "settled")
-			s.saved = Restored(v, Promises{Settled: settled})
+			turn, _ := versionArg(t, d, "turn")
+			p := Promises{Settled: settled}
+			if turn != 0 {
+				p.Turned = view.Turned{Release: settled, Turn: int(turn)}
+			}
+			s.saved = Restored(v, p)
 		}
 		s.restart(t)
 	case "crash":
@@ -92,7 +100,12 @@ func (s *script) event(t *testing.T, d *datadriven.TestData) Event {
 	case "begin":
 		return Begin{}
 	case "target":
-		return Target{Goal: goal, Path: pathArg(t, d)}
+		return Target{Goal: goal, Path: pathArg(t, d), Rehearse: d.HasArg("rehearse")}
+	case "turn":
+		release, _ := versionArg(t, d, "release")
+		turn, _ := versionArg(t, d, "turn")
+		before, _ := versionArg(t, d, "before")
+		return Turn{Release: release, Turn: int(turn), Before: before}
 	case "closed":
 		return Closed{Reason: reason}
 	case "withdrawn":
@@ -103,11 +116,29 @@ func (s *script) event(t *testing.T, d *datadriven.TestData) Event {
 		obeys, _ := versionArg(t, d, "obeys")
 		settled, _ := versionArg(t, d, "settled")
 		ended, _ := versionArg(t, d, "ended")
-		return Reminded{Promises{Settled: settled, Obeys: obeys, EndedRelease: ended, EndedCount: 1}}
+		r := Reminded{Promises{Settled: settled, Obeys: obeys, EndedRelease: ended, EndedCount: 1}}
+		if text := ""; d.HasArg("turned") {
+			d.ScanArgs(t, "turned", &text)
+			if _, err := fmt.Sscanf(text, "%d/%d/%t", &r.Turned.Release, &r.Turned.Turn, &r.Turned.Done); err != nil {
+				d.Fatalf(t, "%s: %v", text, err)
+			}
+		}
+		return r
+	case "finalize":
+		release, _ := versionArg(t, d, "release")
+		return Finalize{Release: release}
+	case "finalized":
+		return Finalized{step}
 	case "go":
 		return Go{Goal: goal}
 	case "staged":
 		return Staged{step}
+	case "may_rehearse":
+		return MayRehearse{Goal: goal}
+	case "interrupt":
+		return Interrupt{}
+	case "rehearsed":
+		return Rehearsed{Step: step, Reason: reason}
 	case "drained":
 		return Drained{step}
 	case "transformed":
@@ -124,7 +155,7 @@ func (s *script) event(t *testing.T, d *datadriven.TestData) Event {
 	case "rolledback":
 		return RolledBack{step, reason}
 	case "failed":
-		return Failed{Step: step, Reason: reason, Later: d.HasArg("later")}
+		return Failed{Step: step, Reason: reason, Later: d.HasArg("later"), Unable: d.HasArg("unable")}
 	}
 	t.Fatalf("%s: unknown command %s", d.Pos, d.Cmd)
 	return nil
@@ -161,6 +192,21 @@ func describe(todo Todo) string {
 		fmt.Fprintf(&b, "save %s version=%d running=%d", s.Phase, s.Version, s.Running)
 		if s.Goal != 0 {
 			fmt.Fprintf(&b, " goal=%d path=%v done=%d", s.Goal, s.Path, s.Done)
+		}
+		if r := s.Rehearsed; r.Outcome != "" {
+			fmt.Fprintf(&b, " rehearsed=%d:%s", r.Release, r.Outcome)
+		}
+		if s.Unable != 0 {
+			fmt.Fprintf(&b, " unable=%d", s.Unable)
+		}
+		if s.Finalized != 0 {
+			fmt.Fprintf(&b, " finalized=%d", s.Finalized)
+		}
+		if s.Reverts != 0 {
+			fmt.Fprintf(&b, " reverts=%d", s.Reverts)
+		}
+		if t := s.Turned; t.Turn != 0 {
+			fmt.Fprintf(&b, " turned=%d/%d done=%v ended=%d", t.Release, t.Turn, t.Done, t.Ended)
 		}
 		if s.EndedRelease != 0 {
 			fmt.Fprintf(&b, " ended=%d×%d", s.EndedRelease, s.EndedCount)

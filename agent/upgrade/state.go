@@ -18,6 +18,7 @@ type Phase = view.Phase
 const (
 	Current      = view.Current
 	Fetching     = view.Fetching
+	Rehearsing   = view.Rehearsing
 	Waiting      = view.Waiting
 	Draining     = view.Draining
 	Transforming = view.Transforming
@@ -35,11 +36,12 @@ type State struct {
 	// that answer them carry it, so that a late answer is known as such.
 	Step  uint64 `json:"step"`
 	Phase Phase  `json:"phase"`
-	// Version is the settled system version; it never goes down.
+	// Version is the settled system version; it goes down only where a release is taken back.
 	Version bundle.Version `json:"version"`
 	// Running is the release whose software and slot are live; at most
 	// Version, except from just before admission to settling (and in a hold
-	// that began there), when it is the new one. 0: nothing is installed.
+	// that began there), when it is the new one, or the old one where a release is taken
+	// back. 0: nothing is installed.
 	Running bundle.Version `json:"running"`
 	// Served is false until this node has once been up for callers. Until then
 	// nobody can miss it, so it asks no schedule.
@@ -56,6 +58,16 @@ type State struct {
 	// those of Path: a number may be signed again. States that were saved before there
 	// was this field have none. The map is shared, and replaced, never changed.
 	Manifests map[bundle.Version]bundle.Chunk `json:"manifests,omitempty"`
+	// Rehearse is true where a release of Path wants to be rehearsed on a copy of this
+	// node's state before the node goes down for it. Rehearsed is what came of the last
+	// rehearsal: of this attempt where its Release is Goal.
+	Rehearse  bool           `json:"rehearse,omitempty"`
+	Rehearsed view.Rehearsal `json:"rehearsed,omitzero"`
+	// Unable counts how often the rehearsal of this attempt could not be made.
+	Unable int `json:"unable,omitempty"`
+	// Reverts is the release that the attempt under way takes back, 0 for none: Goal is then
+	// the version before it, and Path the release whose software ran there.
+	Reverts bundle.Version `json:"reverts,omitempty"`
 	// Back is the phase that a roll-back ends in: Held, or Waiting when the
 	// transform asked to be tried later.
 	Back Phase `json:"back,omitempty"`
@@ -67,10 +79,14 @@ type State struct {
 	// without settling. They only grow (in that order of significance).
 	EndedRelease bundle.Version `json:"ended_release,omitempty"`
 	EndedCount   int            `json:"ended_count,omitempty"`
+	// Turned is how far the node is with the turns of a release's order. It only rises.
+	Turned view.Turned `json:"turned,omitzero"`
 	// Said is the newest version that this node is known to have settled at,
-	// though its data folder, older than that, no longer shows it. What it has
-	// said once it goes on saying: peers count on it.
+	// though its data folder, older than that, no longer shows it, or it has taken that back.
+	// What it has said once it goes on saying: peers count on it.
 	Said bundle.Version `json:"said,omitempty"`
+	// Finalized is the newest release whose finalization has been carried out here.
+	Finalized bundle.Version `json:"finalized,omitempty"`
 	// Soaked is the release in whose soak the software was well to the end.
 	Soaked bundle.Version `json:"soaked,omitempty"`
 	// FailedRelease and FailedCount: in the soak of that release it was not, when the
@@ -85,6 +101,60 @@ type State struct {
 // not even when the state does.
 func (s State) Claims() bundle.Version { return max(s.Version, s.Said) }
 
+// Order is the release by whose rollout order the attempt under way goes.
+func (s State) Order() bundle.Version {
+	if s.Reverts != 0 {
+		return s.Reverts
+	}
+	return s.Goal
+}
+
+// inTurn reports whether the attempt under way leads where the turn leads that the node has
+// promised to go by. One that began before the data folder became older may not.
+func (s State) inTurn() bool {
+	return s.Turned.Release != 0 && s.Turned.Release == s.Order() && (s.Turned.Turn%2 == 1) == (s.Reverts != 0)
+}
+
+// promise raises Turned. In a later turn the soak begins anew, however it ended before.
+func (s *State) promise(t view.Turned) {
+	if s.Turned.Before(t.Release, t.Turn) {
+		if s.Soaked >= t.Release {
+			s.Soaked = 0
+		}
+		if s.FailedRelease >= t.Release {
+			s.FailedRelease, s.FailedCount = 0, 0
+		}
+	}
+	s.Turned = s.Turned.Max(t)
+}
+
+// stay notes, when an attempt is given up that takes a release back, that the node is at the
+// version before it, where callers have been let in to that.
+func (s *State) stay() {
+	if s.Reverts != 0 && s.Running < s.Reverts && s.Version >= s.Reverts {
+		s.Said, s.Version = max(s.Said, s.Version), s.Reverts-1
+	}
+}
+
+// Ended counts the attempts that have ended at a release: in the present turn of its order.
+func (s State) Ended(release bundle.Version) int {
+	switch {
+	case s.Turned.Release == release && release != 0:
+		return s.Turned.Ended
+	case s.EndedRelease == release:
+		return s.EndedCount
+	}
+	return 0
+}
+
+// Failed is the release whose order may give a held node another attempt.
+func (s State) Failed() bundle.Version {
+	if s.Reverts != 0 {
+		return s.Reverts
+	}
+	return s.EndedRelease
+}
+
 // admitted reports whether the software of Goal may have been open to callers
 // in this attempt, so that its slot may hold acknowledged writes.
 func (s State) admitted() bool {
@@ -95,6 +165,12 @@ func (s State) admitted() bool {
 // rollout order had so many places for this node, or more.
 func (s State) FailedSoak(places int) bool {
 	return s.FailedRelease == s.Version && s.FailedCount >= places
+}
+
+// Cleared reports whether nothing is left to be rehearsed before the node goes down
+// (promise P13).
+func (s State) Cleared() bool {
+	return !s.Rehearse || s.Rehearsed.Release == s.Goal && s.Rehearsed.Outcome == view.RehearsalOK
 }
 
 // Software returns the release whose software the attempt will start.
@@ -195,7 +271,7 @@ type Release struct {
 func Restored(slot bundle.Version, floor Promises) State {
 	s := State{
 		Phase: Current, Version: slot, Running: slot, Served: true, Said: floor.Settled,
-		Obeys: floor.Obeys, EndedRelease: floor.EndedRelease, EndedCount: floor.EndedCount,
+		Obeys: floor.Obeys, EndedRelease: floor.EndedRelease, EndedCount: floor.EndedCount, Turned: floor.Turned,
 	}
 	if floor.Settled != 0 && slot > floor.Settled {
 		s.Phase, s.Version = Probing, floor.Settled
@@ -224,11 +300,12 @@ type Promises struct {
 	Obeys        bundle.Version
 	EndedRelease bundle.Version
 	EndedCount   int
+	Turned       view.Turned
 }
 
 // Raised adds what a state promises. Nothing in it goes down.
 func (p Promises) Raised(s State) Promises {
-	p.Settled, p.Obeys = max(p.Settled, s.Claims()), max(p.Obeys, s.Obeys)
+	p.Settled, p.Obeys, p.Turned = max(p.Settled, s.Claims()), max(p.Obeys, s.Obeys), p.Turned.Max(s.Turned)
 	if s.EndedRelease > p.EndedRelease {
 		p.EndedRelease, p.EndedCount = s.EndedRelease, 0
 	}

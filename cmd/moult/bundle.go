@@ -11,10 +11,12 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/operator"
+	"moult/agent/schedule"
 	"moult/simlayer/so"
 	"moult/simlayer/so/wasm"
 	"moult/store/bundle"
@@ -57,7 +59,9 @@ func bundleCommand() *cli.Command {
 				Action: func(c *cli.Context) error {
 					return withBundle(c, func(b *archive.Bundle) error {
 						m := b.Head()
-						fmt.Fprintf(c.App.ErrWriter, "moult: release %d is whole and signed: %s\n", m.Version, bundle.Sum(b.ManifestBytes(m.Version)))
+						digest := bundle.Sum(b.ManifestBytes(m.Version))
+						say(c, "release %d is whole and signed: %s", m.Version, digest)
+						made(c, m.Version, digest)
 						return nil
 					})
 				},
@@ -105,8 +109,13 @@ func buildBundle(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.App.Writer, "%s\n", r.Manifest)
-	fmt.Fprintf(c.App.ErrWriter, "moult: release %d is in %s, and signed: other content needs the next number\n", r.Version, out)
+	if o := outcomeOf(c); o != nil {
+		o.File = out
+	} else {
+		fmt.Fprintf(c.App.Writer, "%s\n", r.Manifest)
+	}
+	made(c, r.Version, r.Manifest)
+	say(c, "release %d is in %s, and signed: other content needs the next number", r.Version, out)
 	return nil
 }
 
@@ -130,7 +139,8 @@ func checkBuild(c *cli.Context, spec *build.Spec) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.App.ErrWriter, "moult: release %d can be built; nothing was signed\n", r.Version)
+	made(c, r.Version, r.Manifest)
+	say(c, "release %d can be built; nothing was signed", r.Version)
 	return nil
 }
 
@@ -206,11 +216,11 @@ func withBundle(c *cli.Context, do func(*archive.Bundle) error) error {
 
 // inspection is `moult bundle inspect -o json`.
 type inspection struct {
-	Cluster  bundle.Digest    `json:"cluster"`
-	Digest   bundle.Digest    `json:"digest"`
-	Expires  string           `json:"expires"`
-	Manifest *bundle.Manifest `json:"manifest"`
-	Order    bool             `json:"order"`
+	Cluster  bundle.Digest   `json:"cluster"`
+	Digest   bundle.Digest   `json:"digest"`
+	Expires  time.Time       `json:"expires"`
+	Manifest bundle.Manifest `json:"manifest"`
+	Order    bool            `json:"order"`
 }
 
 func inspectBundle(c *cli.Context) error {
@@ -223,7 +233,7 @@ func inspectBundle(c *cli.Context) error {
 		_, ordered := b.Order(m.Version)
 		in := inspection{
 			Cluster: b.Trust().Cluster(), Digest: bundle.Sum(b.ManifestBytes(m.Version)),
-			Expires: b.Trust().Expires().Format("2006-01-02"), Manifest: m, Order: ordered,
+			Expires: b.Trust().Expires(), Manifest: *m, Order: ordered,
 		}
 		if asJSON {
 			return writeJSON(c.App.Writer, in)
@@ -238,7 +248,7 @@ func (in inspection) print(out io.Writer) error {
 	fmt.Fprintf(w, "release\t%d\n", m.Version)
 	fmt.Fprintf(w, "digest\t%s\n", in.Digest)
 	fmt.Fprintf(w, "cluster\t%s\n", in.Cluster.Short())
-	fmt.Fprintf(w, "good until\t%s\n", in.Expires)
+	fmt.Fprintf(w, "good until\t%s\n", in.Expires.Format(time.DateOnly))
 	for _, name := range slices.Sorted(maps.Keys(m.Classes)) {
 		cu := m.Classes[name]
 		fmt.Fprintf(w, "class %s\tfrom version %d\n", name, cu.From)
@@ -255,6 +265,25 @@ func (in inspection) print(out io.Writer) error {
 		fmt.Fprintf(w, "  future\t%s\n", describeSimulation(cu.Future))
 		s := cu.Schedule
 		fmt.Fprintf(w, "  schedule\t%s, at most %s down, canary %d, soak %s\n", s.Strategy, s.MaxUnavailable, s.Canary, s.Soak)
+		if len(s.Waves) > 0 {
+			fmt.Fprintf(w, "  waves\t%s\n", waveWords(s.Waves))
+		}
+		if s.Spread != nil {
+			fmt.Fprintf(w, "  spread\tat most %d of each %s\n", s.Spread.Max, s.Spread.Label)
+		}
+		for _, window := range s.Windows {
+			fmt.Fprintf(w, "  window\t%s\n", schedule.WindowText(window))
+		}
+		if len(s.After) > 0 {
+			fmt.Fprintf(w, "  after\t%s\n", classNames(s.After))
+		}
+		if s.When != "" {
+			fmt.Fprintf(w, "  when\t%s\n", words(s.When))
+		}
+		if s.HoldIf != "" {
+			fmt.Fprintf(w, "  hold if\t%s\n", words(s.HoldIf))
+		}
+		printFacts(w, cu.Facts)
 	}
 	return w.Flush()
 }

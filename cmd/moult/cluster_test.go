@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -297,4 +299,17 @@ func (c *testCluster) digest(a *cluster.Agent, v bundle.Version) bundle.Digest {
 		c.t.Fatal(err)
 	}
 	return d
+}
+
+// downs is when which nodes were down, by their agents' logs.
+func (c *testCluster) downs() (all []cluster.Down) {
+	c.t.Helper()
+	for _, a := range c.Agents {
+		downs, err := a.Downs()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		all = append(all, downs...)
+	}
+	return all
 }

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"time"
@@ -24,10 +22,6 @@ func agentFlag() cli.Flag {
 		Usage: "the agent to ask: its data `FOLDER`, its socket, or an http:// address"}
 }
 
-func outputFlag() cli.Flag {
-	return &cli.StringFlag{Name: "o", Aliases: []string{"output"}, Value: "text", Usage: "`FORMAT` of the output: text or json"}
-}
-
 func trustFlag() cli.Flag {
 	return &cli.StringFlag{Name: "trust", Value: "trust", EnvVars: []string{"MOULT_TRUST"},
 		Usage: "the trust `FOLDER` with the keys and metadata"}
@@ -39,6 +33,10 @@ func timeoutFlag(def time.Duration) cli.Flag {
 
 // printNotes tells what does not keep a command from doing its work.
 func printNotes(c *cli.Context, notes []string) {
+	if o := outcomeOf(c); o != nil {
+		o.Notes = append(o.Notes, notes...)
+		return
+	}
 	for _, note := range notes {
 		fmt.Fprintf(c.App.ErrWriter, "moult: note: %s\n", note)
 	}
@@ -48,24 +46,6 @@ func client(c *cli.Context) *control.Client {
 	api := control.NewClient(c.String("agent"))
 	api.UseToken(os.Getenv(control.TokenVariable))
 	return api
-}
-
-// wantsJSON reads the output flag.
-func wantsJSON(c *cli.Context) (bool, error) {
-	switch o := c.String("o"); o {
-	case "json":
-		return true, nil
-	case "text":
-		return false, nil
-	default:
-		return false, misusef("use -o text or -o json", "output format %q is not known", o)
-	}
-}
-
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }
 
 // openTrust opens the trust folder that the flags name.

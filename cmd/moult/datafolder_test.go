@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -119,7 +121,7 @@ var folderRows = []folderRow{
 		},
 		fates: func(damage, _ string) fate {
 			if damage == lost {
-				return fate{alarm: "the state of version 2, which is what this node runs on, is gone", down: true, backup: true}
+				return fate{alarm: "the state of version 2, which this node runs, is gone", down: true, backup: true}
 			}
 			return fate{backup: true}
 		},
@@ -186,9 +188,19 @@ func spoilFile(damage, path string) error {
 	case damage == flipped:
 		return flipBit(path)
 	case damage == truncated:
-		return os.Truncate(path, fi.Size()/2)
+		return unlessBusy(func() error { return os.Truncate(path, fi.Size()/2) })
 	}
-	return os.Truncate(path, 0)
+	return unlessBusy(func() error { return os.Truncate(path, 0) })
+}
+
+// unlessBusy tries again while Linux forbids to write to a file, since it is a program that
+// is just being started.
+func unlessBusy(write func() error) error {
+	for {
+		if err := write(); !errors.Is(err, syscall.ETXTBSY) {
+			return err
+		}
+	}
 }
 
 // spoilLink does so to a link: it is gone, leads nowhere, or is a file.
@@ -537,7 +549,7 @@ func flipBit(path string) error {
 		return err
 	}
 	data[len(data)/2] ^= 1
-	return os.WriteFile(path, data, 0o755)
+	return unlessBusy(func() error { return os.WriteFile(path, data, 0o755) })
 }
 
 // pid is that of the node's software, once it is not just being started.

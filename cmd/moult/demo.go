@@ -24,6 +24,8 @@ func demoCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "nodes", Value: 5, Usage: "how many `N` nodes, 2 to 30"},
 			&cli.Float64Flag{Name: "rate", Value: 100, Usage: "calls per second of each version's clients, all nodes together"},
+			&cli.BoolFlag{Name: "bad", Usage: "a release that cannot read the nodes' data, which their rehearsals stop before any is down"},
+			&cli.BoolFlag{Name: "revert", Usage: "then take the release back from all nodes, and go forward to it again"},
 			&cli.BoolFlag{Name: "keep", Usage: "keep the folder with everything in it"},
 			outputFlag(), timeoutFlag(5 * time.Minute),
 			&cli.BoolFlag{Name: "no-color", EnvVars: []string{"NO_COLOR"}, Usage: "no colour"},
@@ -44,6 +46,9 @@ func showDemo(c *cli.Context) error {
 	if n < 2 || n > 30 {
 		return misusef("", "--nodes %d: want 2 to 30", n)
 	}
+	if c.Bool("bad") && c.Bool("revert") {
+		return misusef("", "--bad and --revert are two stories: ask for one")
+	}
 	ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
 	defer cancel()
 	if !signal.Ignored(syscall.SIGHUP) { // as it is under nohup
@@ -53,7 +58,7 @@ func showDemo(c *cli.Context) error {
 	}
 	signal.Ignore(syscall.SIGPIPE) // nobody reads any more: that, too, must not end the demo before its processes
 	report, err := demo.Run(ctx, demo.Config{
-		Nodes: n, Rate: c.Float64("rate"), Keep: c.Bool("keep"), Build: buildOptions(),
+		Nodes: n, Rate: c.Float64("rate"), Keep: c.Bool("keep"), Bad: c.Bool("bad"), Revert: c.Bool("revert"), Build: buildOptions(),
 		Talk: c.App.ErrWriter, Live: isTerminal(c.App.ErrWriter) && !asJSON && !c.Bool("no-color"),
 	})
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -77,6 +79,16 @@ func TestTwoHalves(t *testing.T) {
 	})
 	if code, errs := at(one, other, "start", "n3"); code != exitRefused || !strings.Contains(errs, "contradict each other") {
 		t.Errorf("start n3: exit code %d, %s", code, errs)
+	}
+	// A node that is not trusted any more is evicted all the same.
+	for _, s := range []struct{ verb, note, by string }{{"remove", "n2 is evicted, and the rollout order is as it was", "evicted"}, {"add", "enrolled n2", "name"}} {
+		if code, _, errs := c.command(one, "member", s.verb, "--trust", other, "n2"); code != exitDone || !strings.Contains(errs, s.note) {
+			t.Fatalf("member %s n2: exit code %d, %s", s.verb, code, errs)
+		}
+		kit.Until(t, "n2 to be enrolled by "+s.by, func() bool {
+			list := c.members(one).Members
+			return slices.ContainsFunc(list, func(m memberLine) bool { return m.Name == "n2" && m.By == s.by })
+		})
 	}
 	if code, errs := at(one, other, "pause"); code != exitDone {
 		t.Fatalf("pause: exit code %d, %s", code, errs)

@@ -26,6 +26,7 @@ const module = "moult/"
 // one. See docs/rationale.md, "The house".
 var floors = map[string]int{
 	"store/durable":            -3,
+	"store/standin":            -3,
 	"store/bundle/hclguard":    0,
 	"store/bundle":             -2,
 	"store/bundle/placeholder": -3,
@@ -48,6 +49,7 @@ var floors = map[string]int{
 	"simlayer/relay":           2,
 	"simlayer/gate":            3,
 	"agent/schedule":           2,
+	"agent/schedule/expr":      0,
 	"agent/membership":         2,
 	"agent/upgrade":            2,
 	"agent/config":             3,
@@ -72,11 +74,17 @@ var floors = map[string]int{
 	"simlayer/host":            4,
 	"agent/control":            2,
 	"agent/operator":           3,
+	"agent/fleet":              3,
+	"agent/metrics":            3,
 	"agent/objects":            7,
 	"agent/software":           7,
 	"agent/ways":               7,
+	"agent/rehearse":           5,
+	"agent/facts":              5,
 	"agent":                    8,
 	"agent/sim":                4,
+	"agent/sim/every":          4,
+	"agent/report":             4,
 	"simlayer/speed":           7,
 
 	"simlayer/packets/packetstest": 2,
@@ -89,7 +97,7 @@ var floors = map[string]int{
 // pure lists packages that decide: no clock of their own, no network, no
 // disk, no goroutines' helpers. What they need to know comes in as values. What they
 // may not do, imports apart, is in house_pure_test.go.
-var pure = []string{"gossip/view", "agent/schedule", "agent/upgrade", "agent/node", "simlayer/so/jq", "simlayer/relay"}
+var pure = []string{"gossip/view", "agent/schedule", "agent/upgrade", "agent/node", "agent/report", "simlayer/so/jq", "simlayer/relay"}
 
 // impure lists what a pure package may not import, each with its reason.
 var impure = map[string]string{

@@ -58,12 +58,20 @@ func inject(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.App.ErrWriter, "moult: %s\n", accepted.Message)
+	say(c, "%s", accepted.Message)
+	made(c, accepted.Version, accepted.Digest)
 	if !c.Bool("wait") {
 		return nil
 	}
-	s, err := waitStatus(c, api, accepted.Version, timeout)
-	if s != nil {
+	return waitAndShow(c, api, operator.Goal{Release: accepted.Version}, timeout)
+}
+
+// waitAndShow follows a rollout to its end for a command that began it.
+func waitAndShow(c *cli.Context, api *control.Client, goal operator.Goal, timeout time.Duration) error {
+	s, err := waitStatus(c, api, goal, timeout)
+	if o := outcomeOf(c); o != nil {
+		o.Status = s
+	} else if s != nil {
 		if perr := (statusPrinter{w: c.App.Writer}).print(*s); perr != nil {
 			return perr
 		}

@@ -13,12 +13,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
+	_ "time/tzdata" // windows name time zones, and small machines have no database of them
 
 	"github.com/urfave/cli/v2"
 
+	"moult/agent/rehearse"
 	"moult/cmd/moult/internal/demo"
+	"moult/simlayer/host"
 )
 
 func main() {
@@ -36,16 +38,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if code, ok := objectHost(args); ok {
 		return code
 	}
+	if code, ok := rehearsal(args); ok {
+		return code
+	}
 	err := newApp(stdout, stderr).RunContext(ctx, args)
 	if err == nil {
 		return exitDone
 	}
-	code, hint := classify(err)
-	fmt.Fprintf(stderr, "moult: %s\n", strings.TrimSuffix(err.Error(), "."))
-	if hint != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", hint)
-	}
-	return code
+	return tellError(stderr, args, err)
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {
@@ -69,10 +69,10 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			demoCommand(), trustCommand(), bundleCommand(), agentCommand(), injectCommand(), planCommand(),
+			demoCommand(), trustCommand(), bundleCommand(), agentCommand(), injectCommand(), planCommand(), rehearseCommand(), simulateCommand(),
 			statusCommand(), whyCommand(),
 			rulesCommand(),
-			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), forgetCommand(), retryCommand(), startCommand(), withdrawCommand(),
+			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), forgetCommand(), retryCommand(), startCommand(), nowCommand(), revertCommand(), finalizeCommand(), withdrawCommand(),
 			memberCommand(), membersCommand(), joinCommand(), leaveCommand(), versionCommand(),
 		},
 	}
@@ -90,6 +90,9 @@ func setDefaults(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = usageError
 		c.HideHelp = true
+		if c.Name != "agent" { // it logs, see --log-json
+			withOutcome(c)
+		}
 		c.Flags = append(c.Flags, helpFlag())
 		setDefaults(c.Subcommands)
 		if len(c.Subcommands) > 0 && c.Action == nil {
@@ -101,4 +104,25 @@ func setDefaults(commands []*cli.Command) {
 			}
 		}
 	}
+}
+
+// objectHost makes this binary be the object host, or become an exec object, if
+// that is what args ask for: agents start it so. It is not shown in the help.
+func objectHost(args []string) (code int, ok bool) {
+	if len(args) < 2 || args[1] != host.CommandName {
+		return 0, false
+	}
+	if len(args) < 4 {
+		fmt.Fprintf(os.Stderr, "moult: %s: agents start this command, to run simulation objects; it is of no use by itself\nhint: `moult rules test FILE` tries a rules file\n", host.CommandName)
+		return exitMisuse, true
+	}
+	return host.Main(args[2:], os.Stderr), true
+}
+
+// rehearsal makes this binary be a process of a rehearsal, likewise.
+func rehearsal(args []string) (code int, ok bool) {
+	if len(args) < 2 || args[1] != rehearse.CommandName {
+		return 0, false
+	}
+	return rehearse.Main(args[2:], os.Stdout, os.Stderr), true
 }

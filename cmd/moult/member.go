@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -15,7 +13,6 @@ import (
 	"moult/agent/control"
 	"moult/agent/membership"
 	"moult/agent/operator"
-	"moult/agent/schedule"
 	"moult/gossip/view"
 	"moult/store/bundle"
 	"moult/store/durable"
@@ -90,49 +87,26 @@ func memberRemoveCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if err := changeMembers(c, false, func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
+			evict := func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
 				m, _ = operator.Begun(m, s)
 				return m.Evict(n.ID), nil
-			}); err != nil {
-				return err
 			}
-			// What has a place in an order is waited for until it is skipped.
-			classes, err := placesOf(c, n.ID)
-			if err != nil || len(classes) == 0 {
-				return err
-			}
-			_, err = signOrder(c, operator.Change{Name: "member remove", Apply: func(o *schedule.Order) (_ *schedule.Order, err error) {
-				for _, class := range classes {
-					if o, err = o.Skip(class, n.ID); err != nil {
-						return nil, err
-					}
+			var news []string
+			told := n.Name + " counts for no budget any more: if it is down just now, one more node may be"
+			_, err = signOrder(c, operator.Eviction(n.ID, noting(&news, evict), func(why error) {
+				if told = ""; why != nil {
+					told = fmt.Sprintf("%s is evicted, and the rollout order is as it was, since it cannot be changed now: %v; if the rollout waits for %s, `moult member remove %s` again when it can", n.Name, why, n.Name, n.Name)
 				}
-				return o, nil
-			}})
+			}))
+			if err == nil && told != "" {
+				news = append(news, told)
+			}
 			if err == nil {
-				printNotes(c, []string{n.Name + " counts for no budget any more: if it is down just now, one more node may be"})
+				printNotes(c, news)
 			}
 			return err
 		},
 	}
-}
-
-// placesOf lists the classes in which the newest order has open places for a node.
-func placesOf(c *cli.Context, id bundle.NodeID) (classes []bundle.Class, err error) {
-	peer, err := client(c).Trust(c.Context)
-	if err != nil || len(peer.Orders) == 0 {
-		return nil, err
-	}
-	o, err := schedule.ParseOrder(peer.Orders[slices.Max(slices.Collect(maps.Keys(peer.Orders)))])
-	if err != nil {
-		return nil, err
-	}
-	for _, class := range slices.Sorted(maps.Keys(o.Classes)) {
-		if o.Attempts(class, id) > 0 {
-			classes = append(classes, class)
-		}
-	}
-	return classes, nil
 }
 
 func memberTokenCommand() *cli.Command {
@@ -165,7 +139,11 @@ func memberTokenCommand() *cli.Command {
 				return m.Allow(secret.Token(class)), nil
 			})
 			if err == nil {
-				fmt.Fprintf(c.App.ErrWriter, "moult: %s has join token %s: `moult member revoke %s` ends it\n", path, secret.Token(class).ID(), secret.Token(class).ID())
+				id := secret.Token(class).ID()
+				say(c, "%s has join token %s: `moult member revoke %s` ends it", path, id, id)
+				if o := outcomeOf(c); o != nil {
+					o.File, o.Token = path, id
+				}
 			}
 			return err
 		},
@@ -217,31 +195,36 @@ func memberRevokeCommand() *cli.Command {
 func nodeNames(n control.NodeStatus) (string, bundle.NodeID) { return n.Name, n.ID }
 
 // changeMembers signs who belongs to the cluster from now on, and tells who that is anew.
-func changeMembers(c *cli.Context, anew bool, change func(*membership.Membership, control.Status) (*membership.Membership, error)) error {
+func changeMembers(c *cli.Context, anew bool, change operator.MembersChange) error {
 	folder, err := openTrust(c)
 	if err != nil {
 		return err
 	}
 	defer folder.Close()
 	var news []string
-	accepted, err := operator.New(folder).ChangeMembers(c.Context, client(c), anew, func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
+	accepted, err := operator.New(folder).ChangeMembers(c.Context, client(c), anew, noting(&news, change))
+	if err != nil || accepted.Message == "" {
+		return err
+	}
+	printNotes(c, news)
+	say(c, "%s", accepted.Message)
+	return nil
+}
+
+// noting is a change that notes whom it enrols.
+func noting(news *[]string, change operator.MembersChange) operator.MembersChange {
+	return func(m *membership.Membership, s control.Status) (*membership.Membership, error) {
 		next, err := change(m, s)
 		if err != nil || next == m {
 			return next, err
 		}
 		for _, e := range next.Members {
 			if before, ok := m.Member(e.Node); !ok || fmt.Sprint(before) != fmt.Sprint(e) {
-				news = append(news, fmt.Sprintf("enrolled %s (%s), of class %s, at %s", e.Name, e.Node.Short(), e.Class, orAnywhere(e.Hosts)))
+				*news = append(*news, fmt.Sprintf("enrolled %s (%s), of class %s, at %s", e.Name, e.Node.Short(), e.Class, orAnywhere(e.Hosts)))
 			}
 		}
 		return next, nil
-	})
-	if err != nil || accepted.Message == "" {
-		return err
 	}
-	printNotes(c, news)
-	fmt.Fprintf(c.App.ErrWriter, "moult: %s\n", accepted.Message)
-	return nil
 }
 
 func orAnywhere(hosts []string) string {

@@ -6,7 +6,14 @@ import (
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
+
+	"moult/agent/control"
 )
+
+// ringMembers is `moult members -o json`.
+type ringMembers struct {
+	Members []control.Member `json:"members"`
+}
 
 func membersCommand() *cli.Command {
 	return &cli.Command{
@@ -26,7 +33,7 @@ func membersCommand() *cli.Command {
 				return err
 			}
 			if asJSON {
-				return writeJSON(c.App.Writer, members)
+				return writeJSON(c.App.Writer, ringMembers{members})
 			}
 			w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "NAME\tID\tCLASS\tADDRESS\tSTATE\tPLATFORM")
@@ -57,7 +64,7 @@ func joinCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.App.ErrWriter, "moult: joined by way of %d of %d peers\n", n, c.NArg())
+			say(c, "joined by way of %d of %d peers", n, c.NArg())
 			return nil
 		},
 	}
@@ -75,7 +82,7 @@ func leaveCommand() *cli.Command {
 			if err := client(c).Leave(c.Context); err != nil {
 				return err
 			}
-			fmt.Fprintln(c.App.ErrWriter, "moult: the agent has left the ring; its node goes on")
+			say(c, "the agent has left the ring; its node goes on")
 			return nil
 		},
 	}

@@ -20,18 +20,59 @@ func orderFlags() []cli.Flag {
 		&cli.Uint64Flag{Name: "release", Usage: "the `VERSION` whose rollout is meant; default: the newest with an order"}}
 }
 
+func yesFlag() cli.Flag { return &cli.BoolFlag{Name: "yes", Usage: "do not ask"} }
+
 func pauseCommand() *cli.Command {
-	return wholeOrderCommand("pause", "let no further node go down", (*schedule.Order).Pause)
+	return &cli.Command{
+		Name: "pause", Usage: "let no further node go down", Flags: append(orderFlags(), yesFlag()),
+		Description: "Two orders that two operators have signed at once are joined by it.",
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			release, err := signOrder(c, operator.Change{Name: "pause", Apply: (*schedule.Order).Pause, Joins: true,
+				Confirm: func(o *schedule.Order, s control.Status) error { return confirmJoin(c, o, s) }})
+			if err == nil {
+				noteComplete(c, release)
+			}
+			return err
+		},
+	}
+}
+
+// confirmJoin has a person say that it is meant where what is joined is aborted, since one
+// of the two is.
+func confirmJoin(c *cli.Context, o *schedule.Order, s control.Status) error {
+	if o.Joined == nil || !o.Joined.Open || o.State != schedule.StateAborted {
+		return nil
+	}
+	settled, total := settledOf(o, s)
+	what := fmt.Sprintf("join two rollout orders of release %d, of which one is aborted, by one with serial %d that aborts it for good: ", o.Release, o.Serial)
+	if o.Back() {
+		what += fmt.Sprintf("%d of %d nodes have taken it back, and no other does", settled, total)
+	} else {
+		what += fmt.Sprintf("%d of %d nodes have it and keep it, and no other gets it", settled, total)
+	}
+	return confirm(c, what, fmt.Sprintf("moult pause --yes --release %d", o.Release), "until they are joined no node goes down by either")
 }
 
 func resumeCommand() *cli.Command {
-	return wholeOrderCommand("resume", "let a paused rollout go on", (*schedule.Order).Resume)
+	return &cli.Command{
+		Name: "resume", Usage: "let a paused rollout go on", Flags: orderFlags(),
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			_, err := signOrder(c, operator.Change{Name: "resume", Apply: (*schedule.Order).Resume})
+			return err
+		},
+	}
 }
 
 func abortCommand() *cli.Command {
 	return &cli.Command{
 		Name: "abort", Usage: "end a rollout for good; nodes that have settled stay where they are",
-		Flags: append(orderFlags(), &cli.BoolFlag{Name: "yes", Usage: "do not ask"}),
+		Flags: append(orderFlags(), yesFlag()),
 		Action: func(c *cli.Context) error {
 			if err := noArgs(c); err != nil {
 				return err
@@ -46,25 +87,38 @@ func abortCommand() *cli.Command {
 // confirmAbort refuses to abort what is complete, and has a person say that the rest
 // is meant.
 func confirmAbort(c *cli.Context, o *schedule.Order, s control.Status) error {
-	version := map[bundle.NodeID]bundle.Version{}
-	for _, n := range s.Nodes {
-		version[n.ID] = n.Version
-	}
-	r := schedule.Summary(o, func(id bundle.NodeID) (view.Record, bool) {
-		v, ok := version[id]
-		return view.Record{Node: id, Version: v}, ok
-	})
-	settled, total := 0, 0
-	for _, p := range r.Classes {
-		settled, total = settled+p.Settled, total+p.Total
-	}
-	behind := func(n control.NodeStatus) bool { return n.Version < o.Release }
-	if total > 0 && settled == total && !slices.ContainsFunc(s.Nodes, behind) {
+	settled, total := settledOf(o, s)
+	away := func(n control.NodeStatus) bool { return !o.Arrived(operator.RecordOf(n)) }
+	if total > 0 && settled == total && !slices.ContainsFunc(s.Nodes, away) {
+		if o.Back() {
+			return control.Refused(fmt.Errorf("abort: every node has taken release %d back already: there is nothing to abort", o.Release),
+				fmt.Sprintf("`moult revert --undo %d` goes forward again; a newer release takes its place", o.Release))
+		}
 		return control.Refused(fmt.Errorf("abort: every node has release %d already: there is nothing to abort", o.Release),
 			"a newer release takes its place; see `moult status`")
 	}
 	what := fmt.Sprintf("abort the rollout of release %d for good: %d of %d nodes have it and keep it, and no other gets it", o.Release, settled, total)
-	return confirm(c, what, "moult abort --yes", "`moult pause` only stops it")
+	if o.Back() {
+		what = fmt.Sprintf("abort the way back from release %d: %d of %d nodes have taken it back, and no other does", o.Release, settled, total)
+	}
+	return confirm(c, what, fmt.Sprintf("moult abort --yes --release %d", o.Release),
+		fmt.Sprintf("`moult pause --release %d` only stops it", o.Release))
+}
+
+// settledOf counts the nodes that an order names, and those of them that are where it leads.
+func settledOf(o *schedule.Order, s control.Status) (settled, total int) {
+	known := map[bundle.NodeID]view.Record{}
+	for _, n := range s.Nodes {
+		known[n.ID] = operator.RecordOf(n)
+	}
+	r := schedule.Summary(o, func(id bundle.NodeID) (view.Record, bool) {
+		rec, ok := known[id]
+		return rec, ok
+	})
+	for _, p := range r.Classes {
+		settled, total = settled+p.Settled, total+p.Total
+	}
+	return settled, total
 }
 
 func skipCommand() *cli.Command {
@@ -77,6 +131,10 @@ func retryCommand() *cli.Command {
 
 func startCommand() *cli.Command {
 	return nodeOrderCommand("start", "let a node go down under a schedule with the manual strategy", (*schedule.Order).Start)
+}
+
+func nowCommand() *cli.Command {
+	return nodeOrderCommand("now", "let a node, and those whose turn comes before it, go down outside their windows and before the classes that settle first", (*schedule.Order).Now)
 }
 
 func forgetCommand() *cli.Command {
@@ -99,27 +157,15 @@ func forgetCommand() *cli.Command {
 					"end it with `moult leave` first, or wait until its peers have seen that it ended")
 			}
 			_, err = signOrder(c, operator.Change{
-				Name:    "forget",
-				Apply:   func(o *schedule.Order) (*schedule.Order, error) { return o.Forget(n.ID, n.Number) },
-				Members: func(m *membership.Membership) *membership.Membership { return m.Drop(n.ID) },
+				Name:  "forget",
+				Apply: func(o *schedule.Order) (*schedule.Order, error) { return o.Forget(n.ID, n.Number) },
+				Members: func(m *membership.Membership, _ control.Status) (*membership.Membership, error) {
+					return m.Drop(n.ID), nil
+				},
 			})
 			return err
 		},
 	}
-}
-
-func wholeOrderCommand(name, usage string, f func(*schedule.Order) (*schedule.Order, error)) *cli.Command {
-	return &cli.Command{Name: name, Usage: usage, Flags: orderFlags(),
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
-			release, err := signOrder(c, operator.Change{Name: name, Apply: f, Joins: name == "pause"})
-			if err == nil && name == "pause" {
-				noteComplete(c, release)
-			}
-			return err
-		}}
 }
 
 func nodeOrderCommand(name, usage string, f func(*schedule.Order, bundle.Class, bundle.NodeID) (*schedule.Order, error)) *cli.Command {
@@ -138,7 +184,7 @@ func nodeOrderCommand(name, usage string, f func(*schedule.Order, bundle.Class, 
 			}
 			next := "; `moult retry " + node + "` gives it a place again"
 			_, err = signOrder(c, operator.Change{
-				Name: name, Newest: name == "retry" || name == "start",
+				Name: name, Newest: name == "retry" || name == "start" || name == "now",
 				Apply: func(o *schedule.Order) (*schedule.Order, error) {
 					if o.State == schedule.StateAborted {
 						next = " until a newer release"
@@ -157,7 +203,11 @@ func nodeOrderCommand(name, usage string, f func(*schedule.Order, bundle.Class, 
 func noteComplete(c *cli.Context, release bundle.Version) {
 	s, err := client(c).Status(c.Context, false)
 	if err == nil && s.Release.Version == release && s.Release.State == control.StateComplete {
-		fmt.Fprintf(c.App.ErrWriter, "moult: note: every node has release %d already: this concerns only nodes that come later\n", release)
+		done := fmt.Sprintf("every node has release %d already", release)
+		if s.Release.Back() {
+			done = fmt.Sprintf("every node has taken release %d back already", release)
+		}
+		printNotes(c, []string{done + ": this concerns only nodes that come later"})
 	}
 }
 
@@ -180,7 +230,8 @@ func signOrder(c *cli.Context, change operator.Change) (bundle.Version, error) {
 	defer folder.Close()
 	release, accepted, err := operator.New(folder).Change(c.Context, client(c), bundle.Version(c.Uint64("release")), change)
 	if err == nil {
-		fmt.Fprintf(c.App.ErrWriter, "moult: %s\n", accepted.Message)
+		say(c, "%s", accepted.Message)
+		made(c, release, bundle.Digest{})
 	}
 	return release, err
 }

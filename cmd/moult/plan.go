@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"moult/agent/schedule"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
@@ -101,24 +102,26 @@ type planReport struct {
 	Version bundle.Version `json:"version"`
 	Digest  bundle.Digest  `json:"digest"`
 	Cluster bundle.Digest  `json:"cluster"`
-	Expires string         `json:"expires"`
+	Expires time.Time      `json:"expires"`
 	Classes []planClass    `json:"classes"`
 	Ring    *planRingPart  `json:"ring,omitempty"`
 }
 
 // planClass is what the release does to one class.
 type planClass struct {
-	Class     bundle.Class        `json:"class"`
-	From      bundle.Version      `json:"from"`
-	To        bundle.Version      `json:"to"`
-	Artifacts []planArtifact      `json:"artifacts"`
-	Services  map[string]string   `json:"services"` // their protocols
-	Transform string              `json:"transform"`
-	Exec      []string            `json:"transform_exec,omitempty"`
-	Schedule  string              `json:"schedule"`
-	Spec      bundle.ScheduleSpec `json:"schedule_spec"`
-	Calls     []planCalls         `json:"calls"`
-	Warnings  []string            `json:"warnings,omitempty"`
+	Class     bundle.Class           `json:"class"`
+	From      bundle.Version         `json:"from"`
+	To        bundle.Version         `json:"to"`
+	Artifacts []planArtifact         `json:"artifacts"`
+	Services  map[string]string      `json:"services"` // their protocols
+	Transform string                 `json:"transform"`
+	Exec      []string               `json:"transform_exec,omitempty"`
+	Reverse   *bundle.Reverse        `json:"reverse,omitempty"`
+	Schedule  string                 `json:"schedule"`
+	Spec      bundle.ScheduleSpec    `json:"schedule_spec"`
+	Facts     map[string]bundle.Fact `json:"facts,omitempty"`
+	Calls     []planCalls            `json:"calls"`
+	Warnings  []string               `json:"warnings,omitempty"`
 }
 
 type planArtifact struct {
@@ -158,13 +161,13 @@ func planOf(b *archive.Bundle) (*planReport, error) {
 	m := b.Head()
 	r := &planReport{
 		Version: m.Version, Digest: bundle.Sum(b.ManifestBytes(m.Version)), Cluster: b.Trust().Cluster(),
-		Expires: b.Trust().Expires().Format(time.DateOnly), Classes: []planClass{},
+		Expires: b.Trust().Expires(), Classes: []planClass{},
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Classes)) {
 		cu := m.Classes[name]
 		p := planClass{
 			Class: name, From: cu.From, To: m.Version, Services: map[string]string{},
-			Transform: transformWords(cu), Exec: cu.Transform.Exec, Schedule: scheduleWords(cu.Schedule), Spec: cu.Schedule, Calls: []planCalls{}, Warnings: cu.Warnings(),
+			Transform: transformWords(cu), Exec: cu.Transform.Exec, Reverse: cu.Transform.Reverse, Schedule: scheduleWords(cu.Schedule), Spec: cu.Schedule, Facts: cu.Facts, Calls: []planCalls{}, Warnings: cu.Warnings(),
 		}
 		for _, a := range cu.Artifacts {
 			p.Artifacts = append(p.Artifacts, planArtifact{Platform: a.Platform, Bytes: a.Length, Chunks: len(a.Chunks)})
@@ -181,6 +184,12 @@ func planOf(b *archive.Bundle) (*planReport, error) {
 			p.Calls = append(p.Calls, past, future)
 		}
 		r.Classes = append(r.Classes, p)
+	}
+	onlyForward := slices.DeleteFunc(slices.Sorted(maps.Keys(m.Classes)), func(c bundle.Class) bool { return m.Classes[c].Transform.Reverse != nil })
+	for i := range r.Classes {
+		if p := &r.Classes[i]; p.Reverse != nil && len(onlyForward) > 0 {
+			p.Transform += fmt.Sprintf(", until a node of class %s is at it", onlyForward[0])
+		}
 	}
 	return r, nil
 }
@@ -237,7 +246,7 @@ func transformWords(cu bundle.ClassUpgrade) string {
 	case cu.From == 0:
 		return "none: the class is installed, its nodes start without state"
 	case len(t.Exec) == 0:
-		return "the state is copied as it is"
+		return "the state is copied as it is; " + reverseWords(t)
 	}
 	words := fmt.Sprintf("by %s, in at most %s", strings.Join(t.Exec, " "), t.Timeout)
 	if cu.Future.Stateful() {
@@ -246,7 +255,18 @@ func transformWords(cu bundle.ClassUpgrade) string {
 	if cu.Past.Stateful() {
 		words += "; it makes the past object's first state"
 	}
-	return words
+	return words + "; " + reverseWords(t)
+}
+
+// reverseWords says whether there is a way back.
+func reverseWords(t bundle.Transform) string {
+	switch {
+	case t.Reverse == nil:
+		return "once callers are let in, nothing takes it back"
+	case len(t.Reverse.Exec) == 0:
+		return "it can be taken back: the state is copied"
+	}
+	return "it can be taken back, by " + strings.Join(t.Reverse.Exec, " ")
 }
 
 // scheduleWords says how the nodes of a class go.
@@ -255,6 +275,8 @@ func scheduleWords(s bundle.ScheduleSpec) string {
 	switch s.Strategy {
 	case bundle.StrategyAtOnce:
 		parts = append(parts, "at once: every node as soon as it has the software, however many are down")
+	case bundle.StrategyRandom:
+		parts = append(parts, fmt.Sprintf("at random: about %d nodes in an hour, however many are down", s.Rate))
 	case bundle.StrategyManual:
 		parts = append(parts, fmt.Sprintf("by hand: each node when `moult start` names it, at most %s down", s.MaxUnavailable))
 	default:
@@ -266,11 +288,85 @@ func scheduleWords(s bundle.ScheduleSpec) string {
 	if s.Canary > 0 {
 		parts = append(parts, fmt.Sprintf("the first %d alone, watched for %s", s.Canary, s.Soak))
 	}
+	if len(s.Waves) > 0 {
+		parts = append(parts, "in waves: "+waveWords(s.Waves))
+	}
+	if s.Spread != nil {
+		parts = append(parts, fmt.Sprintf("of those that share a %s at most %d down", s.Spread.Label, s.Spread.Max))
+	}
+	if len(s.After) > 0 {
+		parts = append(parts, fmt.Sprintf("after %s has settled", classNames(s.After)))
+	}
+	if len(s.Windows) > 0 {
+		parts = append(parts, windowWords(s.Windows, time.Now()))
+	}
+	if s.When != "" {
+		parts = append(parts, "only when "+words(s.When))
+	}
+	if s.HoldIf != "" {
+		parts = append(parts, "held while "+words(s.HoldIf))
+	}
 	if s.FailureMax > 0 {
 		parts = append(parts, fmt.Sprintf("%d failed stop it", s.FailureMax))
 	}
 	parts = append(parts, fmt.Sprintf("calls wait up to %s for their node", s.HoldTimeout))
 	return strings.Join(parts, "; ")
+}
+
+// words is a condition on one line.
+func words(condition string) string { return strings.Join(strings.Fields(condition), " ") }
+
+// waveWords says which nodes go one wave after the other.
+func waveWords(waves []bundle.Wave) string {
+	var words []string
+	for _, w := range waves {
+		var word string
+		switch {
+		case w.Count > 0:
+			word = fmt.Sprintf("%d of them", w.Count)
+		case w.Percent > 0:
+			word = fmt.Sprintf("up to %d %%", w.Percent)
+		case w.Each != "":
+			word = fmt.Sprintf("one %s after the other", w.Each)
+		default:
+			var labels []string
+			for _, k := range slices.Sorted(maps.Keys(w.Labels)) {
+				labels = append(labels, k+"="+w.Labels[k])
+			}
+			word = "those with " + strings.Join(labels, " and ")
+		}
+		if w.Soak > 0 {
+			word += fmt.Sprintf(", watched for %s", w.Soak)
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, "; then ")
+}
+
+func classNames(classes []bundle.Class) string {
+	var words []string
+	for _, c := range classes {
+		words = append(words, string(c))
+	}
+	return strings.Join(words, ", ")
+}
+
+// windowWords says when nodes may go down, and when that begins, by the windows' clocks and
+// by this machine's.
+func windowWords(windows []bundle.Window, now time.Time) string {
+	var all []string
+	for _, w := range windows {
+		all = append(all, schedule.WindowText(w))
+	}
+	words := "only " + strings.Join(all, " or ")
+	open, next, err := schedule.Open(windows, now, time.LoadLocation)
+	switch {
+	case open:
+		return words + " (open now)"
+	case err != nil:
+		return fmt.Sprintf("%s (%v)", words, err)
+	}
+	return fmt.Sprintf("%s (next %s, which is %s here)", words, next.Format("Mon 2006-01-02 15:04 MST"), next.Local().Format("Mon 15:04 MST"))
 }
 
 // words says in one line what becomes of the calls.

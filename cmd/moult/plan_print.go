@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -20,7 +21,7 @@ func (r *planReport) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "release %d\t%s\n", r.Version, r.Digest.Short())
 	fmt.Fprintf(w, "cluster\t%s\n", r.Cluster.Short())
-	fmt.Fprintf(w, "signed until\t%s\n", r.Expires)
+	fmt.Fprintf(w, "signed until\t%s\n", r.Expires.Format(time.DateOnly))
 	if err := w.Flush(); err != nil {
 		return err
 	}
@@ -50,6 +51,7 @@ func (c planClass) print(out io.Writer) error {
 	}
 	fmt.Fprintf(w, "  transform\t%s\n", c.Transform)
 	fmt.Fprintf(w, "  schedule\t%s\n", c.Schedule)
+	printFacts(w, c.Facts)
 	for _, warning := range c.Warnings {
 		fmt.Fprintf(w, "  warning\t%s\n", warning)
 	}
@@ -60,6 +62,17 @@ func (c planClass) print(out io.Writer) error {
 		return nil
 	}
 	return c.printCalls(out)
+}
+
+func printFacts(w io.Writer, facts map[string]bundle.Fact) {
+	for _, name := range slices.Sorted(maps.Keys(facts)) {
+		f := facts[name]
+		by := strings.Join(f.Exec, " ")
+		if f.HTTP != "" {
+			by = strings.TrimSpace(fmt.Sprintf("%s of %s %s%s", f.HTTP, f.Service, f.Pointer, f.Prometheus))
+		}
+		fmt.Fprintf(w, "  fact\t%s, every %s: %s\n", name, f.Every, by)
+	}
 }
 
 // printCalls shows what becomes of the calls between each two of the versions.
@@ -101,7 +114,7 @@ func (r *planRingPart) print(out io.Writer, release bundle.Version) error {
 		fmt.Fprintf(out, "\nnote: %s\n", d)
 	}
 	if r.Refused != "" {
-		fmt.Fprintf(out, "\nthe agent would refuse it: %s\n", strings.TrimSuffix(r.Refused, "."))
+		fmt.Fprintf(out, "\nthe agent would refuse it: %s\n", harmless(strings.TrimSuffix(r.Refused, ".")))
 	}
 	made := "as `moult inject` would rank them now"
 	if r.Signed {
@@ -120,10 +133,14 @@ func (r *planRingPart) print(out io.Writer, release bundle.Version) error {
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "  RANK\tNODE\tID\tVERSION\tPHASE\tNOTE")
 		for _, n := range c.Nodes {
-			fmt.Fprintf(w, "  %d\t%s\t%s\t%d\t%s\t%s\n", n.Rank, n.Name, n.ID.Short(), n.Version, orDash(n.Phase), n.note())
+			fmt.Fprintf(w, "  %d\t%s\t%s\t%d\t%s\t%s\n", n.Rank, n.Name, n.ID.Short(), n.Version, orDash(n.Phase), n.note(c.rehearses && n.goes(release)))
 		}
 		if err := w.Flush(); err != nil {
 			return err
+		}
+		if e := c.Expected; e != nil {
+			fmt.Fprintf(out, "  expected: about %s for the %d that are yet to go, each down for about %s: by the rehearsals of %d of them, without drains, windows and conditions\n",
+				shortTime(e.Takes), e.Nodes, shortTime(e.Down), e.Known)
 		}
 	}
 	return nil
@@ -134,22 +151,42 @@ func (c planRingClass) order() string {
 	switch c.Strategy {
 	case bundle.StrategyAtOnce:
 		return "all at once"
+	case bundle.StrategyRandom:
+		return "by chance"
 	case bundle.StrategyManual:
 		return fmt.Sprintf("each when it is started, at most %d down", c.Budget)
 	}
 	return fmt.Sprintf("in this order, at most %d down", c.Budget)
 }
 
-func (n planRingNode) note() string {
+// note has what is to be said of a node; rehearses says that it is to rehearse.
+func (n planRingNode) note(rehearses bool) string {
 	var notes []string
 	if n.Canary {
 		notes = append(notes, "canary")
+	}
+	if n.Wave > 0 {
+		notes = append(notes, fmt.Sprintf("wave %d", n.Wave))
 	}
 	if n.Skipped {
 		notes = append(notes, "skipped")
 	}
 	if !n.Reachable {
 		notes = append(notes, "not reachable")
+	}
+	switch r := n.Rehearsed; {
+	case r.Outcome == view.RehearsalOK && r.Reason == "":
+		notes = append(notes, "rehearsed in "+shortTime(r.Took))
+	case r.Outcome == view.RehearsalOK:
+		notes = append(notes, fmt.Sprintf("rehearsed in %s, but %s", shortTime(r.Took), oneLine(r.Reason)))
+	case r.Outcome == view.RehearsalFailed:
+		notes = append(notes, fmt.Sprintf("its rehearsal failed, after %s: %s", shortTime(r.Took), oneLine(r.Reason)))
+	case r.Outcome == view.RehearsalUnable:
+		notes = append(notes, "it could not be rehearsed: "+oneLine(r.Reason))
+	case r.Outcome != "":
+		notes = append(notes, "not rehearsed: "+oneLine(r.Reason))
+	case rehearses:
+		notes = append(notes, "not rehearsed yet")
 	}
 	return strings.Join(notes, ", ")
 }

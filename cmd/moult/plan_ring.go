@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	decisions "moult/agent/node"
 	"moult/agent/operator"
 	"moult/agent/schedule"
+	"moult/gossip/view"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 )
@@ -36,6 +38,21 @@ type planRingClass struct {
 	// Budget is how many may be down at once.
 	Budget int            `json:"budget"`
 	Nodes  []planRingNode `json:"nodes"` // in the order in which they may go
+	// Expected is how long it may take; nil where no rehearsal tells.
+	Expected *planExpected `json:"expected,omitempty"`
+
+	rehearses bool // nodes have been told to rehearse
+}
+
+// planExpected is how long a class may take, by what rehearsals took: without what nodes wait
+// for beside those before them and the soaks.
+type planExpected struct {
+	Takes bundle.Duration `json:"takes"`
+	// Nodes are those that are yet to go, without those that the release has failed on in a
+	// rehearsal, and Known those of them that have told how long they would be down; the others count as the median of these, Down.
+	Nodes int             `json:"nodes"`
+	Known int             `json:"known"`
+	Down  bundle.Duration `json:"down"`
 }
 
 type planRingNode struct {
@@ -46,7 +63,12 @@ type planRingNode struct {
 	Phase     string         `json:"phase"`
 	Reachable bool           `json:"reachable"`
 	Canary    bool           `json:"canary,omitempty"`
+	Wave      int            `json:"wave,omitempty"`
 	Skipped   bool           `json:"skipped,omitempty"`
+	// Rehearsed is what came of this release's rehearsal there; zero for none.
+	Rehearsed view.Rehearsal `json:"rehearsed,omitzero"`
+
+	since time.Time // it is in its phase
 }
 
 // planRing asks an agent who runs what, and works out who would go when.
@@ -76,8 +98,10 @@ func planRing(ctx context.Context, api *control.Client, b *archive.Bundle, root 
 		nodes[n.ID] = n
 	}
 	for _, class := range slices.Sorted(maps.Keys(order.Classes)) {
-		_, changed := b.Head().Classes[class]
-		part.Classes = append(part.Classes, ringClass(class, changed, order.Classes[class], nodes))
+		cu, changed := b.Head().Classes[class]
+		r := ringClass(class, b.Head().Version, order.Classes[class], nodes)
+		r.Changed, r.rehearses = changed, signed && cu.Rehearse != nil
+		part.Classes = append(part.Classes, r)
 	}
 	return part, nil
 }
@@ -104,17 +128,88 @@ func longCopy(ctx context.Context, api *control.Client, b *archive.Bundle) strin
 	return info.Name + ": " + text
 }
 
-func ringClass(class bundle.Class, changed bool, c schedule.ClassOrder, nodes map[bundle.NodeID]control.NodeStatus) planRingClass {
-	r := planRingClass{Class: class, Changed: changed, Strategy: c.Strategy, Budget: c.MaxUnavailable, Nodes: []planRingNode{}}
+func ringClass(class bundle.Class, release bundle.Version, c schedule.ClassOrder, nodes map[bundle.NodeID]control.NodeStatus) planRingClass {
+	r := planRingClass{Class: class, Strategy: c.Strategy, Budget: c.MaxUnavailable, Nodes: []planRingNode{}}
 	for i, id := range c.Roster {
 		n := nodes[id]
 		if n.Name == "" {
 			n.Name = id.Short() // known from an earlier order only
 		}
-		r.Nodes = append(r.Nodes, planRingNode{
+		node := planRingNode{
 			Rank: i + 1, Name: n.Name, ID: id, Version: n.Version, Phase: n.Phase, Reachable: n.Reachable,
-			Canary: i < c.Canary, Skipped: slices.Contains(c.Skipped, i),
-		})
+			since: n.Since, Canary: i < c.Canary, Wave: wave(c, i), Skipped: slices.Contains(c.Skipped, i),
+		}
+		if n.Rehearsed.Release == release {
+			node.Rehearsed = n.Rehearsed
+		}
+		r.Nodes = append(r.Nodes, node)
 	}
+	r.Expected = expect(c, release, r.Nodes, time.Now())
 	return r
+}
+
+// expect works out how long a class takes from now, by what its nodes' rehearsals took; nil
+// where none tells, or where nobody knows when the next one goes.
+func expect(c schedule.ClassOrder, release bundle.Version, nodes []planRingNode, now time.Time) *planExpected {
+	var known []bundle.Duration
+	for _, n := range nodes {
+		if n.goes(release) && n.Rehearsed.Down > 0 {
+			known = append(known, n.Rehearsed.Down)
+		}
+	}
+	if len(known) == 0 || c.Strategy == bundle.StrategyManual || c.Strategy == bundle.StrategyRandom {
+		return nil
+	}
+	slices.Sort(known)
+	e := &planExpected{Known: len(known), Down: known[len(known)/2]}
+	last := map[bundle.NodeID]int{} // the places of their newest attempts
+	for i, n := range nodes {
+		last[n.ID] = i
+	}
+	var soaks bundle.Duration // what is left of the soaks of waves of which all have gone
+	for begin, end := 0, 0; begin < len(nodes); begin = end {
+		for end < len(nodes) && c.WaveOf(end) == c.WaveOf(begin) {
+			end++
+		}
+		var free []bundle.Duration // when each place of the budget is free again
+		for i := begin; i < end; i++ {
+			n := nodes[i]
+			if !n.goes(release) || last[n.ID] != i {
+				continue
+			}
+			e.Nodes++
+			if len(free) < max(1, c.MaxUnavailable) || c.Strategy == bundle.StrategyAtOnce {
+				free = append(free, 0)
+			}
+			free[slices.Index(free, slices.Min(free))] += cmp.Or(n.Rehearsed.Down, e.Down)
+		}
+		if len(free) == 0 {
+			for _, n := range nodes[begin:end] {
+				if n.Phase == string(view.Settled) && n.Version >= release && !n.Skipped {
+					soaks = max(soaks, c.SoakAt(begin)-max(0, bundle.Duration(now.Sub(n.since))))
+				}
+			}
+			continue
+		}
+		if e.Takes == 0 {
+			e.Takes = soaks
+		}
+		if e.Takes += slices.Max(free); end < len(nodes) {
+			e.Takes += c.SoakAt(begin)
+		}
+	}
+	return e
+}
+
+// goes reports whether a node is yet to go down for a release, as far as it can be told.
+func (n planRingNode) goes(release bundle.Version) bool {
+	return !n.Skipped && n.Version < release && n.Rehearsed.Outcome != view.RehearsalFailed
+}
+
+// wave is the number of the wave that a place is in; 0 where there is none but a canary.
+func wave(c schedule.ClassOrder, rank int) int {
+	if len(c.Waves) == 0 {
+		return 0
+	}
+	return c.WaveOf(rank)
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -13,6 +15,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/urfave/cli/v2"
+
+	"moult/agent/control"
+	"moult/agent/operator"
+	"moult/agent/schedule"
 )
 
 // Commands in texts stand between backquotes; those that are all of a text, or its
@@ -139,4 +147,41 @@ func TestPrintedCommands(t *testing.T) {
 			t.Errorf("in %q: %q, want %q", text, got, want)
 		}
 	}
+}
+
+// TestConfirmationNamesRelease: what is typed to do without a question what --release asked
+// for does it to that release, not to the newest.
+func TestConfirmationNamesRelease(t *testing.T) {
+	order := &schedule.Order{Release: 7, State: schedule.StateAborted, Joined: &schedule.Joined{Open: true}}
+	for name, ask := range map[string]func(*cli.Context, *schedule.Order, control.Status) error{"pause": confirmJoin, "abort": confirmAbort} {
+		c := cli.NewContext(&cli.App{Reader: strings.NewReader("")}, flag.NewFlagSet(name, flag.ContinueOnError), nil)
+		err, ok := errors.AsType[*exitError](ask(c, order, control.Status{}))
+		if !ok || !strings.Contains(err.hint, "`moult "+name+" --yes --release 7`") {
+			t.Errorf("%s: %+v", name, err)
+		}
+	}
+}
+
+// TestConfirmationsOnTheWayBack: what is confirmed says what becomes of the nodes.
+func TestConfirmationsOnTheWayBack(t *testing.T) {
+	joined := &schedule.Joined{Open: true}
+	for name, c := range map[string]struct {
+		order *schedule.Order
+		ask   func(*cli.Context, *schedule.Order, control.Status) error
+		want  string
+	}{
+		"pause":           {&schedule.Order{Release: 7, State: schedule.StateAborted, Joined: joined}, confirmJoin, "nodes have it and keep it, and no other gets it"},
+		"pause, back":     {&schedule.Order{Release: 7, Turn: 1, State: schedule.StateAborted, Joined: joined}, confirmJoin, "nodes have taken it back, and no other does"},
+		"revert":          {&schedule.Order{Release: 7, State: schedule.StateRunning}, confirmTurn, "2 have not got it"},
+		"revert, aborted": {&schedule.Order{Release: 7, State: schedule.StateAborted}, confirmTurn, "would bring release 7 to all of them"},
+	} {
+		ctx := cli.NewContext(&cli.App{Reader: strings.NewReader("")}, flag.NewFlagSet(name, flag.ContinueOnError), nil)
+		if err := c.ask(ctx, c.order, control.Status{}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func confirmTurn(c *cli.Context, o *schedule.Order, _ control.Status) error {
+	return confirmRevert(c, o, operator.Concerned{Go: 1, Stay: 2}, false)
 }

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -40,18 +42,13 @@ func TestRealPushgateway(t *testing.T) {
 		l := newPushLoad()
 		r.upgrade(l)
 		for i := range realNodes {
-			for _, addr := range r.pushed(i) {
+			for _, addr := range r.called(i) {
 				pushServes(t, addr, pushgateway.releases[1])
 				l.scrape(fmt.Sprint(i), addr)
 			}
 		}
 		r.well()
 	})
-}
-
-// pushed returns the addresses at which a node is called.
-func (r *realCluster) pushed(node int) []string {
-	return []string{r.public(node, 0), fmt.Sprintf("127.0.0.1:%d", r.port(node, 0, 1))}
 }
 
 // pushServes checks which release answers at an address: the first knows no such flag.
@@ -88,11 +85,11 @@ func newPushLoad() *pushLoad { return &pushLoad{newRealLoad(), map[string]map[st
 
 func (l *pushLoad) start(r *realCluster) {
 	for i := range realNodes {
-		for _, addr := range r.pushed(i) {
+		for _, addr := range r.called(i) {
 			pushServes(r.t, addr, pushgateway.releases[0])
 			l.goesOn("pushes to " + addr)
 			for _, lasting := range []bool{false, true} {
-				client := pushClient(lasting)
+				client := realClient(lasting)
 				r.t.Cleanup(client.CloseIdleConnections)
 				l.wg.Go(func() {
 					l.each(pushPace, func(n int) bool {
@@ -108,16 +105,7 @@ func (l *pushLoad) start(r *realCluster) {
 	}
 }
 
-// pushClient is what a program has that goes on, or one that pushes once, as it ends.
-func pushClient(lasting bool) *http.Client {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.DisableKeepAlives = !lasting
-	return &http.Client{Transport: transport}
-}
-
-// push pushes one sample, in a group of its own. Whoever keeps a connection may find it
-// ended by the server when a call is on its way; Go makes the call again if it knows that
-// it may, as with every PUT here, which it is told by a header that it does not send.
+// push pushes one sample, in a group of its own.
 func (l *pushLoad) push(client *http.Client, lasting bool, node, addr string, n int) {
 	instance := fmt.Sprintf("%s-%v-%d", addr, lasting, n)
 	value := prometheus.NewGauge(prometheus.GaugeOpts{Name: "proof", ConstLabels: prometheus.Labels{"text": pushText}})
@@ -127,8 +115,8 @@ func (l *pushLoad) push(client *http.Client, lasting bool, node, addr string, n 
 	pusher := push.New(addr, "moult").Grouping("instance", instance).Collector(value).Client(client)
 	do := pusher.AddContext // POST
 	if lasting {
-		pusher.Header(http.Header{"Idempotency-Key": {}})
-		do = pusher.PushContext // PUT
+		pusher.Header(http.Header{"Idempotency-Key": {}}) // as realClient says
+		do = pusher.PushContext                           // PUT
 	}
 	began := time.Now()
 	if err := do(ctx); err != nil {
@@ -195,7 +183,7 @@ func TestRealPushgatewayCatches(t *testing.T) {
 			addr := server.Listener.Addr().String()
 			l := newPushLoad()
 			for n, lasting := range []bool{false, true} {
-				client := pushClient(lasting)
+				client := realClient(lasting)
 				l.push(client, lasting, "1", addr, n)
 				client.CloseIdleConnections()
 			}

@@ -1,11 +1,14 @@
+//go:build unix
+
 package main
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,30 +25,38 @@ import (
 )
 
 // withReal lets tests fetch, build and upgrade software that others wrote: `make real`.
-var withReal = flag.Bool("real", false, "upgrade real releases of software that others wrote, which are fetched from the Go module proxy and built")
+var withReal = flag.Bool("real", false, "upgrade real releases of software that others wrote, which are fetched from the Go module proxy and built, or from Debian")
 
-// realProgram is software from the Go module proxy, and which releases of it versions 1
-// and 2 of the cluster run.
+// realProgram is software from the Go module proxy or from Debian, and which releases of
+// it versions 1 and 2 of the cluster run.
 type realProgram struct {
 	name     string // of the class, and of the file
 	module   string
-	pkg      string // below the module
-	replace  string // a line of its go.mod that a module which depends on it has to repeat
+	pkg      string           // below the module
+	replace  string           // a line of its go.mod that a module which depends on it has to repeat
+	debian   [2]debianPackage // instead of a module
 	releases [2]string
+	nodes    int               // of which one at a time is down; where more than realNodes, one cluster at a time
 	files    map[string]string // that lie beside it, by path
 	services []realService
 	command  string // HCL, after the file's name
 	given    string // the same where it is given its listening sockets; none where it takes none
+	env      func(r *realCluster, node int) map[string]string
 	health   string // HCL: how the health is asked for
+	upgraded string // HCL: the same of the second release, where it is another
 }
 
 type realService struct{ name, protocol string }
 
 // realTakesNoSockets is why the software is not upgraded by inherit.
-const realTakesNoSockets = "it opens its listening sockets itself and takes none (LISTEN_FDS), as nearly all software does; pushgateway stands for what does"
+const realTakesNoSockets = "it opens its listening sockets itself and takes none (LISTEN_FDS), as nearly all software does; beanstalkd and pushgateway stand for what does"
 
-// unreachable are the words of the go command where there is no module proxy to ask.
-var unreachable = []string{"dial tcp", "no such host", "i/o timeout", "TLS handshake timeout", "connection refused", "network is unreachable", "disabled by GOPROXY=off"}
+// unreachable are the words of the go command where there is no module proxy to ask, and
+// of apt where it has no list of packages, or no mirror.
+var unreachable = []string{
+	"dial tcp", "no such host", "i/o timeout", "TLS handshake timeout", "connection refused", "network is unreachable", "disabled by GOPROXY=off",
+	"Unable to locate package", "Could not resolve", "Temporary failure resolving", "Could not connect", "Connection timed out", "Connection failed",
+}
 
 // build returns a folder for each release, with the program in it. It is built in a
 // module of its own, so that its dependencies are those that its authors chose.
@@ -68,7 +79,7 @@ func (p realProgram) build(t *testing.T) (folders [2]string) {
 			if err == nil {
 				continue
 			}
-			if words := cannotReach(out); words != "" {
+			if words := cannotReach(string(out)); words != "" {
 				t.Skipf("%s@%s cannot be fetched here (%s):\n%s", p.module, release, words, out)
 			}
 			t.Fatalf("go %s, for %s@%s: %v\n%s", strings.Join(args, " "), p.module, release, err, out)
@@ -87,10 +98,10 @@ func (p realProgram) build(t *testing.T) (folders [2]string) {
 	return folders
 }
 
-// cannotReach returns by which words a go command says that it reaches no proxy.
-func cannotReach(out []byte) string {
+// cannotReach returns by which words a command says that there is nobody to ask.
+func cannotReach(out string) string {
 	for _, words := range unreachable {
-		if bytes.Contains(out, []byte(words)) {
+		if strings.Contains(out, words) {
 			return words
 		}
 	}
@@ -101,9 +112,14 @@ func cannotReach(out []byte) string {
 // reach it.
 func (p realProgram) eachReal(t *testing.T, f func(t *testing.T, r *realCluster)) {
 	if !*withReal {
-		t.Skipf("fetches and builds %s; run `make real`", p.name)
+		t.Skipf("fetches %s; run `make real`", p.name)
 	}
-	folders := p.build(t)
+	fetch := p.build
+	if p.module == "" {
+		fetch = p.unpack
+	}
+	folders := fetch(t)
+	p.nodes = max(p.nodes, realNodes)
 	for _, k := range []kind{portable, {"inherit", "proxy"}, {"steer", "proxy"}, {"auto", "auto"}} {
 		t.Run(k.String(), func(t *testing.T) {
 			if k.attach == "inherit" && p.given == "" {
@@ -112,7 +128,9 @@ func (p realProgram) eachReal(t *testing.T, f func(t *testing.T, r *realCluster)
 			if err := k.possible(); err != nil {
 				t.Skipf("not possible here: %v", err)
 			}
-			t.Parallel()
+			if p.nodes == realNodes {
+				t.Parallel()
+			}
 			f(t, newRealCluster(t, k, p, folders))
 		})
 	}
@@ -127,7 +145,7 @@ type realCluster struct {
 	first   int // port
 }
 
-// realNodes is how many nodes there are: while one is down, the other is not.
+// realNodes is how many nodes there are at least: while one is down, the other is not.
 const realNodes = 2
 
 // portsPerService are a public port and those of two versions.
@@ -142,11 +160,17 @@ func (r *realCluster) public(node, service int) string {
 	return fmt.Sprintf("127.0.0.1:%d", r.port(node, service, 0))
 }
 
+// called returns the addresses at which the first service of a node is called: the public
+// one, and that of version 1.
+func (r *realCluster) called(node int) []string {
+	return []string{r.public(node, 0), fmt.Sprintf("127.0.0.1:%d", r.port(node, 0, 1))}
+}
+
 // newRealCluster configures agents, which say nothing of time limits, and starts them.
 func newRealCluster(t *testing.T, k kind, p realProgram, folders [2]string) *realCluster {
 	t.Helper()
-	r := &realCluster{testCluster: newCluster(t, realNodes), kind: k, program: p, folders: folders}
-	ports, err := cluster.ReservePorts(realNodes * len(p.services) * portsPerService)
+	r := &realCluster{testCluster: newCluster(t, p.nodes), kind: k, program: p, folders: folders}
+	ports, err := cluster.ReservePorts(p.nodes * len(p.services) * portsPerService)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,20 +184,28 @@ func newRealCluster(t *testing.T, k kind, p realProgram, folders [2]string) *rea
 			text += fmt.Sprintf("  service %q {\n    address = %q\n    protocol = %q\n    versions = \"%d-%d\"\n  }\n",
 				s.name, r.public(node, i), s.protocol, r.port(node, i, 1), r.port(node, i, 2))
 		}
+		text += "  env = {\n    GODEBUG = \"multipathtcp=0\"\n" // for steer
+		if p.env != nil {
+			env := p.env(r, node)
+			for _, name := range slices.Sorted(maps.Keys(env)) {
+				text += fmt.Sprintf("    %s = %q\n", name, env[name])
+			}
+		}
 		node++
-		return text + "  env = {\n    GODEBUG = \"multipathtcp=0\"\n  }\n}\n" // for steer
+		return text + "  }\n}\n"
 	})
 	r.use(k, "")
 	r.up(r.Agents)
-	r.formed(realNodes)
+	r.formed(p.nodes)
 	return r
 }
 
 // release injects a release and waits until every node has settled at it.
 func (r *realCluster) release(v bundle.Version) {
 	r.t.Helper()
-	from, objects := "", ""
+	from, objects, health := "", "", r.program.health
 	if v > 1 {
+		health = cmp.Or(r.program.upgraded, health)
 		from = fmt.Sprintf("from = %d", v-1)
 		objects = "past { compatible = true }\n    future { compatible = true }"
 	}
@@ -205,11 +237,11 @@ func (r *realCluster) release(v bundle.Version) {
     }
   }
 }
-`, v, r.program.name, from, runtime.GOOS, runtime.GOARCH, r.folders[v-1], r.program.name, command, services.String(), r.program.health, objects)
+`, v, r.program.name, from, runtime.GOOS, runtime.GOARCH, r.folders[v-1], r.program.name, command, services.String(), health, objects)
 	if err := r.inject(r.Agents[v-1], r.bundle(v, text)); err != nil {
 		r.t.Fatal(err)
 	}
-	r.settledAt(r.Agents[0], v, realNodes)
+	r.settledAt(r.Agents[0], v, r.program.nodes)
 }
 
 // realClients use software while it is upgraded.
@@ -240,7 +272,7 @@ func (r *realCluster) upgrade(clients realClients) {
 	l.flow(r)
 	l.end()
 	r.t.Logf("%s: %s %s to %s in %.1f s on %d nodes; until then %v, and in the end %v; %d failed, the slowest took %v",
-		r.kind, r.program.name, r.program.releases[0], r.program.releases[1], took.Seconds(), realNodes, during, l.counts(), len(l.failed), l.slowest.Round(time.Millisecond))
+		r.kind, r.program.name, r.program.releases[0], r.program.releases[1], took.Seconds(), r.program.nodes, during, l.counts(), len(l.failed), l.slowest.Round(time.Millisecond))
 }
 
 // realLoad is clients that go on until they are ended, and what they found.
@@ -334,27 +366,44 @@ func (l *realLoad) flow(r *realCluster) {
 	})
 }
 
+// realClient is what a program has that goes on, or one that makes one call, as it ends.
+// Whoever keeps a connection may find it ended by the server when a call is on its way,
+// which is HTTP's own race; Go makes the call again if it knows that it may, by the field
+// Idempotency-Key, which it does not send where it is empty. Who keeps none marks nothing.
+func realClient(lasting bool) *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DisableKeepAlives = !lasting
+	return &http.Client{Transport: transport}
+}
+
 // well waits until every agent sees all nodes as they should be after the upgrade.
 func (r *realCluster) well() {
 	r.t.Helper()
 	for _, a := range r.Agents {
 		r.until(a, "all to be as it was", func(s control.Status) bool {
-			return cluster.Settled(s, 2) == realNodes && cluster.Reachable(s) == realNodes
+			return cluster.Settled(s, 2) == r.program.nodes && cluster.Reachable(s) == r.program.nodes
 		})
 	}
 }
 
-// TestRealUnreachable shows that only a proxy that is out of reach lets a test be
-// skipped, not software that does not build.
+// TestRealUnreachable shows that only a proxy that is out of reach, or a file that Debian has
+// removed, lets a test be skipped, not software that does not build or a file that is another.
 func TestRealUnreachable(t *testing.T) {
 	for out, skip := range map[string]bool{
 		`go: example.com/x@v1: Get "https://proxy/x": dial tcp: lookup proxy: no such host`: true,
 		`go: example.com/x@v1: module lookup disabled by GOPROXY=off`:                       true,
 		`go: example.com/x@v9: reading x.info: 404 Not Found`:                               false,
 		`main.go:96:13: undefined: svc.ErrStop`:                                             false,
+		`E: Unable to locate package x`:                                                     true,
+		`E: Failed to fetch http://mirror/x.deb  Could not resolve 'mirror'`:                true,
+		`E: Failed to fetch http://mirror/x.deb  404  Not Found [IP: 192.0.2.1 80]`:         false,
+		`E: Failed to fetch http://mirror/x.deb  Hash Sum mismatch`:                         false,
 	} {
-		if got := cannotReach([]byte(out)) != ""; got != skip {
+		if got := cannotReach(out) != ""; got != skip {
 			t.Errorf("%s: skipped %v, want %v", out, got, skip)
+		}
+		if got, want := removed(out), strings.Contains(out, "x.deb  404"); got != want {
+			t.Errorf("%s: removed from Debian's pool %v, want %v", out, got, want)
 		}
 	}
 }

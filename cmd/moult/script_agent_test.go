@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"regexp"
 	"slices"
@@ -119,6 +121,38 @@ func lasting(ctx context.Context, api *control.Client) (string, error) {
 		fmt.Fprintf(&text, "order of release %d: %s\n", n, held.Orders[n])
 	}
 	return text.String(), nil
+}
+
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: fetch URL FILE REGEXP")
+	}
+	want, err := regexp.Compile("(?m)" + args[2])
+	ts.Check(err)
+	var body []byte
+	deadline := time.Now().Add(kit.Patience)
+	for ; !want.Match(body); body = fetchOnce(ts, args[0]) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s never matched %s; last: %s", args[0], want, body)
+		}
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), body, 0o600))
+}
+
+func fetchOnce(ts *testscript.TestScript, url string) []byte {
+	ctx, cancel := context.WithTimeout(context.Background(), kit.Patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	ts.Check(err)
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	ts.Check(err)
+	if resp.StatusCode != http.StatusOK {
+		ts.Fatalf("%s: %s: %s", url, resp.Status, body)
+	}
+	return body
 }
 
 // listeners is the key of a script's open listeners, by port.

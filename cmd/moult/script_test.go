@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -14,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"moult/agent/rehearse"
 	"moult/cmd/moult/internal/cluster"
 	"moult/cmd/moult/internal/demo"
 	"moult/simlayer/host"
@@ -25,7 +28,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == badObjectCommand {
 		os.Exit(badObject(os.Args[2]))
 	}
-	if len(os.Args) > 1 && slices.Contains([]string{"agent", "demo", demo.SampleCommand, host.CommandName}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{"agent", "demo", demo.SampleCommand, host.CommandName, rehearse.CommandName}, os.Args[1]) {
 		main()
 	}
 	// Tests of clusters wait for processes much more than they compute.
@@ -54,6 +57,7 @@ func TestMain(m *testing.M) {
 //	                       by what people are shown
 //	record AGENT FILE      writes down all that must not change: the agent's status
 //	                       and the signed metadata that it holds
+//	fetch URL FILE REGEXP  writes what a web server answers to a file, once it matches
 //	listen PORT            takes a port of the loopback; "! listen PORT" frees it
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -69,7 +73,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"ports": ports, "exits": exits, "flip": flip, "cut": cut,
-			"expand": expand, "agent": startAgent, "await": await, "record": record, "listen": listen,
+			"expand": expand, "agent": startAgent, "await": await, "record": record, "fetch": fetch, "listen": listen,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "root" {

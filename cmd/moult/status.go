@@ -12,6 +12,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -56,7 +57,7 @@ func showStatus(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		s, err := waitStatus(c, api, bundle.Version(c.Uint64("release")), timeout)
+		s, err := waitStatus(c, api, operator.Goal{Release: bundle.Version(c.Uint64("release"))}, timeout)
 		if s != nil {
 			if perr := p.print(*s); perr != nil {
 				return perr
@@ -97,12 +98,12 @@ func watchStatus(ctx context.Context, api *control.Client, p statusPrinter, live
 }
 
 // waitStatus is followRelease for a command, which shows on a terminal how far it is.
-func waitStatus(c *cli.Context, api *control.Client, release bundle.Version, timeout time.Duration) (*control.Status, error) {
+func waitStatus(c *cli.Context, api *control.Client, goal operator.Goal, timeout time.Duration) (*control.Status, error) {
 	if !isTerminal(c.App.ErrWriter) {
-		return followRelease(c.Context, api, release, timeout, nil)
+		return followRelease(c.Context, api, goal, timeout, nil)
 	}
 	shown := ""
-	last, err := followRelease(c.Context, api, release, timeout, func(s control.Status) {
+	last, err := followRelease(c.Context, api, goal, timeout, func(s control.Status) {
 		if line := progressLine(s); line != shown {
 			shown = line
 			fmt.Fprintf(c.App.ErrWriter, "\r\x1b[K%s", line)
@@ -125,7 +126,7 @@ func progressLine(s control.Status) string {
 		sum.Held += c.Held
 		sum.Unwell += c.Unwell
 	}
-	line := fmt.Sprintf("release %d %s: %d of %d settled", s.Release.Version, s.Release.State, sum.Settled, sum.Total)
+	line := fmt.Sprintf("%s %s: %d of %d settled", releaseWords(s.Release), s.Release.State, sum.Settled, sum.Total)
 	for _, part := range []struct {
 		n    int
 		word string
@@ -137,12 +138,25 @@ func progressLine(s control.Status) string {
 	return line
 }
 
+// releaseWords says of a release which way its rollout goes.
+func releaseWords(r control.ReleaseStatus) string {
+	switch {
+	case r.Back():
+		return fmt.Sprintf("taking back release %d (turn %d)", r.Version, r.Turn)
+	case r.Finalized:
+		return fmt.Sprintf("release %d (finalized)", r.Version)
+	case r.Turn > 0:
+		return fmt.Sprintf("release %d again (turn %d)", r.Version, r.Turn)
+	}
+	return fmt.Sprintf("release %d", r.Version)
+}
+
 // followRelease waits until the release is complete, held or aborted, and shows each
 // status to each, which may be nil. The last status seen is returned in any case.
-func followRelease(user context.Context, api *control.Client, release bundle.Version, timeout time.Duration, each func(control.Status)) (*control.Status, error) {
+func followRelease(user context.Context, api *control.Client, goal operator.Goal, timeout time.Duration, each func(control.Status)) (*control.Status, error) {
 	ctx, cancel := context.WithTimeout(user, timeout)
 	defer cancel()
-	last, err := operator.Follow(ctx, api, release, each)
+	last, err := operator.Follow(ctx, api, goal, each)
 	switch {
 	case err == nil || ctx.Err() == nil || !errors.Is(err, ctx.Err()):
 		return last, err
@@ -174,11 +188,11 @@ func (p statusPrinter) print(s control.Status) error {
 	}
 	r := s.Release
 	if r.State == control.StateNone {
-		fmt.Fprintf(p.w, "cluster %s  no release yet\n", s.Cluster)
+		fmt.Fprintf(p.w, "cluster %s  no release yet\n", s.Cluster.Short())
 	} else {
-		fmt.Fprintf(p.w, "cluster %s  release %d  %s", s.Cluster, r.Version, p.paint(r.State))
+		fmt.Fprintf(p.w, "cluster %s  %s  %s", s.Cluster.Short(), releaseWords(r), p.paint(r.State))
 		if r.Reason != "" {
-			fmt.Fprintf(p.w, ": %s", r.Reason)
+			fmt.Fprintf(p.w, ": %s", inLine(r.Reason))
 		}
 		fmt.Fprintln(p.w)
 	}
@@ -188,7 +202,7 @@ func (p statusPrinter) print(s control.Status) error {
 			class, c.Settled, c.Total, c.Unwell, c.Down, c.Budget, c.Waiting, c.Held)
 	}
 	for _, a := range s.Alarms {
-		fmt.Fprintf(p.w, "%s %s\n", p.paint("alarm:"), a)
+		fmt.Fprintf(p.w, "%s %s\n", p.paint("alarm:"), inLine(a))
 	}
 	w := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NODE\tID\tCLASS\tVERSION\tPHASE\tHEALTH\tSEEN\tREASON")
@@ -259,8 +273,22 @@ func (p statusPrinter) paint(word string) string {
 	return "\x1b[" + code + "m" + word + "\x1b[0m"
 }
 
+// harmless is a text that programs or peers may have said, without what would steer a terminal.
+func harmless(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+			return r
+		}
+		return '\uFFFD'
+	}, s)
+}
+
+// inLine is such a text in one line.
+func inLine(s string) string { return harmless(strings.Join(strings.Fields(s), " ")) }
+
+// oneLine is such a text in one line that is not long.
 func oneLine(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
+	s = inLine(s)
 	if len(s) > 100 {
 		return strings.ToValidUTF8(s[:97], "") + "..."
 	}
@@ -300,7 +328,7 @@ func whyCommand() *cli.Command {
 			}
 			fmt.Fprintf(c.App.Writer, "%s (%s) is at version %d%s, %s\n", why.Node, why.ID.Short(), why.Version, runs, why.Phase)
 			if why.Reason != "" {
-				fmt.Fprintf(c.App.Writer, "because: %s\n", why.Reason)
+				fmt.Fprintf(c.App.Writer, "because: %s\n", harmless(why.Reason))
 			}
 			if why.Command != "" {
 				fmt.Fprintf(c.App.Writer, "to change it: %s\n", why.Command)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/agent/operator"
 	"moult/store/bundle"
 )
 
@@ -54,7 +55,7 @@ CALLERS  OBJECT       KIND        WHERE    STATE       CALLS  DENIED  ERRORS  ME
 func TestWaitInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := followRelease(ctx, control.NewClient(t.TempDir()), 1, time.Hour, nil)
+	_, err := followRelease(ctx, control.NewClient(t.TempDir()), operator.Goal{Release: 1}, time.Hour, nil)
 	if code, hint := classify(err); code != exitFailed || !strings.Contains(err.Error(), "interrupted") || hint == "" {
 		t.Errorf("%v, exit %d", err, code)
 	}
@@ -64,7 +65,7 @@ func TestWaitInterrupted(t *testing.T) {
 func TestStatusNodes(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	s := control.Status{
-		Cluster: "c1", Release: control.ReleaseStatus{Version: 2, State: control.StateRolling},
+		Cluster: bundle.Digest{1}, Release: control.ReleaseStatus{Version: 2, State: control.StateRolling},
 		Classes: map[bundle.Class]control.ClassStatus{"kv": {Total: 4, Settled: 1, Down: 1, Waiting: 1, Held: 1, Budget: 1}},
 		Nodes: []control.NodeStatus{
 			{Name: "n1", Class: "kv", Version: 2, Phase: "current", Health: "well", Reachable: true, Since: now.Add(-time.Hour)},
@@ -74,7 +75,7 @@ func TestStatusNodes(t *testing.T) {
 			{Name: "n5", Class: "kv", Standing: "left", Phase: "current"},
 		},
 	}
-	const want = `cluster c1  release 2  rolling
+	const want = `cluster 010000000000  release 2  rolling
 class kv  1 of 4 settled, 0 not well, 1 down (budget 1), 1 waiting, 1 held
 NODE  ID            CLASS  VERSION       PHASE             HEALTH  SEEN           REASON
 n1    000000000000  kv     2             current           well    yes            

@@ -120,9 +120,8 @@ func withTrust(c *cli.Context, do func(*trust.Folder) error) error {
 // signedAnew tells what to do with metadata that were just signed. Their
 // expiry is the earliest of all files, those included whose key is elsewhere.
 func signedAnew(c *cli.Context, f *trust.Folder) error {
-	_, err := fmt.Fprintf(c.App.ErrWriter, "moult: good until %s; `moult trust push` hands it to an agent\n",
-		f.Current().Expires().Format(time.RFC3339))
-	return err
+	say(c, "good until %s; `moult trust push` hands it to an agent", f.Current().Expires().Format(time.RFC3339))
+	return nil
 }
 
 func describeTrust(c *cli.Context, dir string) error {
@@ -131,6 +130,11 @@ func describeTrust(c *cli.Context, dir string) error {
 		return err
 	}
 	defer f.Close()
+	if o := outcomeOf(c); o != nil {
+		o.File = dir
+		say(c, "cluster %s is made: every agent gets root.json and gossip.key", bundle.Sum(f.FirstRoot()).Short())
+		return nil
+	}
 	w := c.App.Writer
 	fmt.Fprintf(w, "cluster      %s\n", bundle.Sum(f.FirstRoot()).Short())
 	fmt.Fprintf(w, "first root   %s/root.json   give it to every agent\n", dir)
@@ -158,8 +162,9 @@ func pushTrust(c *cli.Context, f *trust.Folder) error {
 	if err != nil {
 		return err
 	}
-	if bytes.Equal(set, peer.Set) {
-		fmt.Fprintln(c.App.ErrWriter, "moult: the agent has these metadata already")
+	late := operator.New(f).Late(peer)
+	if bytes.Equal(set, peer.Set) && len(late) == 0 {
+		say(c, "the agent has these metadata already")
 		return nil
 	}
 	besides, err := operator.New(f).Besides(peer.Set, 0)
@@ -167,11 +172,11 @@ func pushTrust(c *cli.Context, f *trust.Folder) error {
 		return err
 	}
 	members, _ := f.SignedMembers() // the agent may not have them
-	accepted, err := api.Accept(c.Context, control.Signed{Set: set, Members: members})
+	accepted, err := api.Accept(c.Context, control.Signed{Set: set, Orders: late, Members: members})
 	if err != nil {
 		return err
 	}
 	printNotes(c, besides)
-	fmt.Fprintf(c.App.ErrWriter, "moult: %s\n", accepted.Message)
+	say(c, "%s", accepted.Message)
 	return nil
 }

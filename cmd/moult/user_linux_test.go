@@ -59,7 +59,7 @@ func wallCluster(t *testing.T, k kind, user string) *testCluster {
 	if err := os.Chmod(gain, 0o755|os.ModeSetuid); err != nil {
 		t.Fatal(err)
 	}
-	pid := filepath.Join(c.dir, "agent.pid")
+	pid := c.agentFile()
 	c.use(k, "")
 	c.edit(func(_ *cluster.Agent, config string) string {
 		if user != "" {
@@ -69,10 +69,18 @@ func wallCluster(t *testing.T, k kind, user string) *testCluster {
 	})
 	c.up(c.Agents)
 	c.until(c.Agents[0], "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
-	if err := os.WriteFile(pid, []byte(strconv.Itoa(c.agentPID())), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	c.name(c.agentPID())
 	return c
+}
+
+// agentFile names the agent to what tries to get at it.
+func (c *testCluster) agentFile() string { return filepath.Join(c.dir, "agent.pid") }
+
+func (c *testCluster) name(pid int) {
+	c.t.Helper()
+	if err := os.WriteFile(c.agentFile(), []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // agentPID is the process of the only agent.
@@ -91,6 +99,13 @@ func (c *testCluster) agentPID() int {
 
 func (c *testCluster) wallRelease(v bundle.Version, spoil ...string) {
 	c.t.Helper()
+	if err := c.inject(c.Agents[0], c.wallBundle(v, spoil...)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *testCluster) wallBundle(v bundle.Version, spoil ...string) string {
+	c.t.Helper()
 	from, more := "", ""
 	if v > 1 {
 		from = fmt.Sprintf("from = %d", v-1)
@@ -108,8 +123,24 @@ func (c *testCluster) wallRelease(v bundle.Version, spoil ...string) {
     }`
 	}
 	text := strings.NewReplacer(spoil...).Replace(fmt.Sprintf(wallSpec, v, from, runtime.GOARCH, v, more))
-	if err := c.inject(c.Agents[0], c.bundle(v, text)); err != nil {
-		c.t.Fatal(err)
+	return c.bundle(v, text)
+}
+
+// TestUserRehearses: a bundle is rehearsed by the node's user, who can get at it and what comes
+// of it; and it is said that there was nothing of a future object.
+func TestUserRehearses(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes; run without -short")
+	}
+	t.Parallel()
+	c := wallCluster(t, kind{"relay", "proxy"}, "nobody")
+	a := c.Agents[0]
+	c.wallRelease(1)
+	c.settledAt(a, 1, 1)
+	path := c.wallBundle(2, `exec = ["./wall", "migrate"]`, `exec = ["/bin/sh", "-c", "cp -r $MOULT_OLD/. $MOULT_NEW"]`)
+	code, out, errs := c.command(a, "rehearse", path)
+	if code != exitDone || !strings.Contains(out, "\n  health ") || !strings.Contains(out, ", but the transform had no state of the future object of release 2, which has not run here") {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
 }
 
@@ -175,6 +206,7 @@ func (c *testCluster) throughWall(k kind) {
 		}
 	}
 	pid := c.nodePID(a)
+	c.name(os.Getpid()) // whoever tries while there is no agent finds a process of root's, too
 	c.kill(a)
 	c.up(c.Agents)
 	if now := c.nodePID(a); now != pid {

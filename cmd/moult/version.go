@@ -8,6 +8,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
+
+	"moult/store/bundle"
 )
 
 func versionCommand() *cli.Command {
@@ -40,9 +42,9 @@ type buildReport struct {
 	// Date is the commit's, as RFC 3339.
 	Date *string `json:"date"`
 	// Modified tells whether the tree had changes that are in no commit.
-	Modified *bool  `json:"modified"`
-	Go       string `json:"go"`
-	Platform string `json:"platform"`
+	Modified *bool           `json:"modified"`
+	Go       string          `json:"go"`
+	Platform bundle.Platform `json:"platform"`
 }
 
 func thisBuild() buildReport {
@@ -53,7 +55,7 @@ func thisBuild() buildReport {
 // buildOf reads what the go command has put into a program; nil where it is
 // not there.
 func buildOf(info *debug.BuildInfo) buildReport {
-	r := buildReport{Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	r := buildReport{Go: runtime.Version(), Platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH}}
 	if info == nil {
 		return r
 	}

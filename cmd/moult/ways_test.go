@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -26,10 +28,10 @@ func (c *testCluster) asPrinted(a *cluster.Agent, text string) (code int, stderr
 	if words[1] == "member" {
 		args, rest = []string{words[1], words[2], "--trust", c.trustDir()}, words[3:]
 	}
-	if slices.Contains([]string{"skip", "retry", "start", "forget", "resume", "pause", "abort", "withdraw"}, words[1]) {
+	if slices.Contains([]string{"skip", "retry", "start", "forget", "resume", "pause", "abort", "withdraw", "now", "revert"}, words[1]) {
 		args = append(args, "--trust", c.trustDir())
 	}
-	if words[1] == "withdraw" {
+	if slices.Contains([]string{"abort", "withdraw", "revert"}, words[1]) {
 		args = append(args, "--yes") // nobody is at a terminal
 	}
 	code, _, stderr = c.command(a, append(args, rest...)...)
@@ -188,7 +190,7 @@ func TestStatusOfWhatRolls(t *testing.T) {
 	first, second := c.Agents[0], c.Agents[1]
 	c.kill(second)
 	alone := func(s control.Status) bool {
-		return slices.ContainsFunc(s.Alarms, func(a string) bool { return strings.HasPrefix(a, "this agent hears no other") })
+		return slices.ContainsFunc(s.Alarms, func(a string) bool { return strings.HasPrefix(a, "this agent cannot reach any other") })
 	}
 	c.until(first, "to say that it hears nobody", alone)
 	c.next(first, 2)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -32,13 +31,12 @@ func withdrawCommand() *cli.Command {
 }
 
 func withdraw(c *cli.Context) error {
-	text, err := oneArg(c, "the number of a release")
-	if err != nil {
+	if _, err := oneArg(c, "the number of a release"); err != nil {
 		return err
 	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || n == 0 || bundle.Version(n) > bundle.MaxVersion {
-		return misusef(seeHelp(c), "%q is no number of a release", text)
+	n, err := versionArg(c)
+	if err != nil {
+		return err
 	}
 	timeout, err := positive(c, "timeout")
 	if err != nil {
@@ -56,16 +54,18 @@ func withdraw(c *cli.Context) error {
 	ctx, cancel := context.WithTimeout(c.Context, timeout)
 	defer cancel()
 	from, accepted, err := operator.New(folder).Withdraw(ctx, client(c), operator.Withdrawal{
-		Class: class, Release: bundle.Version(n),
+		Class: class, Release: n,
 		Confirm: func(last bundle.Version, aborts []bundle.Version) error {
-			return confirmWithdraw(c, class, bundle.Version(n), last, aborts)
+			return confirmWithdraw(c, class, n, last, aborts)
 		},
 		Waits: func(text string) { printNotes(c, []string{"it waits for " + text}) },
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.App.ErrWriter, "moult: %s\nmoult: the next release takes class %s from version %d: build it with from = %d, and inject it\n", accepted.Message, class, from, from)
+	say(c, "%s", accepted.Message)
+	say(c, "the next release takes class %s from version %d: build it with from = %d, and inject it", class, from, from)
+	made(c, n, bundle.Digest{})
 	return nil
 }
 

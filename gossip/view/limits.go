@@ -21,6 +21,8 @@ const (
 	// MaxReasonBytes and MaxAlarmBytes bound texts for people; Sign cuts them.
 	MaxReasonBytes = 2 << 10
 	MaxAlarmBytes  = 512
+	// MaxFactBytes bounds the words about one fact.
+	MaxFactBytes = 256
 	// MaxAlarms bounds the alarms of one node; Sign keeps the first.
 	MaxAlarms = 16
 	// MaxServices bounds the services of a node, MaxVersions the versioned
@@ -30,9 +32,13 @@ const (
 	// MaxLabels bounds the labels of a node, MaxLabelBytes a key or a value.
 	MaxLabels     = 64
 	MaxLabelBytes = 128
+	// MaxTurns bounds how often a release is taken back and forward again.
+	MaxTurns = 1_000
 	// MaxAttempts bounds the attempts at one release that a node counts.
 	MaxAttempts = 1_000_000
 
+	// shorter divides the bounds of texts for people in a record that is too long.
+	shorter = 8
 	// maxReads bounds what kinds of metadata a record may say that its agent understands.
 	maxReads = 1_000
 	// maxProblems bounds how many problems one error reports.

@@ -8,6 +8,7 @@ type Phase string
 const (
 	Current      Phase = "current"
 	Fetching     Phase = "fetching"
+	Rehearsing   Phase = "rehearsing"
 	Waiting      Phase = "waiting"
 	Draining     Phase = "draining"
 	Transforming Phase = "transforming"
@@ -20,8 +21,12 @@ const (
 
 // Phases lists every phase.
 func Phases() []Phase {
-	return []Phase{Current, Fetching, Waiting, Draining, Transforming, Starting, Probing, Settled, RollingBack, Held}
+	return []Phase{Current, Fetching, Rehearsing, Waiting, Draining, Transforming, Starting, Probing, Settled, RollingBack, Held}
 }
+
+// Ahead reports whether a node in this phase is on its way to a release and has not gone
+// down for it.
+func (p Phase) Ahead() bool { return p == Fetching || p == Rehearsing || p == Waiting }
 
 // Down reports whether a node in this phase is voluntarily out of service:
 // its callers are held.

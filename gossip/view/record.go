@@ -1,10 +1,12 @@
 package view
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,7 +20,7 @@ import (
 // Record is what one node says of itself. Its maps and slices may be shared
 // with a View: do not change them.
 //
-// What others decide by (Version, Obeys, Ended) a node makes durable before it
+// What others decide by (Version, Obeys, Ended, Turned) a node makes durable before it
 // signs it, and never takes back: none of them ever goes down.
 type Record struct {
 	// Node is the digest of Key.
@@ -53,10 +55,18 @@ type Record struct {
 	Obeys bundle.Version `json:"obeys,omitempty"`
 	// Ended counts attempts that are over and did not settle.
 	Ended Ended `json:"ended,omitzero"`
+	// Turned is how far the node is with taking a release back, and forward again; At is
+	// the version that it is at where that took it below Version, else 0.
+	Turned Turned         `json:"turned,omitzero"`
+	At     bundle.Version `json:"at,omitempty"`
 	// Held is true while the node is held.
 	Held bool `json:"held,omitempty"`
 	// Health says how the node's software fares.
 	Health Health `json:"health,omitzero"`
+	// Rehearsed is what came of the last rehearsal; zero for none.
+	Rehearsed Rehearsal `json:"rehearsed,omitzero"`
+	// Facts are numbers that the node's software has told of itself, by name.
+	Facts map[string]Fact `json:"facts,omitempty"`
 
 	Services map[string]ServiceAddr `json:"services,omitempty"`
 	Labels   map[string]string      `json:"labels,omitempty"`
@@ -66,8 +76,10 @@ type Record struct {
 	Alarms []string `json:"alarms,omitempty"`
 	// Left is true when the node has left the ring on purpose.
 	Left bool `json:"left,omitempty"`
-	// Reads is the newest kind of signed metadata that the node's agent understands: 1, who
-	// belongs to the cluster; 0, an older moult.
+	// Joined is the rollout order in force here that has joined two, and that nobody has
+	// resumed yet: the node is up, or goes down by nothing else. Zero for none.
+	Joined bundle.Digest `json:"joined,omitzero"`
+	// Reads is the newest of ReadsMembers, … that the node's agent understands; 0: an older moult.
 	Reads int `json:"reads,omitempty"`
 	// Enrolment shows that a join token has enrolled the node; zero for none.
 	Enrolment Enrolment `json:"enrolment,omitzero"`
@@ -90,6 +102,45 @@ type Ended struct {
 	Count   int            `json:"count"`
 }
 
+// Turned says how far a node is with the turns of a release's order: each odd one takes the
+// release back, each even one goes forward to it again. It only ever rises: Release and
+// Turn in that order of significance, and the rest as long as these are the same.
+type Turned struct {
+	// Turn is a promise: the node never again goes down under an earlier turn, nor under
+	// the order of an earlier release. It is made only while the node is up.
+	Release bundle.Version `json:"release"`
+	Turn    int            `json:"turn"`
+	// Done is true once the node is up where the turn leads; Ended counts attempts that
+	// are over and did not lead there.
+	Done  bool `json:"done,omitempty"`
+	Ended int  `json:"ended,omitempty"`
+}
+
+// Before reports whether t is of an earlier turn than the one of a release.
+func (t Turned) Before(release bundle.Version, turn int) bool {
+	return t.Release < release || t.Release == release && t.Turn < turn
+}
+
+// Max returns what both say.
+func (t Turned) Max(u Turned) Turned {
+	switch {
+	case t.Before(u.Release, u.Turn):
+		return u
+	case !u.Before(t.Release, t.Turn):
+		t.Done, t.Ended = t.Done || u.Done, max(t.Ended, u.Ended)
+	}
+	return t
+}
+
+// Stands is the version that the node is at, or the one before, where it lets callers in to
+// that, and has not settled there.
+func (r Record) Stands() bundle.Version {
+	if t := r.Turned; r.At == 0 && t.Release == r.Version && t.Turn%2 == 1 && 0 < r.Running && r.Running < r.Version {
+		return r.Version - 1
+	}
+	return cmp.Or(r.At, r.Version)
+}
+
 // Health says how the software of a node fares. The zero Health is that of a node
 // without software, or of one that an older moult looks after: nothing is known.
 type Health struct {
@@ -103,6 +154,59 @@ type Health struct {
 	// when the rollout order had Count places for it.
 	Failed Ended `json:"failed,omitzero"`
 }
+
+// What an agent understands, each with all before it.
+const (
+	ReadsMembers    = 1 // who belongs to the cluster
+	ReadsJoined     = 2 // orders that join others: it says what it has Joined
+	ReadsRehearsals = 3 // releases that are rehearsed: it says what came of it, in Rehearsed
+	ReadsTurns      = 4 // orders that take a release back: it says how far it is, in Turned
+)
+
+// Rehearsal is what came of running a release on a copy of the node's own state.
+type Rehearsal struct {
+	Release bundle.Version `json:"release"`
+	// Outcome is one of the words below; other words say nothing.
+	Outcome Outcome `json:"outcome"`
+	// Reason says why, or what a rehearsal that went well was without, for people.
+	Reason string `json:"reason,omitempty"`
+	// Took is how long all of it took, and Down how long what a node is down for: the
+	// transforms, and until the software was well. 0 where it is not known.
+	Took bundle.Duration `json:"took,omitempty"`
+	Down bundle.Duration `json:"down,omitempty"`
+}
+
+// Fact is a number that a node publishes of itself, or why there is none.
+type Fact struct {
+	Value float64 `json:"value"`
+	// State is one of the words below, or another that says that there is no Value; "" is
+	// that there is. Reason says more, for people.
+	State  FactState `json:"state,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Known returns the number; false where there is none.
+func (f Fact) Known() (float64, bool) { return f.Value, f.State == "" }
+
+// FactState is a word for why a fact has no number.
+type FactState string
+
+// The states of facts without a number.
+const (
+	FactNoAnswer  FactState = "no answer"
+	FactNotNumber FactState = "not a number"
+)
+
+// Outcome is a word for what came of a rehearsal.
+type Outcome string
+
+// The outcomes of a rehearsal.
+const (
+	RehearsalOK      Outcome = "ok"
+	RehearsalFailed  Outcome = "failed"
+	RehearsalSkipped Outcome = "skipped" // there was none to be made
+	RehearsalUnable  Outcome = "unable"  // it could not be made, which says nothing against the release
+)
 
 // HealthState is a word for how software fares.
 type HealthState string
@@ -163,6 +267,10 @@ func (r Record) Validate() error {
 	c.version("running", r.Running)
 	c.version("obeys", r.Obeys)
 	c.ended("ended", r.Ended)
+	c.version("at", r.At)
+	c.version("turned.release", r.Turned.Release)
+	c.fail(r.Turned.Turn < 0 || r.Turned.Turn > MaxTurns || (r.Turned.Turn == 0) != (r.Turned.Release == 0), "turned.turn", "%d of release %d, want 1 to %d", r.Turned.Turn, r.Turned.Release, MaxTurns)
+	c.fail(r.Turned.Ended < 0 || r.Turned.Ended > MaxAttempts, "turned.ended", "%d, want 0 to %d", r.Turned.Ended, MaxAttempts)
 	c.word("phase", string(r.Phase))
 	if r.Health.State != "" {
 		c.word("health.state", string(r.Health.State))
@@ -170,11 +278,13 @@ func (r Record) Validate() error {
 	c.text("health.reason", r.Health.Reason, MaxReasonBytes)
 	c.version("health.soaked", r.Health.Soaked)
 	c.ended("health.failed", r.Health.Failed)
+	c.rehearsal(r.Rehearsed)
 	c.fail(!(r.Progress >= 0 && r.Progress <= 1), "progress", "%v, want 0 to 1", r.Progress)
 	c.text("reason", r.Reason, MaxReasonBytes)
 	c.fail(r.Since.Location() != time.UTC || r.Since.Year() > 9999, "since", "%v, want a time in UTC before the year 10000", r.Since)
 	c.services(r.Services)
 	c.labels(r.Labels)
+	c.facts(r.Facts)
 	if r.Platform != (bundle.Platform{}) {
 		c.fail(!platformPattern.MatchString(r.Platform.OS) || !platformPattern.MatchString(r.Platform.Arch), "platform", "%.40q", r.Platform)
 	}
@@ -215,6 +325,16 @@ func (c *checker) ended(field string, e Ended) {
 	c.version(field+".release", e.Release)
 	c.fail(e.Count < 0 || e.Count > MaxAttempts, field+".count", "%d, want 0 to %d", e.Count, MaxAttempts)
 	c.fail((e.Count == 0) != (e.Release == 0), field, "%d attempts at release %d", e.Count, e.Release)
+}
+
+func (c *checker) rehearsal(r Rehearsal) {
+	if r == (Rehearsal{}) {
+		return
+	}
+	c.version("rehearsed.release", r.Release)
+	c.word("rehearsed.outcome", string(r.Outcome))
+	c.text("rehearsed.reason", r.Reason, MaxReasonBytes)
+	c.fail(r.Down < 0 || r.Took < r.Down, "rehearsed.took", "%s, of which a node is down %s", r.Took, r.Down)
 }
 
 // word checks a word that has a meaning, which this code need not know.
@@ -261,6 +381,25 @@ func (c *checker) labels(labels map[string]string) {
 		c.text("labels", k, MaxLabelBytes)
 		c.text("labels", labels[k], MaxLabelBytes)
 	}
+}
+
+func (c *checker) facts(facts map[string]Fact) {
+	c.fail(len(facts) > bundle.MaxFacts, "facts", "%d of them, the most is %d", len(facts), bundle.MaxFacts)
+	for _, name := range slices.Sorted(maps.Keys(facts)) {
+		f, field := facts[name], fmt.Sprintf("facts.%.40s", name)
+		c.fail(!bundle.ValidFact(name), field, "%.40q is no name for a fact", name)
+		c.fail(math.IsNaN(f.Value) || math.IsInf(f.Value, 0) || f.State != "" && f.Value != 0, field+".value", "%v, want a number, and 0 where it is not known", f.Value)
+		if f.State != "" {
+			c.word(field+".state", string(f.State))
+		}
+		c.text(field+".reason", f.Reason, MaxFactBytes)
+	}
+}
+
+// Tidy returns the fact as Sign takes it, with its reason on one line.
+func (f Fact) Tidy() Fact {
+	f.Reason = tidy(f.Reason, MaxFactBytes)
+	return f
 }
 
 // tidy returns text for people as one line of at most most bytes. A node must

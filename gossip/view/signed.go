@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"unicode/utf8"
 
 	"moult/store/bundle"
@@ -49,7 +51,8 @@ type wire struct {
 }
 
 // Sign fills in the node's key and identity and signs r. Reasons and Alarms,
-// which are for people, are cut to their bounds and to one line each; anything
+// which are for people, are cut to their bounds and to one line each, and further where
+// all is too long together; anything
 // else that is out of bounds is an error.
 func Sign(key ed25519.PrivateKey, r Record) (Signed, error) {
 	if len(key) != ed25519.PrivateKeySize {
@@ -59,6 +62,7 @@ func Sign(key ed25519.PrivateKey, r Record) (Signed, error) {
 	r.Node = bundle.NodeIDOf(r.Key)
 	r.Since = r.Since.UTC().Round(0)
 	r.Reason, r.Health.Reason = tidy(r.Reason, MaxReasonBytes), tidy(r.Health.Reason, MaxReasonBytes)
+	r.Rehearsed.Reason = tidy(r.Rehearsed.Reason, MaxReasonBytes)
 	alarms := make([]string, 0, len(r.Alarms))
 	for _, a := range r.Alarms[:min(len(r.Alarms), MaxAlarms)] {
 		alarms = append(alarms, tidy(a, MaxAlarmBytes))
@@ -67,17 +71,43 @@ func Sign(key ed25519.PrivateKey, r Record) (Signed, error) {
 	if err := r.Validate(); err != nil {
 		return Signed{}, fmt.Errorf("sign the status record of %s: %w", r.Node.Short(), err)
 	}
-	data, err := json.Marshal(wire{recordFormat, r})
-	if err != nil {
-		return Signed{}, fmt.Errorf("sign the status record of %s: %w", r.Node.Short(), err)
+	data, err := encode(r)
+	if err == nil && len(data) > MaxRecordBytes {
+		data, err = encode(r.shortened())
 	}
-	if data, err = canonical(data); err != nil {
+	if err != nil {
 		return Signed{}, fmt.Errorf("sign the status record of %s: %w", r.Node.Short(), err)
 	}
 	if len(data) > MaxRecordBytes {
 		return Signed{}, fmt.Errorf("sign the status record of %s: %w: %d bytes, the most is %d: use fewer labels or services", r.Node.Short(), ErrTooLong, len(data), MaxRecordBytes)
 	}
 	return seal(key, data), nil
+}
+
+func encode(r Record) ([]byte, error) {
+	data, err := json.Marshal(wire{recordFormat, r})
+	if err != nil {
+		return nil, err
+	}
+	return canonical(data)
+}
+
+// shortened is the record with few words for people, where all of them together would be too
+// long: what others decide by is to be published all the same.
+func (r Record) shortened() Record {
+	r.Reason, r.Health.Reason = tidy(r.Reason, MaxReasonBytes/shorter), tidy(r.Health.Reason, MaxReasonBytes/shorter)
+	r.Rehearsed.Reason = tidy(r.Rehearsed.Reason, MaxReasonBytes/shorter)
+	r.Alarms = slices.Clone(r.Alarms)
+	for i, a := range r.Alarms {
+		r.Alarms[i] = tidy(a, MaxAlarmBytes/shorter)
+	}
+	r.Facts = maps.Clone(r.Facts)
+	for _, name := range slices.Sorted(maps.Keys(r.Facts)) {
+		f := r.Facts[name]
+		f.Reason = tidy(f.Reason, MaxFactBytes/shorter)
+		r.Facts[name] = f
+	}
+	return r
 }
 
 func seal(key ed25519.PrivateKey, data []byte) Signed {
@@ -97,6 +127,19 @@ func Open(s Signed) (Record, error) {
 		return Record{}, err
 	}
 	return r, s.verify(r)
+}
+
+// Number returns whose record s says that it is, and its number, without verifying
+// anything: for records that have been. The error is ErrMalformed.
+func (s Signed) Number() (node bundle.NodeID, seq uint64, err error) {
+	var r struct {
+		Node bundle.NodeID `json:"node"`
+		Seq  uint64        `json:"seq"`
+	}
+	if err := json.Unmarshal([]byte(s.record), &r); err != nil {
+		return bundle.NodeID{}, 0, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return r.Node, r.Seq, nil
 }
 
 // read decodes the record, unverified.

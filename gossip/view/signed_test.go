@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -33,6 +34,7 @@ func fullRecord() Record {
 		}},
 		Labels: map[string]string{"zone": "a"}, Platform: bundle.Platform{OS: "linux", Arch: "amd64"},
 		Trust: Heads{Root: 1, Timestamp: 7, Head: 3}, Alarms: []string{"disk is nearly full"}, Left: true,
+		Joined: bundle.Sum([]byte("order")), Reads: 2,
 	}
 }
 
@@ -219,6 +221,7 @@ func writeMissing(t *testing.T) {
 	for name, v := range map[string]vector{
 		"least":            {"", "the least that a record can say", least},
 		"full":             {"", "all that this version can say", full},
+		"joined":           {"", "it has an order that joined two, and all that version 2 of what it reads can say", full},
 		"unwell":           {"", "its software is not well, and failed in its soak", unwell},
 		"unknown-health":   {"", "a newer moult has another word for health", changed(unwell, `"restarting"`, `"radiant"`)},
 		"loud-health":      {"invalid", "a word for health that disturbs terminals", changed(unwell, `"restarting"`, `"\u001b[2J"`)},
@@ -388,4 +391,66 @@ func normal(r Record) Record {
 		panic(err)
 	}
 	return n
+}
+
+// TestWordsGiveWay: words for people, whatever they are, keep no record from being published.
+func TestWordsGiveWay(t *testing.T) {
+	for _, letter := range []string{"x", `"`, "<", "\u2028", "é"} {
+		long := func(most int) string { return strings.Repeat(letter, most) }
+		r := Record{Name: "n1", Class: "kv", Seq: 1, Phase: Current, Reason: long(MaxReasonBytes), Facts: map[string]Fact{},
+			Health:    Health{State: HealthFailing, Reason: long(MaxReasonBytes)},
+			Rehearsed: Rehearsal{Release: 2, Outcome: RehearsalFailed, Reason: long(MaxReasonBytes)},
+		}
+		for range MaxAlarms {
+			r.Alarms = append(r.Alarms, long(MaxAlarmBytes))
+		}
+		for i := range bundle.MaxFacts {
+			r.Facts[fmt.Sprint("f", i)] = Fact{State: FactNoAnswer, Reason: long(MaxFactBytes)}.Tidy()
+		}
+		before := r.Facts["f0"]
+		s, err := Sign(keyOf("n1"), r)
+		if err != nil {
+			t.Errorf("%q: %v", letter, err)
+			continue
+		}
+		if got, err := Open(s); err != nil || len(got.Alarms) != MaxAlarms || got.Facts["f0"].State != FactNoAnswer || got.Reason == "" || r.Facts["f0"] != before {
+			t.Errorf("%q: %+v %v", letter, got, err)
+		}
+	}
+}
+
+func TestFactsInRecords(t *testing.T) {
+	r := Record{Name: "n1", Class: "kv", Seq: 1, Phase: Current, Facts: map[string]Fact{
+		"height": {Value: 1.2e21}, "errors": {Value: 0.1}, "queue": {State: FactNoAnswer, Reason: "connection refused"}, "odd": {State: "from the future"},
+	}}
+	s, err := Sign(keyOf("n1"), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Open(s)
+	if err != nil || !reflect.DeepEqual(got.Facts, r.Facts) {
+		t.Fatalf("%+v %v", got.Facts, err)
+	}
+	for name, ok := range map[string]bool{"height": true, "queue": false, "odd": false} {
+		if _, known := got.Facts[name].Known(); known != ok {
+			t.Errorf("%s is known: %t", name, known)
+		}
+	}
+	many := map[string]Fact{}
+	for i := range bundle.MaxFacts + 1 {
+		many[fmt.Sprint("f", i)] = Fact{}
+	}
+	for want, facts := range map[string]map[string]Fact{
+		"facts: 9":       many,
+		"facts.a-b":      {"a-b": {}},
+		"facts.a.value":  {"a": {Value: math.NaN()}},
+		"facts.b.value":  {"b": {Value: 1, State: FactNotNumber}},
+		"facts.c.state":  {"c": {State: "No Answer"}},
+		"facts.d.reason": {"d": {State: FactNoAnswer, Reason: strings.Repeat("a", MaxFactBytes+1)}},
+	} {
+		r.Facts = facts
+		if _, err := Sign(keyOf("n1"), r); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
 }

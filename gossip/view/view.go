@@ -31,6 +31,7 @@ type Equivocation struct {
 // goroutine owns it, and gives others a Snapshot.
 type View struct {
 	now           Snapshot
+	held          map[bundle.Digest]bool // the sums of the records in now
 	memo          *Memo
 	equivocations map[bundle.NodeID]Equivocation
 	forgotten     map[bundle.NodeID]uint64
@@ -43,7 +44,7 @@ type Memo struct{ entries map[Signed]*entry }
 
 // New returns an empty view. It verifies no record that is in memo, which may be nil.
 func New(memo *Memo) *View {
-	return &View{memo: memo, equivocations: map[bundle.NodeID]Equivocation{}}
+	return &View{memo: memo, held: map[bundle.Digest]bool{}, equivocations: map[bundle.NodeID]Equivocation{}}
 }
 
 // Merge verifies records and keeps those that are newer than what the view
@@ -59,7 +60,7 @@ func (v *View) Merge(records ...Signed) (changed []bundle.NodeID, err error) {
 			problems = append(problems, err)
 		}
 		if e != nil {
-			v.now.put(e)
+			v.put(e)
 			changed = append(changed, e.stamp.Node)
 			touched[bucketOf(e.stamp.Node)] = true
 		}
@@ -79,7 +80,7 @@ func (v *View) Forget(upTo map[bundle.NodeID]uint64) (dropped []bundle.NodeID) {
 	touched := map[int]bool{}
 	for _, id := range slices.SortedFunc(maps.Keys(upTo), compareID) {
 		if e, known := v.now.find(id); known && e.stamp.Seq <= upTo[id] {
-			v.now.drop(id)
+			v.drop(id)
 			dropped = append(dropped, id)
 			touched[bucketOf(id)] = true
 		}
@@ -96,26 +97,47 @@ func (v *View) Forget(upTo map[bundle.NodeID]uint64) (dropped []bundle.NodeID) {
 // again.
 func (v *View) Drop(id bundle.NodeID) {
 	if _, known := v.now.find(id); known {
-		v.now.drop(id)
+		v.drop(id)
 		if b := v.now.buckets[bucketOf(id)]; b != nil {
 			b.rehash()
 		}
 	}
 }
 
+// put and drop change a node's record; its bucket is to be hashed anew.
+func (v *View) put(e *entry) {
+	if old, known := v.now.find(e.stamp.Node); known {
+		delete(v.held, old.stamp.Sum)
+	}
+	v.now.put(e)
+	v.held[e.stamp.Sum] = true
+}
+
+func (v *View) drop(id bundle.NodeID) {
+	if old, known := v.now.find(id); known {
+		delete(v.held, old.stamp.Sum)
+	}
+	v.now.drop(id)
+}
+
 // Forgotten is up to which number a node's records are forgotten; 0 for none.
 func (v *View) Forgotten(id bundle.NodeID) uint64 { return v.forgotten[id] }
 
-// news returns the entry to be put into the view for s, or nil. Records that
-// could change nothing are not verified: that is where the time goes.
+// news returns the entry to be put into the view for s, or nil. Records that are held are
+// not even read, and those that could change nothing not verified: that is where the time
+// goes, since each record comes from several peers.
 func (v *View) news(s Signed) (*entry, error) {
 	e, verified := v.memo.find(s)
 	if !verified {
+		sum := s.Sum()
+		if v.held[sum] {
+			return nil, nil
+		}
 		r, err := s.read()
 		if err != nil {
 			return nil, err
 		}
-		e = &entry{stamp: Stamp{Node: r.Node, Seq: r.Seq, Sum: s.Sum()}, signed: s, record: r}
+		e = &entry{stamp: Stamp{Node: r.Node, Seq: r.Seq, Sum: sum}, signed: s, record: r}
 	}
 	stamp := e.stamp
 	have, known := v.now.find(stamp.Node)

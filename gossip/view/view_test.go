@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -425,6 +426,36 @@ func TestForget(t *testing.T) {
 	} {
 		if forgets(t, forget) == nil {
 			t.Errorf("%s: not caught", name)
+		}
+	}
+}
+
+// What the view holds by sum are its records, no more and no less: else one that was
+// forgotten or dropped would not be taken again, or an old one would be taken for known.
+func TestHeld(t *testing.T) {
+	v, rng := New(nil), rand.New(rand.NewPCG(1, 2))
+	for range 400 {
+		name := fmt.Sprint("n", rng.IntN(8))
+		s := sign(t, name, 1+rng.Uint64N(5), fmt.Sprint(rng.IntN(2)))
+		node, seq, err := s.Number()
+		if r, opened := Open(s); opened != nil || err != nil || r.Node != node || r.Seq != seq {
+			t.Fatalf("number %d of %s, %v: opened %+v, %v", seq, node, err, r, opened)
+		}
+		switch rng.IntN(8) {
+		case 0:
+			v.Drop(node)
+		case 1:
+			v.Forget(map[bundle.NodeID]uint64{node: seq})
+		default:
+			_, _ = v.Merge(s, s)
+		}
+		want := map[bundle.Digest]bool{}
+		for _, r := range slices.Collect(v.All()) {
+			signed, _ := v.Signed(r.Node)
+			want[signed.Sum()] = true
+		}
+		if !maps.Equal(want, v.held) {
+			t.Fatalf("held %v, want %v", v.held, want)
 		}
 	}
 }

@@ -1,3 +1,5 @@
+//go:build unix
+
 package host
 
 import (
@@ -72,12 +74,33 @@ func TestSocketFolder(t *testing.T) {
 	if left, err := os.ReadDir(path); err != nil || len(left) > 0 {
 		t.Errorf("left: %v %v", left, err)
 	}
+	// And all of it, where no host follows.
+	if err := os.WriteFile(filepath.Join(path, "1-api.sock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // where it is gone, too
+		if err := RemoveSockets(dir); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is left", path)
+		}
+	}
+	if _, err := socketFolder(dir); err != nil {
+		t.Fatal(err)
+	}
 	// One that others may enter, or that is a link, is not used.
 	if err := os.Chmod(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := makePrivate(path); err == nil {
 		t.Error("a folder that others may enter was taken")
+	}
+	if err := RemoveSockets(dir); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("what is not its own is removed: %v", err)
 	}
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(t.TempDir(), link); err != nil {

@@ -26,7 +26,7 @@ type Result struct {
 	// Reaches is the label of the call block that took the request, or "default";
 	// ReachesPlace is its file:line.
 	Reaches      string `json:"reaches"`
-	ReachesPlace string `json:"reachesPlace"`
+	ReachesPlace string `json:"reaches_place"`
 	// Differences are what was not as the example says, none where it holds.
 	Differences []Difference `json:"differences"`
 }

@@ -56,7 +56,7 @@ const (
 
 // Counter is Calls in the making.
 type Counter struct {
-	calls, errors, denied, canceled, open, held, longest, total, last atomic.Int64
+	answered, errors, denied, canceled, open, held, longest, total, last atomic.Int64
 }
 
 // Begin counts a call that has been let in, until Done is called. It may be
@@ -88,8 +88,9 @@ func (c *Counter) Ended(o Outcome, waited time.Duration, began time.Time) {
 
 // End is Ended for a call of which nobody knows how long it took, as a tunnel's.
 func (c *Counter) End(o Outcome, waited time.Duration) {
-	c.calls.Add(1)
 	switch o {
+	case Answered:
+		c.answered.Add(1)
 	case Failed:
 		c.errors.Add(1)
 	case Denied:
@@ -115,10 +116,11 @@ func (c *Counter) Open() int64 { return c.open.Load() }
 // Load returns what was counted so far.
 func (c *Counter) Load() Calls {
 	all := Calls{
-		Calls: c.calls.Load(), Errors: c.errors.Load(), Denied: c.denied.Load(),
+		Errors: c.errors.Load(), Denied: c.denied.Load(),
 		Canceled: c.canceled.Load(), Open: c.open.Load(), Held: c.held.Load(), LongestHold: time.Duration(c.longest.Load()),
 		Total: time.Duration(c.total.Load()),
 	}
+	all.Calls = c.answered.Load() + all.Errors + all.Denied + all.Canceled
 	if last := c.last.Load(); last != 0 {
 		all.Last = time.Unix(0, last)
 	}

@@ -43,8 +43,27 @@ func MarshalManifest(m *Manifest) ([]byte, error) {
 //
 // It keeps no reference to data.
 func ParseManifest(data []byte) (*Manifest, error) {
-	if len(data) > MaxManifestBytes {
-		return nil, fmt.Errorf("%w: %d bytes, the most is %d", ErrMalformed, len(data), MaxManifestBytes)
+	return Form[Manifest]{
+		MaxBytes: MaxManifestBytes, Newest: newestFormat, Marshal: MarshalManifest,
+		TooNew: ErrTooNew, Malformed: ErrMalformed, NotCanonical: ErrNotCanonical,
+	}.Parse(data)
+}
+
+// Form is what documents of a kind have in common of which there is one form only, in
+// JSON with a number of their format.
+type Form[T any] struct {
+	MaxBytes, Newest int
+	// Marshal validates a document, and writes the one form of it.
+	Marshal func(*T) ([]byte, error)
+	// What is not that form is one of these errors, or what Marshal says.
+	TooNew, Malformed, NotCanonical error
+}
+
+// Parse reads a document from an untrusted source. What it returns is valid, and Marshal
+// would write the same bytes again. It keeps no reference to data.
+func (f Form[T]) Parse(data []byte) (*T, error) {
+	if len(data) > f.MaxBytes {
+		return nil, fmt.Errorf("%w: %d bytes, the most is %d", f.Malformed, len(data), f.MaxBytes)
 	}
 	// The format comes first, alone: of a newer format nothing else can be
 	// said, least of all that its fields are unknown. Unmarshal also refuses
@@ -53,29 +72,25 @@ func ParseManifest(data []byte) (*Manifest, error) {
 		Format int `json:"format"`
 	}
 	if err := json.Unmarshal(data, &head); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, fmt.Errorf("%w: %w", f.Malformed, err)
 	}
-	if head.Format > newestFormat {
-		return nil, fmt.Errorf("%w: it needs moult >= format %d and this one reads up to format %d: upgrade moult on this node first",
-			ErrTooNew, head.Format, newestFormat)
+	if head.Format > f.Newest {
+		return nil, fmt.Errorf("%w: it needs moult >= format %d and this one reads up to format %d: upgrade moult on this node first", f.TooNew, head.Format, f.Newest)
 	}
-	var m Manifest
+	var doc T
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&m); err != nil {
-		return nil, fmt.Errorf("%w of format %d: %w", ErrMalformed, head.Format, err)
+	if err := dec.Decode(&doc); err != nil {
+		return nil, fmt.Errorf("%w of format %d: %w", f.Malformed, head.Format, err)
 	}
-	if err := m.Validate(); err != nil {
-		return nil, err
-	}
-	again, err := encodeManifest(&m)
+	again, err := f.Marshal(&doc)
 	if err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(again, data) {
-		return nil, fmt.Errorf("%w: it differs from byte %d on: only moult writes manifests", ErrNotCanonical, firstDifference(again, data))
+		return nil, fmt.Errorf("%w: it differs from its one form from byte %d on: only moult writes it", f.NotCanonical, firstDifference(again, data))
 	}
-	return &m, nil
+	return &doc, nil
 }
 
 // encodeManifest writes the canonical form. Nil and empty maps must not be two

@@ -44,6 +44,19 @@ const (
 	// MaxCanary and MaxFailures bound what a schedule counts in nodes.
 	MaxCanary   = 100_000
 	MaxFailures = 100_000
+	// MaxWindows bounds the windows of one class, MaxZoneBytes the name of a time zone.
+	MaxWindows   = 16
+	MaxZoneBytes = 64
+	// MaxFacts bounds the facts of one class, MaxExpressionBytes the text of a condition.
+	MaxFacts           = 8
+	MaxExpressionBytes = 2 << 10
+	// MaxWaves bounds the waves of one class, MaxWaveLabels the labels that one names, and
+	// MaxLabelBytes the name or the value of a label.
+	MaxWaves      = 32
+	MaxWaveLabels = 8
+	MaxLabelBytes = 128
+	// MaxRate bounds how many nodes go in an hour.
+	MaxRate = 1_000_000
 	// MaxWithdrawn bounds the withdrawals that stand in an order.
 	MaxWithdrawn = 1_024
 	// maxProblems bounds how many problems one call of Validate reports.
@@ -57,11 +70,17 @@ const (
 	MaxHealthTime     = Duration(24 * time.Hour)
 	MaxDrainTimeout   = Duration(24 * time.Hour)
 	MaxTransformTime  = Duration(7 * 24 * time.Hour)
+	MinRehearsalTime  = Duration(time.Second)
 	MaxSoak           = Duration(30 * 24 * time.Hour)
 	MaxHoldTimeout    = Duration(time.Hour)
+	MinWindow         = Duration(time.Minute)
+	MaxWindow         = Duration(7 * 24 * time.Hour)
 	MinRetireAfter    = Duration(time.Second)
 	MaxRetireAfter    = Duration(366 * 24 * time.Hour)
 	MaxObjectTime     = Duration(time.Minute)
+	MinFactEvery      = Duration(100 * time.Millisecond)
+	MaxFactEvery      = Duration(time.Hour)
+	MaxFactTime       = Duration(time.Minute)
 )
 
 // DefaultRetireAfter is what a manifest means that gives no RetireAfter. It

@@ -22,7 +22,22 @@ const (
 	// addresses (package placeholder), and a way to write ${.
 	FormatPlaceholders = 4
 
-	newestFormat = FormatPlaceholders
+	// FormatWindows added schedules with windows, and with classes that settle first.
+	FormatWindows = 5
+
+	// FormatRehearsal added rehearsals.
+	FormatRehearsal = 6
+
+	// FormatReverse added releases that can be taken back, and are finalized, and FormatFacts, with the same
+	// number, facts, and schedules with conditions over them.
+	FormatReverse = 7
+	FormatFacts   = 7
+
+	// FormatWaves, of the same moult, added schedules with more waves than a canary, and
+	// with a bound within each value of a label.
+	FormatWaves = FormatReverse
+
+	newestFormat = FormatFacts
 )
 
 // Manifest describes one release. Its canonical JSON (MarshalManifest) is what
@@ -60,6 +75,16 @@ type ClassUpgrade struct {
 	Past     Simulation   `json:"past"`
 	Future   Simulation   `json:"future"`
 	Schedule ScheduleSpec `json:"schedule"`
+	// Rehearse has each node run the release on a copy of its own state before it goes
+	// down; nil: none does. Since FormatRehearsal.
+	Rehearse *Rehearse `json:"rehearse,omitempty"`
+	// Finalized is argv, run beside the software of each node once the operator has said that
+	// the release will not be taken back; it may be run again. It has MOULT_STATE and
+	// MOULT_SERVICE_NAME in its environment, and as long as a transform. Since FormatReverse.
+	Finalized []string `json:"finalized,omitempty"`
+	// Facts are numbers that the nodes publish of themselves while they run this software,
+	// and, as far as they are asked by http, while they wait for it. Since FormatFacts.
+	Facts map[string]Fact `json:"facts,omitempty"`
 	// Placeholders is true where Command and Health.Exec have the form of package
 	// placeholder, since what they say cannot be said without; since FormatPlaceholders.
 	Placeholders bool `json:"placeholders,omitempty"`
@@ -121,13 +146,17 @@ func (cu ClassUpgrade) Copies() bool { return cu.From != 0 && len(cu.Transform.E
 
 // Warnings says what of a class upgrade is allowed and seldom meant.
 func (cu ClassUpgrade) Warnings() []string {
+	var warnings []string
+	if len(cu.Transform.Exec) > 0 && cu.Rehearse == nil {
+		warnings = append(warnings, "it transforms the state, and has no rehearse block: what is wrong with it shows only on nodes that are down; rehearse {} has each node try it on a copy of its own state first")
+	}
 	drain, hold := cu.Health.DrainTimeout, cu.Schedule.HoldTimeout
 	// A third of hold may pass until the last calls have ended, and a sixth is for the
 	// transform and the start.
 	if cu.From == 0 || len(cu.Services) == 0 || drain <= hold/2 {
-		return nil
+		return warnings
 	}
-	return []string{fmt.Sprintf("software that takes all of its drain_timeout (%s) to end has callers refused, who wait for at most hold_timeout (%s), for their last calls and for the new software too: give it half of that at most, or them more", drain, hold)}
+	return append(warnings, fmt.Sprintf("software that takes all of its drain_timeout (%s) to end has callers refused, who wait for at most hold_timeout (%s), for their last calls and for the new software too: give it half of that at most, or them more", drain, hold))
 }
 
 // Transform makes the new state from the old. Without Exec the old slot is
@@ -143,6 +172,31 @@ type Transform struct {
 	// the release's own.
 	MemoryMax int64 `json:"memory_max,omitempty"`
 	DiskMax   int64 `json:"disk_max,omitempty"`
+	// Reverse makes the old state from the new, so that the release can be taken back; nil:
+	// it cannot. It has the bounds above. Since FormatReverse.
+	Reverse *Reverse `json:"reverse,omitempty"`
+}
+
+// Reverse takes the state back. Without Exec the new slot is copied as it is.
+type Reverse struct {
+	// Exec is argv, run as Transform.Exec is. It finds the new state in MOULT_OLD and makes
+	// the old one in MOULT_NEW; what that cannot hold it puts into MOULT_COMPLEMENT, where
+	// Transform.Exec finds it when the node goes forward again.
+	Exec []string `json:"exec,omitempty"`
+}
+
+// Rehearse says how a node tries the release on a copy of its own state, with no caller
+// and no way out, while its software runs on.
+type Rehearse struct {
+	// Snapshot is argv, run in the unpacked new artifact's folder, that makes a copy of
+	// the live state: it finds that in MOULT_OLD, and fills MOULT_NEW. Without, moult
+	// copies the files as they are.
+	Snapshot []string `json:"snapshot,omitempty"`
+	// Check is argv, run there once the software is healthy on the transformed copy, that
+	// must exit 0. It finds the addresses in its environment.
+	Check []string `json:"check,omitempty"`
+	// Timeout ends the rehearsal, which has failed then.
+	Timeout Duration `json:"timeout"`
 }
 
 // Kinds of Simulation. The last three are all that can answer callers of a
@@ -195,6 +249,16 @@ func (s Simulation) Blob() (Chunk, bool) {
 	return Chunk{}, false
 }
 
+// ObjectFiles lists the blobs that the objects of a class upgrade are made of.
+func (c ClassUpgrade) ObjectFiles() (blobs []Chunk) {
+	for _, s := range []Simulation{c.Past, c.Future} {
+		if blob, ok := s.Blob(); ok {
+			blobs = append(blobs, blob)
+		}
+	}
+	return blobs
+}
+
 // Stateful reports whether the object may have durable state.
 func (s Simulation) Stateful() bool { return s.Kind == SimulateWasm || s.Kind == SimulateExec }
 
@@ -213,6 +277,9 @@ const (
 	StrategyRolling = "rolling" // ranked roster, at most MaxUnavailable down
 	StrategyAtOnce  = "at-once" // every node as soon as it is staged; bounds nothing
 	StrategyManual  = "manual"  // a node goes when the order names it as allowed
+	// StrategyRandom has each node go by chance, so that about Rate of them do in an hour.
+	// It bounds nothing. Since FormatWaves.
+	StrategyRandom = "random"
 )
 
 // ScheduleSpec is the schedule as the release's author wrote it. The rollout
@@ -228,6 +295,21 @@ type ScheduleSpec struct {
 	FailureMax int `json:"failure_max"`
 	// HoldTimeout is how long a call may wait while a node is down.
 	HoldTimeout Duration `json:"hold_timeout"`
+	// Windows are when nodes may go down; none for always. Since FormatWindows.
+	Windows []Window `json:"windows,omitempty"`
+	// After are classes of the same release whose nodes settle first, sorted. Since
+	// FormatWindows.
+	After []Class `json:"after,omitempty"`
+	// When is a condition (package expr) without which no node goes down, HoldIf one under
+	// which none does; "" for none. Since FormatFacts.
+	When   string `json:"when,omitempty"`
+	HoldIf string `json:"hold_if,omitempty"`
+	// Waves are what a canary alone cannot say; Spread, if not nil, is a second bound. Since
+	// FormatWaves.
+	Waves  []Wave  `json:"waves,omitempty"`
+	Spread *Spread `json:"spread,omitempty"`
+	// Rate is how many nodes go in an hour, about, under StrategyRandom.
+	Rate int `json:"rate,omitempty"`
 }
 
 // Artifact returns the artifact for a platform.
@@ -250,6 +332,21 @@ func (m *Manifest) LowestFormat() int {
 		}
 		if c.Placeholders {
 			format = max(format, FormatPlaceholders)
+		}
+		if len(c.Schedule.Windows) > 0 || len(c.Schedule.After) > 0 {
+			format = max(format, FormatWindows)
+		}
+		if c.Rehearse != nil {
+			format = max(format, FormatRehearsal)
+		}
+		if c.Transform.Reverse != nil || len(c.Finalized) > 0 {
+			format = max(format, FormatReverse)
+		}
+		if len(c.Facts) > 0 || c.Schedule.When != "" || c.Schedule.HoldIf != "" {
+			format = max(format, FormatFacts)
+		}
+		if len(c.Schedule.Waves) > 0 || c.Schedule.Spread != nil || c.Schedule.Strategy == StrategyRandom {
+			format = max(format, FormatWaves)
 		}
 		for _, s := range c.Services {
 			if s.Protocol == ProtocolUDP {

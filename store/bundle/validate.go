@@ -22,6 +22,9 @@ var (
 // in file names, host names and signed documents.
 func ValidName(s string) bool { return namePattern.MatchString(s) }
 
+// ValidUnavailable reports whether s is a budget: a count such as "2", or a share such as "10%".
+func ValidUnavailable(s string) bool { return unavailablePattern.MatchString(s) }
+
 // Validate reports every problem of m, up to a bound, each with the path of
 // its field as in the JSON ("classes.kv.health.interval"). The error is
 // ErrInvalid for errors.Is.
@@ -62,6 +65,7 @@ func (v *validator) manifest(m *Manifest) {
 		c := m.Classes[name]
 		v.class(path, m.Version, &c)
 	}
+	v.after(m.Classes)
 }
 
 func (v *validator) class(path string, version Version, c *ClassUpgrade) {
@@ -73,10 +77,13 @@ func (v *validator) class(path string, version Version, c *ClassUpgrade) {
 	v.health(path+".health", c)
 	v.fail(c.Placeholders && !c.needsPlaceholders(), path+".placeholders", "true, but what is said needs none: it is said by leaving it out")
 	v.transform(path+".transform", c)
+	v.rehearse(path+".rehearse", c)
+	v.finalized(path+".finalized", c)
 	v.simulation(path+".past", c, &c.Past)
 	v.fail(c.Past.Observe, path+".past.observe", "true, but only the future object stands beside software whose calls it could see")
 	v.simulation(path+".future", c, &c.Future)
 	v.fail(c.Future.RetireAfter != 0, path+".future.retire_after", "%s, but the future object goes when its node is upgraded", c.Future.RetireAfter)
+	v.facts(path+".facts", c)
 	v.schedule(path+".schedule", &c.Schedule)
 }
 
@@ -152,8 +159,7 @@ func (v *validator) health(path string, c *ClassUpgrade) {
 	}
 	v.fail(kinds != 1, path, "%d kinds of check, want exactly one of http, tcp, exec and notify", kinds)
 	if h.HTTP != "" {
-		v.fail(!strings.HasPrefix(h.HTTP, "/") || len(h.HTTP) > MaxHTTPPathBytes || !printable(h.HTTP) || strings.Contains(h.HTTP, " "),
-			path+".http", "%.80q, want a path such as /healthz of at most %d bytes", h.HTTP, MaxHTTPPathBytes)
+		v.fail(!validPath(h.HTTP), path+".http", "%.80q, want a path such as /healthz of at most %d bytes", h.HTTP, MaxHTTPPathBytes)
 	}
 	v.argv(path+".exec", h.Exec, c)
 	if h.HTTP != "" || h.TCP {
@@ -178,13 +184,34 @@ func (v *validator) transform(path string, c *ClassUpgrade) {
 	t := &c.Transform
 	v.argv(path+".exec", t.Exec, &ClassUpgrade{Services: c.Services})
 	v.fail(len(t.Exec) > 0 && c.From == 0, path+".exec", "a first installation (from = 0) has no old state to transform")
+	v.fail(t.Reverse != nil && c.From == 0, path+".reverse", "a first installation (from = 0) has no version to go back to")
+	if t.Reverse != nil {
+		v.argv(path+".reverse.exec", t.Reverse.Exec, &ClassUpgrade{Services: c.Services})
+		v.fail(len(t.Reverse.Exec) == 0 && c.Past.Stateful(), path+".reverse.exec", "none, but the past object keeps a state, which only a program can take back into the old form")
+	}
 	var least Duration
-	if len(t.Exec) > 0 {
+	if len(t.Exec) > 0 || t.Reverse != nil || len(c.Finalized) > 0 {
 		least = 1
 	}
 	v.duration(path+".timeout", t.Timeout, least, MaxTransformTime)
 	v.fail(t.MemoryMax < 0 || t.MemoryMax > MaxTransformBytes, path+".memory_max", "%d bytes, want 0 to %d", t.MemoryMax, int64(MaxTransformBytes))
 	v.fail(t.DiskMax < 0 || t.DiskMax > MaxTransformBytes, path+".disk_max", "%d bytes, want 0 to %d", t.DiskMax, int64(MaxTransformBytes))
+}
+
+func (v *validator) rehearse(path string, c *ClassUpgrade) {
+	r := c.Rehearse
+	if r == nil {
+		return
+	}
+	v.fail(c.From == 0, path, "set, but a first installation (from = 0) has no state to rehearse on")
+	v.argv(path+".snapshot", r.Snapshot, &ClassUpgrade{Services: c.Services})
+	v.argv(path+".check", r.Check, &ClassUpgrade{Services: c.Services})
+	v.duration(path+".timeout", r.Timeout, MinRehearsalTime, MaxTransformTime)
+}
+
+func (v *validator) finalized(path string, c *ClassUpgrade) {
+	v.argv(path, c.Finalized, &ClassUpgrade{Services: c.Services})
+	v.fail(len(c.Finalized) > 0 && c.From == 0, path, "set, but a first installation (from = 0) has nothing to be taken back to")
 }
 
 // simulationKinds lists what Kind may be, for messages.
@@ -245,17 +272,67 @@ func speaksHTTP(services map[string]Service) bool {
 func (v *validator) schedule(path string, s *ScheduleSpec) {
 	switch s.Strategy {
 	case StrategyRolling, StrategyManual:
-		v.fail(!unavailablePattern.MatchString(s.MaxUnavailable), path+".max_unavailable", `%.40q, want a count such as "2" or a share such as "10%%"`, s.MaxUnavailable)
-	case StrategyAtOnce:
-		v.fail(s.MaxUnavailable != "" && !unavailablePattern.MatchString(s.MaxUnavailable), path+".max_unavailable", `%.40q, want nothing: %s bounds nothing`, s.MaxUnavailable, s.Strategy)
+		v.fail(!ValidUnavailable(s.MaxUnavailable), path+".max_unavailable", `%.40q, want a count such as "2" or a share such as "10%%"`, s.MaxUnavailable)
+	case StrategyAtOnce, StrategyRandom:
+		v.fail(s.MaxUnavailable != "" && !ValidUnavailable(s.MaxUnavailable), path+".max_unavailable", `%.40q, want nothing: %s bounds nothing`, s.MaxUnavailable, s.Strategy)
 	default:
-		v.fail(true, path+".strategy", "%.40q, want %q, %q or %q", s.Strategy, StrategyRolling, StrategyAtOnce, StrategyManual)
+		v.fail(true, path+".strategy", "%.40q, want %q, %q, %q or %q", s.Strategy, StrategyRolling, StrategyAtOnce, StrategyManual, StrategyRandom)
+	}
+	if s.Strategy == StrategyRandom {
+		v.fail(s.Rate < 1 || s.Rate > MaxRate, path+".rate", "%d, want 1 to %d nodes in an hour", s.Rate, MaxRate)
+	} else {
+		v.fail(s.Rate != 0, path+".rate", "set, but the strategy is %q", s.Strategy)
 	}
 	v.fail(s.Canary < 0 || s.Canary > MaxCanary, path+".canary", "%d, want 0 to %d", s.Canary, MaxCanary)
 	v.duration(path+".soak", s.Soak, 0, MaxSoak)
 	v.fail(s.Soak > 0 && s.Canary == 0, path+".soak", "%s, but there is no canary to wait for", s.Soak)
+	v.waves(path+".waves", s)
+	v.spread(path+".spread", s)
 	v.fail(s.FailureMax < 0 || s.FailureMax > MaxFailures, path+".failure_max", "%d, want 0 to %d", s.FailureMax, MaxFailures)
 	v.duration(path+".hold_timeout", s.HoldTimeout, 0, MaxHoldTimeout)
+	v.fail(len(s.Windows) > MaxWindows, path+".windows", "%d of them, the most is %d", len(s.Windows), MaxWindows)
+	for i, w := range s.Windows {
+		w.Problems(func(bad bool, field, format string, args ...any) {
+			v.fail(bad, fmt.Sprintf("%s.windows[%d].%s", path, i, field), format, args...)
+		})
+	}
+	v.fail(!ValidExpression(s.When), path+".when", "%d bytes, want text of at most %d", len(s.When), MaxExpressionBytes)
+	v.fail(!ValidExpression(s.HoldIf), path+".hold_if", "%d bytes, want text of at most %d", len(s.HoldIf), MaxExpressionBytes)
+}
+
+// after checks which classes settle first: others of the release, and in no circle.
+func (v *validator) after(classes map[Class]ClassUpgrade) {
+	for _, name := range slices.Sorted(maps.Keys(classes)) {
+		after, path := classes[name].Schedule.After, fmt.Sprintf("classes.%.40s.schedule.after", name)
+		v.fail(!slices.IsSorted(after) || len(slices.Compact(slices.Clone(after))) < len(after), path, "want each class once, sorted")
+		for _, other := range after {
+			_, ok := classes[other]
+			v.fail(!ok, path, "%.40q is no class that the release upgrades", other)
+		}
+		v.fail(WaitsFor(classes, name, name), path, "the class waits for itself, by what settles before it: none of them would ever begin")
+	}
+}
+
+// WaitsFor reports whether the nodes of class wait until those of other have settled, by
+// the After of a release's classes, one after the other.
+func WaitsFor(classes map[Class]ClassUpgrade, class, other Class) bool {
+	seen := map[Class]bool{}
+	var reaches func(from Class) bool
+	reaches = func(from Class) bool {
+		for _, next := range classes[from].Schedule.After {
+			if next == other {
+				return true
+			}
+			if !seen[next] {
+				seen[next] = true
+				if reaches(next) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	return reaches(class)
 }
 
 // printable reports whether s is UTF-8 text on one line.

@@ -14,16 +14,40 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 )
 
 // ReadFile returns the content of a file of at most most bytes. That of a longer one
 // is not read, which the error says; a missing one is fs.ErrNotExist.
-func ReadFile(path string, most int64) (data []byte, err error) {
+func ReadFile(path string, most int64) ([]byte, error) {
+	return read(path, most, func(fs.FileInfo) error { return nil })
+}
+
+// ReadSecret is ReadFile for what nobody but its owner may read: where others may, that
+// is the error, and fs.ErrPermission, and nothing is read.
+func ReadSecret(path string, most int64) ([]byte, error) {
+	return read(path, most, func(info fs.FileInfo) error {
+		if perm := info.Mode().Perm(); perm&0o077 != 0 && runtime.GOOS != "windows" {
+			return fmt.Errorf("%w: others may read the secret %s (mode %04o): `chmod 600 %s`, and replace the secret if others use this machine", fs.ErrPermission, path, perm, path)
+		}
+		return nil
+	})
+}
+
+func read(path string, most int64, check func(fs.FileInfo) error) (data []byte, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err == nil {
+		err = check(info)
+	}
+	if err != nil {
+		return nil, err
+	}
 	data, err = io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
 		return nil, err
@@ -109,38 +133,52 @@ func SyncDir(dir string) error {
 }
 
 // SyncTree makes every regular file and folder below root durable, the
-// folders after their content. Links are not followed.
+// folders after their content. Links are not followed. Whoever can write to the tree
+// meanwhile leads it neither out of root nor to wait: all is opened from the folder that
+// root was when it was called, and without blocking.
 func SyncTree(root string) error {
-	var dirs []string
-	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if e.IsDir() {
-			dirs = append(dirs, path)
-			return nil
-		}
-		if !e.Type().IsRegular() {
-			return nil
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		if err := f.Sync(); err != nil {
-			return errors.Join(err, f.Close())
-		}
-		return f.Close()
-	})
-	if err != nil {
+	if err := syncTree(root); err != nil {
 		return fmt.Errorf("sync tree %s: %w", root, err)
 	}
-	for i := len(dirs) - 1; i >= 0; i-- {
-		if err := SyncDir(dirs[i]); err != nil {
-			return err
-		}
-	}
 	return nil
+}
+
+func syncTree(root string) (err error) {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	var dirs []string
+	err = fs.WalkDir(r.FS(), ".", func(name string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir():
+			dirs = append(dirs, name)
+		case e.Type().IsRegular():
+			return syncIn(r, name)
+		}
+		return nil
+	})
+	for i := len(dirs) - 1; i >= 0 && err == nil; i-- {
+		err = syncIn(r, dirs[i])
+	}
+	return err
+}
+
+// syncIn makes one file or folder durable. What has become a pipe, or a device, since it
+// was seen has nothing to keep.
+func syncIn(r *os.Root, name string) error {
+	f, err := r.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil && (info.IsDir() || info.Mode().IsRegular()) {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 func ignoreMissing(err error) error {

@@ -90,6 +90,28 @@ func TestSyncTree(t *testing.T) {
 	}
 }
 
+func TestReadSecret(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	for _, c := range []struct {
+		mode fs.FileMode
+		good bool
+	}{{0o600, true}, {0o400, true}, {0o640, false}, {0o604, false}, {0o620, false}, {0o601, false}} {
+		if err := WriteFile(path, []byte("k"), c.mode); err != nil {
+			t.Fatal(err)
+		}
+		data, err := ReadSecret(path, 1)
+		switch {
+		case c.good && (err != nil || string(data) != "k"):
+			t.Errorf("mode %v: %q, %v", c.mode, data, err)
+		case !c.good && (!errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "`chmod 600 "+path) || data != nil):
+			t.Errorf("mode %v: %q, %v, want it refused with the command", c.mode, data, err)
+		}
+	}
+	if _, err := ReadSecret(path+"-missing", 1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing one: %v", err)
+	}
+}
+
 func names(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

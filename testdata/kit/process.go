@@ -12,7 +12,8 @@ import (
 // away, does not.
 func Alive(pid int) bool {
 	if runtime.GOOS != "linux" {
-		return syscall.Kill(pid, 0) == nil
+		p, err := os.FindProcess(pid) // which fails only on Windows
+		return err == nil && (runtime.GOOS == "windows" || p.Signal(syscall.Signal(0)) == nil)
 	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -132,16 +132,46 @@ func isOwn(status []byte, uid int) bool {
 // Carries is [Has] whoever's the process is: for those who know otherwise that it is
 // their own. It is false where the environment may not be read.
 func Carries(pid int, entry string) bool {
-	env, err := os.ReadFile(procFile(pid, "environ"))
-	if err != nil {
-		return false
-	}
-	for e := range bytes.SplitSeq(env, []byte{0}) {
-		if string(e) == entry {
-			return true
+	for end := time.Now().Add(execWait); ; time.Sleep(time.Millisecond) {
+		env, err := os.ReadFile(procFile(pid, "environ"))
+		if err != nil {
+			return false
+		}
+		for e := range bytes.SplitSeq(env, []byte{0}) {
+			if string(e) == entry {
+				return true
+			}
+		}
+		if isWhole(pid, len(env)) || time.Now().After(end) {
+			return false
 		}
 	}
-	return false
+}
+
+// isWhole reports whether the environment of a process is as long as what was read of
+// it. While it executes another program Linux has the file be empty, and ends one that
+// is being read; the process would be taken for another's.
+func isWhole(pid, read int) bool {
+	stat, err := os.ReadFile(procFile(pid, "stat"))
+	if err != nil {
+		return true // it has ended
+	}
+	// See proc_pid_stat(5). The name, in parentheses, may hold blanks and parentheses.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	const first, flags, envStart, envEnd = 3, 9, 50, 51
+	if len(fields) <= envEnd-first {
+		return true
+	}
+	number := func(field int) uint64 {
+		n, _ := strconv.ParseUint(string(fields[field-first]), 10, 64)
+		return n
+	}
+	const kernelThread = 0x00200000 // PF_KTHREAD
+	if state := fields[0][0]; state == 'Z' || state == 'X' || number(flags)&kernelThread != 0 {
+		return true // neither has one
+	}
+	start, end := number(envStart), number(envEnd)
+	return end != 0 && uint64(read) == end-start
 }
 
 func procFile(pid int, name string) string {

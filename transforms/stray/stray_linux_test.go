@@ -49,3 +49,23 @@ func TestEnd(t *testing.T) {
 		t.Errorf("%d are left, %v", len(left), err)
 	}
 }
+
+// A process that executes one program after the other has the entry all the while,
+// though Linux has no environment to show for it in between.
+func TestExecuting(t *testing.T) {
+	entry := fmt.Sprintf("MOULT_STRAY_EXEC=%d", os.Getpid())
+	cmd := exec.Command("/bin/sh", "-c", `exec /bin/sh -c "$AGAIN"`)
+	cmd.Env = []string{entry, `AGAIN=exec /bin/sh -c "$AGAIN"`}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	for range 2_000 {
+		if !Has(cmd.Process.Pid, entry) {
+			t.Fatalf("process %d has %s, and is not found", cmd.Process.Pid, entry)
+		}
+	}
+}

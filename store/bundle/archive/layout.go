@@ -48,11 +48,7 @@ func requiredBlobs(m *bundle.Manifest) []bundle.Chunk {
 		for _, a := range c.Artifacts {
 			all = append(all, a.Chunks...)
 		}
-		for _, s := range []bundle.Simulation{c.Past, c.Future} {
-			if blob, ok := s.Blob(); ok {
-				all = append(all, blob)
-			}
-		}
+		all = append(all, c.ObjectFiles()...)
 	}
 	slices.SortFunc(all, compareChunks)
 	// A valid manifest gives one length to one digest.

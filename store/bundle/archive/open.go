@@ -2,11 +2,13 @@ package archive
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -86,6 +88,43 @@ func Open(r io.ReaderAt, size int64, firstRoot []byte, prev *trust.Verified) (*B
 	return open(r, size, func(set trust.Set) (*trust.Verified, error) {
 		return trust.Verify(firstRoot, prev, set)
 	})
+}
+
+// ErrTooLong is a bundle of more bytes than Receive takes.
+var ErrTooLong = errors.New("the bundle is too long")
+
+// Receive takes a bundle of at most most bytes whole into a file, and opens it there: the
+// file is its reader, until ctx ends.
+func Receive(ctx context.Context, f *os.File, r io.Reader, most int64, firstRoot []byte) (*Bundle, error) {
+	size, err := io.Copy(f, io.LimitReader(until{ctx: ctx, Reader: r}, most+1))
+	if err != nil {
+		return nil, fmt.Errorf("receive the bundle: %w", err)
+	}
+	if size > most {
+		return nil, fmt.Errorf("receive the bundle: %w: it has more than %d bytes", ErrTooLong, most)
+	}
+	return Open(until{ctx: ctx, ReaderAt: f}, size, firstRoot, nil)
+}
+
+// until reads until ctx ends.
+type until struct {
+	ctx context.Context
+	io.Reader
+	io.ReaderAt
+}
+
+func (u until) Read(p []byte) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, context.Cause(u.ctx)
+	}
+	return u.Reader.Read(p)
+}
+
+func (u until) ReadAt(p []byte, off int64) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, context.Cause(u.ctx)
+	}
+	return u.ReaderAt.ReadAt(p, off)
 }
 
 func open(r io.ReaderAt, size int64, verify func(trust.Set) (*trust.Verified, error)) (*Bundle, error) {

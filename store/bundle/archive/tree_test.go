@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -88,8 +87,7 @@ func newRoot(t testing.TB) *os.Root {
 func TestPackExtract(t *testing.T) {
 	root := newRoot(t)
 	// A mask that would take the software's modes away.
-	old := syscall.Umask(0o077)
-	defer syscall.Umask(old)
+	defer umask(0o077)()
 	data := packed(t, plant(t, sample()), "")
 	if err := Extract(bytes.NewReader(data), root); err != nil {
 		t.Fatal(err)
@@ -206,7 +204,7 @@ func TestPackRefuses(t *testing.T) {
 		{"symbolic link", "symbolic link", func(dir string) error { return os.Symlink("kv", filepath.Join(dir, "link")) }},
 		{"link to outside", "symbolic link", func(dir string) error { return os.Symlink("/etc/passwd", filepath.Join(dir, "link")) }},
 		{"link to a folder", "symbolic link", func(dir string) error { return os.Symlink("lib", filepath.Join(dir, "link")) }},
-		{"named pipe", "named pipe", func(dir string) error { return syscall.Mkfifo(filepath.Join(dir, "lib/pipe"), 0o644) }},
+		{"named pipe", "named pipe", func(dir string) error { return mkfifo(filepath.Join(dir, "lib/pipe")) }},
 		{"setuid bit", "rights of its own", func(dir string) error { return os.Chmod(filepath.Join(dir, "kv"), fs.ModeSetuid|0o755) }},
 		{"backslash", "separates folders", func(dir string) error { return os.WriteFile(filepath.Join(dir, `a\b`), nil, 0o644) }},
 		{"newline", "control characters", func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\nb"), nil, 0o644) }},

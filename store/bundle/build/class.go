@@ -5,21 +5,16 @@ import (
 	"maps"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode"
 
 	"github.com/hashicorp/hcl/v2"
-	"github.com/zclconf/go-cty/cty"
 
 	"moult/store/bundle"
 	"moult/store/bundle/hclguard"
 )
 
-var (
-	platformPattern    = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
-	unavailablePattern = regexp.MustCompile(`^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$`)
-)
+var platformPattern = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
 
 const nameRule = "want a lower-case letter, then at most 31 lower-case letters, digits and hyphens"
 
@@ -40,6 +35,7 @@ func (d *decoder) release(r *releaseSchema, spec *Spec) {
 		spec.Classes = append(spec.Classes, d.class(c, spec.Version))
 	}
 	slices.SortFunc(spec.Classes, func(a, b ClassSpec) int { return cmp.Compare(a.Name, b.Name) })
+	d.after(r.Classes, spec.Classes)
 }
 
 // label checks a name that must be unique among its kind.
@@ -74,9 +70,13 @@ func (d *decoder) class(s *classSchema, version bundle.Version) ClassSpec {
 	d.health(s, &c, r)
 	u.Lower()
 	d.transform(s.Transform, upgrade, &c)
+	d.rehearse(s.Rehearse, upgrade, &c)
+	d.finalized(s.Finalized, upgrade, &c)
 	u.Past, c.Past = d.simulation(s, s.Past, pastBlock, &c)
 	u.Future, c.Future = d.simulation(s, s.Future, futureBlock, &c)
+	d.facts(s, &c)
 	u.Schedule = d.schedule(s.Schedule)
+	d.conditions(s, &c)
 	return c
 }
 
@@ -170,7 +170,7 @@ func (d *decoder) health(s *classSchema, c *ClassSpec, r hclguard.References) {
 	switch {
 	case kinds != 1:
 		d.fail(h.At, "Bad health block", "It wants exactly one of http, tcp, exec and notify, and has %d.", kinds)
-	case out.HTTP != "" && (!strings.HasPrefix(out.HTTP, "/") || len(out.HTTP) > bundle.MaxHTTPPathBytes || !oneLine(out.HTTP) || strings.Contains(out.HTTP, " ")):
+	case out.HTTP != "" && !validPath(out.HTTP):
 		d.fail(h.HTTP.Expr.Range(), "Bad path", "Here http wants a path such as \"/healthz\", of at most %d bytes without spaces.", bundle.MaxHTTPPathBytes)
 	case out.HTTP != "" || out.TCP:
 		out.Service = d.healthService(h, c.Upgrade.Services, out.HTTP != "")
@@ -182,6 +182,10 @@ func (d *decoder) health(s *classSchema, c *ClassSpec, r hclguard.References) {
 // oneLine reports whether s is text without control characters; HCL has seen
 // to it that it is UTF-8.
 func oneLine(s string) bool { return !strings.ContainsFunc(s, unicode.IsControl) }
+
+func validPath(s string) bool {
+	return strings.HasPrefix(s, "/") && len(s) <= bundle.MaxHTTPPathBytes && oneLine(s) && !strings.Contains(s, " ")
+}
 
 // healthService returns the service that a check asks.
 func (d *decoder) healthService(h *healthSchema, services map[string]bundle.Service, http bool) string {
@@ -224,9 +228,16 @@ func (d *decoder) transform(t *transformSchema, upgrade bool, c *ClassSpec) {
 	}
 	const whole = "Write a program for the whole state: exec = [\"./kv\", \"migrate\"]"
 	d.laterBlocks(t.Object, "object", whole)
-	d.laterBlocks(t.Reverse, "reverse", "A node goes back by itself only as long as it has admitted no calls.")
 	out := &c.Upgrade.Transform
-	if len(t.Object) == 0 && d.required(t.Exec, t.At, "exec", `exec = ["./kv", "migrate"]; leave the block out to copy the state as it is`) {
+	if r := t.Reverse; r != nil {
+		out.Reverse = &bundle.Reverse{Exec: d.argv(r.Exec, hclguard.References{Instead: insteadForTransform})}
+		c.program(r.Exec, out.Reverse.Exec)
+		if r.Exec != nil && t.Exec == nil && len(t.Object) == 0 {
+			d.fail(r.At, "Missing exec", "What a reverse program keeps (MOULT_COMPLEMENT) only a transform program can give back: the transform block wants exec beside it.")
+		}
+	}
+	copies := t.Exec == nil && t.Reverse != nil // both ways
+	if len(t.Object) == 0 && !copies && d.required(t.Exec, t.At, "exec", `exec = ["./kv", "migrate"]; leave the block out to copy the state as it is`) {
 		out.Exec = d.argv(t.Exec, hclguard.References{Instead: insteadForTransform})
 		c.program(t.Exec, out.Exec)
 	}
@@ -235,92 +246,31 @@ func (d *decoder) transform(t *transformSchema, upgrade bool, c *ClassSpec) {
 	out.DiskMax = d.size(t.DiskMax, bundle.MaxTransformBytes)
 }
 
-func (d *decoder) schedule(s *scheduleSchema) bundle.ScheduleSpec {
-	out := bundle.ScheduleSpec{
-		Strategy:       bundle.StrategyRolling,
-		MaxUnavailable: defaultMaxUnavailable,
-		FailureMax:     defaultFailureMax,
-		HoldTimeout:    defaultHoldTimeout,
+func (d *decoder) finalized(a *hcl.Attribute, upgrade bool, c *ClassSpec) {
+	if a == nil {
+		return
 	}
-	if s == nil {
-		return out
+	if !upgrade {
+		d.fail(a.NameRange, "Needless finalized", "Without from the class is installed: there is nothing that it could be taken back to.")
+		return
 	}
-	d.laterBlocks(s.Window, "window", "Leave it out, and start the rollout when its time has come.")
-	d.laterAttribute(s.When, "Leave it out, and pause or resume the rollout by hand.")
-	d.laterAttribute(s.After, "Leave it out, and give the classes releases of their own.")
-	out.Strategy = d.strategy(s.Strategy)
-	if s.MaxUnavailable != nil {
-		out.MaxUnavailable = d.maxUnavailable(s.MaxUnavailable)
-	}
-	if out.Strategy == bundle.StrategyAtOnce {
-		out.MaxUnavailable = ""
-		if s.MaxUnavailable != nil {
-			d.fail(s.MaxUnavailable.NameRange, "Needless max_unavailable", "The strategy at-once bounds nothing: every node goes as soon as it can.")
-		}
-	}
-	d.waves(s.Waves, &out)
-	if f := s.OnFailure; f != nil {
-		if f.Max != nil {
-			out.FailureMax = int(d.number(f.Max, 0, bundle.MaxFailures))
-		}
-		if then, ok := d.text(f.Then); ok && then != "hold" {
-			d.later(f.Then.Expr.Range(), "any other then", `Write: then = "hold"`)
-		}
-	}
-	out.HoldTimeout = d.duration(s.HoldTimeout, defaultHoldTimeout, 0, bundle.MaxHoldTimeout)
-	return out
+	c.Upgrade.Finalized = d.argv(a, hclguard.References{Instead: insteadForFinalized})
+	c.program(a, c.Upgrade.Finalized)
 }
 
-func (d *decoder) strategy(a *hcl.Attribute) string {
-	s, ok := d.text(a)
-	if !ok {
-		return bundle.StrategyRolling
+func (d *decoder) rehearse(r *rehearseSchema, upgrade bool, c *ClassSpec) {
+	switch {
+	case r == nil:
+		return
+	case !upgrade:
+		d.fail(r.At, "Needless rehearse", "Without from the class is installed: there is no state to rehearse on.")
+		return
 	}
-	switch s {
-	case bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual:
-		return s
-	case "random":
-		d.later(a.Expr.Range(), `the strategy "random"`, `Use "rolling", which ranks the nodes by a hash.`)
-	default:
-		d.fail(a.Expr.Range(), "Unknown strategy", "Here strategy wants %q, %q or %q.", bundle.StrategyRolling, bundle.StrategyAtOnce, bundle.StrategyManual)
-	}
-	return bundle.StrategyRolling
-}
-
-func (d *decoder) maxUnavailable(a *hcl.Attribute) string {
-	const want = `a number of nodes such as 2, or a share of them such as "10%"`
-	v, ok := d.value(a, want, cty.String, cty.Number)
-	if !ok {
-		return defaultMaxUnavailable
-	}
-	if v.Type() == cty.Number {
-		return strconv.FormatInt(max(1, d.number(a, 1, bundle.MaxFailures)), 10)
-	}
-	s := v.AsString()
-	if !unavailablePattern.MatchString(s) {
-		d.fail(a.Expr.Range(), "Out of range", "Here max_unavailable wants %s, at least 1.", want)
-		return defaultMaxUnavailable
-	}
-	return s
-}
-
-// waves decodes at most one canary and then the rest.
-func (d *decoder) waves(waves []waveSchema, out *bundle.ScheduleSpec) {
-	const known = "This moult knows one wave of count = N (the canary), and then one of percent = 100 (the rest)."
-	for i := range waves {
-		w := &waves[i]
-		isRest := w.Percent != nil && w.Count == nil && w.Soak == nil
-		switch {
-		case w.Percent != nil && !isRest:
-			d.fail(w.At, "Bad wave", "A wave has count, perhaps with soak, or percent. %s", known)
-		case isRest && (i != len(waves)-1 || d.number(w.Percent, 1, 100) != 100), !isRest && i > 0:
-			d.later(w.At, "such a wave", known)
-		case isRest:
-		case out.Strategy != bundle.StrategyRolling:
-			d.fail(w.At, "Needless wave", "Only the strategy rolling ranks the nodes, and so has a canary.")
-		case d.required(w.Count, w.At, "count", "count = 1"):
-			out.Canary = int(d.number(w.Count, 1, bundle.MaxCanary))
-			out.Soak = d.duration(w.Soak, 0, 0, bundle.MaxSoak)
-		}
-	}
+	out := &bundle.Rehearse{}
+	c.Upgrade.Rehearse = out
+	out.Snapshot = d.argv(r.Snapshot, hclguard.References{Instead: insteadForTransform})
+	c.program(r.Snapshot, out.Snapshot)
+	out.Check = d.argv(r.Check, hclguard.References{Instead: insteadForCheck})
+	c.program(r.Check, out.Check)
+	out.Timeout = d.duration(r.Timeout, defaultRehearsalTime, bundle.MinRehearsalTime, bundle.MaxTransformTime)
 }

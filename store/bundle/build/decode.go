@@ -20,6 +20,7 @@ import (
 // Its methods return the zero value, or the default, where they report a
 // problem, so that one run finds them all.
 type decoder struct {
+	src   []byte // of the spec
 	diags hcl.Diagnostics
 }
 
@@ -47,12 +48,6 @@ func (d *decoder) required(a *hcl.Attribute, in hcl.Range, name, example string)
 // later refuses what only a later moult will know.
 func (d *decoder) later(at hcl.Range, what, instead string) {
 	d.fail(at, "Not supported yet by this moult", "It does not know %s yet, and will not ignore it. %s", what, instead)
-}
-
-func (d *decoder) laterAttribute(a *hcl.Attribute, instead string) {
-	if a != nil {
-		d.later(a.NameRange, strconv.Quote(a.Name), instead)
-	}
 }
 
 func (d *decoder) laterBlocks(blocks []laterSchema, name, instead string) {
@@ -85,6 +80,31 @@ func (d *decoder) text(a *hcl.Attribute) (s string, ok bool) {
 		return "", false
 	}
 	return v.AsString(), true
+}
+
+// texts decodes a list of texts; nil where there is none, or a wrong one.
+func (d *decoder) texts(a *hcl.Attribute, want string, most int) (all []string) {
+	if a == nil {
+		return nil
+	}
+	v, diags := a.Expr.Value(nil)
+	if diags.HasErrors() {
+		d.diags = append(d.diags, diags...)
+		return nil
+	}
+	bad := v.IsNull() || !v.IsWhollyKnown() || !v.Type().IsTupleType() || v.LengthInt() == 0 || v.LengthInt() > most
+	if !bad {
+		for _, e := range v.AsValueSlice() {
+			if bad = bad || e.IsNull() || e.Type() != cty.String; !bad {
+				all = append(all, e.AsString())
+			}
+		}
+	}
+	if bad {
+		d.fail(a.Expr.Range(), "Wrong type", "Here %s wants %s: 1 to %d of them.", a.Name, want, most)
+		return nil
+	}
+	return all
 }
 
 // name decodes a text that must not be empty, if there is one.
@@ -167,6 +187,9 @@ func (d *decoder) size(a *hcl.Attribute, most int64) int64 {
 
 const (
 	insteadForTransform = "A transform finds its folders in its environment, MOULT_OLD and MOULT_NEW, and no service runs meanwhile."
+	insteadForCheck     = "A check finds addresses in its environment: MOULT_SERVICE_ and the service's name, and MOULT_PAST_ and that for callers of the version before."
+	insteadForFact      = "The program of a fact finds addresses in its environment: MOULT_SERVICE_ and the service's name."
+	insteadForFinalized = "What is run when the release is finalized finds the state in MOULT_STATE, and addresses in MOULT_SERVICE_ and the service's name."
 	insteadForObject    = "A simulation object finds its sockets and its state in its environment: LISTEN_FDS, MOULT_NEXT_ and the service's name, MOULT_STATE."
 )
 

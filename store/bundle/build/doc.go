@@ -35,6 +35,19 @@
 //	      timeout    = "1h"            # default
 //	      memory_max = "512MiB"        # or a number of bytes; default: no bound
 //	      disk_max   = "10GiB"         # the same
+//	      reverse {                    # default: none, and the release cannot be taken back; agents
+//	                                   # can do it, and no command of this moult has them do it
+//	        exec = ["./kv", "back"]    # the other way, within the same bounds; default: a copy
+//	      }
+//	    }
+//	    rehearse {                     # default: none; each node tries the release on a copy of its
+//	                                   # own state, with no way out, before it goes down
+//	      check    = ["./kv", "check"] # must exit 0 once the software is healthy on the copy; it
+//	                                   # finds the addresses in MOULT_SERVICE_API (of version 2) and
+//	                                   # MOULT_PAST_API (as callers of version 1 are answered)
+//	      snapshot = ["./kv", "copy"]  # makes the copy, of MOULT_OLD in MOULT_NEW; default: files
+//	                                   # are copied as they are, while the software writes to them
+//	      timeout  = "1h"              # default, of all of it
 //	    }
 //	    past {                         # callers of version 1; exactly one of the first five
 //	      rules        = "past.hcl"    # a file of rules (package simlayer/so)
@@ -50,20 +63,48 @@
 //	      exec    = ["./kv", "future"] # the same, but not retire_after
 //	      observe = true               # for wasm and exec: it sees the calls of version 1 too
 //	    }
+//	    fact "errors" {                # up to 8 numbers that each node publishes of itself
+//	      http    = "/stats"           # a path of the service, whose answer is JSON
+//	      pointer = "/calls/failed"    # where the number is in it (RFC 6901); default: it is all of it
+//	      # prometheus = "http_errors_total{code=\"500\"}"  # instead: the sum of these series of a page of metrics
+//	      # exec  = ["./kv", "errors"] # instead of http: it prints the number; addresses as for check
+//	      service = "api"              # for http; default: the only service
+//	      every   = "10s"              # default; of what is asked, as much is published, every 10 s at most,
+//	      step    = 0.01               # as differs by more than this from what was; default 0
+//	      timeout = "5s"               # default: of one question
+//	    }
 //	    schedule {                     # default: the defaults below
-//	      strategy        = "rolling"  # default; or "at-once", "manual"
+//	      strategy        = "rolling"  # default; or "at-once", "manual", "random"
 //	      max_unavailable = "10%"      # or a number of nodes; default 1; not for at-once
 //	      wave {                       # the canary, for rolling; default: none
 //	        count = 1
 //	        soak  = "10m"              # default 0s
 //	      }
+//	      wave {                       # more waves: until so many of a hundred nodes have gone,
+//	        percent = 25               # counted from the first of the class, rounded up
+//	      }
+//	      wave {                       # or those that have these labels (of agent.hcl)
+//	        labels = { zone = "a" }
+//	      }
+//	      wave {                       # or one value of a label after the other, by name,
+//	        each = "zone"              # each of them a wave of its own
+//	        soak = "1h"
+//	      }
 //	      wave {                       # the rest; may be left out
 //	        percent = 100
 //	      }
+//	      # rate = 10                  # for random alone: each node goes by chance, so that about
+//	                                   # so many go in an hour; it bounds nothing
+//	      spread     = "zone"          # default: none; besides max_unavailable, of the nodes that
+//	      spread_max = 1               # share a value of this label at most so many are down: default 1
 //	      on_failure {
 //	        max  = 1                   # default: nodes held before the rollout stops; 0: never
 //	        then = "hold"              # default
 //	      }
+//	      # Conditions in CEL (package agent/schedule/expr), checked when the release is built.
+//	      # No node goes down unless when is true; none does while hold_if is.
+//	      when         = "self.facts.height >= 1200000.0"                           # default: none
+//	      hold_if      = "settled.errors.p50 > 2.0 * others.errors.p50 + 0.01"      # default: none
 //	      hold_timeout = "30s"         # default: how long a call may wait for its node
 //	    }
 //	  }
@@ -82,9 +123,8 @@
 // placeholder). $${ is a ${ that the software sees. A transform finds its folders in
 // its environment instead (MOULT_OLD, MOULT_NEW), and so does the program of an object.
 //
-// What the language of a later moult knows and this one does not (windows,
-// conditions, order between classes, transforms of objects, reverse transforms,
-// more waves) is refused by name, never ignored.
+// What the language of a later moult knows and this one does not (transforms
+// of objects) is refused by name, never ignored.
 //
 // # Reproducible
 //

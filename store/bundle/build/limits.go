@@ -38,7 +38,10 @@ const (
 	defaultHealthyDeadline  = bundle.Duration(5 * time.Minute)
 	defaultDrainTimeout     = bundle.Duration(15 * time.Second)
 	defaultTransformTimeout = bundle.Duration(time.Hour)
+	defaultRehearsalTime    = bundle.Duration(time.Hour)
 	defaultHoldTimeout      = bundle.Duration(30 * time.Second)
+	defaultFactEvery        = bundle.Duration(10 * time.Second)
+	defaultFactTimeout      = bundle.Duration(5 * time.Second)
 	defaultMaxUnavailable   = "1"
 	defaultFailureMax       = 1
 )

@@ -26,8 +26,11 @@ type classSchema struct {
 	Services  []serviceSchema   `hcl:"service,block"`
 	Health    *healthSchema     `hcl:"health,block"`
 	Transform *transformSchema  `hcl:"transform,block"`
+	Rehearse  *rehearseSchema   `hcl:"rehearse,block"`
+	Finalized *hcl.Attribute    `hcl:"finalized"`
 	Past      *simulationSchema `hcl:"past,block"`
 	Future    *simulationSchema `hcl:"future,block"`
+	Facts     []factSchema      `hcl:"fact,block"`
 	Schedule  *scheduleSchema   `hcl:"schedule,block"`
 }
 
@@ -65,9 +68,21 @@ type transformSchema struct {
 	Timeout   *hcl.Attribute `hcl:"timeout"`
 	MemoryMax *hcl.Attribute `hcl:"memory_max"`
 	DiskMax   *hcl.Attribute `hcl:"disk_max"`
+	Reverse   *reverseSchema `hcl:"reverse,block"`
 	// later
-	Object  []laterSchema `hcl:"object,block"`
-	Reverse []laterSchema `hcl:"reverse,block"`
+	Object []laterSchema `hcl:"object,block"`
+}
+
+type reverseSchema struct {
+	At   hcl.Range      `hcl:",def_range"`
+	Exec *hcl.Attribute `hcl:"exec"`
+}
+
+type rehearseSchema struct {
+	At       hcl.Range      `hcl:",def_range"`
+	Snapshot *hcl.Attribute `hcl:"snapshot"`
+	Check    *hcl.Attribute `hcl:"check"`
+	Timeout  *hcl.Attribute `hcl:"timeout"`
 }
 
 type simulationSchema struct {
@@ -88,18 +103,45 @@ type scheduleSchema struct {
 	Strategy       *hcl.Attribute   `hcl:"strategy"`
 	MaxUnavailable *hcl.Attribute   `hcl:"max_unavailable"`
 	Waves          []waveSchema     `hcl:"wave,block"`
+	Rate           *hcl.Attribute   `hcl:"rate"`
+	Spread         *hcl.Attribute   `hcl:"spread"`
+	SpreadMax      *hcl.Attribute   `hcl:"spread_max"`
 	OnFailure      *onFailureSchema `hcl:"on_failure,block"`
 	HoldTimeout    *hcl.Attribute   `hcl:"hold_timeout"`
-	// later
-	Window []laterSchema  `hcl:"window,block"`
-	When   *hcl.Attribute `hcl:"when"`
-	After  *hcl.Attribute `hcl:"after"`
+	Windows        []windowSchema   `hcl:"window,block"`
+	After          *hcl.Attribute   `hcl:"after"`
+	When           *hcl.Attribute   `hcl:"when"`
+	HoldIf         *hcl.Attribute   `hcl:"hold_if"`
+}
+
+type factSchema struct {
+	At         hcl.Range      `hcl:",def_range"`
+	Name       string         `hcl:"name,label"`
+	NameAt     hcl.Range      `hcl:"name,label_range"`
+	HTTP       *hcl.Attribute `hcl:"http"`
+	Service    *hcl.Attribute `hcl:"service"`
+	Pointer    *hcl.Attribute `hcl:"pointer"`
+	Prometheus *hcl.Attribute `hcl:"prometheus"`
+	Exec       *hcl.Attribute `hcl:"exec"`
+	Every      *hcl.Attribute `hcl:"every"`
+	Timeout    *hcl.Attribute `hcl:"timeout"`
+	Step       *hcl.Attribute `hcl:"step"`
+}
+
+type windowSchema struct {
+	At       hcl.Range      `hcl:",def_range"`
+	Days     *hcl.Attribute `hcl:"days"`
+	Start    *hcl.Attribute `hcl:"start"`
+	Length   *hcl.Attribute `hcl:"length"`
+	Timezone *hcl.Attribute `hcl:"timezone"`
 }
 
 type waveSchema struct {
 	At      hcl.Range      `hcl:",def_range"`
 	Count   *hcl.Attribute `hcl:"count"`
 	Percent *hcl.Attribute `hcl:"percent"`
+	Labels  *hcl.Attribute `hcl:"labels"`
+	Each    *hcl.Attribute `hcl:"each"`
 	Soak    *hcl.Attribute `hcl:"soak"`
 }
 

@@ -112,7 +112,7 @@ func parse(src []byte, path string) (*Spec, error) {
 	}
 	spec := &Spec{dir: filepath.Dir(path), files: parser.Files()}
 	var top fileSchema
-	d := decoder{diags: gohcl.DecodeBody(file.Body, nil, &top)}
+	d := decoder{src: src, diags: gohcl.DecodeBody(file.Body, nil, &top)}
 	switch {
 	case d.diags.HasErrors():
 		// The shape is wrong: values would only add errors that follow from it,

@@ -126,28 +126,8 @@ func (f *Folder) AddOrder(n bundle.Version, serial uint64, order []byte) (*Verif
 	if done {
 		return f.current, nil
 	}
-	t, err := f.targets()
-	if err != nil {
-		return nil, err
-	}
-	key, err := f.key(operatorKey, purpose, delegatedSigners(t))
-	if err != nil {
-		return nil, err
-	}
-	m, err := f.operator()
-	if err != nil {
-		return nil, err
-	}
-	m.Signed.Targets[documentPath(orderPrefix, n)] = target(refOf(order))
-	signed, err := signFile(m, key)
-	if err != nil {
-		return nil, err
-	}
 	path := f.orderPath(n, serial)
-	if err := f.disk.write(path+pendingSuffix, order, 0o600); err != nil {
-		return nil, fmt.Errorf("%s: %w", purpose, err)
-	}
-	err = f.publish(draft{purpose: purpose, roots: f.current.set.Roots, targets: f.current.set.Targets, operator: signed, online: key})
+	err = f.signDocument(purpose, documentPath(orderPrefix, n), "", path+pendingSuffix, order)
 	if err != nil {
 		return nil, err
 	}
@@ -225,33 +205,39 @@ func (f *Folder) AddMembers(doc []byte) (*Verified, error) {
 	if f.current.members.Ref == refOf(doc) {
 		return f.current, f.KeepMembers(doc)
 	}
-	t, err := f.targets()
-	if err != nil {
-		return nil, err
-	}
-	key, err := f.key(operatorKey, purpose, delegatedSigners(t))
-	if err != nil {
-		return nil, err
-	}
-	m, err := f.operator()
-	if err != nil {
-		return nil, err
-	}
 	serial := bundle.Version(f.current.members.Serial)
 	if serial >= bundle.MaxVersion {
 		return nil, fmt.Errorf("%s: %d is the last serial there is", purpose, serial)
 	}
-	delete(m.Signed.Targets, documentPath(membersPrefix, serial))
-	m.Signed.Targets[documentPath(membersPrefix, serial+1)] = target(refOf(doc))
+	err := f.signDocument(purpose, documentPath(membersPrefix, serial+1), documentPath(membersPrefix, serial), f.membersPath(refOf(doc)), doc)
+	return f.current, err
+}
+
+// signDocument signs a document of the operator's under a name, in the place of the one
+// with the name old, if there is one, and puts it into a file before it is in force.
+func (f *Folder) signDocument(purpose, name, old, file string, doc []byte) error {
+	t, err := f.targets()
+	if err != nil {
+		return err
+	}
+	key, err := f.key(operatorKey, purpose, delegatedSigners(t))
+	if err != nil {
+		return err
+	}
+	m, err := f.operator()
+	if err != nil {
+		return err
+	}
+	delete(m.Signed.Targets, old)
+	m.Signed.Targets[name] = target(refOf(doc))
 	signed, err := signFile(m, key)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := f.disk.write(f.membersPath(refOf(doc)), doc, 0o600); err != nil {
-		return nil, fmt.Errorf("%s: %w", purpose, err)
+	if err := f.disk.write(file, doc, 0o600); err != nil {
+		return fmt.Errorf("%s: %w", purpose, err)
 	}
-	err = f.publish(draft{purpose: purpose, roots: f.current.set.Roots, targets: f.current.set.Targets, operator: signed, online: key})
-	return f.current, err
+	return f.publish(draft{purpose: purpose, roots: f.current.set.Roots, targets: f.current.set.Targets, operator: signed, online: key})
 }
 
 // KeepMembers stores the document of who belongs to the cluster that was signed

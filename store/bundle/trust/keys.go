@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -81,7 +80,7 @@ func (k *signingKey) encode() ([]byte, error) {
 
 // loadKey reads a key file, which only its owner may read.
 func loadKey(path string) (*signingKey, error) {
-	data, err := readSecret(path)
+	data, err := durable.ReadSecret(path, maxKeyFileBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -100,18 +99,6 @@ func loadKey(path string) (*signingKey, error) {
 	return signingKeyOf(private)
 }
 
-// readSecret reads a small file that nobody but its owner may read.
-func readSecret(path string) ([]byte, error) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if perm := fi.Mode().Perm(); perm&0o077 != 0 {
-		return nil, fmt.Errorf("%s: others may read this secret (mode %04o): chmod 600 it", path, perm)
-	}
-	return durable.ReadFile(path, maxKeyFileBytes)
-}
-
 func newGossipKey() []byte {
 	secret := make([]byte, gossipKeyBytes)
 	rand.Read(secret) // never fails, and fills it whole
@@ -122,7 +109,7 @@ func newGossipKey() []byte {
 // the file.
 func (f *Folder) GossipKey() ([]byte, error) {
 	path := filepath.Join(f.dir, gossipKeyFile)
-	data, err := readSecret(path)
+	data, err := durable.ReadSecret(path, maxKeyFileBytes)
 	if err != nil {
 		return nil, fmt.Errorf("read the ring's secret: %w", err)
 	}

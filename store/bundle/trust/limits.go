@@ -22,7 +22,7 @@ const (
 	MaxTargetsBytes = 2 << 20
 	// MaxSetBytes bounds an encoded Set: base64 makes 4 bytes of 3.
 	MaxSetBytes = (MaxRoots*MaxRootBytes+2*MaxPinBytes+2*MaxTargetsBytes)/3*4 + 4<<10
-	// MaxOrderBytes bounds a rollout order: rosters of 50,000 nodes together,
+	// MaxOrderBytes bounds a rollout order: rosters of 100,000 nodes together,
 	// with retries.
 	MaxOrderBytes = 8 << 20
 	// MaxMembersBytes bounds the document of who belongs to the cluster.

@@ -57,10 +57,19 @@ func (v *Verified) Members() (Members, bool) { return v.members, v.members.Seria
 
 // Expires is when the first of the files in force expires: from then on nothing
 // new starts until somebody signs again.
-func (v *Verified) Expires() time.Time { return v.expires }
+func (v *Verified) Expires() time.Time {
+	if len(v.set.Timestamp) > 0 && v.fresh.Before(v.expires) {
+		return v.fresh
+	}
+	return v.expires
+}
+
+// Lasts is Expires apart from the timestamp, which may be meant to be signed anew every few
+// hours.
+func (v *Verified) Lasts() time.Time { return v.expires }
 
 // Expired reports whether now lies after Expires.
-func (v *Verified) Expired(now time.Time) bool { return now.After(v.expires) }
+func (v *Verified) Expired(now time.Time) bool { return now.After(v.Expires()) }
 
 // CheckFloor reports ErrRollback when v lies below versions that the peer has
 // seen before, as its durable floor remembers them.
@@ -68,15 +77,16 @@ func (v *Verified) CheckFloor(floor Versions) error { return v.versions.Check(fl
 
 // succeeds reports why next must not replace prev, as ErrRollback or, where the
 // two chains of roots part, as ErrUntrusted. It is the rollback rule of the TUF
-// specification (5.4.3, 5.5.5), and that documents are never taken back.
+// specification (5.4.3, 5.5.5), and that documents are never taken back. The chains come
+// first: the numbers of one that parts from ours say nothing.
 func succeeds(prev, next *Verified) error {
-	if err := next.versions.Check(prev.versions); err != nil {
-		return err
-	}
-	for i, r := range prev.set.Roots {
-		if !bytes.Equal(r, next.set.Roots[i]) {
+	for i := range min(len(prev.set.Roots), len(next.set.Roots)) {
+		if !bytes.Equal(prev.set.Roots[i], next.set.Roots[i]) {
 			return fmt.Errorf("%w: %s differs from the one that is known: its chain of roots parts from ours", ErrUntrusted, rootName(i+1))
 		}
+	}
+	if err := next.versions.Check(prev.versions); err != nil {
+		return err
 	}
 	for _, n := range prev.Releases() {
 		if _, ok := next.releases[n]; !ok {

@@ -22,7 +22,8 @@ type Verified struct {
 	orders   map[bundle.Version]Ref
 	members  Members // zero for none
 	head     bundle.Version
-	expires  time.Time
+	fresh    time.Time // when the timestamp expires
+	expires  time.Time // when the first of all others does
 }
 
 // Verify runs the TUF client workflow over s, starting from the root that this
@@ -150,8 +151,7 @@ func (v *Verified) verifyTimestamp(tm *trustedmetadata.TrustedMetadata) error {
 	if _, err := tm.UpdateTimestamp(v.set.Timestamp); err != nil {
 		return untrusted(timestampFile, err)
 	}
-	v.versions.Timestamp = m.Signed.Version
-	v.expiresBy(m.Signed.Expires)
+	v.versions.Timestamp, v.fresh = m.Signed.Version, m.Signed.Expires
 	return checkSignatures(timestampFile, metadata.TIMESTAMP, m, rootSigners(tm.Root, metadata.TIMESTAMP))
 }
 

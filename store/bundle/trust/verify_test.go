@@ -72,6 +72,9 @@ func TestGenesis(t *testing.T) {
 	if g.Versions() != (Versions{Root: 1}) || g.Head() != 0 || len(g.Releases()) != 0 {
 		t.Errorf("genesis knows too much: %+v, head %d", g.Versions(), g.Head())
 	}
+	if !g.Expires().Equal(g.Lasts()) || g.Expires().IsZero() {
+		t.Errorf("genesis, which has no timestamp, expires %s, and lasts until %s", g.Expires(), g.Lasts())
+	}
 	data, err := g.Set().Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -117,6 +120,9 @@ func TestExpiry(t *testing.T) {
 		}
 		if v.Expired(soon) || !v.Expired(soon.Add(time.Second)) {
 			t.Errorf("%s: expired at the wrong instant", tc.name)
+		}
+		if v.Lasts().Equal(soon) == (tc.name == "timestamp") {
+			t.Errorf("%s: lasts until %s", tc.name, v.Lasts())
 		}
 	}
 }
@@ -489,6 +495,10 @@ func TestRollback(t *testing.T) {
 			c.versions.Timestamp++
 			c.roots[1] = c.makeRoot(2, func(r *metadata.RootType) { r.Expires = start }, c.root)
 		}},
+		{"another root 2, with lower numbers", ErrUntrusted, func(c *cluster) {
+			c.versions.Timestamp--
+			c.roots[1] = c.makeRoot(2, func(r *metadata.RootType) { r.Expires = start }, c.root)
+		}},
 	} {
 		next := *c
 		next.roots = append([][]byte{}, c.roots...)
@@ -498,7 +508,7 @@ func TestRollback(t *testing.T) {
 		if _, err := Verify(c.first(), prev, s); !errors.Is(err, tc.class) {
 			t.Errorf("%s: %v, want %v", tc.name, err, tc.class)
 		}
-		wantFloor := errors.Is(tc.class, ErrRollback) && !strings.Contains(tc.name, "vanished")
+		wantFloor := errors.Is(tc.class, ErrRollback) && !strings.Contains(tc.name, "vanished") || strings.Contains(tc.name, "lower")
 		if err := v.CheckFloor(prev.Versions()); errors.Is(err, ErrRollback) != wantFloor {
 			t.Errorf("%s: floor: %v", tc.name, err)
 		}

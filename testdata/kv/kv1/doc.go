@@ -8,6 +8,7 @@
 //	PUT /set {"key", "value"}    200 {"key": "…"}
 //	GET /list                    200 {"keys": ["…", …]}, sorted
 //	GET /healthz                 200 {"status": "ok"}
+//	GET /stats                   200 {"ok", "failed", "errors"}: calls since its start, and the share that failed
 //
 // A key is 1 to 80 bytes of UTF-8 and neither "." nor ".."; a value is at most
 // 1 MiB of UTF-8 text. A set has reached the disk when it is acknowledged.

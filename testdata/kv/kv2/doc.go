@@ -9,6 +9,7 @@
 //	DELETE /v2/keys/{key}    200 {"key", "revision"}
 //	GET    /v2/keys          200 {"keys": ["…", …]}, sorted
 //	GET    /healthz          200 {"status": "ok"}
+//	GET    /stats            200 {"ok", "failed", "errors"}: calls since its start, and the share that failed
 //
 // Keys and the size of values are those of version 1. "value" is the text
 // itself where content_type is text/… (text/plain where a put names none), and

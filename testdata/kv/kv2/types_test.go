@@ -32,7 +32,7 @@ func TestMigrateWithTypes(t *testing.T) {
 	note("image", "AP8=", "Image/PNG")
 	note("page", "<p>", "text/html")
 	note("replaced", "AP8=", "image/png")
-	if n, err := MigrateWith(t.Context(), old, to, future, past); n != 4 || err != nil {
+	if n, err := MigrateWith(t.Context(), old, to, future, past, ""); n != 4 || err != nil {
 		t.Fatalf("%d objects, %v", n, err)
 	}
 	got := map[string]string{}
@@ -50,7 +50,7 @@ func TestMigrateWithTypes(t *testing.T) {
 	}
 
 	note("image", "AP8=", "image") // no type
-	if _, err := MigrateWith(t.Context(), old, to, future, past); err == nil {
+	if _, err := MigrateWith(t.Context(), old, to, future, past, ""); err == nil {
 		t.Error("a state that is damaged is migrated all the same")
 	}
 }

@@ -9,6 +9,7 @@
 //	DELETE /v3/entries/{key}    200 {"key", "revision"}
 //	GET    /v3/entries          200 {"keys": ["…", …]}, sorted
 //	GET    /healthz             200 {"status": "ok"}
+//	GET    /stats               200 {"ok", "failed", "errors"}: calls since its start, and the share that failed
 //
 // All of it means what package kv2 says.
 //

@@ -40,4 +40,12 @@
 // the call is of that kind, and as failed for any other call, and for nodes
 // that have shown before that they keep revisions. A client of version 1 that
 // was denied a value must be denied it from then on: a value does not get lost.
+//
+// # Nodes that go back
+//
+// With Config.Back nodes may go back to version 1, and forward again. What version 1 cannot
+// hold is then not there for a while: a binary value may be missing, and calls that have no
+// meaning there may be denied, also by nodes that have shown revisions. But all of it must be
+// there when the load ends and each worker reads its keys a last time, the nodes being forward
+// again; and revisions go on rising from where they were.
 package kvload

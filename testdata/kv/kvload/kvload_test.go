@@ -180,6 +180,12 @@ func answer(code int, header string) func(*httptest.ResponseRecorder) {
 	}
 }
 
+// noContradiction are faults by which calls fail, and nothing that was acknowledged is missing.
+var noContradiction = []string{
+	"a field too many", "the wrong key is acknowledged", "an error", "a refusal that is no denial", "a plain read is denied",
+	"a node that has revisions denies a condition",
+}
+
 // Each planted fault of a node, or of what stands before it, must be counted.
 func TestFaultsAreFound(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -211,6 +217,9 @@ func TestFaultsAreFound(t *testing.T) {
 				r := run(t, config, 100)
 				if r.Failed == 0 || !strings.Contains(strings.Join(r.Errors, "\n"), c.says) {
 					t.Errorf("want an error that says %q: %+v", c.says, r)
+				}
+				if wrong := !slices.Contains(noContradiction, name); wrong != (r.Wrong > 0) {
+					t.Errorf("%d answers contradict what was acknowledged: %+v", r.Wrong, r)
 				}
 			})
 		}

@@ -39,6 +39,9 @@ type Config struct {
 	// Resend lets a write be sent again where its connection ended without one
 	// byte of an answer; reads always are. See the package's documentation.
 	Resend bool
+	// Back says that nodes may go back to an older version meanwhile, and forward again: see
+	// the package's documentation.
+	Back bool
 	// Transport carries the calls; nil is plain HTTP, past any proxy that the
 	// environment names.
 	Transport http.RoundTripper
@@ -91,6 +94,9 @@ type Snapshot struct {
 	OK      int64 `json:"ok"`
 	Failed  int64 `json:"failed"`
 	Denied  int64 `json:"denied"`
+	// Wrong counts those of Failed whose answers contradict what the node has acknowledged:
+	// something was lost, or mangled.
+	Wrong int64 `json:"wrong"`
 	// Retried counts the times that a node asked to be called again because a
 	// peer of its own did not answer.
 	Retried int64 `json:"retried"`
@@ -117,7 +123,7 @@ type Load struct {
 	config  Config
 	clients []*Client // by target
 
-	ok, failed, denied, retried, resent, maxLatency atomic.Int64
+	ok, failed, denied, wrong, retried, resent, maxLatency atomic.Int64
 
 	// newest[i] is the number of the newest key that target i's first worker
 	// published for others to read; upgraded[i] is set when target i has shown a
@@ -196,6 +202,7 @@ func (l *Load) Snapshot() Snapshot {
 		OK:         l.ok.Load(),
 		Failed:     l.failed.Load(),
 		Denied:     l.denied.Load(),
+		Wrong:      l.wrong.Load(),
 		Retried:    l.retried.Load(),
 		Resent:     l.resent.Load(),
 		MaxLatency: time.Duration(l.maxLatency.Load()),
@@ -223,12 +230,22 @@ func (l *Load) took(call string, d time.Duration) {
 
 func (l *Load) fail(err error) {
 	l.failed.Add(1)
+	if _, wrong := errors.AsType[*wrongError](err); wrong {
+		l.wrong.Add(1)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.errors) < maxErrors {
 		l.errors = append(l.errors, time.Now().UTC().Format("15:04:05.000")+" "+err.Error())
 	}
 }
+
+// wrongError is an answer that contradicts what the node has acknowledged.
+type wrongError struct{ error }
+
+func (e *wrongError) Unwrap() error { return e.error }
+
+func wrongf(format string, args ...any) error { return &wrongError{fmt.Errorf(format, args...)} }
 
 func (l *Load) deny(s *StatusError) {
 	l.denied.Add(1)

@@ -21,6 +21,7 @@ type register struct {
 	seq      uint64 // of the last acknowledged write
 	issued   uint64 // of the last write at all
 	revision int64  // that the key has; 0 where it is not known
+	top      int64  // the highest that it has had
 	deleted  bool   // by the last acknowledged write
 	lost     int    // writes whose outcome is not known; each took a new key
 	name     string // key before any loss
@@ -44,7 +45,11 @@ func (r *register) value(seq uint64) Value {
 // acked notes that write seq was acknowledged with a revision.
 func (r *register) acked(seq uint64, revision int64) {
 	r.seq, r.revision, r.deleted = seq, revision, false
+	r.top = max(r.top, revision)
 }
+
+// highest is the highest revision that the key has had, as far as is known.
+func (r *register) highest() int64 { return max(r.top, r.revision) }
 
 // removed notes that the key was deleted.
 func (r *register) removed() { r.deleted = true }
@@ -63,23 +68,26 @@ func (r *register) exists() bool { return r.seq > 0 && !r.deleted }
 // revision where it was not known.
 func (r *register) check(got Value) error {
 	if err := sameValue(r.key, r.value(r.seq), got); err != nil {
-		return fmt.Errorf("%w (write %d, the last acknowledged)", err, r.seq)
+		return wrongf("%w (write %d, the last acknowledged)", err, r.seq)
 	}
 	if got.Revision != 0 && r.revision != 0 && got.Revision != r.revision {
-		return fmt.Errorf("key %q is at revision %d, but its last write was acknowledged with %d", r.key, got.Revision, r.revision)
+		return wrongf("key %q is at revision %d, but its last write was acknowledged with %d", r.key, got.Revision, r.revision)
+	}
+	if got.Revision != 0 && got.Revision < r.top {
+		return wrongf("key %q is at revision %d, and was at %d before", r.key, got.Revision, r.top)
 	}
 	if got.Revision != 0 {
-		r.revision = got.Revision
+		r.revision, r.top = got.Revision, max(r.top, got.Revision)
 	}
 	return nil
 }
 
 func sameValue(key string, want, got Value) error {
 	if got.Type != want.Type {
-		return fmt.Errorf("key %q has the type %q, not %q", key, got.Type, want.Type)
+		return wrongf("key %q has the type %q, not %q", key, got.Type, want.Type)
 	}
 	if !bytes.Equal(got.Data, want.Data) {
-		return fmt.Errorf("key %q has the value %s, not %s", key, abridge(got.Data), abridge(want.Data))
+		return wrongf("key %q has the value %s, not %s", key, abridge(got.Data), abridge(want.Data))
 	}
 	return nil
 }

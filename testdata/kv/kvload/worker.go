@@ -33,6 +33,7 @@ type worker struct {
 	turn      int  // steps taken
 	other     int  // which target was read last
 	withheld  bool // version 1: the binary value has been denied
+	last      bool // it reads all a last time
 	sent      int  // times that the last call went out, but for those answered "try again"
 }
 
@@ -107,6 +108,7 @@ func (w *worker) pace(ctx context.Context, number, total int) bool {
 
 // sweep reads all that the worker has written.
 func (w *worker) sweep(ctx context.Context) {
+	w.last = true
 	for range w.plain {
 		w.turn++
 		w.read(ctx)
@@ -115,6 +117,14 @@ func (w *worker) sweep(ctx context.Context) {
 	w.readRemoved(ctx)
 	w.list(ctx)
 }
+
+// mayDeny reports whether a call that has no meaning at version 1 may be denied.
+func (w *worker) mayDeny() bool {
+	return w.load.config.Back || !w.load.upgraded[w.target].Load()
+}
+
+// aside reports whether what version 1 cannot hold may be missing now.
+func (w *worker) aside() bool { return w.load.config.Back && !w.last }
 
 // register returns the plain key whose turn it is: one for each two steps, so
 // that a read follows a write, and another one for a step in the next round.
@@ -129,7 +139,7 @@ func (w *worker) write(ctx context.Context) {
 // put writes a register. mayDeny says that the call may have no meaning at the
 // node's version.
 func (w *worker) put(ctx context.Context, r *register, ifRevision *int64, mayDeny bool) {
-	mayDeny = mayDeny && !w.load.upgraded[w.target].Load()
+	mayDeny = mayDeny && w.mayDeny()
 	seq, v := r.next()
 	var revision int64
 	err := w.call(ctx, "put "+r.key, func(ctx context.Context) (err error) {
@@ -154,19 +164,20 @@ func (w *worker) put(ctx context.Context, r *register, ifRevision *int64, mayDen
 // putDone checks what an acknowledged write says, and notes it. Each time that
 // it was sent it may have been carried out.
 func (w *worker) putDone(r *register, seq uint64, revision int64, ifRevision *int64) error {
-	before, existed, sent := r.revision, r.exists(), int64(max(w.sent, 1))
+	known := !w.load.config.Back || r.revision > 0 // else version 1 has written it, perhaps often
+	before, existed, sent := r.highest(), r.exists(), int64(max(w.sent, 1))
 	r.acked(seq, revision)
 	switch {
-	case w.client.version == 1:
-		return nil
+	case w.client.version == 1, revision == 0 && w.load.config.Back:
+		return nil // it is not known
 	case revision > 0:
 		w.load.upgraded[w.target].Store(true)
 	}
 	switch {
 	case ifRevision != nil && revision != *ifRevision+1:
-		return fmt.Errorf("put %q if at revision %d was carried out and gave revision %d", r.key, *ifRevision, revision)
-	case before > 0 && (revision <= before || existed && revision > before+sent):
-		return fmt.Errorf("put %q gave revision %d after %d", r.key, revision, before)
+		return wrongf("put %q if at revision %d was carried out and gave revision %d", r.key, *ifRevision, revision)
+	case before > 0 && (revision <= before || existed && known && revision > before+sent):
+		return wrongf("put %q gave revision %d after %d", r.key, revision, before)
 	}
 	return nil
 }
@@ -174,7 +185,7 @@ func (w *worker) putDone(r *register, seq uint64, revision int64, ifRevision *in
 // conflictDone checks that a refused condition did not hold.
 func (w *worker) conflictDone(r *register, ifRevision int64) error {
 	if r.exists() && r.revision == ifRevision {
-		return fmt.Errorf("put %q if at revision %d was refused, but it is at that", r.key, ifRevision)
+		return wrongf("put %q if at revision %d was refused, but it is at that", r.key, ifRevision)
 	}
 	return nil
 }
@@ -193,7 +204,7 @@ func (w *worker) resentDone(ctx context.Context, r *register, seq uint64, ifRevi
 	case !r.exists() && answered(err, http.StatusNotFound):
 		err = nil
 	case err == nil:
-		err = fmt.Errorf("get %q found %s, but it was never written, or was deleted", r.key, abridge(got.Data))
+		err = wrongf("get %q found %s, but it was never written, or was deleted", r.key, abridge(got.Data))
 	}
 	return errors.Join(err, w.conflictDone(r, ifRevision))
 }
@@ -230,7 +241,7 @@ func (w *worker) readRegister(ctx context.Context, r *register) {
 	got, err := w.get(ctx, r.key)
 	switch {
 	case err == nil && !r.exists():
-		err = fmt.Errorf("get %q found %s, but it was never written, or was deleted", r.key, abridge(got.Data))
+		err = wrongf("get %q found %s, but it was never written, or was deleted", r.key, abridge(got.Data))
 	case err == nil:
 		if got.Revision > 0 {
 			w.load.upgraded[w.target].Store(true)
@@ -240,6 +251,10 @@ func (w *worker) readRegister(ctx context.Context, r *register) {
 		}
 	case !r.exists() && answered(err, http.StatusNotFound):
 		err = nil
+	case r.kind != plainText && w.aside() && answered(err, http.StatusNotFound):
+		err = nil
+	case answered(err, http.StatusNotFound):
+		err = wrongf("get %q at %s: it was acknowledged, and is not there: %w", r.key, w.client.base, err)
 	}
 	w.count(err)
 }
@@ -297,12 +312,12 @@ func (w *worker) readWithheld(ctx context.Context) {
 	got, err := w.get(ctx, key)
 	switch {
 	case err == nil:
-		err = fmt.Errorf("get %q at %s gave version 1 a binary value: %s", key, w.client.base, abridge(got.Data))
+		err = wrongf("get %q at %s gave version 1 a binary value: %s", key, w.client.base, abridge(got.Data))
 	case deniedBy(err) != nil:
 		w.withheld = true
 		w.load.deny(deniedBy(err))
 		return
-	case answered(err, http.StatusNotFound) && !w.withheld:
+	case answered(err, http.StatusNotFound) && (!w.withheld || w.aside()):
 		err = nil
 	}
 	w.count(err)
@@ -318,7 +333,7 @@ func (w *worker) remove(ctx context.Context) {
 		w.put(ctx, r, nil, false)
 		return
 	}
-	mayDeny := !w.load.upgraded[w.target].Load()
+	mayDeny := w.mayDeny()
 	err := w.call(ctx, "delete "+r.key, func(ctx context.Context) error { return w.client.Delete(ctx, r.key) })
 	switch {
 	case err == nil:
@@ -328,6 +343,9 @@ func (w *worker) remove(ctx context.Context) {
 		err = nil
 	case w.denied(err, mayDeny):
 		return
+	case answered(err, http.StatusNotFound):
+		r.abandon()
+		err = wrongf("delete %q at %s: it was acknowledged, and is not there: %w", r.key, w.client.base, err)
 	default:
 		r.abandon()
 	}
@@ -351,8 +369,8 @@ func (w *worker) list(ctx context.Context) {
 		return err
 	})
 	for _, r := range append(slices.Clip(w.plain), w.binary, w.removable) {
-		if err == nil && r != nil && r.exists() != slices.Contains(keys, r.key) {
-			err = fmt.Errorf("list at %s: %d keys; %q exists: %v", w.client.base, len(keys), r.key, r.exists())
+		if err == nil && r != nil && !(r == w.binary && w.aside()) && r.exists() != slices.Contains(keys, r.key) {
+			err = wrongf("list at %s: %d keys; %q exists: %v", w.client.base, len(keys), r.key, r.exists())
 		}
 	}
 	w.count(err)

@@ -38,12 +38,15 @@ type Agent struct {
 	log  *os.File
 }
 
+// versions is how many versions of a service have addresses of their own at one time.
+const versions = 9
+
 // Ports of one agent, from its first.
 const (
 	ringPort = iota
 	publicPort
 	versionsPort // the first of the versioned addresses
-	portsEach    = 6
+	portsEach    = versionsPort + versions
 )
 
 func (a *Agent) addr(offset int) string { return fmt.Sprintf("127.0.0.1:%d", a.port+offset) }
@@ -55,7 +58,7 @@ func (a *Agent) Ring() string { return a.addr(ringPort) }
 func (a *Agent) Public() string { return a.addr(publicPort) }
 
 // Versioned is the address of the node's service for callers of a version.
-func (a *Agent) Versioned(version int) string { return a.addr(versionsPort + version - 1) }
+func (a *Agent) Versioned(version int) string { return a.addr(versionsPort + (version-1)%versions) }
 
 // ConfigPath is where the agent's configuration is.
 func (a *Agent) ConfigPath() string { return filepath.Join(a.Data, "agent.hcl") }
@@ -137,6 +140,17 @@ func (a *Agent) Inject(ctx context.Context, trustDir, path string) error {
 		return err
 	}
 	_, err = a.API.Inject(ctx, f, signed)
+	return err
+}
+
+// Turn has the newest release taken back, or with undo gone forward to again.
+func (a *Agent) Turn(ctx context.Context, trustDir string, undo bool) error {
+	folder, err := trust.OpenFolder(trustDir, time.Now())
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	_, _, err = operator.New(folder).Revert(ctx, a.API, operator.Reversal{Undo: undo})
 	return err
 }
 

@@ -33,6 +33,11 @@ type Config struct {
 	// needs a terminal.
 	Talk io.Writer
 	Live bool
+	// Bad has release 2 be one that cannot read what the nodes have stored.
+	Bad bool
+	// Revert has release 2 taken back when all have settled at it, and then gone forward to
+	// again.
+	Revert bool
 	// Build checks the rules files of the releases.
 	Build build.Options
 }
@@ -101,6 +106,9 @@ func (d *demo) run(ctx context.Context) (*Report, error) {
 	if err := d.cluster.Await(ctx, "release 1 on every node", func(s control.Status) bool { return cluster.Settled(s, 1) == n }); err != nil {
 		return nil, err
 	}
+	if d.Bad {
+		return d.bad(ctx, exe, n)
+	}
 	return d.upgrade(ctx, exe, n)
 }
 
@@ -128,16 +136,23 @@ func (d *demo) upgrade(ctx context.Context, exe string, n int) (*Report, error) 
 	if err := d.load(loadCtx, 2, results); err != nil {
 		return nil, err
 	}
-	status, err := d.follow(ctx, 2)
+	status, err := d.follow(ctx, operator.Goal{Release: 2})
 	if err != nil {
 		return nil, err
 	}
-	seconds := time.Since(began).Seconds()
+	took := bundle.Duration(time.Since(began))
+	var turns []bundle.Duration
+	if d.Revert {
+		if turns, status, err = d.backAndForth(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := wait(ctx, coolDown); err != nil {
 		return nil, err
 	}
 	stopLoad()
-	r := newReport(n, seconds, status)
+	r := newReport(n, took, status)
+	r.Turns = turns
 	for range d.loads {
 		r.addLoad(<-results)
 	}
@@ -147,7 +162,7 @@ func (d *demo) upgrade(ctx context.Context, exe string, n int) (*Report, error) 
 // load starts clients of one version against every node.
 func (d *demo) load(ctx context.Context, version int, results chan<- *kvload.Result) error {
 	cfg := kvload.DefaultConfig()
-	cfg.Version, cfg.Rate, cfg.Repair, cfg.Workers = version, d.Rate, true, 2
+	cfg.Version, cfg.Rate, cfg.Repair, cfg.Workers, cfg.Back = version, d.Rate, true, 2, d.Revert
 	for _, a := range d.cluster.Agents {
 		cfg.Targets = append(cfg.Targets, kvload.Target{Name: a.Name, URL: "http://" + a.Versioned(version)})
 	}
@@ -163,10 +178,17 @@ func (d *demo) load(ctx context.Context, version int, results chan<- *kvload.Res
 // release builds a bundle and injects it at one peer, as a publisher who is
 // also the operator does.
 func (d *demo) release(ctx context.Context, exe string, version bundle.Version) error {
-	specPath, err := WriteSpec(d.dir, exe, version)
+	path, err := WriteSpec(d.dir, exe, version)
+	if err == nil && d.Revert && version == 2 {
+		err = Reversible(path)
+	}
 	if err != nil {
 		return err
 	}
+	return d.inject(ctx, path, version)
+}
+
+func (d *demo) inject(ctx context.Context, specPath string, version bundle.Version) error {
 	spec, err := build.Load(specPath)
 	if err != nil {
 		return err
@@ -188,9 +210,9 @@ func (d *demo) build(ctx context.Context, spec *build.Spec, out string) error {
 	return err
 }
 
-// follow shows the table until the release is complete.
-func (d *demo) follow(ctx context.Context, release bundle.Version) (control.Status, error) {
-	s, err := operator.Follow(ctx, d.injector().API, release, d.draw)
+// follow shows the table until the rollout is complete.
+func (d *demo) follow(ctx context.Context, goal operator.Goal) (control.Status, error) {
+	s, err := operator.Follow(ctx, d.injector().API, goal, d.draw)
 	if s == nil {
 		return control.Status{}, err
 	}

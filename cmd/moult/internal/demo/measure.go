@@ -1,11 +1,7 @@
 package demo
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"os"
-	"time"
 
 	"moult/cmd/moult/internal/cluster"
 )
@@ -17,14 +13,14 @@ func measure(ctx context.Context, c cluster.Cluster, injector *cluster.Agent, r 
 	if err != nil {
 		return err
 	}
-	var downs []interval
+	var downs []cluster.Down
 	for _, a := range c.Agents {
 		info, err := a.API.Info(ctx)
 		if err != nil {
 			return err
 		}
 		r.Objects += info.Objects
-		r.LongestHoldMS = max(r.LongestHoldMS, time.Duration(info.LongestHold).Milliseconds())
+		r.LongestHold = max(r.LongestHold, info.LongestHold)
 		for peer, n := range info.Traffic.Fetched {
 			if peer == from.ID {
 				r.BytesFromInjector += n
@@ -32,62 +28,12 @@ func measure(ctx context.Context, c cluster.Cluster, injector *cluster.Agent, r 
 				r.BytesFromPeers += n
 			}
 		}
-		ds, err := downTimes(a.LogPath())
+		ds, err := a.Downs()
 		if err != nil {
 			return err
 		}
 		downs = append(downs, ds...)
 	}
-	r.MaxDown = overlap(downs)
+	r.MaxDown = cluster.MostAtOnce(downs)
 	return nil
-}
-
-// interval is a time during which one node was down for its upgrade.
-type interval struct{ from, to time.Time }
-
-// downTimes reads from an agent's log when its node was voluntarily down,
-// from the decision to drain to the admission of calls.
-func downTimes(path string) (downs []interval, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var since time.Time
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var e struct {
-			Time time.Time `json:"time"`
-			Msg  string    `json:"msg"`
-			From string    `json:"from"`
-			To   string    `json:"to"`
-		}
-		if json.Unmarshal(lines.Bytes(), &e) != nil || e.Msg != "phase" {
-			continue
-		}
-		switch {
-		case e.To == "draining":
-			since = e.Time
-		case !since.IsZero() && (e.To == "settled" || e.To == "held" || e.To == "waiting"):
-			downs = append(downs, interval{since, e.Time})
-			since = time.Time{}
-		}
-	}
-	return downs, lines.Err()
-}
-
-// overlap returns the greatest number of intervals that have an instant in common.
-func overlap(all []interval) int {
-	most := 0
-	for _, a := range all {
-		n := 0
-		for _, b := range all {
-			if !b.from.After(a.from) && b.to.After(a.from) {
-				n++
-			}
-		}
-		most = max(most, n)
-	}
-	return most
 }

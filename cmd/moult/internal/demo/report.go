@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"moult/agent/control"
 	"moult/store/bundle"
@@ -18,10 +19,12 @@ type Report struct {
 	Version bundle.Version `json:"version"`
 	// Settled counts the nodes at Version at the end.
 	Settled int `json:"settled"`
-	// Seconds is the time from injection until all had settled.
-	Seconds float64 `json:"seconds"`
+	// Took is the time from injection until all had settled.
+	Took bundle.Duration `json:"took"`
+	// Turns are how long it took to take it back, and to go forward again, where that was to be.
+	Turns []bundle.Duration `json:"turns,omitempty"`
 	// Calls counts by the version of the caller.
-	Calls map[string]demoCalls `json:"calls"`
+	Calls map[string]Calls `json:"calls"`
 	// MaxDown is the most nodes voluntarily down at one instant.
 	MaxDown int `json:"max_down"`
 	Budget  int `json:"budget"`
@@ -29,38 +32,46 @@ type Report struct {
 	// Bytes of both releases that agents fetched from others.
 	BytesFromInjector int64 `json:"bytes_from_injector"`
 	BytesFromPeers    int64 `json:"bytes_from_peers"`
-	LongestHoldMS     int64 `json:"longest_hold_ms"`
+	// LongestHold is the longest time that a call was held.
+	LongestHold bundle.Duration `json:"longest_hold"`
+	// Unfit counts the nodes on which a rehearsal failed, and Why is one of them, where the
+	// release was to be bad.
+	Unfit int    `json:"unfit,omitempty"`
+	Why   string `json:"why,omitempty"`
 	// Errors quotes some of the failed calls.
 	Errors []string `json:"errors"`
 }
 
-type demoCalls struct {
+type Calls struct {
 	OK     int64 `json:"ok"`
 	Failed int64 `json:"failed"`
 	Denied int64 `json:"denied"`
-	// SlowestMS is the longest call, in milliseconds.
-	SlowestMS int64 `json:"slowest_ms"`
+	// Slowest is how long the longest call took.
+	Slowest bundle.Duration `json:"slowest"`
 	// Reasons counts denied calls by the reason that their author gave.
 	Reasons map[string]int64 `json:"reasons,omitempty"`
 }
 
-func newReport(n int, seconds float64, s control.Status) *Report {
+func newReport(n int, took bundle.Duration, s control.Status) *Report {
 	kv := s.Classes["kv"] // by version: the last node to settle may still be in that phase
 	return &Report{
-		Nodes: n, Version: s.Release.Version, Settled: kv.Settled, Seconds: seconds,
-		Calls: map[string]demoCalls{}, Budget: kv.Budget, Errors: []string{},
+		Nodes: n, Version: s.Release.Version, Settled: kv.Settled, Took: took,
+		Calls: map[string]Calls{}, Budget: kv.Budget, Errors: []string{},
 	}
 }
 
 func (r *Report) addLoad(l *kvload.Result) {
-	r.Calls[fmt.Sprint(l.Version)] = demoCalls{
-		OK: l.OK, Failed: l.Failed, Denied: l.Denied, SlowestMS: l.MaxLatency.Milliseconds(), Reasons: l.Reasons,
+	r.Calls[fmt.Sprint(l.Version)] = Calls{
+		OK: l.OK, Failed: l.Failed, Denied: l.Denied, Slowest: bundle.Duration(l.MaxLatency), Reasons: l.Reasons,
 	}
 	r.Errors = append(r.Errors, l.Errors...)
 }
 
 // Verdict is nil if all that the demo is to show has held.
 func (r *Report) Verdict() error {
+	if r.Version == 1 {
+		return r.badVerdict()
+	}
 	var bad []string
 	for _, v := range slices.Sorted(maps.Keys(r.Calls)) {
 		if c := r.Calls[v]; c.Failed > 0 {
@@ -86,16 +97,22 @@ func (r *Report) Verdict() error {
 
 // Print writes the figures for people.
 func (r *Report) Print(w io.Writer) error {
+	if r.Version == 1 {
+		return r.printBad(w)
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\nall %d nodes settled at version %d, %.1f s after the injection\n", r.Settled, r.Version, r.Seconds)
+	fmt.Fprintf(&b, "\nall %d nodes settled at version %d, %.1f s after the injection\n", r.Settled, r.Version, time.Duration(r.Took).Seconds())
+	if len(r.Turns) == 2 {
+		fmt.Fprintf(&b, "taken back in           %.1f s, and forward again in %.1f s\n", time.Duration(r.Turns[0]).Seconds(), time.Duration(r.Turns[1]).Seconds())
+	}
 	for _, v := range slices.Sorted(maps.Keys(r.Calls)) {
 		c := r.Calls[v]
-		fmt.Fprintf(&b, "calls of version %s      %d ok, %d failed, %d denied; the slowest took %d ms\n", v, c.OK, c.Failed, c.Denied, c.SlowestMS)
+		fmt.Fprintf(&b, "calls of version %s      %d ok, %d failed, %d denied; the slowest took %d ms\n", v, c.OK, c.Failed, c.Denied, time.Duration(c.Slowest).Milliseconds())
 		for _, reason := range slices.Sorted(maps.Keys(c.Reasons)) {
 			fmt.Fprintf(&b, "  denied %d times: %s\n", c.Reasons[reason], reason)
 		}
 	}
-	fmt.Fprintf(&b, "longest held call       %d ms\n", r.LongestHoldMS)
+	fmt.Fprintf(&b, "longest held call       %d ms\n", time.Duration(r.LongestHold).Milliseconds())
 	fmt.Fprintf(&b, "most nodes down at once %d (budget %d)\n", r.MaxDown, r.Budget)
 	fmt.Fprintf(&b, "objects transformed     %d\n", r.Objects)
 	fmt.Fprintf(&b, "bytes fetched           %s from the injector, %s from other peers\n", size(r.BytesFromInjector), size(r.BytesFromPeers))

@@ -41,6 +41,8 @@ type Config struct {
 	Resolve bool
 	// NoSync acknowledges writes before they are durable.
 	NoSync bool
+	// FailEvery has every so many-th call fail; 0 has none.
+	FailEvery int
 	// DrainTimeout is how long calls may go on after SIGTERM.
 	DrainTimeout time.Duration
 }
@@ -60,6 +62,7 @@ func ParseConfig(name string, args []string, getenv func(string) string, out io.
 	flags.StringVar(&c.State, "state", "", "`folder` of the values")
 	flags.StringVar(&peers, "peers", getenv("KV_PEERS"), "other nodes, `host:port,host:port,…` (or $KV_PEERS)")
 	flags.BoolVar(&c.NoSync, "no-sync", false, "acknowledge writes before they are durable (for tests)")
+	flags.IntVar(&c.FailEvery, "fail-every", 0, "every so many-th call fails (for tests)")
 	flags.DurationVar(&c.DrainTimeout, "drain-timeout", DefaultDrain, "how long calls may go on after SIGTERM")
 	if err := flags.Parse(args); err != nil {
 		return Config{}, err
@@ -102,6 +105,9 @@ func parseProxy(getenv func(string) string) (*url.URL, error) {
 func (c Config) validate() error {
 	if c.Listen == "" || c.State == "" {
 		return errors.New("need both --listen host:port and --state folder")
+	}
+	if c.FailEvery < 0 {
+		return fmt.Errorf("--fail-every %d: want at least 0", c.FailEvery)
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("--listen %q: want host:port: %w", c.Listen, err)

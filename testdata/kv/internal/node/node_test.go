@@ -3,10 +3,12 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,6 +51,7 @@ func TestParseConfig(t *testing.T) {
 		"surplus":   append(ok[:4:4], "serve"),
 		"bad flag":  append(ok[:4:4], "--fast"),
 		"bad drain": append(ok[:4:4], "--drain-timeout", "soon"),
+		"bad fault": append(ok[:4:4], "--fail-every", "-1"),
 	} {
 		var out bytes.Buffer
 		if _, err := ParseConfig("kv", args, env(nil), &out); err == nil || out.Len() == 0 {
@@ -57,6 +60,34 @@ func TestParseConfig(t *testing.T) {
 	}
 	if _, err := ParseConfig("kv", ok, env(map[string]string{"HTTP_PROXY": "http://"}), io.Discard); err == nil {
 		t.Error("a proxy without a host was taken")
+	}
+}
+
+// Calls are counted, those that fail are told apart, and neither health checks nor questions
+// about it count or fail.
+func TestStats(t *testing.T) {
+	h := counted(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/broken" {
+			Fail(w, http.StatusServiceUnavailable, errors.New("broken"))
+			return
+		}
+		Answer(w, http.StatusOK, "done")
+	}), 3)
+	for i, c := range []struct {
+		path string
+		code int
+		body string
+	}{
+		{"/stats", 200, `{"ok":0,"failed":0,"errors":0}`},
+		{"/a", 200, `"done"`}, {"/healthz", 200, `"done"`}, {"/healthz", 200, `"done"`}, {"/broken", 503, `{"error":"broken"}`},
+		{"/a", 500, `{"error":"this call fails, as --fail-every asks"}`}, {"/a", 200, `"done"`},
+		{"/stats", 200, `{"ok":2,"failed":2,"errors":0.5}`},
+	} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, c.path, nil))
+		if w.Code != c.code || strings.TrimSpace(w.Body.String()) != c.body {
+			t.Errorf("call %d, %s: %d %s", i, c.path, w.Code, w.Body)
+		}
 	}
 }
 

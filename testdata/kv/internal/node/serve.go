@@ -32,6 +32,8 @@ type Program struct {
 	// version's in the folder from, and returns the number of objects. nil
 	// where there is no previous version.
 	Migrate func(ctx context.Context, from, to string) (objects int, err error)
+	// Back is the other way; nil where there is none.
+	Back func(ctx context.Context, from, to string) (objects int, err error)
 }
 
 // Main runs the program until SIGTERM or SIGINT and returns its exit code.
@@ -48,7 +50,10 @@ func (p Program) Main(args []string) int {
 // stdout once calls are answered.
 func (p Program) Run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	if p.Migrate != nil && len(args) > 0 && args[0] == "migrate" {
-		return p.migrate(ctx, args[1:], getenv, stdout, stderr)
+		return p.migrate(ctx, p.Migrate, args[1:], getenv, stdout, stderr)
+	}
+	if p.Back != nil && len(args) > 0 && args[0] == "back" {
+		return p.migrate(ctx, p.Back, args[1:], getenv, stdout, stderr)
 	}
 	c, err := ParseConfig(p.Name, args, getenv, stderr)
 	switch {
@@ -74,7 +79,7 @@ func (p Program) serve(ctx context.Context, c Config, getenv func(string) string
 		return err
 	}
 	fmt.Fprintf(stdout, "%s: listening on %s\n", p.Name, ln.Addr())
-	return Serve(ctx, ln, h, c.DrainTimeout)
+	return Serve(ctx, ln, counted(h, c.FailEvery), c.DrainTimeout)
 }
 
 // Serve answers calls until ctx ends; then it takes no new ones, and returns
@@ -99,8 +104,8 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, drain time.Dura
 	return err
 }
 
-// migrate is the subcommand: the folders come from the environment.
-func (p Program) migrate(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+// migrate is the subcommands: the folders come from the environment.
+func (p Program) migrate(ctx context.Context, by func(ctx context.Context, from, to string) (int, error), args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	from, to := getenv("MOULT_OLD"), getenv("MOULT_NEW")
 	if len(args) > 0 {
 		_ = complain(stderr, p.Name, fmt.Errorf("migrate: unexpected argument %q: the folders come from $MOULT_OLD and $MOULT_NEW", args[0]))
@@ -110,7 +115,7 @@ func (p Program) migrate(ctx context.Context, args []string, getenv func(string)
 		_ = complain(stderr, p.Name, errors.New("migrate: set $MOULT_OLD to the folder of the old state and $MOULT_NEW to the one for the new"))
 		return ExitMisuse
 	}
-	n, err := p.migrateFolder(ctx, from, to)
+	n, err := migrateFolder(ctx, by, from, to)
 	if err != nil {
 		_ = complain(stderr, p.Name, fmt.Errorf("migrate from %s to %s, after %d objects: %w", from, to, n, err))
 		return ExitFailed
@@ -121,7 +126,7 @@ func (p Program) migrate(ctx context.Context, args []string, getenv func(string)
 
 // migrateFolder refuses to migrate a folder into itself, which would begin by
 // emptying it.
-func (p Program) migrateFolder(ctx context.Context, from, to string) (int, error) {
+func migrateFolder(ctx context.Context, by func(ctx context.Context, from, to string) (int, error), from, to string) (int, error) {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return 0, err
 	}
@@ -136,5 +141,5 @@ func (p Program) migrateFolder(ctx context.Context, from, to string) (int, error
 	if os.SameFile(a, b) {
 		return 0, errors.New("they are the same folder")
 	}
-	return p.Migrate(ctx, from, to)
+	return by(ctx, from, to)
 }

@@ -126,7 +126,8 @@ func attempts(data string) (all []attempt) {
 		})
 	}
 	own, err := os.Executable()
-	for _, file := range []string{"x", "state/x", "objects/x", "artifacts/x", "db/x", "floor.json", "log/node.log", "../x"} {
+	// Who cannot make "x" cannot put another file in the place of process.json either.
+	for _, file := range []string{"x", "state/x", "objects/x", "artifacts/x", "db/x", "floor.json", "process.json", "identity.pem", "log/node.log", "../x"} {
 		add("write "+file, func() error { return touch(filepath.Join(data, file)) })
 	}
 	add("change its own program's folder", func() error {

@@ -29,24 +29,6 @@ release {
       compatible = true
     }
     schedule {
-      strategy        = "random"
-      max_unavailable = "10%"
-      wave {
-        count = 1
-      }
-      wave {
-        count = 5
-      }
-      wave {
-        percent = 50
-      }
-      window {
-        days   = ["Sat", "Sun"]
-        start  = "02:00"
-        length = "4h"
-      }
-      when  = "self.load < 0.5"
-      after = ["auth"]
       on_failure {
         max  = 1
         then = "abort"

@@ -33,6 +33,9 @@ release {
       timeout    = "10m"
       memory_max = "512MiB"
       disk_max   = 1048576
+      reverse {
+        exec = ["./kv", "back"]
+      }
     }
     past {
       rules = "past.hcl"

@@ -1,0 +1,144 @@
+package node
+
+import (
+	"fmt"
+	"strings"
+
+	"moult/agent/schedule"
+	"moult/agent/upgrade"
+	"moult/store/bundle"
+)
+
+// How the reasons begin for which a node does not turn.
+const (
+	takenBackBut = "release %d is taken back, and cannot be here: "
+	oldFolder    = "this data folder is older than what the node has said: "
+)
+
+// CannotTurn reports whether a record's reason says that the node cannot go where an order
+// that turns leads.
+func CannotTurn(reason string) bool {
+	_, after, _ := strings.Cut(takenBackBut, "%d")
+	return strings.Contains(reason, after) || strings.HasPrefix(reason, oldFolder)
+}
+
+// turn tells the machine at which turn the newest order is: whether its release is taken
+// back, or gone forward to again.
+func (n *Node) turn() {
+	n.noTurn = ""
+	o, s := n.newestOrder(), n.machine.State()
+	if o == nil || o.Turn == 0 || !s.Served {
+		return
+	}
+	if n.Conflicted(o.Release) || n.disowned(o.Release) {
+		if o.Back() {
+			n.noTurn = fmt.Sprintf(takenBackBut+"it is signed twice, with different contents; `moult inject BUNDLE` with the next release ends it", o.Release)
+		}
+		return
+	}
+	if o.State == schedule.StateAborted && !s.Turned.Before(o.Release, o.Turn) {
+		return // its promise stands, and there is nothing more to do
+	}
+	e := upgrade.Turn{Release: o.Release, Turn: o.Turn}
+	if o.Back() && s.Running == o.Release {
+		var why string
+		if e.Before, why = n.before(n.cfg.Class, o.Release); why != "" {
+			n.noTurn = fmt.Sprintf(takenBackBut+"%s", o.Release, why)
+			return
+		}
+		e.Manifests = map[bundle.Version]bundle.Chunk{}
+		if d := n.docs.known[e.Before]; !d.IsZero() {
+			e.Manifests[e.Before] = bundle.Chunk{Digest: d, Length: n.means(e.Before).Length}
+		}
+	}
+	n.step(e)
+	n.forgotten(o)
+}
+
+// forgotten raises an alarm where the node has said that it took the release back, and runs
+// it: its folder is older than that, and peers do not wait for it any more.
+func (n *Node) forgotten(o *schedule.Order) {
+	s := n.machine.State()
+	if t := s.Turned; o.Back() && t.Release == o.Release && t.Turn == o.Turn && t.Done && s.Running == o.Release {
+		n.noTurn = fmt.Sprintf(oldFolder+"it had taken release %d back, and runs it; `moult inject BUNDLE` with the next release brings all to one version", o.Release)
+	}
+}
+
+// NoWayBack is why a release cannot be taken back in a class, as far as is known here; ""
+// where it can, or does not change the class.
+func (n *Node) NoWayBack(class bundle.Class, release bundle.Version) (why string) {
+	if n.Conflicted(release) || n.disowned(release) {
+		return "it is signed twice, with different contents"
+	}
+	if o := n.docs.orders[release]; o != nil && o.Finalized {
+		return "it is finalized"
+	}
+	if m := n.docs.manifests[release]; m != nil {
+		if _, changes := m.Classes[class]; !changes {
+			return ""
+		}
+	}
+	_, why = n.before(class, release)
+	return why
+}
+
+// before is the release whose software ran before this one in a class, or why there is no
+// going back to it.
+func (n *Node) before(class bundle.Class, release bundle.Version) (v bundle.Version, why string) {
+	m := n.docs.manifests[release]
+	if m == nil {
+		return 0, "its manifest has not arrived"
+	}
+	switch cu := m.Classes[class]; {
+	case cu.From == 0:
+		return 0, fmt.Sprintf("it is the first of class %s", class)
+	case cu.Transform.Reverse == nil:
+		return 0, fmt.Sprintf("it has no reverse transform for class %s; the next release takes its place", class)
+	}
+	for v = release - 1; v > 0; v-- {
+		before := n.docs.manifests[v]
+		if before == nil {
+			return 0, fmt.Sprintf("release %d, before it, has not arrived; %s", v, Bring(v))
+		}
+		if _, changes := before.Classes[class]; changes {
+			return v, ""
+		}
+	}
+	return 0, "no release is known whose software ran before it"
+}
+
+// finalize tells the machine that the release at which the node rests will not be taken back:
+// by the word of its newest order, never because nothing else is heard.
+func (n *Node) finalize() {
+	o, s := n.newestOrder(), n.machine.State()
+	text := ""
+	if o != nil && o.Finalized && s.Phase == upgrade.Current && s.Finalized < o.Release && n.trouble != "" {
+		text = fmt.Sprintf("release %d is finalized, and its command fails here, and is tried again: %s", o.Release, n.trouble)
+	}
+	n.alarm(causeFinalized, text)
+	if o == nil || !o.Finalized || n.forked || n.OrderPending(o.Release) || n.Conflicted(o.Release) || n.disowned(o.Release) || n.docs.manifests[o.Release] == nil {
+		return
+	}
+	if _, changes := n.docs.manifests[o.Release].Classes[n.cfg.Class]; !changes {
+		return // nothing of it is here
+	}
+	if o.Turn > 0 && !(s.Turned.Release == o.Release && s.Turned.Turn == o.Turn && s.Turned.Done) {
+		return // it has that turn before it
+	}
+	n.step(upgrade.Finalize{Release: o.Release})
+}
+
+// mayGoBack reports whether a release may yet be taken back, by any class: its callers of
+// the version before are answered until then, whoever calls.
+func (n *Node) mayGoBack(v bundle.Version) bool {
+	o, m := n.newestOrder(), n.docs.manifests[v]
+	if o == nil || o.Release != v || m == nil || o.Finalized {
+		return false
+	}
+	for _, class := range sorted(m.Classes) {
+		if m.Classes[class].Transform.Reverse != nil {
+			return true
+		}
+	}
+	return false
+}

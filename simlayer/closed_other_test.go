@@ -1,0 +1,19 @@
+//go:build !unix
+
+package simlayer
+
+import (
+	"net"
+	"testing"
+)
+
+// closedPort returns an address on which nobody listens. Nothing keeps others from it here.
+func closedPort(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}

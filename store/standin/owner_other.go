@@ -1,0 +1,7 @@
+//go:build !unix
+
+package standin
+
+import "io/fs"
+
+func ownerOf(fs.FileInfo) int { return unknown }
