@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -118,7 +119,7 @@ func finishDirect(t *testing.T, l *Layer) {
 	if took := time.Since(began); took < calls.RawGrace {
 		t.Errorf("calls past the layer had %v to end, want %v", took, calls.RawGrace)
 	}
-	if l.leadAll() {
+	if len(l.leadAll()) > 0 {
 		t.Error("callers still go past the layer")
 	}
 }
@@ -170,6 +171,62 @@ func TestFinishCancelled(t *testing.T) {
 		t.Errorf("calls past the layer had %v to end, want %v", took, calls.RawGrace)
 	}
 	wantAt(t, one.addr, "one", false)
+}
+
+// A call past the layer that has no answer yet is waited for beyond the second, but not
+// for ever.
+func TestFinishUnanswered(t *testing.T) {
+	needInherit(t)
+	for _, c := range []struct {
+		hold   time.Duration
+		served bool
+	}{{MaxHoldTimeout, true}, {time.Second, false}} {
+		l := directLayer(t, AttachInherit, nil)
+		one, _ := given(t, l, 1, "one") // takes no call yet
+		apply(t, l, Routing{Native: 1, Backends: backends(one.addr), HoldTimeout: c.hold})
+		callElsewhere(t, one.addr)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := l.Finish(t.Context())
+			ended <- err
+		}()
+		if c.served {
+			select {
+			case <-ended:
+				t.Fatal("a call without an answer is not waited for")
+			case <-time.After(calls.RawGrace + calls.RawGrace/2):
+			}
+			one.ask("serve")
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// callElsewhere makes a call of another process: those of its own a layer sees.
+func callElsewhere(t *testing.T, addr string) {
+	t.Helper()
+	call := callAt(t, addr, net.Dialer{})
+	defer call.Close()
+	file, err := call.Conn.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	cat := exec.Command("cat")
+	cat.ExtraFiles = []*os.File{file}
+	in, err := cat.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cat.Start(); err != nil {
+		t.Skipf("no cat to hold a socket: %v", err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		_ = cat.Wait() // it only held a socket
+	})
 }
 
 // TestInheritCrash kills software with callers in its queue, and starts it again.

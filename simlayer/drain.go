@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"moult/simlayer/calls"
 	"moult/simlayer/routes"
+	"moult/simlayer/sockets"
+	"moult/simlayer/stream"
 )
 
 // Finish waits until the calls that are at the node now have ended, while those that
@@ -21,9 +24,10 @@ import (
 // many, and err then says so.
 //
 // At last it leads to the layer whoever has come past it. Where that was anybody, it
-// returns a second later, for the calls that are there and that nobody sees end. Where
-// ctx was cancelled, which is no deadline, the software runs on without the layer, and
-// who comes past it goes on doing so.
+// returns a second later, and not before the calls that are there then have an answer, as
+// far as the kernel tells; for these it waits until ctx ends, and no longer than a Drain
+// would. Where ctx was cancelled, which is no deadline, the software runs on without the
+// layer, and who comes past it goes on doing so.
 func (l *Layer) Finish(ctx context.Context) (n int, err error) {
 	l.draining.Lock()
 	defer l.draining.Unlock()
@@ -36,30 +40,63 @@ func (l *Layer) Finish(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// endDirect leads new connections to the layer, which lets them in, and gives those that
-// have come past it as long to end as those of a raw protocol have, for nobody here sees
-// an end of these either. Those that remain are the software's to end when it is told to
-// stop; there is software that drops the calls that it has then. It comes last, since
-// nobody else takes the callers if the agent dies meanwhile.
+// endDirect leads new connections to the layer, which lets them in, and gives the calls
+// that have come past it time to end: a second, as those of a raw protocol have, since
+// no call's end is seen for certain; and then those of which the kernel tells that they
+// have no answer as long as a Drain would. What remains is the software's to end when it
+// is told to stop; there is software that drops the calls that it has then. It comes
+// last, since nobody else takes the callers if the agent dies meanwhile.
 func (l *Layer) endDirect(ctx context.Context) {
-	if !l.leadAll() {
+	past := l.leadAll()
+	if len(past) == 0 {
 		return
 	}
+	last, cancel := context.WithTimeout(ctx, l.lastCalls())
+	defer cancel()
+	gone := last.Done()
 	timer := time.NewTimer(calls.RawGrace)
 	defer timer.Stop()
-	for gone := ctx.Done(); ; gone = nil {
+	var waiting map[sockets.Ends]bool // nil while the second goes on
+	for pause := lookPause; ; pause = min(2*pause, maxLookPause) {
 		select {
 		case <-timer.C:
-			return
+			waiting = l.unanswered(past, waiting)
 		case <-l.ctx.Done():
 			return
 		case <-gone:
+			gone = nil
+			if errors.Is(ctx.Err(), context.Canceled) {
+				l.leadBack()
+				return
+			}
 		}
-		if errors.Is(ctx.Err(), context.Canceled) {
-			l.leadBack()
+		switch {
+		case waiting == nil: // the deadline was before the end of the second
+			continue
+		case len(waiting) > 0 && gone == nil:
+			l.log.Warn("calls past the layer have no answer, and are the software's to end", "calls", len(waiting))
+			return
+		case len(waiting) == 0:
 			return
 		}
+		timer.Reset(pause)
 	}
+}
+
+// unanswered returns the connections past the layer by which something has come that has
+// no answer yet, and where before is not nil those of it alone. It is never nil.
+func (l *Layer) unanswered(past []netip.AddrPort, before map[sockets.Ends]bool) map[sockets.Ends]bool {
+	still := map[sockets.Ends]bool{}
+	conns, err := sockets.Others(past)
+	if err != nil {
+		l.log.Warn("whether calls past the layer have their answers is not known", "err", err)
+	}
+	for _, c := range conns {
+		if c.Unanswered && (before == nil || before[c.Ends]) {
+			still[c.Ends] = true
+		}
+	}
+	return still
 }
 
 // leadBack undoes leadAll.
@@ -71,12 +108,12 @@ func (l *Layer) leadBack() {
 	}
 }
 
-// leadAll leads new connections to the layer and reports whether any went past it.
-func (l *Layer) leadAll() (any bool) {
+// leadAll leads new connections to the layer and returns where they went past it.
+func (l *Layer) leadAll() (past []netip.AddrPort) {
 	l.apply.Lock()
 	defer l.apply.Unlock()
 	if l.closed {
-		return false
+		return nil
 	}
 	for _, f := range l.listeners() {
 		if f.packets != nil || !f.Direct() {
@@ -86,9 +123,11 @@ func (l *Layer) leadAll() (any bool) {
 			l.fell(f, err)
 		}
 		f.Lead(false)
-		any = true
+		if at, ok := stream.AddrPort(f.Addr()); ok {
+			past = append(past, at)
+		}
 	}
-	return any
+	return past
 }
 
 // lastCalls is how long a drain waits for calls while it holds others.

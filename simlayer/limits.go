@@ -50,9 +50,10 @@ const (
 	// answerTime is how long a node that goes down has to answer a datagram. There
 	// is no telling whether it would.
 	answerTime = 100 * time.Millisecond
-	// lookPause is the least time between two looks whether there are still calls
-	// that are not seen.
-	lookPause = 20 * time.Millisecond
+	// Between two looks whether there are still calls that are not seen it is at least the
+	// first and at most the second.
+	lookPause    = 20 * time.Millisecond
+	maxLookPause = time.Second
 )
 
 var (

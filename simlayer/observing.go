@@ -8,6 +8,7 @@ import (
 
 	"moult/simlayer/observe"
 	"moult/simlayer/routes"
+	"moult/simlayer/sockets"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
 )
@@ -93,7 +94,7 @@ func (l *Layer) seeAll(old, next *routes.Route, gone []*observe.Observer) {
 
 // lookAround waits until no call goes past an observer any more.
 func (l *Layer) lookAround(o *observe.Observer) {
-	for pause := lookPause; ; pause = min(2*pause, time.Second) {
+	for pause := lookPause; ; pause = min(2*pause, maxLookPause) {
 		if l.gate.Routing().Observer != o {
 			return
 		}
@@ -131,7 +132,8 @@ func (l *Layer) goPast() (int, error) {
 	if len(past) == 0 {
 		return 0, nil
 	}
-	return observe.ConnectionsOfOthers(past)
+	others, err := sockets.Others(past)
+	return len(others), err
 }
 
 // tellAll has the objects that observe be told of all that has happened. It waits

@@ -46,6 +46,7 @@ var floors = map[string]int{
 	"simlayer/attach":          1,
 	"simlayer/proxy":           2,
 	"simlayer/stream":          1,
+	"simlayer/sockets":         1,
 	"simlayer/relay":           2,
 	"simlayer/gate":            3,
 	"agent/schedule":           2,

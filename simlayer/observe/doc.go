@@ -7,6 +7,6 @@
 // hidden, is told that it has missed something, never left to believe that it knows
 // all. Its callers wait until it knows what was before them ([Observer.Current]).
 //
-// Calls that were made past the layer cannot be seen; [ConnectionsOfOthers] finds out
-// whether there are any left.
+// Calls that were made past the layer cannot be seen; package sockets finds out whether
+// there are any left.
 package observe
