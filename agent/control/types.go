@@ -171,6 +171,10 @@ type ClassStatus struct {
 	Budget  int `json:"budget"`
 	// NoWayBack is why the newest release with an order cannot be taken back in this class; "" where it can.
 	NoWayBack string `json:"no_way_back,omitempty"`
+	// BackTo is the release to whose software that would lead, and BackToDoubt what an operator
+	// has done that speaks against it, as a clause with the release's number before it.
+	BackTo      bundle.Version `json:"back_to,omitempty"`
+	BackToDoubt string         `json:"back_to_doubt,omitempty"`
 }
 
 // NodeStatus is one node's record with what this peer knows of its reachability.

@@ -65,7 +65,7 @@ func (n *Node) forgotten(o *schedule.Order) {
 }
 
 // NoWayBack is why a release cannot be taken back in a class, as far as is known here; ""
-// where it can, or does not change the class.
+// where it can, or does not change the class: see BackTo.
 func (n *Node) NoWayBack(class bundle.Class, release bundle.Version) (why string) {
 	if n.Conflicted(release) || n.disowned(release) {
 		return "it is signed twice, with different contents"
@@ -80,6 +80,22 @@ func (n *Node) NoWayBack(class bundle.Class, release bundle.Version) (why string
 	}
 	_, why = n.before(class, release)
 	return why
+}
+
+// BackTo is the release to whose software the nodes of a class would go back, 0 where none is
+// known, and what speaks against it: an operator has taken it back itself, or aborted its
+// rollout.
+func (n *Node) BackTo(class bundle.Class, release bundle.Version) (to bundle.Version, doubt string) {
+	to, _ = n.before(class, release)
+	o, last := n.docs.orders[to], n.docs.orders[release]
+	switch {
+	case to == 0:
+	case o != nil && o.Back(), last != nil && last.Previous == to && last.PreviousTurn%2 == 1:
+		doubt = "was taken back itself"
+	case o != nil && o.State == schedule.StateAborted:
+		doubt = "was aborted"
+	}
+	return to, doubt
 }
 
 // before is the release whose software ran before this one in a class, or why there is no

@@ -204,3 +204,33 @@ func TestRollingInTurns(t *testing.T) {
 		}
 	}
 }
+
+// Where nodes would go back to, and what an operator has done with that.
+func TestBackTo(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(before, last *schedule.Order)
+		doubt  string
+	}{
+		"good":                             {func(_, _ *schedule.Order) {}, ""},
+		"taken back":                       {func(before, _ *schedule.Order) { before.Turn = 1 }, "was taken back itself"},
+		"taken back, by the next one":      {func(_, last *schedule.Order) { last.Previous, last.PreviousTurn = 2, 3 }, "was taken back itself"},
+		"taken back, and forward again":    {func(before, last *schedule.Order) { before.Turn, last.Previous, last.PreviousTurn = 2, 2, 2 }, ""},
+		"aborted":                          {func(before, _ *schedule.Order) { before.State = schedule.StateAborted }, "was aborted"},
+		"another before it was taken back": {func(_, last *schedule.Order) { last.Previous, last.PreviousTurn = 1, 1 }, ""},
+	} {
+		b := newBench(t, at(3))
+		b.releases(1, 3, reversible)
+		b.order(2)
+		b.order(3)
+		c.change(b.docs.orders[2], b.docs.orders[3])
+		if to, doubt := b.BackTo("kv", 3); to != 2 || doubt != c.doubt {
+			t.Errorf("%s: to release %d, which %q; want release 2, which %q", name, to, doubt, c.doubt)
+		}
+	}
+	b := newBench(t, at(2))
+	b.releases(1, 2)
+	b.order(2)
+	if to, doubt := b.BackTo("kv", 2); to != 0 || doubt != "" {
+		t.Errorf("without a way back: to release %d, which %q", to, doubt)
+	}
+}

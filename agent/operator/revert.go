@@ -18,6 +18,9 @@ import (
 type Reversal struct {
 	Release bundle.Version // 0: the newest with an order
 	Undo    bool
+	// To names releases to which nodes may go back though an operator has taken them back
+	// themselves, or has aborted their rollouts. Of others it says nothing.
+	To []bundle.Version
 	// Confirm is asked before anything is signed; an error refuses it. nodes says how many
 	// are concerned.
 	Confirm func(order *schedule.Order, nodes Concerned) error
@@ -35,7 +38,7 @@ func (o Operator) Revert(ctx context.Context, api *control.Client, r Reversal) (
 	if err != nil {
 		return 0, control.Accepted{}, err
 	}
-	if err := mayTurn(order, status, r.Undo); err != nil {
+	if err := mayTurn(order, status, r); err != nil {
 		return 0, control.Accepted{}, err
 	}
 	others := candidates(status, func(n control.NodeStatus) bool {
@@ -159,8 +162,8 @@ func refuseDeaf(command string, n bundle.Version, deaf []string) error {
 func counts(n control.NodeStatus) bool { return n.Standing != string(schedule.StandingStranger) }
 
 // mayTurn reports why an order must not turn now.
-func mayTurn(order *schedule.Order, status control.Status, undo bool) error {
-	n := order.Release
+func mayTurn(order *schedule.Order, status control.Status, r Reversal) error {
+	n, undo := order.Release, r.Undo
 	refuse := func(hint, format string, args ...any) error {
 		return control.Refused(fmt.Errorf("revert: "+format, args...), hint)
 	}
@@ -198,8 +201,13 @@ func mayTurn(order *schedule.Order, status control.Status, undo bool) error {
 		return nil // they read such orders, or have not got this one
 	}
 	for _, class := range slices.Sorted(maps.Keys(order.Classes)) {
-		if why := status.Classes[class].NoWayBack; why != "" && stuck[class] {
-			return refuse(instead, "release %d cannot be taken back: %s", n, why)
+		c := status.Classes[class]
+		if c.NoWayBack != "" && stuck[class] {
+			return refuse(instead, "release %d cannot be taken back: %s", n, c.NoWayBack)
+		}
+		if c.BackToDoubt != "" && stuck[class] && !slices.Contains(r.To, c.BackTo) {
+			return refuse(fmt.Sprintf("%s takes the place of both; `moult revert --to %d %d` goes there all the same", theNext, c.BackTo, n),
+				"class %s would go back to release %d, which %s", class, c.BackTo, c.BackToDoubt)
 		}
 	}
 	if deaf := deafTo(order, status); len(deaf) > 0 {

@@ -146,9 +146,29 @@ func TestMayTurn(t *testing.T) {
 		"one of the class may be on its way":   {&both, oneWay(func(n *control.NodeStatus) { n.Reachable = false }), false, "class auth", "`moult inject BUNDLE`"},
 		"one of the class is away, and behind": {&both, oneWay(func(n *control.NodeStatus) { n.Reachable, n.Target = false, 0 }), false, "", ""},
 	} {
-		err := mayTurn(c.order, *c.s, c.undo)
+		err := mayTurn(c.order, *c.s, Reversal{Undo: c.undo})
 		if (err == nil) != (c.text == "") || err != nil && (!strings.Contains(err.Error(), c.text) || !strings.Contains(hint(err), c.mend)) {
 			t.Errorf("%s: %v, %q", name, err, hint(err))
 		}
+	}
+}
+
+// To a release that was itself taken back, or aborted, nobody goes back unless that is said.
+func TestRevertToDoubtful(t *testing.T) {
+	_, p, _ := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+	order := p.order(t, 2)
+	s := settledAt(2)
+	s.Classes = map[bundle.Class]control.ClassStatus{"kv": {Total: 1, BackTo: 1, BackToDoubt: "was taken back itself"}}
+	for _, to := range [][]bundle.Version{nil, {2}} {
+		err := mayTurn(order, *s, Reversal{To: to})
+		if err == nil || !strings.Contains(err.Error(), "release 1, which was taken back itself") || !strings.Contains(hint(err), "`moult revert --to 1 2`") {
+			t.Errorf("to %v: %v, %q", to, err, hint(err))
+		}
+	}
+	if err := mayTurn(order, *s, Reversal{To: []bundle.Version{1}}); err != nil {
+		t.Error(err)
+	}
+	if err := mayTurn(order, *settledAt(1), Reversal{}); err == nil || strings.Contains(err.Error(), "itself") {
+		t.Errorf("where nobody would go there: %v", err)
 	}
 }

@@ -171,7 +171,9 @@ func (p Peer) waysBack(s *control.Status) {
 	newest := slices.Max(slices.Sorted(maps.Keys(orders)))
 	for _, class := range slices.Sorted(maps.Keys(orders[newest].Classes)) {
 		cs := s.Classes[class]
-		cs.NoWayBack = p.Node.NoWayBack(class, newest)
+		if cs.NoWayBack = p.Node.NoWayBack(class, newest); cs.NoWayBack == "" {
+			cs.BackTo, cs.BackToDoubt = p.Node.BackTo(class, newest)
+		}
 		s.Classes[class] = cs
 	}
 }
@@ -234,7 +236,7 @@ func (p Peer) wayBack(o *schedule.Order) string {
 	if o == nil || o.Back() || o.Joined != nil && o.Joined.Open {
 		return ""
 	}
-	at := false
+	at, to := false, ""
 	for _, r := range p.Node.Known() {
 		if _, concerned := o.Classes[r.Class]; !concerned || p.Node.Stranger(r.Node) {
 			continue
@@ -242,10 +244,16 @@ func (p Peer) wayBack(o *schedule.Order) string {
 		if p.Node.NoWayBack(r.Class, o.Release) != "" {
 			return ""
 		}
-		at = at || max(r.Stands(), r.Running) >= o.Release
+		if max(r.Stands(), r.Running) < o.Release {
+			continue
+		}
+		if v, doubt := p.Node.BackTo(r.Class, o.Release); doubt != "" {
+			to = fmt.Sprintf("`moult revert --to %d %d` takes it back, but to release %d, which %s", v, o.Release, v, doubt)
+		}
+		at = true
 	}
-	if !at {
-		return ""
+	if !at || to != "" {
+		return to
 	}
 	return fmt.Sprintf("`moult revert %d` takes it back", o.Release)
 }

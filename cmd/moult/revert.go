@@ -21,6 +21,7 @@ func revertCommand() *cli.Command {
 			"--undo goes forward again, and brings that back. Other releases are not taken back.",
 		Flags: []cli.Flag{agentFlag(), trustFlag(), timeoutFlag(time.Hour), yesFlag(),
 			&cli.BoolFlag{Name: "undo", Usage: "go forward again to a release that is being taken back, or was"},
+			&cli.UintSliceFlag{Name: "to", Usage: "go back also to this `VERSION`, which was taken back itself, or aborted"},
 			&cli.BoolFlag{Name: "wait", Usage: "follow it to its end, as `moult status --wait` does"},
 		},
 		Action: revert,
@@ -36,6 +37,9 @@ func revert(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("undo") && c.IsSet("to") {
+		return misusef(seeHelp(c), "--undo goes forward, --to says where to go back to: give one of them")
+	}
 	folder, err := openTrust(c)
 	if err != nil {
 		return err
@@ -43,7 +47,7 @@ func revert(c *cli.Context) error {
 	defer folder.Close()
 	api, undo := client(c), c.Bool("undo")
 	release, accepted, err := operator.New(folder).Revert(c.Context, api, operator.Reversal{
-		Release: release, Undo: undo,
+		Release: release, Undo: undo, To: versions(c.UintSlice("to")),
 		Confirm: func(o *schedule.Order, n operator.Concerned) error { return confirmRevert(c, o, n, undo) },
 	})
 	if err != nil {
@@ -116,6 +120,14 @@ func finalize(c *cli.Context) error {
 	say(c, "%s", accepted.Message)
 	made(c, release, bundle.Digest{})
 	return nil
+}
+
+// versions are numbers of releases; those that none can have are those of none.
+func versions(numbers []uint) (all []bundle.Version) {
+	for _, n := range numbers {
+		all = append(all, bundle.Version(n))
+	}
+	return all
 }
 
 // versionArg reads the number of a release, if there is one: 0 for none.
