@@ -55,8 +55,8 @@ func (l *loop) start(action upgrade.Action) {
 // its slot not yet made the current one, that is done first: what it serves is
 // what a lost database must be restored to.
 func (l *loop) keepUp(v bundle.Version) {
-	if current, ok, err := l.slots.Current(); (err != nil || !ok || current != v) && l.slots.Exists(v) {
-		if err := l.slots.Switch(v); err != nil {
+	if current, ok, err := l.Slots.Current(); (err != nil || !ok || current != v) && l.Slots.Exists(v) {
+		if err := l.Slots.Switch(v); err != nil {
 			l.alarm("the current slot is not the one that serves: %v", err)
 		}
 	}
@@ -108,8 +108,8 @@ func (a *Agent) perform(ctx context.Context, action upgrade.Action, s upgrade.St
 	case upgrade.Probe:
 		return outcome(x.Step, a.soft.Probe(ctx, x.Version), upgrade.Healthy{Step: x.Step})
 	case upgrade.Settle:
-		a.removeOldSlots(s.Running, false)
-		a.removeFutureStates(s)
+		a.RemoveOldSlots(s.Running, false)
+		a.RemoveFutureStates(s)
 		return upgrade.Recorded{Step: x.Step}
 	case upgrade.Finish:
 		err := a.insist(ctx, "finalize", func() error { return a.finish(ctx, x.Version) })
@@ -130,7 +130,7 @@ func (a *Agent) finish(ctx context.Context, v bundle.Version) error {
 		err = a.soft.Finalize(ctx, v, cu)
 	}
 	if err == nil {
-		a.removeOldSlots(v, true)
+		a.RemoveOldSlots(v, true)
 		a.log.Info("release finalized", "version", v)
 	}
 	return err
@@ -164,26 +164,17 @@ func (a *Agent) drain(ctx context.Context, path []bundle.Version) error {
 	if err := a.stopSoftware(ctx); err != nil {
 		return err
 	}
-	return a.removeSlots(path)
-}
-
-func (a *Agent) removeSlots(path []bundle.Version) error {
-	for _, v := range path {
-		if err := a.slots.Remove(v); err != nil { // or what it left of an object's state
-			return err
-		}
-	}
-	return nil
+	return a.RemoveSlots(path)
 }
 
 // transform makes one slot. A slot that is complete already was made by this
 // same attempt, before a crash: drain cleared away all others.
 func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
-	if a.slots.Exists(x.To) {
+	if a.Slots.Exists(x.To) {
 		return a.publish(x) // its folder may not have been synced
 	}
 	if x.From == 0 {
-		return a.slots.Create(x.To)
+		return a.Slots.Create(x.To)
 	}
 	// One may still write to the state that the transform reads.
 	if err := a.insist(ctx, "transform", func() error { return a.awaitObjects(ctx) }); err != nil {
@@ -204,16 +195,16 @@ func (a *Agent) transform(ctx context.Context, x upgrade.Transform) error {
 // publish makes what a transform has made count.
 func (a *Agent) publish(x upgrade.Transform) error {
 	if x.Reverse() {
-		return a.slots.PublishReverse(x.From, x.To)
+		return a.Slots.PublishReverse(x.From, x.To)
 	}
-	return a.slots.Publish(x.To)
+	return a.Slots.Publish(x.To)
 }
 
 // transformJob prepares a transform, or the reverse of one.
 func (a *Agent) transformJob(ctx context.Context, x upgrade.Transform) (job transforms.Job, err error) {
-	states := a.slots.Objects()
+	states := a.Slots.Objects()
 	job = transforms.Job{
-		Old: a.slots.Path(x.From), From: x.From, To: x.To, Reverse: x.Reverse(), Env: a.soft.Environment(), Account: a.account,
+		Old: a.Slots.Path(x.From), From: x.From, To: x.To, Reverse: x.Reverse(), Env: a.soft.Environment(), Account: a.Account,
 	}
 	var cu bundle.ClassUpgrade
 	if job.Reverse {
@@ -224,8 +215,8 @@ func (a *Agent) transformJob(ctx context.Context, x upgrade.Transform) (job tran
 		if job.Past, err = a.objectState(x.From, "past", states.PastState(x.From), cu.Past); err != nil {
 			return job, err
 		}
-		if err = errors.Join(a.slots.Own(x.From), states.OwnPast(x.From)); err == nil {
-			job.New, job.Future, job.Complement, err = a.slots.PrepareReverse(x.From, x.To)
+		if err = errors.Join(a.Slots.Own(x.From), states.OwnPast(x.From)); err == nil {
+			job.New, job.Future, job.Complement, err = a.Slots.PrepareReverse(x.From, x.To)
 		}
 		if err == nil && !cu.Future.Stateful() {
 			job.Future = "" // nobody would read it
@@ -239,11 +230,11 @@ func (a *Agent) transformJob(ctx context.Context, x upgrade.Transform) (job tran
 	if job.Future, err = a.objectState(x.To, "future", states.FutureState(x.To), cu.Future); err != nil {
 		return job, err
 	}
-	if err := errors.Join(a.slots.Own(x.From), states.OwnFuture(x.To), states.OwnComplement(x.To)); err != nil {
+	if err := errors.Join(a.Slots.Own(x.From), states.OwnFuture(x.To), states.OwnComplement(x.To)); err != nil {
 		return job, err
 	}
-	if job.New, err = a.slots.Prepare(x.To); err == nil && cu.Past.Stateful() {
-		job.Past, err = a.slots.PreparePast(x.To)
+	if job.New, err = a.Slots.Prepare(x.To); err == nil && cu.Past.Stateful() {
+		job.Past, err = a.Slots.PreparePast(x.To)
 	}
 	return job, err
 }
@@ -257,7 +248,7 @@ var errLost = errors.New("not here any more, though it was before the node went 
 func (a *Agent) programOf(ctx context.Context, v bundle.Version) (cu bundle.ClassUpgrade, dir string, err error) {
 	cu, art, err := a.softwareOf(v)
 	if err == nil {
-		dir, err = a.depot.Ensure(ctx, art.Digest)
+		dir, err = a.Depot.Ensure(ctx, art.Digest)
 	}
 	if _, forGood := errors.AsType[final](err); err != nil && !forGood {
 		err = fmt.Errorf("the software of release %d is %w: %w", v, errLost, err)
@@ -268,7 +259,7 @@ func (a *Agent) programOf(ctx context.Context, v bundle.Version) (cu bundle.Clas
 // admit makes the new slot the current one and lets callers in. The machine
 // has already recorded that there is no way back.
 func (a *Agent) admit(ctx context.Context, v bundle.Version) error {
-	if err := a.slots.Switch(v); err != nil {
+	if err := a.Slots.Switch(v); err != nil {
 		return err
 	}
 	if err := a.launch(ctx, v); err != nil {

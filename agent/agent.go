@@ -15,6 +15,7 @@ import (
 
 	"moult/agent/config"
 	"moult/agent/control"
+	"moult/agent/home"
 	"moult/agent/membership"
 	"moult/agent/metrics"
 	"moult/agent/node"
@@ -35,7 +36,7 @@ import (
 // Agent looks after one node. Nothing of it changes once it runs, but for what is made for
 // that: everybody may read it.
 type Agent struct {
-	folder
+	*home.Home
 	cfg      config.Config
 	log      *slog.Logger
 	platform bundle.Platform
@@ -104,12 +105,13 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
-	closers := &closers{}
-	f, err := openFolder(cfg, log, closers)
+	h, err := home.Open(cfg, log)
 	if err != nil {
-		return errors.Join(err, closers.close())
+		return err
 	}
-	l := newLoop(f, cfg, log, quit)
+	closers := &closers{}
+	closers.add(h.Close)
+	l := newLoop(h, cfg, log, quit)
 	if err = l.open(closers); err == nil {
 		err = l.run(ctx)
 	} else {
@@ -120,17 +122,15 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	return errors.Join(err, closers.close())
 }
 
-func newLoop(f folder, cfg config.Config, log *slog.Logger, quit func()) *loop {
+func newLoop(h *home.Home, cfg config.Config, log *slog.Logger, quit func()) *loop {
 	l := &loop{
 		Agent: &Agent{
-			folder: f, cfg: cfg, log: log, quit: quit,
+			Home: h, cfg: cfg, log: log, quit: quit,
 			platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH},
 			fail:     failpoints(os.Getenv(failpointVar)),
 			inbox:    make(chan message, inboxSize),
 			stopped:  make(chan struct{}),
 		},
-		trust: f.genesis,
-		sets:  map[bundle.Digest]*trust.Verified{f.genesis.Digest(): f.genesis},
 		dirty: map[bundle.NodeID]bool{},
 		known: map[string]bool{},
 	}
@@ -177,10 +177,10 @@ func (l *loop) openLayer(c *closers) error {
 	}
 	// Whatever is left of objects may write to state that a transform reads. One that
 	// does not end although killed does not write either: the node has its agent.
-	if err := host.EndLeftovers(l.objectsDir(), append(l.account.Users(), l.former...)...); err != nil {
+	if err := host.EndLeftovers(l.objectsDir(), l.Users()...); err != nil {
 		l.alarm("%v", err)
 	}
-	if err := errors.Join(rehearse.Sweep(l.rehearsals(), append(l.account.Users(), l.former...)...), transforms.RemoveTree(l.demandedFolder())); err != nil {
+	if err := errors.Join(rehearse.Sweep(l.Rehearsals(), l.Users()...), transforms.RemoveTree(l.DemandedFolder())); err != nil {
 		l.alarm("%v", err)
 	}
 	left := software.Find(l.cfg.Data, l.log)
@@ -261,9 +261,9 @@ func (l *loop) run(ctx context.Context) error {
 	defer tick.Stop()
 	persist := time.NewTicker(persistInterval)
 	defer persist.Stop()
-	l.log.Info("agent is up", "name", l.cfg.Name, "id", l.id.Short(), "cluster", l.cluster.Short(), "pid", os.Getpid())
+	l.log.Info("agent is up", "name", l.cfg.Name, "id", l.ID.Short(), "cluster", l.Cluster.Short(), "pid", os.Getpid())
 	synced := l.ring.Synced()
-	if peers, err := l.remembered(); err == nil && len(peers)+len(l.cfg.Join) == 0 {
+	if peers, err := l.Peers(); err == nil && len(peers)+len(l.cfg.Join) == 0 {
 		l.step(node.Synced{}) // there is nobody to ask
 	}
 	l.watchDisk()
@@ -311,18 +311,18 @@ func (l *loop) lookAgain(now time.Time) {
 // is gone before anything is to start on it, and that they are there again.
 func (l *loop) watchDisk() {
 	text := ""
-	if err := l.store.WatchSpace(); err != nil {
+	if err := l.Store.WatchSpace(); err != nil {
 		text = fmt.Sprintf("the disk takes no writes, and nothing new begins until it does: %v", err)
 	}
 	l.alarmOf(causeDisk, text)
-	l.alarmOf(causeState, l.lacksState(l.saved.Running))
+	l.alarmOf(causeState, l.LacksState(l.saved.Running))
 }
 
 // watchSecrets says who else may read the node's secrets. The agent goes on: what serves is
 // not ended over a mode, which the operator may not be able to change on a mount.
 func (l *loop) watchSecrets() {
-	for _, file := range secrets(l.cfg) {
-		l.alarmOf(causeSecret+file, l.account.OpenTo(file))
+	for _, file := range home.Secrets(l.cfg) {
+		l.alarmOf(causeSecret+file, l.Account.OpenTo(file))
 	}
 }
 

@@ -1,41 +1,15 @@
 package agent
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"moult/agent/node"
 	"moult/agent/upgrade"
-	"moult/store"
 	"moult/store/bundle"
-	"moult/transforms"
+	"moult/store/bundle/trust"
 )
-
-const keyAnswering = "answering"
-
-func (a *Agent) restoreAnswering(m *node.Memory) error {
-	data, ok, err := a.store.Get(bucketMachine, keyAnswering)
-	if err != nil || !ok {
-		return err
-	}
-	if err := json.Unmarshal(data, &m.Answering); err != nil {
-		return fmt.Errorf("read whom this node answers: %w", err)
-	}
-	return nil
-}
-
-func putAnswering(tx *store.Tx, w *node.Answering) error {
-	if w == nil {
-		return nil
-	}
-	data, err := json.Marshal(w)
-	if err != nil {
-		return err
-	}
-	return tx.Put(bucketMachine, keyAnswering, data)
-}
 
 // countCallers tells the node, now and then, who has called of those that it watches.
 func (l *loop) countCallers(now time.Time) {
@@ -79,15 +53,9 @@ func (l *loop) removePastStates(oldest bundle.Version) {
 	ctx, cancel := a.untilStopped()
 	a.spawn(func() {
 		defer cancel()
-		var states []transforms.ObjectState
 		err := a.awaitObjects(ctx)
 		if err == nil {
-			states, err = a.slots.Objects().List()
-		}
-		for _, o := range states {
-			if o.Kind == transforms.PastObject && o.Version <= oldest {
-				err = errors.Join(err, a.slots.Objects().Retire(o.Version, o.Kind))
-			}
+			err = a.RemovePastStates(oldest)
 		}
 		if err != nil && ctx.Err() == nil {
 			a.log.Warn("state of retired simulation objects stays for now", "err", err)
@@ -98,3 +66,35 @@ func (l *loop) removePastStates(oldest bundle.Version) {
 
 // sweepPastLater has that tried again.
 func (l *loop) sweepPastLater() { l.pastSwept, l.countAt = false, time.Now().Add(maxPause) }
+
+// sweep gives back the disk of releases long past (see node.KeptFiles).
+func (l *loop) sweep(s upgrade.State) {
+	if l.injecting > 0 || l.node.MissingDocuments() > 0 || l.node.BelowFloor() {
+		return // there may be something that is named by nothing that is here
+	}
+	if l.Store.Damage() != nil {
+		if err := l.Store.Healed(); err != nil {
+			l.log.Warn("the store's damage is not noted as healed", "err", err)
+		} else {
+			l.alarmOf(causeStore, "")
+		}
+	}
+	named := l.node.Metadata()
+	keep := []bundle.Digest{named.Digest, named.Members.Digest, l.node.Evidence().Digest}
+	for _, refs := range []map[bundle.Version]trust.Ref{named.Releases, named.Orders} {
+		for _, ref := range refs {
+			keep = append(keep, ref.Digest)
+		}
+	}
+	for _, inForce := range []map[bundle.Version]bundle.Digest{l.node.BoundOrders(), l.node.ManifestDigests()} {
+		keep = slices.AppendSeq(keep, maps.Values(inForce)) // the metadata may name others by now
+	}
+	keep = append(keep, l.node.KeptFiles(s, l.objects.Files())...)
+	removed, err := l.Depot.Sweep(keep)
+	if err != nil {
+		l.log.Warn("old artifacts not removed", "err", err)
+	}
+	if removed > 0 {
+		l.log.Info("removed old artifacts and documents", "count", removed)
+	}
+}

@@ -59,7 +59,7 @@ func TestWatchedCallersAreCounted(t *testing.T) {
 // The disk of retired objects is given back later where that fails at first.
 func TestPastStatesRemovedLater(t *testing.T) {
 	b := newObjectsBench(t, 1)
-	if _, err := b.slots.Objects().Past(2); err != nil {
+	if _, err := b.Slots.Objects().Past(2); err != nil {
 		t.Fatal(err)
 	}
 	b.do(func() {
@@ -82,7 +82,7 @@ func TestPastStatesRemovedLater(t *testing.T) {
 		b.removePastStates(2)
 	})
 	b.until("the state is gone", func() bool {
-		states, err := b.slots.Objects().List()
+		states, err := b.Slots.Objects().List()
 		return err == nil && !slices.ContainsFunc(states, func(s transforms.ObjectState) bool { return s.Kind == transforms.PastObject })
 	})
 }

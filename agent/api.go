@@ -47,7 +47,7 @@ func (a *Agent) askPeers(ctx context.Context) (map[bundle.NodeID]bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask the peers: %w", err)
 	}
-	heard := map[bundle.NodeID]bool{a.id: true}
+	heard := map[bundle.NodeID]bool{a.ID: true}
 	for r := range answers {
 		var said liveAnswer
 		if err := json.Unmarshal(r.Payload, &said); err != nil {
@@ -74,11 +74,11 @@ func (a *Agent) answerQuery(name string, _ []byte) []byte {
 	if name != queryStatus {
 		return nil
 	}
-	number, err := ask(a, &numberWanted{node: a.id})
+	number, err := ask(a, &numberWanted{node: a.ID})
 	if err != nil {
 		return nil
 	}
-	answer, err := json.Marshal(liveAnswer{Node: a.id, Seq: number})
+	answer, err := json.Marshal(liveAnswer{Node: a.ID, Seq: number})
 	if err != nil {
 		return nil
 	}
@@ -86,7 +86,7 @@ func (a *Agent) answerQuery(name string, _ []byte) []byte {
 }
 
 func (l *loop) numberOf(node bundle.NodeID) uint64 {
-	if node == l.id {
+	if node == l.ID {
 		return l.node.Number()
 	}
 	r, _ := l.node.View().Get(node)
@@ -130,7 +130,7 @@ func (l *loop) documents() (t control.Trust, err error) {
 
 func (b api) Info(context.Context) (control.Info, error) {
 	return control.Info{
-		Name: b.a.cfg.Name, ID: b.a.id, Cluster: b.a.cluster.Short(), Class: b.a.cfg.Class, PID: os.Getpid(), Bind: b.a.ring.Addr(),
+		Name: b.a.cfg.Name, ID: b.a.ID, Cluster: b.a.Cluster.Short(), Class: b.a.cfg.Class, PID: os.Getpid(), Bind: b.a.ring.Addr(),
 		NodePID: b.a.soft.PID(), Objects: int(b.a.changed.Load()), LongestHold: bundle.Duration(b.a.layer.Stats().LongestHold),
 		Traffic: control.Traffic{Fetched: b.a.fetch.Stats()},
 	}, nil
@@ -141,7 +141,7 @@ func (b api) StateCopy(ctx context.Context) (c control.StateCopy, err error) {
 	if c.Version, err = ask(b.a, &runningWanted{}); err != nil || c.Version == 0 {
 		return c, err
 	}
-	e, err := b.a.slots.EstimateCopy(ctx, c.Version)
+	e, err := b.a.Slots.EstimateCopy(ctx, c.Version)
 	c.Files, c.Bytes, c.Takes = e.Files, e.Bytes, bundle.Duration(e.Takes)
 	return c, err
 }

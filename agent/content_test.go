@@ -36,7 +36,7 @@ func TestContentByNumber(t *testing.T) {
 		b.step(verified(b.trust, next))
 		b.noteSets()
 		for _, doc := range docs {
-			if _, err := b.depot.PutBlob(doc); err != nil {
+			if _, err := b.Depot.PutBlob(doc); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -69,7 +69,7 @@ func TestContentByNumber(t *testing.T) {
 		}
 		software("afterwards")
 		b.sweep(down)
-		if !b.depot.HasBlob(manifest.Digest) {
+		if !b.Depot.HasBlob(manifest.Digest) {
 			t.Error("the manifest that the attempt goes by was swept away")
 		}
 		b.in(down)
@@ -82,7 +82,7 @@ func TestContentByNumber(t *testing.T) {
 // again before the next attempt.
 func TestLostSoftwareRollsBack(t *testing.T) {
 	b := newObjectsBench(t, 1)
-	if err := b.slots.Create(1); err != nil {
+	if err := b.Slots.Create(1); err != nil {
 		t.Fatal(err)
 	}
 	b.do(func() {
@@ -90,7 +90,7 @@ func TestLostSoftwareRollsBack(t *testing.T) {
 		b.brings(2)
 		b.in(upgrade.State{Phase: upgrade.Transforming, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1})
 	})
-	if err := b.depot.Remove(b.artifact.Digest); err != nil {
+	if err := b.Depot.Remove(b.artifact.Digest); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -106,18 +106,18 @@ func TestLostSoftwareRollsBack(t *testing.T) {
 // left the class alone since.
 func TestSweepKeepsWhatRuns(t *testing.T) {
 	b := newObjectsBench(t, 1)
-	if err := b.slots.Create(1); err != nil {
+	if err := b.Slots.Create(1); err != nil {
 		t.Fatal(err)
 	}
 	b.do(func() {
 		b.brings(1)
 		s := upgrade.State{Phase: upgrade.Current, Version: 9, Running: 1, Served: true, Step: 1}
 		b.in(s)
-		if !b.depot.Has(b.artifact.Digest) {
+		if !b.Depot.Has(b.artifact.Digest) {
 			t.Fatal("the software is not there to begin with")
 		}
 		b.sweep(s)
-		if !b.depot.Has(b.artifact.Digest) {
+		if !b.Depot.Has(b.artifact.Digest) {
 			t.Error("the software that the node runs was swept away")
 		}
 	})
@@ -131,7 +131,7 @@ func TestSoftwareBackOtherwise(t *testing.T) {
 		b.brings(1)
 		b.in(upgrade.State{Phase: upgrade.Current, Version: 1, Running: 1, Served: true, Step: 1})
 	})
-	if err := b.depot.Remove(b.artifact.Digest); err != nil {
+	if err := b.Depot.Remove(b.artifact.Digest); err != nil {
 		t.Fatal(err)
 	}
 	gone := func() (n int) {

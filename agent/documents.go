@@ -16,7 +16,7 @@ import (
 
 // read looks for a document on the disk.
 func (l *loop) read(doc node.Document) node.Event {
-	data, ok, err := l.depot.Blob(doc.Digest)
+	data, ok, err := l.Depot.Blob(doc.Digest)
 	switch {
 	case err != nil && doc.Kind == node.KindBound:
 		l.log.Warn("the rollout order in force is unreadable, so no newer one takes its place yet", "release", doc.Release, "err", err)
@@ -63,7 +63,7 @@ func (l *loop) checkOrder(v *trust.Verified, n bundle.Version, data []byte) erro
 	if err != nil {
 		return fmt.Errorf("the rollout order of release %d is not understood here: %w", n, err)
 	}
-	return l.node.JudgeOrder(metadataOf(v), n, o, ref.Digest)
+	return l.node.JudgeOrder(node.MetadataOf(v), n, o, ref.Digest)
 }
 
 // checkMembers does that for who belongs to the cluster.
@@ -108,13 +108,13 @@ func (l *loop) fetchDocuments(docs []node.Document) {
 
 // fetchBlob gets a document that may have come another way meanwhile.
 func (a *Agent) fetchBlob(ctx context.Context, c bundle.Chunk) error {
-	if _, ok, err := a.depot.Blob(c.Digest); ok && err == nil {
+	if _, ok, err := a.Depot.Blob(c.Digest); ok && err == nil {
 		return nil
 	}
 	data, err := a.fetch.FetchBlob(ctx, c)
 	if err != nil {
 		return err
 	}
-	_, err = a.depot.PutBlob(data)
+	_, err = a.Depot.PutBlob(data)
 	return err
 }

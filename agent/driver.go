@@ -7,15 +7,14 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strconv"
 	"time"
 
+	"moult/agent/home"
 	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store"
 	"moult/store/bundle"
-	"moult/store/bundle/trust"
 	"moult/transforms"
 )
 
@@ -59,10 +58,10 @@ func (l *loop) saveFirst(s *node.Save) bool {
 	if s == nil {
 		return true
 	}
-	trusted, err := l.keepSets(*s)
+	sets, err := l.keepSets(*s)
 	fatal := err == nil // after a failed write the store takes no other until it is opened again
 	if err == nil {
-		err = l.save(*s, trusted)
+		err = l.Save(*s, sets)
 	}
 	switch {
 	case err == nil:
@@ -120,36 +119,20 @@ func (l *loop) carryOut(r node.Ready) {
 	}
 }
 
-// keepSets keeps the sets that a Save names as blobs: they may be too long for
-// documents. It returns the digest of each blob by its key.
-func (l *loop) keepSets(s node.Save) (map[string]bundle.Digest, error) {
-	trusted := map[string]bundle.Digest{}
-	for key, digest := range map[string]bundle.Digest{keySet: s.Metadata, keyEvidence: s.Evidence} {
-		if digest.IsZero() {
-			continue
+// keepSets keeps the sets that a Save names as blobs.
+func (l *loop) keepSets(s node.Save) (sets home.Sets, err error) {
+	if !s.Metadata.IsZero() {
+		if sets.InForce, err = l.PutSet(l.sets[s.Metadata]); err != nil {
+			return sets, err
 		}
-		blob, err := l.putSet(l.sets[digest])
-		switch {
-		case err != nil && key == keyEvidence:
+	}
+	if !s.Evidence.IsZero() {
+		if sets.Evidence, err = l.PutSet(l.sets[s.Evidence]); err != nil {
 			l.log.Error("the evidence of a conflict is kept in memory only, until there is room", "err", err)
 			l.unkept = true
-			continue
-		case err != nil:
-			return nil, err
 		}
-		trusted[key] = blob
 	}
-	return trusted, nil
-}
-
-// putSet keeps a set as a blob, and returns the digest of that.
-func (a *Agent) putSet(v *trust.Verified) (bundle.Digest, error) {
-	raw, err := v.Set().Marshal()
-	if err != nil {
-		return bundle.Digest{}, err
-	}
-	ref, err := a.depot.PutBlob(raw)
-	return ref.Digest, err
+	return sets, nil
 }
 
 // keepEvidence stores the evidence of a conflict where that failed before.
@@ -158,113 +141,15 @@ func (l *loop) keepEvidence() {
 	if !l.unkept || evidence == nil || l.node.Refusing() {
 		return
 	}
-	blob, err := l.putSet(evidence)
+	blob, err := l.PutSet(evidence)
 	if err == nil {
-		err = l.store.Put(bucketTrust, keyEvidence, []byte(blob.String()))
+		err = l.SaveEvidence(blob)
 	}
 	if err != nil {
 		l.log.Debug("the evidence of a conflict is still kept in memory only", "err", err)
 		return
 	}
 	l.unkept = false
-}
-
-// save makes a Save durable: all of it or nothing.
-func (l *loop) save(s node.Save, trusted map[string]bundle.Digest) error {
-	if s.State == nil && s.Answering == nil && len(trusted)+len(s.Frozen)+len(s.Bound) == 0 {
-		return l.store.Raise(func(f *store.Floor) { raise(f, s.Floor) })
-	}
-	frozen, bound := byKey(s.Frozen), byKey(s.Bound)
-	if err := errors.Join(l.spill(bucketFrozen, frozen), l.spill(bucketOrders, bound)); err != nil {
-		return err
-	}
-	return l.store.Update(func(tx *store.Tx) error {
-		return errors.Join(
-			putState(tx, s.State),
-			putAnswering(tx, s.Answering),
-			putDigests(tx, bucketTrust, trusted),
-			putDigests(tx, bucketFrozen, frozen),
-			putDigests(tx, bucketOrders, bound),
-			appendTrust(tx, s.Metadata),
-			tx.Raise(func(f *store.Floor) { raise(f, s.Floor) }),
-		)
-	})
-}
-
-// spill writes, and takes out of all, what is too much for one batch. It is what keeps
-// the node from doing things, so it may be durable before the rest.
-func (l *loop) spill(bucket string, all map[string]bundle.Digest) error {
-	for len(all) > digestsPerBatch {
-		part := map[string]bundle.Digest{}
-		for key, d := range all {
-			if len(part) == digestsPerBatch {
-				break
-			}
-			part[key] = d
-			delete(all, key)
-		}
-		if err := l.store.Update(func(tx *store.Tx) error { return putDigests(tx, bucket, part) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func putState(tx *store.Tx, s *upgrade.State) error {
-	if s == nil {
-		return nil
-	}
-	data, err := s.Marshal()
-	if err != nil {
-		return err
-	}
-	if _, err := tx.Append(journalUpgrade, data); err != nil {
-		return err
-	}
-	return tx.Put(bucketMachine, keyState, data)
-}
-
-func appendTrust(tx *store.Tx, digest bundle.Digest) error {
-	if digest.IsZero() {
-		return nil
-	}
-	_, err := tx.Append(journalTrust, []byte(digest.String()))
-	return err
-}
-
-func putDigests(tx *store.Tx, bucket string, digests map[string]bundle.Digest) error {
-	for key, d := range digests {
-		put := func() error { return tx.Put(bucket, key, []byte(d.String())) }
-		if d.IsZero() {
-			put = func() error { return tx.Delete(bucket, key) }
-		}
-		if err := put(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func byKey(digests map[bundle.Version]bundle.Digest) map[string]bundle.Digest {
-	m := map[string]bundle.Digest{}
-	for v, d := range digests {
-		m[strconv.FormatUint(uint64(v), 10)] = d
-	}
-	return m
-}
-
-// raise puts into the floor what must survive even the loss of the database.
-func raise(f *store.Floor, by *node.Floor) {
-	if by == nil {
-		return
-	}
-	f.Release, f.Root, f.Timestamp = by.Release, by.Root, by.Timestamp
-	f.Snapshot, f.Targets, f.Operator, f.Expired = by.Snapshot, by.Targets, by.Operator, by.Expired
-	f.Members = by.Members
-	f.Settled, f.Obeys = by.Promises.Settled, by.Promises.Obeys
-	f.Turned = by.Promises.Turned
-	f.EndedRelease, f.EndedCount = by.Promises.EndedRelease, by.Promises.EndedCount
-	f.RecordSeq = by.Numbers
 }
 
 // noteSaved goes on from a state that has just become durable.
@@ -286,13 +171,13 @@ func (l *loop) noteSaved(s upgrade.State) {
 
 // publish signs this node's record and passes it on.
 func (l *loop) publish(r view.Record) []node.Event {
-	signed, err := view.Sign(l.key, r)
+	signed, err := view.Sign(l.Key, r)
 	if err != nil {
 		l.log.Error("status not published", "err", err)
 		return nil
 	}
 	l.ring.Rumour(signed)
-	l.dirty[l.id] = true
+	l.dirty[l.ID] = true
 	return []node.Event{node.Told{Record: signed}}
 }
 
@@ -331,52 +216,30 @@ func (l *loop) check(c node.Check) {
 
 // checkPath reports what would fail on the way to the last release of a path.
 func (a *Agent) checkPath(ctx context.Context, running bundle.Version, path []bundle.Version) error {
-	old := a.slots.Path(running)
+	old := a.Slots.Path(running)
 	if err := a.fetchPath(ctx, path); err != nil { // it fetches again what the disk has lost
 		return err
 	}
-	if err := a.spaceFor(running, path); err != nil || len(path) == 0 {
+	if err := a.SpaceFor(running, path); err != nil || len(path) == 0 {
 		return err
 	}
 	way := path // whose transforms run
 	if path[0] < running {
 		way = []bundle.Version{running}
 	}
-	if err := errors.Join(a.keepsState(old, running, way[0]), a.slots.Ownable(running)); err != nil {
+	if err := errors.Join(a.keepsState(old, running, way[0]), a.Slots.Ownable(running)); err != nil {
 		return err
 	}
 	for _, v := range way {
 		cu, err := ask(a, &classUpgradeWanted{release: v})
 		if err == nil {
-			err = transforms.CanLimit(cu.Transform, a.account)
+			err = transforms.CanLimit(cu.Transform, a.Account)
 		}
 		if err != nil {
 			return fmt.Errorf("release %d: %w", v, err)
 		}
 	}
 	return a.fits(path[len(path)-1])
-}
-
-// spaceFor checks that the disk has room for slots like the running one, one for each
-// version of a path.
-func (a *Agent) spaceFor(running bundle.Version, path []bundle.Version) error {
-	var given []string
-	for _, v := range path {
-		states := []string{a.slots.Objects().FutureState(v), a.slots.Objects().Complement(v)}
-		if v < running {
-			states = []string{a.slots.Objects().PastState(running)}
-		}
-		for _, state := range states {
-			if state != "" {
-				given = append(given, state)
-			}
-		}
-	}
-	need, err := transforms.NeedBytes(a.slots.Path(running), given...)
-	if err != nil {
-		return err
-	}
-	return a.store.CheckSpace(need*int64(len(path)) + spareDisk)
 }
 
 // keepsState checks that the transform of a release, or its reverse where that is what runs,
@@ -417,7 +280,7 @@ func (l *loop) measureCopy(s upgrade.State) {
 		defer close(measured)
 		ctx, cancel := a.untilStopped()
 		defer cancel()
-		e, err := a.slots.EstimateCopy(ctx, s.Running)
+		e, err := a.Slots.EstimateCopy(ctx, s.Running)
 		if err != nil {
 			a.log.Info("not known how long the copy of the state will take", "err", err)
 			return

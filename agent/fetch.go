@@ -53,7 +53,7 @@ func (a *Agent) fetchPath(ctx context.Context, path []bundle.Version) error {
 // fetchArtifact fetches an artifact, as far as it is not here, and unpacks it. report is
 // called beside it, if it is not nil, until done is closed.
 func (a *Agent) fetchArtifact(ctx context.Context, art bundle.Artifact, report func(done <-chan struct{}, asm *artifact.Assembly)) (dir string, err error) {
-	asm, err := a.depot.Begin(art)
+	asm, err := a.Depot.Begin(art)
 	if err != nil {
 		return "", err
 	}
@@ -67,7 +67,7 @@ func (a *Agent) fetchArtifact(ctx context.Context, art bundle.Artifact, report f
 		_, err = asm.Finish()
 	}
 	if err = closeWith(err, asm); err == nil {
-		dir, err = a.depot.Ensure(ctx, art.Digest)
+		dir, err = a.Depot.Ensure(ctx, art.Digest)
 	}
 	if err != nil {
 		return "", fmt.Errorf("artifact %s: %w", art.Digest.Short(), err)
@@ -80,7 +80,7 @@ func (a *Agent) fetchArtifact(ctx context.Context, art bundle.Artifact, report f
 // long as that takes: there is nothing else to run. It is called beside the loop.
 func (a *Agent) unpacked(ctx context.Context, digest bundle.Digest) (dir string, err error) {
 	tell := func(text string) { a.tell(node.Alarm{Cause: causeSoftware, Text: text}) }
-	dir, err = a.depot.Ensure(ctx, digest)
+	dir, err = a.Depot.Ensure(ctx, digest)
 	if err == nil {
 		tell("") // it may have come another way
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"moult/agent/config"
+	"moult/agent/home"
 	"moult/agent/software"
 	"moult/agent/ways"
 )
@@ -18,19 +19,18 @@ import (
 // and its software too. Nothing else is touched; where there is nothing, nothing is
 // done.
 func Forget(cfg config.Config, log *slog.Logger) (err error) {
-	if _, err := os.Stat(filepath.Join(cfg.Data, identityFile)); err != nil {
+	if _, err := os.Stat(filepath.Join(cfg.Data, home.IdentityFile)); err != nil {
 		return fmt.Errorf("forget the node of data folder %s: it has no identity, so no agent ran there: %w", cfg.Data, err)
 	}
-	opened := &closers{}
-	defer func() { err = errors.Join(err, opened.close()) }()
-	f, err := openFolder(cfg, log, opened) // it holds the folder's lock
+	h, err := home.Open(cfg, log) // it holds the folder's lock
 	if err != nil {
 		return fmt.Errorf("forget the node: %w", err)
 	}
+	defer func() { err = errors.Join(err, h.Close()) }()
 	if pids := software.Find(cfg.Data, log).Processes(); len(pids) > 0 {
 		return fmt.Errorf("forget the node: its software runs, with process ID %d: stop it first", pids[0])
 	}
-	if err := ways.Remove(f.id, log); err != nil {
+	if err := ways.Remove(h.ID, log); err != nil {
 		return fmt.Errorf("forget the node: %w", err)
 	}
 	return nil

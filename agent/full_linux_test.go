@@ -7,8 +7,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"moult/agent/home"
+	"moult/agent/node"
 	"moult/agent/upgrade"
-	"moult/store"
 )
 
 // An agent comes up on a disk without a byte left, goes on from where it was, and says
@@ -30,7 +31,7 @@ func TestStartsOnFullDisk(t *testing.T) {
 	}
 	b := newBench(t, cfg, 0)
 	s := upgrade.State{Phase: upgrade.Current, Version: 1, Running: 1, Served: true}
-	if err := b.store.Update(func(tx *store.Tx) error { return putState(tx, &s) }); err != nil {
+	if err := b.Save(node.Save{State: &s}, home.Sets{}); err != nil {
 		t.Fatal(err)
 	}
 	b.close()

@@ -1,42 +1,15 @@
 package agent
 
 import (
-	"bytes"
 	"encoding/base64"
 	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
 
+	"moult/agent/home"
 	"moult/agent/membership"
 )
-
-// TestIdentityFlips: a key in which the disk has flipped a bit makes no other node.
-func TestIdentityFlips(t *testing.T) {
-	dir := t.TempDir()
-	key, made, err := loadIdentity(dir)
-	if err != nil || !made {
-		t.Fatal(made, err)
-	}
-	data, err := os.ReadFile(filepath.Join(dir, identityFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	refused := 0
-	for bit := range 8 * len(data) {
-		flipped := bytes.Clone(data)
-		flipped[bit/8] ^= 1 << (bit % 8)
-		got, err := parseIdentity(flipped)
-		if err != nil {
-			refused++
-		} else if !got.Equal(key) {
-			t.Errorf("bit %d of byte %d, in %.20q: another node", bit%8, bit/8, data[bit/8:])
-		}
-	}
-	if refused < 8*64 {
-		t.Errorf("%d flips are refused, so this shows little", refused)
-	}
-}
 
 // Secrets that others may read are used, with an alarm that has the command that mends it
 // and goes when that is done; those of a group of the agent's are how it is given them.
@@ -48,17 +21,17 @@ func TestSecretsOthersMayRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, text := range map[string]string{cfg.JoinToken: secret.String(), cfg.GossipKey: base64.StdEncoding.EncodeToString(make([]byte, gossipKeySize))} {
+	for path, text := range map[string]string{cfg.JoinToken: secret.String(), cfg.GossipKey: base64.StdEncoding.EncodeToString(make([]byte, 32))} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	b := newBench(t, cfg, 1)
-	files := secrets(cfg)
+	files := home.Secrets(cfg)
 	for i, read := range []func() error{
-		func() error { _, _, err := loadIdentity(cfg.Data); return err },
-		func() error { _, err := loadGossipKeys(cfg.GossipKey, b.cluster); return err },
-		func() error { _, err := b.enrol(); return err },
+		func() error { _, err := home.ReadIdentity(cfg.Data); return err },
+		func() error { _, err := b.GossipKeys(); return err },
+		func() error { _, err := b.Enrol(); return err },
 	} {
 		for _, c := range []struct {
 			mode  os.FileMode

@@ -16,9 +16,6 @@ import (
 	"moult/store/bundle/trust"
 )
 
-// injectPrefix begins the names of the files that injections arrive in.
-const injectPrefix = ".inject-"
-
 // Inject takes a bundle whole into a temporary file, checks every byte of it,
 // and only then keeps anything.
 func (b api) Inject(ctx context.Context, r io.Reader, signed *control.Signed) (control.Accepted, error) {
@@ -26,7 +23,7 @@ func (b api) Inject(ctx context.Context, r io.Reader, signed *control.Signed) (c
 		return control.Accepted{}, err
 	}
 	defer b.a.send(injectionEnded{})
-	f, err := os.CreateTemp(b.a.cfg.Data, injectPrefix+"*")
+	f, err := b.a.Arrival()
 	if err != nil {
 		return control.Accepted{}, fmt.Errorf("inject: %w", err)
 	}
@@ -35,7 +32,7 @@ func (b api) Inject(ctx context.Context, r io.Reader, signed *control.Signed) (c
 }
 
 func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *control.Signed) (control.Accepted, error) {
-	opened, err := archive.Receive(ctx, f, r, maxBundle, b.a.firstRoot)
+	opened, err := archive.Receive(ctx, f, r, maxBundle, b.a.FirstRoot)
 	if err != nil {
 		return control.Accepted{}, operator.Refusal(fmt.Errorf("inject: %w", err))
 	}
@@ -48,8 +45,8 @@ func (b api) inject(ctx context.Context, f *os.File, r io.Reader, signed *contro
 	if err != nil {
 		return control.Accepted{}, fmt.Errorf("inject: %w", err)
 	}
-	if err := b.keep(ctx, opened); err != nil {
-		return control.Accepted{}, err
+	if err := b.a.Keep(ctx, opened); err != nil {
+		return control.Accepted{}, fmt.Errorf("inject: %w", err)
 	}
 	accepted, err := ask(b.a, &bundleKept{bundle: opened, set: v, signed: *signed, contentOnly: content})
 	if err != nil {
@@ -111,7 +108,7 @@ func ownSigned(b *archive.Bundle) (*control.Signed, error) {
 // content says that they are already, and only what they name is to be kept.
 func (b api) judge(opened *archive.Bundle, signed *control.Signed) (v *trust.Verified, content bool, err error) {
 	n := opened.Head().Version
-	if v, err = b.a.verify(signed.Set); err != nil {
+	if v, err = b.a.Verify(signed.Set); err != nil {
 		return nil, false, operator.Refusal(err)
 	}
 	if ref, ok := v.Release(n); !ok || ref.Digest != bundle.Sum(opened.ManifestBytes(n)) {
@@ -128,19 +125,7 @@ func (l *loop) lacksContent(m *bundle.Manifest, digest bundle.Digest, v *trust.V
 	if ref, ok := l.trust.Release(m.Version); !ok || ref.Digest != digest || trust.Newer(l.trust, v) || len(trust.Conflicts(l.trust, v)) > 0 {
 		return false
 	}
-	for _, cu := range m.Classes {
-		for _, art := range cu.Artifacts {
-			if !l.depot.Has(art.Digest) {
-				return true
-			}
-		}
-		for _, blob := range cu.ObjectFiles() {
-			if !l.depot.HasBlob(blob.Digest) {
-				return true
-			}
-		}
-	}
-	return !l.depot.HasBlob(digest)
+	return !l.Has(m, digest)
 }
 
 // lacking lists the releases before n that nodes of this class are below, and of which
@@ -159,7 +144,7 @@ func (l *loop) lacking(n bundle.Version) (vs []bundle.Version) {
 			continue
 		}
 		cu, changes := m.Classes[l.cfg.Class]
-		if art, ok := cu.Artifact(l.platform); changes && ok && !l.depot.Has(art.Digest) {
+		if art, ok := cu.Artifact(l.platform); changes && ok && !l.Depot.Has(art.Digest) {
 			vs = append(vs, v)
 		}
 	}
@@ -203,43 +188,12 @@ func (l *loop) judge(m *bundle.Manifest, digest bundle.Digest, v *trust.Verified
 	if v.Digest() == l.trust.Digest() {
 		return control.Refused(fmt.Errorf("release %d is here already, without a rollout order", m.Version), "`moult inject` without --no-order hands one over")
 	}
-	if _, err := trust.Verify(l.firstRoot, l.trust, v.Set()); err != nil {
+	if _, err := trust.Verify(l.FirstRoot, l.trust, v.Set()); err != nil {
 		return operator.Refusal(err)
 	}
 	for n, data := range orders {
 		if err := l.checkOrder(v, n, data); err != nil {
 			return control.Refused(err, "somebody else has changed the rollout meanwhile: look at `moult status`, and try again")
-		}
-	}
-	return nil
-}
-
-// keep stores what the bundle brings: documents, rules and every platform's
-// artifact, so that other peers can fetch them here.
-func (b api) keep(ctx context.Context, opened *archive.Bundle) error {
-	var need int64
-	for _, c := range opened.Blobs() {
-		need += c.Length
-	}
-	if err := b.a.store.CheckSpace(3*need + spareDisk); err != nil {
-		return fmt.Errorf("inject: %w", err)
-	}
-	for n := range opened.Manifests() {
-		data := opened.ManifestBytes(n)
-		if _, err := b.a.depot.PutBlob(data); err != nil {
-			return fmt.Errorf("inject: %w", err)
-		}
-	}
-	for _, cu := range opened.Head().Classes {
-		for _, blob := range cu.ObjectFiles() {
-			if err := b.a.depot.TakeBlob(opened, blob); err != nil {
-				return fmt.Errorf("inject: %w", err)
-			}
-		}
-		for _, art := range cu.Artifacts {
-			if err := b.a.depot.TakeArtifact(ctx, opened, art); err != nil {
-				return fmt.Errorf("inject: artifact %s: %w", art.Digest.Short(), err)
-			}
 		}
 	}
 	return nil

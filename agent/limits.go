@@ -3,21 +3,10 @@ package agent
 import "time"
 
 const (
-	// maxKeyFile bounds identity and secret files, in bytes.
-	maxKeyFile = 16 << 10
-	// maxRootFile bounds the first root, in bytes.
-	maxRootFile = 1 << 20
 	// maxBundle bounds an injected bundle, in bytes.
 	maxBundle = 16 << 30
-	// recordsPerBatch bounds the records or peers that one transaction writes:
-	// at most 16 KiB each, so below what the store takes.
-	recordsPerBatch = 24
-	// digestsPerBatch bounds the digests of one kind that one transaction writes.
-	digestsPerBatch = 400
 	// inboxSize bounds the messages that wait for the loop; senders wait.
 	inboxSize = 256
-	// spareDisk is kept free beside what a transform needs, in bytes.
-	spareDisk = 64 << 20
 
 	documentTimeout = 5 * time.Second  // to fetch one document, before others are tried
 	objectsTimeout  = 30 * time.Second // for simulation objects to follow, before it is said

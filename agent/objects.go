@@ -9,11 +9,11 @@ import (
 	"slices"
 	"time"
 
+	"moult/agent/home"
 	"moult/agent/objects"
 	"moult/agent/software"
 	"moult/simlayer/host"
 	"moult/simlayer/so/wasm"
-	"moult/store"
 	"moult/store/bundle"
 )
 
@@ -21,7 +21,7 @@ import (
 func (l *loop) objectsConfig() objects.Config {
 	a := l.Agent
 	return objects.Config{
-		Platform: l.platform, Env: software.PlainEnvironment(l.account, l.cfg.Env), Depot: l.depot, States: l.slots.Objects(), Memory: observedBefore{a.store},
+		Platform: l.platform, Env: software.PlainEnvironment(l.Account, l.cfg.Env), Depot: l.Depot, States: l.Slots.Objects(), Memory: home.Observed{Home: a.Home},
 		Start: l.startHost, Get: a.getObject, Log: l.log,
 		Go: func(f func(context.Context)) {
 			ctx, cancel := a.untilStopped()
@@ -40,28 +40,16 @@ func (l *loop) noteObjects(e objects.Event) {
 	l.route()
 }
 
-// observedBefore keeps which objects were told of calls.
-type observedBefore struct{ store *store.Store }
-
-const keyObserved = "observed"
-
-func (o observedBefore) Load() ([]byte, bool, error) {
-	return o.store.Get(bucketMachine, keyObserved)
-}
-func (o observedBefore) Save(data []byte) error {
-	return o.store.Put(bucketMachine, keyObserved, data)
-}
-
 // getObject fetches, checks and unpacks what an object runs from. It is called beside
 // the loop.
 func (a *Agent) getObject(ctx context.Context, o objects.Object) (string, error) {
 	if blob, ok := o.What.Blob(); ok {
-		return a.depot.BlobPath(blob.Digest), a.fetchBlob(ctx, blob)
+		return a.Depot.BlobPath(blob.Digest), a.fetchBlob(ctx, blob)
 	}
 	if err := a.fetchPath(ctx, []bundle.Version{o.Release}); err != nil {
 		return "", err
 	}
-	return a.depot.Ensure(ctx, o.Program)
+	return a.Depot.Ensure(ctx, o.Program)
 }
 
 // objectsDir names the host of this node's objects.
@@ -69,7 +57,7 @@ func (a *Agent) objectsDir() string { return filepath.Join(a.cfg.Data, "run") }
 
 // hostConfig is how objects are run, but for the services.
 func (a *Agent) hostConfig() host.Config {
-	return host.Config{Dir: a.objectsDir(), Account: a.account, Env: software.PlainEnvironment(nil, nil), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log}
+	return host.Config{Dir: a.objectsDir(), Account: a.Account, Env: software.PlainEnvironment(nil, nil), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log}
 }
 
 func (l *loop) startHost() (objects.Host, error) {
@@ -135,7 +123,7 @@ func (a *Agent) compileAhead(ctx context.Context, path []bundle.Version) {
 		if err != nil || cu.Past.Kind != bundle.SimulateWasm {
 			continue
 		}
-		if err := host.Compile(ctx, a.hostConfig(), a.depot.BlobPath(cu.Past.Wasm.Digest)); err != nil && ctx.Err() == nil {
+		if err := host.Compile(ctx, a.hostConfig(), a.Depot.BlobPath(cu.Past.Wasm.Digest)); err != nil && ctx.Err() == nil {
 			a.log.Warn("the module of a simulation object is not compiled ahead, so callers may have to wait for it", "err", err)
 		}
 	}

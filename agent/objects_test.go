@@ -73,7 +73,7 @@ func (b *objectsBench) pack(script string) {
 	}
 	chunk := bundle.Chunk{Digest: bundle.Sum(tar.Bytes()), Length: int64(tar.Len())}
 	b.artifact = bundle.Artifact{Platform: b.platform, Digest: chunk.Digest, Length: chunk.Length, Chunks: []bundle.Chunk{chunk}}
-	as, err := b.depot.Begin(b.artifact)
+	as, err := b.Depot.Begin(b.artifact)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -235,7 +235,7 @@ func TestObjectsComeAndGo(t *testing.T) {
 	b.asks(b.at(2), "a", "by object: n: a")
 	b.until("the object runs", func() bool { return b.runs(2) })
 
-	state := b.slots.Objects().FutureState(2)
+	state := b.Slots.Objects().FutureState(2)
 	b.do(func() {
 		b.freeze(2)
 		b.route()
@@ -329,7 +329,7 @@ func TestObjectsOnTheWayDownAndBack(t *testing.T) {
 	if got, err := askLineOver(waiting, "third"); got != "by object: new: third" {
 		t.Errorf("who had waited is answered %q, %v", got, err)
 	}
-	if log := b.read(filepath.Join(b.slots.Objects().FutureState(2), "log")); log != "first\nsecond\nthird\n" {
+	if log := b.read(filepath.Join(b.Slots.Objects().FutureState(2), "log")); log != "first\nsecond\nthird\n" {
 		t.Errorf("the object's state is %q", log)
 	}
 }
@@ -353,7 +353,7 @@ func TestObjectsFollowTheNode(t *testing.T) {
 	b.do(func() { b.stops(); b.route() })
 	b.until("the objects know that nobody is there", func() bool { return len(b.objects.InForce().Node) == 0 })
 
-	if err := b.slots.Create(2); err != nil {
+	if err := b.Slots.Create(2); err != nil {
 		t.Fatal(err)
 	}
 	b.do(func() {
@@ -393,17 +393,17 @@ func TestMisled(t *testing.T) {
 // the past object's first.
 func TestTransformStates(t *testing.T) {
 	b := newObjectsBench(t, 1)
-	if err := b.slots.Create(1); err != nil {
+	if err := b.Slots.Create(1); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(b.slots.Path(1), "data"), []byte("data\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(b.Slots.Path(1), "data"), []byte("data\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	b.do(func() { b.brings(1); b.brings(2, "slow"); b.serves(1, "n") })
 	b.until("callers of version 2 are answered", b.answered(2))
 	b.asks(b.at(2), "a", "by object: n: a")
 	b.until("the object runs", func() bool { return b.runs(2) })
-	state := b.slots.Objects().FutureState(2)
+	state := b.Slots.Objects().FutureState(2)
 
 	down := upgrade.State{Phase: upgrade.Transforming, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}, Step: 1}
 	b.do(func() { b.in(down); b.stops(); b.objects.Part(); b.route() })
@@ -425,7 +425,7 @@ func TestTransformStates(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]string{"end": "the end\n", "data": "data\n"} {
-		if got := b.read(filepath.Join(b.slots.Path(2), file)); got != want {
+		if got := b.read(filepath.Join(b.Slots.Path(2), file)); got != want {
 			t.Errorf("the new slot has %q in %s", got, file)
 		}
 	}
@@ -435,7 +435,7 @@ func TestTransformStates(t *testing.T) {
 	})
 	b.until("callers of version 1 are answered", b.answered(1))
 	b.asks(b.at(1), "b", "by object: m: b")
-	past, err := b.slots.Objects().Past(2)
+	past, err := b.Slots.Objects().Past(2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -450,10 +450,10 @@ func TestTransformStates(t *testing.T) {
 func TestTransformAfterCrash(t *testing.T) {
 	b := newObjectsBench(t, 1)
 	b.pack(`cd "$MOULT_FUTURE_STATE" && for f in $(ls -A); do echo "$f=$(cat $f)"; done > "$MOULT_NEW/seen"`)
-	if err := b.slots.Create(1); err != nil {
+	if err := b.Slots.Create(1); err != nil {
 		t.Fatal(err)
 	}
-	state, err := b.slots.Objects().Future(2)
+	state, err := b.Slots.Objects().Future(2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -487,7 +487,7 @@ func TestTransformAfterCrash(t *testing.T) {
 	if err := b.transform(t.Context(), upgrade.Transform{Step: 1, From: 1, To: 2}); err != nil {
 		t.Fatal(err)
 	}
-	if got := b.read(filepath.Join(b.slots.Path(2), "seen")); got != "a=1\nb=2\n" {
+	if got := b.read(filepath.Join(b.Slots.Path(2), "seen")); got != "a=1\nb=2\n" {
 		t.Errorf("the transform has seen %q", got)
 	}
 }
@@ -587,7 +587,7 @@ func TestNoProgramForPlatform(t *testing.T) {
 // become another version.
 func TestObjectsFoundBeforeCallers(t *testing.T) {
 	b := &objectsBench{bench: newBench(t, benchConfig(t), 1)}
-	module, err := b.depot.PutBlob([]byte("no module, but who is told so is answered"))
+	module, err := b.Depot.PutBlob([]byte("no module, but who is told so is answered"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -614,7 +614,7 @@ func TestObjectsFoundBeforeCallers(t *testing.T) {
 // The module of the past object is compiled before the node goes down.
 func TestCompileAhead(t *testing.T) {
 	b := newBench(t, benchConfig(t), 1)
-	module, err := b.depot.PutBlob([]byte("\x00asm\x01\x00\x00\x00\x01\x04\x01\x60\x00\x00\x03\x02\x01\x00\x0a\x04\x01\x02\x00\x0b"))
+	module, err := b.Depot.PutBlob([]byte("\x00asm\x01\x00\x00\x00\x01\x04\x01\x60\x00\x00\x03\x02\x01\x00\x0a\x04\x01\x02\x00\x0b"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -655,17 +655,17 @@ func TestAwaitObjects(t *testing.T) {
 func TestStateThatCannotBeCopied(t *testing.T) {
 	b := newObjectsBench(t, 1)
 	b.do(func() { b.brings(2); b.releases(3, 3) })
-	out := filepath.Join(b.slots.Path(1), "out")
-	if err := os.MkdirAll(b.slots.Path(1), 0o700); err != nil {
+	out := filepath.Join(b.Slots.Path(1), "out")
+	if err := os.MkdirAll(b.Slots.Path(1), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("/etc/hosts", out); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.keepsState(b.slots.Path(1), 1, 3); err == nil || !strings.Contains(err.Error(), "release 3 copies the state: "+out) {
+	if err := b.keepsState(b.Slots.Path(1), 1, 3); err == nil || !strings.Contains(err.Error(), "release 3 copies the state: "+out) {
 		t.Errorf("a release without a transform program: %v, want the file's name", err)
 	}
-	if err := b.keepsState(b.slots.Path(1), 1, 2); err != nil {
+	if err := b.keepsState(b.Slots.Path(1), 1, 2); err != nil {
 		t.Errorf("a release with one: %v", err)
 	}
 }

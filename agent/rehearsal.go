@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -19,9 +18,6 @@ import (
 	"moult/store/bundle/archive"
 	"moult/transforms"
 )
-
-// rehearsals is the folder of rehearsals: beside the slots, whose paths are absolute.
-func (f *folder) rehearsals() string { return filepath.Join(f.slots.Path(0), "..", "..", "rehearsal") }
 
 // perhapsRehearse rehearses, after a pause where that could not be done before.
 func (a *Agent) perhapsRehearse(ctx context.Context, x upgrade.Rehearse) upgrade.Event {
@@ -66,7 +62,7 @@ func (a *Agent) rehearse(ctx context.Context, x upgrade.Rehearse) (r rehearse.Re
 			}
 			return r, err
 		}
-		path = append(path, rehearse.Passed{Version: v, ClassUpgrade: cu, Dir: dir, Depot: a.depot})
+		path = append(path, rehearse.Passed{Version: v, ClassUpgrade: cu, Dir: dir, Depot: a.Depot})
 	}
 	plan, err := ask(a, &planWanted{version: x.Path[len(x.Path)-1]})
 	if err != nil {
@@ -81,16 +77,16 @@ func (a *Agent) rehearse(ctx context.Context, x upgrade.Rehearse) (r rehearse.Re
 
 // rehearsePath runs releases on a copy of the state of from, and starts the last as plan says.
 func (a *Agent) rehearsePath(ctx context.Context, from bundle.Version, path []rehearse.Passed, plan software.Plan, watch func(control.RehearsalNews)) (r rehearse.Report, err error) {
-	j := rehearse.Job{Folder: a.rehearsals(), Node: a.id, From: from, State: a.slots.Path(from), Account: a.account, Former: a.former, Watch: watch}
+	j := rehearse.Job{Folder: a.Rehearsals(), Node: a.ID, From: from, State: a.Slots.Path(from), Account: a.Account, Former: a.Former, Watch: watch}
 	for _, p := range path {
-		j.Add(p, a.slots.Objects(), software.PlainEnvironment(a.account, a.cfg.Env))
+		j.Add(p, a.Slots.Objects(), software.PlainEnvironment(a.Account, a.cfg.Env))
 	}
 	if err := a.soft.Rehearse(plan, &j); err != nil {
 		return r, err
 	}
 	need, err := j.Need()
 	if err == nil {
-		err = a.store.CheckSpace(need)
+		err = a.Store.CheckSpace(need)
 	}
 	if err == nil {
 		r, err = rehearse.Run(ctx, j, a.log)
@@ -98,9 +94,6 @@ func (a *Agent) rehearsePath(ctx context.Context, from bundle.Version, path []re
 	}
 	return r, err
 }
-
-// demandedFolder is where the bundle is kept that somebody wants rehearsed, and what is in it.
-func (f *folder) demandedFolder() string { return f.rehearsals() + "-bundle" }
 
 // demand is a rehearsal that somebody has asked for; the zero demand is none. It is one of
 // the loop's works until it has ended.
@@ -172,7 +165,7 @@ type way struct {
 func (l *loop) wayTo(b *archive.Bundle) (w way, err error) {
 	goal := b.Head().Version
 	w.from = l.node.State().Running
-	if err := operator.CheckRehearsal(l.firstRoot, l.trust, b, w.from); err != nil {
+	if err := operator.CheckRehearsal(l.FirstRoot, l.trust, b, w.from); err != nil {
 		return w, err
 	}
 	if err := l.expired(); err != nil {
@@ -213,7 +206,7 @@ func (b api) Rehearse(ctx context.Context, r io.Reader, told func(control.Rehear
 		}
 	})
 	report, err = b.a.rehearseBundle(ctx, r, told)
-	if removeErr := transforms.RemoveTree(b.a.demandedFolder()); removeErr != nil {
+	if removeErr := transforms.RemoveTree(b.a.DemandedFolder()); removeErr != nil {
 		b.a.log.Warn("the bundle of a rehearsal is not removed", "err", removeErr)
 	}
 	if err != nil && ctx.Err() != nil {
@@ -226,7 +219,7 @@ func (b api) Rehearse(ctx context.Context, r io.Reader, told func(control.Rehear
 }
 
 func (a *Agent) rehearseBundle(ctx context.Context, r io.Reader, told func(control.RehearsalNews)) (report control.Rehearsal, err error) {
-	b, err := rehearse.Receive(ctx, r, maxBundle, a.demandedFolder(), a.firstRoot, a.account)
+	b, err := rehearse.Receive(ctx, r, maxBundle, a.DemandedFolder(), a.FirstRoot, a.Account)
 	if err != nil {
 		return report, operator.Refusal(err)
 	}
@@ -245,11 +238,11 @@ func (a *Agent) rehearseBundle(ctx context.Context, r io.Reader, told func(contr
 		return report, err
 	}
 	report = control.Rehearsal{
-		Node: a.cfg.Name, ID: a.id, Class: a.cfg.Class, Release: plan.Version, Digest: bundle.Sum(b.ManifestBytes(plan.Version)), From: w.from, Path: w.path,
+		Node: a.cfg.Name, ID: a.ID, Class: a.cfg.Class, Release: plan.Version, Digest: bundle.Sum(b.ManifestBytes(plan.Version)), From: w.from, Path: w.path,
 		Took: bundle.Duration(found.Took), Stages: found.Stages,
 	}
 	report.Outcome, report.Reason = found.Found(err)
-	if last := path[len(path)-1]; last.Future.Stateful() && a.slots.Objects().FutureState(last.Version) == "" {
+	if last := path[len(path)-1]; last.Future.Stateful() && a.Slots.Objects().FutureState(last.Version) == "" {
 		report.Lacks(fmt.Sprintf("the transform had no state of the future object of release %d, which has not run here: nodes rehearse with it once the release is ordered", last.Version))
 	}
 	return report, nil
@@ -263,7 +256,7 @@ func (a *Agent) passedTo(ctx context.Context, b *rehearse.Bundled, path []bundle
 		if err != nil {
 			return nil, plan, control.Refused(fmt.Errorf("the software of release %d, by which this node goes to release %d, is not here", v, path[len(path)-1]), node.Bring(v))
 		}
-		all = append(all, rehearse.Passed{Version: v, ClassUpgrade: cu, Dir: dir, Depot: a.depot})
+		all = append(all, rehearse.Passed{Version: v, ClassUpgrade: cu, Dir: dir, Depot: a.Depot})
 	}
 	last, err := b.Unpack(ctx, a.cfg.Class, a.platform, a.log)
 	if err == nil {

@@ -9,11 +9,11 @@ import (
 	"slices"
 	"time"
 
+	"moult/agent/home"
 	"moult/agent/node"
 	"moult/gossip"
 	"moult/gossip/swarm"
 	"moult/gossip/view"
-	"moult/store"
 	"moult/store/bundle"
 )
 
@@ -104,7 +104,7 @@ func (l *loop) merge(from bundle.NodeID, records []view.Signed) (news []view.Sig
 	for _, id := range changed {
 		l.dirty[id] = true
 		l.noteName(id)
-		if s, ok := l.node.View().Signed(id); ok && id != l.id {
+		if s, ok := l.node.View().Signed(id); ok && id != l.ID {
 			news = append(news, s)
 		}
 	}
@@ -114,15 +114,8 @@ func (l *loop) merge(from bundle.NodeID, records []view.Signed) (news []view.Sig
 // persistView writes the records that have changed to the store, some at a
 // time. They are a cache: what is lost comes back from peers.
 func (l *loop) persistView() {
-	for batch := range slices.Chunk(slices.Collect(maps.Keys(l.dirty)), recordsPerBatch) {
-		err := l.store.Update(func(tx *store.Tx) error {
-			for _, id := range batch {
-				if err := l.putRecord(tx, id); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+	for batch := range slices.Chunk(slices.Collect(maps.Keys(l.dirty)), home.RecordsPerBatch) {
+		err := l.remember(batch)
 		if err != nil {
 			l.log.Warn("view not written to the store", "err", err)
 			return
@@ -133,23 +126,33 @@ func (l *loop) persistView() {
 	}
 }
 
-// putRecord writes what is known of a node, and the name that is its.
-func (l *loop) putRecord(tx *store.Tx, id bundle.NodeID) error {
+func (l *loop) remember(batch []bundle.NodeID) error {
+	var all []home.Known
+	for _, id := range batch {
+		known, err := l.knownOf(id)
+		if err != nil {
+			return err
+		}
+		all = append(all, known)
+	}
+	return l.Remember(all)
+}
+
+// knownOf is what is to be kept of a node; of one that was forgotten, nothing.
+func (l *loop) knownOf(id bundle.NodeID) (home.Known, error) {
+	known := home.Known{Node: id}
 	s, ok := l.node.View().Signed(id)
-	if !ok { // it was forgotten
-		return errors.Join(tx.Delete(bucketView, id.String()), tx.Delete(bucketNames, id.String()))
+	if !ok {
+		return known, nil
 	}
-	raw, err := s.Marshal()
-	if err != nil {
-		return err
-	}
-	if err := tx.Put(bucketView, id.String(), raw); err != nil {
-		return err
+	var err error
+	if known.Record, err = s.Marshal(); err != nil {
+		return known, err
 	}
 	if r, ok := l.node.View().Get(id); ok && l.noteName(id) {
-		return tx.Put(bucketNames, id.String(), []byte(r.Name))
+		known.Name = r.Name
 	}
-	return tx.Delete(bucketNames, id.String())
+	return known, nil
 }
 
 // noteName tells the ring what name a node says it has, and reports whether that is the
@@ -203,26 +206,20 @@ func ownerOf(r view.Record) gossip.Owner { return gossip.Owner{Name: r.Name, ID:
 // that had them in an earlier run, for records alone do not tell who had one before the
 // other.
 func (l *loop) owners() (all []gossip.Owner, err error) {
-	had := map[bundle.NodeID]bool{}
+	names, err := l.Names()
+	if err != nil {
+		return nil, err
+	}
+	had := func(r view.Record) bool { return r.Name != "" && names[r.Node] == r.Name }
 	named := func(r view.Record) bool {
 		e, ok := l.node.Members().Member(r.Node)
 		return ok && e.Name == r.Name && l.node.Closed()
 	}
-	err = l.store.Each(bucketNames, func(key string, name []byte) error {
-		id, err := bundle.ParseNodeID(key)
-		if r, ok := l.node.View().Get(id); err == nil && ok && r.Name == string(name) {
-			had[id] = true
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
 	all = l.unheard()
 	for _, turn := range []func(view.Record) bool{
 		named,
-		func(r view.Record) bool { return had[r.Node] && !named(r) },
-		func(r view.Record) bool { return !had[r.Node] && !named(r) },
+		func(r view.Record) bool { return had(r) && !named(r) },
+		func(r view.Record) bool { return !had(r) && !named(r) },
 	} {
 		for r := range l.node.View().All() {
 			if turn(r) && !l.node.Stranger(r.Node) {
@@ -234,26 +231,13 @@ func (l *loop) owners() (all []gossip.Owner, err error) {
 	return all, nil
 }
 
-// restoreView reads the records that earlier runs had seen.
-func (a *Agent) restoreView(m *node.Memory) error {
-	return a.store.Each(bucketView, func(key string, raw []byte) error {
-		s, err := view.ParseSigned(raw)
-		if err != nil {
-			a.log.Warn("stored record not taken", "node", key, "err", err)
-			return nil
-		}
-		m.Records = append(m.Records, s)
-		return nil
-	})
-}
-
 func callerOf(r *http.Request) swarm.Caller {
 	id, _ := gossip.PeerID(r.Context()) // there is always one
 	return swarm.Caller{From: gossip.SourceOf(r), Peer: id}
 }
 
 func (l *loop) openRing(c *closers) error {
-	keys, err := loadGossipKeys(l.cfg.GossipKey, l.cluster)
+	keys, err := l.GossipKeys()
 	if err != nil {
 		return err
 	}
@@ -262,13 +246,13 @@ func (l *loop) openRing(c *closers) error {
 	}
 	a := l.Agent
 	cfg := gossip.DefaultConfig()
-	cfg.Name, cfg.Key, cfg.Cluster, cfg.GossipKey = l.cfg.Name, l.key, l.cluster, keys[0]
+	cfg.Name, cfg.Key, cfg.Cluster, cfg.GossipKey = l.cfg.Name, l.Key, l.Cluster, keys[0]
 	if len(keys) > 1 {
 		cfg.OtherGossipKey = keys[1]
 	}
 	cfg.Bind, cfg.Advertise, cfg.SyncInterval = l.cfg.Bind, l.cfg.Advertise, l.cfg.SyncInterval
 	cfg.Replica, cfg.Log = replica{a}, l.log
-	cfg.Handler = swarm.NewServer(l.depot, swarm.ServerOptions{Log: l.log, Caller: callerOf})
+	cfg.Handler = swarm.NewServer(l.Depot, swarm.ServerOptions{Log: l.log, Caller: callerOf})
 	cfg.Query = l.answerQuery
 	cfg.Peers = l.seeds
 	if cfg.Owners, err = l.owners(); err != nil {
@@ -284,18 +268,9 @@ func (l *loop) openRing(c *closers) error {
 	return nil
 }
 
-// remembered returns the addresses of peers seen in earlier runs.
-func (a *Agent) remembered() (addrs []string, err error) {
-	err = a.store.Each(bucketPeers, func(addr string, _ []byte) error {
-		addrs = append(addrs, addr)
-		return nil
-	})
-	return addrs, err
-}
-
 // seeds returns the addresses to join by: those configured, those remembered.
 func (a *Agent) seeds() []string {
-	addrs, err := a.remembered()
+	addrs, err := a.Peers()
 	if err != nil {
 		a.log.Warn("remembered peers not read", "err", err)
 	}
@@ -305,14 +280,14 @@ func (a *Agent) seeds() []string {
 // noteMembers notes who is alive, and keeps the addresses of peers, so that a
 // full outage heals without flags.
 func (l *loop) noteMembers() {
-	alive := map[bundle.NodeID]bool{l.id: true}
+	alive := map[bundle.NodeID]bool{l.ID: true}
 	fresh := map[string]string{}
 	for _, m := range l.ring.Members() {
 		if m.Status != gossip.StatusAlive {
 			continue
 		}
 		alive[m.ID] = true
-		if m.ID != l.id && !l.known[m.Addr] && len(fresh) < recordsPerBatch {
+		if m.ID != l.ID && !l.known[m.Addr] && len(fresh) < home.RecordsPerBatch {
 			fresh[m.Addr] = m.Name
 		}
 	}
@@ -320,14 +295,7 @@ func (l *loop) noteMembers() {
 	if len(fresh) == 0 {
 		return
 	}
-	err := l.store.Update(func(tx *store.Tx) error {
-		for addr, name := range fresh {
-			if err := tx.Put(bucketPeers, addr, []byte(name)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := l.AddPeers(fresh)
 	if err != nil {
 		l.log.Warn("peers not remembered", "err", err)
 		return
@@ -343,7 +311,7 @@ type ringPeers struct{ a *Agent }
 func (p ringPeers) Peers() []swarm.Peer {
 	var peers []swarm.Peer
 	for _, m := range p.a.ring.Members() {
-		if m.ID != p.a.id && m.Status == gossip.StatusAlive {
+		if m.ID != p.a.ID && m.Status == gossip.StatusAlive {
 			peers = append(peers, swarm.Peer{ID: m.ID})
 		}
 	}

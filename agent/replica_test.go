@@ -72,7 +72,7 @@ func TestEnrolledNames(t *testing.T) {
 		if b.ring.Own(owner(member, "m1")) {
 			t.Fatal("it has the name already, so this shows nothing")
 		}
-		b.closeRing(membership.Member{Node: b.id, Name: "n1", Class: "kv"}, membership.Member{Node: member, Name: "m1", Class: "kv"}, membership.Member{Node: unheard, Name: "m2", Class: "kv"})
+		b.closeRing(membership.Member{Node: b.ID, Name: "n1", Class: "kv"}, membership.Member{Node: member, Name: "m1", Class: "kv"}, membership.Member{Node: unheard, Name: "m2", Class: "kv"})
 		if b.ring.Own(owner(squatter, "m1")) || b.ring.Own(owner(squatter, "m2")) {
 			t.Error("a stranger has a name that another is enrolled by")
 		}
@@ -120,11 +120,12 @@ func TestNamesBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.do(func() {
-		names := func() (n int) {
-			if err := b.store.Each(bucketNames, func(string, []byte) error { n++; return nil }); err != nil {
+		names := func() int {
+			all, err := b.Names()
+			if err != nil {
 				t.Fatal(err)
 			}
-			return n
+			return len(all)
 		}
 		before := names()
 		for i := range 20 {
@@ -134,7 +135,7 @@ func TestNamesBounded(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.merge(b.id, []view.Signed{s})
+			b.merge(b.ID, []view.Signed{s})
 			b.persistView()
 		}
 		if n := names(); n > before+2 {
@@ -168,7 +169,7 @@ func TestJoinTokenGone(t *testing.T) {
 	cfg := benchConfig(t)
 	cfg.JoinToken = filepath.Join(t.TempDir(), "join.token")
 	b := newBench(t, cfg, 1)
-	if e, err := b.enrol(); err != nil || !e.IsZero() {
+	if e, err := b.Enrol(); err != nil || !e.IsZero() {
 		t.Fatalf("without a token: %v, %v", e, err)
 	}
 	secret, err := membership.NewSecret()
@@ -178,14 +179,14 @@ func TestJoinTokenGone(t *testing.T) {
 	if err := os.WriteFile(cfg.JoinToken, []byte(secret.String()+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	signed, err := b.enrol()
-	if err != nil || !reflect.DeepEqual(signed, secret.Enrol(b.id, "kv")) {
+	signed, err := b.Enrol()
+	if err != nil || !reflect.DeepEqual(signed, secret.Enrol(b.ID, "kv")) {
 		t.Fatalf("by a token: %v, %v", signed, err)
 	}
 	if err := os.Remove(cfg.JoinToken); err != nil {
 		t.Fatal(err)
 	}
-	if e, err := b.enrol(); err != nil || !reflect.DeepEqual(e, signed) {
+	if e, err := b.Enrol(); err != nil || !reflect.DeepEqual(e, signed) {
 		t.Errorf("the token is gone: %v, %v", e, err)
 	}
 	another := benchConfig(t)
@@ -194,10 +195,10 @@ func TestJoinTokenGone(t *testing.T) {
 	if err := os.WriteFile(cfg.JoinToken, []byte("no token"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if e, err := b.enrol(); err != nil || !reflect.DeepEqual(e, signed) {
+	if e, err := b.Enrol(); err != nil || !reflect.DeepEqual(e, signed) {
 		t.Errorf("the token is none any more: %v, %v", e, err)
 	}
-	if _, err := fresh.enrol(); err == nil || !strings.Contains(err.Error(), "not a join token") {
+	if _, err := fresh.Enrol(); err == nil || !strings.Contains(err.Error(), "not a join token") {
 		t.Errorf("no token, and nothing signed: %v", err)
 	}
 }

@@ -5,8 +5,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"moult/agent/home"
+	"moult/agent/node"
 	"moult/agent/upgrade"
-	"moult/store"
 	"moult/store/bundle"
 )
 
@@ -16,18 +17,18 @@ func TestFloorLostWithJournalsEnd(t *testing.T) {
 	cfg := benchConfig(t)
 	b := newBench(t, cfg, 0)
 	s := upgrade.State{Step: 4, Phase: upgrade.Transforming, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}}
-	if err := b.store.Update(func(tx *store.Tx) error { return putState(tx, &s) }); err != nil {
+	if err := b.Save(node.Save{State: &s}, home.Sets{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, v := range []bundle.Version{1, 2} { // what was written after that: 2 was admitted
-		if err := b.slots.Create(v); err != nil {
+		if err := b.Slots.Create(v); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := b.slots.Switch(2); err != nil {
+	if err := b.Slots.Switch(2); err != nil {
 		t.Fatal(err)
 	}
-	written := filepath.Join(b.slots.Path(2), "acknowledged")
+	written := filepath.Join(b.Slots.Path(2), "acknowledged")
 	if err := os.WriteFile(written, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"moult/agent/config"
+	"moult/agent/home"
 	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
@@ -97,11 +98,12 @@ func openBench(t *testing.T, cfg config.Config) *bench {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	c := &closers{}
-	f, err := openFolder(cfg, log, c)
+	h, err := home.Open(cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{loop: newLoop(f, cfg, log, func() {}), t: t, tests: make(chan func()), ended: make(chan struct{}), frozen: map[bundle.Version]bundle.Digest{}}
+	c.add(h.Close)
+	b := &bench{loop: newLoop(h, cfg, log, func() {}), t: t, tests: make(chan func()), ended: make(chan struct{}), frozen: map[bundle.Version]bundle.Digest{}}
 	b.close = sync.OnceFunc(func() {
 		close(b.stopped)
 		b.work.Wait()
@@ -168,7 +170,7 @@ func (b *bench) do(f func()) {
 // What the node knows of releases, and of its software, stays.
 func (b *bench) in(s upgrade.State) {
 	b.t.Helper()
-	m := node.Memory{State: &s, Floor: floorOf(b.store.Floor()), Metadata: metadataOf(b.trust), Frozen: b.frozen}
+	m := node.Memory{State: &s, Floor: b.Floor(), Metadata: node.MetadataOf(b.trust), Frozen: b.frozen}
 	for r := range b.node.View().All() {
 		signed, _ := b.node.View().Signed(r.Node)
 		m.Records = append(m.Records, signed)
@@ -292,7 +294,7 @@ func (b *bench) peer(change func(*view.Record)) bundle.NodeID {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.merge(b.id, []view.Signed{s})
+	b.merge(b.ID, []view.Signed{s})
 	return bundle.NodeIDOf(key.Public().(ed25519.PublicKey))
 }
 

@@ -55,9 +55,9 @@ func (l *loop) startLayer(cfg simlayer.Config, left software.Left) (*simlayer.La
 // lookAfter has the node's software looked after, on the layer.
 func (a *Agent) lookAfter(left software.Left) *software.Software {
 	cfg := software.Config{
-		Data: a.cfg.Data, Node: a.id, KernelName: ways.KernelName(a.id), Services: map[string]string{}, Env: a.cfg.Env,
-		Proxied: a.ways.Egress.Kind == config.EgressProxy, Layer: a.layer, State: a.slots.Path, Unpacked: a.unpacked,
-		Plan: a.plan, Account: a.account, Former: a.former, Own: a.slots.Own, Log: a.log,
+		Data: a.cfg.Data, Node: a.ID, KernelName: ways.KernelName(a.ID), Services: map[string]string{}, Env: a.cfg.Env,
+		Proxied: a.ways.Egress.Kind == config.EgressProxy, Layer: a.layer, State: a.Slots.Path, Unpacked: a.unpacked,
+		Plan: a.plan, Account: a.Account, Former: a.Former, Own: a.Slots.Own, Log: a.log,
 	}
 	cfg.Tell = func(e software.Event) error {
 		_, err := ask(a, &softwareSaid{event: e})
@@ -148,18 +148,10 @@ func (l *loop) sample() {
 
 // plan says how version v is started. It is called beside the loop.
 func (a *Agent) plan(v bundle.Version) (software.Plan, error) {
-	if text := a.lacksState(v); text != "" {
+	if text := a.LacksState(v); text != "" {
 		return software.Plan{}, errors.New(text) // software would begin with none
 	}
 	return ask(a, &planWanted{version: v})
-}
-
-// lacksState says that there is no slot of version v; "" where there is one.
-func (a *Agent) lacksState(v bundle.Version) string {
-	if v == 0 || a.slots.Exists(v) {
-		return ""
-	}
-	return fmt.Sprintf("the state of version %d, which this node runs, is gone from %s: restore it from a backup", v, a.slots.Path(v))
 }
 
 func (l *loop) planOf(v bundle.Version) (software.Plan, error) {
@@ -171,13 +163,13 @@ func (l *loop) planOf(v bundle.Version) (software.Plan, error) {
 				err = fmt.Errorf("release %d has no software for %s", v, l.platform)
 			}
 			p.Artifact = art.Digest
-			p.Dir, _ = l.depot.Dir(art.Digest) // made sure of before it is started
+			p.Dir, _ = l.Depot.Dir(art.Digest) // made sure of before it is started
 			return p, err
 		}
 	}
 	if ad := l.cfg.Adopt; ad != nil && ad.Version == v {
 		p, err := l.planWith(v, bundle.ClassUpgrade{Command: ad.Command, Health: ad.Health, Services: ad.Services, Placeholders: true})
-		p.Dir = l.slots.Path(v)
+		p.Dir = l.Slots.Path(v)
 		return p, err
 	}
 	return software.Plan{}, fmt.Errorf("how to start version %d is not known here: neither a release nor an adopt block says how", v)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"moult/agent/config"
+	"moult/agent/home"
 	"moult/agent/process"
 	"moult/agent/upgrade"
 	"moult/store/bundle"
@@ -48,7 +49,7 @@ func newSoftwareBench(t *testing.T, cfg config.Config) *bench {
 func endSoftware(t *testing.T, data string) {
 	t.Helper()
 	t.Cleanup(func() {
-		key, _, err := loadIdentity(data)
+		key, err := home.ReadIdentity(data)
 		if err != nil {
 			t.Error(err)
 			return

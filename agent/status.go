@@ -17,7 +17,7 @@ import (
 
 // report is what people are told of the cluster.
 func (l *loop) report() report.Peer {
-	return report.Peer{ID: l.id, Cluster: l.cluster, Node: l.node, Trust: l.trust, Now: time.Now()}
+	return report.Peer{ID: l.ID, Cluster: l.Cluster, Node: l.node, Trust: l.trust, Now: time.Now()}
 }
 
 // status is the cluster as this peer sees it. heard is who answered just now;
@@ -65,7 +65,7 @@ func (a *Agent) snapshot(ctx context.Context) (x metrics.Snapshot, err error) {
 		return x, err
 	}
 	stats := a.layer.Stats()
-	x.Node, x.InFlight, x.Held, x.LongestHold = a.id, stats.InFlight, stats.Held, stats.LongestHold
+	x.Node, x.InFlight, x.Held, x.LongestHold = a.ID, stats.InFlight, stats.Held, stats.LongestHold
 	for _, n := range a.fetch.Stats() {
 		x.Fetched += n
 	}

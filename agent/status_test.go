@@ -64,7 +64,7 @@ func TestLocal(t *testing.T) {
 		t.Errorf("by service: %+v, want 2 calls", got)
 	}
 	t.Run("a rules file that does not parse", func(t *testing.T) {
-		rules, err := b.depot.PutBlob([]byte("no rules {"))
+		rules, err := b.Depot.PutBlob([]byte("no rules {"))
 		if err != nil {
 			t.Fatal(err)
 		}

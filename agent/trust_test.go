@@ -164,7 +164,7 @@ func (p *publisher) sign(o *schedule.Order) []byte {
 func (j *judgeBench) bring(docs ...[]byte) {
 	j.t.Helper()
 	for _, d := range docs {
-		if _, err := j.depot.PutBlob(d); err != nil {
+		if _, err := j.Depot.PutBlob(d); err != nil {
 			j.t.Fatal(err)
 		}
 	}
@@ -236,8 +236,8 @@ func TestFreezeAll(t *testing.T) {
 	}
 	ref, _ := ours.Release(2)
 	j = j.restarted()
-	held, err := j.digests(bucketFrozen)
-	if !slices.Equal(j.frozen(), []bundle.Version{2, 3}) || err != nil || held[2] != ref.Digest {
+	held, err := j.Recall(0)
+	if !slices.Equal(j.frozen(), []bundle.Version{2, 3}) || err != nil || held.Frozen[2] != ref.Digest {
 		t.Errorf("after a restart: frozen %v", j.frozen())
 	}
 	// The next release does not thaw them.
@@ -304,7 +304,7 @@ func TestFloorRefuses(t *testing.T) {
 		"release":   func(f *store.Floor) { f.Release = 2 },
 	} {
 		j := newJudge(t, p.FirstRoot())
-		if err := j.store.Raise(raise); err != nil {
+		if err := j.Store.Raise(raise); err != nil {
 			t.Fatal(err)
 		}
 		j = j.restarted()
@@ -464,7 +464,7 @@ func TestDocumentsStay(t *testing.T) {
 		t.Error("unchanged documents were parsed again")
 	}
 	// One that has left the disk is fetched again, and stays in force meanwhile.
-	if _, err := j.depot.Sweep(nil); err != nil {
+	if _, err := j.Depot.Sweep(nil); err != nil {
 		t.Fatal(err)
 	}
 	j.step(node.LookAgain{})

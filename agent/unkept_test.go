@@ -23,7 +23,7 @@ func TestUnkeptComesAgain(t *testing.T) {
 	j := newJudge(t, ours.FirstRoot())
 	full := true
 	var err error
-	if j.depot, err = artifact.Open(filepath.Join(j.cfg.Data, "artifacts"), artifact.Options{CheckSpace: func(string, int64) error {
+	if j.Depot, err = artifact.Open(filepath.Join(j.cfg.Data, "artifacts"), artifact.Options{CheckSpace: func(string, int64) error {
 		if full {
 			return store.ErrNoSpace
 		}
@@ -61,7 +61,7 @@ func TestDocumentsLookedForAgain(t *testing.T) {
 	if !j.takeSet(bundle.NodeID{2}, encoded(t, first)) {
 		t.Fatal("the set is not taken")
 	}
-	doc, err := j.depot.PutBlob(ours.manifests[0])
+	doc, err := j.Depot.PutBlob(ours.manifests[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,14 +75,14 @@ func TestDocumentsLookedForAgain(t *testing.T) {
 	if n := missing(); n != 0 {
 		t.Fatalf("%d documents are missing", n)
 	}
-	path := j.depot.BlobPath(doc.Digest)
+	path := j.Depot.BlobPath(doc.Digest)
 	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if n := missing(); n != 1 {
 		t.Errorf("one document is damaged, and %d are missing", n)
 	}
-	if _, err := j.depot.PutBlob(ours.manifests[0]); err != nil {
+	if _, err := j.Depot.PutBlob(ours.manifests[0]); err != nil {
 		t.Fatal(err)
 	}
 	if n := missing(); n != 0 {

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"moult/agent/account"
+	"moult/agent/config"
+	"moult/agent/home"
 	"moult/store/bundle/trust"
 )
 
@@ -30,11 +32,7 @@ func TestUserCannotBeObeyed(t *testing.T) {
 	} {
 		cfg := benchConfig(t)
 		cfg.Root, cfg.Data, cfg.User, cfg.Group = filepath.Join(dir, "trust", "root.json"), filepath.Join(dir, "data"), c.user, c.group
-		opened := &closers{}
-		_, err := openFolder(cfg, slog.New(slog.DiscardHandler), opened)
-		if closed := opened.close(); closed != nil {
-			t.Error(closed)
-		}
+		err := openAndClose(cfg)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("user %q, group %q: %v, want %q", c.user, c.group, err, c.want)
 		}
@@ -63,11 +61,7 @@ func TestUserReachesSoftware(t *testing.T) {
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
 	for range 2 {
-		opened := &closers{}
-		_, err := openFolder(cfg, slog.New(slog.DiscardHandler), opened)
-		if closed := opened.close(); closed != nil {
-			t.Error(closed)
-		}
+		err := openAndClose(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,25 +78,26 @@ func TestUserReachesSoftware(t *testing.T) {
 	if err := errors.Join(os.WriteFile(cfg.File, nil, 0o600), who.Give(cfg.File)); err != nil {
 		t.Fatal(err)
 	}
-	opened := &closers{}
-	_, err = openFolder(cfg, slog.New(slog.DiscardHandler), opened)
-	if closed := opened.close(); closed != nil {
-		t.Error(closed)
-	}
+	err = openAndClose(cfg)
 	if err == nil || !strings.Contains(err.Error(), cfg.File+" is that user's") {
 		t.Errorf("the configuration is the user's: %v", err)
 	}
 	cfg.File = ""
 	// It reaches the node's keys as little as before, whatever their mode has become.
-	if err := os.Chmod(filepath.Join(cfg.Data, identityFile), 0o644); err != nil {
+	if err := os.Chmod(filepath.Join(cfg.Data, home.IdentityFile), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	opened = &closers{}
-	_, err = openFolder(cfg, slog.New(slog.DiscardHandler), opened)
-	if closed := opened.close(); closed != nil {
-		t.Error(closed)
-	}
+	err = openAndClose(cfg)
 	if err == nil || !strings.Contains(err.Error(), "that user may read the secret") {
 		t.Errorf("the identity is open to the user: %v", err)
 	}
+}
+
+// openAndClose opens a node's data folder, and says why that fails.
+func openAndClose(cfg config.Config) error {
+	h, err := home.Open(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	return h.Close()
 }

@@ -8,7 +8,7 @@ import (
 
 // chooseWays finds how callers reach the node, and how its calls find their way.
 func (a *Agent) chooseWays(c *closers) error {
-	cfg := ways.Config{Node: a.id, Attach: map[string]string{}, Egress: a.cfg.Egress, Log: a.log}
+	cfg := ways.Config{Node: a.ID, Attach: map[string]string{}, Egress: a.cfg.Egress, Log: a.log}
 	for name, s := range a.cfg.Services {
 		cfg.Attach[name] = s.Attach
 	}

@@ -25,6 +25,22 @@ type Metadata struct {
 	Members trust.Members
 }
 
+// MetadataOf is what verified metadata say, as far as the node decides by it.
+func MetadataOf(v *trust.Verified) Metadata {
+	m := Metadata{
+		Versions: v.Versions(), Digest: v.Digest(), Expires: v.Expires(),
+		Releases: map[bundle.Version]trust.Ref{}, Orders: map[bundle.Version]trust.Ref{},
+	}
+	for _, n := range v.Releases() {
+		m.Releases[n], _ = v.Release(n)
+	}
+	for _, n := range v.Orders() {
+		m.Orders[n], _ = v.Order(n)
+	}
+	m.Members, _ = v.Members()
+	return m
+}
+
 // Head is the newest release; 0 for none.
 func (m Metadata) Head() (head bundle.Version) {
 	for v := range m.Releases {

@@ -86,6 +86,7 @@ var floors = map[string]int{
 	"agent/sim":                4,
 	"agent/sim/every":          4,
 	"agent/report":             4,
+	"agent/home":               4,
 	"simlayer/speed":           7,
 
 	"simlayer/packets/packetstest": 2,

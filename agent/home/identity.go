@@ -1,4 +1,4 @@
-package agent
+package home
 
 import (
 	"crypto/ed25519"
@@ -22,23 +22,24 @@ import (
 	"moult/store/durable"
 )
 
-const (
-	identityFile  = "identity.pem"
-	gossipKeySize = 32
-)
+// IdentityFile is the file of the data folder that has the node's key.
+const IdentityFile = "identity.pem"
+
+const gossipKeySize = 32
 
 // loadIdentity reads the node's key from its data folder, and makes it where there is
 // none. The key is the node: a copied data folder is the same node.
 func loadIdentity(dir string) (key ed25519.PrivateKey, made bool, err error) {
-	path := filepath.Join(dir, identityFile)
-	if key, err = readIdentity(path); errors.Is(err, fs.ErrNotExist) {
-		key, err = makeIdentity(path)
+	if key, err = ReadIdentity(dir); errors.Is(err, fs.ErrNotExist) {
+		key, err = makeIdentity(filepath.Join(dir, IdentityFile))
 		return key, true, err
 	}
 	return key, false, err
 }
 
-func readIdentity(path string) (ed25519.PrivateKey, error) {
+// ReadIdentity reads the node's key from its data folder.
+func ReadIdentity(dir string) (ed25519.PrivateKey, error) {
+	path := filepath.Join(dir, IdentityFile)
 	data, err := durable.ReadFile(path, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the node's identity: %w", err)
@@ -90,12 +91,12 @@ func makeIdentity(path string) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-// loadGossipKeys reads the ring's secret, and the second one of the file, where there is
-// one. Without a file the secret is derived from the cluster's identity: that keeps
+// GossipKeys reads the ring's secret, and the second one of the file, where there is one. Without a file the secret is derived from the cluster's identity: that keeps
 // clusters apart, but it is no secret.
-func loadGossipKeys(path string, cluster bundle.Digest) (keys [][]byte, err error) {
+func (h *Home) GossipKeys() (keys [][]byte, err error) {
+	path := h.cfg.GossipKey
 	if path == "" {
-		sum := sha256.Sum256([]byte("moult gossip key of an open ring\n" + cluster.String()))
+		sum := sha256.Sum256([]byte("moult gossip key of an open ring\n" + h.Cluster.String()))
 		return [][]byte{sum[:]}, nil
 	}
 	data, err := durable.ReadFile(path, maxKeyFile)
@@ -115,41 +116,41 @@ func loadGossipKeys(path string, cluster bundle.Digest) (keys [][]byte, err erro
 	return keys, nil
 }
 
-// enrol signs, by the join token in a file, that this node belongs to the cluster. What it
+// Enrol signs, by the join token in a file, that this node belongs to the cluster. What it
 // signed once is kept, so that the token need not stay on the machine.
-func (a *Agent) enrol() (e view.Enrolment, err error) {
-	if data, ok, err := a.store.Get(bucketTrust, keyEnrolment); err != nil {
+func (h *Home) Enrol() (e view.Enrolment, err error) {
+	if data, ok, err := h.Store.Get(bucketTrust, keyEnrolment); err != nil {
 		return e, err
 	} else if ok {
 		if err := json.Unmarshal(data, &e); err != nil {
 			return e, fmt.Errorf("the store's enrolment of this node: %w", err)
 		}
 	}
-	if a.cfg.JoinToken == "" {
+	if h.cfg.JoinToken == "" {
 		return e, nil
 	}
-	secret, err := readToken(a.cfg.JoinToken)
+	secret, err := readToken(h.cfg.JoinToken)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		// Its node has said it before, and its peers still know, or somebody enrols it by name.
-		a.log.Info("the join token is not there, so this node shows no new enrolment", "file", a.cfg.JoinToken)
+		h.log.Info("the join token is not there, so this node shows no new enrolment", "file", h.cfg.JoinToken)
 		return e, nil
 	case err != nil && !e.IsZero():
-		a.log.Warn("the join token cannot be read, so this node shows the enrolment that it has", "err", err)
+		h.log.Warn("the join token cannot be read, so this node shows the enrolment that it has", "err", err)
 		return e, nil
 	case err != nil:
 		return e, err
 	}
-	now := secret.Enrol(a.id, a.cfg.Class) // the same signature each time
+	now := secret.Enrol(h.ID, h.cfg.Class) // the same signature each time
 	if reflect.DeepEqual(now, e) {
 		return e, nil
 	}
 	data, err := json.Marshal(now)
 	if err == nil {
-		err = a.store.Update(func(tx *store.Tx) error { return tx.Put(bucketTrust, keyEnrolment, data) })
+		err = h.Store.Update(func(tx *store.Tx) error { return tx.Put(bucketTrust, keyEnrolment, data) })
 	}
 	if err != nil {
-		a.log.Warn("the enrolment of this node is not stored: keep the join token where it is", "err", err)
+		h.log.Warn("the enrolment of this node is not stored: keep the join token where it is", "err", err)
 	}
 	return now, nil
 }

@@ -1,0 +1,15 @@
+package home
+
+const (
+	// maxKeyFile bounds identity and secret files, in bytes.
+	maxKeyFile = 16 << 10
+	// maxRootFile bounds the first root, in bytes.
+	maxRootFile = 1 << 20
+	// RecordsPerBatch bounds the records or peers that one transaction writes: at most
+	// 16 KiB each, so below what the store takes.
+	RecordsPerBatch = 24
+	// digestsPerBatch bounds the digests of one kind that one transaction writes.
+	digestsPerBatch = 400
+	// spareDisk is kept free beside what is about to be written, in bytes.
+	spareDisk = 64 << 20
+)
