@@ -17,9 +17,11 @@ import (
 	"moult/testdata/kit"
 )
 
+const childKeep = 50 // entries of the journal at least
+
 // childAppend writes for ever, and tells on stdout what has been acknowledged.
 func childAppend(dir string) {
-	s, err := Open(dir, Options{Keep: 50})
+	s, err := Open(dir, Options{Keep: childKeep})
 	if err != nil {
 		fmt.Println("error", err)
 		return
@@ -55,7 +57,7 @@ func TestKillWhileWriting(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for round := range 25 {
 		acked := killedWriter(t, dir, rng.IntN(60))
-		s, err := Open(dir, Options{Keep: 50})
+		s, err := Open(dir, Options{Keep: childKeep})
 		must(t, err)
 		if d := s.Damage(); d != nil {
 			t.Fatalf("round %d: %+v", round, d)
@@ -69,7 +71,7 @@ func TestKillWhileWriting(t *testing.T) {
 		for what, value := range acked {
 			have, ok := got[what]
 			if seq, isEntry := strings.CutPrefix(what, "entry "); isEntry {
-				if n, _ := strconv.ParseUint(seq, 10, 64); n+60 < s.Floor().JournalSeq {
+				if n, _ := strconv.ParseUint(seq, 10, 64); n+childKeep <= s.Floor().JournalSeq {
 					continue // trimmed
 				}
 				if have != value {

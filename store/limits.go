@@ -1,5 +1,7 @@
 package store
 
+import "time"
+
 // Bounds of what the store takes and of what it costs.
 const (
 	// MaxValue bounds a document and a journal entry's data, in bytes. Larger
@@ -30,6 +32,10 @@ const (
 	maxCrashedOpens = 3
 	maxMarkFile     = 64 << 10
 	maxLockFile     = 64
+	// lockWait bounds the wait for the lock of an agent that has ended, and lockPause is the
+	// time between two tries.
+	lockWait  = 10 * time.Second
+	lockPause = 20 * time.Millisecond
 
 	// Badger's sizes. The write-ahead log, the table in memory and so the
 	// largest transaction follow from memTableSize: Badger allows a

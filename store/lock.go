@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/gofrs/flock"
 
@@ -38,11 +40,19 @@ func prepareDir(dir string) error {
 	return nil
 }
 
-// lockDir takes the data folder for this process.
+// lockDir takes the data folder for this process. A process that an agent was just starting
+// when it was killed holds its lock too, until it is what it was to become: that is waited for.
 func lockDir(dir string) (*flock.Flock, error) {
 	path := filepath.Join(dir, "lock")
 	l := flock.New(path, flock.SetPermissions(0o600))
 	ok, err := l.TryLock()
+	if err == nil && !ok && isGone(holder(path)) {
+		ctx, cancel := context.WithTimeout(context.Background(), lockWait)
+		defer cancel()
+		if ok, err = l.TryLockContext(ctx, lockPause); errors.Is(err, context.DeadlineExceeded) {
+			err = nil
+		}
+	}
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, notWritable(dir, err)
 	}
@@ -50,7 +60,7 @@ func lockDir(dir string) (*flock.Flock, error) {
 		return nil, fmt.Errorf("data folder %s: lock it: %w", dir, err)
 	}
 	if !ok {
-		return nil, fmt.Errorf("data folder %s is in use by another moult agent%s; stop that agent or name another folder", dir, holder(path))
+		return nil, fmt.Errorf("data folder %s is in use by another moult agent%s; stop that agent or name another folder", dir, named(holder(path)))
 	}
 	// The same file again: a lock belongs to the file, not to its content.
 	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil && !isReadOnly(err) {
@@ -59,17 +69,33 @@ func lockDir(dir string) (*flock.Flock, error) {
 	return l, nil
 }
 
-// holder returns " (pid N)" where the lock file says it.
-func holder(path string) string {
+// holder returns the process that the lock file names, or 0.
+func holder(path string) int {
 	b, err := durable.ReadFile(path, maxLockFile)
 	if err != nil {
-		return ""
+		return 0
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
+	if err != nil || pid < 0 {
+		return 0
+	}
+	return pid
+}
+
+func named(pid int) string {
+	if pid == 0 {
 		return ""
 	}
 	return fmt.Sprintf(" (pid %d)", pid)
+}
+
+// isGone reports whether the process that held a lock is known to have ended.
+func isGone(pid int) bool {
+	if pid == 0 {
+		return false
+	}
+	p, err := os.FindProcess(pid)
+	return err != nil || errors.Is(p.Signal(syscall.Signal(0)), os.ErrProcessDone)
 }
 
 func notWritable(dir string, err error) error {

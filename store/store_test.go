@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/gofrs/flock"
 	"pgregory.net/rapid"
 
 	"moult/gossip/view"
@@ -365,6 +368,36 @@ func TestSecondOpenerIsRefused(t *testing.T) {
 	mustAppend(t, s, "k", "the first is not disturbed")
 	mustClose(t, s)
 	mustClose(t, mustOpen(t, dir, Options{}))
+}
+
+// A process that an agent was starting when it was killed still has its lock, for a moment.
+func TestLockOfOneThatWasKilled(t *testing.T) {
+	dir := t.TempDir()
+	mustClose(t, mustOpen(t, dir, Options{}))
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Skipf("no program to have been the agent: %v", err)
+	}
+	lock := flock.New(filepath.Join(dir, "lock"))
+	if ok, err := lock.TryLock(); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	must(t, os.WriteFile(lock.Path(), fmt.Appendln(nil, gone.Process.Pid), 0o600))
+	opened := make(chan error, 1)
+	go func() {
+		s, err := Open(dir, Options{})
+		if err == nil {
+			err = s.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		t.Fatalf("it does not wait for the lock: %v", err)
+	case <-time.After(5 * lockPause):
+	}
+	must(t, lock.Unlock())
+	must(t, <-opened)
 }
 
 func wantErr(t *testing.T, err error, text string) {
