@@ -21,6 +21,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/schedule"
 	"moult/cmd/moult/internal/cluster"
+	"moult/cmd/moult/internal/plan"
 	"moult/store/bundle"
 	"moult/testdata/kit"
 	"moult/testdata/kv/kvload"
@@ -189,7 +190,7 @@ func (p *planting) goes(v, words bundle.Version, path string) {
 // canary returns the node that goes first by the plan of a bundle.
 func (p *planting) canary(path string) *cluster.Agent {
 	p.t.Helper()
-	var plan planReport
+	var plan plan.Report
 	if err := json.Unmarshal([]byte(p.prints("plan", "-o", "json", "--agent", p.first.Data, "--root", filepath.Join(p.trustDir(), "root.json"), path)), &plan); err != nil {
 		p.t.Fatal(err)
 	}

@@ -17,6 +17,8 @@ import (
 
 	"moult/agent/operator"
 	"moult/agent/schedule"
+	"moult/cmd/moult/internal/plan"
+	"moult/cmd/moult/internal/screen"
 	"moult/simlayer/so"
 	"moult/simlayer/so/wasm"
 	"moult/store/bundle"
@@ -266,7 +268,7 @@ func (in inspection) print(out io.Writer) error {
 		s := cu.Schedule
 		fmt.Fprintf(w, "  schedule\t%s, at most %s down, canary %d, soak %s\n", s.Strategy, s.MaxUnavailable, s.Canary, s.Soak)
 		if len(s.Waves) > 0 {
-			fmt.Fprintf(w, "  waves\t%s\n", waveWords(s.Waves))
+			fmt.Fprintf(w, "  waves\t%s\n", plan.WaveWords(s.Waves))
 		}
 		if s.Spread != nil {
 			fmt.Fprintf(w, "  spread\tat most %d of each %s\n", s.Spread.Max, s.Spread.Label)
@@ -275,15 +277,15 @@ func (in inspection) print(out io.Writer) error {
 			fmt.Fprintf(w, "  window\t%s\n", schedule.WindowText(window))
 		}
 		if len(s.After) > 0 {
-			fmt.Fprintf(w, "  after\t%s\n", classNames(s.After))
+			fmt.Fprintf(w, "  after\t%s\n", plan.ClassNames(s.After))
 		}
 		if s.When != "" {
-			fmt.Fprintf(w, "  when\t%s\n", words(s.When))
+			fmt.Fprintf(w, "  when\t%s\n", screen.Line(s.When))
 		}
 		if s.HoldIf != "" {
-			fmt.Fprintf(w, "  hold if\t%s\n", words(s.HoldIf))
+			fmt.Fprintf(w, "  hold if\t%s\n", screen.Line(s.HoldIf))
 		}
-		printFacts(w, cu.Facts)
+		plan.PrintFacts(w, cu.Facts)
 	}
 	return w.Flush()
 }

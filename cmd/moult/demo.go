@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/cmd/moult/internal/demo"
+	"moult/cmd/moult/internal/screen"
 )
 
 func demoCommand() *cli.Command {
@@ -59,7 +60,7 @@ func showDemo(c *cli.Context) error {
 	signal.Ignore(syscall.SIGPIPE) // nobody reads any more: that, too, must not end the demo before its processes
 	report, err := demo.Run(ctx, demo.Config{
 		Nodes: n, Rate: c.Float64("rate"), Keep: c.Bool("keep"), Bad: c.Bool("bad"), Revert: c.Bool("revert"), Build: buildOptions(),
-		Talk: c.App.ErrWriter, Live: isTerminal(c.App.ErrWriter) && !asJSON && !c.Bool("no-color"),
+		Talk: c.App.ErrWriter, Live: screen.IsTerminal(c.App.ErrWriter) && !asJSON && !c.Bool("no-color"),
 	})
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return &exitError{code: exitTimedOut, err: fmt.Errorf("the demo did not end within %v: %w", c.Duration("timeout"), err), hint: "--timeout gives it longer; --keep keeps the logs"}

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/screen"
 	"moult/store/bundle"
 )
 
@@ -172,7 +173,7 @@ func tellError(w io.Writer, args []string, err error) (code int) {
 			return code
 		}
 	}
-	fmt.Fprintf(w, "moult: %s\n", harmless(text))
+	fmt.Fprintf(w, "moult: %s\n", screen.Harmless(text))
 	if hint != "" {
 		fmt.Fprintf(w, "hint: %s\n", hint)
 	}

@@ -22,6 +22,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/fleet"
 	"moult/cmd/moult/internal/demo"
+	"moult/cmd/moult/internal/plan"
 	"moult/gossip/view"
 	"moult/simlayer/so"
 	"moult/store/bundle"
@@ -39,7 +40,7 @@ type jsonDocument struct {
 var jsonDocuments = map[string]jsonDocument{
 	"status": {"status", reflect.TypeFor[control.Status]()}, "why": {"why", reflect.TypeFor[control.Why]()},
 	"members": {"members", reflect.TypeFor[ringMembers]()}, "member-list": {"member list", reflect.TypeFor[memberList]()},
-	"plan": {"plan", reflect.TypeFor[planReport]()}, "rules-test": {"rules test", reflect.TypeFor[rulesReport]()},
+	"plan": {"plan", reflect.TypeFor[plan.Report]()}, "rules-test": {"rules test", reflect.TypeFor[rulesReport]()},
 	"bundle-inspect": {"bundle inspect", reflect.TypeFor[inspection]()}, "demo": {"demo", reflect.TypeFor[demo.Report]()},
 	"rehearse": {"rehearse", reflect.TypeFor[control.Rehearsal]()},
 	"simulate": {"simulate", reflect.TypeFor[fleet.Report]()},
@@ -56,9 +57,9 @@ var jsonTitles = map[reflect.Type]string{
 	reflect.TypeFor[view.Enrolment](): "enrolment", reflect.TypeFor[control.ServiceStatus](): "service", reflect.TypeFor[bundle.Platform](): "platform",
 	reflect.TypeFor[control.Why](): "why", reflect.TypeFor[ringMembers](): "members", reflect.TypeFor[control.Member](): "peer",
 	reflect.TypeFor[memberList](): "member list", reflect.TypeFor[memberLine](): "enrolled node", reflect.TypeFor[tokenLine](): "join token",
-	reflect.TypeFor[planReport](): "plan", reflect.TypeFor[fleet.Report](): "simulate", reflect.TypeFor[planClass](): "planned class", reflect.TypeFor[planArtifact](): "planned artifact",
-	reflect.TypeFor[planCalls](): "planned calls", reflect.TypeFor[rulesOutline](): "outline of rules", reflect.TypeFor[rulesDenial](): "denial",
-	reflect.TypeFor[planRingPart](): "planned rollout", reflect.TypeFor[planRingClass](): "planned rollout of a class", reflect.TypeFor[planRingNode](): "planned node", reflect.TypeFor[planExpected](): "expected",
+	reflect.TypeFor[plan.Report](): "plan", reflect.TypeFor[fleet.Report](): "simulate", reflect.TypeFor[plan.Class](): "planned class", reflect.TypeFor[plan.Artifact](): "planned artifact",
+	reflect.TypeFor[plan.Calls](): "planned calls", reflect.TypeFor[plan.Outline](): "outline of rules", reflect.TypeFor[plan.Denial](): "denial",
+	reflect.TypeFor[plan.Ring](): "planned rollout", reflect.TypeFor[plan.RingClass](): "planned rollout of a class", reflect.TypeFor[plan.RingNode](): "planned node", reflect.TypeFor[plan.Expected](): "expected",
 	reflect.TypeFor[control.Rehearsal](): "rehearse", reflect.TypeFor[control.RehearsalStage](): "stage",
 	reflect.TypeFor[rulesReport](): "rules test", reflect.TypeFor[rulesFile](): "rules file", reflect.TypeFor[so.Result](): "example",
 	reflect.TypeFor[so.Difference](): "difference", reflect.TypeFor[so.CallPlace](): "call of a rules file",

@@ -6,14 +6,13 @@ import (
 	"io"
 	"os"
 	"text/tabwriter"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/control"
 	"moult/agent/rehearse"
+	"moult/cmd/moult/internal/screen"
 	"moult/gossip/view"
-	"moult/store/bundle"
 )
 
 func rehearseCommand() *cli.Command {
@@ -47,7 +46,7 @@ func rehearseBundle(c *cli.Context) error {
 	defer f.Close()
 	api := client(c)
 	defer api.Close()
-	r, err := showing(c.App.ErrWriter, isTerminal(c.App.ErrWriter), func(told func(control.RehearsalNews)) (control.Rehearsal, error) {
+	r, err := showing(c.App.ErrWriter, screen.IsTerminal(c.App.ErrWriter), func(told func(control.RehearsalNews)) (control.Rehearsal, error) {
 		return api.Rehearse(c.Context, f, told)
 	})
 	switch {
@@ -78,7 +77,7 @@ func showing(w io.Writer, terminal bool, rehearse func(told func(control.Rehears
 
 // rehearsalError is why a rehearsal has not gone well; nil where it has.
 func rehearsalError(r control.Rehearsal) error {
-	why := inLine(r.Reason) // a program may have said it
+	why := screen.Line(r.Reason) // a program may have said it
 	switch r.Outcome {
 	case view.RehearsalOK:
 		return nil
@@ -95,11 +94,11 @@ func printRehearsal(out io.Writer, r control.Rehearsal) error {
 		what := fmt.Sprintf("version %d", s.Version)
 		switch s.Name {
 		case rehearse.StageCopy:
-			what = fmt.Sprintf("%d files, %s", s.Files, byteWords(s.Bytes))
+			what = fmt.Sprintf("%d files, %s", s.Files, screen.Bytes(s.Bytes))
 		case rehearse.StageTransform:
-			what = fmt.Sprintf("to version %d, %d files, %s", s.Version, s.Files, byteWords(s.Bytes))
+			what = fmt.Sprintf("to version %d, %d files, %s", s.Version, s.Files, screen.Bytes(s.Bytes))
 		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\n", s.Name, what, shortTime(s.Took))
+		fmt.Fprintf(w, "  %s\t%s\t%s\n", s.Name, what, screen.Took(s.Took))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -109,20 +108,8 @@ func printRehearsal(out io.Writer, r control.Rehearsal) error {
 	}
 	without := ""
 	if r.Reason != "" {
-		without = ", but " + inLine(r.Reason)
+		without = ", but " + screen.Line(r.Reason)
 	}
-	_, err := fmt.Fprintf(out, "it went well, in %s%s\n", shortTime(r.Took), without)
+	_, err := fmt.Fprintf(out, "it went well, in %s%s\n", screen.Took(r.Took), without)
 	return err
-}
-
-// shortTime is a time that was measured, with two or three of its digits.
-func shortTime(took bundle.Duration) string {
-	d := time.Duration(took)
-	switch {
-	case d < time.Second:
-		return d.Round(time.Millisecond).String()
-	case d < time.Minute:
-		return d.Round(100 * time.Millisecond).String()
-	}
-	return d.Round(time.Second).String()
 }

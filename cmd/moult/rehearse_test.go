@@ -16,6 +16,8 @@ import (
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
 	"moult/cmd/moult/internal/demo"
+	"moult/cmd/moult/internal/screen"
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -206,5 +208,31 @@ func TestRehearse(t *testing.T) {
 	}
 	if n := c.wentDown(); n != 3 {
 		t.Errorf("nodes were down %d times for release 7, so what was counted before shows nothing", n)
+	}
+}
+
+// TestRehearsalSpeaksPlainly: what a release's programs say does not steer the terminal, and
+// what is shown meanwhile is gone before the report.
+func TestRehearsalSpeaksPlainly(t *testing.T) {
+	var out strings.Builder
+	r, err := showing(&out, true, func(told func(control.RehearsalNews)) (control.Rehearsal, error) {
+		told(control.RehearsalNews{Begins: "copy the state"})
+		return control.Rehearsal{Outcome: view.RehearsalOK, Reason: "no\x1b[2J\nnetwork\u009b\u202e"}, nil
+	})
+	if err != nil || !strings.HasSuffix(out.String(), "…\r\x1b[K") {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	out.Reset()
+	if err := printRehearsal(&out, r); err != nil {
+		t.Fatal(err)
+	}
+	r.Outcome = view.RehearsalFailed
+	tellError(&out, nil, rehearsalError(r))
+	tellError(&out, nil, errors.New(r.Reason))
+	if text := out.String(); strings.ContainsAny(text, "\x1b\u009b\u202e") || strings.Count(text, "no\uFFFD[2J network") != 2 {
+		t.Errorf("%q", text)
+	}
+	if text := screen.Short("a\xff\x1b]0;b"); text != "a\uFFFD\uFFFD]0;b" {
+		t.Errorf("%q", text)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"moult/cmd/moult/internal/screen"
 	"moult/simlayer/so"
 	"moult/store/durable"
 )
@@ -86,22 +87,15 @@ func testRules(c *cli.Context) error {
 func (r rulesReport) verdict(broken, unreached int, strict bool) error {
 	switch {
 	case broken > 0 && r.Failed > 0:
-		return fmt.Errorf("%s cannot be used, and %s", count(broken, "file"), fails(r.Failed))
+		return fmt.Errorf("%s cannot be used, and %s", screen.Count(broken, "file"), fails(r.Failed))
 	case broken > 0:
-		return fmt.Errorf("%s cannot be used", count(broken, "file"))
+		return fmt.Errorf("%s cannot be used", screen.Count(broken, "file"))
 	case r.Failed > 0:
 		return errors.New(fails(r.Failed))
 	case strict && unreached > 0:
-		return failedf("add an example for each, or leave out --strict", "no example reaches %s", count(unreached, "call"))
+		return failedf("add an example for each, or leave out --strict", "no example reaches %s", screen.Count(unreached, "call"))
 	}
 	return nil
-}
-
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func fails(n int) string {
@@ -149,7 +143,7 @@ func (r rulesReport) print(out, talk io.Writer) error {
 			fmt.Fprintf(talk, "moult: note: %s needs all of jq (%s), so it runs in a process of its own\n", f.File, strings.Join(f.Unbounded, ", "))
 		}
 	}
-	fmt.Fprintf(w, "%s: %d ok, %d failed\n", count(r.OK+r.Failed, "example"), r.OK, r.Failed)
+	fmt.Fprintf(w, "%s: %d ok, %d failed\n", screen.Count(r.OK+r.Failed, "example"), r.OK, r.Failed)
 	_, err := io.WriteString(out, w.String())
 	return err
 }

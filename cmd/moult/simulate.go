@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/fleet"
+	"moult/cmd/moult/internal/plan"
 	"moult/store/bundle"
 	"moult/store/bundle/build"
 )
@@ -70,7 +71,7 @@ func simulate(c *cli.Context) error {
 	}
 	u, ok := upgrades[class]
 	if !ok {
-		return misusef("name one with --class", "simulate: the release upgrades the classes %s", classNames(names))
+		return misusef("name one with --class", "simulate: the release upgrades the classes %s", plan.ClassNames(names))
 	}
 	begin := simulateBegin
 	if text := c.String("begin"); text != "" {
@@ -98,7 +99,7 @@ func simulate(c *cli.Context) error {
 		fmt.Fprintln(c.App.ErrWriter, "moult: note: nodes that are made up have no facts: the conditions when and hold_if are left out")
 	}
 	if len(u.Schedule.After) > 0 {
-		fmt.Fprintf(c.App.ErrWriter, "moult: note: the fleet has no nodes of class %s, which settles first\n", classNames(u.Schedule.After))
+		fmt.Fprintf(c.App.ErrWriter, "moult: note: the fleet has no nodes of class %s, which settles first\n", plan.ClassNames(u.Schedule.After))
 	}
 	if u.Schedule.Strategy == bundle.StrategyManual {
 		fmt.Fprintln(c.App.ErrWriter, "moult: note: under the strategy manual nobody goes before `moult start` names it, and here nobody does")
@@ -143,7 +144,7 @@ func simulated(c *cli.Context) (map[bundle.Class]bundle.ClassUpgrade, error) {
 
 func printSimulated(out io.Writer, c fleet.Config, r fleet.Report) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "schedule\t%s\n", scheduleWords(c.Schedule))
+	fmt.Fprintf(w, "schedule\t%s\n", plan.ScheduleWords(c.Schedule))
 	end := r.State
 	if r.Reason != "" {
 		end += ": " + r.Reason

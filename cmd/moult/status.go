@@ -7,19 +7,16 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 
 	"moult/agent/control"
 	"moult/agent/operator"
 	"moult/agent/upgrade"
+	"moult/cmd/moult/internal/screen"
 	"moult/store/bundle"
 )
 
@@ -47,7 +44,7 @@ func showStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := statusPrinter{w: c.App.Writer, json: asJSON, color: !c.Bool("no-color") && isTerminal(c.App.Writer)}
+	p := statusPrinter{w: c.App.Writer, json: asJSON, color: !c.Bool("no-color") && screen.IsTerminal(c.App.Writer)}
 	api := client(c)
 	switch {
 	case c.Bool("w"):
@@ -99,7 +96,7 @@ func watchStatus(ctx context.Context, api *control.Client, p statusPrinter, live
 
 // waitStatus is followRelease for a command, which shows on a terminal how far it is.
 func waitStatus(c *cli.Context, api *control.Client, goal operator.Goal, timeout time.Duration) (*control.Status, error) {
-	if !isTerminal(c.App.ErrWriter) {
+	if !screen.IsTerminal(c.App.ErrWriter) {
 		return followRelease(c.Context, api, goal, timeout, nil)
 	}
 	shown := ""
@@ -192,7 +189,7 @@ func (p statusPrinter) print(s control.Status) error {
 	} else {
 		fmt.Fprintf(p.w, "cluster %s  %s  %s", s.Cluster.Short(), releaseWords(r), p.paint(r.State))
 		if r.Reason != "" {
-			fmt.Fprintf(p.w, ": %s", inLine(r.Reason))
+			fmt.Fprintf(p.w, ": %s", screen.Line(r.Reason))
 		}
 		fmt.Fprintln(p.w)
 	}
@@ -202,7 +199,7 @@ func (p statusPrinter) print(s control.Status) error {
 			class, c.Settled, c.Total, c.Unwell, c.Down, c.Budget, c.Waiting, c.Held)
 	}
 	for _, a := range s.Alarms {
-		fmt.Fprintf(p.w, "%s %s\n", p.paint("alarm:"), inLine(a))
+		fmt.Fprintf(p.w, "%s %s\n", p.paint("alarm:"), screen.Line(a))
 	}
 	w := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NODE\tID\tCLASS\tVERSION\tPHASE\tHEALTH\tSEEN\tREASON")
@@ -211,7 +208,7 @@ func (p statusPrinter) print(s control.Status) error {
 		if !n.Reachable {
 			seen = "no"
 			if !n.Away.IsZero() {
-				seen = "no, for " + inWords(p.now().Sub(n.Away))
+				seen = "no, for " + screen.For(p.now().Sub(n.Away))
 			}
 		}
 		if n.Standing != "" {
@@ -229,9 +226,9 @@ func (p statusPrinter) print(s control.Status) error {
 			phase += fmt.Sprintf(" %.0f%%", 100*n.Progress)
 		}
 		if !n.Since.IsZero() && !restful(n.Phase) {
-			phase += ", " + inWords(p.now().Sub(n.Since))
+			phase += ", " + screen.For(p.now().Sub(n.Since))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.ID.Short(), n.Class, v, phase, cmp.Or(n.Health, "-"), seen, oneLine(n.Reason))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.ID.Short(), n.Class, v, phase, cmp.Or(n.Health, "-"), seen, screen.Short(n.Reason))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -242,21 +239,6 @@ func (p statusPrinter) print(s control.Status) error {
 // restful reports that nobody asks for how long a node is in a phase.
 func restful(phase string) bool {
 	return phase == string(upgrade.Current) || phase == string(upgrade.Settled)
-}
-
-// inWords is a time for people who look at a screen: its one or two greatest units. The
-// clocks of two machines differ, so it may be a little below nothing.
-func inWords(d time.Duration) string {
-	d = max(0, d)
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", d/time.Second)
-	case d < time.Hour:
-		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
-	}
-	return fmt.Sprintf("%dd", d/(24*time.Hour))
 }
 
 func (p statusPrinter) paint(word string) string {
@@ -271,33 +253,6 @@ func (p statusPrinter) paint(word string) string {
 		code = "31"
 	}
 	return "\x1b[" + code + "m" + word + "\x1b[0m"
-}
-
-// harmless is a text that programs or peers may have said, without what would steer a terminal.
-func harmless(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
-			return r
-		}
-		return '\uFFFD'
-	}, s)
-}
-
-// inLine is such a text in one line.
-func inLine(s string) string { return harmless(strings.Join(strings.Fields(s), " ")) }
-
-// oneLine is such a text in one line that is not long.
-func oneLine(s string) string {
-	s = inLine(s)
-	if len(s) > 100 {
-		return strings.ToValidUTF8(s[:97], "") + "..."
-	}
-	return s
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 func whyCommand() *cli.Command {
@@ -328,7 +283,7 @@ func whyCommand() *cli.Command {
 			}
 			fmt.Fprintf(c.App.Writer, "%s (%s) is at version %d%s, %s\n", why.Node, why.ID.Short(), why.Version, runs, why.Phase)
 			if why.Reason != "" {
-				fmt.Fprintf(c.App.Writer, "because: %s\n", harmless(why.Reason))
+				fmt.Fprintf(c.App.Writer, "because: %s\n", screen.Harmless(why.Reason))
 			}
 			if why.Command != "" {
 				fmt.Fprintf(c.App.Writer, "to change it: %s\n", why.Command)

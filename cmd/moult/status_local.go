@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/screen"
 )
 
 // local prints what the agent that was asked says of its own node: the ways of
@@ -30,7 +31,7 @@ func (p statusPrinter) local(l control.Local) error {
 		c := o.Counted
 		mean, last := "-", "-"
 		if c.Calls > 0 {
-			mean = roundly(time.Duration(c.Mean))
+			mean = screen.Roundly(time.Duration(c.Mean))
 		}
 		if !c.Last.IsZero() {
 			last = c.Last.Local().Format(time.DateTime)
@@ -56,7 +57,7 @@ func waysInWords(l control.Local) []string {
 		if w.Why == "" {
 			return w.Kind
 		}
-		return w.Kind + ": " + oneLine(w.Why)
+		return w.Kind + ": " + screen.Short(w.Why)
 	}
 	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(l.Services)) {
@@ -72,7 +73,7 @@ func waysInWords(l control.Local) []string {
 func troubleInWords(o control.ObjectStatus) []string {
 	var lines []string
 	if o.Problem != "" {
-		lines = append(lines, "it does not answer: "+oneLine(o.Problem))
+		lines = append(lines, "it does not answer: "+screen.Short(o.Problem))
 	}
 	if o.Restarts > 0 {
 		lines = append(lines, fmt.Sprintf("its process has been started again %d times", o.Restarts))
@@ -83,18 +84,9 @@ func troubleInWords(o control.ObjectStatus) []string {
 			line += "; it is not told of every call yet"
 		}
 		if s.Problem != "" {
-			line += "; it cannot be told: " + oneLine(s.Problem)
+			line += "; it cannot be told: " + screen.Short(s.Problem)
 		}
 		lines = append(lines, line)
 	}
 	return lines
-}
-
-// roundly is a time for people: three digits or so.
-func roundly(d time.Duration) string {
-	unit := time.Nanosecond
-	for d >= 1000*unit && unit < time.Second {
-		unit *= 10
-	}
-	return d.Round(unit).String()
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/operator"
+	"moult/cmd/moult/internal/screen"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 )
@@ -87,7 +88,7 @@ func confirm(c *cli.Context, what, unasked, otherwise string) error {
 	if c.Bool("yes") {
 		return nil
 	}
-	if in, ok := c.App.Reader.(*os.File); !ok || !isTerminal(in) {
+	if in, ok := c.App.Reader.(*os.File); !ok || !screen.IsTerminal(in) {
 		return misusef(fmt.Sprintf("`%s` does it without asking; %s", unasked, otherwise), "%s: nobody is there to confirm it", what)
 	}
 	fmt.Fprintf(c.App.ErrWriter, "moult: %s. Type yes to do so: ", what)

@@ -1,4 +1,4 @@
-package main
+package plan
 
 import (
 	"errors"
@@ -9,11 +9,12 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 
+	"moult/cmd/moult/internal/screen"
 	"moult/simlayer/so"
 )
 
-// rulesOutline is what a rules file says, without how.
-type rulesOutline struct {
+// Outline is what a rules file says, without how.
+type Outline struct {
 	// Calls counts the call blocks: Mapped are answered by calls of the other
 	// version, Answered without one, Passed as they are, and Denied never.
 	Calls    int `json:"calls"`
@@ -22,15 +23,15 @@ type rulesOutline struct {
 	Passed   int `json:"passed"`
 	Denied   int `json:"denied"`
 	// Denials lists what is denied, in the order of the file.
-	Denials []rulesDenial `json:"denials"`
+	Denials []Denial `json:"denials"`
 	// Default is what becomes of calls that the file does not list: "mapped",
 	// "answered", "passed" or "denied".
 	Default  string `json:"default"`
 	Examples int    `json:"examples"`
 }
 
-// rulesDenial is one deny block.
-type rulesDenial struct {
+// Denial is one deny block.
+type Denial struct {
 	Call string `json:"call"` // "GET /get", or "every other call"
 	// Always is true where every such call is denied; else it depends on the
 	// call, or on what the other version answers.
@@ -41,7 +42,7 @@ type rulesDenial struct {
 const everyOther = "every other call"
 
 // outlineRules reads the outline of a rules file, which must parse.
-func outlineRules(data []byte, name string) (*rulesOutline, error) {
+func outlineRules(data []byte, name string) (*Outline, error) {
 	if _, err := so.ParseRules(data, name); err != nil {
 		return nil, err
 	}
@@ -53,7 +54,7 @@ func outlineRules(data []byte, name string) (*rulesOutline, error) {
 	if !ok {
 		return nil, errors.New("it is not in HCL's native syntax")
 	}
-	o := &rulesOutline{Denials: []rulesDenial{}}
+	o := &Outline{Denials: []Denial{}}
 	for _, b := range body.Blocks {
 		switch b.Type {
 		case "call":
@@ -68,7 +69,7 @@ func outlineRules(data []byte, name string) (*rulesOutline, error) {
 	return o, nil
 }
 
-func (o *rulesOutline) count(outcome string) {
+func (o *Outline) count(outcome string) {
 	switch outcome {
 	case "mapped":
 		o.Mapped++
@@ -83,7 +84,7 @@ func (o *rulesOutline) count(outcome string) {
 
 // outcome notes the denials of a block and returns what becomes of its calls
 // that are not denied.
-func (o *rulesOutline) outcome(b *hclsyntax.Block, call string) string {
+func (o *Outline) outcome(b *hclsyntax.Block, call string) string {
 	o.denials(b.Body, call, true)
 	if _, ok := b.Body.Attributes["pass"]; ok {
 		return "passed"
@@ -101,14 +102,14 @@ func (o *rulesOutline) outcome(b *hclsyntax.Block, call string) string {
 
 // denials notes every deny block below body: over requests, which top says, and
 // over responses.
-func (o *rulesOutline) denials(body *hclsyntax.Body, call string, top bool) {
+func (o *Outline) denials(body *hclsyntax.Body, call string, top bool) {
 	for _, b := range body.Blocks {
 		if b.Type != "deny" {
 			o.denials(b.Body, call, false)
 			continue
 		}
 		_, conditional := b.Body.Attributes["when"]
-		o.Denials = append(o.Denials, rulesDenial{Call: call, Always: top && !conditional, Reason: constantText(b.Body.Attributes["reason"])})
+		o.Denials = append(o.Denials, Denial{Call: call, Always: top && !conditional, Reason: constantText(b.Body.Attributes["reason"])})
 	}
 }
 
@@ -124,8 +125,8 @@ func constantText(a *hclsyntax.Attribute) string {
 	return v.AsString()
 }
 
-func (o *rulesOutline) words() string {
-	parts := []string{fmt.Sprintf("rules for %s", count(o.Calls, "call"))}
+func (o *Outline) words() string {
+	parts := []string{fmt.Sprintf("rules for %s", screen.Count(o.Calls, "call"))}
 	for _, n := range []struct {
 		n    int
 		what string

@@ -1,6 +1,7 @@
-package main
+package plan
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"moult/cmd/moult/internal/screen"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
@@ -17,7 +19,8 @@ import (
 // -o json has all.
 const maxShownDenials = 10
 
-func (r *planReport) print(out io.Writer) error {
+// Print writes it for people.
+func (r *Report) Print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "release %d\t%s\n", r.Version, r.Digest.Short())
 	fmt.Fprintf(w, "cluster\t%s\n", r.Cluster.Short())
@@ -36,7 +39,7 @@ func (r *planReport) print(out io.Writer) error {
 	return r.Ring.print(out, r.Version)
 }
 
-func (c planClass) print(out io.Writer) error {
+func (c Class) print(out io.Writer) error {
 	if c.From == 0 {
 		fmt.Fprintf(out, "\nclass %s: version %d is installed\n", c.Class, c.To)
 	} else {
@@ -44,14 +47,14 @@ func (c planClass) print(out io.Writer) error {
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, a := range c.Artifacts {
-		fmt.Fprintf(w, "  software\t%s, %s\n", a.Platform, byteWords(a.Bytes))
+		fmt.Fprintf(w, "  software\t%s, %s\n", a.Platform, screen.Bytes(a.Bytes))
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
 		fmt.Fprintf(w, "  service\t%s, %s\n", name, c.Services[name])
 	}
 	fmt.Fprintf(w, "  transform\t%s\n", c.Transform)
 	fmt.Fprintf(w, "  schedule\t%s\n", c.Schedule)
-	printFacts(w, c.Facts)
+	PrintFacts(w, c.Facts)
 	for _, warning := range c.Warnings {
 		fmt.Fprintf(w, "  warning\t%s\n", warning)
 	}
@@ -64,7 +67,8 @@ func (c planClass) print(out io.Writer) error {
 	return c.printCalls(out)
 }
 
-func printFacts(w io.Writer, facts map[string]bundle.Fact) {
+// PrintFacts writes a line per fact, for a tab writer.
+func PrintFacts(w io.Writer, facts map[string]bundle.Fact) {
 	for _, name := range slices.Sorted(maps.Keys(facts)) {
 		f := facts[name]
 		by := strings.Join(f.Exec, " ")
@@ -76,7 +80,7 @@ func printFacts(w io.Writer, facts map[string]bundle.Fact) {
 }
 
 // printCalls shows what becomes of the calls between each two of the versions.
-func (c planClass) printCalls(out io.Writer) error {
+func (c Class) printCalls(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "  CALLER\tNODE\tCALLS")
 	for _, v := range []bundle.Version{c.From, c.To} {
@@ -102,19 +106,19 @@ func (c planClass) printCalls(out io.Writer) error {
 	return w.Flush()
 }
 
-func (p planCalls) denials() []rulesDenial {
+func (p Calls) denials() []Denial {
 	if p.Rules == nil {
 		return nil
 	}
 	return p.Rules.Denials
 }
 
-func (r *planRingPart) print(out io.Writer, release bundle.Version) error {
+func (r *Ring) print(out io.Writer, release bundle.Version) error {
 	for _, d := range r.Doubts {
 		fmt.Fprintf(out, "\nnote: %s\n", d)
 	}
 	if r.Refused != "" {
-		fmt.Fprintf(out, "\nthe agent would refuse it: %s\n", harmless(strings.TrimSuffix(r.Refused, ".")))
+		fmt.Fprintf(out, "\nthe agent would refuse it: %s\n", screen.Harmless(strings.TrimSuffix(r.Refused, ".")))
 	}
 	made := "as `moult inject` would rank them now"
 	if r.Signed {
@@ -133,21 +137,21 @@ func (r *planRingPart) print(out io.Writer, release bundle.Version) error {
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "  RANK\tNODE\tID\tVERSION\tPHASE\tNOTE")
 		for _, n := range c.Nodes {
-			fmt.Fprintf(w, "  %d\t%s\t%s\t%d\t%s\t%s\n", n.Rank, n.Name, n.ID.Short(), n.Version, orDash(n.Phase), n.note(c.rehearses && n.goes(release)))
+			fmt.Fprintf(w, "  %d\t%s\t%s\t%d\t%s\t%s\n", n.Rank, n.Name, n.ID.Short(), n.Version, cmp.Or(n.Phase, "-"), n.note(c.rehearses && n.goes(release)))
 		}
 		if err := w.Flush(); err != nil {
 			return err
 		}
 		if e := c.Expected; e != nil {
 			fmt.Fprintf(out, "  expected: about %s for the %d that are yet to go, each down for about %s: by the rehearsals of %d of them, without drains, windows and conditions\n",
-				shortTime(e.Takes), e.Nodes, shortTime(e.Down), e.Known)
+				screen.Took(e.Takes), e.Nodes, screen.Took(e.Down), e.Known)
 		}
 	}
 	return nil
 }
 
 // order says what a rank means.
-func (c planRingClass) order() string {
+func (c RingClass) order() string {
 	switch c.Strategy {
 	case bundle.StrategyAtOnce:
 		return "all at once"
@@ -160,7 +164,7 @@ func (c planRingClass) order() string {
 }
 
 // note has what is to be said of a node; rehearses says that it is to rehearse.
-func (n planRingNode) note(rehearses bool) string {
+func (n RingNode) note(rehearses bool) string {
 	var notes []string
 	if n.Canary {
 		notes = append(notes, "canary")
@@ -176,38 +180,17 @@ func (n planRingNode) note(rehearses bool) string {
 	}
 	switch r := n.Rehearsed; {
 	case r.Outcome == view.RehearsalOK && r.Reason == "":
-		notes = append(notes, "rehearsed in "+shortTime(r.Took))
+		notes = append(notes, "rehearsed in "+screen.Took(r.Took))
 	case r.Outcome == view.RehearsalOK:
-		notes = append(notes, fmt.Sprintf("rehearsed in %s, but %s", shortTime(r.Took), oneLine(r.Reason)))
+		notes = append(notes, fmt.Sprintf("rehearsed in %s, but %s", screen.Took(r.Took), screen.Short(r.Reason)))
 	case r.Outcome == view.RehearsalFailed:
-		notes = append(notes, fmt.Sprintf("its rehearsal failed, after %s: %s", shortTime(r.Took), oneLine(r.Reason)))
+		notes = append(notes, fmt.Sprintf("its rehearsal failed, after %s: %s", screen.Took(r.Took), screen.Short(r.Reason)))
 	case r.Outcome == view.RehearsalUnable:
-		notes = append(notes, "it could not be rehearsed: "+oneLine(r.Reason))
+		notes = append(notes, "it could not be rehearsed: "+screen.Short(r.Reason))
 	case r.Outcome != "":
-		notes = append(notes, "not rehearsed: "+oneLine(r.Reason))
+		notes = append(notes, "not rehearsed: "+screen.Short(r.Reason))
 	case rehearses:
 		notes = append(notes, "not rehearsed yet")
 	}
 	return strings.Join(notes, ", ")
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-// byteWords is a number of bytes for people.
-func byteWords(n int64) string {
-	const units = "KMGT"
-	f, i := float64(n), -1
-	for f >= 1024 && i < len(units)-1 {
-		f /= 1024
-		i++
-	}
-	if i < 0 {
-		return fmt.Sprintf("%d bytes", n)
-	}
-	return fmt.Sprintf("%.1f %ciB", f, units[i])
 }

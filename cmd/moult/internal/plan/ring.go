@@ -1,4 +1,4 @@
-package main
+package plan
 
 import (
 	"cmp"
@@ -17,36 +17,36 @@ import (
 	"moult/store/bundle/archive"
 )
 
-// planRingPart is what a plan knows from an agent.
-type planRingPart struct {
+// Ring is what a plan knows from an agent.
+type Ring struct {
 	// Refused is why that agent would not take the release; empty where it would.
 	Refused string `json:"refused,omitempty"`
 	// Doubts are what of the release does not fit the nodes.
 	Doubts []string `json:"doubts,omitempty"`
 	// Signed tells that the rollout order is there already; else it is the one
 	// that `moult inject` would make now.
-	Signed  bool            `json:"signed"`
-	Classes []planRingClass `json:"classes"`
+	Signed  bool        `json:"signed"`
+	Classes []RingClass `json:"classes"`
 }
 
-// planRingClass is what would happen to the nodes of one class.
-type planRingClass struct {
+// RingClass is what would happen to the nodes of one class.
+type RingClass struct {
 	Class bundle.Class `json:"class"`
 	// Changed is false where the release leaves the class as it is.
 	Changed  bool   `json:"changed"`
 	Strategy string `json:"strategy"`
 	// Budget is how many may be down at once.
-	Budget int            `json:"budget"`
-	Nodes  []planRingNode `json:"nodes"` // in the order in which they may go
+	Budget int        `json:"budget"`
+	Nodes  []RingNode `json:"nodes"` // in the order in which they may go
 	// Expected is how long it may take; nil where no rehearsal tells.
-	Expected *planExpected `json:"expected,omitempty"`
+	Expected *Expected `json:"expected,omitempty"`
 
 	rehearses bool // nodes have been told to rehearse
 }
 
-// planExpected is how long a class may take, by what rehearsals took: without what nodes wait
+// Expected is how long a class may take, by what rehearsals took: without what nodes wait
 // for beside those before them and the soaks.
-type planExpected struct {
+type Expected struct {
 	Takes bundle.Duration `json:"takes"`
 	// Nodes are those that are yet to go, without those that the release has failed on in a
 	// rehearsal, and Known those of them that have told how long they would be down; the others count as the median of these, Down.
@@ -55,7 +55,8 @@ type planExpected struct {
 	Down  bundle.Duration `json:"down"`
 }
 
-type planRingNode struct {
+// RingNode is a node in its place.
+type RingNode struct {
 	Rank      int            `json:"rank"` // from 1
 	Name      string         `json:"name"`
 	ID        bundle.NodeID  `json:"id"`
@@ -71,8 +72,8 @@ type planRingNode struct {
 	since time.Time // it is in its phase
 }
 
-// planRing asks an agent who runs what, and works out who would go when.
-func planRing(ctx context.Context, api *control.Client, b *archive.Bundle, root []byte) (*planRingPart, error) {
+// Ask asks an agent who runs what, and works out who would go when.
+func Ask(ctx context.Context, api *control.Client, b *archive.Bundle, root []byte) (*Ring, error) {
 	status, err := api.Status(ctx, false)
 	if err != nil {
 		return nil, err
@@ -81,7 +82,7 @@ func planRing(ctx context.Context, api *control.Client, b *archive.Bundle, root 
 	if err != nil {
 		return nil, err
 	}
-	part := &planRingPart{Doubts: operator.Doubts(b.Head(), status), Classes: []planRingClass{}}
+	part := &Ring{Doubts: operator.Doubts(b.Head(), status), Classes: []RingClass{}}
 	if err := operator.Fits(root, b, peer, status); err != nil {
 		part.Refused = err.Error()
 	}
@@ -128,14 +129,14 @@ func longCopy(ctx context.Context, api *control.Client, b *archive.Bundle) strin
 	return info.Name + ": " + text
 }
 
-func ringClass(class bundle.Class, release bundle.Version, c schedule.ClassOrder, nodes map[bundle.NodeID]control.NodeStatus) planRingClass {
-	r := planRingClass{Class: class, Strategy: c.Strategy, Budget: c.MaxUnavailable, Nodes: []planRingNode{}}
+func ringClass(class bundle.Class, release bundle.Version, c schedule.ClassOrder, nodes map[bundle.NodeID]control.NodeStatus) RingClass {
+	r := RingClass{Class: class, Strategy: c.Strategy, Budget: c.MaxUnavailable, Nodes: []RingNode{}}
 	for i, id := range c.Roster {
 		n := nodes[id]
 		if n.Name == "" {
 			n.Name = id.Short() // known from an earlier order only
 		}
-		node := planRingNode{
+		node := RingNode{
 			Rank: i + 1, Name: n.Name, ID: id, Version: n.Version, Phase: n.Phase, Reachable: n.Reachable,
 			since: n.Since, Canary: i < c.Canary, Wave: wave(c, i), Skipped: slices.Contains(c.Skipped, i),
 		}
@@ -150,7 +151,7 @@ func ringClass(class bundle.Class, release bundle.Version, c schedule.ClassOrder
 
 // expect works out how long a class takes from now, by what its nodes' rehearsals took; nil
 // where none tells, or where nobody knows when the next one goes.
-func expect(c schedule.ClassOrder, release bundle.Version, nodes []planRingNode, now time.Time) *planExpected {
+func expect(c schedule.ClassOrder, release bundle.Version, nodes []RingNode, now time.Time) *Expected {
 	var known []bundle.Duration
 	for _, n := range nodes {
 		if n.goes(release) && n.Rehearsed.Down > 0 {
@@ -161,7 +162,7 @@ func expect(c schedule.ClassOrder, release bundle.Version, nodes []planRingNode,
 		return nil
 	}
 	slices.Sort(known)
-	e := &planExpected{Known: len(known), Down: known[len(known)/2]}
+	e := &Expected{Known: len(known), Down: known[len(known)/2]}
 	last := map[bundle.NodeID]int{} // the places of their newest attempts
 	for i, n := range nodes {
 		last[n.ID] = i
@@ -202,7 +203,7 @@ func expect(c schedule.ClassOrder, release bundle.Version, nodes []planRingNode,
 }
 
 // goes reports whether a node is yet to go down for a release, as far as it can be told.
-func (n planRingNode) goes(release bundle.Version) bool {
+func (n RingNode) goes(release bundle.Version) bool {
 	return !n.Skipped && n.Version < release && n.Rehearsed.Outcome != view.RehearsalFailed
 }
 
