@@ -82,7 +82,7 @@ var plants = []struct {
 
 // foundBy has a seed that finds a plant, where the first does not.
 var foundBy = map[string]uint64{
-	"rank off by one": 3,
+	"rank off by one": 2,
 	"nodes that may be down under an earlier order do not count":          91,
 	"what a node works towards counts as what it has reached":             1,
 	"a slot gets its name before its files are synced":                    9,
