@@ -5,7 +5,7 @@ SEEDS ?= 2000
 # The sample systems, and what tests share; ./... leaves them out.
 SAMPLES := ./testdata/kit/... ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/... ./testdata/member/... ./testdata/wall/...
 
-.PHONY: check format vet staticcheck test race fuzz sim states crash mixed bad nats real bench microbench demo tour
+.PHONY: check format vet staticcheck test race fuzz sim states crash cluster mixed bad nats real bench microbench demo tour
 
 check: format vet staticcheck test
 
@@ -46,7 +46,12 @@ states:
 
 # kill -9 of the agent at every failpoint of every phase.
 crash:
-	$(GO) test ./cmd/moult -count=1 -run 'TestCrash|TestWasmCrash|TestAgentDeath' -crash -v
+	$(GO) test ./cmd/moult -count=1 -timeout 20m -run '^Test(Crash|AttachCrash|WasmCrash)$$' -crash -v
+
+# What needs clusters of its own for long: ways out of troubles, membership, lost and damaged
+# files, bad releases, rehearsals, conditions.
+cluster:
+	$(GO) test ./cmd/moult -count=1 -timeout 30m -run '^Test(AwayForTwoReleases|BadObjectProcesses|DataFolder|DemoBad|DemoHangsUp|Facts|FullOutage|Held|HeldAdmitted|InjectAtTwoPeers|LateJoiner|LongCopy|MembersLost|Membership|OpenRing|Orders|RehearsalIsGivenUp|Rehearse|Retire|Soak|StatusOfWhatRolls|TwoHalves|WaysOut|Withdraw)$$' -cluster -v
 
 # Versions mixed, under load, for every kind of attach and egress that works here; and a
 # release that is taken back.

@@ -19,10 +19,8 @@ import (
 // alarm says so, nothing is changed on top of what nobody has, and `member add --all --anew`
 // begins anew.
 func TestMembersLost(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := settledSmall(t, 2)
 	first := c.Agents[0]
 	folder := c.openTrust()

@@ -25,19 +25,14 @@ import (
 // to the next version and back. The next agent takes over whatever runs; who has
 // come meanwhile waits for it, and is not given to software that is not admitted.
 func TestAttachCrash(t *testing.T) {
+	inCrash(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	k := kind{"inherit", "proxy"}
 	if err := k.possible(); err != nil {
 		t.Skipf("not possible here: %v", err)
 	}
-	good, bad := []string{"starting.done"}, []string{"rolling-back.done"}
-	if *allKinds {
-		good = []string{"draining.saved", "draining.done", "starting.saved", "starting.done", "probing.saved", "probing.done", "settled.saved"}
-		bad = []string{"rolling-back.saved", "rolling-back.done"}
-	}
+	good := []string{"draining.saved", "draining.done", "starting.saved", "starting.done", "probing.saved", "probing.done", "settled.saved"}
+	bad := []string{"rolling-back.saved", "rolling-back.done"}
 	for _, point := range good {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()

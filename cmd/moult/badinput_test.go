@@ -242,10 +242,8 @@ func (p *badPlace) refused(v bundle.Version, status int, reason string) {
 // and of a good object, notice nothing. simlayer/badinput_test.go lists what else is
 // tested, and where.
 func TestBadObjectProcesses(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts processes; run without -short")
-	}
 	p := newBadPlace(t)
 	p.set()
 	const loop = "\x03\x40\x0c\x00\x0b\x42\x00"

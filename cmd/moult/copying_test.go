@@ -19,10 +19,8 @@ import (
 // TestLongCopy: where a copy of the state takes longer than callers are held, plan says so,
 // and so does each node before it goes down.
 func TestLongCopy(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := settledSmall(t, 2)
 	for _, a := range c.Agents {
 		for i := range 20 {

@@ -302,10 +302,8 @@ func folderCluster(t *testing.T) *testCluster {
 // agent and before it starts. Nothing that was acknowledged is lost, the node never goes
 // down for a release by it, and afterwards it is where it was.
 func TestDataFolder(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	f := newFolder(t)
 	for _, row := range folderRows {
 		for _, damage := range damages {

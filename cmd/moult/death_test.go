@@ -13,6 +13,7 @@ import (
 // call the node: where their calls go past the agent none fails, and the next agent
 // takes the same process over, and upgrades it.
 func TestAgentDiesUnderLoad(t *testing.T) {
+	inMixed(t)
 	eachDirect(t, []kind{{"steer", "connect"}, {"inherit", "connect"}}, func(t *testing.T, k kind) {
 		c := newCluster(t, 2)
 		c.use(k, "")

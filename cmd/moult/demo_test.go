@@ -29,24 +29,10 @@ func TestDemo(t *testing.T) {
 
 // TestDemoBad plays that of a bad release.
 func TestDemoBad(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	var out, talk strings.Builder
 	if code := run(t.Context(), []string{"moult", "demo", "--bad", "--nodes", "3"}, &out, &talk); code != exitDone || !strings.Contains(out.String(), "nodes that went down    0\n") {
-		t.Fatalf("exit code %d\n%s\n%s", code, talk.String(), out.String())
-	}
-}
-
-// TestDemoRevert plays that of a release that is taken back.
-func TestDemoRevert(t *testing.T) {
-	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
-	var out, talk strings.Builder
-	if code := run(t.Context(), []string{"moult", "demo", "--revert", "--nodes", "3"}, &out, &talk); code != exitDone || !strings.Contains(out.String(), "\ntaken back in ") {
 		t.Fatalf("exit code %d\n%s\n%s", code, talk.String(), out.String())
 	}
 }
@@ -54,10 +40,8 @@ func TestDemoRevert(t *testing.T) {
 // A demo whose terminal is closed ends all that it started, as an interrupted one
 // does, and does not say that anything goes on.
 func TestDemoHangsUp(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	dir, err := os.MkdirTemp("", "hup-") // not t.TempDir: its long names do not fit a unix socket's path
 	if err != nil {
 		t.Fatal(err)

@@ -50,10 +50,8 @@ func rate(errors string) string {
 // TestFacts: a release whose errors rise is held when one node has it, though three may be
 // down at once; and one that waits for a number of the nodes' own goes when it is there.
 func TestFacts(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := newCluster(t, 3)
 	first := c.Agents[0]
 	c.up(c.Agents)

@@ -21,10 +21,8 @@ import (
 // agents that do not hear each other. Once they do nobody goes down by either change; pause
 // joins the two, and the rollout goes on when all nodes have the joined order.
 func TestTwoHalves(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := settledSmall(t, 3)
 	both := "past {\n compatible = true\n}\nfuture {\n compatible = true\n}\n"
 	text := fmt.Sprintf(smallSpec, 2, "from = 1", runtime.GOOS, runtime.GOARCH, both)

@@ -117,9 +117,6 @@ func TestLine(t *testing.T) {
 func TestLineCatches(t *testing.T) {
 	inMixed(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := lineCluster(t, 1, portable)
 	c.lineRelease(2, `["./line", "migrate"]`, `["env", "-u", "MOULT_FUTURE_STATE", "./line", "migrate"]`)
 	c.answer2(1)

@@ -39,10 +39,8 @@ func (c *testCluster) leads(a, to *cluster.Agent) bool {
 // TestMembership: the first release enrols who is there. Who comes later decides nothing
 // until the operator says so, or a join token; and who is evicted decides nothing any more.
 func TestMembership(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := newCluster(t, 4)
 	first, stranger, guest := c.Agents[0], c.Agents[2], c.Agents[3]
 	c.up(c.Agents[:2])
@@ -157,10 +155,8 @@ func tokenOf(list memberList) string {
 
 // TestOpenRing: where everybody is to count, nobody is enrolled.
 func TestOpenRing(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := newCluster(t, 2)
 	for _, a := range c.Agents {
 		config, err := os.ReadFile(a.ConfigPath())

@@ -351,6 +351,7 @@ func (p *pairing) nodePair(key string, caller *cluster.Agent, version int, calle
 // of all three versions at once on the way and clients of all three calling every
 // node, at the versioned and at the public addresses, from the first to the last.
 func TestMixed(t *testing.T) {
+	inMixed(t)
 	eachKind(t, func(t *testing.T, k kind) {
 		c := newCluster(t, 3)
 		c.use(k, "    external_version = 1\n")
@@ -399,10 +400,8 @@ func TestMixed(t *testing.T) {
 // TestMixedCatches gives a release rules that mangle a value and that deny in
 // other words and too little: each must be noticed, by clients and by nodes.
 func TestMixedCatches(t *testing.T) {
+	inMixed(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := newCluster(t, 2)
 	c.up(c.Agents)
 	c.formed(2)

@@ -19,9 +19,6 @@ import (
 // running starts n agents and takes them to version 1 with keys on the first.
 func running(t *testing.T, n int) *testCluster {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := newCluster(t, n)
 	c.up(c.Agents)
 	c.formed(n)
@@ -63,6 +60,7 @@ func node(s control.Status, name string) control.NodeStatus {
 // TestHeld gives a release whose software never becomes healthy: its first
 // node goes back to its untouched state, and the rollout stops there.
 func TestHeld(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
 	c := running(t, 3)
 	digests := map[string]bundle.Digest{}
@@ -109,6 +107,7 @@ func TestHeld(t *testing.T) {
 // TestHeldAdmitted kills software that has been admitted and has not settled: its node is
 // held on it, and says both which version it is at and which it runs.
 func TestHeldAdmitted(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
 	c := running(t, 1)
 	a := c.Agents[0]
@@ -138,10 +137,8 @@ func TestHeldAdmitted(t *testing.T) {
 
 // TestLateJoiner has a node with version 1's state join after the rollout.
 func TestLateJoiner(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := newCluster(t, 4)
 	c.up(c.Agents[:3])
 	c.formed(3)
@@ -189,6 +186,7 @@ func (c *testCluster) adopt(a *cluster.Agent, state string) {
 
 // TestAwayForTwoReleases has a node miss two rollouts, and catch up in one go.
 func TestAwayForTwoReleases(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
 	c := running(t, 3)
 	away := c.Agents[2]
@@ -210,6 +208,7 @@ func TestAwayForTwoReleases(t *testing.T) {
 
 // TestOrders pauses, resumes and skips as an operator does.
 func TestOrders(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
 	c := running(t, 3)
 	trustDir := filepath.Join(c.dir, "trust")
@@ -249,6 +248,7 @@ func TestOrders(t *testing.T) {
 
 // TestFullOutage ends all agents; they find each other again without flags.
 func TestFullOutage(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
 	c := running(t, 3)
 	c.fill(c.Agents[1])

@@ -256,10 +256,8 @@ func TestTooFewKeys(t *testing.T) {
 // folder, by two operators with a copy each, and with rankings that contradict
 // each other. All peers end with one ranking.
 func TestInjectAtTwoPeers(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := settledSmall(t, 3)
 	first, last := c.Agents[0], c.Agents[2]
 	path := c.small(2, c.trustDir())

@@ -16,10 +16,8 @@ import (
 // TestRehearsalIsGivenUp: of a rehearsal that somebody asks for nothing is left where who asked
 // leaves, where the agent is killed, and where a rollout begins; and there is one at a time.
 func TestRehearsalIsGivenUp(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := newCluster(t, 1)
 	a := c.Agents[0]
 	c.up(c.Agents)

@@ -115,10 +115,8 @@ func (c *testCluster) planned(a *cluster.Agent, path string) {
 // TestRehearse: releases that cannot take the fleet's data are stopped before any node has
 // been down, each on the node where it shows; then one that can is taken by all.
 func TestRehearse(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := newCluster(t, 3)
 	first := c.Agents[0]
 	c.up(c.Agents)

@@ -53,10 +53,8 @@ func callersOf(s control.Status, v bundle.Version) (control.ObjectStatus, bool) 
 // address, its disk, and its line in the status. A node that stayed behind is then
 // told.
 func TestRetire(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := newCluster(t, 3)
 	n1, n2, late := c.Agents[0], c.Agents[1], c.Agents[2]
 	c.up(c.Agents)

@@ -69,10 +69,8 @@ func (c *testCluster) client(a *cluster.Agent, version int) *kvload.Client {
 // while clients of both versions call: no call fails, nothing that was acknowledged is lost, and
 // what version 1 cannot hold is there again at the end.
 func TestRevert(t *testing.T) {
+	inMixed(t)
 	t.Parallel()
-	if !*allKinds {
-		t.Skip("takes a minute, and is of make mixed; `moult demo --revert` is shorter")
-	}
 	c := newCluster(t, 5)
 	first := c.Agents[0]
 	c.up(c.Agents)

@@ -16,6 +16,7 @@ import (
 // TestSoak has the canary's software end after it has settled, in its soak: the others
 // stay where they are, whoever is asked says why, and a mended release goes through.
 func TestSoak(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
 	c := running(t, 3)
 	for _, a := range c.Agents {

@@ -127,6 +127,7 @@ func eachUDPDirect(t *testing.T, f func(c *testCluster, a *cluster.Agent, k kind
 // no call past the agent fails while that runs, the next agent takes it over, starts
 // it again when it ends, and upgrades it.
 func TestUDPAgentDies(t *testing.T) {
+	inMixed(t)
 	eachUDPDirect(t, func(c *testCluster, a *cluster.Agent, k kind) {
 		pid := c.nodePID(a)
 		l := &udpLoad{c: c, ok: map[string]int{}, acked: map[string]string{}}
@@ -170,6 +171,7 @@ func TestUDPAgentDies(t *testing.T) {
 // TestUDPAgentDiesProbing ends the agent while the software of the next version runs
 // and is not admitted: who calls that waits for the next agent.
 func TestUDPAgentDiesProbing(t *testing.T) {
+	inMixed(t)
 	eachUDPDirect(t, func(c *testCluster, a *cluster.Agent, k kind) {
 		c.kill(a)
 		c.up(c.Agents, "MOULT_FAILPOINT=probing.saved")

@@ -129,9 +129,7 @@ func (c *testCluster) wallBundle(v bundle.Version, spoil ...string) string {
 // TestUserRehearses: a bundle is rehearsed by the node's user, who can get at it and what comes
 // of it; and it is said that there was nothing of a future object.
 func TestUserRehearses(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts processes; run without -short")
-	}
+	inMixed(t)
 	t.Parallel()
 	c := wallCluster(t, kind{"relay", "proxy"}, "nobody")
 	a := c.Agents[0]
@@ -218,16 +216,11 @@ func (c *testCluster) throughWall(k kind) {
 // its check, its transform and its objects can do nothing outside their folders, read no
 // key, command no agent and gain no rights.
 func TestUser(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
+	inMixed(t)
 	t.Parallel()
 	for _, way := range []string{"relay", "inherit", "steer"} {
 		t.Run(way, func(t *testing.T) {
 			k := kind{way, "proxy"}
-			if way != "relay" && !*allKinds {
-				t.Skip("make mixed runs it")
-			}
 			if err := k.possible(); err != nil {
 				t.Skipf("not possible here: %v", err)
 			}
@@ -340,9 +333,7 @@ func (c *testCluster) closed() {
 // TestUserCatches: without a user all of it can be done, so what TestUser finds refused
 // is refused by the wall.
 func TestUserCatches(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
+	inMixed(t)
 	t.Parallel()
 	c := wallCluster(t, portable, "")
 	c.throughWall(portable)

@@ -181,6 +181,7 @@ func (t typedCalls) wrong() (wrong []string) {
 // after the upgrade, and so is what callers of version 1 had seen of it. Agents are
 // killed on the way.
 func TestWasm(t *testing.T) {
+	inMixed(t)
 	eachKind(t, func(t *testing.T, k kind) {
 		if k.egress != "proxy" && k.egress != "auto" {
 			t.Skip("the nodes have no peers, so their egress makes no difference: see " + portable.String())
@@ -251,9 +252,6 @@ func (c *testCluster) stillBinary(a *cluster.Agent) {
 func TestWasmCatches(t *testing.T) {
 	inMixed(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	for variable, version := range map[string]int{"MOULT_FUTURE_STATE": 2, "MOULT_PAST_STATE": 1} {
 		t.Run(variable, func(t *testing.T) {
 			t.Parallel()
@@ -274,11 +272,9 @@ func TestWasmCatches(t *testing.T) {
 // TestWasmCrash kills the agent at points of the upgrade, with state of both objects
 // in play: afterwards it is wholly old, or wholly new.
 func TestWasmCrash(t *testing.T) {
+	inCrash(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
-	for _, point := range points([]string{"draining.done", "transforming.saved", "transforming.done", "probing.saved"}, "transforming.done") {
+	for _, point := range []string{"draining.done", "transforming.saved", "transforming.done", "probing.saved"} {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			c := wasmCluster(t, 1, portable, "MOULT_FAILPOINT="+point)

@@ -83,10 +83,8 @@ func standing(s control.Status, name string) schedule.Standing {
 // No rollout waits for one that is gone longer than an operator wants, and every command
 // that is printed meanwhile works as it is printed.
 func TestWaysOut(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := settledSmall(t, 3)
 	first, third := c.Agents[0], c.Agents[2]
 
@@ -182,10 +180,8 @@ func TestWaysOut(t *testing.T) {
 // TestStatusOfWhatRolls: status speaks of the release that is on its way, also where a
 // newer one was handed in that nobody has ordered; and an agent that hears nobody says so.
 func TestStatusOfWhatRolls(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := settledSmall(t, 2)
 	first, second := c.Agents[0], c.Agents[1]
 	c.kill(second)

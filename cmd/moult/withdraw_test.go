@@ -68,10 +68,8 @@ func heldNode(s control.Status) string {
 // that follows builds on it, until it is withdrawn: then release 3 goes around it, and so
 // do callers.
 func TestWithdraw(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	c := newCluster(t, 3)
 	first, third := c.Agents[0], c.Agents[2]
 	c.up(c.Agents)
