@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -30,9 +29,6 @@ var (
 	}
 	badPoints = []string{"rolling-back.saved", "rolling-back.done", "held.saved"}
 )
-
-// everyPoint lets the tests of crashes try every failpoint: `make crash`.
-var everyPoint = flag.Bool("crash", false, "kill the agent at every failpoint, not only at one on the way there and one on the way back")
 
 // points are those to be tried: all, or the few that stand for them.
 func points(all []string, few ...string) []string {

@@ -4,10 +4,8 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -19,25 +17,6 @@ import (
 	"moult/simlayer/attach"
 	"moult/simlayer/connect"
 )
-
-// What `go test` leaves to make targets, which .ci/run runs, too. There it shows each thing
-// once: an upgrade under load (TestDemo), adoption, an agent's death, each kind of attach,
-// and by TestScripts what users type.
-var (
-	allKinds = flag.Bool("mixed", false, "test mixed versions of all samples, with every kind of attach and egress")
-	clusters = flag.Bool("cluster", false, "run what needs clusters of its own for long")
-)
-
-func inMixed(t *testing.T)   { t.Helper(); leftTo(t, "mixed", *allKinds) }
-func inCluster(t *testing.T) { t.Helper(); leftTo(t, "cluster", *clusters) }
-func inCrash(t *testing.T)   { t.Helper(); leftTo(t, "crash", *everyPoint) }
-
-func leftTo(t *testing.T, target string, here bool) {
-	t.Helper()
-	if !here {
-		t.Skipf("make %s runs it", target)
-	}
-}
 
 // kind is how callers reach a node (attach) and how its own calls find their
 // peers (egress), in the words of agent.hcl.
@@ -151,51 +130,5 @@ func (c *testCluster) inUse(k kind) {
 				c.t.Errorf("%s: service %s has attach %q and egress %q, want %s", n.Name, name, service.Attach, service.Egress, k)
 			}
 		}
-	}
-}
-
-// leaves is a test that leaves itself to a make target.
-var leaves = regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\) \{\n\tin(Mixed|Cluster|Crash)\(t\)`)
-
-// notRun returns the tests of source that no target of makefile runs.
-func notRun(source, makefile string) (tests []string) {
-	for _, m := range leaves.FindAllStringSubmatch(source, -1) {
-		target := strings.ToLower(m[2])
-		_, rule, _ := strings.Cut(makefile, "\n"+target+":\n")
-		rule, _, _ = strings.Cut(rule, "\n\n")
-		run := regexp.MustCompile(`-run '([^']*)' -` + target + " ").FindStringSubmatch(rule)
-		if run == nil || !regexp.MustCompile(strings.ReplaceAll(run[1], "$$", "$")).MatchString(m[1]) {
-			tests = append(tests, m[1])
-		}
-	}
-	return tests
-}
-
-// TestLeftToMake: what a test leaves to a make target runs there.
-func TestLeftToMake(t *testing.T) {
-	makefile, err := os.ReadFile("../../Makefile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob("*_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all strings.Builder
-	for _, name := range files {
-		source, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all.Write(source)
-	}
-	if n, calls := len(leaves.FindAllString(all.String(), -1)), len(regexp.MustCompile(`(?m)^\tin(Mixed|Cluster|Crash)\(t\)$`).FindAllString(all.String(), -1)); n == 0 || n != calls {
-		t.Errorf("%d tests begin with what leaves them to make, and %d say it", n, calls)
-	}
-	if tests := notRun(all.String(), string(makefile)); len(tests) > 0 {
-		t.Errorf("no make target runs %q", tests)
-	}
-	if tests := notRun("func TestForgotten(t *testing.T) {\n\tinCluster(t)\n", string(makefile)); len(tests) != 1 {
-		t.Error("a test that no target runs is not seen")
 	}
 }
