@@ -31,6 +31,11 @@ func timeoutFlag(def time.Duration) cli.Flag {
 	return &cli.DurationFlag{Name: "timeout", Value: def, Usage: "give up after this `TIME`"}
 }
 
+// noColorFlag is read by screen.TerminalOf, which heeds NO_COLOR as well, whatever it says.
+func noColorFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "no-color", Usage: "no colour; as with NO_COLOR in the environment"}
+}
+
 // printNotes tells what does not keep a command from doing its work.
 func printNotes(c *cli.Context, notes []string) {
 	if o := outcomeOf(c); o != nil {

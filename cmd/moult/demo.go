@@ -29,7 +29,7 @@ func demoCommand() *cli.Command {
 			&cli.BoolFlag{Name: "revert", Usage: "then take the release back from all nodes, and go forward to it again"},
 			&cli.BoolFlag{Name: "keep", Usage: "keep the folder with everything in it"},
 			outputFlag(), timeoutFlag(5 * time.Minute),
-			&cli.BoolFlag{Name: "no-color", EnvVars: []string{"NO_COLOR"}, Usage: "no colour"},
+			noColorFlag(),
 		},
 		Action: showDemo,
 	}
@@ -58,10 +58,14 @@ func showDemo(c *cli.Context) error {
 		defer stop()
 	}
 	signal.Ignore(syscall.SIGPIPE) // nobody reads any more: that, too, must not end the demo before its processes
-	report, err := demo.Run(ctx, demo.Config{
+	cfg := demo.Config{
 		Nodes: n, Rate: c.Float64("rate"), Keep: c.Bool("keep"), Bad: c.Bool("bad"), Revert: c.Bool("revert"), Build: buildOptions(),
-		Talk: c.App.ErrWriter, Live: screen.IsTerminal(c.App.ErrWriter) && !asJSON && !c.Bool("no-color"),
-	})
+		Talk: screen.Wrapping(c.App.ErrWriter),
+	}
+	if !asJSON {
+		cfg.Screen = screen.TerminalOf(c.App.ErrWriter, c.Bool("no-color"))
+	}
+	report, err := demo.Run(ctx, cfg)
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return &exitError{code: exitTimedOut, err: fmt.Errorf("the demo did not end within %v: %w", c.Duration("timeout"), err), hint: "--timeout gives it longer; --keep keeps the logs"}
 	}
@@ -71,7 +75,7 @@ func showDemo(c *cli.Context) error {
 	if asJSON {
 		err = writeJSON(c.App.Writer, report)
 	} else {
-		err = report.Print(c.App.Writer)
+		err = report.Print(screen.Wrapping(c.App.Writer))
 	}
 	return errors.Join(err, report.Verdict())
 }

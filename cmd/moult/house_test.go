@@ -92,7 +92,8 @@ var floors = map[string]int{
 	"simlayer/packets/packetstest": 2,
 
 	"cmd/moult/internal/cluster": 9,
-	"cmd/moult/internal/screen":  9,
+	"cmd/moult/internal/screen":  8,
+	"cmd/moult/internal/status":  9,
 	"cmd/moult/internal/plan":    10,
 	"cmd/moult/internal/demo":    10,
 	"cmd/moult":                  11,

@@ -46,7 +46,7 @@ func rehearseBundle(c *cli.Context) error {
 	defer f.Close()
 	api := client(c)
 	defer api.Close()
-	r, err := showing(c.App.ErrWriter, screen.IsTerminal(c.App.ErrWriter), func(told func(control.RehearsalNews)) (control.Rehearsal, error) {
+	r, err := showing(screen.ProgressOn(c.App.ErrWriter), func(told func(control.RehearsalNews)) (control.Rehearsal, error) {
 		return api.Rehearse(c.Context, f, told)
 	})
 	switch {
@@ -63,14 +63,14 @@ func rehearseBundle(c *cli.Context) error {
 }
 
 // showing shows on a terminal what a rehearsal is at, and takes that away at its end.
-func showing(w io.Writer, terminal bool, rehearse func(told func(control.RehearsalNews)) (control.Rehearsal, error)) (control.Rehearsal, error) {
-	if !terminal {
+func showing(on *screen.Progress, rehearse func(told func(control.RehearsalNews)) (control.Rehearsal, error)) (control.Rehearsal, error) {
+	if !on.Shows() {
 		return rehearse(nil)
 	}
-	defer fmt.Fprint(w, "\r\x1b[K")
+	defer on.Done()
 	return rehearse(func(n control.RehearsalNews) {
 		if n.Begins != "" {
-			fmt.Fprintf(w, "\r\x1b[K%s …", n.Begins)
+			on.Show(n.Begins + " …")
 		}
 	})
 }

@@ -213,11 +213,11 @@ func TestRehearse(t *testing.T) {
 // what is shown meanwhile is gone before the report.
 func TestRehearsalSpeaksPlainly(t *testing.T) {
 	var out strings.Builder
-	r, err := showing(&out, true, func(told func(control.RehearsalNews)) (control.Rehearsal, error) {
+	r, err := showing(&screen.Progress{To: &out, Width: func() int { return 80 }}, func(told func(control.RehearsalNews)) (control.Rehearsal, error) {
 		told(control.RehearsalNews{Begins: "copy the state"})
 		return control.Rehearsal{Outcome: view.RehearsalOK, Reason: "no\x1b[2J\nnetwork\u009b\u202e"}, nil
 	})
-	if err != nil || !strings.HasSuffix(out.String(), "…\r\x1b[K") {
+	if err != nil || !strings.HasSuffix(out.String(), "…\x1b[K\r\x1b[K") {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 	out.Reset()

@@ -1,22 +1,19 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
-	"text/tabwriter"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/control"
 	"moult/agent/operator"
-	"moult/agent/upgrade"
 	"moult/cmd/moult/internal/screen"
+	"moult/cmd/moult/internal/status"
 	"moult/store/bundle"
 )
 
@@ -24,13 +21,16 @@ func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "status",
 		Usage: "show the cluster, one line per node",
+		Description: "On a terminal it fits the columns: what is cut is told whole below. Where there are more\n" +
+			"nodes than rows, they are counted, and those are listed that need a look.",
 		Flags: []cli.Flag{
 			agentFlag(), outputFlag(), timeoutFlag(time.Hour),
-			&cli.BoolFlag{Name: "w", Aliases: []string{"watch"}, Usage: "show it again and again, until interrupted"},
+			&cli.BoolFlag{Name: "w", Aliases: []string{"watch"}, Usage: "show it as it changes, until interrupted"},
 			&cli.BoolFlag{Name: "wait", Usage: "wait until the rollout is complete (exit 0), held or aborted (3), or the timeout (4)"},
 			&cli.Uint64Flag{Name: "release", Usage: "with --wait: the `VERSION` to wait for; default: whatever is rolling"},
 			&cli.BoolFlag{Name: "live", Usage: "ask the peers now, instead of showing what gossip brought"},
-			&cli.BoolFlag{Name: "no-color", EnvVars: []string{"NO_COLOR"}, Usage: "no colour"},
+			&cli.BoolFlag{Name: "all", Usage: "every node, also where they are more than the terminal has rows"},
+			noColorFlag(),
 		},
 		Action: showStatus,
 	}
@@ -44,11 +44,11 @@ func showStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := statusPrinter{w: c.App.Writer, json: asJSON, color: !c.Bool("no-color") && screen.IsTerminal(c.App.Writer)}
+	p := statusPrinter{w: c.App.Writer, json: asJSON, all: c.Bool("all"), terminal: screen.TerminalOf(c.App.Writer, c.Bool("no-color"))}
 	api := client(c)
 	switch {
 	case c.Bool("w"):
-		return watchStatus(c.Context, api, p, c.Bool("live"))
+		return p.watch(c.Context, api, c.Bool("live"))
 	case c.Bool("wait"):
 		timeout, err := positive(c, "timeout")
 		if err != nil {
@@ -69,83 +69,11 @@ func showStatus(c *cli.Context) error {
 	return p.print(s)
 }
 
-func watchStatus(ctx context.Context, api *control.Client, p statusPrinter, live bool) error {
-	tick := time.NewTicker(operator.PollInterval)
-	defer tick.Stop()
-	for {
-		s, err := api.Status(ctx, live)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		if p.color {
-			fmt.Fprint(p.w, "\x1b[H\x1b[2J")
-		}
-		if err := p.print(s); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
 // waitStatus is followRelease for a command, which shows on a terminal how far it is.
 func waitStatus(c *cli.Context, api *control.Client, goal operator.Goal, timeout time.Duration) (*control.Status, error) {
-	if !screen.IsTerminal(c.App.ErrWriter) {
-		return followRelease(c.Context, api, goal, timeout, nil)
-	}
-	shown := ""
-	last, err := followRelease(c.Context, api, goal, timeout, func(s control.Status) {
-		if line := progressLine(s); line != shown {
-			shown = line
-			fmt.Fprintf(c.App.ErrWriter, "\r\x1b[K%s", line)
-		}
-	})
-	if shown != "" {
-		fmt.Fprint(c.App.ErrWriter, "\r\x1b[K") // what comes says it all
-	}
-	return last, err
-}
-
-// progressLine tells in one line how far a rollout is.
-func progressLine(s control.Status) string {
-	var sum control.ClassStatus
-	for _, c := range s.Classes {
-		sum.Total += c.Total
-		sum.Settled += c.Settled
-		sum.Down += c.Down
-		sum.Waiting += c.Waiting
-		sum.Held += c.Held
-		sum.Unwell += c.Unwell
-	}
-	line := fmt.Sprintf("%s %s: %d of %d settled", releaseWords(s.Release), s.Release.State, sum.Settled, sum.Total)
-	for _, part := range []struct {
-		n    int
-		word string
-	}{{sum.Down, "down"}, {sum.Waiting, "waiting"}, {sum.Held, "held"}, {sum.Unwell, "not well"}} {
-		if part.n > 0 {
-			line += fmt.Sprintf(", %d %s", part.n, part.word)
-		}
-	}
-	return line
-}
-
-// releaseWords says of a release which way its rollout goes.
-func releaseWords(r control.ReleaseStatus) string {
-	switch {
-	case r.Back():
-		return fmt.Sprintf("taking back release %d (turn %d)", r.Version, r.Turn)
-	case r.Finalized:
-		return fmt.Sprintf("release %d (finalized)", r.Version)
-	case r.Turn > 0:
-		return fmt.Sprintf("release %d again (turn %d)", r.Version, r.Turn)
-	}
-	return fmt.Sprintf("release %d", r.Version)
+	shown := screen.ProgressOn(c.App.ErrWriter)
+	defer shown.Done()
+	return followRelease(c.Context, api, goal, timeout, func(s control.Status) { shown.Show(status.Progress(s)) })
 }
 
 // followRelease waits until the release is complete, held or aborted, and shows each
@@ -166,93 +94,72 @@ func followRelease(user context.Context, api *control.Client, goal operator.Goal
 
 // statusPrinter writes a Status for people or for programs.
 type statusPrinter struct {
-	w     io.Writer
-	json  bool
-	color bool
-	clock func() time.Time // nil: the real one
-}
-
-func (p statusPrinter) now() time.Time {
-	if p.clock != nil {
-		return p.clock()
-	}
-	return time.Now()
+	w        io.Writer
+	json     bool
+	all      bool // nodes, however many
+	terminal screen.Terminal
 }
 
 func (p statusPrinter) print(s control.Status) error {
 	if p.json {
 		return writeJSON(p.w, s)
 	}
-	r := s.Release
-	if r.State == control.StateNone {
-		fmt.Fprintf(p.w, "cluster %s  no release yet\n", s.Cluster.Short())
-	} else {
-		fmt.Fprintf(p.w, "cluster %s  %s  %s", s.Cluster.Short(), releaseWords(r), p.paint(r.State))
-		if r.Reason != "" {
-			fmt.Fprintf(p.w, ": %s", screen.Line(r.Reason))
+	width, height := p.terminal.Size()
+	return p.write(status.Lines(s, status.Options{Width: width, Height: height, All: p.all, Color: p.terminal.Color, Now: time.Now()}))
+}
+
+func (p statusPrinter) write(lines []string) error {
+	_, err := fmt.Fprintln(p.w, strings.Join(lines, "\n"))
+	return err
+}
+
+// watch shows the status until ctx ends: in its place where that can be redrawn, else anew
+// whenever there is more news than that time has passed and calls were counted.
+func (p statusPrinter) watch(ctx context.Context, api *control.Client, live bool) (err error) {
+	show := p.print
+	switch {
+	case p.json:
+	case p.terminal.Redraws:
+		shown := screen.Start(p.terminal)
+		defer func() { err = errors.Join(err, shown.Close()) }()
+		show = func(s control.Status) error {
+			shown.Show(func(width, height int) []string {
+				return status.Lines(s, status.Options{Width: width, Height: height, All: p.all, Color: p.terminal.Color, Now: time.Now()})
+			})
+			return nil
 		}
-		fmt.Fprintln(p.w)
-	}
-	for _, class := range slices.Sorted(maps.Keys(s.Classes)) {
-		c := s.Classes[class]
-		fmt.Fprintf(p.w, "class %s  %d of %d settled, %d not well, %d down (budget %d), %d waiting, %d held\n",
-			class, c.Settled, c.Total, c.Unwell, c.Down, c.Budget, c.Waiting, c.Held)
-	}
-	for _, a := range s.Alarms {
-		fmt.Fprintf(p.w, "%s %s\n", p.paint("alarm:"), screen.Line(a))
-	}
-	w := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NODE\tID\tCLASS\tVERSION\tPHASE\tHEALTH\tSEEN\tREASON")
-	for _, n := range s.Nodes {
-		seen := "yes"
-		if !n.Reachable {
-			seen = "no"
-			if !n.Away.IsZero() {
-				seen = "no, for " + screen.For(p.now().Sub(n.Away))
+	default:
+		last := ""
+		show = func(s control.Status) error {
+			still := s
+			still.Local = control.Local{}
+			news := strings.Join(status.Lines(still, status.Options{}), "\n")
+			if news == last {
+				return nil
 			}
+			last = news
+			return p.print(s)
 		}
-		if n.Standing != "" {
-			seen += ", " + n.Standing
-		}
-		v := fmt.Sprint(n.Version)
-		if n.Target != 0 && n.Target != n.Version {
-			v = fmt.Sprintf("%d→%d", n.Version, n.Target)
-		}
-		if n.Runs != 0 {
-			v += fmt.Sprintf(" (runs %d)", n.Runs)
-		}
-		phase := n.Phase
-		if n.Progress > 0 && n.Progress < 1 {
-			phase += fmt.Sprintf(" %.0f%%", 100*n.Progress)
-		}
-		if !n.Since.IsZero() && !restful(n.Phase) {
-			phase += ", " + screen.For(p.now().Sub(n.Since))
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.ID.Short(), n.Class, v, phase, cmp.Or(n.Health, "-"), seen, screen.Short(n.Reason))
 	}
-	if err := w.Flush(); err != nil {
-		return err
+	tick := time.NewTicker(operator.PollInterval)
+	defer tick.Stop()
+	for {
+		s, err := api.Status(ctx, live)
+		if err == nil {
+			err = show(s)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
 	}
-	return p.local(s.Local)
-}
-
-// restful reports that nobody asks for how long a node is in a phase.
-func restful(phase string) bool {
-	return phase == string(upgrade.Current) || phase == string(upgrade.Settled)
-}
-
-func (p statusPrinter) paint(word string) string {
-	if !p.color {
-		return word
-	}
-	code := "33" // yellow: under way
-	switch word {
-	case control.StateComplete:
-		code = "32"
-	case control.StateHeld, control.StateAborted, control.ObjectBroken, "alarm:":
-		code = "31"
-	}
-	return "\x1b[" + code + "m" + word + "\x1b[0m"
 }
 
 func whyCommand() *cli.Command {

@@ -12,6 +12,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/operator"
 	"moult/cmd/moult/internal/cluster"
+	"moult/cmd/moult/internal/screen"
 	"moult/store/bundle"
 	"moult/store/bundle/build"
 	"moult/store/bundle/trust"
@@ -29,10 +30,10 @@ type Config struct {
 	Nodes int
 	Rate  float64 // calls per second of each version's clients, all nodes together
 	Keep  bool    // the folder with everything in it
-	// Talk is told how the story goes. Live draws a table in place there, which
-	// needs a terminal.
-	Talk io.Writer
-	Live bool
+	// Talk is told how the story goes, in whole lines. Screen is the terminal that it writes
+	// to, if it does: there the cluster is drawn in its place.
+	Talk   io.Writer
+	Screen screen.Terminal
 	// Bad has release 2 be one that cannot read what the nodes have stored.
 	Bad bool
 	// Revert has release 2 taken back when all have settled at it, and then gone forward to
@@ -73,7 +74,6 @@ type demo struct {
 	dir     string
 	cluster cluster.Cluster
 	loads   []*kvload.Load
-	drawn   int // lines of the table on the screen
 }
 
 // injector is the peer at which releases are injected: not the first, to show
@@ -208,15 +208,6 @@ func (d *demo) build(ctx context.Context, spec *build.Spec, out string) error {
 	defer folder.Close()
 	_, err = build.Build(ctx, spec, folder, out, d.Build)
 	return err
-}
-
-// follow shows the table until the rollout is complete.
-func (d *demo) follow(ctx context.Context, goal operator.Goal) (control.Status, error) {
-	s, err := operator.Follow(ctx, d.injector().API, goal, d.draw)
-	if s == nil {
-		return control.Status{}, err
-	}
-	return *s, err
 }
 
 // wait lets the load go on for a while.

@@ -31,7 +31,6 @@ func (d *demo) backAndForth(ctx context.Context) (took []bundle.Duration, last c
 		if err := d.injector().Turn(ctx, cluster.Trust(d.dir), turn.undo); err != nil {
 			return nil, last, err
 		}
-		d.drawn = 0
 		if last, err = d.follow(ctx, operator.Goal{Release: 2, Back: !turn.undo}); err != nil {
 			return nil, last, err
 		}

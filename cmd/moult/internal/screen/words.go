@@ -4,13 +4,9 @@ package screen
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
 	"unicode"
-
-	"golang.org/x/term"
 
 	"moult/store/bundle"
 )
@@ -93,10 +89,4 @@ func Bytes(n int64) string {
 		return fmt.Sprintf("%d bytes", n)
 	}
 	return fmt.Sprintf("%.1f %ciB", f, units[i])
-}
-
-// IsTerminal reports whether what is written to w is seen on a terminal.
-func IsTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -1,34 +1,35 @@
-package main
+package status
 
 import (
 	"fmt"
 	"maps"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"moult/agent/control"
 	"moult/cmd/moult/internal/screen"
 )
 
-// local prints what the agent that was asked says of its own node: the ways of
-// calls, and the simulation objects.
-func (p statusPrinter) local(l control.Local) error {
+// local is what the agent that was asked says of its own node: the ways of calls, and the
+// simulation objects.
+func (o Options) local(l control.Local) (lines []string) {
 	for _, line := range waysInWords(l) {
-		fmt.Fprintln(p.w, line)
+		lines = append(lines, o.wrap(line)...)
 	}
 	if len(l.Objects) == 0 {
-		return nil
+		return lines
 	}
-	fmt.Fprintf(p.w, "simulation objects of %s, which runs version %d\n", l.Name, l.Native)
-	w := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "CALLERS\tOBJECT\tKIND\tWHERE\tSTATE\tCALLS\tDENIED\tERRORS\tMEAN\tOPEN\tLAST")
-	for _, o := range l.Objects {
-		where := o.Where
-		if o.PID != 0 {
-			where = fmt.Sprintf("%s %d", where, o.PID)
+	lines = append(lines, o.wrap(fmt.Sprintf("simulation objects of %s, which runs version %d", l.Name, l.Native))...)
+	t := screen.Table{Columns: []screen.Column{
+		{Head: "CALLERS"}, {Head: "OBJECT"}, {Head: "KIND", Drop: 5}, {Head: "WHERE", Drop: 4}, {Head: "STATE"}, {Head: "CALLS"},
+		{Head: "DENIED"}, {Head: "ERRORS"}, {Head: "MEAN", Drop: 3}, {Head: "OPEN", Drop: 2}, {Head: "LAST", Drop: 1},
+	}}
+	for _, ob := range l.Objects {
+		where := ob.Where
+		if ob.PID != 0 {
+			where = fmt.Sprintf("%s %d", where, ob.PID)
 		}
-		c := o.Counted
+		c := ob.Counted
 		mean, last := "-", "-"
 		if c.Calls > 0 {
 			mean = screen.Roundly(time.Duration(c.Mean))
@@ -36,18 +37,19 @@ func (p statusPrinter) local(l control.Local) error {
 		if !c.Last.IsZero() {
 			last = c.Last.Local().Format(time.DateTime)
 		}
-		fmt.Fprintf(w, "%d→%d\t%s of %d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%d\t%s\n",
-			o.Callers, o.Calls, o.Side, o.Release, o.Kind, where, o.State, c.Calls, c.Denied, c.Errors, mean, c.Open, last)
+		t.Rows = append(t.Rows, []string{
+			fmt.Sprintf("%d→%d", ob.Callers, ob.Calls), fmt.Sprintf("%s of %d", ob.Side, ob.Release), ob.Kind, where, o.paint(ob.State, ob.State),
+			fmt.Sprint(c.Calls), fmt.Sprint(c.Denied), fmt.Sprint(c.Errors), mean, fmt.Sprint(c.Open), last,
+		})
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	for _, o := range l.Objects {
-		for _, line := range troubleInWords(o) {
-			fmt.Fprintf(p.w, "%d→%d: %s\n", o.Callers, o.Calls, line)
+	rows, _ := t.Lines(o.Width)
+	lines = append(lines, rows...)
+	for _, ob := range l.Objects {
+		for _, line := range troubleInWords(ob) {
+			lines = append(lines, o.wrap(fmt.Sprintf("%d→%d: %s", ob.Callers, ob.Calls, line))...)
 		}
 	}
-	return nil
+	return lines
 }
 
 // waysInWords tells of every service, and of the node's own calls, by what way they

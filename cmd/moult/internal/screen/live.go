@@ -1,0 +1,125 @@
+package screen
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
+)
+
+// View is a text for a screen of so many columns and rows. It may be asked for at any time,
+// and so must change nothing.
+type View func(width, height int) []string
+
+// Live shows a text in its place on a terminal. What else is written there meanwhile would
+// stand in its midst, so nothing must be.
+type Live struct {
+	program *tea.Program
+	ended   chan struct{}
+	err     error // read after ended
+}
+
+// Start shows nothing yet, on a terminal that redraws. The caller closes it.
+func Start(t Terminal) *Live {
+	l := &Live{ended: make(chan struct{})}
+	// Signals and keys are the command's own.
+	l.program = tea.NewProgram(model{}, tea.WithOutput(t.file), tea.WithInput(nil), tea.WithoutSignalHandler())
+	go func() {
+		defer close(l.ended)
+		_, l.err = l.program.Run()
+	}()
+	return l
+}
+
+// Show has a view take the place of the one before.
+func (l *Live) Show(v View) { l.program.Send(v) }
+
+// Close leaves the last view on the screen, with the cursor below it. It may be called twice.
+func (l *Live) Close() error {
+	l.program.Quit()
+	<-l.ended
+	if l.err != nil && !errors.Is(l.err, tea.ErrProgramKilled) {
+		return fmt.Errorf("draw on the terminal: %w", l.err)
+	}
+	return nil
+}
+
+// model is what bubbletea draws.
+type model struct {
+	view          View
+	width, height int
+}
+
+func (model) Init() tea.Cmd { return nil }
+
+func (m model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	switch msg := msg.(type) {
+	case tea.WindowSizeMsg:
+		m.width, m.height = msg.Width, msg.Height
+	case View:
+		m.view = msg
+	}
+	return m, nil
+}
+
+func (m model) View() tea.View {
+	if m.view == nil || m.width <= 0 || m.height <= 0 {
+		return tea.NewView("")
+	}
+	height := min(m.height, maxRows)
+	// The last row stays free, for the cursor.
+	return tea.NewView(strings.Join(clip(m.view(m.width, height-1), m.width, height-1), "\n") + "\n")
+}
+
+// clip takes from lines what does not fit a screen.
+func clip(lines []string, width, height int) []string {
+	if height = max(height, 1); len(lines) > height {
+		left := len(lines) - height + 1
+		lines = append(lines[:height-1:height-1], fmt.Sprintf("… and %s", Count(left, "more line")))
+	}
+	clipped := make([]string, len(lines))
+	for i, l := range lines {
+		clipped[i] = Cut(l, width)
+	}
+	return clipped
+}
+
+// Progress is one line that tells how far something is, in its place on a terminal.
+type Progress struct {
+	To io.Writer
+	// Width is how long the line may be now, in columns; nil where nothing is to be shown.
+	Width func() int
+
+	shown string
+}
+
+// ProgressOn shows nothing where w is no terminal that can redraw.
+func ProgressOn(w io.Writer) *Progress {
+	t := TerminalOf(w, true)
+	if !t.Redraws {
+		return &Progress{}
+	}
+	return &Progress{To: w, Width: func() int { width, _ := t.Size(); return width }}
+}
+
+// Shows reports whether what is shown is seen.
+func (p *Progress) Shows() bool { return p.Width != nil }
+
+// Show has a line take the place of the one before.
+func (p *Progress) Show(line string) {
+	if p.Shows() && line != p.shown {
+		p.shown = line
+		fmt.Fprint(p.To, "\r"+Cut(line, p.Width()-1)+ansi.EraseLineRight) // the last column is the cursor's
+	}
+}
+
+// Done takes the line away: what comes says it all.
+func (p *Progress) Done() {
+	if p.Shows() && p.shown != "" {
+		p.shown = ""
+		fmt.Fprint(p.To, "\r"+ansi.EraseLineRight)
+	}
+}
