@@ -97,12 +97,19 @@ func (a *Agent) perform(ctx context.Context, action upgrade.Action, s upgrade.St
 	case upgrade.Rehearse:
 		return a.perhapsRehearse(ctx, x)
 	case upgrade.Drain:
-		err := a.insist(ctx, "drain", func() error { return a.drain(ctx, s.Path) })
+		err := a.soft.PreStop(ctx)
+		if err == nil {
+			err = a.insist(ctx, "drain", func() error { return a.drain(ctx, s.Path) })
+		}
 		return outcome(x.Step, err, upgrade.Drained{Step: x.Step})
 	case upgrade.Transform:
 		return outcome(x.Step, a.transform(ctx, x), upgrade.Transformed{Step: x.Step, To: x.To})
 	case upgrade.Launch:
-		return outcome(x.Step, a.launch(ctx, x.Version), upgrade.Ready{Step: x.Step})
+		err := a.launch(ctx, x.Version)
+		if err == nil {
+			err = a.soft.PostStart(ctx, x.Version)
+		}
+		return outcome(x.Step, err, upgrade.Ready{Step: x.Step})
 	case upgrade.Admit:
 		return outcome(x.Step, a.admit(ctx, x.Version), upgrade.Admitted{Step: x.Step})
 	case upgrade.Probe:
@@ -117,8 +124,14 @@ func (a *Agent) perform(ctx context.Context, action upgrade.Action, s upgrade.St
 	case upgrade.Rollback:
 		// The attempt counts as ended, and others go on, only when the old
 		// software is up again.
+		back := upgrade.RolledBack{Step: x.Step}
 		err := a.insist(ctx, "roll back", func() error { return a.rollBack(ctx, x, s.Path) })
-		return outcome(x.Step, err, upgrade.RolledBack{Step: x.Step})
+		if err == nil && x.To != 0 {
+			if err := a.soft.PostStart(ctx, x.To); err != nil {
+				back.Reason = err.Error() // it is up all the same
+			}
+		}
+		return outcome(x.Step, err, back)
 	}
 	panic(fmt.Sprintf("agent: unknown action %T", action))
 }

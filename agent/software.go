@@ -179,7 +179,7 @@ func (l *loop) planOf(v bundle.Version) (software.Plan, error) {
 // the operator sets something else.
 func (a *Agent) planWith(v bundle.Version, cu bundle.ClassUpgrade) (p software.Plan, err error) {
 	p = software.Plan{
-		Version: v, Command: cu.Command, Health: cu.Health, Placeholders: cu.Placeholders,
+		Version: v, Command: cu.Command, Health: cu.Health, Hooks: cu.Hooks, Placeholders: cu.Placeholders,
 		Services: slices.Sorted(maps.Keys(cu.Services)), Protocols: map[string]string{},
 	}
 	if p.Placeholders {

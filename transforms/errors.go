@@ -20,8 +20,8 @@ var (
 	ErrOldChanged = errors.New("the old state has changed while it was transformed")
 )
 
-// exitLater is the exit status of a program that wants to be tried later.
-const exitLater = 21
+// ExitLater is the exit status of a program that wants to be tried later.
+const ExitLater = 21
 
 // Failed says how a transform failed. The new slot must not be published.
 type Failed struct {

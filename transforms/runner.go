@@ -465,7 +465,7 @@ func (j Job) outcome(cmd *exec.Cmd, err, killed error, output string) error {
 	case killed != nil:
 		f.Exit, f.Reason, f.Err = -1, killed.Error()+": killed", killed
 		f.Own = ownFault(killed)
-	case f.Exit == exitLater:
+	case f.Exit == ExitLater:
 		return fmt.Errorf("transform %d -> %d (%s): %w: %s", j.From, j.To, j.argv()[0], ErrLater, lastLines(output, maxErrorTail))
 	case errors.As(err, &exit):
 		f.Reason, f.Err, f.Own = exit.Error(), err, true

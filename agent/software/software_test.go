@@ -25,6 +25,7 @@ import (
 	"moult/simlayer"
 	"moult/store/bundle"
 	"moult/testdata/kit"
+	"moult/transforms"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -468,5 +469,67 @@ func TestRecordFlips(t *testing.T) {
 	old := bytes.Replace(text, []byte(sealed.Sum.String()), []byte(bundle.Digest{}.String()), 1)
 	if got, err := parseRecord(old); err != nil || got.Handle.PID != 4711 {
 		t.Errorf("what an older moult wrote: %+v, %v", got, err)
+	}
+}
+
+// Hooks run beside the software that was started, also under a later agent, with its addresses
+// and its state; their answer is the hook's.
+func TestHooks(t *testing.T) {
+	n := newNode(t, sleeper)
+	run := func(script string) []string { return []string{"/bin/sh", "-c", script} }
+	n.plan.Hooks = bundle.Hooks{
+		PreStop:   run(`echo "$MOULT_SERVICE_API" >"$MOULT_STATE/stop"; exit $(cat "$MOULT_STATE/exit")`),
+		PostStart: run(`echo "$MOULT_SERVICE_API" >"$MOULT_STATE/start"`),
+		Timeout:   bundle.Duration(time.Minute),
+	}
+	file := func(name string) string { return filepath.Join(n.cfg.State(1), name) }
+	exits := func(code string) {
+		if err := os.WriteFile(file("exit"), []byte(code), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := n.agent()
+	if err := a.PreStop(t.Context()); err != nil {
+		t.Errorf("nothing runs, and its hook says %v", err)
+	}
+	n.launched(a)
+	next[Starting](n)
+	addr := next[Ready](n).Backends["api"]
+	if err := a.PostStart(t.Context(), 1); err != nil {
+		t.Error(err)
+	}
+	if err := a.PostStart(t.Context(), 2); err == nil {
+		t.Error("version 2 does not run, and its hook was run")
+	}
+	exits("0")
+	if err := a.PreStop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"start", "stop"} {
+		if data, err := os.ReadFile(file(name)); err != nil || string(data) != addr+"\n" {
+			t.Errorf("at the %s its service is at %q, %v; want %s", name, data, err, addr)
+		}
+	}
+	exits("21")
+	if err := a.PreStop(t.Context()); !errors.Is(err, transforms.ErrLater) {
+		t.Errorf("it asks for another time: %v", err)
+	}
+	a.close()
+
+	a = n.agent() // which has not taken the software over yet
+	exits("3")
+	if err := a.PreStop(t.Context()); err == nil || errors.Is(err, transforms.ErrLater) || !strings.Contains(err.Error(), "pre_stop of version 1") || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("it fails: %v", err)
+	}
+	if err := a.Stop(t.Context(), time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.PreStop(t.Context()); err != nil {
+		t.Errorf("it was stopped, and its hook says %v", err)
+	}
+	n.plan.Hooks.PostStart, n.plan.Hooks.Timeout = run("exec sleep 1000"), bundle.Duration(100*time.Millisecond)
+	n.launched(a)
+	if err := a.PostStart(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "timeout, 100ms") {
+		t.Errorf("it does not end: %v", err)
 	}
 }

@@ -153,7 +153,8 @@ type (
 		Before int
 	}
 	// Drain holds new calls, lets those in flight end, and stops the software
-	// of release Version. It does not fail: what does not end is killed.
+	// of release Version. Failed means that the software was not to be stopped, by its own
+	// word, and that nothing was done yet; after that, what does not end is killed.
 	Drain struct {
 		Step    uint64
 		Version bundle.Version

@@ -422,10 +422,14 @@ func (m *Machine) failed(e Failed) {
 		m.hold(reason)
 	case Rehearsing:
 		m.notRehearsed(e, reason)
-	case Transforming, Starting:
+	case Draining, Transforming, Starting:
 		s.Reason, s.Back = reason, Held
 		if e.Later && s.Running != 0 {
 			s.Back = Waiting
+		}
+		if s.Phase == Draining { // it was not to be stopped yet, so nothing was
+			m.rolledBack("")
+			return
 		}
 		m.enter(RollingBack)
 	case Probing:

@@ -71,6 +71,8 @@ const (
 	MaxDrainTimeout   = Duration(24 * time.Hour)
 	MaxTransformTime  = Duration(7 * 24 * time.Hour)
 	MinRehearsalTime  = Duration(time.Second)
+	MinHookTime       = Duration(time.Second)
+	MaxHookTime       = Duration(24 * time.Hour)
 	MaxSoak           = Duration(30 * 24 * time.Hour)
 	MaxHoldTimeout    = Duration(time.Hour)
 	MinWindow         = Duration(time.Minute)

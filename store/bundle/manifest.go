@@ -37,7 +37,10 @@ const (
 	// with a bound within each value of a label.
 	FormatWaves = FormatReverse
 
-	newestFormat = FormatFacts
+	// FormatHooks added programs that are run before software is stopped and once it is up.
+	FormatHooks = 8
+
+	newestFormat = FormatHooks
 )
 
 // Manifest describes one release. Its canonical JSON (MarshalManifest) is what
@@ -82,6 +85,8 @@ type ClassUpgrade struct {
 	// the release will not be taken back; it may be run again. It has MOULT_STATE and
 	// MOULT_SERVICE_NAME in its environment, and as long as a transform. Since FormatReverse.
 	Finalized []string `json:"finalized,omitempty"`
+	// Hooks are run when an upgrade stops and starts this software. Since FormatHooks.
+	Hooks Hooks `json:"hooks,omitzero"`
 	// Facts are numbers that the nodes publish of themselves while they run this software,
 	// and, as far as they are asked by http, while they wait for it. Since FormatFacts.
 	Facts map[string]Fact `json:"facts,omitempty"`
@@ -89,6 +94,22 @@ type ClassUpgrade struct {
 	// placeholder, since what they say cannot be said without; since FormatPlaceholders.
 	Placeholders bool `json:"placeholders,omitempty"`
 }
+
+// Hooks are programs, each an argv, that are run beside the software. They have MOULT_STATE and
+// MOULT_SERVICE_NAME in their environment, and may be run again after a crash.
+type Hooks struct {
+	// PreStop is run before calls are held, where the node goes from this software to
+	// another. As long as it fails the software is not stopped.
+	PreStop []string `json:"pre_stop,omitempty"`
+	// PostStart is run when an upgrade has started this software and it is healthy, before
+	// callers are let in: where it fails they never are.
+	PostStart []string `json:"post_start,omitempty"`
+	// Timeout bounds each.
+	Timeout Duration `json:"timeout"`
+}
+
+// IsZero reports whether there are none.
+func (h Hooks) IsZero() bool { return len(h.PreStop) == 0 && len(h.PostStart) == 0 && h.Timeout == 0 }
 
 // Artifact is a tar of the software for one platform, cut into chunks. The
 // chunks in order are exactly the tar.
@@ -347,6 +368,9 @@ func (m *Manifest) LowestFormat() int {
 		}
 		if len(c.Schedule.Waves) > 0 || c.Schedule.Spread != nil || c.Schedule.Strategy == StrategyRandom {
 			format = max(format, FormatWaves)
+		}
+		if !c.Hooks.IsZero() {
+			format = max(format, FormatHooks)
 		}
 		for _, s := range c.Services {
 			if s.Protocol == ProtocolUDP {

@@ -79,6 +79,7 @@ func (v *validator) class(path string, version Version, c *ClassUpgrade) {
 	v.transform(path+".transform", c)
 	v.rehearse(path+".rehearse", c)
 	v.finalized(path+".finalized", c)
+	v.hooks(path+".hooks", c)
 	v.simulation(path+".past", c, &c.Past)
 	v.fail(c.Past.Observe, path+".past.observe", "true, but only the future object stands beside software whose calls it could see")
 	v.simulation(path+".future", c, &c.Future)
@@ -212,6 +213,17 @@ func (v *validator) rehearse(path string, c *ClassUpgrade) {
 func (v *validator) finalized(path string, c *ClassUpgrade) {
 	v.argv(path, c.Finalized, &ClassUpgrade{Services: c.Services})
 	v.fail(len(c.Finalized) > 0 && c.From == 0, path, "set, but a first installation (from = 0) has nothing to be taken back to")
+}
+
+func (v *validator) hooks(path string, c *ClassUpgrade) {
+	h := c.Hooks
+	if h.IsZero() {
+		return
+	}
+	v.fail(len(h.PreStop) == 0 && len(h.PostStart) == 0, path, "a timeout, but neither pre_stop nor post_start")
+	v.argv(path+".pre_stop", h.PreStop, &ClassUpgrade{Services: c.Services})
+	v.argv(path+".post_start", h.PostStart, &ClassUpgrade{Services: c.Services})
+	v.duration(path+".timeout", h.Timeout, MinHookTime, MaxHookTime)
 }
 
 // simulationKinds lists what Kind may be, for messages.

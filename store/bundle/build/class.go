@@ -72,6 +72,7 @@ func (d *decoder) class(s *classSchema, version bundle.Version) ClassSpec {
 	d.transform(s.Transform, upgrade, &c)
 	d.rehearse(s.Rehearse, upgrade, &c)
 	d.finalized(s.Finalized, upgrade, &c)
+	d.hooks(s.Hooks, &c)
 	u.Past, c.Past = d.simulation(s, s.Past, pastBlock, &c)
 	u.Future, c.Future = d.simulation(s, s.Future, futureBlock, &c)
 	d.facts(s, &c)
@@ -256,6 +257,22 @@ func (d *decoder) finalized(a *hcl.Attribute, upgrade bool, c *ClassSpec) {
 	}
 	c.Upgrade.Finalized = d.argv(a, hclguard.References{Instead: insteadForFinalized})
 	c.program(a, c.Upgrade.Finalized)
+}
+
+func (d *decoder) hooks(h *hooksSchema, c *ClassSpec) {
+	if h == nil {
+		return
+	}
+	if h.PreStop == nil && h.PostStart == nil {
+		d.fail(h.At, "Empty hooks", "Here go pre_stop, a program that is run before the software is stopped, or post_start, once it is healthy.")
+		return
+	}
+	out := &c.Upgrade.Hooks
+	out.PreStop = d.argv(h.PreStop, hclguard.References{Instead: insteadForHook})
+	c.program(h.PreStop, out.PreStop)
+	out.PostStart = d.argv(h.PostStart, hclguard.References{Instead: insteadForHook})
+	c.program(h.PostStart, out.PostStart)
+	out.Timeout = d.duration(h.Timeout, defaultHookTime, bundle.MinHookTime, bundle.MaxHookTime)
 }
 
 func (d *decoder) rehearse(r *rehearseSchema, upgrade bool, c *ClassSpec) {

@@ -190,6 +190,7 @@ const (
 	insteadForCheck     = "A check finds addresses in its environment: MOULT_SERVICE_ and the service's name, and MOULT_PAST_ and that for callers of the version before."
 	insteadForFact      = "The program of a fact finds addresses in its environment: MOULT_SERVICE_ and the service's name."
 	insteadForFinalized = "What is run when the release is finalized finds the state in MOULT_STATE, and addresses in MOULT_SERVICE_ and the service's name."
+	insteadForHook      = "A hook finds the state in MOULT_STATE, and addresses in MOULT_SERVICE_ and the service's name."
 	insteadForObject    = "A simulation object finds its sockets and its state in its environment: LISTEN_FDS, MOULT_NEXT_ and the service's name, MOULT_STATE."
 )
 

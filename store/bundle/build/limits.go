@@ -39,6 +39,7 @@ const (
 	defaultDrainTimeout     = bundle.Duration(15 * time.Second)
 	defaultTransformTimeout = bundle.Duration(time.Hour)
 	defaultRehearsalTime    = bundle.Duration(time.Hour)
+	defaultHookTime         = bundle.Duration(time.Minute)
 	defaultHoldTimeout      = bundle.Duration(30 * time.Second)
 	defaultFactEvery        = bundle.Duration(10 * time.Second)
 	defaultFactTimeout      = bundle.Duration(5 * time.Second)

@@ -28,10 +28,18 @@ type classSchema struct {
 	Transform *transformSchema  `hcl:"transform,block"`
 	Rehearse  *rehearseSchema   `hcl:"rehearse,block"`
 	Finalized *hcl.Attribute    `hcl:"finalized"`
+	Hooks     *hooksSchema      `hcl:"hooks,block"`
 	Past      *simulationSchema `hcl:"past,block"`
 	Future    *simulationSchema `hcl:"future,block"`
 	Facts     []factSchema      `hcl:"fact,block"`
 	Schedule  *scheduleSchema   `hcl:"schedule,block"`
+}
+
+type hooksSchema struct {
+	At        hcl.Range      `hcl:",def_range"`
+	PreStop   *hcl.Attribute `hcl:"pre_stop"`
+	PostStart *hcl.Attribute `hcl:"post_start"`
+	Timeout   *hcl.Attribute `hcl:"timeout"`
 }
 
 type artifactSchema struct {
