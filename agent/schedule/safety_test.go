@@ -604,8 +604,8 @@ func TestAtMostBudgetDown(t *testing.T) {
 }
 
 // seeds runs worlds by seed until one breaks the promise.
-func seeds(n int, b bugs) (seed, went, mixed, joined int, err error) {
-	for seed := range n {
+func seeds(first, n int, b bugs) (seed, went, mixed, joined int, err error) {
+	for seed := first; seed < first+n; seed++ {
 		r := rand.New(rand.NewPCG(uint64(seed), 1))
 		w := newWorld(r.IntN, b)
 		if b.turns {
@@ -625,7 +625,7 @@ func seeds(n int, b bugs) (seed, went, mixed, joined int, err error) {
 // TestManySeeds runs many more worlds than rapid does, without its shrinking.
 func TestManySeeds(t *testing.T) {
 	n := 1000
-	seed, went, mixed, joined, err := seeds(n, bugs{})
+	seed, went, mixed, joined, err := seeds(0, n, bugs{})
 	if err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
@@ -635,7 +635,7 @@ func TestManySeeds(t *testing.T) {
 	if went < 3*n || mixed < n/10 {
 		t.Errorf("in %d worlds nodes went down %d times, and %d times under different orders at once: too careful to show anything", n, went, mixed)
 	}
-	if seed, _, _, _, err := seeds(n/4, bugs{turns: true}); err != nil {
+	if seed, _, _, _, err := seeds(0, n/4, bugs{turns: true}); err != nil {
 		t.Errorf("where releases are taken back, seed %d: %v", seed, err)
 	}
 	t.Logf("%d worlds; nodes went down %d times, and %d times under different orders at once; two orders were joined %d times", n, went, mixed, joined)
@@ -659,9 +659,20 @@ func TestLiarsSpeakForThemselves(t *testing.T) {
 			t.Errorf("%d liars: the others never used their budget", liars)
 		}
 	}
-	if _, _, _, _, err := seeds(500, bugs{liars: 1, forgers: true}); err == nil {
+	if _, _, _, _, err := seeds(0, 500, bugs{liars: 1, forgers: true}); err == nil {
 		t.Error("nothing shows where liars speak for others")
 	}
+}
+
+// foundBy has seeds that find the planted bugs which few worlds show.
+var foundBy = map[string]int{
+	"to have settled suffices after a release that was taken back": 13509,
+	"a skip takes only one place":                                  2537,
+	"what was joined is resumed without a look at who may be down": 1821,
+	"a later turn is no reason to go by an earlier one no more":    1205,
+	"a version counts as done in a later turn":                     755,
+	"earlier turns are forgotten":                                  474,
+	"a new order ranks and knows only some nodes":                  277,
 }
 
 func TestPlantedBugs(t *testing.T) {
@@ -785,7 +796,10 @@ func TestPlantedBugs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			seed, _, _, _, err := seeds(20000, b)
+			seed, _, _, _, err := seeds(foundBy[name], 1, b)
+			if err == nil { // worlds change with whatever is decided
+				seed, _, _, _, err = seeds(0, 20000, b)
+			}
 			if err == nil {
 				t.Fatal("20000 worlds did not find it")
 			}
