@@ -38,7 +38,7 @@ fuzz:
 
 # The deterministic simulator, over SEEDS seeds.
 sim:
-	$(GO) test ./agent/sim -count=1 -timeout 30m -run TestSeeds -seeds $(SEEDS) -v
+	$(GO) test ./agent/sim -count=1 -timeout 30m -run 'TestSeeds|TestTallyIsKept' -seeds $(SEEDS) -v
 
 # Every state of some small worlds, millions of them, which the real decisions can reach.
 states:
