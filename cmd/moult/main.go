@@ -50,15 +50,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
-		Name:           "moult",
-		Usage:          "upgrade a distributed system, peer by peer, while it serves",
-		Writer:         stdout,
-		ErrWriter:      stderr,
-		HideHelp:       true,
-		HideVersion:    true,
-		Flags:          []cli.Flag{helpFlag(), &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version", DisableDefaultText: true}},
-		ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError:   usageError,
+		Name:        "moult",
+		Usage:       "upgrade a distributed system, peer by peer, while it serves",
+		Writer:      stdout,
+		ErrWriter:   stderr,
+		HideHelp:    true,
+		HideVersion: true,
+		// Its name is the library's; other shells ask so, too.
+		EnableBashCompletion: true,
+		Flags:                []cli.Flag{helpFlag(), &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version", DisableDefaultText: true}},
+		ExitErrHandler:       func(*cli.Context, error) {},
+		OnUsageError:         usageError,
 		Action: func(c *cli.Context) error {
 			if c.Bool("version") {
 				return thisBuild().print(c.App.Writer)
@@ -73,7 +75,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			statusCommand(), whyCommand(),
 			rulesCommand(),
 			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), forgetCommand(), retryCommand(), startCommand(), nowCommand(), revertCommand(), finalizeCommand(), withdrawCommand(),
-			memberCommand(), membersCommand(), joinCommand(), leaveCommand(), versionCommand(),
+			memberCommand(), membersCommand(), joinCommand(), leaveCommand(), versionCommand(), helpCommand(), manCommand(), completionCommand(),
 		},
 	}
 	setDefaults(app.Commands)
@@ -90,10 +92,14 @@ func setDefaults(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = usageError
 		c.HideHelp = true
-		if c.Name != "agent" { // it logs, see --log-json
+		switch c.Name {
+		case "agent": // it logs, see --log-json
+		case "help", "man", "completion": // text is all that they are for
+		default:
 			withOutcome(c)
 		}
 		c.Flags = append(c.Flags, helpFlag())
+		c.BashComplete = complete(c)
 		setDefaults(c.Subcommands)
 		if len(c.Subcommands) > 0 && c.Action == nil {
 			c.Action = func(ctx *cli.Context) error {
