@@ -19,6 +19,7 @@ import (
 	"moult/agent/membership"
 	"moult/agent/metrics"
 	"moult/agent/node"
+	"moult/agent/notify"
 	"moult/agent/objects"
 	"moult/agent/rehearse"
 	"moult/agent/software"
@@ -81,6 +82,8 @@ type loop struct {
 	pastSwept bool               // the disk of retired objects has been given back
 	countAt   time.Time          // when to count callers again
 	lookAt    time.Time          // when to look at documents again
+	events    *notify.Notifier   // told what happens; nil: nobody is
+	eventsAt  time.Time          // when to look for events again
 	cancel    context.CancelFunc // ends the action under way
 	running   <-chan struct{}    // closed when that action has returned
 	demanded  demand             // the rehearsal of a bundle that somebody asked for last
@@ -167,6 +170,7 @@ func (l *loop) open(c *closers) error {
 	if err := l.openControl(c); err != nil {
 		return err
 	}
+	l.openEvents(c)
 	return l.openMetrics(c)
 }
 
@@ -286,6 +290,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.step(node.Tick{})
 			l.noteMembers()
 			l.countCallers(time.Now())
+			l.observe(time.Now())
 		case <-persist.C:
 			l.watchDisk()
 			l.watchSecrets()

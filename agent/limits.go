@@ -17,6 +17,7 @@ const (
 	maxPause        = 30 * time.Second
 	rehearsalPause  = 5 * time.Minute // at most, between two tries of a rehearsal that cannot be made
 	lookInterval    = 10 * time.Minute
+	eventInterval   = 2 * time.Second  // between two looks at what somebody is to be told
 	retireInterval  = 2 * time.Second  // between two counts of callers
 	routePause      = time.Second      // between two tries of a routing that failed
 	floodInterval   = 10 * time.Second // between two lines of what peers may repeat at will

@@ -82,7 +82,12 @@ func TestUserReachesSoftware(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), cfg.File+" is that user's") {
 		t.Errorf("the configuration is the user's: %v", err)
 	}
-	cfg.File = ""
+	// Nor what the agent runs as itself.
+	cfg.OnEvent, cfg.File = []string{cfg.File}, ""
+	if err := openAndClose(cfg); err == nil || !strings.Contains(err.Error(), cfg.OnEvent[0]+" is that user's") {
+		t.Errorf("the command of on_event is the user's: %v", err)
+	}
+	cfg.OnEvent = nil
 	// It reaches the node's keys as little as before, whatever their mode has become.
 	if err := os.Chmod(filepath.Join(cfg.Data, home.IdentityFile), 0o644); err != nil {
 		t.Fatal(err)

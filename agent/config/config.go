@@ -36,6 +36,9 @@ type Config struct {
 	API, APIToken string
 	// Metrics is the TCP host:port at which Prometheus is answered; empty: none.
 	Metrics string
+	// OnEvent is a command that is told what happens (see package notify), as the agent's
+	// user; empty: none.
+	OnEvent []string
 	// User is who runs the node's programs, Group and Groups what that user is in; ""
 	// is the agent's own user.
 	User, Group string

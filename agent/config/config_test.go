@@ -24,6 +24,7 @@ const goodConfig = `agent {
   join  = ["127.0.0.1:7200"]
   sync_interval = "2s"
   env = { LOG = "info" }
+  on_event = ["./tell", "a b"]
   service "api" {
     address  = "127.0.0.1:7110"
     versions = "7111-7119"
@@ -76,6 +77,9 @@ func TestLoad(t *testing.T) {
 	}
 	if got := c.Adopt.Command; strings.Join(got, " ") != "./kv --state ${state} --listen ${service.api}" {
 		t.Errorf("adopted command: %q", got)
+	}
+	if got := c.OnEvent; !slices.Equal(got, []string{filepath.Join(dir, "tell"), "a b"}) {
+		t.Errorf("on_event: %q", got)
 	}
 	if c.SyncInterval != 2*time.Second || c.FirstSync != Default().FirstSync {
 		t.Errorf("times: %v, %v", c.SyncInterval, c.FirstSync)
@@ -158,6 +162,8 @@ func TestLoadRefuses(t *testing.T) {
 		"port not a number":        {`bind  = "127.0.0.1:7100"`, `bind = "127.0.0.1:seven"`, `bind = "127.0.0.1:seven": want host:port`},
 		"versions no range":        {`"7111-7119"`, `"7111"`, `versions = "7111": want a range of ports`},
 		"versions backwards":       {`"7111-7119"`, `"7119-7111"`, "want at least two ports"},
+		"nobody to be told":        {`"./tell"`, `""`, "on_event: its first text names no program"},
+		"told too much":            {`"a b"`, `"a\u0000b"`, "on_event[1]: want at most"},
 		"no time":                  {`"2s"`, `"2"`, `sync_interval = "2": want a time such as "10s"`},
 		"time too short":           {`"2s"`, `"1ms"`, "at least 50ms"},
 		"name":                     {`"n1"`, `"n 1"`, `name = "n 1": want letters`},

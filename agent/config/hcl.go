@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +41,7 @@ type (
 		API          *string           `hcl:"api"`
 		APIToken     *string           `hcl:"api_token"`
 		Metrics      *string           `hcl:"metrics"`
+		OnEvent      []string          `hcl:"on_event,optional"`
 		User         *string           `hcl:"user"`
 		Group        *string           `hcl:"group"`
 		Groups       []string          `hcl:"supplementary_groups,optional"`
@@ -143,7 +145,11 @@ func (h agentHCL) config(dir string) (Config, error) {
 	for _, p := range []*string{&c.Data, &c.Root, &c.GossipKey, &c.JoinToken, &c.APIToken} {
 		*p = from(dir, *p)
 	}
-	err := errors.Join(
+	var err error
+	if c.OnEvent = slices.Clone(h.OnEvent); len(c.OnEvent) > 0 && strings.Contains(c.OnEvent[0], "/") {
+		c.OnEvent[0], err = filepath.Abs(from(dir, c.OnEvent[0])) // it is run in another folder
+	}
+	err = errors.Join(err,
 		h.setEgress(&c.Egress),
 		setDuration(&c.SyncInterval, h.SyncInterval, "sync_interval"),
 		setDuration(&c.FirstSync, h.FirstSync, "first_sync"))

@@ -102,6 +102,7 @@ func (c Config) checkTexts() error {
 			bad("args[%d]: %d bytes, the most is %d", i, len(arg), bundle.MaxArgBytes)
 		}
 	}
+	errs = append(errs, c.checkOnEvent())
 	if c.Adopt != nil {
 		for what, argv := range map[string][]string{"command": c.Adopt.Command, "health: exec": c.Adopt.Health.Exec} {
 			if _, err := c.Settle(argv); err != nil {
@@ -110,6 +111,26 @@ func (c Config) checkTexts() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// checkOnEvent checks the command that is told what happens. Whether there is such a
+// program is found out when the agent starts.
+func (c Config) checkOnEvent() error {
+	if len(c.OnEvent) == 0 {
+		return nil
+	}
+	if c.OnEvent[0] == "" {
+		return errors.New("on_event: its first text names no program: want [\"PROGRAM\", \"ARG\", …], without a shell")
+	}
+	if len(c.OnEvent) > bundle.MaxArgs {
+		return fmt.Errorf("on_event: %d texts, the most is %d", len(c.OnEvent), bundle.MaxArgs)
+	}
+	for i, arg := range c.OnEvent {
+		if len(arg) > bundle.MaxArgBytes || strings.ContainsRune(arg, 0) {
+			return fmt.Errorf("on_event[%d]: want at most %d bytes, none of them zero", i, bundle.MaxArgBytes)
+		}
+	}
+	return nil
 }
 
 // Settle fills in of a command line what this node's operator has set. The rest stays

@@ -97,7 +97,11 @@ func (h *Home) resolveAccount() (err error) {
 	if err := h.Account.KeptFrom(cfg.Data, "state", "objects"); err != nil {
 		return err
 	}
-	for _, file := range []string{cfg.File, cfg.Root, cfg.GossipKey, cfg.JoinToken, cfg.APIToken} {
+	files := []string{cfg.File, cfg.Root, cfg.GossipKey, cfg.JoinToken, cfg.APIToken}
+	if len(cfg.OnEvent) > 0 && filepath.IsAbs(cfg.OnEvent[0]) { // what PATH names is the machine's
+		files = append(files, cfg.OnEvent[0])
+	}
+	for _, file := range files {
 		if err := h.Account.KeptFrom(file); err != nil {
 			return err
 		}

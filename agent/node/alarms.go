@@ -46,6 +46,14 @@ func (n *Node) alarm(cause, text string) {
 	}
 }
 
+// AlarmList are the alarms by their causes, the oldest first.
+func (n *Node) AlarmList() (all []Alarm) {
+	for _, a := range n.alarms {
+		all = append(all, Alarm{Cause: a.cause, Text: a.text})
+	}
+	return all
+}
+
 // Alarms are what an operator should look at, the oldest first, and how many there are
 // beside those that a record has room for; nil for nothing.
 func (n *Node) Alarms() (texts []string) {

@@ -298,14 +298,14 @@ func checkTCP(ctx context.Context, d *net.Dialer, addr string) error {
 
 func checkExec(ctx context.Context, spec Spec) error {
 	out := &head{most: maxCheckOutput}
-	return run(ctx, spec, spec.Health.Exec, out, out)
+	return run(ctx, spec, spec.Health.Exec, nil, out, out)
 }
 
 // Do runs a program as the software's checks are run, whatever it prints. It has the marker of
 // the software: what it leaves behind is stopped with that.
 func (s Spec) Do(ctx context.Context, argv []string) error {
 	out := &head{most: maxCheckOutput}
-	err := run(ctx, s.marked(), argv, out, out)
+	err := run(ctx, s.marked(), argv, nil, out, out)
 	if errors.Is(err, exec.ErrWaitDelay) {
 		return nil // it has exited with 0, and what it left behind still has its output
 	}
@@ -324,16 +324,27 @@ func (s Spec) marked() Spec {
 // is stopped with that.
 func (s Spec) Output(ctx context.Context, argv []string, most int) ([]byte, error) {
 	out, words := &head{most: most + 1}, &head{most: maxCheckOutput}
-	err := run(ctx, s.marked(), argv, out, words)
+	err := run(ctx, s.marked(), argv, nil, out, words)
 	if err == nil && len(out.b) > most {
 		err = fmt.Errorf("%s: it prints more than %d bytes", strings.Join(argv, " "), most)
 	}
 	return out.b, err
 }
 
+// Feed runs a program of the operator's, not of the node, which has no marker; in is its
+// standard input. It returns the first of what the program prints, in a line.
+func (s Spec) Feed(ctx context.Context, argv []string, in []byte) (string, error) {
+	out := &head{most: maxCheckOutput}
+	err := run(ctx, s, argv, bytes.NewReader(in), out, out)
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // as for Do
+	}
+	return oneLine(out.b), err
+}
+
 // run runs a program as the software is run. It is killed with its process group at the
 // end of ctx.
-func run(ctx context.Context, spec Spec, argv []string, out, words *head) error {
+func run(ctx context.Context, spec Spec, argv []string, in io.Reader, out, words *head) error {
 	if err := CheckProgram(spec.Dir, argv[0]); err != nil {
 		return err
 	}
@@ -343,7 +354,7 @@ func run(ctx context.Context, spec Spec, argv []string, out, words *head) error 
 	endWithParent(cmd.SysProcAttr)
 	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
 	cmd.WaitDelay = minCheck
-	cmd.Stdout, cmd.Stderr = out, words
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, words
 	// The signal that ends the check with the agent is tied to the thread that
 	// starts it.
 	runtime.LockOSThread()

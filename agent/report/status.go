@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"moult/agent/control"
+	"moult/agent/node"
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
@@ -24,9 +25,6 @@ func (p Peer) Status(heard map[bundle.NodeID]bool) control.Status {
 	}
 	if s.Alarms == nil {
 		s.Alarms = []string{}
-	}
-	if p.Node.Expired() {
-		s.Alarms = append(s.Alarms, "the signed metadata "+p.Expiry()+": nothing new starts; `moult trust refresh`, then `moult trust push`")
 	}
 	alive := func(id bundle.NodeID) bool { return heard[id] }
 	if heard == nil {
@@ -59,10 +57,24 @@ func (p Peer) Status(heard map[bundle.NodeID]bool) control.Status {
 		return strings.Compare(x.Name+x.ID.String(), y.Name+y.ID.String())
 	})
 	p.releaseStatus(&s)
-	if lonely := p.hearsNobody(&s); lonely != "" {
-		s.Alarms = append(s.Alarms, lonely)
+	for _, a := range p.alarms(&s) {
+		s.Alarms = append(s.Alarms, a.Text)
 	}
 	return s
+}
+
+// alarms are those that follow from what the node says, beside its own.
+func (p Peer) alarms(s *control.Status) (all []node.Alarm) {
+	if p.Node.Expired() {
+		all = append(all, node.Alarm{Cause: "expired", Text: "the signed metadata " + p.Expiry() + ": nothing new starts; `moult trust refresh`, then `moult trust push`"})
+	}
+	if head, newest := p.Node.Rolling(), p.Node.Head(); head != 0 && newest > head {
+		all = append(all, node.Alarm{Cause: fmt.Sprint("no order ", newest), Text: fmt.Sprintf("release %d was handed in without a rollout order, so it does not begin; `moult inject BUNDLE` signs one", newest)})
+	}
+	if lonely := p.hearsNobody(s); lonely != "" {
+		all = append(all, node.Alarm{Cause: "alone", Text: lonely})
+	}
+	return all
 }
 
 // hearsNobody says that no other agent can be reached; "" where one can, or none is missed.
@@ -92,9 +104,6 @@ func (p Peer) releaseStatus(s *control.Status) {
 	if head == 0 {
 		s.Release = control.ReleaseStatus{State: control.StateNone}
 		return
-	}
-	if newest := p.Node.Head(); newest > head {
-		s.Alarms = append(s.Alarms, fmt.Sprintf("release %d was handed in without a rollout order, so it does not begin; `moult inject BUNDLE` signs one", newest))
 	}
 	ref, _ := p.Trust.Release(head)
 	s.Release = control.ReleaseStatus{Version: head, Digest: ref.Digest, State: control.StateSpreading}

@@ -87,6 +87,7 @@ var floors = map[string]int{
 	"agent/sim/every":          4,
 	"agent/report":             4,
 	"agent/home":               4,
+	"agent/notify":             5,
 	"simlayer/speed":           7,
 
 	"simlayer/packets/packetstest": 2,

@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"moult/agent/notify"
+	"moult/testdata/kit"
+)
+
+// The operator's command is told of alarms, of each once, over a restart of the agent.
+func TestEventsTold(t *testing.T) {
+	cfg := benchConfig(t)
+	dir := t.TempDir()
+	out := filepath.Join(dir, "out")
+	program := filepath.Join(dir, "tell")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\ncat >> $1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cfg.OnEvent = []string{program, out}
+	told := func() (all []notify.Event) {
+		f, err := os.Open(out)
+		if err != nil {
+			return nil
+		}
+		defer f.Close()
+		for lines := json.NewDecoder(f); ; {
+			var e notify.Event
+			if lines.Decode(&e) != nil {
+				return all
+			}
+			all = append(all, e)
+		}
+	}
+	now := time.Now()
+	see := func(b *bench) {
+		b.do(func() {
+			for range 5 {
+				now = now.Add(eventInterval)
+				b.observe(now)
+			}
+		})
+	}
+	b := newBench(t, cfg, 0)
+	b.do(func() {
+		b.alarmOf(causeStore, "the store was damaged")
+		b.alarmOf(causeDisk, "the disk takes no writes")
+	})
+	see(b)
+	kit.Until(t, "two events", func() bool { return len(told()) == 2 })
+	first := told()
+	if e := first[0]; e.Event != "alarm" || e.Key != "alarm "+causeStore || e.Text != "the store was damaged" || e.Node != "n1" || e.ID != b.ID || e.Cluster != b.Cluster || e.Class != "kv" {
+		t.Errorf("told %+v", e)
+	}
+	b.close()
+	again := newBench(t, cfg, 0)
+	again.do(func() { again.alarmOf(causeStore, "the store was damaged again") })
+	see(again)
+	kit.Until(t, "the alarm's end", func() bool { return len(told()) >= 3 })
+	if all := told(); len(all) != 3 || all[2].Event != notify.Cleared || all[2].Key != first[1].Key {
+		t.Errorf("after a restart: told %+v", all[2:])
+	}
+}
+
+// A command that is not there is an alarm, and no more.
+func TestEventsWithoutProgram(t *testing.T) {
+	cfg := benchConfig(t)
+	cfg.OnEvent = []string{filepath.Join(t.TempDir(), "none")}
+	b := newBench(t, cfg, 0)
+	b.do(func() {
+		b.observe(time.Now())
+		if b.alarmed("nobody is told of events") != 1 {
+			t.Errorf("alarms %q", b.node.Alarms())
+		}
+	})
+}

@@ -1,0 +1,93 @@
+package notify
+
+import (
+	"time"
+
+	"moult/agent/report"
+)
+
+// telling is one event that is to be told, and the condition that it is about.
+type telling struct {
+	event     Event
+	condition report.Condition
+}
+
+// watch finds out what is news of the conditions that hold. It has no clock.
+type watch struct {
+	source Source
+	told   map[string]report.Condition // told, or about to be, and not ended
+	begun  map[string]time.Time        // since when one holds that was not told
+	gone   map[string]time.Time        // since when one does not hold that was
+	// first is true until something was seen, where no earlier agent has told anything:
+	// that a rollout has long been complete is no news then.
+	first bool
+}
+
+func newWatch(s Source, told []report.Condition, first bool) *watch {
+	w := &watch{source: s, told: map[string]report.Condition{}, begun: map[string]time.Time{}, gone: map[string]time.Time{}, first: first}
+	for _, c := range told {
+		w.told[c.Key] = c
+	}
+	return w
+}
+
+// see returns what is to be told when these conditions hold.
+func (w *watch) see(now time.Time, conditions []report.Condition) (news []telling) {
+	held := map[string]bool{}
+	for _, c := range conditions {
+		c.Text = short(c.Text)
+		held[c.Key] = true
+		delete(w.gone, c.Key)
+		_, told := w.told[c.Key]
+		switch {
+		case told:
+		case w.first && c.Kind == report.KindComplete:
+			w.told[c.Key] = c
+		case w.steady(w.begun, c.Key, now) && len(w.told) < maxTold:
+			news = append(news, telling{w.source.event(c, now, false), c})
+			w.begin(c)
+		}
+	}
+	w.first = false
+	for key := range w.begun {
+		if !held[key] {
+			delete(w.begun, key)
+		}
+	}
+	for key, c := range w.told {
+		// A rollout that was complete stays so, whoever joins; it is told once.
+		if held[key] || c.Kind == report.KindComplete || !w.steady(w.gone, key, now) {
+			continue
+		}
+		news = append(news, telling{w.source.event(c, now, true), c})
+		delete(w.told, key)
+		delete(w.gone, key)
+	}
+	return news
+}
+
+// begin notes that a condition is told. Of rollouts that were complete the last is kept.
+func (w *watch) begin(c report.Condition) {
+	delete(w.begun, c.Key)
+	supersede(w.told, c)
+}
+
+func supersede(told map[string]report.Condition, c report.Condition) {
+	if c.Kind == report.KindComplete {
+		for key, before := range told {
+			if before.Kind == c.Kind {
+				delete(told, key)
+			}
+		}
+	}
+	told[c.Key] = c
+}
+
+// steady reports whether it has been so for long enough.
+func (w *watch) steady(since map[string]time.Time, key string, now time.Time) bool {
+	at, ok := since[key]
+	if !ok {
+		at, since[key] = now, now
+	}
+	return now.Sub(at) >= steadyTime
+}
