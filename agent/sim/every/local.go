@@ -339,7 +339,10 @@ func (s *states) answer(n *node.Node, a upgrade.Action, failed bool) {
 	case upgrade.Fetch:
 		e = upgrade.Staged{Step: a.Step}
 	case upgrade.Drain:
-		n.Step(epoch, node.SoftwareStops{})
+		step, mayFail = a.Step, true
+		if !failed {
+			n.Step(epoch, node.SoftwareStops{})
+		}
 		e = upgrade.Drained{Step: a.Step}
 	case upgrade.Transform:
 		step, mayFail = a.Step, true
