@@ -64,7 +64,9 @@ func Open(t *testing.T, width, height int) *Screen {
 	t.Cleanup(func() {
 		_ = tty.Close()
 		<-s.ended
-		_, _, _ = s.seen.Close(), s.wide.Close(), master.Close()
+		_ = master.Close()
+		// Their own Close does not bear a Read beside it.
+		_, _ = s.seen.InputPipe().(io.Closer).Close(), s.wide.InputPipe().(io.Closer).Close()
 		drained.Wait()
 	})
 	return s
