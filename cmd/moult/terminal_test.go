@@ -19,10 +19,8 @@ import (
 // The demo, and `moult status -w` of one of its agents beside it, on terminals: no line is
 // longer than they are wide, and none stands there twice.
 func TestTerminal(t *testing.T) {
+	inCluster(t)
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts many processes; run without -short")
-	}
 	for _, width := range []int{60, 80, 120, 200} {
 		t.Run(fmt.Sprint(width), func(t *testing.T) {
 			t.Parallel()
