@@ -113,16 +113,24 @@ func (p statusPrinter) write(lines []string) error {
 	return err
 }
 
-// watch shows the status until ctx ends: in its place where that can be redrawn, else anew
-// whenever there is more news than that time has passed and calls were counted.
+// watch shows the status until ctx ends: on the whole screen where that can be redrawn, and
+// leaves the last one there; else anew whenever there is more news than that time has passed
+// and calls were counted.
 func (p statusPrinter) watch(ctx context.Context, api *control.Client, live bool) (err error) {
 	show := p.print
 	switch {
 	case p.json:
 	case p.terminal.Redraws:
-		shown := screen.Start(p.terminal)
-		defer func() { err = errors.Join(err, shown.Close()) }()
+		shown := screen.Start(p.terminal, true)
+		var last *control.Status
+		defer func() {
+			err = errors.Join(err, shown.Close())
+			if last != nil {
+				err = errors.Join(err, p.print(*last))
+			}
+		}()
 		show = func(s control.Status) error {
+			last = &s
 			shown.Show(func(width, height int) []string {
 				return status.Lines(s, status.Options{Width: width, Height: height, All: p.all, Color: p.terminal.Color, Now: time.Now()})
 			})

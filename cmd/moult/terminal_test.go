@@ -38,8 +38,8 @@ func TestTerminal(t *testing.T) {
 			}
 			watched := screentest.Open(t, width, 24)
 			watch := onTerminal(t, watched, "MOULT_AGENT="+sockets[0], "status", "-w")
-			watched.Await("the end of the rollout", func(rows []string) bool {
-				return slices.ContainsFunc(rows, func(r string) bool { return strings.Contains(r, "release 2  complete") })
+			watched.Await("the end of the rollout, in rows that stand there once", func(rows []string) bool {
+				return len(screentest.Twice(rows)) == 0 && slices.ContainsFunc(rows, func(r string) bool { return strings.Contains(r, "release 2  complete") })
 			})
 			if err := watch.Process.Signal(syscall.SIGINT); err != nil {
 				t.Error(err)

@@ -160,12 +160,21 @@ func (s *Screen) Faults() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	faults := slices.Clone(s.faults)
+	for _, row := range Twice(rows(s.seen)) {
+		faults = append(faults, fmt.Sprintf("twice: %q", row))
+	}
+	return faults
+}
+
+// Twice are the rows that stand there again, blank ones apart. While something is drawn that
+// may be so for a moment.
+func Twice(rows []string) (again []string) {
 	seen := map[string]bool{}
-	for _, row := range rows(s.seen) {
+	for _, row := range rows {
 		if row != "" && seen[row] {
-			faults = append(faults, fmt.Sprintf("twice: %q", row))
+			again = append(again, row)
 		}
 		seen[row] = true
 	}
-	return faults
+	return again
 }

@@ -24,7 +24,7 @@ func (d *demo) follow(ctx context.Context, goal operator.Goal) (last control.Sta
 		}
 	}
 	if d.Screen.Redraws {
-		live := screen.Start(d.Screen)
+		live := screen.Start(d.Screen, false)
 		defer func() { err = errors.Join(err, live.Close()) }()
 		draw = func(s control.Status) {
 			counts := d.counts(s) // once: a view is the same whenever it is asked for

@@ -22,11 +22,13 @@ type Live struct {
 	err     error // read after ended
 }
 
-// Start shows nothing yet, on a terminal that redraws. The caller closes it.
-func Start(t Terminal) *Live {
+// Start shows nothing yet, on a terminal that redraws. The caller closes it. Where it takes
+// the whole screen, what stood there comes back then, and a terminal that breaks lines anew
+// when it gets narrower leaves nothing behind; else it goes on below what stands there.
+func Start(t Terminal, whole bool) *Live {
 	l := &Live{ended: make(chan struct{})}
 	// Signals and keys are the command's own.
-	l.program = tea.NewProgram(model{}, tea.WithOutput(t.file), tea.WithInput(nil), tea.WithoutSignalHandler())
+	l.program = tea.NewProgram(model{whole: whole}, tea.WithOutput(t.file), tea.WithInput(nil), tea.WithoutSignalHandler())
 	go func() {
 		defer close(l.ended)
 		_, l.err = l.program.Run()
@@ -37,7 +39,8 @@ func Start(t Terminal) *Live {
 // Show has a view take the place of the one before.
 func (l *Live) Show(v View) { l.program.Send(v) }
 
-// Close leaves the last view on the screen, with the cursor below it. It may be called twice.
+// Close leaves the last view on the screen, with the cursor below it, unless it had the whole
+// of it. It may be called twice.
 func (l *Live) Close() error {
 	l.program.Quit()
 	<-l.ended
@@ -49,6 +52,7 @@ func (l *Live) Close() error {
 
 // model is what bubbletea draws.
 type model struct {
+	whole         bool
 	view          View
 	width, height int
 }
@@ -67,11 +71,15 @@ func (m model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 
 func (m model) View() tea.View {
 	if m.view == nil || m.width <= 0 || m.height <= 0 {
-		return tea.NewView("")
+		v := tea.NewView("")
+		v.AltScreen = m.whole
+		return v
 	}
 	height := min(m.height, maxRows)
 	// The last row stays free, for the cursor.
-	return tea.NewView(strings.Join(clip(m.view(m.width, height-1), m.width, height-1), "\n") + "\n")
+	v := tea.NewView(strings.Join(clip(m.view(m.width, height-1), m.width, height-1), "\n") + "\n")
+	v.AltScreen = m.whole
+	return v
 }
 
 // clip takes from lines what does not fit a screen.

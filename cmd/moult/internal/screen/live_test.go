@@ -49,7 +49,7 @@ func TestLive(t *testing.T) {
 			if w, h := on.Size(); w != width || h != 20 || !on.Redraws {
 				t.Fatalf("a terminal of %d columns and %d rows, %+v", w, h, on)
 			}
-			live := screen.Start(on)
+			live := screen.Start(on, false)
 			views, seen := frames(width)
 			for i, v := range views {
 				live.Show(v)
@@ -73,6 +73,29 @@ func TestLive(t *testing.T) {
 				t.Errorf("closed again: %v", err)
 			}
 		})
+	}
+}
+
+// What takes the whole screen is gone in the end, and what stood there is back.
+func TestLiveWhole(t *testing.T) {
+	t.Setenv("TERM", "xterm-256color")
+	for _, width := range widths {
+		s := screentest.Open(t, width, 20)
+		fmt.Fprintln(s.TTY, "before")
+		live := screen.Start(screen.TerminalOf(s.TTY, false), true)
+		views, seen := frames(width)
+		for i, v := range views {
+			live.Show(v)
+			s.Await(fmt.Sprintf("frame %d alone:\n%s\nbut", i, strings.Join(seen[i], "\n")), func(rows []string) bool { return slices.Equal(rows, seen[i]) })
+		}
+		if err := live.Close(); err != nil {
+			t.Error(err)
+		}
+		fmt.Fprintln(s.TTY, "afterwards")
+		s.Await("what stood there before", func(rows []string) bool { return slices.Equal(rows, []string{"before", "afterwards"}) })
+		for _, fault := range s.Faults() {
+			t.Errorf("%d columns: %s", width, fault)
+		}
 	}
 }
 
