@@ -128,6 +128,8 @@ func (l *loop) documents() (t control.Trust, err error) {
 	return t, err
 }
 
+func (b api) History(context.Context) (control.History, error) { return b.a.History() }
+
 func (b api) Info(context.Context) (control.Info, error) {
 	return control.Info{
 		Name: b.a.cfg.Name, ID: b.a.ID, Cluster: b.a.Cluster.Short(), Class: b.a.cfg.Class, PID: os.Getpid(), Bind: b.a.ring.Addr(),

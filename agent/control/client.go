@@ -79,6 +79,11 @@ func (c *Client) Info(ctx context.Context) (i Info, err error) {
 	return i, c.get(ctx, "/v1/info", &i)
 }
 
+// History asks what the agent's node went through.
+func (c *Client) History(ctx context.Context) (h History, err error) {
+	return h, c.get(ctx, "/v1/history", &h)
+}
+
 // StateCopy asks how long the node's state takes to copy, which the agent measures.
 func (c *Client) StateCopy(ctx context.Context) (s StateCopy, err error) {
 	return s, c.get(ctx, "/v1/copy", &s)

@@ -43,6 +43,9 @@ func (s *scripted) Why(_ context.Context, node string) (Why, error) {
 func (s *scripted) Trust(context.Context) (Trust, error) {
 	return Trust{Set: []byte("set"), Orders: map[bundle.Version][]byte{2: []byte("order")}}, s.err
 }
+func (s *scripted) History(context.Context) (History, error) {
+	return History{Node: "n1", Phases: []HistoryPhase{{Phase: "held", Took: bundle.Duration(time.Second)}}}, s.err
+}
 func (s *scripted) StateCopy(context.Context) (StateCopy, error) {
 	return StateCopy{Version: 3, Files: 8}, s.err
 }

@@ -117,6 +117,9 @@ func routes(b Backend) http.Handler {
 	mux.HandleFunc("GET /v1/info", reply(func(r *http.Request) (any, error) {
 		return b.Info(r.Context())
 	}))
+	mux.HandleFunc("GET /v1/history", reply(func(r *http.Request) (any, error) {
+		return b.History(r.Context())
+	}))
 	mux.HandleFunc("GET /v1/copy", reply(func(r *http.Request) (any, error) {
 		return b.StateCopy(r.Context())
 	}))

@@ -307,6 +307,33 @@ type Accepted struct {
 	Message string         `json:"message"`
 }
 
+// History is what a node went through, as the journal of its agent has it.
+type History struct {
+	Node  string        `json:"node"`
+	ID    bundle.NodeID `json:"id"`
+	Class bundle.Class  `json:"class"`
+	// Older tells that there was more, which is not kept or not told.
+	Older  bool           `json:"older"`
+	Phases []HistoryPhase `json:"phases"` // the oldest first
+}
+
+// HistoryPhase is one phase of a node.
+type HistoryPhase struct {
+	// At is when it began, by the machine's clock; zero where an older agent did not note it.
+	At    time.Time `json:"at,omitzero"`
+	Phase string    `json:"phase"`
+	// Version is the settled one, and Running that of the software and the state that are live.
+	Version bundle.Version `json:"version"`
+	Running bundle.Version `json:"running"`
+	// Release is the one that the node was on its way to, or held at, or took Back.
+	Release bundle.Version `json:"release,omitempty"`
+	Back    bool           `json:"back,omitempty"`
+	// Took is how long it lasted; 0 where that is not known, or it goes on.
+	Took bundle.Duration `json:"took,omitempty"`
+	// Reason is why the node was held, rolled back or retrying.
+	Reason string `json:"reason,omitempty"`
+}
+
 // StateCopy tells how long it is likely to take to copy the state that the node's software
 // runs on.
 type StateCopy struct {
@@ -404,6 +431,7 @@ type Backend interface {
 	Why(ctx context.Context, node string) (Why, error)
 	Trust(ctx context.Context) (Trust, error)
 	Info(ctx context.Context) (Info, error)
+	History(ctx context.Context) (History, error)
 	// StateCopy measures it now.
 	StateCopy(ctx context.Context) (StateCopy, error)
 	// Inject reads a whole bundle; signed may be nil.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"moult/agent/account"
 	"moult/agent/config"
@@ -33,12 +34,13 @@ type Home struct {
 
 	cfg config.Config
 	log *slog.Logger
+	now func() time.Time
 }
 
 // Open opens the data folder of a configuration, for this process alone. The caller closes
 // it.
 func Open(cfg config.Config, log *slog.Logger) (*Home, error) {
-	h := &Home{cfg: cfg, log: log}
+	h := &Home{cfg: cfg, log: log, now: time.Now}
 	if err := h.open(); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}

@@ -10,6 +10,8 @@ const (
 	RecordsPerBatch = 24
 	// digestsPerBatch bounds the digests of one kind that one transaction writes.
 	digestsPerBatch = 400
+	// maxHistory bounds the phases that History tells.
+	maxHistory = 1000
 	// spareDisk is kept free beside what is about to be written, in bytes.
 	spareDisk = 64 << 20
 )

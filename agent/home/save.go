@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"time"
 
 	"moult/agent/node"
 	"moult/agent/upgrade"
@@ -68,7 +69,7 @@ func (h *Home) Save(s node.Save, sets Sets) error {
 	}
 	return h.Store.Update(func(tx *store.Tx) error {
 		return errors.Join(
-			putState(tx, s.State),
+			h.putState(tx, s.State),
 			putAnswering(tx, s.Answering),
 			putDigests(tx, bucketTrust, trusted),
 			putDigests(tx, bucketFrozen, frozen),
@@ -98,7 +99,7 @@ func (h *Home) spill(bucket string, all map[string]bundle.Digest) error {
 	return nil
 }
 
-func putState(tx *store.Tx, s *upgrade.State) error {
+func (h *Home) putState(tx *store.Tx, s *upgrade.State) error {
 	if s == nil {
 		return nil
 	}
@@ -106,7 +107,11 @@ func putState(tx *store.Tx, s *upgrade.State) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Append(journalUpgrade, data); err != nil {
+	entry, err := json.Marshal(journalled{At: h.now().UTC().Truncate(time.Millisecond), State: *s})
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Append(journalUpgrade, entry); err != nil {
 		return err
 	}
 	return tx.Put(bucketMachine, keyState, data)

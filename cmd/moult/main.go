@@ -72,7 +72,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			demoCommand(), trustCommand(), bundleCommand(), agentCommand(), injectCommand(), planCommand(), rehearseCommand(), simulateCommand(),
-			statusCommand(), whyCommand(),
+			statusCommand(), whyCommand(), historyCommand(),
 			rulesCommand(),
 			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), forgetCommand(), retryCommand(), startCommand(), nowCommand(), revertCommand(), finalizeCommand(), withdrawCommand(),
 			memberCommand(), membersCommand(), joinCommand(), leaveCommand(), versionCommand(), helpCommand(), manCommand(), completionCommand(),

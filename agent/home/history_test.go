@@ -1,0 +1,115 @@
+package home
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"moult/agent/config"
+	"moult/agent/control"
+	"moult/agent/node"
+	"moult/agent/upgrade"
+	"moult/store"
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
+)
+
+// newHome is a data folder with a clock that a test moves, and what opens it again.
+func newHome(t *testing.T, now *time.Time) func() *Home {
+	t.Helper()
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "trust")
+	if err := trust.Init(folder, trust.InitOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config.Default()
+	cfg.Name, cfg.Class, cfg.Data, cfg.Root = "n1", "kv", filepath.Join(dir, "data"), filepath.Join(folder, "root.json")
+	if err := os.Mkdir(cfg.Data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var last io.Closer
+	return func() *Home {
+		if last != nil {
+			if err := last.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h, err := Open(cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.Close() })
+		h.now, last = func() time.Time { return *now }, h
+		return h
+	}
+}
+
+func lines(p control.History) (all []string) {
+	for _, x := range p.Phases {
+		all = append(all, fmt.Sprintf("%s %d.%d to %d in %v%s", x.Phase, x.Version, x.Running, x.Release, time.Duration(x.Took), x.Reason))
+	}
+	return all
+}
+
+// What the node went through is told with how long each phase took, also by the next agent;
+// entries of an agent that knew no time say none.
+func TestHistory(t *testing.T) {
+	now := time.Unix(1e9, 0).UTC()
+	open := newHome(t, &now)
+	h := open()
+	save := func(s upgrade.State) {
+		t.Helper()
+		if err := h.Save(node.Save{State: &s}, Sets{}); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(time.Second)
+	}
+	old := upgrade.State{Phase: upgrade.Current, Version: 1, Running: 1, Served: true}
+	data, err := old.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Store.Append(journalUpgrade, data); err != nil {
+		t.Fatal(err)
+	}
+	attempt := upgrade.State{Step: 1, Phase: upgrade.Fetching, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}}
+	save(attempt)
+	attempt.Phase, attempt.Step = upgrade.Transforming, 2
+	save(attempt)
+	attempt.Done = 1
+	save(attempt)
+	h = open()
+	save(upgrade.State{Step: 3, Phase: upgrade.Held, Version: 1, Running: 1, Served: true, EndedRelease: 2, EndedCount: 1, Reason: ": exit status 1"})
+	want := []string{
+		"current 1.1 to 0 in 0s", "fetching 1.1 to 2 in 1s", "transforming 1.1 to 2 in 2s", "held 1.1 to 2 in 0s: exit status 1",
+	}
+	past, err := h.History()
+	if err != nil || past.Older || past.ID != h.ID || !slices.Equal(lines(past), want) {
+		t.Errorf("%q, %v, want %q", lines(past), err, want)
+	}
+	if at := past.Phases; !at[0].At.IsZero() || !at[1].At.Equal(time.Unix(1e9, 0)) {
+		t.Errorf("from %v, %v", at[0].At, at[1].At)
+	}
+}
+
+// However much there is in the journal, the newest are told, and that there is more.
+func TestHistoryBounded(t *testing.T) {
+	now := time.Unix(1e9, 0).UTC()
+	h := newHome(t, &now)()
+	const most = 10
+	for i := range 2*most + 5 {
+		s := upgrade.State{Phase: upgrade.Current, Version: bundle.Version(i + 1), Running: bundle.Version(i + 1), Served: true}
+		if err := h.Store.Update(func(tx *store.Tx) error { return h.putState(tx, &s) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	past, err := h.history(most)
+	if n := len(past.Phases); err != nil || n != most || !past.Older || past.Phases[n-1].Version != 2*most+5 {
+		t.Errorf("%d phases, older %v, %v", n, past.Older, err)
+	}
+}
