@@ -220,7 +220,7 @@ func (a *Agent) openControl(c *closers) error {
 	if err != nil {
 		return err
 	}
-	c.add(control.Serve(l, api{a}, a.log).Close)
+	c.add(control.ServeNoted(l, api{a}, "", a.Audit, a.log).Close)
 	if a.cfg.API == "" {
 		return nil
 	}
@@ -234,7 +234,7 @@ func (a *Agent) openControl(c *closers) error {
 	if err != nil {
 		return fmt.Errorf("control API on %s: %w", a.cfg.API, err)
 	}
-	c.add(control.ServeToken(tcp, api{a}, token, a.log).Close)
+	c.add(control.ServeNoted(tcp, api{a}, token, a.Audit, a.log).Close)
 	return nil
 }
 

@@ -116,7 +116,7 @@ func TestToken(t *testing.T) {
 	if err := c.Leave(t.Context()); err != nil {
 		t.Errorf("with the token: %v", err)
 	}
-	h := guard{token, routes(&leaver{})}
+	h := guard{token, routes(&leaver{}, nil)}
 	for auth, want := range map[string]int{"Bearer " + token: 200, "Bearer ": 401, "Bearer 0123456789abcdeg": 401, token: 401} {
 		if status, _ := call(h, "POST", "http://n1.example:7947/v1/leave", "application/json", [2]string{"Authorization", auth}); status != want {
 			t.Errorf("%q: status %d, want %d", auth, status, want)

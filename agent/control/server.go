@@ -44,9 +44,16 @@ func Serve(l net.Listener, b Backend, log *slog.Logger) *Server {
 
 // ServeToken is Serve for callers that have the token, at whatever address.
 func ServeToken(l net.Listener, b Backend, token string, log *slog.Logger) *Server {
+	return ServeNoted(l, b, token, nil, log)
+}
+
+// ServeNoted is that, with each call noted that changes something, once it has been carried
+// out and before it is answered. A call that guard refuses does not get so far.
+func ServeNoted(l net.Listener, b Backend, token string, note func(Deed), log *slog.Logger) *Server {
 	s := &Server{
 		http: &http.Server{
-			Handler:           guard{token, routes(b)},
+			Handler:           guard{token, routes(b, note)},
+			ConnContext:       withUID,
 			ReadHeaderTimeout: readHeaderTimeout,
 			IdleTimeout:       idleTimeout,
 			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -98,9 +105,9 @@ func ListenUnix(path string) (net.Listener, error) {
 
 // Handler returns the API as an http.Handler. What does not come by a unix socket is
 // looked at first: pages of other sites must not command an agent.
-func Handler(b Backend) http.Handler { return guard{"", routes(b)} }
+func Handler(b Backend) http.Handler { return guard{"", routes(b, nil)} }
 
-func routes(b Backend) http.Handler {
+func routes(b Backend, note func(Deed)) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", reply(func(r *http.Request) (any, error) {
 		return b.Status(r.Context(), r.URL.Query().Has("live"))
@@ -126,27 +133,27 @@ func routes(b Backend) http.Handler {
 	mux.HandleFunc("GET /v1/resolve", reply(func(r *http.Request) (any, error) {
 		return b.Resolve(r.Context(), r.URL.Query().Get("address"))
 	}))
-	mux.HandleFunc("POST "+injectPath, reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST "+injectPath, reply(noting(note, "inject", func(r *http.Request) (any, error) {
 		return inject(b, r)
-	}))
+	})))
 	mux.HandleFunc("POST "+rehearsePath, func(w http.ResponseWriter, r *http.Request) { rehearse(b, w, r) })
-	mux.HandleFunc("POST /v1/trust", reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST /v1/trust", reply(noting(note, "trust", func(r *http.Request) (any, error) {
 		var s Signed
 		if err := readJSON(r.Body, maxOrders, &s); err != nil {
 			return nil, err
 		}
 		return b.Accept(r.Context(), s)
-	}))
-	mux.HandleFunc("POST /v1/join", reply(func(r *http.Request) (any, error) {
+	})))
+	mux.HandleFunc("POST /v1/join", reply(noting(note, "join", func(r *http.Request) (any, error) {
 		var addrs []string
 		if err := readJSON(r.Body, maxDocument, &addrs); err != nil {
 			return nil, err
 		}
 		return b.Join(r.Context(), addrs)
-	}))
-	mux.HandleFunc("POST /v1/leave", reply(func(r *http.Request) (any, error) {
+	})))
+	mux.HandleFunc("POST /v1/leave", reply(noting(note, "leave", func(r *http.Request) (any, error) {
 		return struct{}{}, b.Leave(r.Context())
-	}))
+	})))
 	return mux
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"moult/agent/account"
@@ -35,6 +36,8 @@ type Home struct {
 	cfg config.Config
 	log *slog.Logger
 	now func() time.Time
+
+	audit sync.Mutex // of the audit's files
 }
 
 // Open opens the data folder of a configuration, for this process alone. The caller closes

@@ -10,6 +10,11 @@ const (
 	RecordsPerBatch = 24
 	// digestsPerBatch bounds the digests of one kind that one transaction writes.
 	digestsPerBatch = 400
+	// maxAudit bounds a file of the audit, in bytes and but for a line, keepAudit is how many
+	// older ones are kept, and maxAuditText bounds each text of a line, in bytes.
+	maxAudit     = 4 << 20
+	keepAudit    = 4
+	maxAuditText = 4 << 10
 	// maxHistory bounds the phases that History tells.
 	maxHistory = 1000
 	// spareDisk is kept free beside what is about to be written, in bytes.

@@ -1,0 +1,8 @@
+//go:build !linux && !darwin
+
+package control
+
+import "net"
+
+// peerUID is not known here.
+func peerUID(*net.UnixConn) (uid int, ok bool) { return 0, false }
