@@ -136,7 +136,7 @@ func childFatal(dir string) {
 }
 
 func TestDatabaseThatEndsTheProcess(t *testing.T) {
-	dir := memDir(t)
+	dir := kit.MemDir(t)
 	s := mustOpen(t, dir, Options{})
 	mustAppend(t, s, "k", "1")
 	floor := s.Floor()
@@ -198,7 +198,7 @@ func TestResidentMemory(t *testing.T) {
 	if resident() == 0 {
 		t.Skip("no /proc")
 	}
-	out, err := kit.Child(childEnv+"=resident", childDir+"="+memDir(t)).Output()
+	out, err := kit.Child(childEnv+"=resident", childDir+"="+kit.MemDir(t)).Output()
 	must(t, err)
 	var before, after int
 	_, err = fmt.Sscan(string(out), &before, &after)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4/table"
+
+	"moult/testdata/kit"
 )
 
 // fill writes n journal entries and documents, in turn, and some of the floor.
@@ -74,7 +76,7 @@ func openDamaged(t testing.TB, dir, want string, wantFloor Floor, o Options) out
 // was closed in order (all in tables), one that was left as a crash would (all in
 // the write-ahead log).
 func prepare(t testing.TB, n int) (dirs map[string]string, want string, floor Floor) {
-	base := memDir(t)
+	base := kit.MemDir(t)
 	dirs = map[string]string{"closed": filepath.Join(base, "closed"), "crashed": filepath.Join(base, "crashed")}
 	s := mustOpen(t, dirs["closed"], Options{})
 	fill(t, s, n)
@@ -91,7 +93,7 @@ func TestBitFlips(t *testing.T) {
 	dirs, want, floor := prepare(t, 60)
 	counts := map[outcome]int{}
 	planted := map[outcome]int{}
-	try := memDir(t)
+	try := kit.MemDir(t)
 	n := 0
 	for _, dir := range dirs {
 		files, err := filepath.Glob(filepath.Join(dir, "db", "*"))
@@ -134,7 +136,7 @@ func TestBitFlips(t *testing.T) {
 func TestTruncation(t *testing.T) {
 	dirs, want, floor := prepare(t, 40)
 	plantedSilent := false
-	try := memDir(t)
+	try := kit.MemDir(t)
 	for kind, pattern := range map[string]string{"crashed": "*.mem", "closed": "*.sst"} {
 		files, err := filepath.Glob(filepath.Join(dirs[kind], "db", pattern))
 		must(t, err)
@@ -165,7 +167,7 @@ func TestTruncation(t *testing.T) {
 
 func TestMissingFilesAreFound(t *testing.T) {
 	dirs, want, floor := prepare(t, 20)
-	try := memDir(t)
+	try := kit.MemDir(t)
 	for kind, pattern := range map[string]string{"crashed": "*.mem", "closed": "*.sst", "closed ": "MANIFEST", "crashed ": ""} {
 		target := filepath.Join(try, "data")
 		copyTree(t, dirs[strings.TrimSpace(kind)], target)
@@ -223,7 +225,7 @@ func TestDamageIsReportedUntilHealed(t *testing.T) {
 }
 
 func TestQuarantineKeepsTwo(t *testing.T) {
-	dir := memDir(t)
+	dir := kit.MemDir(t)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	o := Options{outside: outside{now: func() time.Time { return now }}}
 	for i := range 5 {
@@ -245,7 +247,7 @@ func TestQuarantineKeepsTwo(t *testing.T) {
 
 func TestFloorFileDamaged(t *testing.T) {
 	dirs, want, floor := prepare(t, 10)
-	try := memDir(t)
+	try := kit.MemDir(t)
 	b, err := os.ReadFile(filepath.Join(dirs["closed"], "floor.json"))
 	must(t, err)
 	for at := 0; at < len(b); at += 60 / density(60) {
@@ -272,7 +274,7 @@ func TestFloorFileDamaged(t *testing.T) {
 }
 
 func TestNewerFormatIsRefusedNotDamaged(t *testing.T) {
-	dir := memDir(t)
+	dir := kit.MemDir(t)
 	mustClose(t, mustOpen(t, dir, Options{}))
 	body := []byte(`{"commits":1,"later":true}`)
 	text := fmt.Sprintf(`{"format":3,"mark":%s,"sum":%q}`, body, markSum(3, body))
@@ -285,7 +287,7 @@ func TestNewerFormatIsRefusedNotDamaged(t *testing.T) {
 }
 
 func TestOlderFloorFileIsLifted(t *testing.T) {
-	dir := memDir(t)
+	dir := kit.MemDir(t)
 	s := mustOpen(t, dir, Options{})
 	old, err := os.ReadFile(s.floorPath())
 	must(t, err)

@@ -124,19 +124,6 @@ func copyTree(t testing.TB, from, to string) {
 	}))
 }
 
-// memDir is a folder in memory where there is one: tests that open hundreds of
-// databases are about content, not about the disk.
-func memDir(t testing.TB) string {
-	t.Helper()
-	d, err := os.MkdirTemp("/dev/shm", "moult-store-")
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return t.TempDir()
-	}
-	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(d) })
-	return d
-}
-
 func flip(t testing.TB, path string, at int64, bit byte) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)

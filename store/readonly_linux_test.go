@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"moult/testdata/kit"
 )
 
 // readOnly mounts a folder over itself, read-only, until the returned function is called.
@@ -103,7 +105,7 @@ func TestOpenReadOnlyNoRoom(t *testing.T) {
 // Also where the database is damaged or gone, or the floor file.
 func TestOpenReadOnlyDamaged(t *testing.T) {
 	dirs, _, floor := prepare(t, 20)
-	try := memDir(t)
+	try := kit.MemDir(t)
 	for name, spoil := range map[string]func(dir string) error{
 		"no database":        func(dir string) error { return os.RemoveAll(filepath.Join(dir, "db")) },
 		"a damaged database": func(dir string) error { return os.Remove(filepath.Join(dir, "db", "MANIFEST")) },
@@ -125,7 +127,7 @@ func TestOpenReadOnlyDamaged(t *testing.T) {
 // A disk that becomes read-only under an open store is no failed write: it goes on when it
 // takes writes again.
 func TestBecomesReadOnly(t *testing.T) {
-	dir := memDir(t)
+	dir := kit.MemDir(t)
 	s := mustOpen(t, dir, Options{})
 	must(t, s.Put("docs", "key", []byte("before")))
 	end := readOnly(t, dir)

@@ -18,6 +18,7 @@ import (
 
 	"moult/gossip/view"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 func TestDocumentsAndJournalSurviveReopening(t *testing.T) {
@@ -94,7 +95,7 @@ func TestUpdateIsAtomic(t *testing.T) {
 }
 
 func TestConcurrentUse(t *testing.T) {
-	s := mustOpen(t, memDir(t), Options{})
+	s := mustOpen(t, kit.MemDir(t), Options{})
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {
@@ -119,7 +120,7 @@ func TestConcurrentUse(t *testing.T) {
 }
 
 func TestJournalFrom(t *testing.T) {
-	s := mustOpen(t, memDir(t), Options{})
+	s := mustOpen(t, kit.MemDir(t), Options{})
 	for i := range 10 {
 		mustAppend(t, s, "k", fmt.Sprint(i+1))
 	}
@@ -146,7 +147,7 @@ func TestJournalFrom(t *testing.T) {
 }
 
 func TestJournalIsTrimmed(t *testing.T) {
-	dir := memDir(t)
+	dir := kit.MemDir(t)
 	s := mustOpen(t, dir, Options{Keep: 16})
 	count := func() (n int, first uint64) {
 		must(t, s.Journal(0, func(e Entry) error {
@@ -181,7 +182,7 @@ func TestJournalIsTrimmed(t *testing.T) {
 }
 
 func TestBounds(t *testing.T) {
-	s := mustOpen(t, memDir(t), Options{})
+	s := mustOpen(t, kit.MemDir(t), Options{})
 	long := strings.Repeat("x", MaxName+1)
 	big := make([]byte, MaxValue+1)
 	for name, err := range map[string]error{
@@ -226,7 +227,7 @@ func TestFloorNeverGoesDown(t *testing.T) {
 	if fields != 17 {
 		t.Fatalf("Floor has %d fields: teach lowered and join the new one, then this test", fields)
 	}
-	s := mustOpen(t, memDir(t), Options{})
+	s := mustOpen(t, kit.MemDir(t), Options{})
 	cluster := bundle.Sum([]byte("cluster"))
 	start := Floor{Release: 5, Root: 5, Timestamp: 5, Snapshot: 5, Targets: 5, Operator: 5, Expired: 5, Members: 5,
 		RecordSeq: 5, EndedRelease: 5, EndedCount: 5, Obeys: 5, Settled: 5, Turned: view.Turned{Release: 5, Turn: 2, Ended: 1}, Cluster: cluster}
@@ -304,7 +305,7 @@ func TestJoinIsALeastUpperBound(t *testing.T) {
 // TestFloorIsMonotoneUnderAnything raises at random and reopens, now and then
 // with the database or the floor file gone.
 func TestFloorIsMonotoneUnderAnything(t *testing.T) {
-	base := memDir(t)
+	base := kit.MemDir(t)
 	run := 0
 	rapid.Check(t, func(t *rapid.T) {
 		run++
@@ -408,7 +409,7 @@ func wantErr(t *testing.T, err error, text string) {
 }
 
 func TestFullDiskIsFoundBeforeAnythingIsWritten(t *testing.T) {
-	dir := memDir(t)
+	dir := kit.MemDir(t)
 	free := int64(Reserve + 100)
 	o := Options{outside: outside{free: func(string) (int64, error) { return free, nil }}}
 	s := mustOpen(t, dir, o)
@@ -436,7 +437,7 @@ func TestFullDiskIsFoundBeforeAnythingIsWritten(t *testing.T) {
 }
 
 func TestAFailedWriteStopsAllWrites(t *testing.T) {
-	dir := memDir(t)
+	dir := kit.MemDir(t)
 	fail := false
 	o := Options{outside: outside{writeMark: func(path string, m mark) error {
 		if fail {

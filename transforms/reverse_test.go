@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // takeBack is a reverse transform: it keeps what only the new state has.
@@ -52,8 +53,8 @@ func goForward() int {
 // ahead makes slots that are live at version 2, with the state of its past object.
 func ahead(t *testing.T) *Slots {
 	t.Helper()
-	s := openSlots(t, filepath.Join(t.TempDir(), "state"))
-	from := t.TempDir()
+	s := openSlots(t, filepath.Join(kit.MemDir(t), "state"))
+	from := kit.MemDir(t)
 	writeTree(t, from, map[string]string{"a": "alpha"})
 	if err := errors.Join(s.Adopt(1, from), s.Create(2)); err != nil {
 		t.Fatal(err)

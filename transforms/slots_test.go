@@ -174,10 +174,10 @@ func checkObjects(o *Objects, whole allOf, live, made bool) error {
 
 func startState(t *testing.T) (dir string, whole allOf) {
 	t.Helper()
-	from := t.TempDir()
+	from := filepath.Join(kit.MemDir(t), "old")
 	writeTree(t, from, oldState)
-	done := filepath.Join(t.TempDir(), "state")
-	for _, d := range []string{done, filepath.Join(t.TempDir(), "state")} {
+	done := filepath.Join(kit.MemDir(t), "state")
+	for _, d := range []string{done, filepath.Join(kit.MemDir(t), "state")} {
 		s := openSlots(t, d)
 		if err := s.Adopt(1, from); err != nil {
 			t.Fatal(err)
