@@ -174,12 +174,7 @@ func (p *badPlace) good() (stop func() (answered map[bundle.Version]int, wrong [
 		wg.Go(func() {
 			client := &http.Client{Transport: &http.Transport{}, Timeout: 20 * time.Second}
 			defer client.CloseIdleConnections()
-			for {
-				select {
-				case <-ended:
-					return
-				default:
-				}
+			for { // at least once, however short the time was
 				got, err := answer(client.Get(at))
 				mu.Lock()
 				if err == nil && string(bytes.TrimSpace(got)) == want {
@@ -188,6 +183,11 @@ func (p *badPlace) good() (stop func() (answered map[bundle.Version]int, wrong [
 					wrong = append(wrong, fmt.Sprintf("%s: %q %v", at, got, err))
 				}
 				mu.Unlock()
+				select {
+				case <-ended:
+					return
+				default:
+				}
 			}
 		})
 	}

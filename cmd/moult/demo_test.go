@@ -104,10 +104,11 @@ func demoAgents(t *testing.T, dir string) (agents []control.Info) {
 	for _, s := range sockets {
 		api := control.NewClient(s)
 		defer api.Close()
-		info, err := api.Info(t.Context())
-		if err != nil || info.NodePID == 0 {
-			t.Errorf("%s: %+v, %v", s, info, err)
-		}
+		var info control.Info
+		kit.Until(t, "the node of "+s, func() (there bool) {
+			info, err = api.Info(t.Context())
+			return err == nil && info.NodePID != 0
+		})
 		if !kit.Alive(info.NodePID) {
 			t.Errorf("the node of %s is not seen to run", info.Name)
 		}
