@@ -15,6 +15,7 @@ import (
 	"moult/store"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
+	"moult/testdata/kit"
 	"moult/testdata/kit/bundles"
 )
 
@@ -77,7 +78,7 @@ type publisher struct {
 
 func newPublisher(t *testing.T) *publisher {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "trust")
+	dir := filepath.Join(kit.MemDir(t), "trust")
 	if err := trust.Init(dir, trust.InitOptions{Now: time.Now()}); err != nil {
 		t.Fatal(err)
 	}

@@ -11,13 +11,14 @@ import (
 	"moult/agent/schedule"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
+	"moult/testdata/kit"
 	"moult/testdata/kit/bundles"
 )
 
 // begunFolder is a trust folder with release 1, and the first order of that for two nodes.
 func begunFolder(t *testing.T) (*trust.Folder, *schedule.Order, []bundle.NodeID) {
 	t.Helper()
-	f := bundles.Folder(t, filepath.Join(t.TempDir(), "trust"), time.Now())
+	f := bundles.Folder(t, filepath.Join(kit.MemDir(t), "trust"), time.Now())
 	m, data := bundles.Manifest(t, 1, bundle.Digest{}, "kv")
 	if _, err := f.AddRelease(1, data); err != nil {
 		t.Fatal(err)

@@ -12,13 +12,14 @@ import (
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
+	"moult/testdata/kit"
 	"moult/testdata/kit/bundles"
 )
 
 // TestRehearsalByReplacedRoot: who kept a root key that was replaced since, and makes a chain
 // of roots of the same length by it, signs nothing that is rehearsed, however low his numbers.
 func TestRehearsalByReplacedRoot(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "trust")
+	dir := filepath.Join(kit.MemDir(t), "trust")
 	ours := bundles.Folder(t, dir, time.Now())
 	_, one := bundles.Manifest(t, 1, bundle.Digest{}, "kv")
 	if _, err := ours.AddRelease(1, one); err != nil {

@@ -10,13 +10,14 @@ import (
 	"moult/agent/control"
 	"moult/agent/schedule"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 	"moult/testdata/kit/bundles"
 )
 
 // TestOrderBefore: a first order follows the newest order that was signed,
 // also where that has not arrived at the peer.
 func TestOrderBefore(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "trust")
+	dir := filepath.Join(kit.MemDir(t), "trust")
 	f := bundles.Folder(t, dir, time.Now())
 	node := []schedule.Candidate{{ID: bundle.NodeID{1}, Class: "kv", Reachable: true}}
 	var before *schedule.Order

@@ -10,6 +10,7 @@ import (
 	"moult/agent/schedule"
 	"moult/gossip/view"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // settledAt is a status with one node that is at a release and can take it back.
@@ -22,8 +23,8 @@ func settledAt(v bundle.Version) *control.Status {
 // What is taken back is the newest release also when the question is answered that is asked
 // before, however long that takes.
 func TestRevertAfterTheQuestion(t *testing.T) {
-	_, another, _ := ordered(t, filepath.Join(t.TempDir(), "trust"), 3)
-	f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+	_, another, _ := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 3)
+	f, p, api := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 2)
 	p.status = settledAt(2)
 	r := Reversal{Confirm: func(*schedule.Order, Concerned) error {
 		p.Orders[3] = another.Orders[3]
@@ -41,7 +42,7 @@ func TestRevertAfterTheQuestion(t *testing.T) {
 // that the question is answered.
 func TestFinalizeAfterTheQuestion(t *testing.T) {
 	for _, change := range []func(*schedule.Order) (*schedule.Order, error){nil, (*schedule.Order).Pause} {
-		f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+		f, p, api := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 2)
 		p.status = settledAt(2)
 		_, _, err := New(f).Finalize(t.Context(), api, 2, func(order *schedule.Order, _ control.Status) error {
 			if change == nil {
@@ -61,7 +62,7 @@ func TestFinalizeAfterTheQuestion(t *testing.T) {
 
 // What cannot be finalized is refused before anybody is asked, and as a refusal.
 func TestFinalizeRefusedBeforeTheQuestion(t *testing.T) {
-	_, p, _ := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+	_, p, _ := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 2)
 	halves := *p.order(t, 2)
 	halves.Joined = &schedule.Joined{Open: true}
 	var refused *control.Error
@@ -73,7 +74,7 @@ func TestFinalizeRefusedBeforeTheQuestion(t *testing.T) {
 // A node that the order does not name, and whose agent does not read orders that turn, gets no
 // place in one: it would never say that it has turned, and be waited for.
 func TestRevertLeavesOldAgentsOut(t *testing.T) {
-	f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+	f, p, api := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 2)
 	p.status = settledAt(2)
 	old, newer := p.status.Nodes[0], p.status.Nodes[0]
 	old.Name, old.ID, old.Version, old.Running, old.Reads = "old", bundle.NodeID{7}, 1, 1, view.ReadsTurns-1
@@ -89,7 +90,7 @@ func TestRevertLeavesOldAgentsOut(t *testing.T) {
 
 // A release that was handed in without an order, which the agent shows then, is in nobody's way.
 func TestRevertBesideOneWithoutOrder(t *testing.T) {
-	f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+	f, p, api := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 2)
 	p.status = settledAt(2)
 	p.status.Release.Version = 3
 	if _, _, err := New(f).Revert(t.Context(), api, Reversal{}); err != nil || p.order(t, 2).Turn != 1 {
@@ -99,7 +100,7 @@ func TestRevertBesideOneWithoutOrder(t *testing.T) {
 
 // What is refused names what leads on, and what is printed is not refused in its turn.
 func TestMayTurn(t *testing.T) {
-	_, p, _ := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+	_, p, _ := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 2)
 	is := func(order *schedule.Order, err error) *schedule.Order {
 		t.Helper()
 		if err != nil {
@@ -155,7 +156,7 @@ func TestMayTurn(t *testing.T) {
 
 // To a release that was itself taken back, or aborted, nobody goes back unless that is said.
 func TestRevertToDoubtful(t *testing.T) {
-	_, p, _ := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+	_, p, _ := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 2)
 	order := p.order(t, 2)
 	s := settledAt(2)
 	s.Classes = map[bundle.Class]control.ClassStatus{"kv": {Total: 1, BackTo: 1, BackToDoubt: "was taken back itself"}}

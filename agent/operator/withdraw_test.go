@@ -19,6 +19,7 @@ import (
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
+	"moult/testdata/kit"
 	"moult/testdata/kit/bundles"
 )
 
@@ -105,7 +106,7 @@ func (p *peer) order(t *testing.T, v bundle.Version) *schedule.Order {
 // TestWithdrawAfterLostAbort: the aborts were signed, and no peer has taken them. The same
 // again hands them over, and signs nothing on the word of a node that has not heard of them.
 func TestWithdrawAfterLostAbort(t *testing.T) {
-	f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 3)
+	f, p, api := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 3)
 	w := Withdrawal{Class: "kv", Release: 2}
 	p.deaf = true
 	for range 3 { // one abort each, and then none
@@ -155,7 +156,7 @@ func TestWithdrawNewcomer(t *testing.T) {
 		"installed at 2":        {Version: 2, Running: 2, Phase: string(view.Current)},
 		"it is being installed": {Phase: string(view.Fetching)},
 	} {
-		f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+		f, p, api := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 2)
 		p.number = forever
 		joined.Name, joined.ID, joined.Class, joined.Metadata, joined.Reachable = "n9", bundle.NodeID{9}, "kv", forever, true
 		p.more = []control.NodeStatus{joined}
@@ -180,7 +181,7 @@ func TestWithdrawNewcomer(t *testing.T) {
 // TestWithdrawHandedIn: the command that is printed for a bundle which nobody could take,
 // built in another trust folder, withdraws it.
 func TestWithdrawHandedIn(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "trust")
+	dir := filepath.Join(kit.MemDir(t), "trust")
 	f, p, api := ordered(t, dir, 2)
 	p.number = forever
 	published := filepath.Join(t.TempDir(), "published")
@@ -227,7 +228,7 @@ func TestWithdrawHandedIn(t *testing.T) {
 // TestWithdrawnByAnother: what another operator has withdrawn, the next order of a later
 // release says, too; nothing goes back to earlier ones.
 func TestWithdrawnByAnother(t *testing.T) {
-	f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 3)
+	f, p, api := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 3)
 	two, err := p.order(t, 2).Abort()
 	if err == nil {
 		two, err = two.Withdraw("kv", 2, 2)
@@ -255,7 +256,7 @@ func TestWithdrawnByAnother(t *testing.T) {
 // to it: that a node has promised to go by that order says nothing.
 func TestWithdrawTakenBack(t *testing.T) {
 	for _, claims := range []bundle.Version{0, 2} {
-		f, p, api := ordered(t, filepath.Join(t.TempDir(), "trust"), 2)
+		f, p, api := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 2)
 		p.status = settledAt(1)
 		n := &p.status.Nodes[0]
 		n.Metadata, n.Turned, n.Claims = forever, view.Turned{Release: 2, Turn: 1, Done: true}, claims

@@ -12,6 +12,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // start is the time at which every test begins.
@@ -169,7 +170,7 @@ func manifest(t testing.TB, n bundle.Version, previous []byte, word string) []by
 // initFolder makes a trust folder.
 func initFolder(t testing.TB) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "trust")
+	dir := filepath.Join(kit.MemDir(t), "trust")
 	if err := Init(dir, InitOptions{Now: start}); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +180,7 @@ func initFolder(t testing.TB) string {
 // copyFolder copies a folder without the named keys.
 func copyFolder(t testing.TB, dir string, without ...keyName) string {
 	t.Helper()
-	to := filepath.Join(t.TempDir(), "trust")
+	to := filepath.Join(kit.MemDir(t), "trust")
 	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
