@@ -67,6 +67,8 @@ func (p Peer) Status(heard map[bundle.NodeID]bool) control.Status {
 func (p Peer) alarms(s *control.Status) (all []node.Alarm) {
 	if p.Node.Expired() {
 		all = append(all, node.Alarm{Cause: "expired", Text: "the signed metadata " + p.Expiry() + ": nothing new starts; `moult trust refresh`, then `moult trust push`"})
+	} else if lasts := p.Trust.Lasts(); !lasts.IsZero() && lasts.Sub(p.Now) < expirySoon {
+		all = append(all, node.Alarm{Cause: "expires", Text: fmt.Sprintf("the signed metadata expire on %s, and then nothing new starts; `moult trust refresh`, then `moult trust push`", lasts.Format(time.DateOnly))})
 	}
 	if head, newest := p.Node.Rolling(), p.Node.Head(); head != 0 && newest > head {
 		all = append(all, node.Alarm{Cause: fmt.Sprint("no order ", newest), Text: fmt.Sprintf("release %d was handed in without a rollout order, so it does not begin; `moult inject BUNDLE` signs one", newest)})
