@@ -52,13 +52,31 @@ const completeTimeout = 500 * time.Millisecond
 // anyBundle stands for all files that `moult bundle build` has written: the shell lists them.
 const anyBundle = "*.moult"
 
+// completionFlag is the library's own, which shells put last.
+const completionFlag = "--generate-bash-completion"
+
+// onlyCompleted keeps what is asked to be completed from being run, which the library does
+// once there is a "--": one that is begun, as flags are, goes away, and after another there
+// is nothing to tell.
+func onlyCompleted(args []string) (kept []string, ok bool) {
+	n := len(args) - 1
+	if n < 1 || args[n] != completionFlag {
+		return args, true
+	}
+	asked := args[:n]
+	if asked[n-1] == "--" {
+		asked = asked[:n-1]
+	}
+	return append(slices.Clone(asked), completionFlag), !slices.Contains(asked, "--")
+}
+
 // complete tells how a command line may go on after the words that are there, a line each.
 // Nothing means that it is the shell's to find files. What is begun is among the words only
 // where it is a flag.
 func complete(cmd *cli.Command) cli.BashCompleteFunc {
 	flagsAndCommands := cli.DefaultCompleteWithFlags(cmd)
 	return func(c *cli.Context) {
-		last := os.Args[len(os.Args)-2] // before the library's own flag
+		last := os.Args[len(os.Args)-2] // before completionFlag
 		name, value, _ := strings.Cut(strings.TrimLeft(last, "-"), "=")
 		if strings.HasPrefix(last, "-") && value == "" {
 			switch f := valued(cmd, name); {

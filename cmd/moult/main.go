@@ -41,6 +41,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if code, ok := rehearsal(args); ok {
 		return code
 	}
+	args, ok := onlyCompleted(args)
+	if !ok {
+		return exitDone
+	}
 	err := newApp(stdout, stderr).RunContext(ctx, args)
 	if err == nil {
 		return exitDone
