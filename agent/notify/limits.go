@@ -17,4 +17,9 @@ const (
 	// steadyTime is how long a condition must hold before it is told, and be gone before
 	// that is told: an agent that has just begun does not hear its peers yet.
 	steadyTime = 5 * time.Second
+	// graceTime is how long an agent looks before it says that what an earlier one has told,
+	// and it has not seen itself, is gone. It is above what finding an alarm again may take:
+	// software that is adopted is unready only after its healthy_deadline (5 minutes, if
+	// nobody says another) and a few checks, and a state is measured in the background.
+	graceTime = 10 * time.Minute
 )

@@ -153,6 +153,7 @@ func TestRestart(t *testing.T) {
 	n = b.start()
 	n.Observe(b.now, nil) // it has just begun, and knows nothing yet
 	b.hold(n, held, done1)
+	b.hold(n, held, alarm, done1) // found again late
 	b.hold(n, done2)
 	b.kept(0, done2.Key)
 	b.hold(n) // a node has joined, so it is not complete for a while
@@ -165,6 +166,26 @@ func TestRestart(t *testing.T) {
 		"held /held 2", "alarm /alarm disk", "cleared alarm/alarm disk", "cleared held/held 2", "complete /complete 2.0", "alarm /alarm disk",
 	}; !slices.Equal(got, want) {
 		t.Errorf("told %q, want %q", got, want)
+	}
+}
+
+// What an earlier agent has told, and this one does not find again, has ended after the grace.
+func TestGrace(t *testing.T) {
+	w := newWatch(Source{}, []report.Condition{alarm, held}, false)
+	for _, at := range []time.Duration{0, steadyTime, graceTime - 1} {
+		if news := w.see(began.Add(at), []report.Condition{held}); len(news) > 0 {
+			t.Fatalf("after %v it tells %+v", at, news)
+		}
+	}
+	news := w.see(began.Add(graceTime), nil) // of what it has seen itself the end must be steady, no more
+	if len(news) != 1 || news[0].event.Event != Cleared || news[0].event.Key != alarm.Key {
+		t.Errorf("after the grace it tells %+v", news)
+	}
+	if news := w.see(began.Add(graceTime+steadyTime), nil); len(news) != 1 || news[0].event.Key != held.Key {
+		t.Errorf("of what it has seen it tells %+v", news)
+	}
+	if len(w.earlier)+len(w.gone)+len(w.told) > 0 {
+		t.Errorf("it keeps %v, %v and %v", w.earlier, w.gone, w.told)
 	}
 }
 

@@ -18,26 +18,34 @@ type watch struct {
 	told   map[string]report.Condition // told, or about to be, and not ended
 	begun  map[string]time.Time        // since when one holds that was not told
 	gone   map[string]time.Time        // since when one does not hold that was
+	// earlier are those that an earlier agent has told and this one has not seen, and looked
+	// is since when this one has been looking: it finds some again only after minutes.
+	earlier map[string]bool
+	looked  time.Time
 	// first is true until something was seen, where no earlier agent has told anything:
 	// that a rollout has long been complete is no news then.
 	first bool
 }
 
 func newWatch(s Source, told []report.Condition, first bool) *watch {
-	w := &watch{source: s, told: map[string]report.Condition{}, begun: map[string]time.Time{}, gone: map[string]time.Time{}, first: first}
+	w := &watch{source: s, told: map[string]report.Condition{}, begun: map[string]time.Time{}, gone: map[string]time.Time{}, earlier: map[string]bool{}, first: first}
 	for _, c := range told {
-		w.told[c.Key] = c
+		w.told[c.Key], w.earlier[c.Key] = c, true
 	}
 	return w
 }
 
 // see returns what is to be told when these conditions hold.
 func (w *watch) see(now time.Time, conditions []report.Condition) (news []telling) {
+	if w.looked.IsZero() {
+		w.looked = now
+	}
 	held := map[string]bool{}
 	for _, c := range conditions {
 		c.Text = short(c.Text)
 		held[c.Key] = true
 		delete(w.gone, c.Key)
+		delete(w.earlier, c.Key)
 		_, told := w.told[c.Key]
 		switch {
 		case told:
@@ -59,9 +67,13 @@ func (w *watch) see(now time.Time, conditions []report.Condition) (news []tellin
 		if held[key] || c.Kind == report.KindComplete || !w.steady(w.gone, key, now) {
 			continue
 		}
+		if w.earlier[key] && now.Sub(w.looked) < graceTime {
+			continue
+		}
 		news = append(news, telling{w.source.event(c, now, true), c})
 		delete(w.told, key)
 		delete(w.gone, key)
+		delete(w.earlier, key)
 	}
 	return news
 }
