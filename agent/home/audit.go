@@ -40,21 +40,49 @@ func (h *Home) appendAudit(d control.Deed) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}
-	if err := rotateAudit(path); err != nil {
-		return err
+	rotated := rotateAudit(path)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return errors.Join(rotated, err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	defer func() { err = errors.Join(err, f.Close()) }()
+	fi, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(append(line, '\n')); err != nil {
+	if rotated != nil {
+		if fi.Size() >= 2*maxAudit {
+			return fmt.Errorf("%s is too long, and cannot be moved on: %w", path, rotated)
+		}
+		h.log.Warn("the audit is long, and cannot be moved on: it is still written to, up to twice its length", "file", path, "err", rotated)
+	}
+	if line, err = onItsOwn(f, fi.Size(), append(line, '\n')); err != nil {
+		return err
+	}
+	if _, err := f.Write(line); err != nil {
 		return err
 	}
 	return f.Sync()
 }
 
-// rotateAudit moves every file on by one where the newest is long.
+// onItsOwn has a line begin a line, also where the one before was cut off by a crash or a
+// full disk.
+func onItsOwn(f *os.File, size int64, line []byte) ([]byte, error) {
+	if size == 0 {
+		return line, nil
+	}
+	last := make([]byte, 1)
+	if _, err := f.ReadAt(last, size-1); err != nil {
+		return nil, err
+	}
+	if last[0] != '\n' {
+		line = append([]byte{'\n'}, line...)
+	}
+	return line, nil
+}
+
+// rotateAudit moves every file on by one where the newest is long. It goes up to the first
+// number that is free: a crash half-way has left one, and then nothing is overwritten.
 func rotateAudit(path string) error {
 	fi, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && fi.Size() < maxAudit {
@@ -63,12 +91,20 @@ func rotateAudit(path string) error {
 	if err != nil {
 		return err
 	}
-	for i := keepAudit - 1; i >= 0; i-- {
-		from := path
-		if i > 0 {
-			from = fmt.Sprintf("%s.%d", path, i)
+	name := func(i int) string {
+		if i == 0 {
+			return path
 		}
-		if err := os.Rename(from, fmt.Sprintf("%s.%d", path, i+1)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Sprintf("%s.%d", path, i)
+	}
+	to := 1
+	for ; to < keepAudit; to++ {
+		if _, err := os.Lstat(name(to)); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	for ; to > 0; to-- {
+		if err := os.Rename(name(to-1), name(to)); err != nil {
 			return err
 		}
 	}
