@@ -44,7 +44,7 @@ func showStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := statusPrinter{w: c.App.Writer, json: asJSON, all: c.Bool("all"), terminal: screen.TerminalOf(c.App.Writer, c.Bool("no-color"))}
+	p := statusPrinter{w: c.App.Writer, talk: c.App.ErrWriter, json: asJSON, all: c.Bool("all"), terminal: screen.TerminalOf(c.App.Writer, c.Bool("no-color"))}
 	api := client(c)
 	switch {
 	case c.Bool("w"):
@@ -95,6 +95,7 @@ func followRelease(user context.Context, api *control.Client, goal operator.Goal
 // statusPrinter writes a Status for people or for programs.
 type statusPrinter struct {
 	w        io.Writer
+	talk     io.Writer // for what goes wrong while it is watched
 	json     bool
 	all      bool // nodes, however many
 	terminal screen.Terminal
@@ -113,51 +114,103 @@ func (p statusPrinter) write(lines []string) error {
 	return err
 }
 
-// watch shows the status until ctx ends: on the whole screen where that can be redrawn, and
-// leaves the last one there; else anew whenever there is more news than that time has passed
-// and calls were counted.
-func (p statusPrinter) watch(ctx context.Context, api *control.Client, live bool) (err error) {
-	show := p.print
-	switch {
-	case p.json:
-	case p.terminal.Redraws:
-		shown := screen.Start(p.terminal, true)
-		var last *control.Status
-		defer func() {
-			err = errors.Join(err, shown.Close())
-			if last != nil {
-				err = errors.Join(err, p.print(*last))
+// watch shows the status until ctx ends.
+func (p statusPrinter) watch(ctx context.Context, api *control.Client, live bool) error {
+	if p.terminal.Redraws && !p.json {
+		return p.watchOnScreen(ctx, api, live)
+	}
+	return p.watchInLines(ctx, api, live)
+}
+
+// watchOnScreen takes the whole screen, and leaves the last status there.
+func (p statusPrinter) watchOnScreen(ctx context.Context, api *control.Client, live bool) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	shown := screen.Start(p.terminal, true)
+	go func() {
+		defer cancel() // nobody would see what comes
+		select {
+		case <-shown.Ended():
+		case <-ctx.Done():
+		}
+	}()
+	var last *control.Status
+	var fault error
+	defer func() {
+		err = errors.Join(err, shown.Close())
+		if last != nil {
+			err = errors.Join(err, p.print(*last))
+		}
+		if fault != nil {
+			p.tell(p.talk, fault)
+		}
+	}()
+	return poll(ctx, api, live, func(s *control.Status, news error) error {
+		if fault = news; s != nil {
+			last = s
+		}
+		s = last
+		shown.Show(func(width, height int) (lines []string) {
+			if news != nil {
+				var text strings.Builder
+				p.tell(&text, news)
+				lines = strings.Split(screen.Wrap(strings.TrimSpace(text.String()), width), "\n")
 			}
-		}()
-		show = func(s control.Status) error {
-			last = &s
-			shown.Show(func(width, height int) []string {
-				return status.Lines(s, status.Options{Width: width, Height: height, All: p.all, Color: p.terminal.Color, Now: time.Now()})
-			})
+			height = max(height-len(lines), 1)
+			return append(lines, status.Lines(*s, status.Options{Width: width, Height: height, All: p.all, Color: p.terminal.Color, Now: time.Now()})...)
+		})
+		return nil
+	})
+}
+
+// watchInLines writes the status anew: for programs each time, and for people when there is
+// more news than that time has passed and calls were counted.
+func (p statusPrinter) watchInLines(ctx context.Context, api *control.Client, live bool) error {
+	last, failing := "", false
+	return poll(ctx, api, live, func(s *control.Status, fault error) error {
+		if fault != nil {
+			if !failing {
+				p.tell(p.talk, fault)
+			}
+			last, failing = "", true
 			return nil
 		}
-	default:
-		last := ""
-		show = func(s control.Status) error {
-			still := s
-			still.Local = control.Local{}
-			news := strings.Join(status.Lines(still, status.Options{}), "\n")
-			if news == last {
-				return nil
-			}
-			last = news
-			return p.print(s)
+		failing = false
+		still := *s
+		still.Local = control.Local{}
+		news := strings.Join(status.Lines(still, status.Options{}), "\n")
+		if news == last && !p.json {
+			return nil
 		}
+		last = news
+		return p.print(*s)
+	})
+}
+
+// tell writes an error as the command that ends by it does.
+func (p statusPrinter) tell(w io.Writer, err error) {
+	var args []string
+	if p.json {
+		args = []string{"--output=json"}
 	}
+	tellError(w, args, err)
+}
+
+// poll asks for the status again and again, until ctx ends, and gives to each what it got:
+// a status, or why there is none. Before the first status that ends it: there may never be one.
+func poll(ctx context.Context, api *control.Client, live bool, each func(*control.Status, error) error) error {
 	tick := time.NewTicker(operator.PollInterval)
 	defer tick.Stop()
-	for {
+	for seen := false; ; {
 		s, err := api.Status(ctx, live)
-		if err == nil {
-			err = show(s)
-		}
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil
+		case err == nil:
+			seen = true
+			err = each(&s, nil)
+		case seen:
+			err = each(nil, err)
 		}
 		if err != nil {
 			return err

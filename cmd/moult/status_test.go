@@ -24,7 +24,8 @@ func TestWaitInterrupted(t *testing.T) {
 }
 
 // Where nothing can be redrawn, a status that is watched is written again only when there is
-// news: neither that time has passed, nor that calls were counted.
+// news: neither that time has passed, nor that calls were counted. Why there is none is said
+// once, and then all of it again.
 func TestStatusWatchedInPlainLines(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -34,9 +35,12 @@ func TestStatusWatchedInPlainLines(t *testing.T) {
 		n := control.NodeStatus{Name: "n1", Version: 1, Phase: "waiting", Since: time.Now().Add(-time.Duration(asked) * time.Minute)}
 		s := control.Status{Nodes: []control.NodeStatus{n}, Local: control.Local{Name: "n1", Objects: []control.ObjectStatus{{Counted: control.CallCount{Calls: int64(asked)}}}}}
 		switch {
-		case asked == 4:
+		case asked == 3, asked == 4:
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		case asked == 6:
 			s.Nodes[0].Phase = "draining"
-		case asked > 4:
+		case asked > 6:
 			stop()
 		}
 		_ = json.NewEncoder(w).Encode(s) // nobody listens any more
@@ -44,11 +48,14 @@ func TestStatusWatchedInPlainLines(t *testing.T) {
 	defer agent.Close()
 	api := control.NewClient(agent.URL)
 	defer api.Close()
-	var out strings.Builder
-	if err := (statusPrinter{w: &out}).watch(ctx, api, false); err != nil {
+	var out, talk strings.Builder
+	if err := (statusPrinter{w: &out, talk: &talk}).watch(ctx, api, false); err != nil {
 		t.Fatal(err)
 	}
-	if text := out.String(); asked < 5 || strings.Count(text, "NODE") != 2 || strings.Count(text, "waiting, 1m00s") != 1 || strings.Count(text, "draining, 4m00s") != 1 || strings.Contains(text, "\x1b") {
+	if text := out.String(); asked < 7 || strings.Count(text, "NODE") != 3 || strings.Count(text, "waiting, 1m00s") != 1 || strings.Count(text, "waiting, 5m00s") != 1 || strings.Count(text, "draining, 6m00s") != 1 || strings.Contains(text, "\x1b") {
 		t.Errorf("asked %d times\n%s", asked, text)
+	}
+	if text := talk.String(); strings.Count(text, "moult: ") != 1 {
+		t.Errorf("of two questions without an answer it said\n%s", text)
 	}
 }

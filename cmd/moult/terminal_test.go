@@ -3,7 +3,13 @@
 package main
 
 import (
+	"bufio"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,8 +17,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"moult/agent/control"
+	"moult/cmd/moult/internal/screen"
+	"moult/testdata/kit"
 	"moult/testdata/screentest"
 )
 
@@ -61,6 +70,97 @@ func TestTerminal(t *testing.T) {
 				t.Logf("%s:\n%s", name, strings.Join(rows, "\n"))
 			}
 		})
+	}
+}
+
+// `moult status -w` goes on over a restart of the agent that it asks, on a terminal and in a
+// pipe, and says meanwhile why there is no news.
+func TestStatusWatchedOverRestart(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1)
+	a := c.Agents[0]
+	c.up(c.Agents)
+	c.until(a, "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
+	shown := screentest.Open(t, 80, 24)
+	env := "MOULT_AGENT=" + a.Data
+	watch := onTerminal(t, shown, env, "status", "-w")
+	shown.Await("the node", func(rows []string) bool { return begins(rows, "n1 ") && !begins(rows, "moult: ") })
+	out, errs := new(lines), new(lines)
+	piped := exec.CommandContext(t.Context(), c.exe)
+	piped.Args, piped.Env = []string{"moult", "status", "-w"}, append(os.Environ(), env)
+	piped.Stdout, piped.Stderr = out.pipe(t), errs.pipe(t)
+	if err := piped.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.await(t, "NODE")
+
+	c.kill(a)
+	shown.Await("the error above the node", func(rows []string) bool { return strings.HasPrefix(rows[0], "moult: ") && begins(rows, "n1 ") })
+	if said := errs.await(t, "moult: "); !strings.Contains(said, a.Data) {
+		t.Errorf("in a pipe: %q", said)
+	}
+	c.up(c.Agents)
+	shown.Await("the node without the error", func(rows []string) bool { return begins(rows, "n1 ") && !begins(rows, "moult: ") })
+	out.await(t, "NODE")
+	for _, cmd := range []*exec.Cmd{watch, piped} {
+		if err := errors.Join(cmd.Process.Signal(syscall.SIGINT), cmd.Wait()); err != nil {
+			t.Errorf("interrupted: %v", err)
+		}
+	}
+	for _, fault := range shown.Faults() {
+		t.Error(fault)
+	}
+}
+
+// lines is what a command writes to a pipe.
+type lines struct{ *bufio.Scanner }
+
+func (l *lines) pipe(t *testing.T) *os.File {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = r.Close(), w.Close() })
+	l.Scanner = bufio.NewScanner(r)
+	return w
+}
+
+// await returns the next line that begins so.
+func (l *lines) await(t *testing.T, with string) string {
+	for l.Scan() {
+		if strings.HasPrefix(l.Text(), with) {
+			return l.Text()
+		}
+	}
+	t.Fatalf("no line %q: %v", with, l.Err())
+	return ""
+}
+
+// A terminal that cannot be drawn on any more ends `moult status -w`.
+func TestStatusWatchedBlind(t *testing.T) {
+	t.Setenv("TERM", "xterm-256color")
+	s := screentest.Open(t, 80, 24)
+	p := statusPrinter{w: io.Discard, talk: io.Discard, terminal: screen.TerminalOf(s.TTY, false)}
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGWINCH) // has the size asked for
+		_ = json.NewEncoder(w).Encode(control.Status{Nodes: []control.NodeStatus{{Name: "n1"}}})
+	}))
+	defer agent.Close()
+	api := control.NewClient(agent.URL)
+	defer api.Close()
+	ended := make(chan error)
+	go func() { ended <- p.watch(t.Context(), api, false) }()
+	s.Await("the node", func(rows []string) bool { return begins(rows, "n1 ") })
+	if err := s.TTY.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "draw on the terminal: ") {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(kit.Patience):
+		t.Fatal("it goes on")
 	}
 }
 

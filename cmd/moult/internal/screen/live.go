@@ -1,7 +1,6 @@
 package screen
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -39,12 +38,16 @@ func Start(t Terminal, whole bool) *Live {
 // Show has a view take the place of the one before.
 func (l *Live) Show(v View) { l.program.Send(v) }
 
+// Ended is closed when nothing is shown any more: after Close, or when the terminal cannot be
+// drawn on; Close tells why.
+func (l *Live) Ended() <-chan struct{} { return l.ended }
+
 // Close leaves the last view on the screen, with the cursor below it, unless it had the whole
 // of it. It may be called twice.
 func (l *Live) Close() error {
 	l.program.Quit()
 	<-l.ended
-	if l.err != nil && !errors.Is(l.err, tea.ErrProgramKilled) {
+	if l.err != nil {
 		return fmt.Errorf("draw on the terminal: %w", l.err)
 	}
 	return nil

@@ -99,6 +99,21 @@ func TestLiveWhole(t *testing.T) {
 	}
 }
 
+// A view that cannot be made ends it all, and is told.
+func TestLivePanic(t *testing.T) {
+	t.Setenv("TERM", "xterm-256color")
+	s := screentest.Open(t, 80, 20)
+	fmt.Fprintln(s.TTY, "before")
+	live := screen.Start(screen.TerminalOf(s.TTY, false), true)
+	live.Show(func(int, int) []string { panic("no such view") })
+	<-live.Ended()
+	if err := live.Close(); err == nil || !strings.HasPrefix(err.Error(), "draw on the terminal: ") {
+		t.Errorf("closed after a panic: %v", err)
+	}
+	fmt.Fprintln(s.TTY, "afterwards")
+	s.Await("what stood there before", func(rows []string) bool { return slices.Equal(rows, []string{"before", "afterwards"}) })
+}
+
 // The terminal of these tests tells what it is for.
 func TestLiveFaultsCaught(t *testing.T) {
 	redraw := func(up int) string {
