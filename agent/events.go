@@ -34,6 +34,7 @@ func (l *loop) openEvents(c *closers) {
 func (l *loop) observe(now time.Time) {
 	if l.events != nil && !now.Before(l.eventsAt) {
 		l.eventsAt = now.Add(eventInterval)
-		l.events.Observe(now, l.report().Conditions())
+		o := l.node.Orders()[l.node.Rolling()]
+		l.events.Observe(now, o != nil && o.Names(l.cfg.Class, l.ID), l.report().Conditions())
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,7 +51,10 @@ func TestEventsTold(t *testing.T) {
 		b.alarmOf(causeDisk, "the disk takes no writes")
 	})
 	see(b)
-	kit.Until(t, "two events", func() bool { return len(told()) == 2 })
+	kit.Until(t, "two events, and that they are kept as told", func() bool {
+		ledger, err := os.ReadFile(filepath.Join(cfg.Data, eventsFile))
+		return err == nil && len(told()) == 2 && strings.Contains(string(ledger), causeStore) && strings.Contains(string(ledger), causeDisk)
+	})
 	first := told()
 	if e := first[0]; e.Event != "alarm" || e.Key != "alarm "+causeStore || e.Text != "the store was damaged" || e.Node != "n1" || e.ID != b.ID || e.Cluster != b.Cluster || e.Class != "kv" {
 		t.Errorf("told %+v", e)

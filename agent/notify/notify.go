@@ -31,6 +31,8 @@ type Config struct {
 type ledger struct {
 	Told   []report.Condition `json:"told"`
 	Missed int                `json:"missed"`
+	// New is while the node has had no part in a release yet.
+	New bool `json:"new,omitempty"`
 }
 
 // Notifier tells one command what happens.
@@ -56,7 +58,7 @@ func start(cfg Config, limit time.Duration) *Notifier {
 	ctx, cancel := context.WithCancel(context.Background())
 	n := &Notifier{cfg: cfg, limit: limit, cancel: cancel, wake: make(chan struct{}, 1), known: map[string]report.Condition{}}
 	l, err := readLedger(cfg.Ledger)
-	first := errors.Is(err, fs.ErrNotExist)
+	first := l.New || errors.Is(err, fs.ErrNotExist)
 	if err != nil && !first {
 		cfg.Log.Warn("what was told of events is not known any more, so some are told again", "err", err)
 	}
@@ -80,15 +82,21 @@ func readLedger(path string) (l ledger, err error) {
 	return l, nil
 }
 
-// Observe says which conditions hold now. It does not wait. It is for one goroutine.
-func (n *Notifier) Observe(now time.Time, conditions []report.Condition) {
+// Observe says which conditions hold now, and whether the node has a part in the release that
+// rolls: until it has had one, that a release is complete is not told. It does not wait. It
+// is for one goroutine.
+func (n *Notifier) Observe(now time.Time, part bool, conditions []report.Condition) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	first := n.watch.first
-	n.waiting = append(n.waiting, n.watch.see(now, conditions)...)
-	if first { // what was no news is known from now on, also to the next agent
-		n.known, n.unkept = maps.Clone(n.watch.told), true
+	for _, t := range n.watch.see(now, part, conditions) {
+		if t.old { // known from now on, also to the next agent
+			n.note(t)
+		} else {
+			n.waiting = append(n.waiting, t)
+		}
 	}
+	n.unkept = n.unkept || first && !n.watch.first
 	for len(n.waiting) > maxWaiting {
 		n.missed++
 		n.note(n.waiting[0])
@@ -191,7 +199,7 @@ func (n *Notifier) keep() {
 		return
 	}
 	n.unkept = false
-	l := ledger{Told: slices.Collect(maps.Values(n.known)), Missed: n.missed}
+	l := ledger{Told: slices.Collect(maps.Values(n.known)), Missed: n.missed, New: n.watch.first}
 	n.mu.Unlock()
 	slices.SortFunc(l.Told, func(a, b report.Condition) int { return strings.Compare(a.Key, b.Key) })
 	data, err := json.Marshal(l)

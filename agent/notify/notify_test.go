@@ -64,7 +64,7 @@ func (b *bench) start() *Notifier {
 // hold has conditions hold for so long that they are told.
 func (b *bench) hold(n *Notifier, all ...report.Condition) {
 	for range 2 {
-		n.Observe(b.now, all)
+		n.Observe(b.now, true, all)
 		b.now = b.now.Add(steadyTime)
 	}
 }
@@ -151,7 +151,7 @@ func TestRestart(t *testing.T) {
 	b.kept(0, alarm.Key, done1.Key, held.Key)
 	n.Close()
 	n = b.start()
-	n.Observe(b.now, nil) // it has just begun, and knows nothing yet
+	n.Observe(b.now, true, nil) // it has just begun, and knows nothing yet
 	b.hold(n, held, done1)
 	b.hold(n, held, alarm, done1) // found again late
 	b.hold(n, done2)
@@ -173,19 +173,45 @@ func TestRestart(t *testing.T) {
 func TestGrace(t *testing.T) {
 	w := newWatch(Source{}, []report.Condition{alarm, held}, false)
 	for _, at := range []time.Duration{0, steadyTime, graceTime - 1} {
-		if news := w.see(began.Add(at), []report.Condition{held}); len(news) > 0 {
+		if news := w.see(began.Add(at), true, []report.Condition{held}); len(news) > 0 {
 			t.Fatalf("after %v it tells %+v", at, news)
 		}
 	}
-	news := w.see(began.Add(graceTime), nil) // of what it has seen itself the end must be steady, no more
+	news := w.see(began.Add(graceTime), true, nil) // of what it has seen itself the end must be steady, no more
 	if len(news) != 1 || news[0].event.Event != Cleared || news[0].event.Key != alarm.Key {
 		t.Errorf("after the grace it tells %+v", news)
 	}
-	if news := w.see(began.Add(graceTime+steadyTime), nil); len(news) != 1 || news[0].event.Key != held.Key {
+	if news := w.see(began.Add(graceTime+steadyTime), true, nil); len(news) != 1 || news[0].event.Key != held.Key {
 		t.Errorf("of what it has seen it tells %+v", news)
 	}
 	if len(w.earlier)+len(w.gone)+len(w.told) > 0 {
 		t.Errorf("it keeps %v, %v and %v", w.earlier, w.gone, w.told)
+	}
+}
+
+// A new node learns of its cluster's releases bit by bit, and may be restarted meanwhile; that
+// one is complete which was there before it is not told.
+func TestNewNode(t *testing.T) {
+	b := newBench(t, `cat >> "$1/out"`)
+	n := b.start()
+	see := func(part bool, all ...report.Condition) {
+		for range 2 {
+			n.Observe(b.now, part, all)
+			b.now = b.now.Add(steadyTime)
+		}
+	}
+	see(false, alarm) // it hears nobody yet
+	b.kept(0, alarm.Key)
+	n.Close()
+	n = b.start()
+	see(false, alarm)
+	see(false, alarm, done1)
+	b.kept(0, alarm.Key, done1.Key)
+	see(true, alarm)
+	see(true, alarm, done2)
+	b.kept(0, alarm.Key, done2.Key)
+	if got, want := b.words(), []string{"alarm /alarm disk", "complete /complete 2.0"}; !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
 	}
 }
 
@@ -299,13 +325,13 @@ func TestUnsteady(t *testing.T) {
 	w := newWatch(Source{}, nil, false)
 	now := began
 	for range 10 {
-		if news := append(w.see(now, []report.Condition{alarm}), w.see(now.Add(steadyTime-1), nil)...); len(news) > 0 {
+		if news := append(w.see(now, true, []report.Condition{alarm}), w.see(now.Add(steadyTime-1), true, nil)...); len(news) > 0 {
 			t.Fatalf("told %+v", news)
 		}
 		now = now.Add(steadyTime)
 	}
-	w.see(now, []report.Condition{alarm})
-	if news := w.see(now.Add(steadyTime), []report.Condition{alarm}); len(news) != 1 {
+	w.see(now, true, []report.Condition{alarm})
+	if news := w.see(now.Add(steadyTime), true, []report.Condition{alarm}); len(news) != 1 {
 		t.Errorf("told %+v", news)
 	}
 	if len(w.begun)+len(w.gone) > 0 {

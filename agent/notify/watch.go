@@ -10,6 +10,7 @@ import (
 type telling struct {
 	event     Event
 	condition report.Condition
+	old       bool // it was so before anybody was to be told: it is known, and not told
 }
 
 // watch finds out what is news of the conditions that hold. It has no clock.
@@ -22,8 +23,8 @@ type watch struct {
 	// is since when this one has been looking: it finds some again only after minutes.
 	earlier map[string]bool
 	looked  time.Time
-	// first is true until something was seen, where no earlier agent has told anything:
-	// that a rollout has long been complete is no news then.
+	// first is true, where no earlier agent has seen more, until a release was seen that the
+	// node has a part in: that one before it is complete is no news.
 	first bool
 }
 
@@ -35,8 +36,9 @@ func newWatch(s Source, told []report.Condition, first bool) *watch {
 	return w
 }
 
-// see returns what is to be told when these conditions hold.
-func (w *watch) see(now time.Time, conditions []report.Condition) (news []telling) {
+// see returns what is to be told when these conditions hold; part is whether the node has a
+// part in the release that rolls.
+func (w *watch) see(now time.Time, part bool, conditions []report.Condition) (news []telling) {
 	if w.looked.IsZero() {
 		w.looked = now
 	}
@@ -50,13 +52,14 @@ func (w *watch) see(now time.Time, conditions []report.Condition) (news []tellin
 		switch {
 		case told:
 		case w.first && c.Kind == report.KindComplete:
-			w.told[c.Key] = c
+			news = append(news, telling{condition: c, old: true})
+			w.begin(c)
 		case w.steady(w.begun, c.Key, now) && len(w.told) < maxTold:
-			news = append(news, telling{w.source.event(c, now, false), c})
+			news = append(news, telling{event: w.source.event(c, now, false), condition: c})
 			w.begin(c)
 		}
 	}
-	w.first = false
+	w.first = w.first && !part
 	for key := range w.begun {
 		if !held[key] {
 			delete(w.begun, key)
@@ -70,7 +73,7 @@ func (w *watch) see(now time.Time, conditions []report.Condition) (news []tellin
 		if w.earlier[key] && now.Sub(w.looked) < graceTime {
 			continue
 		}
-		news = append(news, telling{w.source.event(c, now, true), c})
+		news = append(news, telling{event: w.source.event(c, now, true), condition: c})
 		delete(w.told, key)
 		delete(w.gone, key)
 		delete(w.earlier, key)
