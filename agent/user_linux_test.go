@@ -87,6 +87,14 @@ func TestUserReachesSoftware(t *testing.T) {
 	if err := openAndClose(cfg); err == nil || !strings.Contains(err.Error(), cfg.OnEvent[0]+" is that user's") {
 		t.Errorf("the command of on_event is the user's: %v", err)
 	}
+	cfg.OnEvent = []string{"/bin/sh", cfg.OnEvent[0], "/dev/null"}
+	if err := openAndClose(cfg); err == nil || !strings.Contains(err.Error(), cfg.OnEvent[1]+" is that user's") {
+		t.Errorf("a script of on_event is the user's: %v", err)
+	}
+	cfg.OnEvent = []string{"/bin/sh", "/dev/null", "/tmp", "/not/there"}
+	if err := openAndClose(cfg); err != nil {
+		t.Errorf("a device, and what is not there: %v", err)
+	}
 	cfg.OnEvent = nil
 	// It reaches the node's keys as little as before, whatever their mode has become.
 	if err := os.Chmod(filepath.Join(cfg.Data, home.IdentityFile), 0o644); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -103,8 +104,10 @@ func (h *Home) resolveAccount() (err error) {
 		return err
 	}
 	files := []string{cfg.File, cfg.Root, cfg.GossipKey, cfg.JoinToken, cfg.APIToken}
-	if len(cfg.OnEvent) > 0 && filepath.IsAbs(cfg.OnEvent[0]) { // what PATH names is the machine's
-		files = append(files, cfg.OnEvent[0])
+	for _, word := range cfg.OnEvent { // a program, a script, or a file of options; what PATH names is the machine's
+		if fi, err := os.Stat(word); err == nil && fi.Mode().IsRegular() && filepath.IsAbs(word) {
+			files = append(files, word)
+		}
 	}
 	for _, file := range files {
 		if err := h.Account.KeptFrom(file); err != nil {
