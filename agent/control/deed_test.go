@@ -2,12 +2,14 @@ package control
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,7 +49,18 @@ func TestNoted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := api.Accept(t.Context(), Signed{}); err != nil {
+		pause := Signed{
+			Set:     []byte(`{"roots":["",""],"timestamp":"` + base64.StdEncoding.EncodeToString([]byte(`{"signed":{"version":14}}`)) + `"}`),
+			Orders:  map[bundle.Version][]byte{1: []byte(`{"release":1,"serial":7,"state":"paused","turn":1,"classes":{"kv":{"skipped":[0]}}}`)},
+			Members: []byte(`{"members":[{},{}],"evicted":["x"]}`),
+		}
+		if _, err := api.Accept(t.Context(), pause); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := api.Accept(t.Context(), Signed{Set: pause.Set}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := api.Join(t.Context(), slices.Repeat([]string{strings.Repeat("x", 2*maxWhatText)}, 2*maxWhat)); err != nil {
 			t.Fatal(err)
 		}
 		b.err = Refused(errors.New("no such thing"), "")
@@ -71,14 +84,24 @@ func TestNoted(t *testing.T) {
 				t.Errorf("by TCP: %+v", d)
 			}
 		}
-		if len(got) != 3 || got[0].Call != "inject" || got[1].Call != "trust" || got[2].Call != "leave" {
+		if len(got) != 5 || got[0].Call != "inject" || got[1].Call != "trust" || got[2].Call != "trust" || got[3].Call != "join" || got[4].Call != "leave" {
 			t.Fatalf("noted %+v", got)
 		}
 		if d := got[0]; d.Release != accepted.Version || d.Digest != accepted.Digest || d.Release == bundle.Version(0) || d.Error != "" {
 			t.Errorf("of %+v is noted %+v", accepted, d)
 		}
-		if !strings.Contains(got[2].Error, "no such thing") {
-			t.Errorf("what was refused: %+v", got[2])
+		want := []string{"metadata 14, root 2", "order of release 1: paused, turn 1, serial 7, 1 skipped", "members: 2 enrolled, 1 evicted"}
+		if d := got[1]; !slices.Equal(d.What, want) || d.Release != 1 {
+			t.Errorf("of an order is noted %+v", d)
+		}
+		if d := got[2]; !slices.Equal(d.What, want[:1]) || d.Release != 0 {
+			t.Errorf("of a refresh is noted %+v", d)
+		}
+		if d := got[3]; len(d.What) != maxWhat+1 || len(d.What[0]) > maxWhatText+3 {
+			t.Errorf("of a join are noted %d lines, the first of %d bytes", len(d.What), len(d.What[0]))
+		}
+		if !strings.Contains(got[4].Error, "no such thing") {
+			t.Errorf("what was refused: %+v", got[4])
 		}
 		deeds = make(chan Deed, 16)
 	}

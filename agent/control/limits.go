@@ -8,6 +8,10 @@ const (
 	maxDocument = 64 << 20
 	// maxOrders bounds the part of an injection that carries signed metadata.
 	maxOrders = 32 << 20
+	// maxWhat bounds the lines that a Deed says of what it asked for, and maxWhatText each, in
+	// bytes.
+	maxWhat     = 16
+	maxWhatText = 256
 	// maxSocketPath is what the kernel takes for a unix socket's path, in bytes.
 	maxSocketPath = 104
 

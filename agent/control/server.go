@@ -133,32 +133,36 @@ func routes(b Backend, note func(Deed)) http.Handler {
 	mux.HandleFunc("GET /v1/resolve", reply(func(r *http.Request) (any, error) {
 		return b.Resolve(r.Context(), r.URL.Query().Get("address"))
 	}))
-	mux.HandleFunc("POST "+injectPath, reply(noting(note, "inject", func(r *http.Request) (any, error) {
-		return inject(b, r)
+	mux.HandleFunc("POST "+injectPath, reply(noting(note, "inject", func(r *http.Request, d *Deed) (any, error) {
+		return inject(b, r, d)
 	})))
 	mux.HandleFunc("POST "+rehearsePath, func(w http.ResponseWriter, r *http.Request) { rehearse(b, w, r) })
-	mux.HandleFunc("POST /v1/trust", reply(noting(note, "trust", func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST /v1/trust", reply(noting(note, "trust", func(r *http.Request, d *Deed) (any, error) {
 		var s Signed
 		if err := readJSON(r.Body, maxOrders, &s); err != nil {
 			return nil, err
 		}
+		d.signed(s)
 		return b.Accept(r.Context(), s)
 	})))
-	mux.HandleFunc("POST /v1/join", reply(noting(note, "join", func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST /v1/join", reply(noting(note, "join", func(r *http.Request, d *Deed) (any, error) {
 		var addrs []string
 		if err := readJSON(r.Body, maxDocument, &addrs); err != nil {
 			return nil, err
 		}
+		for _, a := range addrs {
+			d.say(a)
+		}
 		return b.Join(r.Context(), addrs)
 	})))
-	mux.HandleFunc("POST /v1/leave", reply(noting(note, "leave", func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST /v1/leave", reply(noting(note, "leave", func(r *http.Request, _ *Deed) (any, error) {
 		return struct{}{}, b.Leave(r.Context())
 	})))
 	return mux
 }
 
 // inject reads the two parts of an injection and hands them on.
-func inject(b Backend, r *http.Request) (any, error) {
+func inject(b Backend, r *http.Request, d *Deed) (any, error) {
 	mr, err := r.MultipartReader()
 	if err != nil {
 		return nil, Misuse(fmt.Errorf("read injection: %w", err), "")
@@ -170,6 +174,7 @@ func inject(b Backend, r *http.Request) (any, error) {
 		if err := readJSON(part, maxOrders, signed); err != nil {
 			return nil, err
 		}
+		d.signed(*signed)
 		part, err = mr.NextPart()
 	}
 	if err != nil || part.FormName() != partBundle {
