@@ -8,6 +8,7 @@ import (
 
 	"moult/agent/control"
 	"moult/agent/node"
+	"moult/agent/software"
 	"moult/agent/upgrade"
 	"moult/store/bundle"
 	"moult/transforms"
@@ -97,10 +98,12 @@ func (a *Agent) perform(ctx context.Context, action upgrade.Action, s upgrade.St
 	case upgrade.Rehearse:
 		return a.perhapsRehearse(ctx, x)
 	case upgrade.Drain:
-		err := a.soft.PreStop(ctx)
-		if err == nil {
-			err = a.insist(ctx, "drain", func() error { return a.drain(ctx, s.Path) })
-		}
+		err := a.insist(ctx, "drain", func() error {
+			if err := a.mayStop(ctx, s); err != nil {
+				return err
+			}
+			return a.drain(ctx, s.Path)
+		})
 		return outcome(x.Step, err, upgrade.Drained{Step: x.Step})
 	case upgrade.Transform:
 		return outcome(x.Step, a.transform(ctx, x), upgrade.Transformed{Step: x.Step, To: x.To})
@@ -125,12 +128,10 @@ func (a *Agent) perform(ctx context.Context, action upgrade.Action, s upgrade.St
 		// The attempt counts as ended, and others go on, only when the old
 		// software is up again.
 		back := upgrade.RolledBack{Step: x.Step}
-		err := a.insist(ctx, "roll back", func() error { return a.rollBack(ctx, x, s.Path) })
-		if err == nil && x.To != 0 {
-			if err := a.soft.PostStart(ctx, x.To); err != nil {
-				back.Reason = err.Error() // it is up all the same
-			}
-		}
+		err := a.insist(ctx, "roll back", func() (err error) {
+			back.Reason, err = a.rollBack(ctx, x, s.Path)
+			return err
+		})
 		return outcome(x.Step, err, back)
 	}
 	panic(fmt.Sprintf("agent: unknown action %T", action))
@@ -282,13 +283,35 @@ func (a *Agent) admit(ctx context.Context, v bundle.Version) error {
 	return err
 }
 
-// rollBack stops the new software and brings back the old on its slot.
-func (a *Agent) rollBack(ctx context.Context, x upgrade.Rollback, path []bundle.Version) error {
-	if err := a.drain(ctx, path); err != nil {
-		return err
+// rollBack stops the new software and brings back the old on its slot; why tells what is
+// wrong with that, though it is up. Old software that was not stopped yet goes on.
+func (a *Agent) rollBack(ctx context.Context, x upgrade.Rollback, path []bundle.Version) (why string, err error) {
+	if x.To != 0 && a.soft.Untouched(x.To) {
+		err = a.RemoveSlots(path)
+	} else {
+		err = a.drain(ctx, path)
 	}
-	if x.To == 0 {
-		return nil
+	if err != nil || x.To == 0 {
+		return "", err
 	}
-	return a.launch(ctx, x.To)
+	if err := a.launch(ctx, x.To); err != nil {
+		return "", err
+	}
+	if err := a.soft.PostStart(ctx, x.To); err != nil {
+		why = err.Error()
+	}
+	return why, nil
+}
+
+// mayStop asks the software, by its hook, whether it may be stopped. On the way back its
+// word does not count, nor in an attempt after one that has ended: software that is not well
+// must not keep the node from what mends it.
+func (a *Agent) mayStop(ctx context.Context, s upgrade.State) error {
+	err := a.soft.PreStop(ctx, func(v software.Veto) bool {
+		return s.Reverts == 0 && (errors.Is(v, transforms.ErrLater) || s.Ended(s.Goal) == 0)
+	})
+	if veto, ok := errors.AsType[software.Veto](err); ok {
+		return final{veto}
+	}
+	return err
 }

@@ -74,7 +74,7 @@ func (l *Layer) endDirect(ctx context.Context) {
 		case waiting == nil: // the deadline was before the end of the second
 			continue
 		case len(waiting) > 0 && gone == nil:
-			l.log.Warn("calls past the layer have no answer, and are the software's to end", "calls", len(waiting))
+			l.log.Warn("connections past the layer may have calls without an answer, which are the software's to end", "connections", len(waiting))
 			return
 		case len(waiting) == 0:
 			return

@@ -46,7 +46,9 @@ func lockDir(dir string) (*flock.Flock, error) {
 	path := filepath.Join(dir, "lock")
 	l := flock.New(path, flock.SetPermissions(0o600))
 	ok, err := l.TryLock()
-	if err == nil && !ok && isGone(holder(path)) {
+	by := holder(path)
+	if err == nil && !ok && isGone(by) {
+		by = 0
 		ctx, cancel := context.WithTimeout(context.Background(), lockWait)
 		defer cancel()
 		if ok, err = l.TryLockContext(ctx, lockPause); errors.Is(err, context.DeadlineExceeded) {
@@ -60,7 +62,7 @@ func lockDir(dir string) (*flock.Flock, error) {
 		return nil, fmt.Errorf("data folder %s: lock it: %w", dir, err)
 	}
 	if !ok {
-		return nil, fmt.Errorf("data folder %s is in use by another moult agent%s; stop that agent or name another folder", dir, named(holder(path)))
+		return nil, fmt.Errorf("data folder %s is in use by another moult agent%s; stop that agent or name another folder", dir, named(by))
 	}
 	// The same file again: a lock belongs to the file, not to its content.
 	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil && !isReadOnly(err) {

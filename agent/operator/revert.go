@@ -200,15 +200,25 @@ func mayTurn(order *schedule.Order, status control.Status, r Reversal) error {
 	if undo {
 		return nil // they read such orders, or have not got this one
 	}
+	var doubt error
+	all := ""
 	for _, class := range slices.Sorted(maps.Keys(order.Classes)) {
 		c := status.Classes[class]
 		if c.NoWayBack != "" && stuck[class] {
 			return refuse(instead, "release %d cannot be taken back: %s", n, c.NoWayBack)
 		}
-		if c.BackToDoubt != "" && stuck[class] && !slices.Contains(r.To, c.BackTo) {
-			return refuse(fmt.Sprintf("%s takes the place of both; `moult revert --to %d %d` goes there all the same", theNext, c.BackTo, n),
-				"class %s would go back to release %d, which %s", class, c.BackTo, c.BackToDoubt)
+		if c.BackToDoubt == "" || !stuck[class] {
+			continue
 		}
+		if to := fmt.Sprintf("--to %d ", c.BackTo); !strings.Contains(all, to) {
+			all += to
+		}
+		if doubt == nil && !slices.Contains(r.To, c.BackTo) {
+			doubt = fmt.Errorf("revert: class %s would go back to release %d, which %s", class, c.BackTo, c.BackToDoubt)
+		}
+	}
+	if doubt != nil {
+		return control.Refused(doubt, fmt.Sprintf("%s takes its place; `moult revert %s%d` goes there all the same", theNext, all, n))
 	}
 	if deaf := deafTo(order, status); len(deaf) > 0 {
 		return refuseDeaf("revert", n, deaf)

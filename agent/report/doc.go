@@ -26,6 +26,4 @@ const (
 	maxExplained = 200
 	// maxNamed bounds the nodes that a reason names.
 	maxNamed = 5
-	// expirySoon is how long before the signed metadata expire that is said.
-	expirySoon = 30 * 24 * time.Hour
 )

@@ -14,6 +14,7 @@ import (
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
+	"moult/store/bundle/trust"
 )
 
 // Status is the cluster as this peer sees it. heard is who answered just now;
@@ -67,7 +68,7 @@ func (p Peer) Status(heard map[bundle.NodeID]bool) control.Status {
 func (p Peer) alarms(s *control.Status) (all []node.Alarm) {
 	if p.Node.Expired() {
 		all = append(all, node.Alarm{Cause: "expired", Text: "the signed metadata " + p.Expiry() + ": nothing new starts; `moult trust refresh`, then `moult trust push`"})
-	} else if lasts := p.Trust.Lasts(); !lasts.IsZero() && lasts.Sub(p.Now) < expirySoon {
+	} else if lasts := p.Trust.Lasts(); !lasts.IsZero() && lasts.Sub(p.Now) < trust.ExpirySoon {
 		all = append(all, node.Alarm{Cause: "expires", Text: fmt.Sprintf("the signed metadata expire on %s, and then nothing new starts; `moult trust refresh`, then `moult trust push`", lasts.Format(time.DateOnly))})
 	}
 	if head, newest := p.Node.Rolling(), p.Node.Head(); head != 0 && newest > head {

@@ -2,11 +2,9 @@ package software
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -18,7 +16,6 @@ import (
 	"moult/simlayer/attach"
 	"moult/store/bundle"
 	"moult/store/bundle/placeholder"
-	"moult/transforms"
 )
 
 // Plan is all that is needed to start one version of the software, and to take
@@ -81,64 +78,6 @@ func (s *Software) Finalize(ctx context.Context, v bundle.Version, cu bundle.Cla
 		return fmt.Errorf("tell the software that release %d is finalized: %w", v, err)
 	}
 	return nil
-}
-
-// PreStop runs the hook of the software that is to be stopped; where none runs there is nobody
-// to tell.
-func (s *Software) PreStop(ctx context.Context) error {
-	s.mu.Lock()
-	proc, err := s.take(s.record.Version)
-	p := s.record.Plan
-	s.mu.Unlock()
-	if err != nil {
-		s.cfg.Log.Warn("pre_stop is not run", "err", err)
-	}
-	if proc == nil {
-		return nil
-	}
-	return s.hook(ctx, "pre_stop", p, p.Hooks.PreStop)
-}
-
-// PostStart runs the hook of the software that has been started, of a version.
-func (s *Software) PostStart(ctx context.Context, v bundle.Version) error {
-	s.mu.Lock()
-	p := s.record.Plan
-	s.mu.Unlock()
-	if p.Version != v {
-		return fmt.Errorf("post_start: the software of version %d does not run", v)
-	}
-	return s.hook(ctx, "post_start", p, p.Hooks.PostStart)
-}
-
-// hook runs a program of a release beside its software. Its exit code for "later" is
-// ErrLater, as a transform's.
-func (s *Software) hook(ctx context.Context, name string, p Plan, argv []string) error {
-	if len(argv) == 0 {
-		return nil
-	}
-	spec, err := s.Spec(p.Version)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	limited, cancel := context.WithTimeoutCause(ctx, time.Duration(p.Hooks.Timeout), fmt.Errorf("it did not end within its timeout, %s", p.Hooks.Timeout))
-	defer cancel()
-	switch err := spec.Do(limited, argv); {
-	case err == nil:
-		return nil
-	case limited.Err() != nil:
-		return fmt.Errorf("%s of version %d: %w", name, p.Version, context.Cause(limited))
-	case exitCode(err) == transforms.ExitLater:
-		return fmt.Errorf("%s of version %d: %w", name, p.Version, transforms.ErrLater)
-	default:
-		return fmt.Errorf("%s of version %d: %w", name, p.Version, err)
-	}
-}
-
-func exitCode(err error) int {
-	if e, ok := errors.AsType[*exec.ExitError](err); ok {
-		return e.ExitCode()
-	}
-	return 0
 }
 
 // fillIn is spec for software with its state in slot, and its services at backends, where

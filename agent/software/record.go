@@ -38,6 +38,9 @@ type record struct {
 	// Plan is how the software was started. The next agent may have lost the
 	// manifest that says it.
 	Plan Plan `json:"plan"`
+	// Leaving: the software has been told, by its hook, that it is to be stopped, or has none.
+	// It is stopped from then on, whatever happens.
+	Leaving bool `json:"leaving,omitempty"`
 	// As is whose the software is, and so its checks, whoever is named by now. An older
 	// moult writes none.
 	As *as `json:"as,omitempty"`

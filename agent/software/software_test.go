@@ -489,7 +489,9 @@ func TestHooks(t *testing.T) {
 		}
 	}
 	a := n.agent()
-	if err := a.PreStop(t.Context()); err != nil {
+	heeded := true
+	stops := func(a agent) error { return a.PreStop(t.Context(), func(Veto) bool { return heeded }) }
+	if err := stops(a); err != nil {
 		t.Errorf("nothing runs, and its hook says %v", err)
 	}
 	n.launched(a)
@@ -501,31 +503,52 @@ func TestHooks(t *testing.T) {
 	if err := a.PostStart(t.Context(), 2); err == nil {
 		t.Error("version 2 does not run, and its hook was run")
 	}
-	exits("0")
-	if err := a.PreStop(t.Context()); err != nil {
-		t.Error(err)
-	}
-	for _, name := range []string{"start", "stop"} {
-		if data, err := os.ReadFile(file(name)); err != nil || string(data) != addr+"\n" {
-			t.Errorf("at the %s its service is at %q, %v; want %s", name, data, err, addr)
-		}
-	}
 	exits("21")
-	if err := a.PreStop(t.Context()); !errors.Is(err, transforms.ErrLater) {
+	if err := stops(a); !errors.Is(err, transforms.ErrLater) || strings.Contains(err.Error(), "transform") {
 		t.Errorf("it asks for another time: %v", err)
 	}
 	a.close()
 
 	a = n.agent() // which has not taken the software over yet
 	exits("3")
-	if err := a.PreStop(t.Context()); err == nil || errors.Is(err, transforms.ErrLater) || !strings.Contains(err.Error(), "pre_stop of version 1") || !strings.Contains(err.Error(), "exit status 3") {
+	err := stops(a)
+	if _, veto := errors.AsType[Veto](err); !veto || errors.Is(err, transforms.ErrLater) || !strings.Contains(err.Error(), "pre_stop of version 1") || !strings.Contains(err.Error(), "exit status 3") {
 		t.Errorf("it fails: %v", err)
+	}
+	if again := next[Ready](n); again.Backends["api"] != addr {
+		t.Errorf("while the hook runs it serves at %q; want %s", again.Backends["api"], addr)
+	}
+	if !a.Untouched(1) || a.Untouched(2) {
+		t.Error("nobody has begun to stop it")
+	}
+	heeded = false
+	if err := stops(a); err != nil || a.Untouched(1) {
+		t.Errorf("its word does not count: %v; untouched %v", err, a.Untouched(1))
+	}
+	heeded = true
+	a.close()
+	a = n.agent()
+	if err := stops(a); err != nil {
+		t.Errorf("an earlier agent had begun to stop it, and its hook says %v", err)
+	}
+	for _, name := range []string{"start", "stop"} {
+		if data, err := os.ReadFile(file(name)); err != nil || string(data) != addr+"\n" {
+			t.Errorf("at the %s its service is at %q, %v; want %s", name, data, err, addr)
+		}
 	}
 	if err := a.Stop(t.Context(), time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.PreStop(t.Context()); err != nil {
+	if err := stops(a); err != nil {
 		t.Errorf("it was stopped, and its hook says %v", err)
+	}
+	n.plan.Hooks.PostStart = run(`kill -9 $(cat "$MOULT_STATE/pid")`)
+	pid := n.launched(a)
+	if err := os.WriteFile(file("pid"), fmt.Append(nil, pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.PostStart(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "after post_start") {
+		t.Errorf("it has ended while its hook ran: %v", err)
 	}
 	n.plan.Hooks.PostStart, n.plan.Hooks.Timeout = run("exec sleep 1000"), bundle.Duration(100*time.Millisecond)
 	n.launched(a)

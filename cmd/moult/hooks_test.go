@@ -14,9 +14,10 @@ import (
 	"moult/store/bundle"
 )
 
-// TestMixedHooks has software say that it must not be stopped now, and later that it may; and
-// software whose post_start fails, which nobody's call ever reaches: its node goes back, and the
-// hook of what is up again is run.
+// TestMixedHooks has software say that it must not be stopped now, and later that it may;
+// software that says it must never be, until an operator has another try; and software whose
+// post_start fails, which nobody's call ever reaches: its node goes back, and the hook of what
+// is up again is run.
 func TestMixedHooks(t *testing.T) {
 	if !*allKinds {
 		t.Skip("takes half a minute; run `make mixed`")
@@ -32,7 +33,7 @@ func TestMixedHooks(t *testing.T) {
 
 	c.hooked(1, "pre_stop = "+busy+"\npost_start = "+says("start 1"))
 	c.settledAt(a, 1, 1)
-	c.hooked(2, "post_start = "+says("start 2"))
+	c.hooked(2, "pre_stop = [\"/bin/sh\", \"-c\", \"exit 4\"]\npost_start = "+says("start 2"))
 	c.until(a, "version 1 to be stopped another time", func(s control.Status) bool {
 		return node(s, a.Name).Phase == "waiting" && strings.Contains(c.read(said), "stop 1")
 	})
@@ -42,7 +43,20 @@ func TestMixedHooks(t *testing.T) {
 	c.settledAt(a, 2, 1)
 	pid := c.pid(a)
 	c.hooked(3, `post_start = ["/bin/sh", "-c", "exit 3"]`)
-	s := c.until(a, "version 3 to be given up", func(s control.Status) bool { return node(s, a.Name).Phase == "held" })
+	c.until(a, "version 2 to refuse to be stopped", func(s control.Status) bool {
+		n := node(s, a.Name)
+		return n.Phase == "held" && strings.Contains(n.Reason, "pre_stop of version 2") && strings.Contains(n.Reason, "exit status 4")
+	})
+	if now := c.pid(a); now != pid {
+		t.Errorf("it was stopped all the same: process %d, was %d", now, pid)
+	}
+	if code, _, stderr := c.command(a, "retry", "--trust", c.trustDir(), a.Name); code != exitDone {
+		t.Fatalf("retry: exit code %d: %s", code, stderr)
+	}
+	s := c.until(a, "version 3 to be given up", func(s control.Status) bool {
+		n := node(s, a.Name)
+		return n.Phase == "held" && strings.Contains(n.Reason, "post_start")
+	})
 	if n := node(s, a.Name); n.Version != 2 || !strings.Contains(n.Reason, "post_start of version 3") || !strings.Contains(n.Reason, "exit status 3") {
 		t.Errorf("it is at version %d: %s", n.Version, n.Reason)
 	}

@@ -693,3 +693,15 @@ func TestSettingsFormats(t *testing.T) {
 		f.settings = settings{}
 	}
 }
+
+// A root is signed anew before anybody is warned, but not at every refresh.
+func TestRootLeft(t *testing.T) {
+	const day = 24 * time.Hour
+	for expires, want := range map[time.Duration]time.Duration{
+		DefaultExpires: DefaultExpires / 2, 40 * day: 30 * day, 20 * day: 15 * day, 4 * time.Hour: 3 * time.Hour,
+	} {
+		if got := rootLeft(expires); got != want {
+			t.Errorf("of %v: %v, want %v", expires, got, want)
+		}
+	}
+}

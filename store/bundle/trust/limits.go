@@ -1,6 +1,10 @@
 package trust
 
-import "moult/store/bundle"
+import (
+	"time"
+
+	"moult/store/bundle"
+)
 
 // Bounds of what is read from peers, bundles and trust folders (P10). A set at
 // every bound at once stays below MaxSetBytes.
@@ -9,6 +13,8 @@ const (
 	// orders: one a day for 27 years. Nothing is ever taken off the list, for
 	// a release number must never come back with other content.
 	MaxReleases = 10_000
+	// ExpirySoon is how long before they expire that is said of metadata.
+	ExpirySoon = 30 * 24 * time.Hour
 	// MaxRoots bounds the chain of roots, which every peer keeps whole.
 	MaxRoots = 64
 	// MaxKeys bounds the keys and the signatures of one file.

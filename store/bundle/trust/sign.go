@@ -169,12 +169,18 @@ func (f *Folder) operator() (*metadata.Metadata[metadata.TargetsType], error) {
 	return m, nil
 }
 
+// rootLeft is how long a root is good at least that is not signed again, where files are
+// signed for so long. Three quarters bound how many roots there are where that is short.
+func rootLeft(expires time.Duration) time.Duration {
+	return max(expires/2, min(ExpirySoon, expires/4*3))
+}
+
 // Refresh signs again, to expire after expires (0: as long as the folder was
 // made for), each file whose key is here. What it could not sign keeps its
 // expiry; see Verified.Expires. It needs the publisher's or the operator's key.
 //
-// The root is left alone while it is good for at least half of that time, since
-// every peer keeps every root for ever (MaxRoots).
+// The root is left alone while it is good for at least half of that time, and for as long as
+// nobody is warned yet, since every peer keeps every root for ever (MaxRoots).
 func (f *Folder) Refresh(expires time.Duration) error {
 	if expires < 0 {
 		return fmt.Errorf("refresh the trust metadata: it cannot expire after %s", expires)
@@ -190,7 +196,7 @@ func (f *Folder) Refresh(expires time.Duration) error {
 		return err
 	}
 	d := draft{purpose: purpose, roots: f.current.set.Roots, targets: f.current.set.Targets, operator: f.current.set.Operator}
-	if half := f.now.Add(time.Duration(f.settings.Expires) / 2); root.Signed.Expires.After(half) {
+	if root.Signed.Expires.After(f.now.Add(rootLeft(time.Duration(f.settings.Expires)))) {
 		// Nothing to do for the root.
 	} else if k, err := f.key(rootKey, purpose, rootSigners(root, metadata.ROOT)); err == nil {
 		next, err := f.nextRoot(root, k)
