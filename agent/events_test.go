@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -59,6 +60,11 @@ func TestEventsTold(t *testing.T) {
 	if e := first[0]; e.Event != "alarm" || e.Key != "alarm "+causeStore || e.Text != "the store was damaged" || e.Node != "n1" || e.ID != b.ID || e.Cluster != b.Cluster || e.Class != "kv" {
 		t.Errorf("told %+v", e)
 	}
+	// What the command has had, and the agent has not noted, is told again.
+	kit.Until(t, "both to be kept as told", func() bool {
+		data, _ := os.ReadFile(filepath.Join(cfg.Data, eventsFile))
+		return bytes.Contains(data, []byte("alarm "+causeStore)) && bytes.Contains(data, []byte("alarm "+causeDisk))
+	})
 	b.close()
 	again := newBench(t, cfg, 0)
 	again.do(func() { again.alarmOf(causeStore, "the store was damaged again") })
