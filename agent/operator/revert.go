@@ -200,8 +200,8 @@ func mayTurn(order *schedule.Order, status control.Status, r Reversal) error {
 	if undo {
 		return nil // they read such orders, or have not got this one
 	}
-	var doubt error
-	all := ""
+	var doubts []string
+	var to []bundle.Version
 	for _, class := range slices.Sorted(maps.Keys(order.Classes)) {
 		c := status.Classes[class]
 		if c.NoWayBack != "" && stuck[class] {
@@ -210,15 +210,19 @@ func mayTurn(order *schedule.Order, status control.Status, r Reversal) error {
 		if c.BackToDoubt == "" || !stuck[class] {
 			continue
 		}
-		if to := fmt.Sprintf("--to %d ", c.BackTo); !strings.Contains(all, to) {
-			all += to
+		if !slices.Contains(r.To, c.BackTo) {
+			doubts = append(doubts, fmt.Sprintf("class %s would go back to release %d, which %s", class, c.BackTo, c.BackToDoubt))
 		}
-		if doubt == nil && !slices.Contains(r.To, c.BackTo) {
-			doubt = fmt.Errorf("revert: class %s would go back to release %d, which %s", class, c.BackTo, c.BackToDoubt)
+		if !slices.Contains(to, c.BackTo) {
+			to = append(to, c.BackTo)
 		}
 	}
-	if doubt != nil {
-		return control.Refused(doubt, fmt.Sprintf("%s takes its place; `moult revert %s%d` goes there all the same", theNext, all, n))
+	if len(doubts) > 0 {
+		hint := fmt.Sprintf("%s takes its place; `moult revert --to %d %d` goes there all the same", theNext, to[0], n)
+		for _, v := range to[1:] {
+			hint += fmt.Sprintf(", with --to %d too", v)
+		}
+		return refuse(hint, "%s", strings.Join(doubts, "; "))
 	}
 	if deaf := deafTo(order, status); len(deaf) > 0 {
 		return refuseDeaf("revert", n, deaf)
