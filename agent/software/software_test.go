@@ -542,7 +542,7 @@ func TestHooks(t *testing.T) {
 	if err := stops(a); err != nil {
 		t.Errorf("it was stopped, and its hook says %v", err)
 	}
-	n.plan.Hooks.PostStart = run(`kill -9 $(cat "$MOULT_STATE/pid")`)
+	n.plan.Hooks.PostStart = run(`pid=$(cat "$MOULT_STATE/pid"); kill -9 $pid; while kill -0 $pid; do :; done`) // until it is known to have ended
 	pid := n.launched(a)
 	if err := os.WriteFile(file("pid"), fmt.Append(nil, pid), 0o600); err != nil {
 		t.Fatal(err)
