@@ -112,6 +112,48 @@ func TestStatusWatchedOverRestart(t *testing.T) {
 	}
 }
 
+// Ctrl-Z under `moult status -w` gives the shell its screen back, and fg shows the status again.
+func TestStatusWatchedSuspended(t *testing.T) {
+	t.Parallel()
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(control.Status{Nodes: []control.NodeStatus{{Name: "n1"}}})
+	}))
+	defer agent.Close()
+	s := screentest.Open(t, 80, 24)
+	fmt.Fprintln(s.TTY, "before")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch := exec.CommandContext(t.Context(), exe)
+	watch.Args = []string{"moult", "status", "-w"}
+	watch.Env = append(os.Environ(), "TERM=xterm-256color", "MOULT_AGENT="+agent.URL)
+	watch.Stdout, watch.Stderr = s.TTY, s.TTY
+	watch.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a shell does
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s.Await("the status alone", func(rows []string) bool { return begins(rows, "n1 ") && !begins(rows, "before") })
+		if err := watch.Process.Signal(syscall.SIGTSTP); err != nil {
+			t.Fatal(err)
+		}
+		var how syscall.WaitStatus
+		if _, err := syscall.Wait4(watch.Process.Pid, &how, syscall.WUNTRACED, nil); err != nil || !how.Stopped() {
+			t.Fatalf("it is not stopped: %v, %v", how, err)
+		}
+		s.Await("what stood there before", func(rows []string) bool { return slices.Equal(rows, []string{"before"}) })
+		if err := watch.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Await("the status again", func(rows []string) bool { return begins(rows, "n1 ") && !begins(rows, "before") })
+	if err := errors.Join(watch.Process.Signal(syscall.SIGINT), watch.Wait()); err != nil {
+		t.Errorf("interrupted: %v", err)
+	}
+	s.Await("the last status below what stood there before", func(rows []string) bool { return begins(rows, "before") && begins(rows, "n1 ") })
+}
+
 // lines is what a command writes to a pipe.
 type lines struct{ *bufio.Scanner }
 

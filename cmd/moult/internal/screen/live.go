@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
@@ -17,6 +18,9 @@ type View func(width, height int) []string
 // stand in its midst, so nothing must be.
 type Live struct {
 	program *tea.Program
+	close   func() // closes closing
+	closing chan struct{}
+	settled chan struct{} // closed when nobody but Close ends it any more
 	ended   chan struct{}
 	err     error // read after ended
 }
@@ -25,12 +29,17 @@ type Live struct {
 // the whole screen, what stood there comes back then, and a terminal that breaks lines anew
 // when it gets narrower leaves nothing behind; else it goes on below what stands there.
 func Start(t Terminal, whole bool) *Live {
-	l := &Live{ended: make(chan struct{})}
+	l := &Live{closing: make(chan struct{}), settled: make(chan struct{}), ended: make(chan struct{})}
+	l.close = sync.OnceFunc(func() { close(l.closing) })
 	// Signals and keys are the command's own.
 	l.program = tea.NewProgram(model{whole: whole}, tea.WithOutput(t.file), tea.WithInput(nil), tea.WithoutSignalHandler())
 	go func() {
 		defer close(l.ended)
 		_, l.err = l.program.Run()
+	}()
+	go func() {
+		defer close(l.settled)
+		l.suspends()
 	}()
 	return l
 }
@@ -45,6 +54,8 @@ func (l *Live) Ended() <-chan struct{} { return l.ended }
 // Close leaves the last view on the screen, with the cursor below it, unless it had the whole
 // of it. It may be called twice.
 func (l *Live) Close() error {
+	l.close()
+	<-l.settled
 	l.program.Quit()
 	<-l.ended
 	if l.err != nil {
