@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
+
 	"moult/agent/control"
 	"moult/cmd/moult/internal/screen"
 	"moult/testdata/kit"
@@ -181,8 +183,12 @@ func (l *lines) await(t *testing.T, with string) string {
 // A terminal that cannot be drawn on any more ends `moult status -w`.
 func TestStatusWatchedBlind(t *testing.T) {
 	t.Setenv("TERM", "xterm-256color")
-	s := screentest.Open(t, 80, 24)
-	p := statusPrinter{w: io.Discard, talk: io.Discard, terminal: screen.TerminalOf(s.TTY, false)}
+	master, tty, err := pty.Open()
+	if err != nil {
+		t.Skipf("there are no pseudo-terminals here: %v", err)
+	}
+	defer tty.Close()
+	p := statusPrinter{w: io.Discard, talk: io.Discard, terminal: screen.TerminalOf(tty, false)}
 	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGWINCH) // has the size asked for
 		_ = json.NewEncoder(w).Encode(control.Status{Nodes: []control.NodeStatus{{Name: "n1"}}})
@@ -192,8 +198,14 @@ func TestStatusWatchedBlind(t *testing.T) {
 	defer api.Close()
 	ended := make(chan error)
 	go func() { ended <- p.watch(t.Context(), api, false) }()
-	s.Await("the node", func(rows []string) bool { return begins(rows, "n1 ") })
-	if err := s.TTY.Close(); err != nil {
+	for shown, buf := "", make([]byte, 1<<12); !strings.Contains(shown, "n1"); {
+		n, err := master.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown += string(buf[:n])
+	}
+	if err := master.Close(); err != nil { // it hangs up
 		t.Fatal(err)
 	}
 	select {
