@@ -103,7 +103,10 @@ func (d *Deed) signed(s Signed) {
 		} `json:"signed"`
 	}
 	if json.Unmarshal(s.Set, &set) == nil {
-		_ = json.Unmarshal(set.Timestamp, &stamp) // there is none before the first release
+		// Before the first release there is no timestamp.
+		if err := json.Unmarshal(set.Timestamp, &stamp); err != nil && len(set.Timestamp) > 0 {
+			d.say("a timestamp that cannot be read")
+		}
 		d.say(fmt.Sprintf("metadata %d, root %d", stamp.Signed.Version, len(set.Roots)))
 	}
 	for _, n := range slices.Backward(slices.Sorted(maps.Keys(s.Orders))) {

@@ -2,7 +2,6 @@ package upgrade
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	"moult/gossip/view"
@@ -204,47 +203,6 @@ func (m *Machine) answer(e Event) {
 		if e.Step == s.Step {
 			m.failed(e)
 		}
-	}
-}
-
-// target takes a new goal. A node that is down or admitting finishes its
-// attempt first: the driver repeats Target after every change.
-func (m *Machine) target(e Target) {
-	s := &m.state
-	switch s.Phase {
-	case Current, Fetching, Rehearsing, Waiting, Held:
-	default:
-		return
-	}
-	if len(e.Path) == 0 && s.Running == 0 {
-		return // nothing of this class was ever released
-	}
-	meant := s.meant(e)
-	if e.Goal <= s.Version || (e.Goal == s.Goal && slices.Equal(e.Path, s.Path) && e.Rehearse == s.Rehearse && maps.Equal(meant, s.Manifests)) {
-		return
-	}
-	if e.Goal < s.Obeys && (s.Served || s.Said != 0) {
-		return // it has promised not to go down under so old an order
-	}
-	if s.Phase == Held && e.Goal <= s.EndedRelease && (s.Served || e.Goal == s.EndedRelease) {
-		return // quarantined here until Retry or a newer release, or until it is taken back
-	}
-	s.Obeys = max(s.Obeys, e.Goal)
-	s.stay()
-	s.Goal, s.Path, s.Done, s.Manifests = e.Goal, slices.Clone(e.Path), 0, meant
-	s.Rehearse, s.Rehearsed, s.Unable = e.Rehearse, view.Rehearsal{}, 0
-	s.Reason, s.Reverts = "", 0
-	switch {
-	case len(e.Path) > 0:
-		m.enter(Fetching)
-	case s.Running > s.Version:
-		// The release does not change this class, and the software as it runs
-		// has been admitted, but never settled: it must prove itself first.
-		s.Path, s.Done = []bundle.Version{s.Running}, 1
-		m.enter(Probing)
-	default:
-		// The software as it runs is the software of the goal.
-		m.settle(e.Goal)
 	}
 }
 
