@@ -135,7 +135,7 @@ func TestStatusWatchedSuspended(t *testing.T) {
 	if err := watch.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
+	for range 20 {
 		s.Await("the status alone", func(rows []string) bool { return begins(rows, "n1 ") && !begins(rows, "before") })
 		if err := watch.Process.Signal(syscall.SIGTSTP); err != nil {
 			t.Fatal(err)

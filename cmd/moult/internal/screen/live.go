@@ -17,35 +17,77 @@ type View func(width, height int) []string
 // Live shows a text in its place on a terminal. What else is written there meanwhile would
 // stand in its midst, so nothing must be.
 type Live struct {
-	program *tea.Program
+	on      Terminal
+	whole   bool
 	close   func() // closes closing
 	closing chan struct{}
-	settled chan struct{} // closed when nobody but Close ends it any more
 	ended   chan struct{}
 	err     error // read after ended
+
+	mu      sync.Mutex // guards what follows
+	view    View
+	program *tea.Program // has ended while a shell has the process stopped
 }
 
 // Start shows nothing yet, on a terminal that redraws. The caller closes it. Where it takes
 // the whole screen, what stood there comes back then, and a terminal that breaks lines anew
 // when it gets narrower leaves nothing behind; else it goes on below what stands there.
+//
+// The terminal is given back while a shell has the process stopped (Ctrl-Z).
 func Start(t Terminal, whole bool) *Live {
-	l := &Live{closing: make(chan struct{}), settled: make(chan struct{}), ended: make(chan struct{})}
+	l := &Live{on: t, whole: whole, closing: make(chan struct{}), ended: make(chan struct{})}
 	l.close = sync.OnceFunc(func() { close(l.closing) })
-	// Signals and keys are the command's own.
-	l.program = tea.NewProgram(model{whole: whole}, tea.WithOutput(t.file), tea.WithInput(nil), tea.WithoutSignalHandler())
+	l.open()
+	asked := suspensions()
 	go func() {
 		defer close(l.ended)
-		_, l.err = l.program.Run()
-	}()
-	go func() {
-		defer close(l.settled)
-		l.suspends()
+		defer asked.end()
+		l.err = l.run(asked)
 	}()
 	return l
 }
 
+// open begins a program. None is taken up again after a stop: bubbletea's may lose its ticker
+// then, and draws nothing any more.
+func (l *Live) open() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Signals and keys are the command's own.
+	l.program = tea.NewProgram(model{whole: l.whole, view: l.view}, tea.WithOutput(l.on.file), tea.WithInput(nil), tea.WithoutSignalHandler())
+}
+
+func (l *Live) run(asked suspension) error {
+	for {
+		ended := make(chan error, 1)
+		go func() {
+			_, err := l.program.Run()
+			ended <- err
+		}()
+		select {
+		case err := <-ended:
+			return err
+		case <-l.closing:
+			l.program.Quit()
+			return <-ended
+		case <-asked.stop:
+			l.program.Quit()
+			if err := <-ended; err != nil {
+				return err
+			}
+			asked.follow()
+			l.open()
+		}
+	}
+}
+
 // Show has a view take the place of the one before.
-func (l *Live) Show(v View) { l.program.Send(v) }
+func (l *Live) Show(v View) {
+	l.mu.Lock()
+	l.view = v
+	program := l.program
+	l.mu.Unlock()
+	program.Send(v)
+}
 
 // Ended is closed when nothing is shown any more: after Close, or when the terminal cannot be
 // drawn on; Close tells why.
@@ -55,8 +97,6 @@ func (l *Live) Ended() <-chan struct{} { return l.ended }
 // of it. It may be called twice.
 func (l *Live) Close() error {
 	l.close()
-	<-l.settled
-	l.program.Quit()
 	<-l.ended
 	if l.err != nil {
 		return fmt.Errorf("draw on the terminal: %w", l.err)

@@ -2,5 +2,13 @@
 
 package screen
 
-// suspends does nothing: no shell stops a process here.
-func (*Live) suspends() {}
+import "os"
+
+// suspension never comes: no shell stops a process here.
+type suspension struct{ stop chan os.Signal }
+
+func suspensions() suspension { return suspension{} }
+
+func (suspension) follow() {}
+
+func (suspension) end() {}

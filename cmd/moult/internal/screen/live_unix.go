@@ -9,36 +9,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// suspends gives the terminal back while the shell has this process stopped (Ctrl-Z), until
-// the Live is closed. Where no shell is in the same session nobody could have the process go
-// on: the kernel does not stop it, then, as long as the signal is not asked for.
-func (l *Live) suspends() {
+// suspension is how a shell stops this process (Ctrl-Z), and has it go on.
+type suspension struct{ stop, goOn chan os.Signal }
+
+// suspensions asks for them. Where no shell is in the same session nobody could have the
+// process go on: the kernel does not stop it, then, as long as the signal is not asked for.
+func suspensions() suspension {
 	session, err := unix.Getsid(0)
 	if err != nil || session == unix.Getpgrp() || signal.Ignored(unix.SIGTSTP) {
-		return
+		return suspension{}
 	}
-	stop, goOn := make(chan os.Signal, 1), make(chan os.Signal, 1)
-	signal.Notify(stop, unix.SIGTSTP)
-	defer signal.Stop(stop)
-	signal.Notify(goOn, unix.SIGCONT)
-	defer signal.Stop(goOn)
-	for {
-		select {
-		case <-stop:
-		case <-l.closing:
-			return
-		case <-l.ended:
-			return
-		}
-		_ = l.program.ReleaseTerminal() // it is stopped in any case
-		select {
-		case <-goOn: // from an earlier stop
-		default:
-		}
-		// Go never gives SIGTSTP its own effect back.
-		if unix.Kill(os.Getpid(), unix.SIGSTOP) == nil {
-			<-goOn
-		}
-		_ = l.program.RestoreTerminal() // without input, nothing of it can fail
+	s := suspension{stop: make(chan os.Signal, 1), goOn: make(chan os.Signal, 1)}
+	signal.Notify(s.stop, unix.SIGTSTP)
+	signal.Notify(s.goOn, unix.SIGCONT)
+	return s
+}
+
+// follow stops the process, and returns when it goes on.
+func (s suspension) follow() {
+	select {
+	case <-s.goOn: // from an earlier stop
+	default:
+	}
+	// Go never gives SIGTSTP its own effect back.
+	if unix.Kill(os.Getpid(), unix.SIGSTOP) == nil {
+		<-s.goOn
+	}
+}
+
+func (s suspension) end() {
+	if s.stop != nil {
+		signal.Stop(s.stop)
+		signal.Stop(s.goOn)
 	}
 }
