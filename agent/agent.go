@@ -46,6 +46,7 @@ type Agent struct {
 	layer *simlayer.Layer
 	ring  *gossip.Gossip
 	fetch *swarm.Fetcher
+	serve *swarm.Server
 	soft  *software.Software
 	ways  *ways.Ways
 

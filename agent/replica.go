@@ -252,7 +252,8 @@ func (l *loop) openRing(c *closers) error {
 	}
 	cfg.Bind, cfg.Advertise, cfg.SyncInterval = l.cfg.Bind, l.cfg.Advertise, l.cfg.SyncInterval
 	cfg.Replica, cfg.Log = replica{a}, l.log
-	cfg.Handler = swarm.NewServer(l.Depot, swarm.ServerOptions{Log: l.log, Caller: callerOf})
+	l.serve = swarm.NewServer(l.Depot, swarm.ServerOptions{Log: l.log, Caller: callerOf})
+	cfg.Handler = l.serve
 	cfg.Query = l.answerQuery
 	cfg.Peers = l.seeds
 	if cfg.Owners, err = l.owners(); err != nil {

@@ -66,9 +66,14 @@ func (a *Agent) snapshot(ctx context.Context) (x metrics.Snapshot, err error) {
 	}
 	stats := a.layer.Stats()
 	x.Node, x.InFlight, x.Held, x.LongestHold = a.ID, stats.InFlight, stats.Held, stats.LongestHold
+	x.Services, x.Took = stats.Services, stats.Took
 	for _, n := range a.fetch.Stats() {
 		x.Fetched += n
 	}
+	x.Taken, x.Served = a.Taken(), a.serve.Sent()
+	t := a.ring.Traffic()
+	x.Gossip = map[string]metrics.Moved{"packets": metrics.Moved(t.Packets), "ring": metrics.Moved(t.Ring), "peers": metrics.Moved(t.Peer)}
+	x.Database, x.Depot = a.Store.Bytes(), a.Depot.Bytes()
 	if x.FreeBytes, err = durable.FreeSpace(a.cfg.Data); err != nil {
 		x.FreeBytes = -1
 	}

@@ -365,6 +365,12 @@ func (g *Gossip) judge(c Conflict) {
 	}
 }
 
+// Traffic returns the bytes that have gone between this agent and others.
+func (g *Gossip) Traffic() Traffic {
+	t := g.transport
+	return Traffic{Packets: t.packeted.load(), Ring: t.ringed.load(), Peer: t.peered.load()}
+}
+
 // sendRumour sends one packet of ours to a member, encrypted by memberlist.
 func (g *Gossip) sendRumour(to Member, packet []byte) error {
 	return g.serf.Memberlist().SendToAddress(memberlist.Address{Addr: to.Addr, Name: to.Name}, packet)

@@ -90,6 +90,11 @@ func TestRumoursConverge(t *testing.T) {
 	if got := agents[1].Report().Exchanges; got != exchanges {
 		t.Errorf("%d exchanges happened: the records may not have come by rumour", got-exchanges)
 	}
+	for _, a := range agents {
+		if p := a.Traffic().Packets; p.In == 0 || p.Out == 0 {
+			t.Errorf("bytes of packets of %s: %+v", a.cfg.Name, p)
+		}
+	}
 }
 
 // A record that does not fit into a packet is hinted at, and fetched.
@@ -339,10 +344,17 @@ func TestDo(t *testing.T) {
 		return string(text), err
 	}
 	want := fmt.Sprintf(`1 true %s 127.0.0.1/32 /swarm/x?y=1 "ask" <nil>`, a.Self())
+	before := a.Traffic()
 	for _, p := range []Peer{{ID: b.Self()}, {Addr: b.Addr()}, {ID: b.Self(), Addr: b.Addr()}} {
 		if got, err := ask(p); got != want || err != nil {
 			t.Errorf("%v answered %q, %v\nwant %q", p, got, err, want)
 		}
+	}
+	if now := a.Traffic(); now.Peer.In-before.Peer.In < int64(3*len(want)) || now.Peer.Out-before.Peer.Out < int64(3*len("ask")) {
+		t.Errorf("bytes of requests: %+v, before them %+v", now.Peer, before.Peer)
+	}
+	if ring := b.Traffic().Ring; ring.In == 0 || ring.Out == 0 {
+		t.Errorf("bytes of the ring's streams at a peer that was joined: %+v", ring)
 	}
 	stranger := bundle.NodeIDOf(testKey(t).Public().(ed25519.PublicKey))
 	if _, err := ask(Peer{ID: stranger}); err == nil || !strings.Contains(err.Error(), "not a member") {

@@ -49,6 +49,8 @@ type transport struct {
 	refusals   *Quiet
 	failures   *Quiet // of the sockets
 
+	packeted, ringed, peered traffic
+
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -61,11 +63,38 @@ type transport struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
+// Bytes that came in and went out, of what was encrypted by TLS without that.
+type Bytes struct{ In, Out int64 }
+
+// Traffic are the bytes that have gone between this agent and others since Start.
+type Traffic struct {
+	Packets Bytes // of UDP: failure detection and rumours
+	Ring    Bytes // of memberlist's streams
+	Peer    Bytes // of requests between peers: anti-entropy, and those of Config.Handler
+}
+
+type traffic struct{ in, out atomic.Int64 }
+
+func (t *traffic) load() Bytes { return Bytes{t.in.Load(), t.out.Load()} }
+
 // A stream is a connection that has passed the gate.
 type stream struct {
 	*tls.Conn
 	id      bundle.NodeID
+	counted *traffic
 	release func() // idempotent
+}
+
+func (s *stream) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	s.counted.in.Add(int64(n))
+	return n, err
+}
+
+func (s *stream) Write(b []byte) (int, error) {
+	n, err := s.Conn.Write(b)
+	s.counted.out.Add(int64(n))
+	return n, err
 }
 
 func (s *stream) Close() error {
@@ -247,13 +276,14 @@ func (t *transport) admit(in *inbound) {
 		_ = raw.Close() // as in end
 		t.refused(raw.RemoteAddr(), id, errShed)
 	})
-	s := &stream{Conn: c, id: id, release: sync.OnceFunc(func() {
+	protocol := c.ConnectionState().NegotiatedProtocol
+	s := &stream{Conn: c, id: id, counted: t.countedBy(protocol), release: sync.OnceFunc(func() {
 		t.untrack(raw)
 		t.dropInbound(id)
 		leave()
 	})}
 	to := t.ringCh
-	if c.ConnectionState().NegotiatedProtocol == alpnPeer {
+	if protocol == alpnPeer {
 		to = t.peerCh
 	}
 	select {
@@ -310,7 +340,14 @@ func (t *transport) open(ctx context.Context, addr, protocol string, want bundle
 		return nil, openError(addr, id, err)
 	}
 	_ = raw.SetDeadline(time.Time{})
-	return &stream{Conn: c, id: id, release: sync.OnceFunc(func() { t.untrack(raw) })}, nil
+	return &stream{Conn: c, id: id, counted: t.countedBy(protocol), release: sync.OnceFunc(func() { t.untrack(raw) })}, nil
+}
+
+func (t *transport) countedBy(protocol string) *traffic {
+	if protocol == alpnPeer {
+		return &t.peered
+	}
+	return &t.ringed
 }
 
 // An openFailure is a stream that could not be opened. It names the peer.
@@ -346,7 +383,8 @@ func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("packet to %q: %w", addr, err)
 	}
-	_, err = t.packets.WriteTo(b, net.UDPAddrFromAddrPort(ap))
+	n, err := t.packets.WriteTo(b, net.UDPAddrFromAddrPort(ap))
+	t.packeted.out.Add(int64(n))
 	return time.Now(), err
 }
 
@@ -395,6 +433,7 @@ func (t *transport) packetLoop() {
 		if n == 0 {
 			continue
 		}
+		t.packeted.in.Add(int64(n))
 		p := &memberlist.Packet{Buf: append([]byte(nil), buf[:n]...), From: from, Timestamp: now}
 		select {
 		case t.packetCh <- p:

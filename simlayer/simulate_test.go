@@ -362,7 +362,7 @@ func oddRun(t *testing.T, seed uint64, text string, change func(*Config)) (saw o
 	counted := l.Stats().Services["api"][1]
 	// Where a connection broke, it depends on who finds out first.
 	counted.Errors, counted.Canceled = counted.Errors+counted.Canceled, 0
-	counted.Total, counted.LongestHold, counted.Held, counted.Last = 0, 0, 0, time.Time{}
+	counted.Total, counted.LongestHold, counted.Waited, counted.Held, counted.Last = 0, 0, 0, 0, time.Time{}
 	saw.counted = fmt.Sprintf("%+v", counted)
 	return saw
 }

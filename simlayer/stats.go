@@ -22,6 +22,8 @@ type Stats struct {
 	LongestHold time.Duration `json:"longest_hold"`
 	// Services are the calls by service and version of the caller.
 	Services map[string]map[bundle.Version]tally.Calls `json:"services"`
+	// Took are the calls among them of which it is known how long they took.
+	Took map[string]map[bundle.Version]tally.Histograms `json:"-"`
 	// Past and Future are the calls that came to simulation objects, by the version of
 	// their callers, which is older or newer than the node's was. What they waited for
 	// the node is none of an object's time.
@@ -40,9 +42,10 @@ func (l *Layer) Stats() Stats {
 	s := Stats{
 		InFlight: g.In, Held: g.Held + l.heldPackets(), PeakInFlight: g.PeakIn, PeakHeld: g.PeakHeld,
 		LongestHold: g.Longest, Services: map[string]map[bundle.Version]tally.Calls{},
+		Took: map[string]map[bundle.Version]tally.Histograms{},
 	}
 	for name, one := range l.services {
-		s.Services[name] = one.tally.Snapshot()
+		s.Services[name], s.Took[name] = one.tally.Snapshot(), one.tally.Histograms()
 	}
 	s.Past, s.Future = l.calls.Past.Snapshot(), l.calls.Future.Snapshot()
 	if l.out != nil {

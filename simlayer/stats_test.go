@@ -60,6 +60,9 @@ func TestOpenCalls(t *testing.T) {
 			if got := of(1); got.Last.Before(began) {
 				t.Errorf("the last call ended %v, before it began", got.Last)
 			}
+			if took := l.Stats().Took["api"][1][tally.Answered]; took.Count() != 1 || took.Total != of(1).Total || took.Total <= 0 {
+				t.Errorf("how long it took: %+v, of %v", took, of(1).Total)
+			}
 			if got := of(2); got.Open != 0 || got.Calls != 0 {
 				t.Errorf("version 2: %+v", got)
 			}

@@ -92,6 +92,17 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
+// Bytes is how long the database's files are, as Badger counts them now and then.
+func (s *Store) Bytes() int64 {
+	done, err := s.enter()
+	if err != nil {
+		return 0
+	}
+	defer done()
+	tables, values := s.db.Size()
+	return tables + values
+}
+
 // closeDB closes the database. On a disk that has become read-only it is left as a crash
 // would leave it, whose log has everything: Badger would try to write its last table for
 // ever.

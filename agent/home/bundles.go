@@ -30,6 +30,9 @@ func (h *Home) RemoveArrivals() error {
 	return nil
 }
 
+// Taken returns the bytes of artifacts that bundles have brought since Open.
+func (h *Home) Taken() int64 { return h.taken.Load() }
+
 // Keep stores what a bundle brings: documents, rules and every platform's artifact, so
 // that other peers can fetch them here.
 func (h *Home) Keep(ctx context.Context, opened *archive.Bundle) error {
@@ -52,8 +55,12 @@ func (h *Home) Keep(ctx context.Context, opened *archive.Bundle) error {
 			}
 		}
 		for _, art := range cu.Artifacts {
+			had := h.Depot.Has(art.Digest)
 			if err := h.Depot.TakeArtifact(ctx, opened, art); err != nil {
 				return fmt.Errorf("artifact %s: %w", art.Digest.Short(), err)
+			}
+			if !had {
+				h.taken.Add(art.Length)
 			}
 		}
 	}

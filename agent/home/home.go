@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"moult/agent/account"
@@ -38,7 +39,8 @@ type Home struct {
 	log *slog.Logger
 	now func() time.Time
 
-	audit sync.Mutex // of the audit's files
+	audit sync.Mutex   // of the audit's files
+	taken atomic.Int64 // bytes that bundles have brought
 }
 
 // Open opens the data folder of a configuration, for this process alone. The caller closes

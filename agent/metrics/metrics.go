@@ -9,6 +9,7 @@ import (
 
 	"moult/agent/control"
 	"moult/gossip/view"
+	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
 
@@ -17,14 +18,26 @@ type Snapshot struct {
 	Status control.Status
 	// Node is the agent itself.
 	Node bundle.NodeID
-	// Fetched are the bytes that came from other peers; FreeBytes those that are left where
-	// the data folder is, or less than 0 where that cannot be told.
-	Fetched, FreeBytes int64
+	// Services are the calls by service and version of the caller, and Took those among them
+	// of which it is known how long they took.
+	Services map[string]map[bundle.Version]tally.Calls
+	Took     map[string]map[bundle.Version]tally.Histograms
+	// Fetched are the bytes of releases that came from other peers, Taken those that bundles
+	// brought, and Served what other peers were sent.
+	Fetched, Taken, Served int64
+	// Gossip has the bytes between agents, by kind.
+	Gossip map[string]Moved
+	// Database and Depot are the bytes that they hold, FreeBytes those that are left where the
+	// data folder is, or less than 0 where that cannot be told.
+	Database, Depot, FreeBytes int64
 	// InFlight calls are at the node's software now, and Held ones wait for it, the longest
 	// of those that wait no more for LongestHold.
 	InFlight, Held int
 	LongestHold    time.Duration
 }
+
+// Moved are bytes that came in and went out.
+type Moved struct{ In, Out int64 }
 
 // A Source takes a snapshot. It is called by several goroutines at once.
 type Source func(ctx context.Context) (Snapshot, error)
@@ -32,16 +45,19 @@ type Source func(ctx context.Context) (Snapshot, error)
 // maxVersions bounds in how many versions nodes are shown to be.
 const maxVersions = 8
 
-// A gauge or counter of the table: what it is called, and what its labels are.
+// A metric of the table: what it is called, and what its labels are.
 type metric struct {
 	name, help string
-	kind       prometheus.ValueType
+	kind       kind
 	labels     []string
 }
 
+type kind string
+
 const (
-	gauge   = prometheus.GaugeValue
-	counter = prometheus.CounterValue
+	gauge     kind = "gauge"
+	counter   kind = "counter"
+	histogram kind = "histogram"
 )
 
 // The metrics, as docs/metrics.md has them.
@@ -62,15 +78,21 @@ var (
 	nodesAt        = metric{"moult_nodes", "Nodes that this agent knows, by class and version.", gauge, []string{"class", "version"}}
 	unreachable    = metric{"moult_nodes_unreachable", "Nodes that count, and that this agent cannot reach now.", gauge, []string{"class"}}
 	calls          = metric{"moult_calls_total", "Calls that came through this agent and have ended, by service, version of the caller and outcome: answered, denied by an object's author, failed, or canceled by the caller.", counter, []string{"service", "callers", "outcome"}}
-	callSeconds    = metric{"moult_calls_seconds_total", "How long those calls took together, waits for the node included; of raw connections and tunnels nobody knows.", counter, []string{"service", "callers"}}
+	callDuration   = metric{"moult_call_duration_seconds", "How long those calls took, waits for the node included: a raw connection until it ended, a datagram only what it waited. Outcomes that have not occurred are not there.", histogram, []string{"service", "callers", "outcome"}}
 	callsOpen      = metric{"moult_calls_open", "Calls that go on.", gauge, []string{"service", "callers"}}
 	callsHeld      = metric{"moult_calls_held", "Calls that wait for the node's software.", gauge, nil}
 	callsInFlight  = metric{"moult_calls_in_flight", "Calls that are at the node's software.", gauge, nil}
+	holds          = metric{"moult_holds_total", "Calls that have ended and had waited for the node's software.", counter, []string{"service", "callers"}}
+	holdSeconds    = metric{"moult_hold_seconds_total", "How long those waited together.", counter, []string{"service", "callers"}}
 	longestHold    = metric{"moult_calls_longest_hold_seconds", "The longest that a call was held since the agent began.", gauge, nil}
 	objectCalls    = metric{"moult_object_calls_total", "Calls that came to a simulation object of this node, by the version of its callers, its side and outcome.", counter, []string{"callers", "side", "outcome"}}
 	objectState    = metric{"moult_object_state", "1 for the state of a simulation object, 0 for all others.", gauge, []string{"callers", "side", "state"}}
 	objectRestarts = metric{"moult_object_restarts_total", "Restarts of a simulation object's process.", counter, []string{"callers", "side"}}
-	fetched        = metric{"moult_fetched_bytes_total", "Bytes of releases that came from other peers.", counter, nil}
+	fetched        = metric{"moult_fetched_bytes_total", "Bytes of releases that came here, from other peers or by a bundle that was handed to this agent.", counter, []string{"source"}}
+	served         = metric{"moult_served_bytes_total", "Bytes of releases that other peers were sent.", counter, nil}
+	gossipBytes    = metric{"moult_gossip_bytes_total", "Bytes between this agent and others: packets and streams of the ring, and requests between peers, of which releases are a part.", counter, []string{"kind", "direction"}}
+	viewRecords    = metric{"moult_view_records", "Signed records of nodes that this agent holds.", gauge, nil}
+	stored         = metric{"moult_stored_bytes", "Bytes that the data folder holds in its database, and in its depot of releases, where an artifact counts packed and unpacked.", gauge, []string{"part"}}
 	free           = metric{"moult_data_free_bytes", "Bytes that are free where the data folder is.", gauge, nil}
 	expires        = metric{"moult_metadata_expiry_timestamp_seconds", "When the first of the signed metadata in force expires, in seconds since 1970: from then on nothing new starts.", gauge, nil}
 	lasts          = metric{"moult_metadata_lasts_timestamp_seconds", "The same apart from the timestamp, which may be meant to be signed anew every few hours.", gauge, nil}
@@ -80,8 +102,8 @@ var (
 var all = []metric{
 	agentInfo, alarms, nodePhase, nodeHealth, nodeVersion, nodeRunning, nodeTarget, nodeProgress,
 	releaseVersion, releaseState, releaseSettled, classNodes, classBudget, nodesAt, unreachable,
-	calls, callSeconds, callsOpen, callsHeld, callsInFlight, longestHold, objectCalls, objectState, objectRestarts,
-	fetched, free, expires, lasts,
+	calls, callDuration, callsOpen, callsHeld, callsInFlight, holds, holdSeconds, longestHold, objectCalls, objectState, objectRestarts,
+	fetched, served, gossipBytes, viewRecords, stored, free, expires, lasts,
 }
 
 func (m metric) desc() *prometheus.Desc { return prometheus.NewDesc(m.name, m.help, m.labels, nil) }
@@ -97,7 +119,11 @@ var (
 type sink chan<- prometheus.Metric
 
 func (s sink) put(m metric, value float64, labels ...string) {
-	s <- prometheus.MustNewConstMetric(m.desc(), m.kind, value, labels...)
+	is := prometheus.GaugeValue
+	if m.kind == counter {
+		is = prometheus.CounterValue
+	}
+	s <- prometheus.MustNewConstMetric(m.desc(), is, value, labels...)
 }
 
 // oneOf puts 1 for the value that holds, and 0 for the others; labels come before it.
@@ -130,13 +156,35 @@ func (s sink) send(x Snapshot) {
 	for name, service := range st.Local.Services {
 		s.service(name, service)
 	}
+	for name, versions := range x.Services {
+		for v, c := range versions {
+			s.put(holds, float64(c.Held), name, callers(v))
+			s.put(holdSeconds, c.Waited.Seconds(), name, callers(v))
+		}
+	}
+	for name, versions := range x.Took {
+		for v, outcomes := range versions {
+			for o, h := range outcomes {
+				s.took(h, name, callers(v), tally.Outcome(o).String())
+			}
+		}
+	}
 	for _, o := range st.Local.Objects {
 		s.object(o)
 	}
 	s.put(callsHeld, float64(x.Held))
 	s.put(callsInFlight, float64(x.InFlight))
 	s.put(longestHold, x.LongestHold.Seconds())
-	s.put(fetched, float64(x.Fetched))
+	s.put(fetched, float64(x.Fetched), "peers")
+	s.put(fetched, float64(x.Taken), "bundle")
+	s.put(served, float64(x.Served))
+	for kind, n := range x.Gossip {
+		s.put(gossipBytes, float64(n.In), kind, "in")
+		s.put(gossipBytes, float64(n.Out), kind, "out")
+	}
+	s.put(viewRecords, float64(len(st.Nodes)))
+	s.put(stored, float64(x.Database), "database")
+	s.put(stored, float64(x.Depot), "depot")
 	if x.FreeBytes >= 0 {
 		s.put(free, float64(x.FreeBytes))
 	}
@@ -191,28 +239,41 @@ func (s sink) classes(st control.Status) {
 // service sends the calls of a service.
 func (s sink) service(name string, service control.LocalService) {
 	for v, c := range service.Callers {
-		callers := strconv.FormatUint(uint64(v), 10)
-		s.outcomes(calls, c, name, callers)
-		s.put(callSeconds, time.Duration(c.Total).Seconds(), name, callers)
-		s.put(callsOpen, float64(c.Open), name, callers)
+		s.outcomes(calls, c, name, callers(v))
+		s.put(callsOpen, float64(c.Open), name, callers(v))
 	}
+}
+
+// took sends how long the calls of one outcome took, where there were any.
+func (s sink) took(h tally.Histogram, labels ...string) {
+	if h.Count() == 0 {
+		return
+	}
+	upTo, sum := map[float64]uint64{}, uint64(0)
+	for i, bound := range tally.Bounds() {
+		sum += uint64(h.Buckets[i])
+		upTo[bound.Seconds()] = sum
+	}
+	s <- prometheus.MustNewConstHistogram(callDuration.desc(), uint64(h.Count()), h.Total.Seconds(), upTo, labels...)
 }
 
 // outcomes sends the calls that have ended by how they did; labels come before it.
 func (s sink) outcomes(m metric, c control.CallCount, labels ...string) {
 	labels = labels[:len(labels):len(labels)]
-	s.put(m, float64(c.Calls-c.Denied-c.Errors-c.Canceled), append(labels, "answered")...)
-	s.put(m, float64(c.Canceled), append(labels, "canceled")...)
-	s.put(m, float64(c.Denied), append(labels, "denied")...)
-	s.put(m, float64(c.Errors), append(labels, "failed")...)
+	for o, n := range map[tally.Outcome]int64{
+		tally.Answered: c.Calls - c.Denied - c.Errors - c.Canceled, tally.Canceled: c.Canceled, tally.Denied: c.Denied, tally.Failed: c.Errors,
+	} {
+		s.put(m, float64(n), append(labels, o.String())...)
+	}
 }
 
 func (s sink) object(o control.ObjectStatus) {
-	callers := strconv.FormatUint(uint64(o.Callers), 10)
-	s.outcomes(objectCalls, o.Counted, callers, o.Side)
-	s.oneOf(objectState, objectStates, o.State, callers, o.Side)
-	s.put(objectRestarts, float64(o.Restarts), callers, o.Side)
+	s.outcomes(objectCalls, o.Counted, callers(o.Callers), o.Side)
+	s.oneOf(objectState, objectStates, o.State, callers(o.Callers), o.Side)
+	s.put(objectRestarts, float64(o.Restarts), callers(o.Callers), o.Side)
 }
+
+func callers(v bundle.Version) string { return strconv.FormatUint(uint64(v), 10) }
 
 // version is a version as a label's value, few of which there are.
 func version(v, head bundle.Version) string {

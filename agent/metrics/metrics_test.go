@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"moult/agent/control"
+	"moult/simlayer/tally"
 	"moult/store/bundle"
 )
 
@@ -27,8 +28,14 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func sample() Snapshot {
 	own := bundle.NodeID{1}
+	var took tally.Histograms
+	took[tally.Answered] = tally.Histogram{Total: 62 * time.Second}
+	took[tally.Answered].Buckets[0], took[tally.Answered].Buckets[len(tally.Bounds())] = 3, 1
 	return Snapshot{
-		Node: own, Fetched: 1 << 20, FreeBytes: 5 << 30, InFlight: 2, Held: 1, LongestHold: 1500 * time.Millisecond,
+		Taken: 7, Served: 9, Gossip: map[string]Moved{"ring": {11, 12}}, Database: 13, Depot: 14,
+		Services: map[string]map[bundle.Version]tally.Calls{"api": {20: {Held: 5, Waited: 7 * time.Second}}},
+		Took:     map[string]map[bundle.Version]tally.Histograms{"api": {20: took}},
+		Node:     own, Fetched: 1 << 20, FreeBytes: 5 << 30, InFlight: 2, Held: 1, LongestHold: 1500 * time.Millisecond,
 		Status: control.Status{
 			Head: 20, Alarms: []string{"one"}, Expires: time.Unix(2_000_000_000, 0), Lasts: time.Unix(2_100_000_000, 0),
 			Release: control.ReleaseStatus{Version: 20, State: control.StateRolling},
@@ -90,14 +97,22 @@ func TestScrape(t *testing.T) {
 		`moult_calls_total{callers="20",outcome="denied",service="api"} 2`,
 		`moult_calls_total{callers="20",outcome="failed",service="api"} 1`,
 		`moult_calls_total{callers="2",outcome="denied",service="api"} 2`,
-		`moult_calls_seconds_total{callers="20",service="api"} 1`,
-		`moult_calls_seconds_total{callers="2",service="api"} 3`,
+		`moult_call_duration_seconds_bucket{callers="20",outcome="answered",service="api",le="0.005"} 3`,
+		`moult_call_duration_seconds_bucket{callers="20",outcome="answered",service="api",le="10"} 3`,
+		`moult_call_duration_seconds_bucket{callers="20",outcome="answered",service="api",le="+Inf"} 4`,
+		`moult_call_duration_seconds_sum{callers="20",outcome="answered",service="api"} 62`,
+		`moult_call_duration_seconds_count{callers="20",outcome="answered",service="api"} 4`,
+		`moult_holds_total{callers="20",service="api"} 5`, `moult_hold_seconds_total{callers="20",service="api"} 7`,
 		`moult_calls_open{callers="20",service="api"} 3`,
 		`moult_calls_longest_hold_seconds 1.5`,
 		`moult_object_calls_total{callers="19",outcome="answered",side="past"} 3`,
 		`moult_object_state{callers="19",side="past",state="running"} 1`,
 		`moult_object_restarts_total{callers="19",side="past"} 2`,
-		`moult_fetched_bytes_total 1.048576e+06`,
+		`moult_fetched_bytes_total{source="peers"} 1.048576e+06`, `moult_fetched_bytes_total{source="bundle"} 7`,
+		`moult_served_bytes_total 9`,
+		`moult_gossip_bytes_total{direction="in",kind="ring"} 11`, `moult_gossip_bytes_total{direction="out",kind="ring"} 12`,
+		`moult_view_records 5`,
+		`moult_stored_bytes{part="database"} 13`, `moult_stored_bytes{part="depot"} 14`,
 		`moult_metadata_expiry_timestamp_seconds 2e+09`, `moult_metadata_lasts_timestamp_seconds 2.1e+09`,
 	} {
 		if !strings.Contains(text+"\n", want+"\n") {
@@ -159,14 +174,13 @@ func TestDocMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kinds := map[prometheus.ValueType]string{gauge: "gauge", counter: "counter"}
 	var want strings.Builder
 	for _, m := range all {
 		labels := make([]string, 0, len(m.labels))
 		for _, l := range m.labels {
 			labels = append(labels, "`"+l+"`")
 		}
-		fmt.Fprintf(&want, "| `%s` | %s | %s | %s |\n", m.name, kinds[m.kind], strings.Join(labels, ", "), m.help)
+		fmt.Fprintf(&want, "| `%s` | %s | %s | %s |\n", m.name, m.kind, strings.Join(labels, ", "), m.help)
 	}
 	if !strings.Contains(string(doc), want.String()) {
 		t.Errorf("docs/metrics.md does not have this table:\n%s", want.String())

@@ -18,6 +18,8 @@ type Calls struct {
 	Held     int64 `json:"held"`     // that have waited
 	// LongestHold is the longest wait that ended.
 	LongestHold time.Duration `json:"longest_hold"`
+	// Waited is how long calls that have waited did so together.
+	Waited time.Duration `json:"waited"`
 	// Total is how long all calls together took, waits included, so that
 	// Total/Calls is the mean.
 	Total time.Duration `json:"total"`
@@ -34,6 +36,7 @@ func (c Calls) Add(d Calls) Calls {
 	c.Open += d.Open
 	c.Held += d.Held
 	c.LongestHold = max(c.LongestHold, d.LongestHold)
+	c.Waited += d.Waited
 	c.Total += d.Total
 	if d.Last.After(c.Last) {
 		c.Last = d.Last
@@ -44,6 +47,11 @@ func (c Calls) Add(d Calls) Calls {
 // Outcome is how a call ended.
 type Outcome int
 
+// String is what metrics call it.
+func (o Outcome) String() string {
+	return [outcomes]string{"answered", "failed", "denied", "canceled"}[o]
+}
+
 const (
 	Answered Outcome = iota
 	// Failed: refused or cut by the layer.
@@ -52,11 +60,46 @@ const (
 	Denied
 	// Canceled by the caller.
 	Canceled
+
+	outcomes = iota
 )
+
+// bounds are those of the buckets in which calls are counted by how long they took: what
+// Prometheus' libraries take by themselves. The last bucket has no bound.
+var bounds = [...]time.Duration{
+	5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
+	time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
+}
+
+// Bounds are the upper bounds of the buckets of a Histogram but the last, which has none.
+func Bounds() []time.Duration { return bounds[:] }
+
+// Histogram counts the calls of one outcome by how long they took, waits included.
+type Histogram struct {
+	Total   time.Duration // of all
+	Buckets [len(bounds) + 1]int64
+}
+
+// Histograms has that of each Outcome.
+type Histograms [outcomes]Histogram
+
+// Count is how many calls were counted.
+func (h Histogram) Count() (n int64) {
+	for _, b := range h.Buckets {
+		n += b
+	}
+	return n
+}
 
 // Counter is Calls in the making.
 type Counter struct {
-	answered, errors, denied, canceled, open, held, longest, total, last atomic.Int64
+	open, held, waited, longest, last atomic.Int64
+	timed                             [outcomes]struct {
+		total   atomic.Int64
+		buckets [len(bounds) + 1]atomic.Int64
+	}
+	untimed [outcomes]atomic.Int64 // calls of which nobody knows how long they took
 }
 
 // Begin counts a call that has been let in, until Done is called. It may be
@@ -81,27 +124,28 @@ func (c *Counter) Done() {
 // Ended counts a call that has ended, and how long it took.
 func (c *Counter) Ended(o Outcome, waited time.Duration, began time.Time) {
 	now := time.Now()
-	c.total.Add(int64(now.Sub(began)))
+	took, at := now.Sub(began), 0
+	for at < len(bounds) && took > bounds[at] {
+		at++
+	}
+	c.timed[o].total.Add(int64(took))
+	c.timed[o].buckets[at].Add(1)
 	c.last.Store(now.UnixNano())
-	c.End(o, waited)
+	c.hold(waited)
 }
 
 // End is Ended for a call of which nobody knows how long it took, as a tunnel's.
 func (c *Counter) End(o Outcome, waited time.Duration) {
-	switch o {
-	case Answered:
-		c.answered.Add(1)
-	case Failed:
-		c.errors.Add(1)
-	case Denied:
-		c.denied.Add(1)
-	case Canceled:
-		c.canceled.Add(1)
-	}
+	c.untimed[o].Add(1)
+	c.hold(waited)
+}
+
+func (c *Counter) hold(waited time.Duration) {
 	if waited <= 0 {
 		return
 	}
 	c.held.Add(1)
+	c.waited.Add(int64(waited))
 	for {
 		longest := c.longest.Load()
 		if int64(waited) <= longest || c.longest.CompareAndSwap(longest, int64(waited)) {
@@ -116,13 +160,35 @@ func (c *Counter) Open() int64 { return c.open.Load() }
 // Load returns what was counted so far.
 func (c *Counter) Load() Calls {
 	all := Calls{
-		Errors: c.errors.Load(), Denied: c.denied.Load(),
-		Canceled: c.canceled.Load(), Open: c.open.Load(), Held: c.held.Load(), LongestHold: time.Duration(c.longest.Load()),
-		Total: time.Duration(c.total.Load()),
+		Open: c.open.Load(), Held: c.held.Load(), LongestHold: time.Duration(c.longest.Load()), Waited: time.Duration(c.waited.Load()),
 	}
-	all.Calls = c.answered.Load() + all.Errors + all.Denied + all.Canceled
+	for o, h := range c.Histograms() {
+		n := h.Count() + c.untimed[o].Load()
+		all.Calls += n
+		all.Total += h.Total
+		switch Outcome(o) {
+		case Failed:
+			all.Errors = n
+		case Denied:
+			all.Denied = n
+		case Canceled:
+			all.Canceled = n
+		}
+	}
 	if last := c.last.Load(); last != 0 {
 		all.Last = time.Unix(0, last)
+	}
+	return all
+}
+
+// Histograms are those of each Outcome.
+func (c *Counter) Histograms() (all Histograms) {
+	for o := range all {
+		from := &c.timed[o]
+		all[o].Total = time.Duration(from.total.Load())
+		for i := range from.buckets {
+			all[o].Buckets[i] = from.buckets[i].Load()
+		}
 	}
 	return all
 }
@@ -159,6 +225,17 @@ func (t *ByVersion) Snapshot() map[bundle.Version]Calls {
 	out := make(map[bundle.Version]Calls, len(t.by))
 	for v, c := range t.by {
 		out[v] = c.Load()
+	}
+	return out
+}
+
+// Histograms are those of each version and Outcome.
+func (t *ByVersion) Histograms() map[bundle.Version]Histograms {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	out := make(map[bundle.Version]Histograms, len(t.by))
+	for v, c := range t.by {
+		out[v] = c.Histograms()
 	}
 	return out
 }

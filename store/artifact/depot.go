@@ -292,6 +292,13 @@ func (d *Depot) markDamaged(h *held, err error) {
 	}
 }
 
+// Bytes is what the depot holds, an artifact counting twice (packed and unpacked).
+func (d *Depot) Bytes() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.used()
+}
+
 // used returns what the depot holds, in bytes, by its own way of counting.
 // Callers hold mu.
 func (d *Depot) used() int64 {
