@@ -193,14 +193,8 @@ func TestAlerts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := map[string]bool{}
-	for _, m := range all {
-		known[m.name] = true
-	}
-	for _, word := range strings.FieldsFunc(string(text), func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') }) {
-		if strings.HasPrefix(word, "moult_") && !known[word] {
-			t.Errorf("the rules speak of %s, which no agent shows", word)
-		}
+	for _, name := range unknown(string(text)) {
+		t.Errorf("the rules speak of %s, which no agent shows", name)
 	}
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
