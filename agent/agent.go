@@ -71,9 +71,12 @@ type loop struct {
 	sets      map[bundle.Digest]*trust.Verified // those that the node knows of
 	unkept    bool                              // the evidence of a conflict is not stored
 	objects   *objects.Objects
-	enrolled  *membership.Membership // by which names belong to nodes
-	known     map[string]bool        // addresses already remembered
-	injecting int                    // injections under way
+	signed    []control.HistorySigned     // that the metadata in force bring, until that is durable
+	sighted   []home.Sighting             // phases of other nodes, to be written to the store
+	since     map[bundle.NodeID]time.Time // of the phase of each that was seen last
+	enrolled  *membership.Membership      // by which names belong to nodes
+	known     map[string]bool             // addresses already remembered
+	injecting int                         // injections under way
 	live      liveSoftware
 	sampling  sampling
 	sampled   <-chan struct{}  // closed when who was asking for facts last has returned
@@ -135,7 +138,7 @@ func newLoop(h *home.Home, cfg config.Config, log *slog.Logger, quit func()) *lo
 			inbox:    make(chan message, inboxSize),
 			stopped:  make(chan struct{}),
 		},
-		dirty: map[bundle.NodeID]bool{},
+		dirty: map[bundle.NodeID]bool{}, since: map[bundle.NodeID]time.Time{},
 		known: map[string]bool{},
 	}
 	l.noRecords.Every, l.noSets.Every, l.noSave.Every = floodInterval, floodInterval, floodInterval

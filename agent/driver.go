@@ -58,13 +58,16 @@ func (l *loop) saveFirst(s *node.Save) bool {
 	if s == nil {
 		return true
 	}
-	sets, err := l.keepSets(*s)
+	beside, err := l.keepSets(*s)
 	fatal := err == nil // after a failed write the store takes no other until it is opened again
 	if err == nil {
-		err = l.Save(*s, sets)
+		err = l.Save(*s, l.besides(*s, beside))
 	}
 	switch {
 	case err == nil:
+		if !s.Metadata.IsZero() {
+			l.signed = nil
+		}
 		return true
 	case !fatal || errors.Is(err, store.ErrNoSpace):
 		l.noSave.Log(l.log, slog.LevelError, "the journal waits until the disk takes writes", "err", err)
@@ -120,7 +123,7 @@ func (l *loop) carryOut(r node.Ready) {
 }
 
 // keepSets keeps the sets that a Save names as blobs.
-func (l *loop) keepSets(s node.Save) (sets home.Sets, err error) {
+func (l *loop) keepSets(s node.Save) (sets home.Beside, err error) {
 	if !s.Metadata.IsZero() {
 		if sets.InForce, err = l.PutSet(l.sets[s.Metadata]); err != nil {
 			return sets, err
@@ -133,6 +136,27 @@ func (l *loop) keepSets(s node.Save) (sets home.Sets, err error) {
 		}
 	}
 	return sets, nil
+}
+
+// besides adds to a Save what its history tells.
+func (l *loop) besides(s node.Save, b home.Beside) home.Beside {
+	if !s.Metadata.IsZero() {
+		b.Signed = l.signed
+	}
+	if s.State != nil && failed(l.saved.Phase, s.State.Phase) {
+		b.Log = l.soft.LastLines(logLines)
+	}
+	return b
+}
+
+// failed reports whether a node goes from one phase to another because of its software, which
+// was up then, or was to be.
+func failed(from, to upgrade.Phase) bool {
+	switch from {
+	case upgrade.Starting, upgrade.Probing, upgrade.Settled, upgrade.Current:
+		return to == upgrade.RollingBack || to == upgrade.Held
+	}
+	return false
 }
 
 // keepEvidence stores the evidence of a conflict where that failed before.

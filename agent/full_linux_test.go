@@ -31,7 +31,7 @@ func TestStartsOnFullDisk(t *testing.T) {
 	}
 	b := newBench(t, cfg, 0)
 	s := upgrade.State{Phase: upgrade.Current, Version: 1, Running: 1, Served: true}
-	if err := b.Save(node.Save{State: &s}, home.Sets{}); err != nil {
+	if err := b.Save(node.Save{State: &s}, home.Beside{}); err != nil {
 		t.Fatal(err)
 	}
 	b.close()

@@ -8,6 +8,13 @@ const (
 	// inboxSize bounds the messages that wait for the loop; senders wait.
 	inboxSize = 256
 
+	// logLines bounds what is kept of the log of software that failed, maxSigned the documents
+	// of each kind that one set of metadata is noted to bring, and maxSighted the phases of
+	// other nodes that wait to be written.
+	logLines   = 20
+	maxSigned  = 64
+	maxSighted = 4096
+
 	documentTimeout = 5 * time.Second  // to fetch one document, before others are tried
 	objectsTimeout  = 30 * time.Second // for simulation objects to follow, before it is said
 	tickInterval    = 500 * time.Millisecond

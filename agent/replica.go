@@ -106,9 +106,23 @@ func (l *loop) merge(from bundle.NodeID, records []view.Signed) (news []view.Sig
 		l.noteName(id)
 		if s, ok := l.node.View().Signed(id); ok && id != l.ID {
 			news = append(news, s)
+			l.see(id)
 		}
 	}
 	return news
+}
+
+// see notes the phase of another node, where it is another than before.
+func (l *loop) see(id bundle.NodeID) {
+	r, ok := l.node.View().Get(id)
+	if !ok || l.since[id].Equal(r.Since) {
+		return
+	}
+	l.since[id] = r.Since
+	if len(l.sighted) == maxSighted { // the disk is full
+		l.sighted = l.sighted[1:]
+	}
+	l.sighted = append(l.sighted, home.SightingOf(r))
 }
 
 // persistView writes the records that have changed to the store, some at a
@@ -122,8 +136,20 @@ func (l *loop) persistView() {
 		}
 		for _, id := range batch {
 			delete(l.dirty, id)
+			if _, ok := l.node.View().Signed(id); !ok {
+				delete(l.since, id)
+			}
 		}
 	}
+	l.sighted = slices.DeleteFunc(l.sighted, func(s home.Sighting) bool { // of who is forgotten meanwhile
+		_, ok := l.node.View().Signed(s.Node)
+		return !ok
+	})
+	if err := l.AddSightings(l.sighted); err != nil {
+		l.log.Warn("what was seen of other nodes is not written to the store", "err", err)
+		return
+	}
+	l.sighted = nil
 }
 
 func (l *loop) remember(batch []bundle.NodeID) error {

@@ -17,7 +17,7 @@ func TestFloorLostWithJournalsEnd(t *testing.T) {
 	cfg := benchConfig(t)
 	b := newBench(t, cfg, 0)
 	s := upgrade.State{Step: 4, Phase: upgrade.Transforming, Version: 1, Running: 1, Served: true, Goal: 2, Path: []bundle.Version{2}}
-	if err := b.Save(node.Save{State: &s}, home.Sets{}); err != nil {
+	if err := b.Save(node.Save{State: &s}, home.Beside{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, v := range []bundle.Version{1, 2} { // what was written after that: 2 was admitted

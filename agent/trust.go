@@ -50,11 +50,47 @@ func (l *loop) adopt(next *trust.Verified) error {
 		return fmt.Errorf("%w: %w", errNotKept, err)
 	}
 	l.sets[next.Digest()] = next
+	l.signed = append(l.signed, l.news(l.trust, next)...)
 	l.step(verified(l.trust, next))
 	l.noteSets()
 	l.flush()
 	return l.checkKept()
 }
+
+// news are the documents that next names and before did not, the newest maxSigned of each kind.
+func (l *loop) news(before, next *trust.Verified) (all []control.HistorySigned) {
+	add := func(kind string, n bundle.Version, now, was trust.Ref) {
+		if now == was {
+			return
+		}
+		s := control.HistorySigned{Kind: kind, Release: n, Digest: now.Digest, Role: control.RoleOperator, Keys: next.Operators()}
+		switch kind {
+		case control.SignedRelease:
+			s.Role, s.Keys = control.RolePublisher, next.Publishers()
+		case control.SignedOrder:
+			if data, ok, err := l.Depot.Blob(now.Digest); err == nil && ok {
+				s.Says = control.OrderSays(data)
+			}
+		}
+		all = append(all, s)
+	}
+	for _, n := range last(next.Releases(), maxSigned) {
+		now, _ := next.Release(n)
+		was, _ := before.Release(n)
+		add(control.SignedRelease, n, now, was)
+	}
+	now, _ := next.Members()
+	was, _ := before.Members()
+	add(control.SignedMembers, 0, now.Ref, was.Ref)
+	for _, n := range last(next.Orders(), maxSigned) {
+		now, _ := next.Order(n)
+		was, _ := before.Order(n)
+		add(control.SignedOrder, n, now, was)
+	}
+	return all
+}
+
+func last(vs []bundle.Version, most int) []bundle.Version { return vs[max(0, len(vs)-most):] }
 
 // errNotKept says that metadata are good, and not stored. They may be handed over again.
 var errNotKept = errors.New("metadata are not kept")

@@ -84,6 +84,11 @@ func (c *Client) History(ctx context.Context) (h History, err error) {
 	return h, c.get(ctx, "/v1/history", &h)
 }
 
+// HistoryOf asks for what is known here of what any node went through.
+func (c *Client) HistoryOf(ctx context.Context, node string) (h History, err error) {
+	return h, c.get(ctx, "/v1/history?node="+url.QueryEscape(node), &h)
+}
+
 // StateCopy asks how long the node's state takes to copy, which the agent measures.
 func (c *Client) StateCopy(ctx context.Context) (s StateCopy, err error) {
 	return s, c.get(ctx, "/v1/copy", &s)

@@ -46,6 +46,9 @@ func (s *scripted) Trust(context.Context) (Trust, error) {
 func (s *scripted) History(context.Context) (History, error) {
 	return History{Node: "n1", Phases: []HistoryPhase{{Phase: "held", Took: bundle.Duration(time.Second)}}}, s.err
 }
+func (s *scripted) HistoryOf(_ context.Context, node string) (History, error) {
+	return History{Node: node, Seen: true}, s.err
+}
 func (s *scripted) StateCopy(context.Context) (StateCopy, error) {
 	return StateCopy{Version: 3, Files: 8}, s.err
 }

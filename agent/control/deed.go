@@ -111,7 +111,7 @@ func (d *Deed) signed(s Signed) {
 	}
 	for _, n := range slices.Backward(slices.Sorted(maps.Keys(s.Orders))) {
 		d.Release = max(d.Release, n)
-		d.say(fmt.Sprintf("order of release %d: %s", n, orderSays(s.Orders[n])))
+		d.say(fmt.Sprintf("order of release %d: %s", n, OrderSays(s.Orders[n])))
 	}
 	var members struct {
 		Members, Evicted []json.RawMessage
@@ -121,8 +121,8 @@ func (d *Deed) signed(s Signed) {
 	}
 }
 
-// orderSays is what tells one order of a release from another.
-func orderSays(order []byte) string {
+// OrderSays is what tells one order of a release from another.
+func OrderSays(order []byte) string {
 	var o struct {
 		State     string
 		Serial    uint64

@@ -125,6 +125,9 @@ func routes(b Backend, note func(Deed)) http.Handler {
 		return b.Info(r.Context())
 	}))
 	mux.HandleFunc("GET /v1/history", reply(func(r *http.Request) (any, error) {
+		if q := r.URL.Query(); q.Has("node") {
+			return b.HistoryOf(r.Context(), q.Get("node"))
+		}
 		return b.History(r.Context())
 	}))
 	mux.HandleFunc("GET /v1/copy", reply(func(r *http.Request) (any, error) {

@@ -307,14 +307,45 @@ type Accepted struct {
 	Message string         `json:"message"`
 }
 
-// History is what a node went through, as the journal of its agent has it.
+// History is what a node went through, as the journal of its agent has it; or, where Seen,
+// as far as the agent that was asked saw it in the node's records.
 type History struct {
 	Node  string        `json:"node"`
 	ID    bundle.NodeID `json:"id"`
 	Class bundle.Class  `json:"class"`
+	Seen  bool          `json:"seen,omitempty"`
 	// Older tells that there was more, which is not kept or not told.
-	Older  bool           `json:"older"`
-	Phases []HistoryPhase `json:"phases"` // the oldest first
+	Older  bool            `json:"older"`
+	Phases []HistoryPhase  `json:"phases"` // the oldest first
+	Signed []HistorySigned `json:"signed"` // likewise; none where Seen
+}
+
+// What is signed.
+const (
+	SignedRelease = "release"
+	SignedOrder   = "order"
+	SignedMembers = "members"
+)
+
+// Roles of who signs.
+const (
+	RolePublisher = "publisher"
+	RoleOperator  = "operator"
+)
+
+// HistorySigned is one document that came into force at a node.
+type HistorySigned struct {
+	// At is when this node had verified it, by the machine's clock.
+	At     time.Time     `json:"at"`
+	Kind   string        `json:"kind"`
+	Digest bundle.Digest `json:"digest"`
+	// Release is that of the document, 0 for members.
+	Release bundle.Version `json:"release,omitempty"`
+	// Says tells one order of a release from another; "" where it was not here any more.
+	Says string `json:"says,omitempty"`
+	// Role is that of the keys that signed it.
+	Role string   `json:"role"`
+	Keys []string `json:"keys"`
 }
 
 // HistoryPhase is one phase of a node.
@@ -332,6 +363,14 @@ type HistoryPhase struct {
 	Took bundle.Duration `json:"took,omitempty"`
 	// Reason is why the node was held, rolled back or retrying.
 	Reason string `json:"reason,omitempty"`
+	// Log is what the software wrote last, a line each, where it was the software that failed.
+	Log []string `json:"log,omitempty"`
+}
+
+// Same reports whether nothing has happened between two states of a node but what a phase is
+// made of.
+func (p HistoryPhase) Same(q HistoryPhase) bool {
+	return p.Phase == q.Phase && p.Release == q.Release && p.Back == q.Back && p.Version == q.Version && p.Running == q.Running
 }
 
 // StateCopy tells how long it is likely to take to copy the state that the node's software
@@ -432,6 +471,8 @@ type Backend interface {
 	Trust(ctx context.Context) (Trust, error)
 	Info(ctx context.Context) (Info, error)
 	History(ctx context.Context) (History, error)
+	// HistoryOf tells of any node that the agent knows.
+	HistoryOf(ctx context.Context, node string) (History, error)
 	// StateCopy measures it now.
 	StateCopy(ctx context.Context) (StateCopy, error)
 	// Inject reads a whole bundle; signed may be nil.

@@ -28,9 +28,7 @@ func (h *Home) Audit(d control.Deed) {
 
 func (h *Home) appendAudit(d control.Deed) (err error) {
 	for _, text := range []*string{&d.Message, &d.Error} {
-		if len(*text) > maxAuditText {
-			*text = strings.ToValidUTF8((*text)[:maxAuditText], "") + "…"
-		}
+		*text = clip(*text, maxAuditText)
 	}
 	line, err := json.Marshal(d)
 	if err != nil {
@@ -63,6 +61,14 @@ func (h *Home) appendAudit(d control.Deed) (err error) {
 		return err
 	}
 	return f.Sync()
+}
+
+// clip cuts a text that is long, at most bytes.
+func clip(text string, most int) string {
+	if len(text) > most {
+		return strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return text
 }
 
 // onItsOwn has a line begin a line, also where the one before was cut off by a crash or a

@@ -14,6 +14,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/node"
 	"moult/agent/upgrade"
+	"moult/gossip/view"
 	"moult/store"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
@@ -64,7 +65,7 @@ func TestHistory(t *testing.T) {
 	h := open()
 	save := func(s upgrade.State) {
 		t.Helper()
-		if err := h.Save(node.Save{State: &s}, Sets{}); err != nil {
+		if err := h.Save(node.Save{State: &s}, Beside{}); err != nil {
 			t.Fatal(err)
 		}
 		now = now.Add(time.Second)
@@ -104,12 +105,85 @@ func TestHistoryBounded(t *testing.T) {
 	const most = 10
 	for i := range 2*most + 5 {
 		s := upgrade.State{Phase: upgrade.Current, Version: bundle.Version(i + 1), Running: bundle.Version(i + 1), Served: true}
-		if err := h.Store.Update(func(tx *store.Tx) error { return h.putState(tx, &s) }); err != nil {
+		if err := h.Store.Update(func(tx *store.Tx) error { return h.putState(tx, &s, nil) }); err != nil {
 			t.Fatal(err)
 		}
 	}
 	past, err := h.history(most)
 	if n := len(past.Phases); err != nil || n != most || !past.Older || past.Phases[n-1].Version != 2*most+5 {
 		t.Errorf("%d phases, older %v, %v", n, past.Older, err)
+	}
+}
+
+// What was signed is told with who signed it and when it was verified, also where it came with
+// nothing else; an order that came later than the metadata says what it says once it is here.
+// What the software wrote last stands with the phase that its failure led to.
+func TestHistorySigned(t *testing.T) {
+	now := time.Unix(1e9, 0).UTC()
+	open := newHome(t, &now)
+	h := open()
+	order, err := h.Depot.PutBlob([]byte(`{"release":2,"serial":3,"state":"running"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := upgrade.State{Step: 1, Phase: upgrade.Held, Version: 1, Running: 1, Served: true, EndedRelease: 2, EndedCount: 1, Reason: "it ended"}
+	for _, b := range []struct {
+		save node.Save
+		with Beside
+	}{
+		{node.Save{Metadata: bundle.Digest{1}}, Beside{InForce: order.Digest, Signed: []control.HistorySigned{
+			{Kind: control.SignedRelease, Release: 2, Digest: bundle.Digest{2}, Role: control.RolePublisher, Keys: []string{"aa"}},
+			{Kind: control.SignedOrder, Release: 2, Digest: order.Digest, Role: control.RoleOperator, Keys: []string{"bb"}},
+		}}},
+		{node.Save{Metadata: bundle.Digest{3}}, Beside{InForce: order.Digest}}, // a new timestamp
+		{node.Save{State: &state}, Beside{Log: []string{"panic: no"}}},
+	} {
+		if err := h.Save(b.save, b.with); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(time.Second)
+	}
+	past, err := open().History()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(past.Signed) != 2 || past.Signed[0].Keys[0] != "aa" || !past.Signed[1].At.Equal(time.Unix(1e9, 0)) ||
+		past.Signed[1].Role != control.RoleOperator || past.Signed[1].Says != "running, turn 0, serial 3" {
+		t.Errorf("signed: %+v", past.Signed)
+	}
+	if len(past.Phases) != 1 || !slices.Equal(past.Phases[0].Log, []string{"panic: no"}) {
+		t.Errorf("phases: %+v", past.Phases)
+	}
+}
+
+// Of another node the newest phases that were seen are kept, each once, also by the next
+// agent; of one that is forgotten nothing is.
+func TestSeen(t *testing.T) {
+	now := time.Unix(1e9, 0).UTC()
+	open := newHome(t, &now)
+	h := open()
+	id := bundle.NodeID{7}
+	see := func(i int) Sighting {
+		return SightingOf(view.Record{Node: id, Name: "n7", Class: "kv", Version: bundle.Version(i), Running: bundle.Version(i), Target: bundle.Version(i), Phase: view.Current, Since: now.Add(time.Duration(i) * time.Minute)})
+	}
+	for i := 1; i <= maxSeen+5; i++ {
+		if err := h.AddSightings([]Sighting{see(i - 1), see(i), see(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h = open()
+	if err := h.AddSightings([]Sighting{see(3), see(maxSeen + 5)}); err != nil { // an old record, and one that is known
+		t.Fatal(err)
+	}
+	past, err := h.Seen(id)
+	if n := len(past.Phases); err != nil || n != maxSeen || !past.Older || !past.Seen || past.Node != "n7" ||
+		past.Phases[n-1].Version != maxSeen+5 || past.Phases[n-2].Took != bundle.Duration(time.Minute) || past.Phases[n-1].Took != 0 || past.Phases[0].Version != 6 {
+		t.Errorf("%d phases, %v, %+v", n, err, past.History)
+	}
+	if err := h.Remember([]Known{{Node: id}}); err != nil {
+		t.Fatal(err)
+	}
+	if past, err := h.Seen(id); err != nil || len(past.Phases) != 0 {
+		t.Errorf("of a forgotten node: %+v, %v", past.Phases, err)
 	}
 }

@@ -15,8 +15,13 @@ const (
 	maxAudit     = 4 << 20
 	keepAudit    = 4
 	maxAuditText = 4 << 10
-	// maxHistory bounds the phases that History tells.
-	maxHistory = 1000
+	// maxHistory bounds the phases that History tells, and the signed documents; maxSeen bounds
+	// the phases that are kept of another node, maxSeenReason the text of each, in bytes, and
+	// maxSeenBatch roughly what one transaction writes of them.
+	maxHistory    = 1000
+	maxSeen       = 30
+	maxSeenReason = 300
+	maxSeenBatch  = 256 << 10
 	// spareDisk is kept free beside what is about to be written, in bytes.
 	spareDisk = 64 << 20
 )

@@ -31,7 +31,7 @@ func (h *Home) Remember(nodes []Known) error {
 func remember(tx *store.Tx, n Known) error {
 	id := n.Node.String()
 	if n.Record == nil {
-		return errors.Join(tx.Delete(bucketView, id), tx.Delete(bucketNames, id))
+		return errors.Join(tx.Delete(bucketView, id), tx.Delete(bucketNames, id), tx.Delete(bucketSeen, id))
 	}
 	if err := tx.Put(bucketView, id, n.Record); err != nil {
 		return err

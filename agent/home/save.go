@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"moult/agent/control"
 	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/store"
@@ -26,15 +27,23 @@ const (
 	keyAnswering   = "answering"
 	keyObserved    = "observed"
 	bucketView     = "view"
+	bucketSeen     = "seen" // node -> what was seen of its past
 	bucketPeers    = "peers"
 	bucketNames    = "names" // node -> the name that is its
 	journalUpgrade = "upgrade"
 	journalTrust   = "trust"
 )
 
-// Sets are the digests of the blobs in which signed metadata are kept; zero for what has
-// not changed.
-type Sets struct{ InForce, Evidence bundle.Digest }
+// Beside is what the agent adds to a Save.
+type Beside struct {
+	// InForce and Evidence are the digests of the blobs in which signed metadata are kept; zero
+	// for what has not changed.
+	InForce, Evidence bundle.Digest
+	// Signed are the documents that the metadata bring into force, and Log is what the software
+	// wrote last, where it has failed: both are for History alone.
+	Signed []control.HistorySigned
+	Log    []string
+}
 
 // PutSet keeps a set as a blob, for it may be too long for a document, and returns the
 // digest of that.
@@ -53,9 +62,9 @@ func (h *Home) SaveEvidence(blob bundle.Digest) error {
 }
 
 // Save makes a Save durable: all of it or nothing.
-func (h *Home) Save(s node.Save, sets Sets) error {
+func (h *Home) Save(s node.Save, b Beside) error {
 	trusted := map[string]bundle.Digest{}
-	for key, blob := range map[string]bundle.Digest{keySet: sets.InForce, keyEvidence: sets.Evidence} {
+	for key, blob := range map[string]bundle.Digest{keySet: b.InForce, keyEvidence: b.Evidence} {
 		if !blob.IsZero() {
 			trusted[key] = blob
 		}
@@ -69,12 +78,12 @@ func (h *Home) Save(s node.Save, sets Sets) error {
 	}
 	return h.Store.Update(func(tx *store.Tx) error {
 		return errors.Join(
-			h.putState(tx, s.State),
+			h.putState(tx, s.State, b.Log),
 			putAnswering(tx, s.Answering),
 			putDigests(tx, bucketTrust, trusted),
 			putDigests(tx, bucketFrozen, frozen),
 			putDigests(tx, bucketOrders, bound),
-			appendTrust(tx, s.Metadata),
+			h.appendTrust(tx, s.Metadata, b.Signed),
 			tx.Raise(func(f *store.Floor) { raise(f, s.Floor) }),
 		)
 	})
@@ -99,7 +108,7 @@ func (h *Home) spill(bucket string, all map[string]bundle.Digest) error {
 	return nil
 }
 
-func (h *Home) putState(tx *store.Tx, s *upgrade.State) error {
+func (h *Home) putState(tx *store.Tx, s *upgrade.State, log []string) error {
 	if s == nil {
 		return nil
 	}
@@ -107,7 +116,7 @@ func (h *Home) putState(tx *store.Tx, s *upgrade.State) error {
 	if err != nil {
 		return err
 	}
-	entry, err := json.Marshal(journalled{At: h.now().UTC().Truncate(time.Millisecond), State: *s})
+	entry, err := json.Marshal(journalled{At: h.now().UTC().Truncate(time.Millisecond), Log: log, State: *s})
 	if err != nil {
 		return err
 	}
@@ -128,11 +137,23 @@ func putAnswering(tx *store.Tx, w *node.Answering) error {
 	return tx.Put(bucketMachine, keyAnswering, data)
 }
 
-func appendTrust(tx *store.Tx, digest bundle.Digest) error {
+// appendTrust notes which metadata came into force, and what with them.
+func (h *Home) appendTrust(tx *store.Tx, digest bundle.Digest, signed []control.HistorySigned) error {
 	if digest.IsZero() {
 		return nil
 	}
-	_, err := tx.Append(journalTrust, []byte(digest.String()))
+	entry := []byte(digest.String())
+	if len(signed) > 0 {
+		now := h.now().UTC().Truncate(time.Millisecond)
+		for i := range signed {
+			signed[i].At = now
+		}
+		var err error
+		if entry, err = json.Marshal(brought{Metadata: digest, Signed: signed}); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Append(journalTrust, entry)
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"moult/agent/process"
 	"moult/store/bundle"
@@ -157,6 +158,41 @@ func (s *Software) explain(v bundle.Version, proc *process.Process, err error) e
 		return fmt.Errorf("version %d: %w; its last output: %s", v, err, tail)
 	}
 	return fmt.Errorf("version %d: %w", v, err)
+}
+
+// LastLines are the last lines that the software wrote, at most n and maxLine bytes each, with
+// nothing in them that would steer a terminal; none where none runs, or it is being started or
+// stopped.
+func (s *Software) LastLines(n int) (lines []string) {
+	if !s.mu.TryLock() {
+		return nil
+	}
+	defer s.mu.Unlock()
+	if s.proc == nil {
+		return nil
+	}
+	return harmless(s.proc.LogTail(n))
+}
+
+// harmless are the lines of a text, bounded and without what would steer a terminal.
+func harmless(text string) (lines []string) {
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		if len(line) > maxLine {
+			line = strings.ToValidUTF8(line[:maxLine], "") + "…"
+		}
+		line = strings.Map(func(r rune) rune {
+			switch {
+			case r == '\t':
+				return ' '
+			case !unicode.IsPrint(r):
+				return unicode.ReplacementChar
+			}
+			return r
+		}, line)
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // Close lets go of the software, which goes on. It is for an agent that ends.

@@ -10,4 +10,6 @@ const (
 	earlyExit = 10 * time.Second
 	// privateTries bounds how often a port is looked for that is free for both networks.
 	privateTries = 20
+	// maxLine bounds a line of LastLines, in bytes.
+	maxLine = 400
 )

@@ -70,3 +70,12 @@ func TestOnePortForBothNetworks(t *testing.T) {
 		_, _ = l.Close(), p.Close()
 	}
 }
+
+// What software has written is bounded, and steers no terminal.
+func TestHarmless(t *testing.T) {
+	got := harmless("one\r\n\x1b[31mred\ttwo\xff\n" + strings.Repeat("x", 2*maxLine) + "\n")
+	want := []string{"one", "\uFFFD[31mred two\uFFFD", strings.Repeat("x", maxLine) + "…"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -57,7 +57,7 @@ var jsonTitles = map[reflect.Type]string{
 	reflect.TypeFor[control.ObjectStatus](): "object", reflect.TypeFor[control.ObservationStatus](): "observation",
 	reflect.TypeFor[control.ReleaseStatus](): "release", reflect.TypeFor[control.ClassStatus](): "class", reflect.TypeFor[control.NodeStatus](): "node",
 	reflect.TypeFor[view.Enrolment](): "enrolment", reflect.TypeFor[control.ServiceStatus](): "service", reflect.TypeFor[bundle.Platform](): "platform",
-	reflect.TypeFor[control.Why](): "why", reflect.TypeFor[control.History](): "history", reflect.TypeFor[control.HistoryPhase](): "phase", reflect.TypeFor[ringMembers](): "members", reflect.TypeFor[control.Member](): "peer",
+	reflect.TypeFor[control.Why](): "why", reflect.TypeFor[control.History](): "history", reflect.TypeFor[control.HistoryPhase](): "phase", reflect.TypeFor[control.HistorySigned](): "signed document", reflect.TypeFor[ringMembers](): "members", reflect.TypeFor[control.Member](): "peer",
 	reflect.TypeFor[memberList](): "member list", reflect.TypeFor[memberLine](): "enrolled node", reflect.TypeFor[tokenLine](): "join token",
 	reflect.TypeFor[plan.Report](): "plan", reflect.TypeFor[fleet.Report](): "simulate", reflect.TypeFor[plan.Class](): "planned class", reflect.TypeFor[plan.Artifact](): "planned artifact",
 	reflect.TypeFor[plan.Calls](): "planned calls", reflect.TypeFor[plan.Outline](): "outline of rules", reflect.TypeFor[plan.Denial](): "denial",

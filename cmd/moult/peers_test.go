@@ -88,6 +88,7 @@ func TestHeld(t *testing.T) {
 		if code != exitDone || !strings.Contains(out, "held") || !strings.Contains(out, "moult retry") {
 			t.Errorf("why %s: exit code %d\n%s%s", n.Name, code, out, errs)
 		}
+		c.remembers(n.Name)
 	}
 	for _, a := range c.Agents {
 		c.check(a, 1)
@@ -101,6 +102,24 @@ func TestHeld(t *testing.T) {
 	for _, a := range c.Agents {
 		c.check(a, 1)
 		c.check(a, 3)
+	}
+}
+
+// remembers has the agent of a held node tell why, with its software's own words, and another
+// agent what it saw.
+func (c *testCluster) remembers(held string) {
+	c.t.Helper()
+	for _, a := range c.Agents {
+		_, out, errs := c.command(a, "history", held)
+		wants := []string{"as the agent that was asked saw it in the records of " + held, "  current  ", "  held  "}
+		if a.Name == held {
+			wants = []string{"what the software had written last at ", "before the node was rolling back:\n  ", "operator", "order of release 2: "}
+		}
+		for _, want := range wants {
+			if !strings.Contains(out, want) {
+				c.t.Errorf("history of %s by %s has no %q:\n%s%s", held, a.Name, want, out, errs)
+			}
+		}
 	}
 }
 

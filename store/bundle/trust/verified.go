@@ -3,6 +3,7 @@ package trust
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"time"
 
 	"moult/store/bundle"
@@ -54,6 +55,13 @@ func (m Members) Same(v *Verified) bool { return m == v.members }
 // Members returns the document of who belongs to the cluster, if the operator has ever
 // signed one.
 func (v *Verified) Members() (Members, bool) { return v.members, v.members.Serial != 0 }
+
+// Publishers returns the IDs of the keys that signed the releases, Operators of those that
+// signed the orders and who belongs to the cluster. Each counts.
+func (v *Verified) Publishers() []string { return slices.Clone(v.by.publisher) }
+
+// Operators: see Publishers.
+func (v *Verified) Operators() []string { return slices.Clone(v.by.operator) }
 
 // Expires is when the first of the files in force expires: from then on nothing
 // new starts until somebody signs again.

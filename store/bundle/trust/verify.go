@@ -24,6 +24,8 @@ type Verified struct {
 	head     bundle.Version
 	fresh    time.Time // when the timestamp expires
 	expires  time.Time // when the first of all others does
+	// by has the IDs of the keys that signed the releases, and the orders and members.
+	by struct{ publisher, operator []string }
 }
 
 // Verify runs the TUF client workflow over s, starting from the root that this
@@ -204,6 +206,7 @@ func (v *Verified) verifyTargets(tm *trustedmetadata.TrustedMetadata) error {
 	if err := checkSignatures(targetsFile, metadata.TARGETS, m, rootSigners(tm.Root, metadata.TARGETS)); err != nil {
 		return err
 	}
+	v.by.publisher = keyIDs(m)
 	if v.releases, err = documents(targetsFile, &m.Signed, releasePrefix, maxReleaseBytes); err != nil {
 		return err
 	}
@@ -236,6 +239,7 @@ func (v *Verified) verifyOperator(tm *trustedmetadata.TrustedMetadata) error {
 	if err := checkSignatures(operatorFile, operatorRole, m, delegatedSigners(tm.Targets[metadata.TARGETS])); err != nil {
 		return err
 	}
+	v.by.operator = keyIDs(m)
 	if v.orders, err = documents(operatorFile, &m.Signed, orderPrefix, MaxOrderBytes); err != nil {
 		return err
 	}
@@ -261,6 +265,14 @@ func (v *Verified) expiresBy(t time.Time) {
 // untrusted names the file that go-tuf refused.
 func untrusted(name string, err error) error {
 	return fmt.Errorf("%w: %s: %w", ErrUntrusted, name, err)
+}
+
+// keyIDs are those of the keys that signed a file.
+func keyIDs[T metadata.Roles](m *metadata.Metadata[T]) (ids []string) {
+	for _, s := range m.Signatures {
+		ids = append(ids, s.KeyID)
+	}
+	return ids
 }
 
 // signers are the keys that may sign a file, by key ID.

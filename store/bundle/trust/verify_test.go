@@ -32,6 +32,9 @@ func TestVerify(t *testing.T) {
 	if r, ok := v.Order(1); !ok || r != refOf([]byte("order1")) {
 		t.Errorf("order 1: %v %v", r, ok)
 	}
+	if got, want := fmt.Sprint(v.Publishers(), v.Operators()), fmt.Sprint([]string{c.publisher.id}, []string{c.operator.id}); got != want {
+		t.Errorf("signed by %s, want %s", got, want)
+	}
 	if _, ok := v.Order(2); ok {
 		t.Error("an order for release 2 out of nothing")
 	}
