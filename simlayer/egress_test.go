@@ -16,6 +16,7 @@ import (
 
 	"moult/simlayer/so"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // peers resolves the public addresses of other layers, as a view does.
@@ -149,7 +150,7 @@ func TestEgressElsewhere(t *testing.T) {
 	if r.body != "body" || seen.RequestURI != "/a%2Fb?c;d" || seen.Host != addrOf(web) || seen.Header.Get("X-Forwarded-For") != "" {
 		t.Errorf("%+v; the server saw %s, host %s, %v", r, seen.RequestURI, seen.Host, seen.Header)
 	}
-	if r := mustDo(t, c, "GET", "http://"+closedPort(t), ""); r.status != 502 || !strings.Contains(r.body, "connection refused") {
+	if r := mustDo(t, c, "GET", "http://"+kit.ClosedPort(t), ""); r.status != 502 || !strings.Contains(r.body, "connection refused") {
 		t.Errorf("nobody there: %+v", r)
 	}
 	plain := newClient(t)
@@ -166,7 +167,7 @@ func TestEgressElsewhere(t *testing.T) {
 	if r := mustDo(t, secure, "GET", tls.URL, ""); r.body != "secret" {
 		t.Errorf("TLS by CONNECT: %+v", r)
 	}
-	if _, err := do(secure, "GET", (&url.URL{Scheme: "https", Host: closedPort(t)}).String(), ""); err == nil || !strings.Contains(err.Error(), "Bad Gateway") {
+	if _, err := do(secure, "GET", (&url.URL{Scheme: "https", Host: kit.ClosedPort(t)}).String(), ""); err == nil || !strings.Contains(err.Error(), "Bad Gateway") {
 		t.Errorf("CONNECT to nobody: %v", err)
 	}
 }
@@ -202,7 +203,7 @@ func TestEgressConnectToPeer(t *testing.T) {
 
 // A call to a peer whose agent is away for a moment waits for it.
 func TestEgressWaitsForPeer(t *testing.T) {
-	addr := closedPort(t)
+	addr := kit.ClosedPort(t)
 	var up sync.Map // what the peer's address is
 	up.Store("addr", addr)
 	node := startLayer(t, bundle.ProtocolHTTP, func(c *Config) {

@@ -17,6 +17,7 @@ import (
 	"moult/simlayer/proxy"
 	"moult/simlayer/so"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // Callers of all versions at a node of version 3, through two objects at most.
@@ -228,7 +229,7 @@ func TestUpgrade(t *testing.T) {
 // Calls that are refused whatever the node is.
 func TestRefusedByTheLayer(t *testing.T) {
 	l := startLayer(t, bundle.ProtocolHTTP, nil)
-	apply(t, l, Routing{Native: 1, Backends: backends(closedPort(t))})
+	apply(t, l, Routing{Native: 1, Backends: backends(kit.ClosedPort(t))})
 	for _, c := range []struct{ raw, want string }{
 		{"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", "501"},
 		{"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab", "400"},

@@ -13,6 +13,7 @@ import (
 
 	"moult/simlayer/so"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // objectProcess stands for an object process: it answers version from by version
@@ -106,7 +107,7 @@ func TestObjectProcessErrors(t *testing.T) {
 		{"service", Object{Addrs: map[string]string{"x": "127.0.0.1:1"}}, "no such service"},
 		{"itself", Object{Addrs: backends(l.Addresses()["api"].Public)}, "the layer's own address"},
 	} {
-		err := l.Apply(Routing{Native: 1, Backends: backends(closedPort(t)), Objects: map[bundle.Version]Object{2: c.object}})
+		err := l.Apply(Routing{Native: 1, Backends: backends(kit.ClosedPort(t)), Objects: map[bundle.Version]Object{2: c.object}})
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "version 2") {
 			t.Errorf("%s: %v, want %q and the version", c.name, err, c.want)
 		}

@@ -20,6 +20,7 @@ import (
 
 	"moult/simlayer/so"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // grpcNode serves gRPC's health service.
@@ -87,7 +88,7 @@ func TestRefusalsInGRPC(t *testing.T) {
 		"denied by rules":     {Routing{Native: 2, Backends: backends(node), Objects: objects}, 1, codes.Unimplemented, "no health, 100 % é"},
 		"refused by a word":   {Routing{Native: 2, Backends: backends(node), Objects: objects}, 3, codes.Unimplemented, "3 knows other calls"},
 		"held for too long":   {Routing{Native: 2, Down: true, HoldTimeout: 20 * time.Millisecond}, 2, codes.Unavailable, "the node is down for longer"},
-		"a node that is gone": {Routing{Native: 2, Backends: backends(closedPort(t)), HoldTimeout: 20 * time.Millisecond}, 2, codes.Unavailable, "the node did not take calls"},
+		"a node that is gone": {Routing{Native: 2, Backends: backends(kit.ClosedPort(t)), HoldTimeout: 20 * time.Millisecond}, 2, codes.Unavailable, "the node did not take calls"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := startLayer(t, bundle.ProtocolHTTP, nil)

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // serveBench is a server of BenchmarkRelay: "node tcp unix" or "relay backend
@@ -73,11 +74,11 @@ type way struct {
 // Every server is a process of its own; cpu is theirs together for a request.
 func BenchmarkRelay(b *testing.B) {
 	dir := b.TempDir()
-	node, sock := closedPort(b), filepath.Join(dir, "node.sock")
+	node, sock := kit.ClosedPort(b), filepath.Join(dir, "node.sock")
 	nodePID := startRole(b, "node "+node+" "+sock)
 	ways := map[string]*way{"direct": {addr: node}, "directAgain": {addr: node}}
 	for name, backend := range map[string]string{"relay": node, "relayUnix": "unix:" + sock} {
-		addr := closedPort(b)
+		addr := kit.ClosedPort(b)
 		pid := startRole(b, "relay "+backend+" "+addr)
 		ways[name] = &way{addr: addr, pids: []int{pid}}
 	}
@@ -264,7 +265,7 @@ func startOther(b *testing.B, ways map[string]*way, name, program, config string
 		b.Logf("%s is not measured: it lacks the stream module (libnginx-mod-stream)", name)
 		return
 	}
-	addr := closedPort(b)
+	addr := kit.ClosedPort(b)
 	file := filepath.Join(b.TempDir(), name+".conf")
 	if err := os.WriteFile(file, []byte(fmt.Sprintf(config, addr)), 0o600); err != nil {
 		b.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"moult/simlayer/so"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 func parsedRules(t testing.TB, text string) *so.Rules {
@@ -119,7 +120,7 @@ default { pass = true }`)
 		}{
 			"denied":        {Routing{Native: 2, Backends: backends(pathAddr(t)), Objects: objects}, "/denied", 502, `{"error":{"denied":true,"from":1,"text":"not here","to":2}}`},
 			"held too long": {Routing{Native: 2, Down: true, HoldTimeout: 20 * time.Millisecond, Objects: objects}, "/", 504, `{"error":{"denied":false,"from":1,"text":"the node is down for longer`},
-			"not reachable": {Routing{Native: 2, Backends: backends(closedPort(t)), HoldTimeout: 20 * time.Millisecond, Objects: objects}, "/", 504, `{"error":{"denied":false,"from":1,"text":"the node did not take calls`},
+			"not reachable": {Routing{Native: 2, Backends: backends(kit.ClosedPort(t)), HoldTimeout: 20 * time.Millisecond, Objects: objects}, "/", 504, `{"error":{"denied":false,"from":1,"text":"the node did not take calls`},
 		} {
 			t.Run(name, func(t *testing.T) {
 				l := startLayer(t, bundle.ProtocolHTTP, change)

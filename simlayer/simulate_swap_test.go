@@ -16,6 +16,7 @@ import (
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // passAll are rules that change nothing, but say so to nobody.
@@ -128,7 +129,7 @@ func TestSimulatedDrainIsPolite(t *testing.T) {
 // A node that crashed, and one that resets: as TestCrash and TestResets.
 func TestSimulatedCrash(t *testing.T) {
 	bothWays(t, func(t *testing.T, change func(*Config)) {
-		l := simulated(t, closedPort(t), change)
+		l := simulated(t, kit.ClosedPort(t), change)
 		c := newClient(t)
 		var wg sync.WaitGroup
 		for i := range 6 {

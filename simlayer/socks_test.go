@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // hello is the greeting of a caller without authentication, and the beginning of
@@ -64,7 +65,7 @@ func TestSOCKS(t *testing.T) {
 	if _, err := do(overSOCKS(t, node), "GET", publicURL(peer)+"/v3/keys/k", ""); err == nil || !strings.Contains(err.Error(), "not allowed") {
 		t.Errorf("as version 3: %v", err)
 	}
-	if _, err := do(c, "GET", "http://"+closedPort(t), ""); err == nil || !strings.Contains(err.Error(), "connection refused") {
+	if _, err := do(c, "GET", "http://"+kit.ClosedPort(t), ""); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("nobody there: %v", err)
 	}
 	if _, err := do(c, "GET", node.EgressURL().String(), ""); err == nil || !strings.Contains(err.Error(), "not allowed") {
@@ -118,7 +119,7 @@ func TestSOCKSAddresses(t *testing.T) {
 // Bad input gets the reply that fits, or none where none fits, and an end.
 func TestSOCKSBadInput(t *testing.T) {
 	node, _, _ := egressPair(t)
-	port := closedPort(t)
+	port := kit.ClosedPort(t)
 	for _, c := range []struct{ what, in, out string }{
 		{"no method that is here", "\x05\x02\x01\x02", "\x05\xff"},
 		{"no method at all", "\x05\x00", "\x05\xff"},
@@ -148,7 +149,7 @@ func TestSOCKSBadInput(t *testing.T) {
 // A peer that is briefly away is waited for; a caller that gives up ends its wait.
 func TestSOCKSWaitsForPeer(t *testing.T) {
 	var at sync.Map
-	at.Store("addr", closedPort(t))
+	at.Store("addr", kit.ClosedPort(t))
 	node := startLayer(t, bundle.ProtocolHTTP, func(c *Config) {
 		c.Egress = "127.0.0.1:0"
 		c.Resolve = func(string, bundle.Version) (string, bool, error) {
@@ -170,7 +171,7 @@ func TestSOCKSWaitsForPeer(t *testing.T) {
 	if err != nil || !bytes.HasSuffix(data, []byte("hi")) {
 		t.Errorf("%q, %v", data, err)
 	}
-	at.Store("addr", closedPort(t))
+	at.Store("addr", kit.ClosedPort(t))
 	apply(t, node, Routing{Native: 1, Down: true, HoldTimeout: time.Millisecond})
 	conn := dialLayer(t, node.EgressURL().Host)
 	fmt.Fprint(conn, request)

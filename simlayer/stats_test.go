@@ -14,6 +14,7 @@ import (
 	"moult/simlayer/so"
 	"moult/simlayer/tally"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // A call counts as open from when it is let in until its end, whoever takes it to
@@ -84,7 +85,7 @@ func TestWhoGoesPast(t *testing.T) {
 		l := startLayer(t, protocol, nil)
 		past := func(r Routing) (versions []bundle.Version) {
 			t.Helper()
-			r.Native, r.Backends = 2, backends(closedPort(t))
+			r.Native, r.Backends = 2, backends(kit.ClosedPort(t))
 			apply(t, l, r)
 			for _, f := range l.listeners() {
 				if f.straight(l.gate.Routing()) {
@@ -95,7 +96,7 @@ func TestWhoGoesPast(t *testing.T) {
 			return versions
 		}
 		old := map[bundle.Version]Object{1: {Local: so.Compatible()}}
-		observing := map[bundle.Version]Object{1: old[1], 3: {Addrs: backends(closedPort(t)), Observe: secretPath}}
+		observing := map[bundle.Version]Object{1: old[1], 3: {Addrs: backends(kit.ClosedPort(t)), Observe: secretPath}}
 		want := []bundle.Version{0, 1, 2}
 		if got := past(Routing{Objects: old}); !slices.Equal(got, want) {
 			t.Errorf("%s: %v may go past, want %v", protocol, got, want)

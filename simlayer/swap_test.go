@@ -15,6 +15,7 @@ import (
 	"moult/simlayer/relay"
 	"moult/simlayer/so"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // load calls a layer as callers of version v until ctx ends, and reports every
@@ -215,7 +216,7 @@ func TestDrainCuts(t *testing.T) {
 func TestCrash(t *testing.T) {
 	st := &state{values: map[string]string{"k": "old"}}
 	l := startLayer(t, bundle.ProtocolHTTP, nil)
-	apply(t, l, Routing{Native: 1, Backends: backends(closedPort(t))})
+	apply(t, l, Routing{Native: 1, Backends: backends(kit.ClosedPort(t))})
 	c := newClient(t)
 	var wg sync.WaitGroup
 	for i := range 6 {
@@ -294,7 +295,7 @@ func TestHoldTimeoutAndBound(t *testing.T) {
 	if r.status != 503 || r.header.Get("Retry-After") == "" || !strings.Contains(r.body, "longer than calls are held") {
 		t.Errorf("past the hold timeout: %+v, want 503 with the reason", r)
 	}
-	apply(t, l, Routing{Native: 2, Backends: backends(closedPort(t)), HoldTimeout: time.Millisecond})
+	apply(t, l, Routing{Native: 2, Backends: backends(kit.ClosedPort(t)), HoldTimeout: time.Millisecond})
 	r = mustDo(t, c, "GET", publicURL(l), "")
 	if r.status != 503 || !strings.Contains(r.body, "connection refused") {
 		t.Errorf("software that does not listen: %+v, want 503 with the reason", r)

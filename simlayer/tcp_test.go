@@ -17,6 +17,7 @@ import (
 	"moult/simlayer/so"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
+	"moult/testdata/kit"
 )
 
 // tcpNode accepts connections and hands each to serve, which need not close it.
@@ -163,7 +164,7 @@ func TestRelayHolds(t *testing.T) {
 
 	apply(t, l, Routing{Native: 2, Down: true, HoldTimeout: time.Millisecond})
 	wantReset(t, l.Addresses()["api"].Public, "past the hold timeout")
-	apply(t, l, Routing{Native: 2, Backends: backends(closedPort(t)), HoldTimeout: time.Millisecond})
+	apply(t, l, Routing{Native: 2, Backends: backends(kit.ClosedPort(t)), HoldTimeout: time.Millisecond})
 	wantReset(t, l.Addresses()["api"].Public, "software that does not listen")
 }
 

@@ -177,8 +177,10 @@ func TestFailedChecksSayWhy(t *testing.T) {
 	if err := checkHTTP(context.Background(), &net.Dialer{}, "http://"+addr+"/ok"); err != nil {
 		t.Error(err)
 	}
-	l.Close()
-	if err := checkTCP(context.Background(), &net.Dialer{}, addr); err == nil {
+	if err := checkTCP(context.Background(), &net.Dialer{}, addr); err != nil {
+		t.Error(err)
+	}
+	if err := checkTCP(context.Background(), &net.Dialer{}, kit.ClosedPort(t)); err == nil {
 		t.Error("nobody listens: no error")
 	}
 }

@@ -1,6 +1,6 @@
 //go:build unix
 
-package simlayer
+package kit
 
 import (
 	"fmt"
@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// closedPort returns an address on which nobody listens, nor will, before the test is
+// ClosedPort returns an address on which nobody listens, nor will, before the test is
 // over, unless it does so itself: the port is bound.
-func closedPort(t testing.TB) string {
+func ClosedPort(t testing.TB) string {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {

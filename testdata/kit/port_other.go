@@ -1,14 +1,14 @@
 //go:build !unix
 
-package simlayer
+package kit
 
 import (
 	"net"
 	"testing"
 )
 
-// closedPort returns an address on which nobody listens. Nothing keeps others from it here.
-func closedPort(t testing.TB) string {
+// ClosedPort returns an address on which nobody listens. Nothing keeps others from it here.
+func ClosedPort(t testing.TB) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
