@@ -97,8 +97,9 @@ func TestEgressSecret(t *testing.T) {
 		}
 		conn.Close()
 	}
+	// A tunnel is counted when it has ended.
+	eventually(t, "no connection counts", func() bool { return node.conns.Open() == 0 })
 	if s := node.Stats().Egress; s.Calls != 2 {
 		t.Errorf("%d calls count, want those of the software", s.Calls)
 	}
-	eventually(t, "no connection counts", func() bool { return node.conns.Open() == 0 })
 }
