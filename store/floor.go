@@ -38,6 +38,8 @@ type Floor struct {
 	Obeys bundle.Version `json:"obeys"`
 	// Turned is how far this node is with the turns of a release's order.
 	Turned view.Turned `json:"turned,omitzero"`
+	// Final is the newest release that this node has begun to finalize by the release's own word.
+	Final bundle.Version `json:"final,omitempty"`
 	// Settled is the newest version that this node has said it settled at.
 	Settled bundle.Version `json:"settled"`
 	// Cluster is the digest of the cluster's first root; once set it stays.
@@ -75,6 +77,7 @@ func (f Floor) lowered(g Floor) error {
 	if f.Turned.Max(g.Turned) != g.Turned {
 		errs = append(errs, fmt.Errorf("turn would go down from %+v to %+v", f.Turned, g.Turned))
 	}
+	low("final release", uint64(f.Final), uint64(g.Final))
 	low("settled version", uint64(f.Settled), uint64(g.Settled))
 	if !f.Cluster.IsZero() && g.Cluster != f.Cluster {
 		errs = append(errs, fmt.Errorf("cluster would change from %s to %s", f.Cluster.Short(), g.Cluster.Short()))
@@ -105,6 +108,7 @@ func (f Floor) join(g Floor) Floor {
 	}
 	f.Obeys = max(f.Obeys, g.Obeys)
 	f.Turned = f.Turned.Max(g.Turned)
+	f.Final = max(f.Final, g.Final)
 	f.Settled = max(f.Settled, g.Settled)
 	if f.Cluster.IsZero() {
 		f.Cluster = g.Cluster

@@ -224,13 +224,13 @@ func TestBounds(t *testing.T) {
 
 func TestFloorNeverGoesDown(t *testing.T) {
 	fields := reflect.TypeFor[Floor]().NumField()
-	if fields != 17 {
+	if fields != 18 {
 		t.Fatalf("Floor has %d fields: teach lowered and join the new one, then this test", fields)
 	}
 	s := mustOpen(t, kit.MemDir(t), Options{})
 	cluster := bundle.Sum([]byte("cluster"))
 	start := Floor{Release: 5, Root: 5, Timestamp: 5, Snapshot: 5, Targets: 5, Operator: 5, Expired: 5, Members: 5,
-		RecordSeq: 5, EndedRelease: 5, EndedCount: 5, Obeys: 5, Settled: 5, Turned: view.Turned{Release: 5, Turn: 2, Ended: 1}, Cluster: cluster}
+		RecordSeq: 5, EndedRelease: 5, EndedCount: 5, Obeys: 5, Settled: 5, Turned: view.Turned{Release: 5, Turn: 2, Ended: 1}, Final: 5, Cluster: cluster}
 	must(t, s.Raise(func(f *Floor) { *f = start }))
 	for name, lower := range map[string]func(*Floor){
 		"Release":      func(f *Floor) { f.Release-- },
@@ -246,6 +246,7 @@ func TestFloorNeverGoesDown(t *testing.T) {
 		"EndedCount":   func(f *Floor) { f.EndedCount-- },
 		"Obeys":        func(f *Floor) { f.Obeys-- },
 		"Turned":       func(f *Floor) { f.Turned.Ended-- },
+		"Final":        func(f *Floor) { f.Final-- },
 		"Turn":         func(f *Floor) { f.Turned.Turn--; f.Turned.Done = true },
 		"Settled":      func(f *Floor) { f.Settled-- },
 		"Cluster":      func(f *Floor) { f.Cluster = bundle.Sum(nil) },
@@ -277,7 +278,7 @@ func genFloor(t *rapid.T, label string) Floor {
 	v := func(name string) bundle.Version { return bundle.Version(n.Draw(t, label+name)) }
 	f := Floor{Release: v("release"), Root: n.Draw(t, label+"root"), Timestamp: n.Draw(t, label+"ts"),
 		Snapshot: n.Draw(t, label+"snap"), Targets: n.Draw(t, label+"targets"), Operator: n.Draw(t, label+"op"), Expired: n.Draw(t, label+"expired"),
-		RecordSeq: uint64(v("record")), EndedRelease: v("ended"), EndedCount: int(n.Draw(t, label+"count")), Obeys: v("obeys"), Settled: v("settled")}
+		RecordSeq: uint64(v("record")), EndedRelease: v("ended"), EndedCount: int(n.Draw(t, label+"count")), Obeys: v("obeys"), Settled: v("settled"), Final: v("final")}
 	f.Turned = view.Turned{Release: v("turned"), Turn: int(n.Draw(t, label+"turn")), Ended: int(n.Draw(t, label+"turn ended")), Done: n.Draw(t, label+"done") > 1}
 	f.JournalSeq = uint64(v("journal"))
 	f.JournalHash = bundle.Sum(fmt.Append(nil, f.JournalSeq))

@@ -151,8 +151,12 @@ type ReleaseStatus struct {
 	// Turn counts how often its rollout has changed its direction: an odd one takes the
 	// release back.
 	Turn int `json:"turn,omitempty"`
-	// Finalized is true where the operator has said that it will not be taken back.
-	Finalized bool `json:"finalized,omitempty"`
+	// Finalized is true where the operator has said that it will not be taken back, and where this
+	// agent, or any that it has heard of, has finalized it by the release's own word: FinalizeAfter
+	// all have settled and are well, which here is at FinalizeAt; zero where that time does not run.
+	Finalized     bool            `json:"finalized,omitempty"`
+	FinalizeAfter bundle.Duration `json:"finalize_after,omitempty"`
+	FinalizeAt    time.Time       `json:"finalize_at,omitzero"`
 }
 
 // Back reports whether the release is being taken back, or was.
@@ -209,6 +213,8 @@ type NodeStatus struct {
 	// Turned is how far it is with a release that is taken back, as in view.Record; Version
 	// is then below what it has said once.
 	Turned view.Turned `json:"turned,omitzero"`
+	// Final is the newest release that it has finalized by the release's own word, as in view.Record.
+	Final bundle.Version `json:"final,omitempty"`
 	// Claims is what it has said once, where that is above Version.
 	Claims bundle.Version `json:"claims,omitempty"`
 	// Rehearsed is what came of its last rehearsal; zero for none.

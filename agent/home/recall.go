@@ -34,7 +34,7 @@ func (h *Home) Floor() node.Floor {
 	return node.Floor{
 		Versions: trust.Versions{Root: f.Root, Timestamp: f.Timestamp, Snapshot: f.Snapshot, Targets: f.Targets, Operator: f.Operator},
 		Release:  f.Release, Numbers: f.RecordSeq, Expired: f.Expired, Members: f.Members,
-		Promises: upgrade.Promises{Settled: f.Settled, Obeys: f.Obeys, EndedRelease: f.EndedRelease, EndedCount: f.EndedCount, Turned: f.Turned},
+		Promises: upgrade.Promises{Settled: f.Settled, Obeys: f.Obeys, EndedRelease: f.EndedRelease, EndedCount: f.EndedCount, Turned: f.Turned, Final: f.Final},
 	}
 }
 

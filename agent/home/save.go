@@ -187,7 +187,7 @@ func raise(f *store.Floor, by *node.Floor) {
 	f.Snapshot, f.Targets, f.Operator, f.Expired = by.Snapshot, by.Targets, by.Operator, by.Expired
 	f.Members = by.Members
 	f.Settled, f.Obeys = by.Promises.Settled, by.Promises.Obeys
-	f.Turned = by.Promises.Turned
+	f.Turned, f.Final = by.Promises.Turned, by.Promises.Final
 	f.EndedRelease, f.EndedCount = by.Promises.EndedRelease, by.Promises.EndedCount
 	f.RecordSeq = by.Numbers
 }

@@ -93,7 +93,7 @@ func (m Memory) state() upgrade.State {
 		return upgrade.Restored(m.Slot, p)
 	}
 	return upgrade.State{
-		Phase: upgrade.Current, Said: p.Settled, Obeys: p.Obeys, EndedRelease: p.EndedRelease, EndedCount: p.EndedCount, Turned: p.Turned,
+		Phase: upgrade.Current, Said: p.Settled, Obeys: p.Obeys, EndedRelease: p.EndedRelease, EndedCount: p.EndedCount, Turned: p.Turned, Final: p.Final,
 	}
 }
 

@@ -42,6 +42,8 @@ type Rules struct {
 	// MayRehearse is when a node rehearses.
 	MayRehearse func(schedule.Input) schedule.Decision
 	Successor   func(old, next *schedule.Order) error
+	// MayFinalize is when it finalizes a release by the release's own word.
+	MayFinalize func(schedule.FinalizeInput) schedule.Finalizing
 	// Complete reports whether each node of an order has said that it is done.
 	Complete func(*schedule.Order, func(bundle.NodeID) (view.Record, bool)) bool
 	// Counts reports whether a node belongs to the cluster.
@@ -100,6 +102,8 @@ type Node struct {
 
 	conditions conditions
 	tally      *schedule.Tally // see tallyOf; nil: the node asks no schedule
+	finalizing schedule.Finalizing
+	restTally  *schedule.Tally // that rest goes by; nil: none does
 
 	placesOf   *schedule.Order // the order that placesKept is of
 	placesKept schedule.Places
@@ -137,6 +141,9 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	}
 	if cfg.Rules.MayRehearse == nil {
 		cfg.Rules.MayRehearse = schedule.MayRehearse
+	}
+	if cfg.Rules.MayFinalize == nil {
+		cfg.Rules.MayFinalize = schedule.MayFinalize
 	}
 	if cfg.Rules.Successor == nil {
 		cfg.Rules.Successor = schedule.Successor

@@ -45,7 +45,7 @@ func (n *Node) record() view.Record {
 		Services: map[string]view.ServiceAddr{},
 		Labels:   n.cfg.Labels, Platform: n.cfg.Platform,
 		Trust:  view.Heads{Root: n.meta.Root, Timestamp: n.meta.Timestamp, Head: n.meta.Head()},
-		Alarms: n.Alarms(), Left: n.left, Enrolment: n.cfg.Enrolment, Joined: n.docs.joined, Reads: view.ReadsTurns, Turned: s.Turned,
+		Alarms: n.Alarms(), Left: n.left, Enrolment: n.cfg.Enrolment, Joined: n.docs.joined, Reads: view.ReadsTurns, Turned: s.Turned, Final: s.Final,
 	}
 	if s.Version < r.Version && s.Turned.Release > s.Version {
 		r.At = s.Version
@@ -148,7 +148,7 @@ func (n *Node) surpassPublished() {
 		n.alarm(causeFolder, olderFolder(r.Version, n.saved.Running))
 	}
 	n.answers = append(n.answers, upgrade.Reminded{Promises: upgrade.Promises{
-		Settled: r.Version, Obeys: r.Obeys, EndedRelease: r.Ended.Release, EndedCount: r.Ended.Count, Turned: r.Turned,
+		Settled: r.Version, Obeys: r.Obeys, EndedRelease: r.Ended.Release, EndedCount: r.Ended.Count, Turned: r.Turned, Final: r.Final,
 	}})
 	n.takeAnswers()
 }

@@ -154,6 +154,9 @@ func (n *Node) heard(id bundle.NodeID) {
 	if n.tally != nil && id != n.cfg.Self {
 		n.tally.Note(id, r, known)
 	}
+	if n.restTally != nil && id != n.cfg.Self {
+		n.restTally.Note(id, r, known)
+	}
 }
 
 // arrived reports that what the node would go through is what is signed now.

@@ -40,6 +40,10 @@ func (n *Node) turn() {
 		return // its promise stands, and there is nothing more to do
 	}
 	e := upgrade.Turn{Release: o.Release, Turn: o.Turn}
+	if o.Back() && s.Final >= o.Release {
+		n.noTurn = fmt.Sprintf(takenBackBut+"it was finalized here before, by its own finalize_after; `moult revert --undo %d` goes forward to it again", o.Release, o.Release)
+		return
+	}
 	if o.Back() && s.Running == o.Release {
 		var why string
 		if e.Before, why = n.before(n.cfg.Class, o.Release); why != "" {
@@ -70,7 +74,7 @@ func (n *Node) NoWayBack(class bundle.Class, release bundle.Version) (why string
 	if n.Conflicted(release) || n.disowned(release) {
 		return "it is signed twice, with different contents"
 	}
-	if o := n.docs.orders[release]; o != nil && o.Finalized {
+	if o := n.docs.orders[release]; o != nil && o.Finalized || n.machine.State().Final >= release {
 		return "it is finalized"
 	}
 	if m := n.docs.manifests[release]; m != nil {
@@ -128,27 +132,68 @@ func (n *Node) before(class bundle.Class, release bundle.Version) (v bundle.Vers
 func (n *Node) finalize() {
 	o, s := n.newestOrder(), n.machine.State()
 	text := ""
-	if o != nil && o.Finalized && s.Phase == upgrade.Current && s.Finalized < o.Release && n.trouble != "" {
+	if o != nil && (o.Finalized || s.Final >= o.Release) && s.Phase == upgrade.Current && s.Finalized < o.Release && n.trouble != "" {
 		text = fmt.Sprintf("release %d is finalized, and its command fails here, and is tried again: %s", o.Release, n.trouble)
 	}
 	n.alarm(causeFinalized, text)
-	if o == nil || !o.Finalized || n.forked || n.OrderPending(o.Release) || n.Conflicted(o.Release) || n.disowned(o.Release) || n.docs.manifests[o.Release] == nil {
+	n.rest(o, s)
+	if n.waits() {
+		return
+	}
+	s = n.machine.State()
+	final := o != nil && (o.Finalized || s.Final >= o.Release || n.finalizing.Now)
+	if !final || n.forked || n.OrderPending(o.Release) || n.Conflicted(o.Release) || n.disowned(o.Release) || n.docs.manifests[o.Release] == nil {
 		return
 	}
 	if _, changes := n.docs.manifests[o.Release].Classes[n.cfg.Class]; !changes {
 		return // nothing of it is here
 	}
-	if o.Turn > 0 && !(s.Turned.Release == o.Release && s.Turned.Turn == o.Turn && s.Turned.Done) {
-		return // it has that turn before it
+	if t := s.Turned; (o.Turn > 0 || t.Release == o.Release) && !(t.Release == o.Release && t.Turn == o.Turn && t.Done) {
+		return // it has that turn before it, or a later one
 	}
-	n.step(upgrade.Finalize{Release: o.Release})
+	n.step(upgrade.Finalize{Release: o.Release, Alone: !o.Finalized})
 }
+
+// rest finds out whether the time runs after which the newest release is finalized by its own
+// word, and since when it does: by this node's clock, and over restarts of its agent.
+func (n *Node) rest(o *schedule.Order, s upgrade.State) {
+	if o == nil || o.FinalizeAfter == 0 || s.Final >= o.Release || !s.Served || n.doubtful {
+		n.finalizing, n.restTally = schedule.Finalizing{}, nil
+		return
+	}
+	if !n.restTally.Of(o) {
+		n.restTally = schedule.NewTally(o, n.lookup)
+	}
+	own, known := n.lookup(n.cfg.Self)
+	n.restTally.Note(n.cfg.Self, own, known)
+	in := schedule.FinalizeInput{
+		Order: o, Tally: n.restTally, Now: n.now, Synced: n.synced, Expired: n.Expired(),
+		Conflict: n.forked || n.Conflicted(o.Release) || n.disowned(o.Release), Pending: n.OrderPending(o.Release),
+	}
+	if s.Rest.Release == o.Release && s.Rest.Turn == o.Turn {
+		in.Since = s.Rest.Since
+		if n.finalizing.Since.Equal(in.Since) {
+			in.Since = n.finalizing.Since // by a clock that nobody sets, since this agent began
+		}
+	}
+	n.finalizing = n.cfg.Rules.MayFinalize(in)
+	rest := upgrade.Rest{Release: o.Release, Turn: o.Turn, Since: n.finalizing.Since}
+	if rest.Since.IsZero() {
+		rest = upgrade.Rest{}
+	}
+	if rest != (upgrade.Rest{}) || s.Rest.Release == o.Release {
+		n.step(upgrade.Rests{Rest: rest})
+	}
+}
+
+// Finalizing is when the newest release is finalized here by its own word, as last looked for.
+func (n *Node) Finalizing() schedule.Finalizing { return n.finalizing }
 
 // mayGoBack reports whether a release may yet be taken back, by any class: its callers of
 // the version before are answered until then, whoever calls.
 func (n *Node) mayGoBack(v bundle.Version) bool {
 	o, m := n.newestOrder(), n.docs.manifests[v]
-	if o == nil || o.Release != v || m == nil || o.Finalized {
+	if o == nil || o.Release != v || m == nil || o.Finalized || n.machine.State().Final >= v {
 		return false
 	}
 	for _, class := range sorted(m.Classes) {

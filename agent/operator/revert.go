@@ -171,6 +171,8 @@ func mayTurn(order *schedule.Order, status control.Status, r Reversal) error {
 	switch {
 	case order.Finalized:
 		return refuse(instead, "release %d is finalized: it is not taken back any more", n)
+	case !undo && finalAlone(order, status) != "":
+		return refuse(instead, "release %d is finalized, by its own finalize_after, on %s: it is not taken back any more", n, finalAlone(order, status))
 	case undo && !order.Back() && order.State == schedule.StateAborted:
 		return refuse(instead, "release %d is not being taken back, so there is nothing to undo, and its rollout was aborted for good", n)
 	case undo && !order.Back():
@@ -241,6 +243,16 @@ func mayTurn(order *schedule.Order, status control.Status, r Reversal) error {
 		return refuse(fmt.Sprintf("`moult abort --release %d` ends its rollout", n), "no node is at release %d, or on its way there: there is nothing to take back", n)
 	}
 	return nil
+}
+
+// finalAlone names a node that has finalized the release by its own word; "" for none.
+func finalAlone(order *schedule.Order, status control.Status) string {
+	for _, s := range status.Nodes {
+		if counts(s) && s.Final >= order.Release && order.Attempts(s.Class, s.ID) > 0 {
+			return cmp.Or(s.Name, s.ID.Short())
+		}
+	}
+	return ""
 }
 
 // theNext is the release that takes the place of one that cannot be gone on with.

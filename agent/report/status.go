@@ -34,7 +34,7 @@ func (p Peer) Status(heard map[bundle.NodeID]bool) control.Status {
 	for _, r := range p.Node.Known() {
 		n := control.NodeStatus{
 			Name: cmp.Or(r.Name, r.Node.Short()), Standing: string(p.Node.Standing(r)), ID: r.Node, Class: r.Class, Version: r.Stands(), Runs: p.runs(r), Phase: string(r.Phase), Health: string(r.Health.State), Target: r.Target,
-			Progress: r.Progress, Reachable: alive(r.Node), Away: p.Node.Away(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Running: r.Running, Metadata: r.Trust.Timestamp, Address: r.Addr, Platform: r.Platform, Labels: r.Labels, Enrolment: r.Enrolment, Joined: r.Joined, Reads: r.Reads, Turned: r.Turned, Rehearsed: r.Rehearsed, Facts: r.Facts,
+			Progress: r.Progress, Reachable: alive(r.Node), Away: p.Node.Away(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Running: r.Running, Metadata: r.Trust.Timestamp, Address: r.Addr, Platform: r.Platform, Labels: r.Labels, Enrolment: r.Enrolment, Joined: r.Joined, Reads: r.Reads, Turned: r.Turned, Final: r.Final, Rehearsed: r.Rehearsed, Facts: r.Facts,
 			Services: map[string]control.ServiceStatus{},
 		}
 		for name, sv := range r.Services {
@@ -111,7 +111,8 @@ func (p Peer) releaseStatus(s *control.Status) {
 	ref, _ := p.Trust.Release(head)
 	s.Release = control.ReleaseStatus{Version: head, Digest: ref.Digest, State: control.StateSpreading}
 	if o != nil {
-		s.Release.Turn, s.Release.Finalized = o.Turn, o.Finalized
+		s.Release.Turn, s.Release.Finalized = o.Turn, o.Finalized || p.finalAlone(o)
+		s.Release.FinalizeAfter, s.Release.FinalizeAt = o.FinalizeAfter, p.Node.Finalizing().At
 	}
 	p.waysBack(s)
 	if p.Node.Conflicted(head) {
@@ -171,6 +172,13 @@ func (p Peer) releaseStatus(s *control.Status) {
 	case outside > 0 && s.Release.State == control.StateComplete:
 		s.Release.State, s.Release.Reason = control.StateRolling, fmt.Sprintf("%d nodes that are not in the rollout order are %s release %d", outside, side(o), head)
 	}
+}
+
+// finalAlone reports whether any node is known to have finalized a release by its own word.
+func (p Peer) finalAlone(o *schedule.Order) bool {
+	return slices.ContainsFunc(p.Node.Known(), func(r view.Record) bool {
+		return o.FinalizeAfter != 0 && r.Final >= o.Release && o.Attempts(r.Class, r.Node) > 0
+	})
 }
 
 // waysBack tells where the release cannot be taken back that has the newest order, which

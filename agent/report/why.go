@@ -69,7 +69,7 @@ func (p Peer) Why(node string) (control.Why, error) {
 		w.Code, w.Reason, w.Command = p.whyUnwell(r, head)
 		w.Reason += p.orBack(w.Code, o)
 	case at >= head && !back && r.Target == 0:
-		w.Code, w.Reason = "current", "it waits for nothing: it is at the newest release"
+		w.Code, w.Reason = "current", "it waits for nothing: it is at the newest release"+p.whenFinal(o)
 	case back && o.Arrived(r):
 		w.Code, w.Reason, w.Command = p.whyBack(r, o)
 	case r.Phase == upgrade.Current, waits(r):
@@ -77,6 +77,9 @@ func (p Peer) Why(node string) (control.Why, error) {
 		w.Code, w.Command, w.Reason = d.Code, d.Command, p.waitsFor(r)
 		if d.Code == schedule.CodePromise && r.Phase == upgrade.Current && cannotTurn(r.Reason) {
 			w.Reason, w.Command = r.Reason, "moult inject BUNDLE" // it cannot go where the order leads
+			if r.Final >= o.Release {
+				w.Command = fmt.Sprintf("moult revert --undo %d", o.Release)
+			}
 		}
 		w.Reason += copyWarning(r) + p.orBack(w.Code, o)
 	case r.Phase == upgrade.Rehearsing:
@@ -96,6 +99,23 @@ func cannotTurn(reason string) bool { return node.CannotTurn(reason) }
 func (p Peer) orBack(code string, o *schedule.Order) string {
 	if back := p.wayBack(o); back != "" && slices.Contains([]string{codeSoakFailed, schedule.CodeUnwell, schedule.CodeStopped, schedule.CodeHoldIf}, code) {
 		return "; " + back
+	}
+	return ""
+}
+
+// whenFinal tells when a release is finalized by its own word, as far as this agent knows.
+func (p Peer) whenFinal(o *schedule.Order) string {
+	if o == nil || o.FinalizeAfter == 0 || o.Finalized {
+		return ""
+	}
+	f := p.Node.Finalizing()
+	switch {
+	case p.Node.State().Final >= o.Release:
+		return fmt.Sprintf("; release %d is finalized, by its own finalize_after", o.Release)
+	case !f.At.IsZero():
+		return fmt.Sprintf("; it is finalized on %s, if all stay well, and is not taken back any more then (`moult revert %d` before does)", f.At.Format(time.RFC3339), o.Release)
+	case f.Reason != "":
+		return fmt.Sprintf("; it is finalized %s after all have settled and are well; that time does not run, since %s", o.FinalizeAfter, f.Reason)
 	}
 	return ""
 }

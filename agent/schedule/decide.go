@@ -81,6 +81,7 @@ const (
 	CodeWhen       = "when"        // the condition under which nodes go is not
 	CodeChance     = "chance"      // random: its number has not come up
 	CodeSpread     = "spread"      // as many of its zone, or the like, are, or may be, down
+	CodeFinal      = "final"       // it is taken back, and nodes have finalized it by its own word
 	CodePromise    = "promise"     // it has not promised yet to go by this turn of the order
 )
 
@@ -171,7 +172,7 @@ func (ru rule) decide(in Input) Decision {
 		d.Tally = ru.tally(d.order, d.Lookup)
 	}
 	d.counts = d.Tally.of(d.Class)
-	for _, question := range []func() (Decision, bool){d.needed, d.trusted, d.allowed, d.mayTry, d.inRoster, d.notStopped, d.afterRehearsals, d.heldBack, d.afterClasses, d.inWindow, d.afterWaves, d.overUnwell, d.awaited, d.byChance} {
+	for _, question := range []func() (Decision, bool){d.needed, d.trusted, d.allowed, d.notFinal, d.mayTry, d.inRoster, d.notStopped, d.afterRehearsals, d.heldBack, d.afterClasses, d.inWindow, d.afterWaves, d.overUnwell, d.awaited, d.byChance} {
 		if answer, no := question(); no {
 			return answer
 		}

@@ -156,6 +156,28 @@
 // release back, nodes may have gone back by that, and others done what cannot be undone: the
 // order that joins the two is of a turn that goes forward again, and finalized.
 //
+// # Finalized by its own word
+//
+// Where a release has finalize_after, the operator has signed Finalized beforehand, for when all
+// have been settled and well for so long ([MayFinalize]). Each node finds that out alone, so one
+// may finalize while another has not seen it, and the operator, who has not seen it either,
+// signs a turn back. As with Finalized in one of two orders that contradict each other, what
+// cannot be undone may have been done. Promise P14 holds by three rules:
+//
+//	(e) Before it tells its software, a node makes durable that it does (Final), and signs
+//	    it. From then it takes no turn back: it does not promise to go by one, so for the
+//	    others it is one that may be down by an earlier turn, for as long as it takes.
+//	(f) Who has seen that any node in the order has said so goes down by no turn back.
+//	(g) Who is back by then is where the turn led, and can go forward: the operator signs
+//	    the turn that does. Nobody is back and final: by (e), and since a node that has
+//	    promised a turn back finalizes only when a later one, forward, is done.
+//
+// So a node goes back only with software that was never told that its release is final. An
+// order that pauses, aborts or turns the rollout, and is known, stops the time, which begins
+// anew when all is as it was. One that is signed and not here yet, metadata that have expired,
+// and an agent that has not heard from a peer since it started, do not stop it, but nobody
+// finalizes meanwhile.
+//
 // Canaries, soaks, windows, classes that settle first and unwell nodes hold back no order
 // that takes its release back, nor do metadata that have expired: they would keep nodes at
 // what is wrong with it. That it fails on as many as may fail does. In a turn forward each

@@ -42,7 +42,7 @@ var defaultClassOrder = ClassOrder{Strategy: bundle.StrategyRolling, MaxUnavaila
 func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, nodes []Candidate) (*Order, error) {
 	o := &Order{
 		Release: m.Version, Manifest: digest, Serial: 1,
-		State: StateRunning, Classes: map[bundle.Class]ClassOrder{},
+		State: StateRunning, FinalizeAfter: m.FinalizeAfter, Classes: map[bundle.Class]ClassOrder{},
 	}
 	if previous != nil {
 		if previous.Release >= m.Version {

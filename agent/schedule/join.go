@@ -47,7 +47,7 @@ func Join(a, b *Order, digests ...bundle.Digest) (*Order, error) {
 	refuse := func(format string, args ...any) error {
 		return fmt.Errorf("%w: rollout orders of release %d with serials %d and %d cannot be joined: %s", ErrRefused, a.Release, a.Serial, b.Serial, fmt.Sprintf(format, args...))
 	}
-	if a.Release != b.Release || a.Manifest != b.Manifest || a.Previous != b.Previous {
+	if a.Release != b.Release || a.Manifest != b.Manifest || a.Previous != b.Previous || a.FinalizeAfter != b.FinalizeAfter {
 		return nil, refuse("they are of different releases, or of different contents: the next release ends it")
 	}
 	halves := []*Order{a, b}

@@ -45,8 +45,10 @@ const (
 	// FormatTurns, of the same moult, added orders that take their release back, and go
 	// forward again, or say that it will not be taken back.
 	FormatTurns = FormatFacts
+	// FormatFinalizeAfter added releases that are finalized by their own word.
+	FormatFinalizeAfter = 6
 
-	newestFormat = FormatFacts
+	newestFormat = FormatFinalizeAfter
 )
 
 // States of an order.
@@ -78,6 +80,9 @@ type Order struct {
 	// Finalized is the operator's word that the release will not be taken back: no turn
 	// follows.
 	Finalized bool `json:"finalized,omitempty"`
+	// FinalizeAfter has each node finalize the release by itself, once all have been settled and
+	// well for so long ([MayFinalize]); 0: none does.
+	FinalizeAfter bundle.Duration `json:"finalize_after,omitempty"`
 	// Classes holds every class with nodes, also those that the release does
 	// not change: their nodes may still be on the way from an earlier one.
 	Classes map[bundle.Class]ClassOrder `json:"classes"`
@@ -93,6 +98,9 @@ type Order struct {
 
 // lowestFormat returns the lowest format that can say what o says.
 func (o *Order) lowestFormat() int {
+	if o.FinalizeAfter != 0 {
+		return FormatFinalizeAfter
+	}
 	if o.Turn > 0 || o.PreviousTurn > 0 || o.Finalized {
 		return FormatTurns
 	}
@@ -223,6 +231,7 @@ func (o *Order) Validate() error {
 	fail(!slices.Contains([]string{StateRunning, StatePaused, StateAborted}, o.State), "state", "%.40q, want %s, %s or %s", o.State, StateRunning, StatePaused, StateAborted)
 	fail(o.Turn < 0 || o.Turn > view.MaxTurns, "turn", "%d, want 0 to %d", o.Turn, view.MaxTurns)
 	fail(o.PreviousTurn < 0 || o.PreviousTurn > view.MaxTurns || o.PreviousTurn > 0 && o.Previous == 0, "previous_turn", "%d, want 0 to %d, and 0 without an order before", o.PreviousTurn, view.MaxTurns)
+	fail(o.FinalizeAfter < 0 || o.FinalizeAfter > bundle.MaxFinalizeAfter, "finalize_after", "%s, want 0 to %s", o.FinalizeAfter, bundle.MaxFinalizeAfter)
 	fail(o.Finalized && o.Back(), "finalized", "set, and turn %d takes the release back", o.Turn)
 	forgotten := map[bundle.NodeID]bool{}
 	for i, f := range o.Forgotten {
@@ -386,6 +395,8 @@ func succeeds(old, next *Order) error {
 	switch {
 	case next.Release != old.Release || next.Manifest != old.Manifest || next.Previous != old.Previous || next.PreviousTurn != old.PreviousTurn:
 		return bad("it is for release %d (%s) after %d, want %d (%s) after %d", next.Release, next.Manifest.Short(), next.Previous, old.Release, old.Manifest.Short(), old.Previous)
+	case next.FinalizeAfter != old.FinalizeAfter:
+		return bad("finalize_after is %s after %s: it stays as the release says", next.FinalizeAfter, old.FinalizeAfter)
 	case next.Serial <= old.Serial:
 		return bad("serials must rise")
 	case next.Turn < old.Turn:

@@ -55,6 +55,10 @@ func Summary(o *Order, lookup func(bundle.NodeID) (view.Record, bool)) Rollout {
 			r.State = RolloutHeld
 			r.Reason = fmt.Sprintf("class %s: %s %d has failed on %s", name, o.direction(), o.Release, d.names(failed))
 		}
+		if final := c.final(o, lookup); len(final) > 0 && r.State == RolloutRolling {
+			r.State = RolloutHeld
+			r.Reason = fmt.Sprintf("release %d was finalized by its own finalize_after before it was taken back, on %s; `%s` goes forward to it again", o.Release, d.names(final), undo(o.Release))
+		}
 	}
 	switch {
 	case complete && (skipped == 0 || o.State != StateAborted):

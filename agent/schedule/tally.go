@@ -65,6 +65,8 @@ type counts struct {
 	soaking     set // by rank: its node has settled, and says not yet that its soak has passed
 	failed      set // by member
 	unwell      set // by member: at the release, and not well
+	elsewhere   set // by member: has not said that it is where the order leads
+	final       set // by member: has begun to finalize the release by its own word
 	earlier     set // by member: may be down under an earlier order
 	unsettled   set // by member: who settles after its class waits for it
 	unrehearsed set // by member: will say more of its rehearsal
@@ -89,7 +91,7 @@ func (t *Tally) count(class bundle.Class) *counts {
 		}
 	}
 	n.open, n.soaking = newSet(len(n.places)), newSet(len(n.places))
-	for _, s := range []*set{&n.failed, &n.unwell, &n.earlier, &n.unsettled, &n.unrehearsed} {
+	for _, s := range []*set{&n.failed, &n.unwell, &n.elsewhere, &n.final, &n.earlier, &n.unsettled, &n.unrehearsed} {
 		*s = newSet(len(n.members))
 	}
 	for i, m := range n.members {
@@ -113,6 +115,8 @@ func (n *counts) note(t *Tally, m int, rec view.Record, known bool) {
 	}
 	n.failed.put(m, failed)
 	n.unwell.put(m, there && !rec.Left && rec.Health.Unwell())
+	n.elsewhere.put(m, !there)
+	n.final.put(m, known && rec.Final >= release)
 	n.earlier.put(m, !t.rule.beyond(t.order, rec, known))
 	n.unsettled.put(m, !rec.Left && !(there && !rec.Health.Unwell()))
 	n.unrehearsed.put(m, !(known && saysNoMore(rec, t.order, attempts)))

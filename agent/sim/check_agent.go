@@ -336,7 +336,7 @@ func (a *agent) decide(in schedule.Input) schedule.Decision {
 
 // checkWaiting is promise P9: where the answer is to wait, it is also to wait
 // for an agent that does not have one of the records. That enough nodes have
-// failed, that one is not well, or has yet to rehearse, is news that may be missing: it only ever adds a
+// failed, that one is not well, is final, or has yet to rehearse, is news that may be missing: it only ever adds a
 // reason to wait.
 func (a *agent) checkWaiting() {
 	s := a.node.State()
@@ -351,7 +351,7 @@ func (a *agent) checkWaiting() {
 	case schedule.CodeHoldIf:
 		a.s.stats.HeldBack++
 	}
-	if d.Go || in.Order == nil || d.Reason.Code == schedule.CodeStopped || d.Reason.Code == schedule.CodeUnwell || d.Reason.Code == schedule.CodeRehearsals {
+	if d.Go || in.Order == nil || slices.Contains([]string{schedule.CodeStopped, schedule.CodeUnwell, schedule.CodeFinal}, d.Reason.Code) || d.Reason.Code == schedule.CodeRehearsals {
 		return
 	}
 	roster := in.Order.Classes[in.Class].Roster

@@ -330,6 +330,10 @@ func (a *agent) save(x node.Save) {
 	d.keep()
 	a.checkDecided(before, s)
 	a.noteSaved(s)
+	a.h.noteReached(s)
+	if s.Final > before.Final {
+		a.checkFinal(s.Final)
+	}
 }
 
 // publish signs the host's record and passes it on.

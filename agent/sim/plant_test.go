@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"moult/agent/membership"
 	"moult/agent/node"
@@ -77,54 +78,60 @@ var plants = []struct {
 	{"what the old form cannot hold is not kept", "P14", Plant{Leaves: true}},
 	{"a crash forgets how far a turn is", "P7", Plant{Memory: forgetTurn}},
 	{"a release is taken back that is finalized", "P14", Plant{TurnsFinal: true, Rules: node.Rules{Successor: func(_, _ *schedule.Order) error { return nil }}}},
+	{"a release is finalized by its own word before all have said that they are at it", "P14", Plant{Rules: node.Rules{MayFinalize: finalWithoutAll}}},
+	{"a release is finalized by its own word before its time", "P14", Plant{Rules: node.Rules{MayFinalize: finalAtOnce}}},
+	{"a crash forgets that a release is final", "P7", Plant{Memory: forgetFinal}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
 
 // foundBy has a seed that finds a plant, where the first does not.
 var foundBy = map[string]uint64{
 	"rank off by one": 2,
-	"nodes that may be down under an earlier order do not count":          91,
-	"what a node works towards counts as what it has reached":             1,
-	"a slot gets its name before its files are synced":                    9,
-	"a rollout has ended where nobody is known who is behind":             39,
-	"metadata that have expired permit":                                   45,
-	"a second signing counts for nothing":                                 22,
-	"an attempt follows what is signed since":                             126,
-	"a journal counts for more than the live slot":                        81,
-	"what ran last is no evidence of which slot is live":                  82,
-	"a wave goes on over nodes that are not well":                         1,
-	"what is forgotten stays":                                             7,
-	"who has left counts as done":                                         67,
-	"a canary that has left in its soak is waited for":                    163,
-	"a node that is forgotten and there does not speak again":             63,
-	"a release is withdrawn before all have said that they are not there": 22,
-	"nodes hear nothing of what is withdrawn":                             32,
-	"who is not enrolled counts":                                          11,
-	"two orders that contradict each other count for nothing":             31,
-	"a failed rehearsal counts as good":                                   2,
-	"failed rehearsals do not count as failures":                          47,
-	"all rehearse at once":                                                8,
-	"a paused rollout is rehearsed":                                       2,
-	"a rehearsal that cannot be made is tried for ever":                   167,
-	"a rehearse block is overlooked":                                      2,
-	"nobody waits for what others rehearse":                               2,
-	"who has nothing to rehearse is waited for":                           17,
-	"a node that rehearses counts as down":                                2,
-	"a rehearsal works on the live state":                                 2,
-	"who shares a zone is overlooked":                                     6,
-	"who may share a zone is overlooked":                                  114,
-	"the waves but the first are none":                                    105,
-	"windows count for nothing":                                           21,
-	"who has settled counts as taken back":                                34,
-	"who has not promised to go by a turn only counts as up":              1846,
-	"what the old form cannot hold is not kept":                           30,
-	"a crash forgets how far a turn is":                                   10,
-	"a release is taken back that is finalized":                           10,
-	"nobody settles first":                                                5,
-	"conditions count for nothing":                                        3,
-	"nodes are held by nothing":                                           3,
-	"what nobody has said is no reason to wait":                           28,
-	"facts stay as they were said first":                                  3,
+	"nodes that may be down under an earlier order do not count":                      91,
+	"what a node works towards counts as what it has reached":                         1,
+	"a slot gets its name before its files are synced":                                9,
+	"a rollout has ended where nobody is known who is behind":                         39,
+	"metadata that have expired permit":                                               45,
+	"a second signing counts for nothing":                                             22,
+	"an attempt follows what is signed since":                                         126,
+	"a journal counts for more than the live slot":                                    81,
+	"what ran last is no evidence of which slot is live":                              82,
+	"a wave goes on over nodes that are not well":                                     1,
+	"what is forgotten stays":                                                         7,
+	"who has left counts as done":                                                     67,
+	"a canary that has left in its soak is waited for":                                163,
+	"a node that is forgotten and there does not speak again":                         63,
+	"a release is withdrawn before all have said that they are not there":             22,
+	"nodes hear nothing of what is withdrawn":                                         32,
+	"who is not enrolled counts":                                                      11,
+	"two orders that contradict each other count for nothing":                         31,
+	"a failed rehearsal counts as good":                                               2,
+	"failed rehearsals do not count as failures":                                      47,
+	"all rehearse at once":                                                            8,
+	"a paused rollout is rehearsed":                                                   2,
+	"a rehearsal that cannot be made is tried for ever":                               167,
+	"a rehearse block is overlooked":                                                  2,
+	"nobody waits for what others rehearse":                                           2,
+	"who has nothing to rehearse is waited for":                                       17,
+	"a node that rehearses counts as down":                                            2,
+	"a rehearsal works on the live state":                                             2,
+	"who shares a zone is overlooked":                                                 6,
+	"who may share a zone is overlooked":                                              114,
+	"the waves but the first are none":                                                105,
+	"windows count for nothing":                                                       21,
+	"who has settled counts as taken back":                                            34,
+	"who has not promised to go by a turn only counts as up":                          1846,
+	"what the old form cannot hold is not kept":                                       30,
+	"a crash forgets how far a turn is":                                               10,
+	"a release is taken back that is finalized":                                       10,
+	"nobody settles first":                                                            5,
+	"a release is finalized by its own word before all have said that they are at it": 14,
+	"a release is finalized by its own word before its time":                          14,
+	"a crash forgets that a release is final":                                         14,
+	"conditions count for nothing":                                                    3,
+	"nodes are held by nothing":                                                       3,
+	"what nobody has said is no reason to wait":                                       28,
+	"facts stay as they were said first":                                              3,
 }
 
 // withinSeeds is how many seeds a planted bug may survive.
@@ -482,6 +489,32 @@ func forgetEnded(m node.Memory) node.Memory {
 func forgetObeys(m node.Memory) node.Memory {
 	if m.State != nil {
 		m.State.Obeys = 0
+	}
+	return m
+}
+
+// finalWithoutAll looks at nobody.
+func finalWithoutAll(in schedule.FinalizeInput) schedule.Finalizing {
+	f := schedule.MayFinalize(in)
+	if o := in.Order; f.Since.IsZero() && o.FinalizeAfter != 0 && !o.Finalized && !o.Back() && o.State == schedule.StateRunning {
+		f = schedule.Finalizing{Since: in.Since, Now: in.Synced && !in.Since.IsZero() && in.Now.Sub(in.Since) >= time.Duration(o.FinalizeAfter)}
+		if in.Since.IsZero() {
+			f.Since = in.Now
+		}
+	}
+	return f
+}
+
+// finalAtOnce does not wait.
+func finalAtOnce(in schedule.FinalizeInput) schedule.Finalizing {
+	f := schedule.MayFinalize(in)
+	f.Now = f.Now || !f.Since.IsZero() && in.Synced
+	return f
+}
+
+func forgetFinal(m node.Memory) node.Memory {
+	if m.State != nil {
+		m.State.Final, m.State.Finalized = 0, 0
 	}
 	return m
 }

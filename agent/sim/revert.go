@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
@@ -15,6 +16,10 @@ import (
 type reverting struct {
 	dice *rand.Rand // nil: in this run nothing is
 	last *rand.Rand // whether one is finalized
+	own  *rand.Rand // after how long releases are by their own word; nil: they are not
+	// raced is the newest release that an operator took back just when the first node had begun
+	// to finalize it.
+	raced bundle.Version
 	// whole counts the turns that have come to their end since faults stopped: one way, and
 	// the other.
 	whole int
@@ -24,7 +29,11 @@ func revertingIn(seed uint64) reverting {
 	if seed%4 != 2 || seed%5 == 2 || seed%5 == 3 || seed%9 == 0 || seed%9 == 6 {
 		return reverting{}
 	}
-	return reverting{dice: rand.New(rand.NewPCG(seed, 4)), last: rand.New(rand.NewPCG(seed, 5))}
+	r := reverting{dice: rand.New(rand.NewPCG(seed, 4)), last: rand.New(rand.NewPCG(seed, 5))}
+	if seed%7 < 2 || seed%7 == 4 {
+		r.own = rand.New(rand.NewPCG(seed, 6))
+	}
+	return r
 }
 
 // reversible gives the classes of a release the way back.
@@ -38,6 +47,9 @@ func (s *simulation) reversible(m *bundle.Manifest) {
 			m.Classes[class] = u
 		}
 	}
+	if s.reverting.own != nil {
+		m.FinalizeAfter = bundle.Duration(time.Second * time.Duration(2+s.reverting.own.IntN(30)))
+	}
 	m.Format = m.LowestFormat()
 }
 
@@ -49,6 +61,9 @@ func (s *simulation) turnNow(p *host, order *schedule.Order) bool {
 	}
 	if s.reverting.last.IntN(4) == 0 && s.finalize(p, order) {
 		return true
+	}
+	if !order.Back() && s.final(p, order) {
+		return false // the operator's tool refuses that
 	}
 	return s.turn(p, order)
 }
@@ -72,8 +87,8 @@ func (s *simulation) finalize(p *host, order *schedule.Order) bool {
 func (a *agent) finish(x upgrade.Finish) {
 	a.during(a.little(), func() {
 		t := &a.h.truth
-		if !a.s.operator.finalized(x.Version) {
-			a.s.fail("P14", "%s takes release %d for final, and the operator has not said so", a.h.name, x.Version)
+		if !a.s.operator.finalized(x.Version) && t.state.Final < x.Version {
+			a.s.fail("P14", "%s takes release %d for final, and nobody has said so", a.h.name, x.Version)
 		}
 		t.finalized = max(t.finalized, x.Version)
 		a.removeOldSlots(x.Version, true)
@@ -102,6 +117,9 @@ func (s *simulation) turn(p *host, order *schedule.Order) bool {
 		return false
 	}
 	s.stats.Turns++
+	if !order.Back() && slices.ContainsFunc(s.hosts, func(h *host) bool { return h.truth.state.Final >= order.Release }) {
+		s.stats.FinalRaced++
+	}
 	s.sign(p, must(next, err), what)
 	return true
 }
@@ -109,8 +127,14 @@ func (s *simulation) turn(p *host, order *schedule.Order) bool {
 // attendTurns has the operator take the newest release back once all have settled at it,
 // and forward again once that is done.
 func (s *simulation) attendTurns(p *host, order *schedule.Order) bool {
+	if s.reverting.own != nil && s.twice == 0 && order.Back() && s.final(p, order) {
+		return s.turn(p, order) // nobody follows who has finalized it
+	}
 	if s.reverting.dice == nil || s.twice != 0 || len(s.unsettled()) > 0 {
 		return false
+	}
+	if s.final(p, order) || order.FinalizeAfter != 0 && s.reverting.whole == 2 && !order.Back() {
+		return p.agent.node.Finalizing().Reason != "" && s.finalize(p, order)
 	}
 	if s.reverting.whole < 2 && s.turn(p, order) {
 		s.reverting.whole++
@@ -125,7 +149,94 @@ func (s *simulation) attendTurns(p *host, order *schedule.Order) bool {
 // turning reports that the run is not over yet, since the last way back and forth is not.
 func (s *simulation) turning() bool {
 	order := s.operator.newest()
-	return s.reverting.dice != nil && s.twice == 0 && order != nil && (!order.Finalized || s.plant.TurnsFinal)
+	if s.reverting.dice == nil || s.twice != 0 || order == nil {
+		return false
+	}
+	if order.FinalizeAfter != 0 && !order.Finalized && !order.Back() { // all finalize it by themselves
+		return slices.ContainsFunc(s.hosts, func(h *host) bool {
+			return !h.gone && !s.operator.givenUp[h.i] && !h.chronic() && !h.stuck() && h.truth.state.Running == order.Release && h.truth.state.Finalized < order.Release
+		})
+	}
+	return !order.Finalized || s.plant.TurnsFinal
+}
+
+// reached names where a turn of a release's order leads.
+type reached struct {
+	release bundle.Version
+	turn    int
+}
+
+// noteReached notes when the host is first where turns lead.
+func (h *host) noteReached(s upgrade.State) {
+	note := func(r reached) {
+		if h.truth.reached == nil {
+			h.truth.reached = map[reached]time.Duration{}
+		}
+		if _, before := h.truth.reached[r]; !before {
+			h.truth.reached[r] = h.s.now
+		}
+	}
+	for v := bundle.Version(1); v <= min(s.Claims(), maxRelease); v++ {
+		note(reached{v, 0})
+	}
+	if t := s.Turned; t.Done {
+		note(reached{t.Release, t.Turn})
+	}
+}
+
+// race has an operator take a release back who has looked just before its first node began to
+// finalize it; and that node may die at that moment.
+func (a *agent) race(o *schedule.Order) {
+	s, own := a.s, a.s.reverting.own
+	if own == nil || s.reverting.raced >= o.Release || own.IntN(2) == 0 {
+		return
+	}
+	s.reverting.raced = o.Release
+	s.after(time.Duration(own.IntN(300))*time.Millisecond, func() {
+		if p, order := s.peer(), s.operator.newest(); p != nil && order.Release == o.Release && !order.Back() {
+			s.turn(p, order)
+		}
+		if h := a.h; h.agent != nil && own.IntN(2) == 0 {
+			h.crash(own.IntN(2) == 0)
+		}
+	})
+}
+
+// final reports whether a peer knows of a node that has finalized the release by its own word.
+func (s *simulation) final(p *host, order *schedule.Order) bool {
+	for r := range p.agent.node.View().All() {
+		if r.Final >= order.Release {
+			return true
+		}
+	}
+	return false
+}
+
+// checkFinal is promise P14 where a host begins to finalize a release by the release's own word:
+// all that its order has a place for have been at it for so long.
+func (a *agent) checkFinal(v bundle.Version) {
+	o := a.node.Orders()[v]
+	if o == nil || o.FinalizeAfter == 0 || o.Back() {
+		a.s.fail("P14", "%s finalizes release %d by its own word, and its order does not say so", a.h.name, v)
+		return
+	}
+	a.s.stats.FinalAlone++
+	a.race(o)
+	for class := range o.Classes {
+		for _, id := range o.Classes[class].Roster {
+			h := a.s.hosts[a.s.index(id)]
+			if o.Attempts(class, id) == 0 || h.forgot {
+				continue
+			}
+			at, there := h.truth.reached[reached{v, o.Turn}]
+			if !there && h.truth.state.Claims() > v {
+				continue
+			}
+			if !there || a.s.now-at < time.Duration(o.FinalizeAfter) {
+				a.s.fail("P14", "%s takes release %d for final by its own word, and %s is not at it, or not for %s", a.h.name, v, h.name, o.FinalizeAfter)
+			}
+		}
+	}
 }
 
 // there reports whether a host is where the newest order leads.

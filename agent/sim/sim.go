@@ -12,6 +12,7 @@ import (
 
 	"moult/agent/membership"
 	"moult/agent/schedule"
+	"moult/agent/sim/agenda"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
@@ -91,7 +92,7 @@ type Stats struct {
 	Evicted, Contradicted, LeftInSoak                    int
 	Rehearsed, Unfit, Unable, Interrupted                int
 	Awaited, HeldBack                                    int
-	Turns, TakenBack, Finalized                          int
+	Turns, TakenBack, Finalized, FinalAlone, FinalRaced  int
 }
 
 // String tells what failed, what came before it, and how to see it again.
@@ -114,16 +115,16 @@ func Run(cfg Config) Result {
 	s.populate()
 	s.operate()
 	s.injectFaults()
-	for s.violation == nil && !s.over && len(s.queue.events) > 0 {
+	for s.violation == nil && !s.over && s.queue.Len() > 0 {
 		if s.steps++; s.steps > maxSteps {
 			s.fail(CheckLiveness, "%d events and no end", s.steps)
 			break
 		}
-		e := s.queue.pop()
-		s.now = e.at
-		s.mix(uint64(e.at))
-		s.mix(e.seq)
-		e.do()
+		e := s.queue.Pop()
+		s.now = e.At
+		s.mix(uint64(e.At))
+		s.mix(e.Seq)
+		e.Do()
 		s.checkAll()
 	}
 	r := Result{Seed: cfg.Seed, Hash: s.hash.Sum64(), Steps: s.steps, Elapsed: s.now, Violation: s.violation, Stats: s.stats}
@@ -141,7 +142,7 @@ type simulation struct {
 	plant    Plant
 
 	now   time.Duration
-	queue queue
+	queue agenda.Agenda
 	steps int
 	over  bool
 
@@ -228,7 +229,7 @@ func (s *simulation) trace(who, what string) {
 }
 
 // after does something in a while.
-func (s *simulation) after(d time.Duration, do func()) { s.queue.push(s.now+d, do) }
+func (s *simulation) after(d time.Duration, do func()) { s.queue.Push(s.now+d, do) }
 
 // between returns a duration from lo to hi.
 func (s *simulation) between(lo, hi time.Duration) time.Duration {
@@ -239,52 +240,3 @@ func (s *simulation) chance(p float64) bool { return p > 0 && s.rng.Float64() < 
 
 // pick returns one of list; list is not empty.
 func pick[T any](s *simulation, list []T) T { return list[s.rng.IntN(len(list))] }
-
-// event is something that will happen.
-type event struct {
-	at  time.Duration
-	seq uint64 // of two at one time, the one that was asked for first comes first
-	do  func()
-}
-
-func (e event) before(o event) bool { return e.at < o.at || (e.at == o.at && e.seq < o.seq) }
-
-// queue is a heap of events.
-type queue struct {
-	events []event
-	seq    uint64
-}
-
-func (q *queue) push(at time.Duration, do func()) {
-	q.seq++
-	q.events = append(q.events, event{at, q.seq, do})
-	for i := len(q.events) - 1; i > 0; {
-		up := (i - 1) / 2
-		if !q.events[i].before(q.events[up]) {
-			break
-		}
-		q.events[i], q.events[up] = q.events[up], q.events[i]
-		i = up
-	}
-}
-
-func (q *queue) pop() event {
-	top := q.events[0]
-	n := len(q.events) - 1
-	q.events[0] = q.events[n]
-	q.events[n] = event{}
-	q.events = q.events[:n]
-	for i := 0; ; {
-		least := i
-		for _, down := range [2]int{2*i + 1, 2*i + 2} {
-			if down < n && q.events[down].before(q.events[least]) {
-				least = down
-			}
-		}
-		if least == i {
-			return top
-		}
-		q.events[i], q.events[least] = q.events[least], q.events[i]
-		i = least
-	}
-}

@@ -48,8 +48,14 @@ type (
 		Release bundle.Version
 		Places  int
 	}
-	// Finalize says that the release at which the node has settled will not be taken back.
-	Finalize struct{ Release bundle.Version }
+	// Finalize says that the release at which the node has settled will not be taken back: Alone,
+	// by the release's own word, and not by one that every peer has.
+	Finalize struct {
+		Release bundle.Version
+		Alone   bool
+	}
+	// Rests says since when all nodes have been at a release and well; zero: they are not.
+	Rests struct{ Rest }
 	// Go says that the schedule lets the node go down for Goal.
 	Go struct{ Goal bundle.Version }
 	// MayRehearse says that the schedule lets the node rehearse for Goal, Interrupt that it
@@ -111,6 +117,7 @@ func (Soaked) event()      {}
 func (SoakFailed) event()  {}
 func (Finalize) event()    {}
 func (Finalized) event()   {}
+func (Rests) event()       {}
 func (Go) event()          {}
 func (MayRehearse) event() {}
 func (Interrupt) event()   {}

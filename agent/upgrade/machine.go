@@ -136,6 +136,8 @@ func (m *Machine) Step(e Event) {
 		m.soakFailed(e)
 	case Finalize:
 		m.finalize(e)
+	case Rests:
+		m.rests(e)
 	case Go:
 		m.mayGo(e)
 	case MayRehearse:
@@ -237,7 +239,8 @@ func (m *Machine) reminded(p Promises) {
 		s.EndedCount = max(s.EndedCount, p.EndedCount)
 	}
 	s.promise(p.Turned)
-	if s.Said == was.Said && s.Turned == was.Turned && s.Obeys == was.Obeys && s.EndedRelease == was.EndedRelease && s.EndedCount == was.EndedCount {
+	s.Final = max(s.Final, p.Final)
+	if s.Said == was.Said && s.Final == was.Final && s.Turned == was.Turned && s.Obeys == was.Obeys && s.EndedRelease == was.EndedRelease && s.EndedCount == was.EndedCount {
 		return
 	}
 	if s.Phase.Ahead() && s.Order() < s.Obeys {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/datadriven"
 
@@ -116,7 +117,8 @@ func (s *script) event(t *testing.T, d *datadriven.TestData) Event {
 		obeys, _ := versionArg(t, d, "obeys")
 		settled, _ := versionArg(t, d, "settled")
 		ended, _ := versionArg(t, d, "ended")
-		r := Reminded{Promises{Settled: settled, Obeys: obeys, EndedRelease: ended, EndedCount: 1}}
+		final, _ := versionArg(t, d, "final")
+		r := Reminded{Promises{Settled: settled, Obeys: obeys, EndedRelease: ended, EndedCount: 1, Final: final}}
 		if text := ""; d.HasArg("turned") {
 			d.ScanArgs(t, "turned", &text)
 			if _, err := fmt.Sscanf(text, "%d/%d/%t", &r.Turned.Release, &r.Turned.Turn, &r.Turned.Done); err != nil {
@@ -126,7 +128,11 @@ func (s *script) event(t *testing.T, d *datadriven.TestData) Event {
 		return r
 	case "finalize":
 		release, _ := versionArg(t, d, "release")
-		return Finalize{Release: release}
+		return Finalize{Release: release, Alone: d.HasArg("alone")}
+	case "rests":
+		release, _ := versionArg(t, d, "release")
+		since, _ := versionArg(t, d, "since")
+		return Rests{Rest{Release: release, Since: time.Unix(int64(since), 0)}}
 	case "finalized":
 		return Finalized{step}
 	case "go":
@@ -201,6 +207,12 @@ func describe(todo Todo) string {
 		}
 		if s.Finalized != 0 {
 			fmt.Fprintf(&b, " finalized=%d", s.Finalized)
+		}
+		if s.Final != 0 {
+			fmt.Fprintf(&b, " final=%d", s.Final)
+		}
+		if s.Rest.Release != 0 {
+			fmt.Fprintf(&b, " rests=%d since=%d", s.Rest.Release, s.Rest.Since.Unix())
 		}
 		if s.Reverts != 0 {
 			fmt.Fprintf(&b, " reverts=%d", s.Reverts)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -87,6 +88,12 @@ type State struct {
 	Said bundle.Version `json:"said,omitempty"`
 	// Finalized is the newest release whose finalization has been carried out here.
 	Finalized bundle.Version `json:"finalized,omitempty"`
+	// Rest is since when this node has known all nodes of an order at its release, and well; zero
+	// where they are not. See schedule.MayFinalize.
+	Rest Rest `json:"rest,omitzero"`
+	// Final is the newest release whose finalization began here by the release's own word: it is
+	// not taken back any more.
+	Final bundle.Version `json:"final,omitempty"`
 	// Soaked is the release in whose soak the software was well to the end.
 	Soaked bundle.Version `json:"soaked,omitempty"`
 	// FailedRelease and FailedCount: in the soak of that release it was not, when the
@@ -95,6 +102,14 @@ type State struct {
 	FailedCount   int            `json:"failed_count,omitempty"`
 	// Reason says why the node is held, rolled back or retrying, for people.
 	Reason string `json:"reason,omitempty"`
+}
+
+// Rest says that all has been as it must be since then, by this node's clock, in a turn of a
+// release's order.
+type Rest struct {
+	Release bundle.Version `json:"release"`
+	Turn    int            `json:"turn,omitempty"`
+	Since   time.Time      `json:"since"`
 }
 
 // Claims returns the version that the node tells others: it never goes down,
@@ -271,7 +286,7 @@ type Release struct {
 func Restored(slot bundle.Version, floor Promises) State {
 	s := State{
 		Phase: Current, Version: slot, Running: slot, Served: true, Said: floor.Settled,
-		Obeys: floor.Obeys, EndedRelease: floor.EndedRelease, EndedCount: floor.EndedCount, Turned: floor.Turned,
+		Obeys: floor.Obeys, EndedRelease: floor.EndedRelease, EndedCount: floor.EndedCount, Turned: floor.Turned, Final: floor.Final,
 	}
 	if floor.Settled != 0 && slot > floor.Settled {
 		s.Phase, s.Version = Probing, floor.Settled
@@ -301,11 +316,13 @@ type Promises struct {
 	EndedRelease bundle.Version
 	EndedCount   int
 	Turned       view.Turned
+	Final        bundle.Version
 }
 
 // Raised adds what a state promises. Nothing in it goes down.
 func (p Promises) Raised(s State) Promises {
 	p.Settled, p.Obeys, p.Turned = max(p.Settled, s.Claims()), max(p.Obeys, s.Obeys), p.Turned.Max(s.Turned)
+	p.Final = max(p.Final, s.Final)
 	if s.EndedRelease > p.EndedRelease {
 		p.EndedRelease, p.EndedCount = s.EndedRelease, 0
 	}

@@ -21,6 +21,8 @@ func (m *Machine) turn(e Turn) {
 	now := s.Turned.Release == e.Release && s.Turned.Turn == e.Turn
 	back := e.Turn%2 == 1
 	switch {
+	case back && s.Final >= e.Release:
+		return // its software may have been told that it is final
 	case !s.Served || e.Release < s.Obeys || !later && !now:
 		return // nobody misses it yet; or it has promised to obey a later order
 	case now && (s.Turned.Done || back && s.Reverts != 0):
@@ -68,5 +70,16 @@ func (m *Machine) finalize(e Finalize) {
 		return
 	}
 	m.finishing = true
+	if e.Alone && s.Final < e.Release {
+		s.Final, m.save = e.Release, true // before the software is told
+	}
 	m.do(Finish{s.Step, e.Release})
+}
+
+// rests notes since when all nodes have been at a release and well. It disturbs nothing.
+func (m *Machine) rests(e Rests) {
+	if s := &m.state; s.Rest.Release != e.Release || s.Rest.Turn != e.Turn || !s.Rest.Since.Equal(e.Since) {
+		s.Rest, m.save = e.Rest, true
+		s.Rest.Since = e.Since.Round(0).UTC() // as it is read again
+	}
 }

@@ -84,6 +84,7 @@ var floors = map[string]int{
 	"agent/facts":              5,
 	"agent":                    8,
 	"agent/sim":                4,
+	"agent/sim/agenda":         0,
 	"agent/sim/every":          4,
 	"agent/report":             4,
 	"agent/home":               4,

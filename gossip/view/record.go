@@ -20,7 +20,7 @@ import (
 // Record is what one node says of itself. Its maps and slices may be shared
 // with a View: do not change them.
 //
-// What others decide by (Version, Obeys, Ended, Turned) a node makes durable before it
+// What others decide by (Version, Obeys, Ended, Turned, Final) a node makes durable before it
 // signs it, and never takes back: none of them ever goes down.
 type Record struct {
 	// Node is the digest of Key.
@@ -59,6 +59,9 @@ type Record struct {
 	// the version that it is at where that took it below Version, else 0.
 	Turned Turned         `json:"turned,omitzero"`
 	At     bundle.Version `json:"at,omitempty"`
+	// Final is the newest release that the node has begun to finalize by the release's own
+	// word: from then it does not take it back.
+	Final bundle.Version `json:"final,omitempty"`
 	// Held is true while the node is held.
 	Held bool `json:"held,omitempty"`
 	// Health says how the node's software fares.
@@ -266,6 +269,7 @@ func (r Record) Validate() error {
 	c.version("target", r.Target)
 	c.version("running", r.Running)
 	c.version("obeys", r.Obeys)
+	c.version("final", r.Final)
 	c.ended("ended", r.Ended)
 	c.version("at", r.At)
 	c.version("turned.release", r.Turned.Release)

@@ -40,7 +40,10 @@ const (
 	// FormatHooks added programs that are run before software is stopped and once it is up.
 	FormatHooks = 8
 
-	newestFormat = FormatHooks
+	// FormatFinalizeAfter added releases that are finalized by their own word.
+	FormatFinalizeAfter = 9
+
+	newestFormat = FormatFinalizeAfter
 )
 
 // Manifest describes one release. Its canonical JSON (MarshalManifest) is what
@@ -53,6 +56,10 @@ type Manifest struct {
 	// Previous is the digest of the manifest of Version-1; zero for the first
 	// release that the publisher ever made for this cluster.
 	Previous Digest `json:"previous"`
+	// FinalizeAfter is how long all nodes must have been settled and well, by each agent's own
+	// clock, for the release to be finalized without another word; 0: it is not. Since
+	// FormatFinalizeAfter.
+	FinalizeAfter Duration `json:"finalize_after,omitempty"`
 	// Classes holds one class upgrade per class that changes. A class that is
 	// absent keeps its software and becomes Version as it is.
 	Classes map[Class]ClassUpgrade `json:"classes"`
@@ -346,6 +353,9 @@ func (c ClassUpgrade) Artifact(p Platform) (Artifact, bool) {
 // LowestFormat returns the lowest format that can say what m says.
 func (m *Manifest) LowestFormat() int {
 	format := FormatVersion
+	if m.FinalizeAfter != 0 {
+		format = FormatFinalizeAfter
+	}
 	for _, c := range m.Classes {
 		format = max(format, c.Past.format(), c.Future.format())
 		if c.From != 0 && c.From+1 < m.Version {

@@ -57,6 +57,9 @@ func (v *validator) manifest(m *Manifest) {
 	v.fail(m.Format != lowest, "format", "%d, want %d, the lowest that can say what the release says", m.Format, lowest)
 	v.fail(m.Version < 1 || m.Version > MaxVersion, "version", "%d, want 1 to %d", m.Version, MaxVersion)
 	v.fail(m.Version == 1 && !m.Previous.IsZero(), "previous", "%s, but nothing comes before release 1", m.Previous)
+	if m.FinalizeAfter != 0 {
+		v.duration("finalize_after", m.FinalizeAfter, MinFinalizeAfter, MaxFinalizeAfter)
+	}
 	v.fail(len(m.Classes) == 0, "classes", "none: a release changes at least one class")
 	v.fail(len(m.Classes) > MaxClasses, "classes", "%d of them, the most is %d", len(m.Classes), MaxClasses)
 	for _, name := range slices.Sorted(maps.Keys(m.Classes)) {

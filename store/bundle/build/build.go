@@ -136,9 +136,10 @@ type builder struct {
 
 func (b *builder) build(ctx context.Context) (*Result, error) {
 	m := &bundle.Manifest{
-		Version:  b.spec.Version,
-		Previous: b.previous(),
-		Classes:  map[bundle.Class]bundle.ClassUpgrade{},
+		Version:       b.spec.Version,
+		Previous:      b.previous(),
+		FinalizeAfter: b.spec.FinalizeAfter,
+		Classes:       map[bundle.Class]bundle.ClassUpgrade{},
 	}
 	b.checkSources()
 	if b.problems.HasErrors() {

@@ -24,6 +24,7 @@ func (d *decoder) release(r *releaseSchema, spec *Spec) {
 		spec.at = r.Version.Expr.Range()
 		spec.Version = bundle.Version(d.number(r.Version, 1, int64(bundle.MaxVersion)))
 	}
+	spec.FinalizeAfter = d.duration(r.FinalizeAfter, 0, bundle.MinFinalizeAfter, bundle.MaxFinalizeAfter)
 	if len(r.Classes) == 0 || len(r.Classes) > bundle.MaxClasses {
 		d.fail(r.At, "Missing class block", "A release changes 1 to %d classes: class \"kv\" { … }, one block for each.", bundle.MaxClasses)
 		return

@@ -11,9 +11,10 @@ type fileSchema struct {
 }
 
 type releaseSchema struct {
-	At      hcl.Range      `hcl:",def_range"`
-	Version *hcl.Attribute `hcl:"version"`
-	Classes []classSchema  `hcl:"class,block"`
+	At            hcl.Range      `hcl:",def_range"`
+	Version       *hcl.Attribute `hcl:"version"`
+	FinalizeAfter *hcl.Attribute `hcl:"finalize_after"`
+	Classes       []classSchema  `hcl:"class,block"`
 }
 
 type classSchema struct {

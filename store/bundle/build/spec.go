@@ -19,8 +19,9 @@ import (
 // Spec is a release as its author described it, checked as far as that goes
 // without looking at the files that it names.
 type Spec struct {
-	Version bundle.Version
-	Classes []ClassSpec // sorted by name
+	Version       bundle.Version
+	FinalizeAfter bundle.Duration // 0: the operator finalizes it
+	Classes       []ClassSpec     // sorted by name
 
 	dir   string // paths are relative to it
 	files map[string]*hcl.File

@@ -22,8 +22,10 @@ type Report struct {
 	Digest  bundle.Digest  `json:"digest"`
 	Cluster bundle.Digest  `json:"cluster"`
 	Expires time.Time      `json:"expires"`
-	Classes []Class        `json:"classes"`
-	Ring    *Ring          `json:"ring,omitempty"`
+	// FinalizeAfter is how long after all have settled, and are well, it finalizes itself; 0: never.
+	FinalizeAfter bundle.Duration `json:"finalize_after,omitempty"`
+	Classes       []Class         `json:"classes"`
+	Ring          *Ring           `json:"ring,omitempty"`
 }
 
 // Class is what the release does to one class.
@@ -81,7 +83,7 @@ const (
 func Of(b *archive.Bundle) (*Report, error) {
 	m := b.Head()
 	r := &Report{
-		Version: m.Version, Digest: bundle.Sum(b.ManifestBytes(m.Version)), Cluster: b.Trust().Cluster(),
+		Version: m.Version, Digest: bundle.Sum(b.ManifestBytes(m.Version)), FinalizeAfter: m.FinalizeAfter, Cluster: b.Trust().Cluster(),
 		Expires: b.Trust().Expires(), Classes: []Class{},
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Classes)) {

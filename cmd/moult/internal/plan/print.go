@@ -25,6 +25,9 @@ func (r *Report) Print(out io.Writer) error {
 	fmt.Fprintf(w, "release %d\t%s\n", r.Version, r.Digest.Short())
 	fmt.Fprintf(w, "cluster\t%s\n", r.Cluster.Short())
 	fmt.Fprintf(w, "signed until\t%s\n", r.Expires.Format(time.DateOnly))
+	if r.FinalizeAfter > 0 {
+		fmt.Fprintf(w, "finalized\tby each agent when all have been settled and well for %s, by its own clock; then nothing takes it back\n", r.FinalizeAfter)
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}

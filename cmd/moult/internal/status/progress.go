@@ -37,7 +37,18 @@ func ReleaseWords(r control.ReleaseStatus) string {
 	case r.Finalized:
 		return fmt.Sprintf("release %d (finalized)", r.Version)
 	case r.Turn > 0:
-		return fmt.Sprintf("release %d again (turn %d)", r.Version, r.Turn)
+		return fmt.Sprintf("release %d again (turn %d)", r.Version, r.Turn) + whenFinal(r)
 	}
-	return fmt.Sprintf("release %d", r.Version)
+	return fmt.Sprintf("release %d", r.Version) + whenFinal(r)
+}
+
+// whenFinal tells when a release is finalized by its own word.
+func whenFinal(r control.ReleaseStatus) string {
+	switch {
+	case r.FinalizeAfter == 0:
+		return ""
+	case r.FinalizeAt.IsZero():
+		return fmt.Sprintf(" (final %s after all are well)", r.FinalizeAfter)
+	}
+	return fmt.Sprintf(" (final on %s)", r.FinalizeAt.Local().Format("2006-01-02 15:04:05"))
 }
