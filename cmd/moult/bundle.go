@@ -107,7 +107,10 @@ func buildBundle(c *cli.Context) error {
 	if options.Withdrawn, err = knownWithdrawn(c, folder); err != nil {
 		return err
 	}
+	shown := screen.TransferOn(c.App.ErrWriter)
+	options.Progress = shown.Show
 	r, err := build.Build(c.Context, spec, folder, out, options)
+	shown.Done()
 	if err != nil {
 		return err
 	}
@@ -137,7 +140,10 @@ func checkBuild(c *cli.Context, spec *build.Spec) error {
 	if options.Withdrawn, err = knownWithdrawn(c, folder); err != nil {
 		return err
 	}
+	shown := screen.TransferOn(c.App.ErrWriter)
+	options.Progress = shown.Show
 	r, err := build.Check(c.Context, spec, folder, options)
+	shown.Done()
 	if err != nil {
 		return err
 	}
@@ -208,7 +214,7 @@ func withBundle(c *cli.Context, do func(*archive.Bundle) error) error {
 	if err != nil {
 		return failedf("it is the root.json that `moult trust init` made", "read the cluster's first root %s: %w", c.String("root"), err)
 	}
-	b, f, err := openBundle(path, root)
+	b, f, err := openBundle(path, root, c.App.ErrWriter)
 	if err != nil {
 		return err
 	}

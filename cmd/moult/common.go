@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"moult/agent/control"
 	"moult/agent/operator"
+	"moult/cmd/moult/internal/screen"
 	"moult/store/bundle/archive"
 	"moult/store/bundle/trust"
 )
@@ -69,19 +71,20 @@ func openTrust(c *cli.Context) (*trust.Folder, error) {
 
 // openBundle opens and checks a bundle file. The caller closes it, after the
 // last use of the bundle.
-func openBundle(path string, firstRoot []byte) (*archive.Bundle, *os.File, error) {
+// openBundle opens and checks a bundle; talk is where it tells how far that is.
+func openBundle(path string, firstRoot []byte, talk io.Writer) (*archive.Bundle, *os.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, failedf("name the file that `moult bundle build` wrote", "open bundle: %w", err)
 	}
-	b, err := checkBundle(f, firstRoot)
+	b, err := checkBundle(f, firstRoot, talk)
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
 	return b, f, nil
 }
 
-func checkBundle(f *os.File, firstRoot []byte) (*archive.Bundle, error) {
+func checkBundle(f *os.File, firstRoot []byte, talk io.Writer) (*archive.Bundle, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("open bundle: %w", err)
@@ -89,7 +92,9 @@ func checkBundle(f *os.File, firstRoot []byte) (*archive.Bundle, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, failedf("name the file that `moult bundle build` wrote", "open bundle: %s is not a file", f.Name())
 	}
-	b, err := archive.Open(f, fi.Size(), firstRoot, nil)
+	shown := screen.TransferOn(talk)
+	defer shown.Done()
+	b, err := archive.Open(shown.ReadingAt(f, "checking", fi.Size()), fi.Size(), firstRoot, nil)
 	if err != nil {
 		return nil, operator.Refusal(fmt.Errorf("%s: %w", f.Name(), err))
 	}

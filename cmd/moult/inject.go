@@ -12,6 +12,7 @@ import (
 
 	"moult/agent/control"
 	"moult/agent/operator"
+	"moult/cmd/moult/internal/screen"
 )
 
 func injectCommand() *cli.Command {
@@ -54,7 +55,13 @@ func inject(c *cli.Context) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("inject: %w", err)
 	}
-	accepted, err := api.Inject(c.Context, f, signed)
+	fi, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("inject: %w", err)
+	}
+	shown := screen.TransferOn(c.App.ErrWriter)
+	accepted, err := api.Inject(c.Context, shown.Reading(f, "handing over", fi.Size()), signed)
+	shown.Done()
 	if err != nil {
 		return err
 	}
@@ -89,7 +96,7 @@ func prepareInjection(c *cli.Context, api *control.Client, f *os.File) (*control
 		return nil, err
 	}
 	defer folder.Close()
-	b, err := checkBundle(f, folder.FirstRoot())
+	b, err := checkBundle(f, folder.FirstRoot(), c.App.ErrWriter)
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func showPlan(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	b, f, err := openBundle(path, root)
+	b, f, err := openBundle(path, root, c.App.ErrWriter)
 	if err != nil {
 		return fmt.Errorf("plan: %w", err)
 	}

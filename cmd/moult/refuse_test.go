@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -354,7 +355,7 @@ func (c *testCluster) ranked(a *cluster.Agent, path string, reversed bool) contr
 	}
 	defer folder.Close()
 	op := operator.New(folder)
-	b, f, err := openBundle(path, folder.FirstRoot())
+	b, f, err := openBundle(path, folder.FirstRoot(), io.Discard)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -134,7 +134,7 @@ func simulated(c *cli.Context) (map[bundle.Class]bundle.ClassUpgrade, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, f, err := openBundle(path, root)
+	b, f, err := openBundle(path, root, c.App.ErrWriter)
 	if err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}

@@ -156,6 +156,43 @@ func TestStatusWatchedSuspended(t *testing.T) {
 	s.Await("the last status below what stood there before", func(rows []string) bool { return begins(rows, "before") && begins(rows, "n1 ") })
 }
 
+// `moult inject` shows on a terminal how far the bundle is, and takes that away; nowhere else.
+func TestInjectShown(t *testing.T) {
+	t.Parallel()
+	const length = 64 << 20 // more than fits on the way
+	path := filepath.Join(t.TempDir(), "one.moult")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, length)); err != nil {
+		t.Fatal(err)
+	}
+	for _, width := range []int{60, 80, 120, 200} {
+		goOn := make(chan struct{})
+		agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			<-goOn
+			if n, err := io.Copy(io.Discard, r.Body); err != nil || n <= length {
+				t.Errorf("%d bytes came, %v", n, err)
+			}
+			_ = json.NewEncoder(w).Encode(control.Accepted{Version: 1, Message: "release 1 is here"})
+		}))
+		s := screentest.Open(t, width, 24)
+		injecting := onTerminal(t, s, "MOULT_AGENT="+agent.URL, "inject", "--no-order", path)
+		s.Await("how far it is", func(rows []string) bool {
+			return len(rows) == 1 && strings.HasPrefix(rows[0], "handing over  ░") && strings.Contains(rows[0], "of 64.0 MiB")
+		})
+		close(goOn)
+		if err := injecting.Wait(); err != nil {
+			t.Error(err)
+		}
+		s.Await("what came of it", func(rows []string) bool { return begins(rows, "moult: release 1 is here") })
+		if begins(s.Rows(), "handing over") {
+			t.Errorf("in the end\n%s", strings.Join(s.Rows(), "\n"))
+		}
+		for _, fault := range s.Faults() {
+			t.Errorf("%d columns: %s", width, fault)
+		}
+		agent.Close()
+	}
+}
+
 // lines is what a command writes to a pipe.
 type lines struct{ *bufio.Scanner }
 

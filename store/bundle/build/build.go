@@ -32,6 +32,9 @@ type Options struct {
 	CheckRules, CheckWasm func(path string, data []byte) error
 	// Withdrawn is what the operator is known to have withdrawn.
 	Withdrawn bundle.Withdrawn
+	// Progress hears, on the goroutine of Build, how many bytes of a stage are done; total is 0
+	// where that is not known. nil: nobody does.
+	Progress func(stage string, done, total int64)
 }
 
 // Result says what Build made.
@@ -314,7 +317,7 @@ func (b *builder) class(ctx context.Context, c *ClassSpec) (bundle.ClassUpgrade,
 	u := c.Upgrade
 	for _, a := range c.Artifacts {
 		path := b.path(a.Path)
-		p, err := pack(ctx, b.dir, path, a)
+		p, err := pack(ctx, b.dir, path, a, b.Options)
 		if errors.Is(err, archive.ErrUnfit) {
 			b.fail(a.at, "Unfit artifact", "%s.", err)
 			continue
@@ -359,14 +362,25 @@ func (b *builder) write(v *trust.Verified, head []byte) (err error) {
 			err = errors.Join(err, ignoreClosed(f.Close()))
 		}
 	}()
-	if err := archive.Write(f, v, b.docs(v, head), b.blobs); err != nil {
+	total, known := int64(0), map[bundle.Digest]bool{}
+	for _, blob := range b.blobs {
+		if !known[blob.Digest] {
+			total += blob.Length
+		}
+		known[blob.Digest] = true
+	}
+	writing := b.meter("writing", total)
+	writing.w = f
+	if err := archive.Write(writing, v, b.docs(v, head), b.blobs); err != nil {
 		return err
 	}
 	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	opened, err := archive.Open(f, info.Size(), b.folder.FirstRoot(), nil)
+	checking := b.meter("checking", info.Size())
+	checking.at = f
+	opened, err := archive.Open(checking, info.Size(), b.folder.FirstRoot(), nil)
 	if err != nil {
 		return fmt.Errorf("the new bundle does not verify, so it is not kept: %w", err)
 	}

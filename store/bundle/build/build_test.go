@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -178,6 +179,35 @@ func TestBuild(t *testing.T) {
 		info, err := os.Stat(filepath.Join(root.Name(), "kv"))
 		if err != nil || info.Mode() != 0o755 {
 			t.Errorf("the program for %s: %v, %v", a.Platform, info, err)
+		}
+	}
+}
+
+// Each stage of a build tells how far it is, to its end.
+func TestBuildProgress(t *testing.T) {
+	dir := source(t, 1)
+	var stages []string
+	last, whole := map[string]int64{}, map[string]int64{}
+	_, err := Build(t.Context(), load(t, dir), newFolder(t), filepath.Join(t.TempDir(), "kv.moult"), Options{
+		Progress: func(stage string, done, total int64) {
+			if len(stages) == 0 || stages[len(stages)-1] != stage {
+				stages = append(stages, stage)
+			}
+			if done < last[stage] {
+				t.Errorf("%s: %d bytes after %d", stage, done, last[stage])
+			}
+			last[stage], whole[stage] = done, total
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"packing amd64", "cutting amd64", "packing kv-arm64", "cutting kv-arm64", "writing", "checking"}; !slices.Equal(stages, want) {
+		t.Errorf("stages %q, want %q", stages, want)
+	}
+	for stage, total := range whole {
+		if total < 1<<20 || last[stage] < total {
+			t.Errorf("%s ended at %d of %d bytes", stage, last[stage], total)
 		}
 	}
 }

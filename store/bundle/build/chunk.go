@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	chunkers "github.com/PlakarKorp/go-cdc-chunkers"
 	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // registers the algorithm
@@ -39,7 +41,7 @@ func (p *packed) blobs() []archive.Blob {
 }
 
 // pack makes the artifact at path into a tar in dir. The caller closes the file.
-func pack(ctx context.Context, dir, path string, a ArtifactSpec) (_ *packed, err error) {
+func pack(ctx context.Context, dir, path string, a ArtifactSpec, o Options) (_ *packed, err error) {
 	p := &packed{}
 	if p.file, err = os.CreateTemp(dir, "artifact-*.tar"); err != nil {
 		return nil, err
@@ -49,15 +51,19 @@ func pack(ctx context.Context, dir, path string, a ArtifactSpec) (_ *packed, err
 			err = errors.Join(err, p.file.Close())
 		}
 	}()
-	if p.PackStats, err = archive.Pack(ctx, p.file, path, a.Name); err != nil {
+	packing := o.meter("packing "+filepath.Base(path), sizeOf(path))
+	packing.w = p.file
+	if p.PackStats, err = archive.Pack(ctx, packing, path, a.Name); err != nil {
 		return nil, err
 	}
+	cutting := o.meter("cutting "+filepath.Base(path), packing.done)
+	cutting.r = p.file
 	if _, err = p.file.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
 	p.Platform = a.Platform
 	hash := sha256.New()
-	if p.Chunks, err = cut(ctx, io.TeeReader(p.file, hash)); err != nil {
+	if p.Chunks, err = cut(ctx, io.TeeReader(cutting, hash)); err != nil {
 		return nil, fmt.Errorf("cut %s into chunks: %w", path, err)
 	}
 	p.Digest = bundle.Digest(hash.Sum(nil))
@@ -65,6 +71,25 @@ func pack(ctx context.Context, dir, path string, a ArtifactSpec) (_ *packed, err
 		p.Length += c.Length
 	}
 	return p, nil
+}
+
+// sizeOf is about how long the tar of a file or folder will be; 0 where that cannot be told:
+// what is wrong with it, packing will say.
+func sizeOf(path string) (n int64) {
+	err := filepath.WalkDir(path, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil && e.Type().IsRegular() {
+			n += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // cut returns the chunks of r, which depend on its content alone.

@@ -2,12 +2,10 @@ package screen
 
 import (
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 
 	tea "charm.land/bubbletea/v2"
-	"github.com/charmbracelet/x/ansi"
 )
 
 // View is a text for a screen of so many columns and rows. It may be asked for at any time,
@@ -147,41 +145,4 @@ func clip(lines []string, width, height int) []string {
 		clipped[i] = Cut(l, width)
 	}
 	return clipped
-}
-
-// Progress is one line that tells how far something is, in its place on a terminal.
-type Progress struct {
-	To io.Writer
-	// Width is how long the line may be now, in columns; nil where nothing is to be shown.
-	Width func() int
-
-	shown string
-}
-
-// ProgressOn shows nothing where w is no terminal that can redraw.
-func ProgressOn(w io.Writer) *Progress {
-	t := TerminalOf(w, true)
-	if !t.Redraws {
-		return &Progress{}
-	}
-	return &Progress{To: w, Width: func() int { width, _ := t.Size(); return width }}
-}
-
-// Shows reports whether what is shown is seen.
-func (p *Progress) Shows() bool { return p.Width != nil }
-
-// Show has a line take the place of the one before.
-func (p *Progress) Show(line string) {
-	if p.Shows() && line != p.shown {
-		p.shown = line
-		fmt.Fprint(p.To, "\r"+Cut(line, p.Width()-1)+ansi.EraseLineRight) // the last column is the cursor's
-	}
-}
-
-// Done takes the line away: what comes says it all.
-func (p *Progress) Done() {
-	if p.Shows() && p.shown != "" {
-		p.shown = ""
-		fmt.Fprint(p.To, "\r"+ansi.EraseLineRight)
-	}
 }
