@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/journal"
+
 	"moult/agent/control"
 )
 
@@ -16,24 +18,42 @@ import (
 // something, or was to.
 const auditFile = "log/audit.jsonl"
 
-// Audit appends what was done, durably. That it cannot be written is logged, and undoes
-// nothing. It may be called from any goroutine.
+// Audit appends what was done, durably, and tells systemd's journal where the agent logs to
+// that. That it cannot be written is logged, and undoes nothing. It may be called from any
+// goroutine.
 func (h *Home) Audit(d control.Deed) {
-	h.audit.Lock()
-	defer h.audit.Unlock()
-	if err := h.appendAudit(d); err != nil {
+	d.Message, d.Error = clip(d.Message, maxAuditText), clip(d.Error, maxAuditText)
+	line, err := json.Marshal(d)
+	if err == nil {
+		err = errors.Join(h.appendAudit(line), h.journalAudit(d, line))
+	}
+	if err != nil {
 		h.log.Error("a call is not noted in the audit", "call", d.Call, "by", d.By, "err", err)
 	}
 }
 
-func (h *Home) appendAudit(d control.Deed) (err error) {
-	for _, text := range []*string{&d.Message, &d.Error} {
-		*text = clip(*text, maxAuditText)
-	}
-	line, err := json.Marshal(d)
-	if err != nil {
+// journalAudit tells systemd's journal, if that gets what this process logs. One that hangs
+// holds the caller up, as it would by the log.
+func (h *Home) journalAudit(d control.Deed, line []byte) error {
+	if there, err := journal.StderrIsJournalStream(); err != nil || !there {
 		return err
 	}
+	what, priority := d.Message, journal.PriNotice
+	if d.Error != "" {
+		what, priority = d.Error, journal.PriWarning
+	}
+	err := journal.Send(strings.TrimSuffix(fmt.Sprintf("%s by %s: %s", d.Call, d.By, what), ": "), priority, map[string]string{
+		"SYSLOG_IDENTIFIER": "moult", "MOULT_NODE": h.cfg.Name, "MOULT_CALL": d.Call, "MOULT_AUDIT": string(line),
+	})
+	if err != nil {
+		return fmt.Errorf("tell systemd's journal: %w", err)
+	}
+	return nil
+}
+
+func (h *Home) appendAudit(line []byte) (err error) {
+	h.audit.Lock()
+	defer h.audit.Unlock()
 	path := filepath.Join(h.cfg.Data, auditFile)
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
