@@ -3,7 +3,9 @@ package node
 import (
 	"fmt"
 	"slices"
+	"time"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -67,6 +69,30 @@ func (n *Node) Alarms() (texts []string) {
 	}
 	return texts
 }
+
+// clock is by how much a node's clock is ahead of this one's, at least, as of the phase that it
+// said it began.
+type clock struct {
+	since time.Time
+	ahead time.Duration
+}
+
+// noteClock compares when a node says that its phase began with the time here: it cannot have
+// begun later than now. That a clock is behind nothing shows, for a record may be old.
+func (n *Node) noteClock(r view.Record) {
+	ahead := r.Since.Sub(n.now)
+	switch known, ok := n.clocks[r.Node]; {
+	case ok && known.since.Equal(r.Since):
+	case ahead > clockSlack:
+		n.clocks[r.Node] = clock{r.Since, ahead}
+	default:
+		delete(n.clocks, r.Node)
+	}
+}
+
+// ClockAhead is by how much the clock of a node was ahead of this one's, at least, when it last
+// said anything that shows it; 0 for nothing. For people only: no decision goes by it.
+func (n *Node) ClockAhead(id bundle.NodeID) time.Duration { return n.clocks[id].ahead }
 
 func olderFolder(said, running bundle.Version) string {
 	return fmt.Sprintf("this data folder is older than what the node has said: it had settled at version %d; its state is that of version %d", said, running)

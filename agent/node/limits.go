@@ -16,6 +16,9 @@ const (
 	// of at most half of it between its starts.
 	steadyAfter = time.Minute
 
+	// clockSlack is by how much a clock may be ahead of this one's, and nobody is told.
+	clockSlack = 5 * time.Second
+
 	// factsPause is how often the record says other facts at most, beside the first of each
 	// software.
 	factsPause = 10 * time.Second

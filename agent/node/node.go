@@ -80,6 +80,7 @@ type Node struct {
 	dropped   []bundle.NodeID // forgotten, and to be told
 	names     names
 	doneAt    map[settlement]time.Time
+	clocks    map[bundle.NodeID]clock // of those that are ahead of this one
 	alive     map[bundle.NodeID]bool
 	away      map[bundle.NodeID]time.Time // since when those that were alive are not; for people
 	synced    bool
@@ -163,7 +164,7 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 		machine: machine, saved: machine.State(), floor: m.Floor, floorSaved: m.Floor,
 		meta: m.Metadata, frozen: map[bundle.Version]bundle.Digest{}, docs: newDocuments(m.Bound),
 		view: view.New(cfg.Memo), doneAt: map[settlement]time.Time{}, alive: map[bundle.NodeID]bool{cfg.Self: true}, away: map[bundle.NodeID]time.Time{},
-		number: m.Floor.Numbers, numbers: map[bundle.NodeID]numbers{},
+		number: m.Floor.Numbers, numbers: map[bundle.NodeID]numbers{}, clocks: map[bundle.NodeID]clock{},
 	}
 	for _, v := range sorted(m.Frozen) {
 		n.freezeOne(v, m.Frozen[v])

@@ -95,6 +95,7 @@ func (n *Node) forget() {
 // gone notes that a node is no longer in the view.
 func (n *Node) gone(id bundle.NodeID) {
 	delete(n.numbers, id)
+	delete(n.clocks, id)
 	n.dropped = append(n.dropped, id)
 	n.heard(id)
 	delete(n.sources, id)

@@ -126,6 +126,9 @@ func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.No
 			n.surpassPublished()
 			continue
 		}
+		if r, ok := n.view.Get(id); ok {
+			n.noteClock(r)
+		}
 		n.noteDone(id)
 	}
 	return changed, err

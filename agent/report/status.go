@@ -74,10 +74,45 @@ func (p Peer) alarms(s *control.Status) (all []node.Alarm) {
 	if head, newest := p.Node.Rolling(), p.Node.Head(); head != 0 && newest > head {
 		all = append(all, node.Alarm{Cause: fmt.Sprint("no order ", newest), Text: fmt.Sprintf("release %d was handed in without a rollout order, so it does not begin; `moult inject BUNDLE` signs one", newest)})
 	}
+	if clocks := p.clocks(s); clocks != "" {
+		all = append(all, node.Alarm{Cause: "clock", Text: clocks})
+	}
 	if lonely := p.hearsNobody(s); lonely != "" {
 		all = append(all, node.Alarm{Cause: "alone", Text: lonely})
 	}
 	return all
+}
+
+// clocks names the nodes whose clocks are ahead of this machine's; "" for none.
+func (p Peer) clocks(s *control.Status) string {
+	const matters = "windows, soaks and expiry go by each machine's own clock"
+	var ahead []string
+	others, found, least := 0, 0, time.Duration(0)
+	for _, n := range s.Nodes {
+		if n.ID == p.ID || n.Standing != "" || !n.Reachable {
+			continue
+		}
+		others++
+		by := p.Node.ClockAhead(n.ID).Round(time.Second)
+		if by == 0 {
+			continue
+		}
+		if least == 0 || by < least {
+			least = by
+		}
+		if found++; len(ahead) < maxNamed {
+			ahead = append(ahead, fmt.Sprintf("%s by %s or more", p.Node.NameOf(n.ID), bundle.Duration(by)))
+		}
+	}
+	switch {
+	case found == 0:
+		return ""
+	case found > 1 && 2*found > others:
+		return fmt.Sprintf("the clock of this machine is behind those of most others, by %s or more: set it, by NTP say: %s", bundle.Duration(least), matters)
+	case found > len(ahead):
+		ahead = append(ahead, fmt.Sprintf("and %d more", found-len(ahead)))
+	}
+	return fmt.Sprintf("clocks are ahead of this machine's: %s: set them, by NTP say: %s", strings.Join(ahead, ", "), matters)
 }
 
 // hearsNobody says that no other agent can be reached; "" where one can, or none is missed.
