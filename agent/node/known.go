@@ -1,6 +1,8 @@
 package node
 
 import (
+	"time"
+
 	"moult/agent/schedule"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -91,6 +93,42 @@ func (n *Node) newestOrder() *schedule.Order {
 		return nil
 	}
 	return n.docs.orders[vs[len(vs)-1]]
+}
+
+// progressed is when the rollout of the newest order got on last, as far as this node has seen.
+type progressed struct {
+	behind int // so many nodes were not there yet
+	at     time.Time
+}
+
+// noteProgress looks whether the newest rollout gets on: the order is new, or fewer nodes are
+// behind than before. While nobody can go it waits for nothing that ought to come.
+func (n *Node) noteProgress() {
+	o := n.newestOrder()
+	if o == nil {
+		n.newest = nil
+		return
+	}
+	isNew := !n.newest.Of(o)
+	if isNew {
+		n.newest = schedule.NewTally(o, n.lookup)
+	}
+	own, known := n.lookup(n.cfg.Self)
+	n.newest.Note(n.cfg.Self, own, known)
+	behind := n.newest.Behind()
+	if isNew || behind < n.progressed.behind || !n.newest.Idles(n.now, n.cfg.Zone) {
+		n.progressed.at = n.now
+	}
+	n.progressed.behind = behind
+}
+
+// Idle is for how long the rollout of a release has not got on, as this agent has seen it since
+// it began; 0 for one that is not the newest.
+func (n *Node) Idle(release bundle.Version) time.Duration {
+	if o := n.newestOrder(); o == nil || o.Release != release || !n.newest.Of(o) {
+		return 0
+	}
+	return max(0, n.now.Sub(n.progressed.at))
 }
 
 // Rolling is the release that is on its way, or back: that of the newest rollout order, or

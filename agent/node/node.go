@@ -104,7 +104,8 @@ type Node struct {
 	conditions conditions
 	tally      *schedule.Tally // see tallyOf; nil: the node asks no schedule
 	finalizing schedule.Finalizing
-	restTally  *schedule.Tally // that rest goes by; nil: none does
+	newest     *schedule.Tally // of the newest order; nil: there is none
+	progressed progressed
 
 	placesOf   *schedule.Order // the order that placesKept is of
 	placesKept schedule.Places
@@ -330,6 +331,7 @@ func (n *Node) members(alive map[bundle.NodeID]bool) {
 func (n *Node) decide() {
 	n.noteHealth()
 	n.noteFacts()
+	n.noteProgress()
 	for _, f := range []func(){n.aim, n.retry, n.begin, n.goOn, n.soak, n.schedule, n.finalize} {
 		if n.waits() {
 			return

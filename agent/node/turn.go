@@ -154,8 +154,8 @@ func (n *Node) heard(id bundle.NodeID) {
 	if n.tally != nil && id != n.cfg.Self {
 		n.tally.Note(id, r, known)
 	}
-	if n.restTally != nil && id != n.cfg.Self {
-		n.restTally.Note(id, r, known)
+	if n.newest != nil && id != n.cfg.Self {
+		n.newest.Note(id, r, known)
 	}
 }
 
@@ -181,7 +181,7 @@ func (n *Node) Input(release bundle.Version) schedule.Input {
 			return 0
 		},
 		Reachable: n.Alive, Name: n.NameOf, Ask: n.ask(n.docs.orders[release]),
-		Now: n.now, Zone: n.cfg.Zone,
+		Now: n.now, Zone: n.cfg.Zone, Idle: n.Idle(release),
 		Synced: n.synced, Expired: n.Expired(), Conflict: n.Conflicted(release),
 	}
 }

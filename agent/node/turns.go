@@ -158,16 +158,11 @@ func (n *Node) finalize() {
 // word, and since when it does: by this node's clock, and over restarts of its agent.
 func (n *Node) rest(o *schedule.Order, s upgrade.State) {
 	if o == nil || o.FinalizeAfter == 0 || s.Final >= o.Release || !s.Served || n.doubtful {
-		n.finalizing, n.restTally = schedule.Finalizing{}, nil
+		n.finalizing = schedule.Finalizing{}
 		return
 	}
-	if !n.restTally.Of(o) {
-		n.restTally = schedule.NewTally(o, n.lookup)
-	}
-	own, known := n.lookup(n.cfg.Self)
-	n.restTally.Note(n.cfg.Self, own, known)
 	in := schedule.FinalizeInput{
-		Order: o, Tally: n.restTally, Now: n.now, Synced: n.synced, Expired: n.Expired(),
+		Order: o, Tally: n.newest, Now: n.now, Synced: n.synced, Expired: n.Expired(),
 		Conflict: n.forked || n.Conflicted(o.Release) || n.disowned(o.Release), Pending: n.OrderPending(o.Release),
 	}
 	if s.Rest.Release == o.Release && s.Rest.Turn == o.Turn {

@@ -24,6 +24,9 @@ const (
 	// maxExplained is up to how many nodes a status tells of each what it waits
 	// for; above, `why` does.
 	maxExplained = 200
+	// progressExpected is after how long without another settled node a rollout does not get on,
+	// where its release does not say.
+	progressExpected = bundle.Duration(2 * time.Hour)
 	// maxNamed bounds the nodes that a reason names.
 	maxNamed = 5
 )

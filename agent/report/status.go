@@ -74,6 +74,9 @@ func (p Peer) alarms(s *control.Status) (all []node.Alarm) {
 	if head, newest := p.Node.Rolling(), p.Node.Head(); head != 0 && newest > head {
 		all = append(all, node.Alarm{Cause: fmt.Sprint("no order ", newest), Text: fmt.Sprintf("release %d was handed in without a rollout order, so it does not begin; `moult inject BUNDLE` signs one", newest)})
 	}
+	if idle := p.idle(s); idle != "" {
+		all = append(all, node.Alarm{Cause: fmt.Sprint("progress ", p.Node.Rolling()), Text: idle})
+	}
 	if clocks := p.clocks(s); clocks != "" {
 		all = append(all, node.Alarm{Cause: "clock", Text: clocks})
 	}
@@ -81,6 +84,34 @@ func (p Peer) alarms(s *control.Status) (all []node.Alarm) {
 		all = append(all, node.Alarm{Cause: "alone", Text: lonely})
 	}
 	return all
+}
+
+// idle says that the newest rollout does not get on; "" where it does, or has come to its end.
+func (p Peer) idle(s *control.Status) string {
+	release := p.Node.Rolling()
+	o := p.Node.Orders()[release]
+	if o == nil {
+		return ""
+	}
+	expected := bundle.Duration(0)
+	for _, class := range slices.Sorted(maps.Keys(o.Classes)) {
+		if by := o.Classes[class].ProgressDeadline; by > 0 && (expected == 0 || by < expected) {
+			expected = by
+		}
+	}
+	if expected == 0 {
+		expected = progressExpected
+	}
+	idle := p.Node.Idle(release)
+	if idle < time.Duration(expected) {
+		return ""
+	}
+	there := p.arrived(release, o)
+	i := slices.IndexFunc(s.Nodes, func(n control.NodeStatus) bool { return n.Standing == "" && o.Attempts(n.Class, n.ID) > 0 && !there(n) })
+	if i < 0 {
+		return ""
+	}
+	return fmt.Sprintf("the rollout of release %d does not get on: no node has newly settled for %s; `moult why %s` tells what that one waits for", release, bundle.Duration(idle.Truncate(time.Minute)), p.Node.NameOf(s.Nodes[i].ID))
 }
 
 // clocks names the nodes whose clocks are ahead of this machine's; "" for none.

@@ -27,6 +27,8 @@ type Input struct {
 	// canaries that do not say themselves that theirs has passed, since an older
 	// moult looks after them; nil is 0 for all.
 	SettledFor func(bundle.NodeID) time.Duration
+	// Idle is for how long the rollout has not got on, as this agent has seen it ([Tally.Idle]).
+	Idle time.Duration
 	// Reachable tells for whom a wait may last: the reason's command is about
 	// an unreachable node, if there is one. nil: not known. For people only.
 	Reachable func(bundle.NodeID) bool
@@ -267,8 +269,16 @@ func (d *decision) inRoster() (Decision, bool) {
 
 // notStopped holds the rollout of the class when too many nodes have failed.
 func (d *decision) notStopped() (Decision, bool) {
-	if d.class.FailureMax == 0 || d.counts.failed.n < d.class.FailureMax {
+	idle := 0
+	if by := d.class.ProgressDeadline; by > 0 && d.Idle >= time.Duration(by) && !d.order.Back() {
+		idle = 1
+	}
+	if d.class.FailureMax == 0 || d.counts.failed.n+idle < d.class.FailureMax {
 		return Decision{}, false
+	}
+	if d.counts.failed.n < d.class.FailureMax {
+		return wait(CodeStopped, fmt.Sprintf("the rollout of class %s has stopped: no node has newly settled for %s, and %s is allowed; `moult pause --release %d`, and then resume, gives it as long again", d.Class, bundle.Duration(d.Idle.Round(time.Second)), d.class.ProgressDeadline, d.order.Release),
+			fmt.Sprintf("moult pause --release %d", d.order.Release)), true
 	}
 	var failed []bundle.NodeID
 	for m := range d.counts.failed.all(0, len(d.counts.members)) {

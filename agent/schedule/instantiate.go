@@ -220,8 +220,9 @@ func withoutCircles(classes map[bundle.Class]bundle.ClassUpgrade, previous *Orde
 func fromSpec(s bundle.ScheduleSpec, nodes int) (ClassOrder, error) {
 	c := ClassOrder{
 		Strategy: s.Strategy, Canary: s.Canary, Soak: s.Soak,
-		FailureMax: cmp.Or(s.FailureMax, 1), // a rollout that nothing stops must be asked for by a number
-		Windows:    s.Windows, After: s.After, When: s.When, HoldIf: s.HoldIf,
+		FailureMax:       cmp.Or(s.FailureMax, 1), // a rollout that nothing stops must be asked for by a number
+		ProgressDeadline: s.ProgressDeadline,
+		Windows:          s.Windows, After: s.After, When: s.When, HoldIf: s.HoldIf,
 	}
 	if c.Rate = s.Rate; !c.Bounds() {
 		c.MaxUnavailable = max(1, nodes)

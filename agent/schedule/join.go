@@ -138,6 +138,9 @@ func joinClass(a, b ClassOrder) (ClassOrder, error) {
 	if c.FailureMax = min(a.FailureMax, b.FailureMax); c.FailureMax == 0 { // of one that never stops
 		c.FailureMax = max(a.FailureMax, b.FailureMax)
 	}
+	if c.ProgressDeadline = min(a.ProgressDeadline, b.ProgressDeadline); c.ProgressDeadline == 0 {
+		c.ProgressDeadline = max(a.ProgressDeadline, b.ProgressDeadline)
+	}
 	if c.Waves = joinWaves(&a, &b); len(c.Waves) > 0 {
 		c.Canary, c.Soak = 0, 0
 	}

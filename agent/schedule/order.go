@@ -45,7 +45,8 @@ const (
 	// FormatTurns, of the same moult, added orders that take their release back, and go
 	// forward again, or say that it will not be taken back.
 	FormatTurns = FormatFacts
-	// FormatFinalizeAfter added releases that are finalized by their own word.
+	// FormatFinalizeAfter added releases that are finalized by their own word, and classes whose
+	// rollout must get on.
 	FormatFinalizeAfter = 6
 
 	newestFormat = FormatFinalizeAfter
@@ -105,6 +106,11 @@ func (o *Order) lowestFormat() int {
 		return FormatTurns
 	}
 	for _, c := range o.Classes {
+		if c.ProgressDeadline != 0 {
+			return FormatFinalizeAfter
+		}
+	}
+	for _, c := range o.Classes {
 		if c.When != "" || c.HoldIf != "" {
 			return FormatFacts
 		}
@@ -147,6 +153,9 @@ type ClassOrder struct {
 	// FailureMax failed nodes stop the rollout of the class; 0: it never stops
 	// by itself.
 	FailureMax int `json:"failure_max,omitempty"`
+	// ProgressDeadline is after how long without another settled node that counts as one that
+	// has failed, by each agent's own clock (see Input.Idle); 0: never.
+	ProgressDeadline bundle.Duration `json:"progress_deadline,omitempty"`
 	// Roster lists the nodes in the order in which they may go down. The j-th
 	// place of a node is for its j-th attempt, not counting skipped places.
 	Roster []bundle.NodeID `json:"roster,omitempty"`
@@ -272,6 +281,7 @@ func (c *ClassOrder) validate(fail func(bad bool, field, format string, args ...
 	fail(c.Canary < 0 || c.Canary > bundle.MaxCanary, "canary", "%d, want 0 to %d", c.Canary, bundle.MaxCanary)
 	fail(c.Soak < 0 || c.Soak > bundle.MaxSoak, "soak", "%s, want 0 to %s", c.Soak, bundle.MaxSoak)
 	fail(c.FailureMax < 0 || c.FailureMax > bundle.MaxFailures, "failure_max", "%d, want 0 to %d", c.FailureMax, bundle.MaxFailures)
+	fail(c.ProgressDeadline < 0 || c.ProgressDeadline > bundle.MaxProgress, "progress_deadline", "%s, want 0 to %s", c.ProgressDeadline, bundle.MaxProgress)
 	fail(len(c.Roster) > MaxRoster, "roster", "%d places, the most is %d", len(c.Roster), MaxRoster)
 	c.validateSkipped(fail)
 	c.validateStarted(fail)

@@ -75,6 +75,8 @@ const (
 	MaxHookTime       = Duration(24 * time.Hour)
 	MaxSoak           = Duration(30 * 24 * time.Hour)
 	MaxHoldTimeout    = Duration(time.Hour)
+	MinProgress       = Duration(time.Second)
+	MaxProgress       = Duration(30 * 24 * time.Hour)
 	MinFinalizeAfter  = Duration(time.Second)
 	MaxFinalizeAfter  = Duration(365 * 24 * time.Hour)
 	MinWindow         = Duration(time.Minute)

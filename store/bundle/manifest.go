@@ -40,7 +40,8 @@ const (
 	// FormatHooks added programs that are run before software is stopped and once it is up.
 	FormatHooks = 8
 
-	// FormatFinalizeAfter added releases that are finalized by their own word.
+	// FormatFinalizeAfter added releases that are finalized by their own word, and schedules with
+	// a time in which a rollout must get on.
 	FormatFinalizeAfter = 9
 
 	newestFormat = FormatFinalizeAfter
@@ -321,6 +322,9 @@ type ScheduleSpec struct {
 	Soak   Duration `json:"soak,omitempty"`
 	// FailureMax held nodes stop the rollout of the class.
 	FailureMax int `json:"failure_max"`
+	// ProgressDeadline is how long a rollout may go without another settled node before that
+	// counts as one that has failed; 0: for ever. Since FormatFinalizeAfter.
+	ProgressDeadline Duration `json:"progress_deadline,omitempty"`
 	// HoldTimeout is how long a call may wait while a node is down.
 	HoldTimeout Duration `json:"hold_timeout"`
 	// Windows are when nodes may go down; none for always. Since FormatWindows.
@@ -378,6 +382,9 @@ func (m *Manifest) LowestFormat() int {
 		}
 		if len(c.Schedule.Waves) > 0 || c.Schedule.Spread != nil || c.Schedule.Strategy == StrategyRandom {
 			format = max(format, FormatWaves)
+		}
+		if c.Schedule.ProgressDeadline != 0 {
+			format = max(format, FormatFinalizeAfter)
 		}
 		if !c.Hooks.IsZero() {
 			format = max(format, FormatHooks)

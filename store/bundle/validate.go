@@ -300,6 +300,10 @@ func (v *validator) schedule(path string, s *ScheduleSpec) {
 	}
 	v.fail(s.Canary < 0 || s.Canary > MaxCanary, path+".canary", "%d, want 0 to %d", s.Canary, MaxCanary)
 	v.duration(path+".soak", s.Soak, 0, MaxSoak)
+	if s.ProgressDeadline != 0 {
+		v.duration(path+".progress_deadline", s.ProgressDeadline, MinProgress, MaxProgress)
+		v.fail(s.ProgressDeadline <= s.LongestSoak(), path+".progress_deadline", "%s, want more than the soak of %s, in which nobody settles", s.ProgressDeadline, s.LongestSoak())
+	}
 	v.fail(s.Soak > 0 && s.Canary == 0, path+".soak", "%s, but there is no canary to wait for", s.Soak)
 	v.waves(path+".waves", s)
 	v.spread(path+".spread", s)

@@ -64,3 +64,12 @@ func (v *validator) spread(path string, s *ScheduleSpec) {
 	v.fail(!ValidLabel(s.Spread.Label), path+".label", "%.40q, want the name of a label", s.Spread.Label)
 	v.fail(s.Spread.Max < 1 || s.Spread.Max > MaxFailures, path+".max", "%d, want 1 to %d", s.Spread.Max, MaxFailures)
 }
+
+// LongestSoak is the longest of a schedule's soaks.
+func (s *ScheduleSpec) LongestSoak() Duration {
+	longest := s.Soak
+	for _, w := range s.Waves {
+		longest = max(longest, w.Soak)
+	}
+	return longest
+}

@@ -58,6 +58,9 @@ func (d *decoder) schedule(s *scheduleSchema) bundle.ScheduleSpec {
 			d.later(f.Then.Expr.Range(), "any other then", `Write: then = "hold"`)
 		}
 	}
+	if out.ProgressDeadline = d.duration(s.Progress, 0, bundle.MinProgress, bundle.MaxProgress); s.Progress != nil && out.ProgressDeadline <= out.LongestSoak() {
+		d.fail(s.Progress.Expr.Range(), "Too short a deadline", "While a soak of %s lasts nobody settles: progress_deadline wants more than that.", out.LongestSoak())
+	}
 	out.HoldTimeout = d.duration(s.HoldTimeout, defaultHoldTimeout, 0, bundle.MaxHoldTimeout)
 	return out
 }

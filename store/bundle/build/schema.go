@@ -116,6 +116,7 @@ type scheduleSchema struct {
 	Spread         *hcl.Attribute   `hcl:"spread"`
 	SpreadMax      *hcl.Attribute   `hcl:"spread_max"`
 	OnFailure      *onFailureSchema `hcl:"on_failure,block"`
+	Progress       *hcl.Attribute   `hcl:"progress_deadline"`
 	HoldTimeout    *hcl.Attribute   `hcl:"hold_timeout"`
 	Windows        []windowSchema   `hcl:"window,block"`
 	After          *hcl.Attribute   `hcl:"after"`

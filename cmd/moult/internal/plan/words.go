@@ -81,6 +81,9 @@ func ScheduleWords(s bundle.ScheduleSpec) string {
 	if s.FailureMax > 0 {
 		parts = append(parts, fmt.Sprintf("%d failed stop it", s.FailureMax))
 	}
+	if s.ProgressDeadline > 0 {
+		parts = append(parts, fmt.Sprintf("%s without another settled node count as one that failed", s.ProgressDeadline))
+	}
 	parts = append(parts, fmt.Sprintf("calls wait up to %s for their node", s.HoldTimeout))
 	return strings.Join(parts, "; ")
 }
