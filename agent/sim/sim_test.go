@@ -115,7 +115,7 @@ func (r *Result) add(o Result) {
 		{&a.Crashes, b.Crashes}, {&a.Restarts, b.Restarts}, {&a.Databases, b.Databases}, {&a.Cuts, b.Cuts},
 		{&a.Lost, b.Lost}, {&a.Corrupted, b.Corrupted}, {&a.Orders, b.Orders}, {&a.WentDown, b.WentDown},
 		{&a.Settled, b.Settled}, {&a.Held, b.Held}, {&a.Refused, b.Refused}, {&a.Frozen, b.Frozen}, {&a.RolledBack, b.RolledBack}, {&a.Calls, b.Calls}, {&a.Retired, b.Retired}, {&a.Tails, b.Tails}, {&a.Expired, b.Expired}, {&a.Twice, b.Twice},
-		{&a.Ailed, b.Ailed}, {&a.SoaksFailed, b.SoaksFailed}, {&a.Withdrawn, b.Withdrawn}, {&a.Left, b.Left}, {&a.Forgotten, b.Forgotten}, {&a.Evicted, b.Evicted}, {&a.Contradicted, b.Contradicted}, {&a.LeftInSoak, b.LeftInSoak}, {&a.Rehearsed, b.Rehearsed}, {&a.Unfit, b.Unfit}, {&a.Unable, b.Unable}, {&a.Interrupted, b.Interrupted}, {&a.Awaited, b.Awaited}, {&a.HeldBack, b.HeldBack}, {&a.Turns, b.Turns}, {&a.TakenBack, b.TakenBack}, {&a.Finalized, b.Finalized},
+		{&a.Ailed, b.Ailed}, {&a.SoaksFailed, b.SoaksFailed}, {&a.Withdrawn, b.Withdrawn}, {&a.Left, b.Left}, {&a.Forgotten, b.Forgotten}, {&a.Evicted, b.Evicted}, {&a.Contradicted, b.Contradicted}, {&a.LeftInSoak, b.LeftInSoak}, {&a.Rehearsed, b.Rehearsed}, {&a.Unfit, b.Unfit}, {&a.Unable, b.Unable}, {&a.Interrupted, b.Interrupted}, {&a.Awaited, b.Awaited}, {&a.HeldBack, b.HeldBack}, {&a.Turns, b.Turns}, {&a.TakenBack, b.TakenBack}, {&a.Finalized, b.Finalized}, {&a.FinalAlone, b.FinalAlone}, {&a.FinalRaced, b.FinalRaced},
 	} {
 		*p.sum += p.n
 	}
