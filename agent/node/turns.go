@@ -74,7 +74,7 @@ func (n *Node) NoWayBack(class bundle.Class, release bundle.Version) (why string
 	if n.Conflicted(release) || n.disowned(release) {
 		return "it is signed twice, with different contents"
 	}
-	if o := n.docs.orders[release]; o != nil && o.Finalized || n.machine.State().Final >= release {
+	if o := n.docs.orders[release]; o != nil && n.final(o) {
 		return "it is finalized"
 	}
 	if m := n.docs.manifests[release]; m != nil {
@@ -184,11 +184,17 @@ func (n *Node) rest(o *schedule.Order, s upgrade.State) {
 // Finalizing is when the newest release is finalized here by its own word, as last looked for.
 func (n *Node) Finalizing() schedule.Finalizing { return n.finalizing }
 
+// final reports whether a release will not be taken back: by its order's word, or by its own, which
+// any node in the order may have found out first.
+func (n *Node) final(o *schedule.Order) bool {
+	return o.Finalized || n.machine.State().Final >= o.Release || n.newest.Of(o) && len(n.newest.Final()) > 0
+}
+
 // mayGoBack reports whether a release may yet be taken back, by any class: its callers of
 // the version before are answered until then, whoever calls.
 func (n *Node) mayGoBack(v bundle.Version) bool {
 	o, m := n.newestOrder(), n.docs.manifests[v]
-	if o == nil || o.Release != v || m == nil || o.Finalized || n.machine.State().Final >= v {
+	if o == nil || o.Release != v || m == nil || n.final(o) {
 		return false
 	}
 	for _, class := range sorted(m.Classes) {

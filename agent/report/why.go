@@ -110,7 +110,7 @@ func (p Peer) whenFinal(o *schedule.Order) string {
 	}
 	f := p.Node.Finalizing()
 	switch {
-	case p.Node.State().Final >= o.Release:
+	case p.Node.State().Final >= o.Release || f.Now:
 		return fmt.Sprintf("; release %d is finalized, by its own finalize_after", o.Release)
 	case !f.At.IsZero():
 		return fmt.Sprintf("; it is finalized on %s, if all stay well, and is not taken back any more then (`moult revert %d` before does)", f.At.Format(time.RFC3339), o.Release)
