@@ -204,6 +204,11 @@ func TestFinalGoesNotBack(t *testing.T) {
 	if d := Decide(in); d.Go || d.Reason.Code != CodeFinal || d.Reason.Command != "moult revert --undo 2" {
 		t.Errorf("%+v", d)
 	}
+	if skipped, err := back.Skip("kv", roster[2]); err != nil {
+		t.Fatal(err)
+	} else if in.Order = skipped; !Decide(in).Go {
+		t.Error("who is skipped holds others up")
+	}
 	if s := Summary(back, in.Lookup); s.State != RolloutHeld || !strings.Contains(s.Reason, "moult revert --undo 2") {
 		t.Errorf("%+v", s)
 	}
