@@ -5,7 +5,7 @@ SEEDS ?= 2000
 # The sample systems, and what tests share; ./... leaves them out.
 SAMPLES := ./testdata/kit/... ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/... ./testdata/member/... ./testdata/wall/...
 
-.PHONY: check format vet staticcheck test race fuzz sim states crash cluster mixed bad nats real bench microbench demo tour
+.PHONY: check format vet staticcheck test race fuzz sim states crash cluster mixed bad nats real packages packages-test bench microbench demo tour
 
 check: format vet staticcheck test
 
@@ -70,6 +70,14 @@ real:
 # Of these, the two releases of nats-server alone.
 nats:
 	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestRealNATS -real -v
+
+# deb, rpm, apk and tar.gz, in build/packages.
+packages:
+	cmd/moult/packaging/make build/packages
+
+# They are built twice, and installed in a new Debian.
+packages-test:
+	$(GO) test ./cmd/moult -count=1 -timeout 20m -run TestPackages -packages -v
 
 # The speed table of docs/performance.md, in less than ten minutes. As root it has the
 # kernel's part too, with haproxy, nginx and libnginx-mod-stream those, and with clang

@@ -270,6 +270,8 @@ func (l *loop) run(ctx context.Context) error {
 	persist := time.NewTicker(persistInterval)
 	defer persist.Stop()
 	l.log.Info("agent is up", "name", l.cfg.Name, "id", l.ID.Short(), "cluster", l.Cluster.Short(), "pid", os.Getpid())
+	manager := newManager(l.log)
+	defer manager.close()
 	synced := l.ring.Synced()
 	if peers, err := l.Peers(); err == nil && len(peers)+len(l.cfg.Join) == 0 {
 		l.step(node.Synced{}) // there is nobody to ask
@@ -281,6 +283,7 @@ func (l *loop) run(ctx context.Context) error {
 	l.measureCopy(l.saved)
 	l.proceed()
 	for l.broken == nil {
+		manager.alive(time.Now(), l.line())
 		select {
 		case <-ctx.Done():
 			return nil

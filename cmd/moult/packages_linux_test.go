@@ -1,0 +1,323 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"moult/cmd/moult/internal/cluster"
+	"moult/testdata/kit"
+)
+
+var packages = flag.Bool("packages", false, "build packages, and install them in a new Debian")
+
+// debian is a folder with a fresh Debian.
+type debian struct {
+	t    *testing.T
+	root string
+}
+
+func newDebian(t *testing.T) debian {
+	t.Helper()
+	codename := runCommand(t, exec.Command("sh", "-c", ". /etc/os-release && echo $VERSION_CODENAME"))
+	d := debian{t, filepath.Join(t.TempDir(), "root")}
+	runCommand(t, exec.Command("debootstrap", "--variant=minbase", strings.TrimSpace(codename), d.root))
+	proc := filepath.Join(d.root, "proc")
+	if err := unix.Mount("proc", proc, "proc", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, pid := range d.processes("sample-node") {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // software outlives its agent
+		}
+		if err := unix.Unmount(proc, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// command is one in there.
+func (d debian) command(args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(d.t.Context(), "/usr/bin/env", args...)
+	cmd.Dir, cmd.Env = "/", []string{"PATH=/usr/bin:/usr/sbin:/bin:/sbin", "HOME=/", "DEBIAN_FRONTEND=noninteractive"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: d.root}
+	return cmd
+}
+
+// as has the user of the package run it, who has no capability.
+func (d debian) as(user int, cmd *exec.Cmd) *exec.Cmd {
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(user), Gid: uint32(user)}
+	return cmd
+}
+
+// files lists all that dpkg does not keep for itself.
+func (d debian) files() (all []string) {
+	err := filepath.WalkDir(d.root, func(path string, e fs.DirEntry, err error) error {
+		name := strings.TrimPrefix(path, d.root)
+		if name == "/proc" || name == "/var/lib/dpkg" || name == "/var/log" || name == "/var/cache" {
+			return fs.SkipDir
+		}
+		all = append(all, name)
+		return err
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// processes lists those of programs in there, with a word in their command line.
+func (d debian) processes(word string) (all []int) {
+	found, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, dir := range found {
+		exe, err := os.Readlink(filepath.Join(dir, "exe"))
+		line, err2 := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if errors.Join(err, err2) != nil || !strings.HasPrefix(exe, d.root) || !slices.Contains(strings.Split(string(line), "\x00"), word) {
+			continue // it may have ended
+		}
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		all = append(all, pid)
+	}
+	return all
+}
+
+func (d debian) install(deb string) {
+	d.t.Helper()
+	to := filepath.Join(d.root, "root", filepath.Base(deb))
+	data, err := os.ReadFile(deb)
+	if err == nil {
+		err = os.WriteFile(to, data, 0o600)
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	runCommand(d.t, d.command("dpkg", "--install", "/root/"+filepath.Base(deb)))
+	if err := os.Remove(to); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func runCommand(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return string(out)
+}
+
+// build makes the packages for this machine, and returns their checksums.
+func buildPackages(t *testing.T, to string, env ...string) string {
+	t.Helper()
+	cmd := exec.Command("packaging/make", to, runtime.GOARCH)
+	cmd.Env = append(os.Environ(), env...)
+	runCommand(t, cmd)
+	sums, err := os.ReadFile(filepath.Join(to, "SHA256SUMS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(sums)
+}
+
+func onlyFile(t *testing.T, pattern string) string {
+	t.Helper()
+	found, err := filepath.Glob(pattern)
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%s: %q, %v", pattern, found, err)
+	}
+	return found[0]
+}
+
+// The packages are the same bytes when they are built again, Debian's checks find no error,
+// and in a fresh Debian five nodes of the package's user roll out a release; an agent whose
+// package is upgraded leaves its node serving; purged, the package leaves its data folder.
+func TestPackages(t *testing.T) {
+	if !*packages {
+		t.Skip("run by make packages-test")
+	}
+	for _, tool := range []string{"debootstrap", "lintian", "dpkg"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("skipped: packages are installed with Debian's tools: %v", err)
+		}
+	}
+	if os.Getuid() != 0 {
+		t.Skip("skipped: only root can make a Debian to install packages in")
+	}
+	first, second, later := t.TempDir(), t.TempDir(), t.TempDir()
+	if a, b := buildPackages(t, first), buildPackages(t, second); a != b {
+		t.Errorf("built twice, the packages differ:\n%s\n%s", a, b)
+	}
+	buildPackages(t, later, "VERSION=999.0.0")
+	deb := onlyFile(t, filepath.Join(first, "*.deb"))
+	t.Log(runCommand(t, exec.Command("lintian", "--allow-root", "--fail-on", "error", deb)))
+
+	d := newDebian(t)
+	before := d.files()
+	d.install(deb)
+	user := ownerOf(t, filepath.Join(d.root, "var/lib/moult"))
+	if user == 0 {
+		t.Error("the data folder is root's")
+	}
+	t.Log(runCommand(t, d.as(user, d.command("moult", "version"))))
+	t.Log(runCommand(t, d.as(user, d.command("moult", "demo"))))
+
+	d.replaceAgent(user, onlyFile(t, filepath.Join(later, "*.deb")))
+
+	runCommand(t, d.command("dpkg", "--purge", "moult"))
+	left := slices.DeleteFunc(d.files(), func(name string) bool {
+		_, was := slices.BinarySearch(before, name)
+		return was || strings.HasPrefix(name, "/var/lib/moult")
+	})
+	// The data folder's owner stays in what lists users; its backups are the system's.
+	left = slices.DeleteFunc(left, func(name string) bool { return strings.HasPrefix(name, "/etc/") && strings.HasSuffix(name, "-") })
+	if len(left) > 0 {
+		t.Errorf("purged, the package leaves %q", left)
+	}
+}
+
+func ownerOf(t *testing.T, path string) int {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return int(st.Uid)
+}
+
+const agentHCL = `agent {
+  name      = "n1"
+  class     = "kv"
+  data      = "/var/lib/moult/data"
+  root      = "/etc/moult/trust/root.json"
+  bind      = "127.0.0.1:%[1]d"
+  open_ring = true
+  service "api" {
+    address  = "127.0.0.1:%[2]d"
+    versions = "%[3]d-%[4]d"
+    attach   = "inherit"
+  }
+  adopt {
+    version = 1
+    command = ["/usr/bin/moult", "sample-node", "1", "--state", "${state}", "--listen", "${service.api}"]
+    state   = "/var/lib/moult/state"
+    health {
+      http    = "/healthz"
+      service = "api"
+    }
+  }
+}
+`
+
+// replaceAgent upgrades the package under an agent whose node is called all the while, and
+// has the agent restarted, as systemd does.
+func (d debian) replaceAgent(user int, deb string) {
+	t := d.t
+	reserved, err := cluster.ReservePorts(6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reserved.Release()
+	ports := reserved.First
+	runCommand(t, d.command("moult", "trust", "init", "/etc/moult/trust"))
+	runCommand(t, d.command("chmod", "-R", "a+rX", "/etc/moult/trust"))
+	runCommand(t, d.as(user, d.command("mkdir", "/var/lib/moult/state")))
+	config := fmt.Sprintf(agentHCL, ports, ports+1, ports+2, ports+5)
+	if err := os.WriteFile(filepath.Join(d.root, "etc/moult/agent.hcl"), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(d.root, "var/lib/moult/notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	if err := os.Chmod(socket, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	start := func() *exec.Cmd {
+		agent := d.as(user, d.command("NOTIFY_SOCKET=/var/lib/moult/notify", "moult", "agent", "--config", "/etc/moult/agent.hcl"))
+		var log bytes.Buffer
+		agent.Stderr = &log
+		if err := agent.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("agent:\n%s", log.String())
+			}
+		})
+		buf := make([]byte, 1<<12)
+		for {
+			n, err := manager.Read(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if said := string(buf[:n]); strings.HasPrefix(said, "READY=1\nSTATUS=version 1") {
+				t.Logf("told: %q", said)
+				return agent
+			}
+		}
+	}
+	end := func(agent *exec.Cmd) {
+		if err := errors.Join(agent.Process.Signal(syscall.SIGTERM), agent.Wait()); err != nil {
+			t.Error(err)
+		}
+	}
+
+	agent := start()
+	ctx, cancel := context.WithCancel(t.Context())
+	called := make(chan error)
+	var calls atomic.Int64
+	go func() {
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		for ctx.Err() == nil {
+			r, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", ports+2))
+			if err != nil {
+				called <- err
+				return
+			}
+			r.Body.Close()
+			calls.Add(1)
+		}
+		called <- nil
+	}()
+	kit.Until(t, "the node is called", func() bool { return calls.Load() > 0 })
+	software := d.processes("sample-node")
+	d.install(deb)
+	end(agent)
+	agent = start()
+	cancel()
+	if err := <-called; err != nil {
+		t.Errorf("after %d calls: %v", calls.Load(), err)
+	}
+	if now := d.processes("sample-node"); len(now) != 1 || !slices.Equal(now, software) {
+		t.Errorf("the software was process %v and is %v", software, now)
+	}
+	t.Logf("%d calls while the package was upgraded", calls.Load())
+	end(agent)
+}
