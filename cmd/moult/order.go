@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -11,7 +10,6 @@ import (
 	"moult/agent/membership"
 	"moult/agent/operator"
 	"moult/agent/schedule"
-	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -43,15 +41,9 @@ func pauseCommand() *cli.Command {
 // confirmJoin has a person say that it is meant where what is joined is aborted, since one
 // of the two is.
 func confirmJoin(c *cli.Context, o *schedule.Order, s control.Status) error {
-	if o.Joined == nil || !o.Joined.Open || o.State != schedule.StateAborted {
+	what := operator.JoinWords(o, s)
+	if what == "" {
 		return nil
-	}
-	settled, total := settledOf(o, s)
-	what := fmt.Sprintf("join two rollout orders of release %d, of which one is aborted, by one with serial %d that aborts it for good: ", o.Release, o.Serial)
-	if o.Back() {
-		what += fmt.Sprintf("%d of %d nodes have taken it back, and no other does", settled, total)
-	} else {
-		what += fmt.Sprintf("%d of %d nodes have it and keep it, and no other gets it", settled, total)
 	}
 	return confirm(c, what, fmt.Sprintf("moult pause --yes --release %d", o.Release), "until they are joined no node goes down by either")
 }
@@ -87,38 +79,12 @@ func abortCommand() *cli.Command {
 // confirmAbort refuses to abort what is complete, and has a person say that the rest
 // is meant.
 func confirmAbort(c *cli.Context, o *schedule.Order, s control.Status) error {
-	settled, total := settledOf(o, s)
-	away := func(n control.NodeStatus) bool { return !o.Arrived(operator.RecordOf(n)) }
-	if total > 0 && settled == total && !slices.ContainsFunc(s.Nodes, away) {
-		if o.Back() {
-			return control.Refused(fmt.Errorf("abort: every node has taken release %d back already: there is nothing to abort", o.Release),
-				fmt.Sprintf("`moult revert --undo %d` goes forward again; a newer release takes its place", o.Release))
-		}
-		return control.Refused(fmt.Errorf("abort: every node has release %d already: there is nothing to abort", o.Release),
-			"a newer release takes its place; see `moult status`")
-	}
-	what := fmt.Sprintf("abort the rollout of release %d for good: %d of %d nodes have it and keep it, and no other gets it", o.Release, settled, total)
-	if o.Back() {
-		what = fmt.Sprintf("abort the way back from release %d: %d of %d nodes have taken it back, and no other does", o.Release, settled, total)
+	what, err := operator.AbortWords(o, s)
+	if err != nil {
+		return err
 	}
 	return confirm(c, what, fmt.Sprintf("moult abort --yes --release %d", o.Release),
 		fmt.Sprintf("`moult pause --release %d` only stops it", o.Release))
-}
-
-// settledOf counts the nodes that an order names, and those of them that are where it leads.
-func settledOf(o *schedule.Order, s control.Status) (settled, total int) {
-	known := map[bundle.NodeID]view.Record{}
-	for _, n := range s.Nodes {
-		known[n.ID] = operator.RecordOf(n)
-	}
-	r := schedule.Summary(o, func(id bundle.NodeID) (view.Record, bool) {
-		rec, ok := known[id]
-		return rec, ok
-	})
-	for _, p := range r.Classes {
-		settled, total = settled+p.Settled, total+p.Total
-	}
-	return settled, total
 }
 
 func skipCommand() *cli.Command {
