@@ -125,6 +125,13 @@ func (l *loop) documents() (t control.Trust, err error) {
 			return t, err
 		}
 	}
+	if newest := l.node.Rolling(); l.node.Manifests()[newest] != nil {
+		data, err := bundle.MarshalManifest(l.node.Manifests()[newest])
+		if err != nil {
+			return t, err
+		}
+		t.Manifests = map[bundle.Version][]byte{newest: data}
+	}
 	t.Set, err = l.trust.Set().Marshal()
 	return t, err
 }

@@ -285,10 +285,11 @@ type Why struct {
 // Trust is what an operator's tools need to sign the next document: the TUF
 // metadata that the peer holds and the documents in force.
 type Trust struct {
-	Set       []byte                    `json:"set"`
-	Head      bundle.Version            `json:"head"`
-	Orders    map[bundle.Version][]byte `json:"orders"`
-	Manifests map[bundle.Version][]byte `json:"manifests"`
+	Set    []byte                    `json:"set"`
+	Head   bundle.Version            `json:"head"`
+	Orders map[bundle.Version][]byte `json:"orders"`
+	// Manifests has that of the newest release with an order, once it has arrived.
+	Manifests map[bundle.Version][]byte `json:"manifests,omitempty"`
 	// Members is who belongs to the cluster, as the operator has signed it; nil for none.
 	// OpenRing tells that the agent lets everybody count, whoever that is.
 	// Closed tells that there is one, whether or not it is here.

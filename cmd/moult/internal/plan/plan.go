@@ -82,10 +82,14 @@ const (
 // Of tells what the newest release of a bundle would do, without an agent to ask.
 func Of(b *archive.Bundle) (*Report, error) {
 	m := b.Head()
-	r := &Report{
-		Version: m.Version, Digest: bundle.Sum(b.ManifestBytes(m.Version)), FinalizeAfter: m.FinalizeAfter, Cluster: b.Trust().Cluster(),
-		Expires: b.Trust().Expires(), Classes: []Class{},
-	}
+	return report(b, m, Report{Digest: bundle.Sum(b.ManifestBytes(m.Version)), Cluster: b.Trust().Cluster(), Expires: b.Trust().Expires()})
+}
+
+// report fills in what the manifest says. Without a bundle, nil, nothing is told of what is in
+// its rules files.
+func report(b *archive.Bundle, m *bundle.Manifest, head Report) (*Report, error) {
+	r := &head
+	r.Version, r.FinalizeAfter, r.Classes = m.Version, m.FinalizeAfter, []Class{}
 	for _, name := range slices.Sorted(maps.Keys(m.Classes)) {
 		cu := m.Classes[name]
 		p := Class{
@@ -137,7 +141,7 @@ func (p *Calls) fill(b *archive.Bundle, cu bundle.ClassUpgrade, s bundle.Simulat
 			p.NotHTTP = append(p.NotHTTP, name)
 		}
 	}
-	if s.Kind != bundle.SimulateRules {
+	if s.Kind != bundle.SimulateRules || b == nil {
 		return nil
 	}
 	data, err := readPlanned(b, s.Rules)

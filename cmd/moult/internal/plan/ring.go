@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -94,17 +95,58 @@ func Ask(ctx context.Context, api *control.Client, b *archive.Bundle, root []byt
 		return nil, err
 	}
 	part.Signed = signed
+	part.rank(b.Head(), order, status)
+	return part, nil
+}
+
+// rank fills in the places of an order.
+func (r *Ring) rank(m *bundle.Manifest, order *schedule.Order, s control.Status) {
 	nodes := map[bundle.NodeID]control.NodeStatus{}
-	for _, n := range status.Nodes {
+	for _, n := range s.Nodes {
 		nodes[n.ID] = n
 	}
 	for _, class := range slices.Sorted(maps.Keys(order.Classes)) {
-		cu, changed := b.Head().Classes[class]
-		r := ringClass(class, b.Head().Version, order.Classes[class], nodes)
-		r.Changed, r.rehearses = changed, signed && cu.Rehearse != nil
-		part.Classes = append(part.Classes, r)
+		cu, changed := m.Classes[class]
+		c := ringClass(class, m.Version, order.Classes[class], nodes)
+		c.Changed, c.rehearses = changed, r.Signed && cu.Rehearse != nil
+		r.Classes = append(r.Classes, c)
 	}
-	return part, nil
+}
+
+// InForce tells of the newest release with an order what an agent knows of it: without what
+// only the bundle has, which is in its rules files.
+func InForce(ctx context.Context, api *control.Client) (*Report, error) {
+	status, err := api.Status(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	peer, err := api.Trust(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(peer.Orders) == 0 {
+		return nil, control.Refused(errors.New("there is no rollout order yet"), "`moult inject BUNDLE` signs the first")
+	}
+	release := slices.Max(slices.Collect(maps.Keys(peer.Orders)))
+	order, err := schedule.ParseOrder(peer.Orders[release])
+	if err != nil {
+		return nil, fmt.Errorf("read the rollout order of release %d: %w", release, err)
+	}
+	data, ok := peer.Manifests[release]
+	if !ok {
+		return nil, control.Refused(fmt.Errorf("the agent has the rollout order of release %d, and not yet its manifest", release), "it comes from its peers: look again in a moment")
+	}
+	m, err := bundle.ParseManifest(data)
+	if err != nil {
+		return nil, fmt.Errorf("read the manifest of release %d: %w", release, err)
+	}
+	r, err := report(nil, m, Report{Digest: bundle.Sum(data), Cluster: status.Cluster, Expires: status.Expires})
+	if err != nil {
+		return nil, err
+	}
+	r.Ring = &Ring{Signed: true, Classes: []RingClass{}}
+	r.Ring.rank(m, order, status)
+	return r, nil
 }
 
 // longCopy says that callers of the agent's node will be refused while its state is copied;
