@@ -5,7 +5,7 @@ SEEDS ?= 2000
 # The sample systems, and what tests share; ./... leaves them out.
 SAMPLES := ./testdata/kit/... ./testdata/kv/... ./testdata/line/... ./testdata/grpc/... ./testdata/udp/... ./testdata/member/... ./testdata/wall/...
 
-.PHONY: check format vet staticcheck test race fuzz sim states crash cluster mixed bad nats real packages packages-test bench microbench demo tour
+.PHONY: check format vet staticcheck test race fuzz sim states crash cluster mixed ui bad nats real packages packages-test bench microbench demo tour
 
 check: format vet staticcheck test
 
@@ -57,6 +57,11 @@ cluster:
 # release that is taken back.
 mixed:
 	$(GO) test ./cmd/moult -count=1 -timeout 30m -run 'TestMixed|TestGRPC|TestLine|TestUDP|TestMember|TestUser|TestAgentDies|TestObserve|TestWasm|TestRevert$$' -mixed -v
+
+# The page of moult ui, with Chromium, of a rollout of five nodes, and of 2,000 made-up ones.
+# MOULT_AXE names the file of axe-core; pictures go to MOULT_PICTURES.
+ui:
+	$(GO) test ./cmd/moult -count=1 -timeout 5m -run '^TestUI(Page|Thousands)$$' -ui -v
 
 # Six bad releases on seven nodes, under load: docs/reliability.md.
 bad:

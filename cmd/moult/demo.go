@@ -10,8 +10,10 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"moult/agent/control"
 	"moult/cmd/moult/internal/demo"
 	"moult/cmd/moult/internal/screen"
+	"moult/cmd/moult/internal/web"
 )
 
 func demoCommand() *cli.Command {
@@ -27,6 +29,7 @@ func demoCommand() *cli.Command {
 			&cli.Float64Flag{Name: "rate", Value: 100, Usage: "calls per second of each version's clients, all nodes together"},
 			&cli.BoolFlag{Name: "bad", Usage: "a release that cannot read the nodes' data, which their rehearsals stop before any is down"},
 			&cli.BoolFlag{Name: "revert", Usage: "then take the release back from all nodes, and go forward to it again"},
+			&cli.BoolFlag{Name: "ui", Usage: "serve a page of it, as moult ui does: the upgrade begins when it is opened, and at the end the cluster stays until the demo is interrupted"},
 			&cli.BoolFlag{Name: "keep", Usage: "keep the folder with everything in it"},
 			outputFlag(), timeoutFlag(5 * time.Minute),
 			noColorFlag(),
@@ -64,6 +67,9 @@ func showDemo(c *cli.Context) error {
 	}
 	if !asJSON {
 		cfg.Screen = screen.TerminalOf(c.App.ErrWriter, c.Bool("no-color"))
+	}
+	if c.Bool("ui") {
+		cfg.Page = func(api *control.Client) (*web.Server, error) { return servePage("127.0.0.1:0", api, nil) }
 	}
 	report, err := demo.Run(ctx, cfg)
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {

@@ -97,6 +97,7 @@ var floors = map[string]int{
 	"cmd/moult/internal/screen":  8,
 	"cmd/moult/internal/status":  9,
 	"cmd/moult/internal/plan":    10,
+	"cmd/moult/internal/web":     9,
 	"cmd/moult/internal/demo":    10,
 	"docs":                       10,
 	"cmd/moult":                  11,

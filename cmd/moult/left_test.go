@@ -15,12 +15,14 @@ import (
 var (
 	allKinds = flag.Bool("mixed", false, "test mixed versions of all samples, with every kind of attach and egress")
 	clusters = flag.Bool("cluster", false, "run what needs clusters of its own for long")
+	pages    = flag.Bool("ui", false, "look at the page of moult ui with a browser")
 	// everyPoint also has TestCrash kill the agent everywhere.
 	everyPoint = flag.Bool("crash", false, "kill the agent at every failpoint, not only at one on the way there and one on the way back")
 )
 
 func inMixed(t *testing.T)   { t.Helper(); leftTo(t, "mixed", *allKinds) }
 func inCluster(t *testing.T) { t.Helper(); leftTo(t, "cluster", *clusters) }
+func inUI(t *testing.T)      { t.Helper(); leftTo(t, "ui", *pages) }
 func inCrash(t *testing.T)   { t.Helper(); leftTo(t, "crash", *everyPoint) }
 
 func leftTo(t *testing.T, target string, here bool) {
@@ -31,7 +33,7 @@ func leftTo(t *testing.T, target string, here bool) {
 }
 
 // leaves is a test that leaves itself to a make target.
-var leaves = regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\) \{\n\tin(Mixed|Cluster|Crash)\(t\)`)
+var leaves = regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\) \{\n\tin(Mixed|Cluster|Crash|UI)\(t\)`)
 
 // notRun returns the tests of source that no target of makefile runs.
 func notRun(source, makefile string) (tests []string) {
@@ -65,7 +67,7 @@ func TestLeftToMake(t *testing.T) {
 		}
 		all.Write(source)
 	}
-	if n, calls := len(leaves.FindAllString(all.String(), -1)), len(regexp.MustCompile(`(?m)^\tin(Mixed|Cluster|Crash)\(t\)$`).FindAllString(all.String(), -1)); n == 0 || n != calls {
+	if n, calls := len(leaves.FindAllString(all.String(), -1)), len(regexp.MustCompile(`(?m)^\tin(Mixed|Cluster|Crash|UI)\(t\)$`).FindAllString(all.String(), -1)); n == 0 || n != calls {
 		t.Errorf("%d tests begin with what leaves them to make, and %d say it", n, calls)
 	}
 	if tests := notRun(all.String(), string(makefile)); len(tests) > 0 {

@@ -76,7 +76,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			demoCommand(), trustCommand(), bundleCommand(), agentCommand(), injectCommand(), planCommand(), rehearseCommand(), simulateCommand(),
-			statusCommand(), whyCommand(), historyCommand(),
+			statusCommand(), whyCommand(), historyCommand(), uiCommand(),
 			rulesCommand(),
 			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), forgetCommand(), retryCommand(), startCommand(), nowCommand(), revertCommand(), finalizeCommand(), withdrawCommand(),
 			memberCommand(), membersCommand(), joinCommand(), leaveCommand(), versionCommand(), helpCommand(), manCommand(), completionCommand(),
@@ -98,6 +98,7 @@ func setDefaults(commands []*cli.Command) {
 		c.HideHelp = true
 		switch c.Name {
 		case "agent": // it logs, see --log-json
+		case "ui": // what it prints is an address
 		case "help", "man", "completion": // text is all that they are for
 		default:
 			withOutcome(c)

@@ -13,6 +13,7 @@ import (
 	"moult/agent/operator"
 	"moult/cmd/moult/internal/cluster"
 	"moult/cmd/moult/internal/screen"
+	"moult/cmd/moult/internal/web"
 	"moult/store/bundle"
 	"moult/store/bundle/build"
 	"moult/store/bundle/trust"
@@ -39,6 +40,9 @@ type Config struct {
 	// Revert has release 2 taken back when all have settled at it, and then gone forward to
 	// again.
 	Revert bool
+	// Page, if not nil, serves a page of the cluster: the upgrade begins when it is opened, and
+	// at the end the cluster stays until Run's context ends.
+	Page func(api *control.Client) (*web.Server, error)
 	// Build checks the rules files of the releases.
 	Build build.Options
 }
@@ -52,6 +56,13 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	}
 	d := &demo{Config: cfg, dir: dir}
 	report, err := d.run(ctx)
+	if d.page != nil {
+		if err == nil {
+			d.say("the cluster and its page stay until you interrupt the demo")
+			<-ctx.Done()
+		}
+		err = errors.Join(err, d.page.Close())
+	}
 	stopped := d.cluster.Stop()
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		err = errors.New("the demo was interrupted")
@@ -74,6 +85,7 @@ type demo struct {
 	dir     string
 	cluster cluster.Cluster
 	loads   []*kvload.Load
+	page    *web.Server
 }
 
 // injector is the peer at which releases are injected: not the first, to show
@@ -106,10 +118,30 @@ func (d *demo) run(ctx context.Context) (*Report, error) {
 	if err := d.cluster.Await(ctx, "release 1 on every node", func(s control.Status) bool { return cluster.Settled(s, 1) == n }); err != nil {
 		return nil, err
 	}
+	if err := d.show(ctx); err != nil {
+		return nil, err
+	}
 	if d.Bad {
 		return d.bad(ctx, exe, n)
 	}
 	return d.upgrade(ctx, exe, n)
+}
+
+// show serves the page, if there is to be one, and waits until it is opened.
+func (d *demo) show(ctx context.Context) (err error) {
+	if d.Page == nil {
+		return nil
+	}
+	if d.page, err = d.Page(d.injector().API); err != nil {
+		return err
+	}
+	d.say("open %s in a browser: the upgrade begins then", d.page.Address())
+	select {
+	case <-d.page.Opened():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for somebody to open the page: %w", ctx.Err())
+	}
 }
 
 // upgrade takes the running cluster to version 2 under load.
