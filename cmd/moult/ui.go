@@ -35,6 +35,9 @@ func showUI(c *cli.Context) error {
 	}
 	api := client(c)
 	defer api.Close()
+	if err := answers(c.Context, api); err != nil { // a page of nothing would only be asked why
+		return err
+	}
 	var orders web.Orders
 	if c.Bool("allow-orders") {
 		folder, err := openTrust(c) // for what is wrong with it to be told now
@@ -54,6 +57,14 @@ func showUI(c *cli.Context) error {
 	fmt.Fprintln(c.App.ErrWriter, "moult: open this address in a browser on this machine; it is good once. Interrupt the command to end it")
 	<-c.Context.Done()
 	return page.Close()
+}
+
+// answers tells why an agent does not.
+func answers(ctx context.Context, api *control.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	_, err := api.Info(ctx)
+	return err
 }
 
 // servePage serves a page of an agent on an address of this machine; orders may be nil.
