@@ -125,12 +125,13 @@ func (l *loop) documents() (t control.Trust, err error) {
 			return t, err
 		}
 	}
-	if newest := l.node.Rolling(); l.node.Manifests()[newest] != nil {
-		data, err := bundle.MarshalManifest(l.node.Manifests()[newest])
-		if err != nil {
-			return t, err
+	newest := l.node.Rolling()
+	if d, ok := l.node.ManifestDigests()[newest]; ok {
+		// As it was signed: the node keeps it without what is withdrawn. One that cannot be
+		// read is left out, for orders can be signed without it.
+		if data, ok, err := l.Depot.Blob(d); err == nil && ok {
+			t.Manifests = map[bundle.Version][]byte{newest: data}
 		}
-		t.Manifests = map[bundle.Version][]byte{newest: data}
 	}
 	t.Set, err = l.trust.Set().Marshal()
 	return t, err

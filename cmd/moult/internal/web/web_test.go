@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"moult/agent/control"
+	"moult/agent/schedule"
 	"moult/store/bundle"
 )
 
@@ -529,6 +530,41 @@ func TestOrders(t *testing.T) {
 	own["Origin"] = s.base
 	if status, body := s.ask(http.MethodPost, s.base+"/api/order", `{"action": "pause"}`, own); status != http.StatusConflict || !strings.Contains(body, "gives no orders") {
 		t.Errorf("without: %d %s", status, body)
+	}
+}
+
+// TestMeaning: what is to be confirmed says what would become of the nodes.
+func TestMeaning(t *testing.T) {
+	s := twoNodes().status
+	running := &schedule.Order{Release: 2, State: schedule.StateRunning, Classes: map[bundle.Class]schedule.ClassOrder{
+		"kv": {Strategy: bundle.StrategyRolling, MaxUnavailable: 1, Roster: []bundle.NodeID{{1}, {2}}},
+		"lb": {Strategy: bundle.StrategyAtOnce},
+	}}
+	back := *running
+	back.Turn = 1
+	for _, c := range []struct {
+		order  Order
+		before *schedule.Order
+		want   string
+	}{
+		{Order{Action: "pause"}, running, "pause the rollout of release 2: no further node goes down, and those that are down go on to the end; 0 of 2 nodes are through"},
+		{Order{Action: "resume"}, &back, "resume the way back from release 2: nodes go down again, at most 1 of class kv at once, any number of class lb at once; "},
+		{Order{Action: "abort"}, running, "abort the rollout of release 2 for good: 0 of 2 nodes have it and keep it, and no other gets it"},
+		{Order{Action: "skip", Node: bundle.NodeID{2}}, running, "skip n2: you give your word that it is gone, and the rollout of release 2 goes on without it; it is there, and stays"},
+		{Order{Action: "retry", Node: bundle.NodeID{2}}, running, "retry n2: it gets another place in the rollout of release 2"},
+	} {
+		if got, err := meaning(c.order, c.before, s); err != nil || !strings.HasPrefix(got, c.want) {
+			t.Errorf("%+v: %q, %v; want %q", c.order, got, err, c.want)
+		}
+		if _, err := changeFor(c.order, s); err != nil {
+			t.Errorf("%+v: %v", c.order, err)
+		}
+	}
+	s.Nodes[1].Standing = string(schedule.StandingStranger)
+	for _, o := range []Order{{Action: "finalize"}, {Action: "skip", Node: bundle.NodeID{9}}, {Action: "retry"}, {Action: "retry", Node: bundle.NodeID{2}}} {
+		if _, err := changeFor(o, s); err == nil {
+			t.Errorf("%+v is let through", o)
+		}
 	}
 }
 

@@ -56,6 +56,7 @@ function choose(name) {
     const own = t.getAttribute('aria-controls') === name;
     t.setAttribute('aria-selected', own);
     t.tabIndex = own ? 0 : -1;
+    if (own) t.scrollIntoView({ block: 'nearest' });
     $(t.getAttribute('aria-controls')).hidden = !own;
   }
   show();
@@ -139,9 +140,9 @@ async function order(action, node) {
       $('confirm-no').focus();
       return;
     }
-    set($('told'), a.done);
+    set($('told'), `${action}: ${a.done}`);
   } catch (e) {
-    set($('told'), e.message);
+    set($('told'), `${action}: ${e.message}`);
   }
   confirming = null;
   $('confirm').close();

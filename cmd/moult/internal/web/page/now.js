@@ -1,6 +1,6 @@
 // The nodes as they are now: tiles, or squares where there are many.
 
-import { $, el, set, fill, bar, phases, mark, marks, letter, byName, version, troubled, took, plural } from './dom.js';
+import { $, el, set, fill, bar, phases, mark, marks, letter, byName, version, troubled, when, plural } from './dom.js';
 
 const many = 200; // nodes are squares from here on
 const tiles = new Map(); // by ID
@@ -201,7 +201,7 @@ function summary(state) {
   fill($('look'), [dense, look.length, first.map((n) => [words(n), n.since])], () => !look.length || !dense && look.length > 12 ? [] : [
     el('h2', {}, `${plural(look.length, 'node')} to look at`),
     el('ul', {}, ...first.map((n) => el('li', {}, el('button', { type: 'button', onclick: () => open(n.id) }, n.name), ' ',
-      `${words(n).slice(n.name.length + 2)}`, n.since ? el('small', {}, ` (${took(Date.now() - new Date(n.since))})`) : ''))),
+      `${words(n).slice(n.name.length + 2)}`, n.since ? el('small', {}, ` since ${when(n.since)}`) : ''))),
     look.length > first.length ? el('p', {}, `and ${look.length - first.length} more`) : '',
   ]);
 }
