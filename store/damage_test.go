@@ -2,14 +2,18 @@ package store
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/table"
 
 	"moult/testdata/kit"
@@ -276,13 +280,27 @@ func TestFloorFileDamaged(t *testing.T) {
 func TestNewerFormatIsRefusedNotDamaged(t *testing.T) {
 	dir := kit.MemDir(t)
 	mustClose(t, mustOpen(t, dir, Options{}))
+	path := filepath.Join(dir, "floor.json")
+	old, err := os.ReadFile(path)
+	must(t, err)
 	body := []byte(`{"commits":1,"later":true}`)
-	text := fmt.Sprintf(`{"format":3,"mark":%s,"sum":%q}`, body, markSum(3, body))
-	must(t, os.WriteFile(filepath.Join(dir, "floor.json"), []byte(text), 0o600))
-	_, err := Open(dir, Options{})
+	text := fmt.Sprintf(`{"format":%d,"mark":%s,"sum":%q}`, markFormat+1, body, markSum(markFormat+1, body))
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+	_, err = Open(dir, Options{})
 	wantErr(t, err, "written by a newer moult")
-	if got, err := os.ReadFile(filepath.Join(dir, "floor.json")); err != nil || string(got) != text {
+	if got, err := os.ReadFile(path); err != nil || string(got) != text {
 		t.Fatalf("changed to %s (%v)", got, err)
+	}
+	// A crash may have come between the database's copy and the file.
+	must(t, os.WriteFile(path, old, 0o600))
+	db, err := openBadger(filepath.Join(dir, "db"), slog.New(slog.DiscardHandler))
+	must(t, err)
+	must(t, db.Update(func(txn *badger.Txn) error { return txn.Set(markKey, []byte(text)) }))
+	must(t, db.Close())
+	_, err = Open(dir, Options{})
+	wantErr(t, err, "written by a newer moult")
+	if _, err := os.Stat(filepath.Join(dir, "quarantine")); err == nil {
+		t.Fatal("the database of a newer moult was put away")
 	}
 }
 
@@ -411,16 +429,68 @@ func FuzzDecodeMark(f *testing.F) {
 	})
 }
 
+// floorFormats has the form that each field of the floor came with. A field that is not here
+// is one that agents in use do not know: it takes a new form (see markFormat).
+var floorFormats = map[string]int{
+	"Release": 1, "Root": 1, "Timestamp": 1, "Snapshot": 1, "Targets": 1, "Operator": 1,
+	"JournalSeq": 1, "JournalHash": 1, "RecordSeq": 1, "EndedRelease": 1, "EndedCount": 1,
+	"Obeys": 1, "Settled": 1, "Cluster": 1,
+	"Expired": 2,
+	"Members": 3, "Turned.Release": 3, "Turned.Turn": 3, "Turned.Done": 3, "Turned.Ended": 3, "Final": 3,
+}
+
 // What older programs do not know they refuse by the number of the format.
 func TestFloorFormats(t *testing.T) {
-	for format, floor := range map[int]Floor{1: {Timestamp: 5}, 2: {Timestamp: 5, Expired: 5}} {
-		b, err := encodeMark(mark{Floor: floor})
-		must(t, err)
-		if !strings.HasPrefix(string(b), fmt.Sprintf(`{"format":%d,`, format)) || (format == 1) == strings.Contains(string(b), "xpired") {
-			t.Errorf("format %d: %s", format, b)
+	var check func(m *mark, v reflect.Value, path string)
+	check = func(m *mark, v reflect.Value, path string) {
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				check(m, v.Field(i), strings.TrimPrefix(path+"."+v.Type().Field(i).Name, "."))
+			}
+			return
+		case reflect.Bool:
+			v.SetBool(true)
+		case reflect.Uint64:
+			v.SetUint(5)
+		case reflect.Array:
+			v.Index(0).SetUint(5)
+		default:
+			v.SetInt(5)
 		}
-		if m, err := decodeMark(b); err != nil || m.Floor != floor {
-			t.Errorf("format %d: read %+v, %v", format, m, err)
+		defer v.SetZero()
+		b, err := encodeMark(*m)
+		must(t, err)
+		var f markFile
+		must(t, json.Unmarshal(b, &f))
+		if f.Format != floorFormats[path] {
+			t.Errorf("%s is written in format %d, want %d", path, f.Format, floorFormats[path])
+		}
+		if got, err := decodeMark(b); err != nil || got != *m {
+			t.Errorf("%s: read %+v, %v", path, got, err)
+		}
+		// No older form has a field of a newer one, set or not.
+		for later, format := range floorFormats {
+			name, _, _ := strings.Cut(later, ".")
+			if format > f.Format && bytes.Contains(b, []byte(`"`+strings.ToLower(name)+`":`)) {
+				t.Errorf("format %d has %s: %s", f.Format, name, b)
+			}
+		}
+	}
+	var m mark
+	check(&m, reflect.ValueOf(&m.Floor).Elem(), "")
+}
+
+// TestFloorsOfBefore: some agents wrote fields of format 3 under 1 and 2, and their floors hold.
+func TestFloorsOfBefore(t *testing.T) {
+	for format, body := range map[int]string{
+		1: `{"commits":7,"start":{"seq":0,"hash":""},"floor":{"release":4,"members":3,"turned":{"release":4,"turn":1},"final":3}}`,
+		2: `{"commits":7,"start":{"seq":0,"hash":""},"floor":{"release":4,"expired":2,"members":3}}`,
+	} {
+		text := fmt.Sprintf(`{"format":%d,"mark":%s,"sum":%q}`, format, body, markSum(format, []byte(body)))
+		m, err := decodeMark([]byte(text))
+		if err != nil || m.Commits != 7 || m.Floor.Release != 4 || m.Floor.Members != 3 || m.Floor.Turned.Turn != 2-format || m.Floor.Expired != int64(2*(format-1)) {
+			t.Errorf("format %d: %+v, %v", format, m, err)
 		}
 	}
 }

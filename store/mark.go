@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 
+	"moult/gossip/view"
 	"moult/store/bundle"
 	"moult/store/durable"
 )
@@ -40,14 +41,20 @@ func joinMarks(a, b mark) mark {
 	return a
 }
 
-// markFormat is the newest form; 2 has Floor.Expired, and is written where that is set.
-const markFormat = 2
+// markFormat is the newest form. Marks are read strictly, so a new field of Floor takes a new
+// form, which is written only where the field is set: older programs then refuse it by the
+// number, and not as damage.
+const markFormat = 3
 
 func (m mark) format() int {
-	if m.Floor.Expired != 0 {
+	switch f := m.Floor; {
+	case f.Members != 0 || f.Turned != (view.Turned{}) || f.Final != 0: // once written under 1 and 2, where they are still read
+		return 3
+	case f.Expired != 0:
 		return 2
+	default:
+		return 1
 	}
-	return 1
 }
 
 // markFile is floor.json: one line. Sum covers Format and the bytes of Mark.

@@ -175,7 +175,7 @@ func (s *Store) openDB(f *found) error {
 	}
 	s.out.opening()
 	damaged := func(err error) error {
-		if environmental(err) {
+		if environmental(err) || errors.Is(err, errNewerFormat) {
 			return fmt.Errorf("open the database: %w", err)
 		}
 		f.DB, f.DBErr = dbDamaged, err
