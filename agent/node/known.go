@@ -95,40 +95,46 @@ func (n *Node) newestOrder() *schedule.Order {
 	return n.docs.orders[vs[len(vs)-1]]
 }
 
-// progressed is when the rollout of the newest order got on last, as far as this node has seen.
+// progressed is when the rollout of a class under the newest order got on last, as far as this
+// node has seen.
 type progressed struct {
 	behind int // so many nodes were not there yet
 	at     time.Time
 }
 
-// noteProgress looks whether the newest rollout gets on: the order is new, or fewer nodes are
-// behind than before. While nobody can go it waits for nothing that ought to come.
+// noteProgress looks whether the newest rollout gets on, class by class: the order is new, or
+// fewer nodes are behind than before. While a class waits as ordered nothing ought to come.
 func (n *Node) noteProgress() {
 	o := n.newestOrder()
 	if o == nil {
-		n.newest = nil
+		n.newest, n.progressed = nil, nil
 		return
 	}
-	isNew := !n.newest.Of(o)
-	if isNew {
-		n.newest = schedule.NewTally(o, n.lookup)
+	if !n.newest.Of(o) {
+		n.newest, n.progressed = schedule.NewTally(o, n.lookup), map[bundle.Class]progressed{}
 	}
 	own, known := n.lookup(n.cfg.Self)
 	n.newest.Note(n.cfg.Self, own, known)
-	behind := n.newest.Behind()
-	if isNew || behind < n.progressed.behind || !n.newest.Idles(n.now, n.cfg.Zone) {
-		n.progressed.at = n.now
+	in := schedule.Input{Ask: n.ask(o), Now: n.now, Zone: n.cfg.Zone}
+	for _, in.Class = range sorted(o.Classes) {
+		p, known := n.progressed[in.Class]
+		behind := n.newest.Behind(in.Class)
+		if !known || behind < p.behind || !n.newest.Idles(in) {
+			p.at = n.now
+		}
+		p.behind = behind
+		n.progressed[in.Class] = p
 	}
-	n.progressed.behind = behind
 }
 
-// Idle is for how long the rollout of a release has not got on, as this agent has seen it since
-// it began; 0 for one that is not the newest.
-func (n *Node) Idle(release bundle.Version) time.Duration {
-	if o := n.newestOrder(); o == nil || o.Release != release || !n.newest.Of(o) {
+// Idle is for how long the rollout of a release has not got on in a class, as this agent has seen
+// it since it began; 0 for one that is not the newest.
+func (n *Node) Idle(release bundle.Version, class bundle.Class) time.Duration {
+	p, known := n.progressed[class]
+	if o := n.newestOrder(); !known || o == nil || o.Release != release || !n.newest.Of(o) {
 		return 0
 	}
-	return max(0, n.now.Sub(n.progressed.at))
+	return max(0, n.now.Sub(p.at))
 }
 
 // Rolling is the release that is on its way, or back: that of the newest rollout order, or

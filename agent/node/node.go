@@ -105,7 +105,7 @@ type Node struct {
 	tally      *schedule.Tally // see tallyOf; nil: the node asks no schedule
 	finalizing schedule.Finalizing
 	newest     *schedule.Tally // of the newest order; nil: there is none
-	progressed progressed
+	progressed map[bundle.Class]progressed
 
 	placesOf   *schedule.Order // the order that placesKept is of
 	placesKept schedule.Places

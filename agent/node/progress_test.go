@@ -6,6 +6,7 @@ import (
 
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
+	"moult/gossip/view"
 	"moult/store/bundle"
 )
 
@@ -21,23 +22,65 @@ func TestIdle(t *testing.T) {
 	tick(0)
 	tick(20 * time.Minute)
 	tick(20 * time.Minute)
-	if idle := b.Idle(2); idle != 40*time.Minute {
+	if idle := b.Idle(2, "kv"); idle != 40*time.Minute {
 		t.Errorf("idle for %s", idle)
 	}
-	if b.Idle(1) != 0 {
+	if b.Idle(1, "kv") != 0 {
 		t.Error("it is not the newest")
 	}
 	b.order(2) // another one
 	tick(0)
-	if idle := b.Idle(2); idle != 0 {
+	if idle := b.Idle(2, "kv"); idle != 0 {
 		t.Errorf("the order is new: idle for %s", idle)
 	}
 	tick(time.Minute)
 	b.saved.Version, b.saved.Said = 2, 2 // what this node says of itself
 	tick(time.Minute)
-	if idle := b.Idle(2); idle != 0 {
+	if idle := b.Idle(2, "kv"); idle != 0 {
 		t.Errorf("one has settled: idle for %s", idle)
 	}
+}
+
+// TestIdleByClass: class kv waits for its window, and web for kv; neither has to get on before that
+// opens, and then only kv has.
+func TestIdleByClass(t *testing.T) {
+	b := newBench(t, at(1))
+	b.cfg.Zone = time.LoadLocation
+	b.releases(1, 2)
+	b.order(2)
+	other := b.record(nil, func(r *view.Record) { r.Class = "web" })
+	const deadline = bundle.Duration(2 * time.Hour)
+	classes := b.docs.orders[2].Classes
+	classes["kv"] = schedule.ClassOrder{
+		Strategy: bundle.StrategyRolling, Roster: []bundle.NodeID{b.cfg.Self}, MaxUnavailable: 1, FailureMax: 1, ProgressDeadline: deadline,
+		Windows: []bundle.Window{{Start: "02:00", Length: bundle.Duration(3 * time.Hour), Timezone: "UTC"}},
+	}
+	classes["web"] = schedule.ClassOrder{
+		Strategy: bundle.StrategyRolling, Roster: []bundle.NodeID{other}, MaxUnavailable: 1, FailureMax: 1, ProgressDeadline: deadline, After: []bundle.Class{"kv"},
+	}
+	b.Step(time.Date(2027, 3, 4, 12, 0, 0, 0, time.UTC), Synced{})
+	b.decide()
+	tick := func(d time.Duration, kv, web time.Duration) {
+		t.Helper()
+		b.Step(b.now.Add(d), Tick{})
+		b.decide()
+		if k, w := b.Idle(2, "kv"), b.Idle(2, "web"); k != kv || w != web {
+			t.Errorf("%s: kv is idle for %s, web for %s", b.now.Format("15:04"), k, w)
+		}
+	}
+	tick(13*time.Hour, 0, 0)
+	tick(time.Hour-time.Second, 0, 0)
+	tick(time.Second, time.Second, 0)
+	if d := b.decides(); !d.Go {
+		t.Errorf("its window is open, and it does not go: %+v", d.Reason)
+	}
+	tick(2*time.Hour, 2*time.Hour+time.Second, 0)
+	if d := b.decides(); d.Reason.Code != schedule.CodeStopped {
+		t.Errorf("it has had its time: %+v", d.Reason)
+	}
+	b.saved.Version, b.saved.Said = 2, 2 // what this node says of itself
+	tick(time.Minute, 0, time.Minute)
+	tick(time.Minute, 0, 2*time.Minute)
 }
 
 // TestFinalAfterRestart: the time until a release is finalized goes on over a restart, whose

@@ -181,7 +181,7 @@ func (n *Node) Input(release bundle.Version) schedule.Input {
 			return 0
 		},
 		Reachable: n.Alive, Name: n.NameOf, Ask: n.ask(n.docs.orders[release]),
-		Now: n.now, Zone: n.cfg.Zone, Idle: n.Idle(release),
+		Now: n.now, Zone: n.cfg.Zone, Idle: n.Idle(release, n.cfg.Class),
 		Synced: n.synced, Expired: n.Expired(), Conflict: n.Conflicted(release),
 	}
 }

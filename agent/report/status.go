@@ -93,25 +93,21 @@ func (p Peer) idle(s *control.Status) string {
 	if o == nil {
 		return ""
 	}
-	expected := bundle.Duration(0)
+	there := p.arrived(release, o)
 	for _, class := range slices.Sorted(maps.Keys(o.Classes)) {
-		if by := o.Classes[class].ProgressDeadline; by > 0 && (expected == 0 || by < expected) {
-			expected = by
+		expected := cmp.Or(o.Classes[class].ProgressDeadline, progressExpected)
+		idle := p.Node.Idle(release, class)
+		if idle < time.Duration(expected) {
+			continue
+		}
+		i := slices.IndexFunc(s.Nodes, func(n control.NodeStatus) bool {
+			return n.Class == class && n.Standing == "" && o.Attempts(class, n.ID) > 0 && !there(n)
+		})
+		if i >= 0 {
+			return fmt.Sprintf("the rollout of release %d does not get on: no node has newly settled for %s; `moult why %s` tells what that one waits for", release, bundle.Duration(idle.Truncate(time.Minute)), p.Node.NameOf(s.Nodes[i].ID))
 		}
 	}
-	if expected == 0 {
-		expected = progressExpected
-	}
-	idle := p.Node.Idle(release)
-	if idle < time.Duration(expected) {
-		return ""
-	}
-	there := p.arrived(release, o)
-	i := slices.IndexFunc(s.Nodes, func(n control.NodeStatus) bool { return n.Standing == "" && o.Attempts(n.Class, n.ID) > 0 && !there(n) })
-	if i < 0 {
-		return ""
-	}
-	return fmt.Sprintf("the rollout of release %d does not get on: no node has newly settled for %s; `moult why %s` tells what that one waits for", release, bundle.Duration(idle.Truncate(time.Minute)), p.Node.NameOf(s.Nodes[i].ID))
+	return ""
 }
 
 // clocks names the nodes whose clocks are ahead of this machine's; "" for none.

@@ -27,7 +27,8 @@ type Input struct {
 	// canaries that do not say themselves that theirs has passed, since an older
 	// moult looks after them; nil is 0 for all.
 	SettledFor func(bundle.NodeID) time.Duration
-	// Idle is for how long the rollout has not got on, as this agent has seen it ([Tally.Idle]).
+	// Idle is for how long the rollout of Class has not got on though it could (see
+	// [Tally.Idles]), as this agent has seen it.
 	Idle time.Duration
 	// Reachable tells for whom a wait may last: the reason's command is about
 	// an unreachable node, if there is one. nil: not known. For people only.

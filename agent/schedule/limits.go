@@ -23,6 +23,8 @@ const (
 	// MaxSerial bounds how often an order changes.
 	MaxSerial = 1_000_000
 
+	// maxAsked bounds of how many nodes Idles asks what keeps them.
+	maxAsked = 16
 	// maxProblems bounds how many problems one error reports.
 	maxProblems = 8
 	// maxNamed bounds how many nodes a reason names in its text; Reason.Nodes

@@ -77,6 +77,11 @@ func TestIdles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	conditions := func(when, holdIf string) *Order {
+		return o.edit(func(c *ClassOrder) { c.When, c.HoldIf = when, holdIf })
+	}
+	saying := map[string]Answer{"yes": AnswerYes, "no": AnswerNo, "what?": AnswerUnread}
+	ask := func(_ bundle.Class, _ bundle.NodeID, condition string) Said { return Said{Answer: saying[condition]} }
 	for _, c := range []struct {
 		name string
 		o    *Order
@@ -84,16 +89,41 @@ func TestIdles(t *testing.T) {
 	}{
 		{"one is behind", o, true}, {"paused", paused, false}, {"nobody is started", byHand, false}, {"one is started", started, true},
 		{"no window is open", window("02:00"), false}, {"a window is open", window("11:30"), true},
+		{"it waits for its time", conditions("no", ""), false}, {"nothing is known of its time", conditions("unknown", ""), false},
+		{"its time has come", conditions("yes", "no"), true}, {"it is held", conditions("yes", "yes"), false},
+		{"what holds it cannot be read", conditions("", "what?"), false}, {"what holds it says nothing", conditions("", "unknown"), true},
+		{"no window is open, and the operator has said now", window("02:00").edit(func(c *ClassOrder) { c.Now = []int{1} }), true},
+		{"it is held, and the operator has said now", conditions("", "yes").edit(func(c *ClassOrder) { c.Now = []int{1} }), true},
 	} {
-		if got := tally(c.o).Idles(now, time.LoadLocation); got != c.want {
+		if got := tally(c.o).Idles(Input{Class: "kv", Ask: ask, Now: now, Zone: time.LoadLocation}); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}
-	if n := tally(o).Behind(); n != 1 {
+	if n := tally(o).Behind("kv"); n != 1 {
 		t.Errorf("%d are behind", n)
 	}
+	said[roster[1]] = view.Record{Version: 1, Phase: view.Starting}
+	if !tally(conditions("no", "")).Idles(Input{Class: "kv", Ask: ask, Now: now, Zone: time.LoadLocation}) {
+		t.Error("who is down waits for no condition")
+	}
+	// Another class goes after it, which waits for its own window.
+	two := window("02:00")
+	web := two.Classes["kv"]
+	web.Windows, web.After, web.Roster = nil, []bundle.Class{"kv"}, []bundle.NodeID{idOf("w1")}
+	two.Classes["web"] = web
+	idles := func() (kv, web bool) {
+		tl := tally(two)
+		return tl.Idles(Input{Class: "kv", Now: now, Zone: time.LoadLocation}), tl.Idles(Input{Class: "web", Now: now, Zone: time.LoadLocation})
+	}
+	said[roster[1]] = view.Record{Version: 1}
+	if kv, web := idles(); kv || web {
+		t.Errorf("both wait as ordered: kv %v, web %v", kv, web)
+	}
 	said[roster[1]] = view.Record{Version: 2}
-	if tl := tally(o); tl.Behind() != 0 || tl.Idles(now, time.LoadLocation) {
+	if kv, web := idles(); kv || !web {
+		t.Errorf("kv is done, and web has its turn: kv %v, web %v", kv, web)
+	}
+	if tl := tally(o); tl.Behind("kv") != 0 || tl.Idles(Input{Class: "kv", Now: now, Zone: time.LoadLocation}) {
 		t.Error("all are there, and somebody is waited for")
 	}
 }
