@@ -29,6 +29,7 @@ func (f *fleet) happen(e event) {
 		before := n.machine.State().Phase
 		n.machine.Step(e.answer)
 		f.carryOut(e.node)
+		f.settle(n)
 		if s := n.machine.State(); s.Phase == upgrade.Waiting && before != upgrade.Waiting {
 			at, _ := slices.BinarySearchFunc(f.waiting, n.rank, func(j, rank int) int { return f.nodes[j].rank - rank })
 			f.waiting = slices.Insert(f.waiting, at, e.node)

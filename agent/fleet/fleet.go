@@ -36,6 +36,15 @@ type Config struct {
 	FailRate, UnwellRate float64
 	// Most is after how long the run ends all the same.
 	Most time.Duration
+	// Watch, where it is set, is told how the fleet stands: at first, and at each change.
+	Watch func(Sample)
+}
+
+// Sample is how many nodes are down, and how many have settled and are well, at a time after
+// the order was signed. All that are not down serve.
+type Sample struct {
+	At            time.Duration
+	Down, Settled int
 }
 
 // Validate reports what is wrong with a configuration.
@@ -124,6 +133,7 @@ type fleet struct {
 	down, most, mostZone int
 	zones                []int // how many are down
 	newer                int   // nodes that serve at the release
+	settled              int
 	sum                  float64
 	mixed, last          time.Duration
 	asked                int
@@ -137,6 +147,7 @@ type node struct {
 	rank    int
 	dice    fate
 	serves  bundle.Version // 0: it is down
+	settled bool
 }
 
 // fate is what becomes of a node, whatever the schedule.
@@ -189,6 +200,7 @@ func (f *fleet) populate() error {
 	for rank, id := range order.Classes[f.Class].Roster {
 		f.nodes[f.at[id]].rank = rank
 	}
+	f.watch()
 	for i := range f.nodes {
 		n := &f.nodes[i]
 		n.known = f.says(n)
@@ -294,12 +306,34 @@ func (f *fleet) serve(n *node, v bundle.Version) {
 		}
 		f.down += by
 		f.zones[n.zone] += by
+		f.watch()
 		f.most, f.mostZone = max(f.most, f.down), max(f.mostZone, f.zones[n.zone])
 	}
 	if v == release && n.serves != release {
 		f.newer++
 	}
 	n.serves = v
+}
+
+// settle notes whether a node has settled, and is well.
+func (f *fleet) settle(n *node) {
+	settled := f.order.Arrived(f.says(n)) && n.machine.State().FailedRelease != release
+	if settled == n.settled {
+		return
+	}
+	n.settled = settled
+	if settled {
+		f.settled++
+	} else {
+		f.settled--
+	}
+	f.watch()
+}
+
+func (f *fleet) watch() {
+	if f.Watch != nil {
+		f.Watch(Sample{At: f.now, Down: f.down, Settled: f.settled})
+	}
 }
 
 // pass has time pass.

@@ -15,6 +15,26 @@ func small(s bundle.ScheduleSpec) Config {
 	}
 }
 
+// watched has what a run tells on its way compared with what it reports at its end.
+func watched(c *Config) func(*testing.T, Report) {
+	var all []Sample
+	c.Watch = func(s Sample) { all = append(all, s) }
+	return func(t *testing.T, r Report) {
+		t.Helper()
+		most := 0
+		for i, s := range all {
+			most = max(most, s.Down)
+			if i > 0 && s.At < all[i-1].At {
+				t.Errorf("%+v comes after %+v", s, all[i-1])
+			}
+		}
+		last := all[len(all)-1]
+		if all[0] != (Sample{}) || most != r.MostDown || last.Settled != r.Settled || last.Down != 0 {
+			t.Errorf("watched are %+v to %+v, at most %d down; reported %+v", all[0], last, most, r)
+		}
+	}
+}
+
 // TestRun shows what each kind of schedule keeps to, on one fleet.
 func TestRun(t *testing.T) {
 	soak := bundle.Duration(10 * time.Minute)
@@ -34,10 +54,13 @@ func TestRun(t *testing.T) {
 		"at once": {bundle.ScheduleSpec{Strategy: bundle.StrategyAtOnce}, 300, 100},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := Run(small(c.spec))
+			config := small(c.spec)
+			seen := watched(&config)
+			r, err := Run(config)
 			if err != nil {
 				t.Fatal(err)
 			}
+			seen(t, r)
 			t.Logf("%+v", r)
 			if r.State != "complete" || r.Settled != 300 {
 				t.Errorf("%s, %d settled: %s", r.State, r.Settled, r.Reason)
@@ -69,7 +92,9 @@ func TestFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			config := small(bundle.ScheduleSpec{Strategy: bundle.StrategyRolling, MaxUnavailable: "3", FailureMax: 1})
 			c.change(&config)
+			seen := watched(&config)
 			r, err := Run(config)
+			seen(t, r)
 			t.Logf("%+v %v", r, err)
 			if err != nil || r.State != c.state || r.Failed > c.failed || c.state == "held" && r.Failed == 0 {
 				t.Errorf("want %s, and at most %d failed", c.state, c.failed)

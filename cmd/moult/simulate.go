@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"moult/agent/fleet"
+	"moult/cmd/moult/internal/chart"
 	"moult/cmd/moult/internal/plan"
 	"moult/store/bundle"
 	"moult/store/bundle/build"
@@ -43,6 +44,7 @@ func simulateCommand() *cli.Command {
 			&cli.Float64Flag{Name: "fail-rate", Usage: "`SHARE` of the nodes, 0 to 1, whose software never gets healthy"},
 			&cli.Float64Flag{Name: "unwell-rate", Usage: "`SHARE` of the nodes, 0 to 1, whose software fails in its soak"},
 			&cli.StringFlag{Name: "begin", Usage: "`TIME` at which the rollout begins, for windows, such as 2026-01-05T09:00:00Z; default: that"},
+			&cli.StringFlag{Name: "plot", Usage: "draw who served, had settled and was down over time, too, into `FILE`, .svg or .png"},
 			trustFlag(), outputFlag(),
 		},
 		Action: simulate,
@@ -91,9 +93,22 @@ func simulate(c *cli.Context) error {
 	if err := config.Validate(); err != nil {
 		return misusef("see `moult simulate --help`", "simulate: %w", err)
 	}
+	var series chart.Series
+	picture := c.String("plot")
+	if c.IsSet("plot") {
+		if err := chart.Check(picture); err != nil {
+			return misusef("such as --plot course.svg, in a folder that is there", "simulate: --plot: %w", err)
+		}
+		config.Watch = series.Note
+	}
 	report, err := fleet.Run(config)
 	if err != nil {
 		return fmt.Errorf("simulate: %w", err)
+	}
+	if config.Watch != nil {
+		if err := chart.Write(picture, chartTitle(config, report), report.Nodes, &series); err != nil {
+			return fmt.Errorf("simulate: --plot: %w", err)
+		}
 	}
 	if conditions {
 		fmt.Fprintln(c.App.ErrWriter, "moult: note: nodes that are made up have no facts: the conditions when and hold_if are left out")
@@ -140,6 +155,10 @@ func simulated(c *cli.Context) (map[bundle.Class]bundle.ClassUpgrade, error) {
 	}
 	defer f.Close()
 	return b.Head().Classes, nil
+}
+
+func chartTitle(c fleet.Config, r fleet.Report) string {
+	return fmt.Sprintf("class %s, %d nodes: %s, %s, at most %d down at once", c.Class, r.Nodes, r.State, r.Took, r.MostDown)
 }
 
 func printSimulated(out io.Writer, c fleet.Config, r fleet.Report) error {
