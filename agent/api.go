@@ -155,7 +155,7 @@ func (b api) HistoryOf(ctx context.Context, node string) (control.History, error
 	if err != nil {
 		return control.History{}, err
 	}
-	now := home.Sighting{Name: n.Name, Class: n.Class, Phase: control.HistoryPhase{At: n.Since, Phase: n.Phase, Version: n.Version, Running: n.Running, Reason: n.Reason}}
+	now := home.Sighting{Number: n.Number, Name: n.Name, Class: n.Class, Phase: control.HistoryPhase{At: n.Since, Phase: n.Phase, Version: n.Version, Running: n.Running, Reason: n.Reason}}
 	if n.Target != n.Version {
 		now.Phase.Release = n.Target
 	}

@@ -1,6 +1,8 @@
 package home
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -164,7 +166,7 @@ func TestSeen(t *testing.T) {
 	h := open()
 	id := bundle.NodeID{7}
 	see := func(i int) Sighting {
-		return SightingOf(view.Record{Node: id, Name: "n7", Class: "kv", Version: bundle.Version(i), Running: bundle.Version(i), Target: bundle.Version(i), Phase: view.Current, Since: now.Add(time.Duration(i) * time.Minute)})
+		return SightingOf(view.Record{Node: id, Seq: uint64(i), Name: "n7", Class: "kv", Version: bundle.Version(i), Running: bundle.Version(i), Target: bundle.Version(i), Phase: view.Current, Since: now.Add(time.Duration(i) * time.Minute)})
 	}
 	for i := 1; i <= maxSeen+5; i++ {
 		if err := h.AddSightings([]Sighting{see(i - 1), see(i), see(i)}); err != nil {
@@ -179,6 +181,37 @@ func TestSeen(t *testing.T) {
 	if n := len(past.Phases); err != nil || n != maxSeen || !past.Older || !past.Seen || past.Node != "n7" ||
 		past.Phases[n-1].Version != maxSeen+5 || past.Phases[n-2].Took != bundle.Duration(time.Minute) || past.Phases[n-1].Took != 0 || past.Phases[0].Version != 6 {
 		t.Errorf("%d phases, %v, %+v", n, err, past.History)
+	}
+	// A clock that was ahead once, and a document of an agent that kept no numbers.
+	ahead := see(maxSeen + 6)
+	ahead.Phase.At = now.AddDate(50, 0, 0)
+	if err := h.AddSightings([]Sighting{ahead}); err != nil {
+		t.Fatal(err)
+	}
+	past, err = h.Seen(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := json.Marshal(past.History)
+	if err != nil || bytes.Contains(old, []byte(`"number"`)) {
+		t.Fatalf("%s, %v", old, err)
+	}
+	for _, doc := range [][]byte{nil, old} {
+		if doc != nil {
+			if err := h.Store.Put(bucketSeen, id.String(), doc); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := h.AddSightings([]Sighting{see(maxSeen + 7)}); err != nil {
+			t.Fatal(err)
+		}
+		past, err := h.Seen(id)
+		if n := len(past.Phases); err != nil || n != maxSeen || past.Phases[n-1].Version != maxSeen+7 || past.Phases[n-2].Took != 0 || !past.Phases[n-2].At.Equal(ahead.Phase.At) {
+			t.Errorf("after a clock that was ahead: %d phases, %v, %+v", n, err, past.History)
+		}
+	}
+	if past.See(Sighting{Node: id}) {
+		t.Error("no record has told of a phase")
 	}
 	if err := h.Remember([]Known{{Node: id}}); err != nil {
 		t.Fatal(err)

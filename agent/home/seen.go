@@ -13,15 +13,16 @@ import (
 
 // A Sighting is a phase of another node, as its record says it.
 type Sighting struct {
-	Node  bundle.NodeID
-	Name  string
-	Class bundle.Class
-	Phase control.HistoryPhase
+	Node   bundle.NodeID
+	Number uint64 // of the record, which only rises; 0: there is none
+	Name   string
+	Class  bundle.Class
+	Phase  control.HistoryPhase
 }
 
 // SightingOf is what a record says.
 func SightingOf(r view.Record) Sighting {
-	s := Sighting{Node: r.Node, Name: r.Name, Class: r.Class, Phase: control.HistoryPhase{
+	s := Sighting{Node: r.Node, Number: r.Seq, Name: r.Name, Class: r.Class, Phase: control.HistoryPhase{
 		At: r.Since, Phase: string(r.Phase), Version: r.Stands(), Running: r.Running, Reason: clip(r.Reason, maxSeenReason),
 	}}
 	if r.Target != r.Stands() {
@@ -85,22 +86,31 @@ func (h *Home) withSightings(id bundle.NodeID, seen []Sighting) ([]byte, error) 
 		return nil, nil
 	}
 	past.Phases, past.Older = newest(past.Phases, maxSeen, maxSeen, past.Older)
-	return json.Marshal(past.History)
+	return json.Marshal(past)
 }
 
-// Past is what was seen of a node.
-type Past struct{ control.History }
+// Past is what was seen of a node. Number is that of the last record that told of a phase; 0
+// where an older agent did not keep it.
+type Past struct {
+	control.History
+	Number uint64 `json:"number,omitempty"`
+}
 
-// See adds a phase, unless it is the last one, and reports whether it did. How long the one before took is until then: what
-// came between may not have been seen.
+// See adds the phase of a later record, unless it is the last one, and reports whether it did.
+// Which is later the records' numbers tell: the node's clock may have been put back. How long
+// the phase before took is until then, as what came between may not have been seen; 0 over a
+// clock that was put back.
 func (p *Past) See(s Sighting) bool {
-	p.Node, p.Class = s.Name, s.Class
+	if s.Number <= p.Number {
+		return false
+	}
+	p.Number, p.Node, p.Class = s.Number, s.Name, s.Class
 	if n := len(p.Phases); n > 0 {
 		last := &p.Phases[n-1]
-		if last.Same(s.Phase) && last.At.Equal(s.Phase.At) || s.Phase.At.Before(last.At) {
+		if last.Same(s.Phase) && last.At.Equal(s.Phase.At) {
 			return false
 		}
-		last.Took = bundle.Duration(s.Phase.At.Sub(last.At).Truncate(time.Millisecond))
+		last.Took = bundle.Duration(max(0, s.Phase.At.Sub(last.At).Truncate(time.Millisecond)))
 	}
 	p.Phases = append(p.Phases, s.Phase)
 	return true
@@ -109,12 +119,12 @@ func (p *Past) See(s Sighting) bool {
 // Seen is what was seen of another node, the oldest first. It may be called from any
 // goroutine.
 func (h *Home) Seen(id bundle.NodeID) (Past, error) {
-	past := Past{control.History{ID: id, Seen: true, Phases: []control.HistoryPhase{}, Signed: []control.HistorySigned{}}}
+	past := Past{History: control.History{ID: id, Seen: true, Phases: []control.HistoryPhase{}, Signed: []control.HistorySigned{}}}
 	data, ok, err := h.Store.Get(bucketSeen, id.String())
 	if err != nil || !ok {
 		return past, err
 	}
-	if err := json.Unmarshal(data, &past.History); err != nil {
+	if err := json.Unmarshal(data, &past); err != nil {
 		return past, fmt.Errorf("read what was seen of node %s: %w", id.Short(), err)
 	}
 	return past, nil
