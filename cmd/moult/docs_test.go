@@ -190,6 +190,35 @@ func TestDocLinks(t *testing.T) {
 	}
 }
 
+// Each picture of the documents is shown by one of them, and is not large.
+func TestDocPictures(t *testing.T) {
+	paths, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text.Write(data)
+	}
+	pictures, err := os.ReadDir("../../docs/pictures")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pictures {
+		info, err := p.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() > 200<<10 || !strings.Contains(text.String(), "](pictures/"+p.Name()+")") {
+			t.Errorf("%s: %d bytes, want at most 200 KiB and a document that shows it", p.Name(), info.Size())
+		}
+	}
+}
+
 // TestDependenciesDoc checks that docs/dependencies.md names every module that
 // go.mod asks for itself.
 func TestDependenciesDoc(t *testing.T) {

@@ -106,6 +106,54 @@ func (d debian) processes(word string) (all []int) {
 	return all
 }
 
+// systemctlLog has what the packages ask of the stand-in for systemctl: no systemd runs here.
+const systemctlLog = "/var/log/systemctl"
+
+func (d debian) putSystemctl() {
+	err := os.MkdirAll(filepath.Join(d.root, "run/systemd/system"), 0o755)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(d.root, "usr/bin/systemctl"), []byte("#!/bin/sh\necho \"$@\" >> "+systemctlLog+"\n"), 0o755)
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// systemctl checks what was asked of it since the last check.
+func (d debian) systemctl(want ...string) {
+	d.t.Helper()
+	log := filepath.Join(d.root, systemctlLog)
+	got, err := os.ReadFile(log)
+	if err == nil {
+		err = os.Remove(log)
+	}
+	if w := strings.Join(want, "\n") + "\n"; err != nil || string(got) != w {
+		d.t.Errorf("systemd was asked for %q, %v, want %q", got, err, w)
+	}
+}
+
+// verifyUnit has systemd read the unit, alone and with what gives it the rights of root.
+func (d debian) verifyUnit() {
+	d.t.Helper()
+	const unit = "/usr/lib/systemd/system/moult.service"
+	verify := func() {
+		d.t.Helper()
+		cmd := exec.Command("systemd-analyze", "--root="+d.root, "--man=no", "--recursive-errors=no", "verify", unit)
+		if out := runCommand(d.t, cmd); strings.Contains(out, "moult") {
+			d.t.Errorf("systemd says of the unit: %s", out)
+		}
+	}
+	verify()
+	dropIn := filepath.Join(d.root, "etc/systemd/system/moult.service.d")
+	if err := os.CopyFS(dropIn, os.DirFS(filepath.Join(d.root, "usr/share/doc/moult/examples/moult.service.d"))); err != nil {
+		d.t.Fatal(err)
+	}
+	verify()
+	if err := os.RemoveAll(filepath.Join(d.root, "etc/systemd/system/moult.service.d")); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
 func (d debian) install(deb string) {
 	d.t.Helper()
 	to := filepath.Join(d.root, "root", filepath.Base(deb))
@@ -134,7 +182,7 @@ func runCommand(t *testing.T, cmd *exec.Cmd) string {
 // build makes the packages for this machine, and returns their checksums.
 func buildPackages(t *testing.T, to string, env ...string) string {
 	t.Helper()
-	cmd := exec.Command("packaging/make", to, runtime.GOARCH)
+	cmd := exec.Command("sh", "-c", `umask $UMASK; exec packaging/make "$@"`, "sh", to, runtime.GOARCH)
 	cmd.Env = append(os.Environ(), env...)
 	runCommand(t, cmd)
 	sums, err := os.ReadFile(filepath.Join(to, "SHA256SUMS"))
@@ -160,7 +208,7 @@ func TestPackages(t *testing.T) {
 	if !*packages {
 		t.Skip("run by make packages-test")
 	}
-	for _, tool := range []string{"debootstrap", "lintian", "dpkg"} {
+	for _, tool := range []string{"debootstrap", "lintian", "dpkg", "systemd-analyze"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("skipped: packages are installed with Debian's tools: %v", err)
 		}
@@ -169,16 +217,19 @@ func TestPackages(t *testing.T) {
 		t.Skip("skipped: only root can make a Debian to install packages in")
 	}
 	first, second, later := t.TempDir(), t.TempDir(), t.TempDir()
-	if a, b := buildPackages(t, first), buildPackages(t, second); a != b {
+	if a, b := buildPackages(t, first, "VERSION=1.0.0", "UMASK=022"), buildPackages(t, second, "VERSION=1.0.0", "UMASK=077", "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8"); a != b {
 		t.Errorf("built twice, the packages differ:\n%s\n%s", a, b)
 	}
-	buildPackages(t, later, "VERSION=999.0.0")
+	buildPackages(t, later, "VERSION=999.0.0", "UMASK=022")
 	deb := onlyFile(t, filepath.Join(first, "*.deb"))
 	t.Log(runCommand(t, exec.Command("lintian", "--allow-root", "--fail-on", "error", deb)))
 
 	d := newDebian(t)
+	d.putSystemctl()
 	before := d.files()
 	d.install(deb)
+	d.systemctl("daemon-reload", "try-restart moult.service")
+	d.verifyUnit()
 	user := ownerOf(t, filepath.Join(d.root, "var/lib/moult"))
 	if user == 0 {
 		t.Error("the data folder is root's")
@@ -189,10 +240,16 @@ func TestPackages(t *testing.T) {
 	d.replaceAgent(user, onlyFile(t, filepath.Join(later, "*.deb")))
 
 	runCommand(t, d.command("dpkg", "--purge", "moult"))
+	d.systemctl("--no-reload disable --now moult.service", "daemon-reload", "daemon-reload") // removed, then purged
 	left := slices.DeleteFunc(d.files(), func(name string) bool {
 		_, was := slices.BinarySearch(before, name)
-		return was || strings.HasPrefix(name, "/var/lib/moult")
+		return was || strings.HasPrefix(name, "/var/lib/moult") || strings.HasPrefix(name, "/etc/moult/trust/")
 	})
+	// What is signed with is not the package's to delete.
+	if _, err := os.Stat(filepath.Join(d.root, "etc/moult/trust/keys/root.pem")); err != nil {
+		t.Error(err)
+	}
+	left = slices.DeleteFunc(left, func(name string) bool { return name == "/etc/moult" || name == "/etc/moult/trust" })
 	// The data folder's owner stays in what lists users; its backups are the system's.
 	left = slices.DeleteFunc(left, func(name string) bool { return strings.HasPrefix(name, "/etc/") && strings.HasSuffix(name, "-") })
 	if len(left) > 0 {
@@ -212,7 +269,6 @@ func ownerOf(t *testing.T, path string) int {
 const agentHCL = `agent {
   name      = "n1"
   class     = "kv"
-  data      = "/var/lib/moult/data"
   root      = "/etc/moult/trust/root.json"
   bind      = "127.0.0.1:%[1]d"
   open_ring = true
@@ -224,7 +280,7 @@ const agentHCL = `agent {
   adopt {
     version = 1
     command = ["/usr/bin/moult", "sample-node", "1", "--state", "${state}", "--listen", "${service.api}"]
-    state   = "/var/lib/moult/state"
+    state   = "/srv/kv"
     health {
       http    = "/healthz"
       service = "api"
@@ -245,22 +301,24 @@ func (d debian) replaceAgent(user int, deb string) {
 	ports := reserved.First
 	runCommand(t, d.command("moult", "trust", "init", "/etc/moult/trust"))
 	runCommand(t, d.command("chmod", "-R", "a+rX", "/etc/moult/trust"))
-	runCommand(t, d.as(user, d.command("mkdir", "/var/lib/moult/state")))
+	runCommand(t, d.command("install", "-d", "-o", "moult", "/srv/kv"))
+	defer os.RemoveAll(filepath.Join(d.root, "srv/kv"))
 	config := fmt.Sprintf(agentHCL, ports, ports+1, ports+2, ports+5)
 	if err := os.WriteFile(filepath.Join(d.root, "etc/moult/agent.hcl"), []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	socket := filepath.Join(d.root, "var/lib/moult/notify")
+	socket := filepath.Join(d.root, "srv/notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer os.Remove(socket)
 	defer manager.Close()
 	if err := os.Chmod(socket, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	start := func() *exec.Cmd {
-		agent := d.as(user, d.command("NOTIFY_SOCKET=/var/lib/moult/notify", "moult", "agent", "--config", "/etc/moult/agent.hcl"))
+		agent := d.as(user, d.command("NOTIFY_SOCKET=/srv/notify", "moult", "agent", "--config", "/etc/moult/agent.hcl"))
 		var log bytes.Buffer
 		agent.Stderr = &log
 		if err := agent.Start(); err != nil {
@@ -309,6 +367,7 @@ func (d debian) replaceAgent(user int, deb string) {
 	kit.Until(t, "the node is called", func() bool { return calls.Load() > 0 })
 	software := d.processes("sample-node")
 	d.install(deb)
+	d.systemctl("daemon-reload", "daemon-reload", "try-restart moult.service") // the last does what follows
 	end(agent)
 	agent = start()
 	cancel()
