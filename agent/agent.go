@@ -264,6 +264,7 @@ func (l *loop) run(ctx context.Context) error {
 		}
 		l.demanded.give(errStopped)
 		l.persistView()
+		l.keepSighted(maxSighted)
 	}()
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()

@@ -1,6 +1,10 @@
 package agent
 
-import "time"
+import (
+	"time"
+
+	"moult/agent/home"
+)
 
 const (
 	// maxBundle bounds an injected bundle, in bytes.
@@ -10,10 +14,11 @@ const (
 
 	// logLines bounds what is kept of the log of software that failed, maxSigned the documents
 	// of each kind that one set of metadata is noted to bring, and maxSighted the phases of
-	// other nodes that wait to be written.
+	// other nodes that wait to be written, and maxKept those that are at one time.
 	logLines   = 20
 	maxSigned  = 64
 	maxSighted = 4096
+	maxKept    = 5 * home.RecordsPerBatch
 
 	documentTimeout = 5 * time.Second  // to fetch one document, before others are tried
 	objectsTimeout  = 30 * time.Second // for simulation objects to follow, before it is said

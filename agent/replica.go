@@ -119,7 +119,7 @@ func (l *loop) see(id bundle.NodeID) {
 		return
 	}
 	l.since[id] = r.Since
-	if len(l.sighted) == maxSighted { // the disk is full
+	if len(l.sighted) == maxSighted { // the disk is full, or slower than the news
 		l.sighted = l.sighted[1:]
 	}
 	l.sighted = append(l.sighted, home.SightingOf(r))
@@ -141,15 +141,22 @@ func (l *loop) persistView() {
 			}
 		}
 	}
+	l.keepSighted(maxKept)
+}
+
+// keepSighted writes what was seen of other nodes to the store, the oldest first and at most so
+// many: the loop waits for it, and the rest for the next time.
+func (l *loop) keepSighted(most int) {
 	l.sighted = slices.DeleteFunc(l.sighted, func(s home.Sighting) bool { // of who is forgotten meanwhile
 		_, ok := l.node.View().Signed(s.Node)
 		return !ok
 	})
-	if err := l.AddSightings(l.sighted); err != nil {
+	most = min(most, len(l.sighted))
+	if err := l.AddSightings(l.sighted[:most]); err != nil {
 		l.log.Warn("what was seen of other nodes is not written to the store", "err", err)
 		return
 	}
-	l.sighted = nil
+	l.sighted = slices.Delete(l.sighted, 0, most)
 }
 
 func (l *loop) remember(batch []bundle.NodeID) error {

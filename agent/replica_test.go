@@ -144,6 +144,27 @@ func TestNamesBounded(t *testing.T) {
 	})
 }
 
+// TestSightedBounded: of many phases that were seen at once, some are written at a time, the oldest
+// first, and all in the end.
+func TestSightedBounded(t *testing.T) {
+	b := newBench(t, benchConfig(t), 1)
+	b.do(func() {
+		b.persistView()
+		var ids []bundle.NodeID
+		for i := range 2*maxKept + 1 {
+			ids = append(ids, b.peer(func(r *view.Record) { r.Name = fmt.Sprintf("m%d", i) }))
+		}
+		for _, want := range []int{maxKept, 2 * maxKept, 2*maxKept + 1} {
+			b.persistView()
+			for i, id := range ids {
+				if past, err := b.Seen(id); err != nil || (len(past.Phases) == 1) != (i < want) {
+					t.Fatalf("node %d of %d, %d to be written: %+v, %v", i, len(ids), want, past.Phases, err)
+				}
+			}
+		}
+	})
+}
+
 // closeRing hands over who belongs to the cluster, as an operator does.
 func (b *bench) closeRing(members ...membership.Member) {
 	b.t.Helper()
