@@ -91,8 +91,14 @@ func (n *Node) noteClock(r view.Record) {
 }
 
 // ClockAhead is by how much the clock of a node was ahead of this one's, at least, when it last
-// said anything that shows it; 0 for nothing. For people only: no decision goes by it.
-func (n *Node) ClockAhead(id bundle.NodeID) time.Duration { return n.clocks[id].ahead }
+// said anything that shows it; 0 for nothing, or where either may have been set since: the clock
+// here is past that by more than clockShown. For people only: no decision goes by it.
+func (n *Node) ClockAhead(id bundle.NodeID) time.Duration {
+	if c := n.clocks[id]; n.now.Sub(c.since) <= clockShown {
+		return c.ahead
+	}
+	return 0
+}
 
 func olderFolder(said, running bundle.Version) string {
 	return fmt.Sprintf("this data folder is older than what the node has said: it had settled at version %d; its state is that of version %d", said, running)

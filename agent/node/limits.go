@@ -18,6 +18,9 @@ const (
 
 	// clockSlack is by how much a clock may be ahead of this one's, and nobody is told.
 	clockSlack = 5 * time.Second
+	// clockShown is for how long it counts that a clock was ahead once this one has come to what
+	// that said: a node at rest says nothing else for months, whatever is set meanwhile.
+	clockShown = 10 * time.Minute
 
 	// factsPause is how often the record says other facts at most, beside the first of each
 	// software.

@@ -14,7 +14,8 @@ import (
 )
 
 // TestClocks: whose clock is ahead is named, with by how much, until it is set; where most are,
-// it is this machine's that is behind. What is old, or a little ahead, is no sign.
+// it is this machine's that is behind. What is old, or a little ahead, is no sign. A node at rest
+// says for months what it said: that counts no more soon after the clock here has come to it.
 func TestClocks(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	keys := make([]ed25519.PrivateKey, 5)
@@ -41,6 +42,7 @@ func TestClocks(t *testing.T) {
 		}
 	}
 	alarm := func() string {
+		n.Step(now, node.Tick{})
 		p := Peer{ID: bundle.NodeIDOf(own), Node: n, Now: now, Trust: &trust.Verified{}}
 		s := p.Status(nil)
 		return p.clocks(&s)
@@ -72,5 +74,30 @@ func TestClocks(t *testing.T) {
 	}
 	if text := alarm(); text != "" {
 		t.Errorf("all are set: %s", text)
+	}
+	later = now.Add(12 * time.Second)
+	says(1, later)
+	now = later.Add(10 * time.Minute)
+	if text := alarm(); !strings.Contains(text, "n1 by 12s") {
+		t.Errorf("it was ahead a while ago: %q", text)
+	}
+	now = now.Add(time.Second)
+	says(1, later)
+	if text := alarm(); text != "" {
+		t.Errorf("nothing shows any more that it is ahead: %s", text)
+	}
+	says(1, now.Add(12*time.Second))
+	if text := alarm(); !strings.Contains(text, "n1 by 12s") {
+		t.Errorf("it is ahead again: %q", text)
+	}
+	for i := range keys[1:] { // of which this machine hears an hour behind
+		says(i+1, now.Add(time.Hour-time.Duration(i)*time.Minute))
+	}
+	if text := alarm(); !strings.HasPrefix(text, "the clock of this machine is behind") {
+		t.Errorf("all are ahead: %q", text)
+	}
+	now = now.Add(time.Hour + 20*time.Minute)
+	if text := alarm(); text != "" {
+		t.Errorf("this machine's clock is set: %s", text)
 	}
 }
