@@ -100,10 +100,12 @@ func (n *Node) newestOrder() *schedule.Order {
 type progressed struct {
 	behind int // so many nodes were not there yet
 	at     time.Time
+	looked time.Time
 }
 
 // noteProgress looks whether the newest rollout gets on, class by class: the order is new, or
-// fewer nodes are behind than before. While a class waits as ordered nothing ought to come.
+// fewer nodes are behind than before. While a class waits as ordered nothing ought to come: that
+// time does not count, and what counted before it still does.
 func (n *Node) noteProgress() {
 	o := n.newestOrder()
 	if o == nil {
@@ -119,16 +121,19 @@ func (n *Node) noteProgress() {
 	for _, in.Class = range sorted(o.Classes) {
 		p, known := n.progressed[in.Class]
 		behind := n.newest.Behind(in.Class)
-		if !known || behind < p.behind || !n.newest.Idles(in) {
+		switch {
+		case !known || behind < p.behind:
 			p.at = n.now
+		case !n.newest.Idles(in):
+			p.at = p.at.Add(n.now.Sub(p.looked))
 		}
-		p.behind = behind
+		p.behind, p.looked = behind, n.now
 		n.progressed[in.Class] = p
 	}
 }
 
-// Idle is for how long the rollout of a release has not got on in a class, as this agent has seen
-// it since it began; 0 for one that is not the newest.
+// Idle is for how long the rollout of a release has not got on in a class though it could, as this
+// agent has seen it since it began; 0 for one that is not the newest.
 func (n *Node) Idle(release bundle.Version, class bundle.Class) time.Duration {
 	p, known := n.progressed[class]
 	if o := n.newestOrder(); !known || o == nil || o.Release != release || !n.newest.Of(o) {

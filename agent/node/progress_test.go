@@ -42,7 +42,7 @@ func TestIdle(t *testing.T) {
 }
 
 // TestIdleByClass: class kv waits for its window, and web for kv; neither has to get on before that
-// opens, and then only kv has.
+// opens, and then only kv has. What has stopped stays so over the day.
 func TestIdleByClass(t *testing.T) {
 	b := newBench(t, at(1))
 	b.cfg.Zone = time.LoadLocation
@@ -77,6 +77,12 @@ func TestIdleByClass(t *testing.T) {
 	tick(2*time.Hour, 2*time.Hour+time.Second, 0)
 	if d := b.decides(); d.Reason.Code != schedule.CodeStopped {
 		t.Errorf("it has had its time: %+v", d.Reason)
+	}
+	tick(time.Hour, 2*time.Hour+time.Second, 0) // the window closes
+	tick(21*time.Hour-time.Second, 2*time.Hour+time.Second, 0)
+	tick(time.Second, 2*time.Hour+2*time.Second, 0)
+	if d := b.decides(); d.Reason.Code != schedule.CodeStopped {
+		t.Errorf("the next window is open, and nothing has come of the last: %+v", d.Reason)
 	}
 	b.saved.Version, b.saved.Said = 2, 2 // what this node says of itself
 	tick(time.Minute, 0, time.Minute)

@@ -25,7 +25,7 @@ const (
 	// for; above, `why` does.
 	maxExplained = 200
 	// progressExpected is after how long without another settled node a rollout does not get on,
-	// where its release does not say.
+	// where its release does not say, beside the pauses that its order makes.
 	progressExpected = bundle.Duration(2 * time.Hour)
 	// maxNamed bounds the nodes that a reason names.
 	maxNamed = 5

@@ -95,9 +95,9 @@ func (p Peer) idle(s *control.Status) string {
 	}
 	there := p.arrived(release, o)
 	for _, class := range slices.Sorted(maps.Keys(o.Classes)) {
-		expected := cmp.Or(o.Classes[class].ProgressDeadline, progressExpected)
+		c := o.Classes[class]
 		idle := p.Node.Idle(release, class)
-		if idle < time.Duration(expected) {
+		if idle < time.Duration(cmp.Or(c.ProgressDeadline, progressExpected+c.LongestPause())) {
 			continue
 		}
 		i := slices.IndexFunc(s.Nodes, func(n control.NodeStatus) bool {

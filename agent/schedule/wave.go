@@ -72,6 +72,19 @@ func (c *ClassOrder) SoakAt(rank int) bundle.Duration {
 	return c.Waves[len(c.Waves)-1].Soak
 }
 
+// LongestPause is for how long nobody may settle though all goes well: while a wave soaks, or no
+// number comes up under bundle.StrategyRandom.
+func (c *ClassOrder) LongestPause() bundle.Duration {
+	var longest bundle.Duration
+	if c.Rate > 0 {
+		longest = bundle.RandomPause(c.Rate)
+	}
+	for _, w := range c.waves() {
+		longest = max(longest, w.Soak)
+	}
+	return longest
+}
+
 func (c *ClassOrder) validateWaves(fail func(bad bool, field, format string, args ...any)) {
 	fail(len(c.Waves) > MaxWaves, "waves", "%d of them, the most is %d", len(c.Waves), MaxWaves)
 	fail(len(c.Waves) > 0 && (c.Canary > 0 || c.Soak > 0), "waves", "set, and a canary too")

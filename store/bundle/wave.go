@@ -3,6 +3,7 @@ package bundle
 import (
 	"maps"
 	"slices"
+	"time"
 )
 
 // Wave is some of a class's nodes: the next in the order in which they may go down. Those of
@@ -73,3 +74,7 @@ func (s *ScheduleSpec) LongestSoak() Duration {
 	}
 	return longest
 }
+
+// RandomPause is how long StrategyRandom may go without another node at a rate: of the pauses
+// between two, which are an hour by the rate on average, one in e^10 is as long by chance.
+func RandomPause(rate int) Duration { return Duration(10*time.Hour) / Duration(rate) }

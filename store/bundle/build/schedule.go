@@ -60,6 +60,8 @@ func (d *decoder) schedule(s *scheduleSchema) bundle.ScheduleSpec {
 	}
 	if out.ProgressDeadline = d.duration(s.Progress, 0, bundle.MinProgress, bundle.MaxProgress); s.Progress != nil && out.ProgressDeadline <= out.LongestSoak() {
 		d.fail(s.Progress.Expr.Range(), "Too short a deadline", "While a soak of %s lasts nobody settles: progress_deadline wants more than that.", out.LongestSoak())
+	} else if s.Progress != nil && out.Rate > 0 && out.ProgressDeadline < bundle.RandomPause(out.Rate) {
+		d.fail(s.Progress.Expr.Range(), "Too short a deadline", "At a rate of %d in an hour no node may go for %s by chance alone: progress_deadline wants that at least, or a higher rate.", out.Rate, bundle.RandomPause(out.Rate))
 	}
 	out.HoldTimeout = d.duration(s.HoldTimeout, defaultHoldTimeout, 0, bundle.MaxHoldTimeout)
 	return out
