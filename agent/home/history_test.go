@@ -15,6 +15,7 @@ import (
 	"moult/agent/config"
 	"moult/agent/control"
 	"moult/agent/node"
+	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store"
@@ -114,6 +115,33 @@ func TestHistoryBounded(t *testing.T) {
 	past, err := h.history(most)
 	if n := len(past.Phases); err != nil || n != most || !past.Older || past.Phases[n-1].Version != 2*most+5 {
 		t.Errorf("%d phases, older %v, %v", n, past.Older, err)
+	}
+}
+
+// How long a release has been as it must be to be finalized is kept, and tells no history, however
+// often it begins anew; nor does whom the node answers.
+func TestObservedIsNoHistory(t *testing.T) {
+	now := time.Unix(1e9, 0).UTC()
+	open := newHome(t, &now)
+	h := open()
+	s := upgrade.State{Phase: upgrade.Current, Version: 2, Running: 2, Served: true}
+	if err := h.Save(node.Save{State: &s}, Beside{}); err != nil {
+		t.Fatal(err)
+	}
+	o := schedule.Observed{Release: 2, Turn: 2, Seen: now}
+	for range 3 {
+		o.For += bundle.Duration(time.Minute)
+		if err := h.Save(node.Save{Observed: &o, Answering: &node.Answering{}}, Beside{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h = open()
+	m, err := h.Recall(0)
+	if err != nil || m.Observed != o {
+		t.Errorf("%+v, %v", m.Observed, err)
+	}
+	if past, err := h.history(10); err != nil || len(past.Phases) != 1 {
+		t.Errorf("%d phases, %v", len(past.Phases), err)
 	}
 }
 

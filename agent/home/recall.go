@@ -25,7 +25,7 @@ type Memory struct {
 // moult, its state becomes a slot.
 func (h *Home) Recall(ran bundle.Version) (Memory, error) {
 	m := Memory{Memory: node.Memory{Floor: h.Floor(), Ran: ran}}
-	return m, errors.Join(h.recallView(&m), h.recallAnswering(&m), h.recallState(&m), h.recallTrust(&m))
+	return m, errors.Join(h.recallView(&m), recallMachine(h, keyAnswering, &m.Answering), recallMachine(h, keyFinalizing, &m.Observed), h.recallState(&m), h.recallTrust(&m))
 }
 
 // Floor is what survives even the loss of the database.
@@ -51,13 +51,14 @@ func (h *Home) recallView(m *Memory) error {
 	})
 }
 
-func (h *Home) recallAnswering(m *Memory) error {
-	data, ok, err := h.Store.Get(bucketMachine, keyAnswering)
+// recallMachine reads what was kept beside the machine's state; what is not there stays as it is.
+func recallMachine[T any](h *Home, key string, v *T) error {
+	data, ok, err := h.Store.Get(bucketMachine, key)
 	if err != nil || !ok {
 		return err
 	}
-	if err := json.Unmarshal(data, &m.Answering); err != nil {
-		return fmt.Errorf("read whom this node answers: %w", err)
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("read %q, kept beside the machine's state: %w", key, err)
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ const (
 	keyState       = "state"
 	keyAnswering   = "answering"
 	keyObserved    = "observed"
+	keyFinalizing  = "finalizing" // for how long a release has been as it must be to be finalized
 	bucketView     = "view"
 	bucketSeen     = "seen" // node -> what was seen of its past
 	bucketPeers    = "peers"
@@ -69,7 +70,7 @@ func (h *Home) Save(s node.Save, b Beside) error {
 			trusted[key] = blob
 		}
 	}
-	if s.State == nil && s.Answering == nil && len(trusted)+len(s.Frozen)+len(s.Bound) == 0 {
+	if s.State == nil && s.Answering == nil && s.Observed == nil && len(trusted)+len(s.Frozen)+len(s.Bound) == 0 {
 		return h.Store.Raise(func(f *store.Floor) { raise(f, s.Floor) })
 	}
 	frozen, bound := byKey(s.Frozen), byKey(s.Bound)
@@ -79,7 +80,8 @@ func (h *Home) Save(s node.Save, b Beside) error {
 	return h.Store.Update(func(tx *store.Tx) error {
 		return errors.Join(
 			h.putState(tx, s.State, b.Log),
-			putAnswering(tx, s.Answering),
+			putMachine(tx, keyAnswering, s.Answering),
+			putMachine(tx, keyFinalizing, s.Observed),
 			putDigests(tx, bucketTrust, trusted),
 			putDigests(tx, bucketFrozen, frozen),
 			putDigests(tx, bucketOrders, bound),
@@ -126,15 +128,16 @@ func (h *Home) putState(tx *store.Tx, s *upgrade.State, log []string) error {
 	return tx.Put(bucketMachine, keyState, data)
 }
 
-func putAnswering(tx *store.Tx, w *node.Answering) error {
-	if w == nil {
+// putMachine keeps v beside the machine's state, of which alone the journal tells.
+func putMachine[T any](tx *store.Tx, key string, v *T) error {
+	if v == nil {
 		return nil
 	}
-	data, err := json.Marshal(w)
+	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	return tx.Put(bucketMachine, keyAnswering, data)
+	return tx.Put(bucketMachine, key, data)
 }
 
 // appendTrust notes which metadata came into force, and what with them.

@@ -60,7 +60,8 @@ func (n *Node) runs(s upgrade.State) map[classRelease]bool {
 			note(class, s.Version)
 		}
 	}
-	if o := n.newestOrder(); o != nil && n.mayGoBack(o.Release) {
+	// What others say of their finalizing does not remove what this node would need to go back.
+	if o := n.newestOrder(); o != nil && n.docs.manifests[o.Release] != nil && !o.Finalized && s.Final < o.Release && goesBack(n.docs.manifests[o.Release]) {
 		for _, class := range sorted(n.docs.manifests[o.Release].Classes) {
 			note(class, o.Release-1)
 		}

@@ -1,6 +1,10 @@
 package node
 
-import "time"
+import (
+	"time"
+
+	"moult/store/bundle"
+)
 
 const (
 	// maxAlarms bounds the alarms that are told, maxKept those that are known, by cause.
@@ -21,6 +25,10 @@ const (
 	// clockShown is for how long it counts that a clock was ahead once this one has come to what
 	// that said: a node at rest says nothing else for months, whatever is set meanwhile.
 	clockShown = 10 * time.Minute
+
+	// observedEvery is between two writes of how long the time has run until a release is
+	// finalized by its own word: so much of it a crash may cost.
+	observedEvery = bundle.Duration(time.Minute)
 
 	// factsPause is how often the record says other facts at most, beside the first of each
 	// software.

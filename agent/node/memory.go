@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -35,6 +36,7 @@ type Memory struct {
 	Records  []view.Signed                    // the view, as last kept
 
 	Answering Answering
+	Observed  schedule.Observed // until a release is finalized by its own word
 }
 
 // Seek finds out which slot is live where nothing names one. Software writes only to the

@@ -104,6 +104,16 @@ type Node struct {
 	conditions conditions
 	tally      *schedule.Tally // see tallyOf; nil: the node asks no schedule
 	finalizing schedule.Finalizing
+	// observed and observedSaved are how long the time has run until the newest release is
+	// finalized by its own word: as known, and as it is durable.
+	observed, observedSaved schedule.Observed
+	// unreached is how many nodes of that order cannot be reached; ringed: the ring has said who
+	// can, since a peer was heard from.
+	unreached struct {
+		of *schedule.Tally
+		n  int
+	}
+	ringed     bool
 	newest     *schedule.Tally // of the newest order; nil: there is none
 	progressed map[bundle.Class]progressed
 
@@ -189,6 +199,9 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	}
 	n.routing.answering, n.routing.saved = m.Answering, m.Answering
 	n.routing.stale = true
+	if n.observedSaved = m.Observed; !n.doubtful {
+		n.observed = m.Observed
+	}
 	n.contents = n.machine.State().Bound()
 	n.sources = map[bundle.NodeID]source{}
 	for r := range n.view.All() {
@@ -306,6 +319,7 @@ type software struct {
 
 // members takes in who is alive.
 func (n *Node) members(alive map[bundle.NodeID]bool) {
+	n.ringed = n.ringed || n.synced
 	alive = maps.Clone(alive)
 	if alive == nil {
 		alive = map[bundle.NodeID]bool{}
@@ -323,7 +337,7 @@ func (n *Node) members(alive map[bundle.NodeID]bool) {
 		}
 	}
 	maps.DeleteFunc(n.away, func(id bundle.NodeID, _ time.Time) bool { _, ok := n.view.Get(id); return !ok })
-	n.alive, n.listed, n.routing.stale = alive, false, true
+	n.alive, n.listed, n.routing.stale, n.unreached.of = alive, false, true, nil
 }
 
 // decide tells the machine what follows from what is known. It stops as soon as a
@@ -332,6 +346,7 @@ func (n *Node) decide() {
 	n.noteHealth()
 	n.noteFacts()
 	n.noteProgress()
+	n.observe()
 	for _, f := range []func(){n.aim, n.retry, n.begin, n.goOn, n.soak, n.schedule, n.finalize} {
 		if n.waits() {
 			return

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,53 +91,87 @@ func TestIdleByClass(t *testing.T) {
 	tick(time.Minute, 0, 2*time.Minute)
 }
 
-// TestFinalAfterRestart: the time until a release is finalized goes on over a restart, whose
-// agent does nothing before it has heard from a peer; a node that has begun says so, and begins
-// again after a crash.
+// TestFinalAfterRestart: the time until a release is finalized goes on after a restart, but for
+// that in which no agent ran, and not before a peer was heard from and the ring says who can be
+// reached; a node that has begun says so, and begins again after a crash.
 func TestFinalAfterRestart(t *testing.T) {
-	since := time.Unix(1_800_000_000, 0).UTC()
-	s := upgrade.State{Phase: upgrade.Current, Version: 2, Running: 2, Served: true, Step: 1, Rest: upgrade.Rest{Release: 2, Since: since.Add(-50 * time.Minute)}}
-	finishes := func(s upgrade.State, synced bool, after time.Duration) (*bench, bool) {
+	start := time.Unix(1_800_000_000, 0).UTC()
+	s := upgrade.State{Phase: upgrade.Current, Version: 2, Running: 2, Served: true, Step: 1}
+	fifty := schedule.Observed{Release: 2, For: bundle.Duration(50 * time.Minute), Seen: start}
+	begin := func(s upgrade.State, o schedule.Observed) *bench {
 		b := newBench(t, s)
+		b.observed, b.observedSaved = o, o
 		b.releases(1, 2, reversible)
 		b.order(2)
 		b.docs.orders[2].FinalizeAfter = bundle.Duration(time.Hour)
-		b.meta.Expires = since.Add(24 * time.Hour)
-		if synced {
-			b.Step(b.now, Synced{})
-		}
-		b.Step(since.Add(after), Tick{})
-		b.decide()
-		for _, a := range b.machine.Todo().Actions {
-			if _, ok := a.(upgrade.Finish); ok {
-				return b, true
+		b.meta.Expires = start.Add(24 * time.Hour)
+		return b
+	}
+	// runs has it look once a second for so long, from some time after the start.
+	runs := func(b *bench, from, lasts time.Duration, does ...Event) {
+		for d := time.Duration(0); d <= lasts; d += time.Second {
+			for _, e := range append(does, Tick{}) {
+				b.Step(start.Add(from+d), e)
+			}
+			for r := b.Ready(); !r.Empty(); r = b.Ready() {
+				b.Advance(r)
 			}
 		}
-		return b, false
 	}
-	if _, does := finishes(s, true, 9*time.Minute); does {
-		t.Error("before its time")
+	begun := func(b *bench) bool { return b.State().Final == 2 }
+	heard := []Event{Synced{}, Members{}}
+
+	b := begin(s, fifty)
+	if runs(b, 4*time.Minute, 10*time.Minute-time.Second, heard...); begun(b) || b.observedSaved.For < fifty.For+8*observedEvery {
+		t.Errorf("before its time, or it is not kept: %+v", b.observedSaved)
 	}
-	if _, does := finishes(s, false, 10*time.Minute); does {
-		t.Error("before it has heard from a peer")
+	if runs(b, 14*time.Minute, 0); !begun(b) {
+		t.Errorf("not when its time has come: %+v", b.observed)
 	}
-	b, does := finishes(s, true, 10*time.Minute)
-	if st := b.machine.State(); !does || st.Final != 2 {
-		t.Errorf("not when its time has come: %+v", st)
+	if b = begin(s, fifty); true {
+		runs(b, 4*time.Minute, 0, Synced{})
 	}
-	lost := s
-	lost.Rest = upgrade.Rest{}
-	if b, does := finishes(lost, true, 10*time.Minute); does || !b.machine.State().Rest.Since.Equal(since.Add(10*time.Minute)) {
-		t.Errorf("what is not known is not made up: %+v", b.machine.State().Rest)
+	if b.observed.For != fifty.For {
+		t.Errorf("before the ring has said who can be reached: %+v", b.observed)
 	}
+	if runs(b, 4*time.Minute, 20*time.Minute, Synced{}); begun(b) || b.observedSaved.For != 0 {
+		t.Errorf("before the ring has said who can be reached: %+v", b.observed)
+	}
+	if b = begin(s, fifty); true {
+		runs(b, 5*time.Hour, 59*time.Minute, heard...)
+	}
+	if begun(b) || b.observed.For != bundle.Duration(59*time.Minute) {
+		t.Errorf("it did not run for hours: %+v", b.observed)
+	}
+
+	// Another node, which cannot be reached.
+	other := bundle.NodeID{1}
+	b = begin(s, fifty)
+	c := b.docs.orders[2].Classes["kv"]
+	c.Roster = append(c.Roster, other)
+	b.docs.orders[2].Classes["kv"] = c
+	b.noteProgress()
+	b.newest.Note(other, view.Record{Node: other, Version: 2}, true)
+	both := Members{Alive: map[bundle.NodeID]bool{other: true}}
+	runs(b, 0, time.Minute, Synced{}, both)
+	if b.observed.For != fifty.For+bundle.Duration(time.Minute) {
+		t.Errorf("both can be reached: %+v", b.observed)
+	}
+	if runs(b, time.Minute, 4*time.Minute, Members{}); b.observed.For > fifty.For+bundle.Duration(time.Minute) || !strings.Contains(b.Finalizing().Reason, "reached") {
+		t.Errorf("the time counts while one cannot be reached: %+v", b.observed)
+	}
+	if runs(b, 5*time.Minute, 2*time.Minute, Members{}); b.observed.For != 0 || b.observedSaved.For != 0 {
+		t.Errorf("nobody knows what one does for long: %+v", b.observed)
+	}
+
 	crashed := s
-	crashed.Rest, crashed.Final = upgrade.Rest{}, 2
-	if _, does := finishes(crashed, false, 0); !does {
-		t.Error("what was begun is not begun again")
+	crashed.Final = 2
+	b = begin(crashed, schedule.Observed{})
+	b.decide()
+	if !slices.ContainsFunc(b.machine.Todo().Actions, func(a upgrade.Action) bool { _, ok := a.(upgrade.Finish); return ok }) {
+		t.Error("what is begun is not begun again")
 	}
-	back := newBench(t, crashed)
-	back.releases(1, 2, reversible)
-	back.order(2)
+	back := begin(crashed, schedule.Observed{})
 	back.docs.orders[2].Turn = 1
 	back.decide()
 	if st := back.State(); st.Turned.Release != 0 || back.noTurn == "" || back.NoWayBack("kv", 2) == "" {
@@ -143,5 +179,29 @@ func TestFinalAfterRestart(t *testing.T) {
 	}
 	if d := schedule.MayFinalize(schedule.FinalizeInput{Order: back.docs.orders[2]}); d.Now {
 		t.Error("what is taken back is finalized")
+	}
+}
+
+// TestFinalIsForOneself: what others say of their finalizing removes nothing that this node would
+// need to go back.
+func TestFinalIsForOneself(t *testing.T) {
+	b := newBench(t, upgrade.State{Phase: upgrade.Current, Version: 9, Running: 9, Served: true, Step: 1})
+	b.releases(1, 9, reversible)
+	b.order(9)
+	o, other := b.docs.orders[9], bundle.NodeID{1}
+	o.FinalizeAfter = bundle.Duration(time.Hour)
+	c := o.Classes["kv"]
+	c.Roster = append(c.Roster, other)
+	o.Classes["kv"] = c
+	keeps := func(s upgrade.State) bool { return b.runs(s)[classRelease{"kv", 8}] }
+	b.noteProgress()
+	b.newest.Note(other, view.Record{Node: other, Version: 9, Final: 9}, true)
+	if b.mayGoBack(9) || !keeps(b.State()) {
+		t.Errorf("may go back %v, keeps what for %v", b.mayGoBack(9), keeps(b.State()))
+	}
+	if s := b.State(); true {
+		if s.Final = 9; keeps(s) {
+			t.Error("it is final here")
+		}
 	}
 }

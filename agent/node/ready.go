@@ -3,6 +3,7 @@ package node
 import (
 	"reflect"
 
+	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -60,6 +61,9 @@ type Save struct {
 	Floor *Floor
 	// Answering only ever goes one way; nil: as before.
 	Answering *Answering
+	// Observed is how long the time has run until a release is finalized by its own word; nil: as
+	// before.
+	Observed *schedule.Observed
 }
 
 // Gate says which software callers reach.

@@ -37,7 +37,8 @@ func (n *Node) toSave() *Save {
 		a := n.routing.answering
 		s.Answering = &a
 	}
-	if s.State == nil && s.Answering == nil && s.Metadata.IsZero() && s.Evidence.IsZero() && len(s.Frozen) == 0 && len(s.Bound) == 0 && s.Floor == nil {
+	s.Observed = n.observedToSave()
+	if s.State == nil && s.Answering == nil && s.Observed == nil && s.Metadata.IsZero() && s.Evidence.IsZero() && len(s.Frozen) == 0 && len(s.Bound) == 0 && s.Floor == nil {
 		return nil
 	}
 	s.Frozen, s.Bound = maps.Clone(s.Frozen), maps.Clone(s.Bound)
@@ -60,6 +61,9 @@ func (n *Node) durable(s Save) {
 	}
 	if s.Answering != nil {
 		n.routing.saved, n.routing.stale = *s.Answering, true
+	}
+	if s.Observed != nil {
+		n.observedSaved = *s.Observed
 	}
 	if s.State != nil {
 		n.reached(*s.State)
@@ -88,7 +92,8 @@ func (n *Node) offerAgain() {
 func (n *Node) Refused(why string) {
 	n.saving, n.full = refused, why
 	n.check.refused()
-	n.routing.answering.Oldest = n.routing.saved.Oldest // somebody who needs more may come
+	n.observed.For = min(n.observed.For, n.observedSaved.For) // it is not worth an alarm
+	n.routing.answering.Oldest = n.routing.saved.Oldest       // somebody who needs more may come
 	if n.saved.Phase == upgrade.Waiting && n.machine.State().Phase == upgrade.Draining {
 		n.stay()
 	}

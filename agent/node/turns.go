@@ -136,7 +136,6 @@ func (n *Node) finalize() {
 		text = fmt.Sprintf("release %d is finalized, and its command fails here, and is tried again: %s", o.Release, n.trouble)
 	}
 	n.alarm(causeFinalized, text)
-	n.rest(o, s)
 	if n.waits() {
 		return
 	}
@@ -154,31 +153,48 @@ func (n *Node) finalize() {
 	n.step(upgrade.Finalize{Release: o.Release, Alone: !o.Finalized})
 }
 
-// rest finds out whether the time runs after which the newest release is finalized by its own
-// word, and since when it does: by this node's clock, and over restarts of its agent.
-func (n *Node) rest(o *schedule.Order, s upgrade.State) {
-	if o == nil || o.FinalizeAfter == 0 || s.Final >= o.Release || !s.Served || n.doubtful {
-		n.finalizing = schedule.Finalizing{}
+// observe finds out whether the time runs after which the newest release is finalized by its own
+// word, and for how long it has: by this node's clock, and over restarts of its agent.
+func (n *Node) observe() {
+	o, s := n.newestOrder(), n.machine.State()
+	if o == nil || o.FinalizeAfter == 0 || s.Final >= o.Release || !s.Served || n.doubtful || o.Release < n.observed.Release {
+		n.finalizing = schedule.Finalizing{} // what was observed may be of an order that is not read yet
 		return
 	}
 	in := schedule.FinalizeInput{
-		Order: o, Tally: n.newest, Now: n.now, Synced: n.synced, Expired: n.Expired(),
+		Order: o, Tally: n.newest, Unreachable: n.unreachable(), Observed: n.observed, Now: n.now, Synced: n.synced && n.ringed, Expired: n.Expired(),
 		Conflict: n.forked || n.Conflicted(o.Release) || n.disowned(o.Release), Pending: n.OrderPending(o.Release),
 	}
-	if s.Rest.Release == o.Release && s.Rest.Turn == o.Turn {
-		in.Since = s.Rest.Since
-		if n.finalizing.Since.Equal(in.Since) {
-			in.Since = n.finalizing.Since // by a clock that nobody sets, since this agent began
-		}
+	if n.finalizing.Counts {
+		in.Last = n.observed.Seen
 	}
 	n.finalizing = n.cfg.Rules.MayFinalize(in)
-	rest := upgrade.Rest{Release: o.Release, Turn: o.Turn, Since: n.finalizing.Since}
-	if rest.Since.IsZero() {
-		rest = upgrade.Rest{}
+	n.observed = n.finalizing.Observed
+}
+
+// unreachable is how many nodes of the newest order cannot be reached: counted anew only once
+// others can, or it is of another order.
+func (n *Node) unreachable() int {
+	if n.unreached.of != n.newest {
+		n.unreached.of, n.unreached.n = n.newest, n.newest.Unreachable(n.Alive)
 	}
-	if rest != (upgrade.Rest{}) || s.Rest.Release == o.Release {
-		n.step(upgrade.Rests{Rest: rest})
+	return n.unreached.n
+}
+
+// observedToSave is what the node has observed where that is to be made durable, nil where it is
+// not: when it begins anew, and now and then.
+func (n *Node) observedToSave() *schedule.Observed {
+	o, saved := n.observed, n.observedSaved
+	every := observedEvery
+	if newest := n.newestOrder(); newest != nil && newest.FinalizeAfter > 0 {
+		every = min(every, newest.FinalizeAfter/8)
 	}
+	other := o.Release != saved.Release || o.Turn != saved.Turn
+	if saved.For > 0 && (other || o.For < saved.For) || o.For >= saved.For+every {
+		o.Seen = o.Seen.Round(0).UTC() // as it is read again
+		return &o
+	}
+	return nil
 }
 
 // Finalizing is when the newest release is finalized here by its own word, as last looked for.
@@ -194,9 +210,11 @@ func (n *Node) final(o *schedule.Order) bool {
 // the version before are answered until then, whoever calls.
 func (n *Node) mayGoBack(v bundle.Version) bool {
 	o, m := n.newestOrder(), n.docs.manifests[v]
-	if o == nil || o.Release != v || m == nil || n.final(o) {
-		return false
-	}
+	return o != nil && o.Release == v && m != nil && !n.final(o) && goesBack(m)
+}
+
+// goesBack reports whether any class of a release can go back.
+func goesBack(m *bundle.Manifest) bool {
 	for _, class := range sorted(m.Classes) {
 		if m.Classes[class].Transform.Reverse != nil {
 			return true

@@ -41,7 +41,7 @@ func older(status control.Status) string {
 
 // RecordOf is the part of a node's record that says whether it belongs, and where it is.
 func RecordOf(n control.NodeStatus) view.Record {
-	return view.Record{Node: n.ID, Class: n.Class, Enrolment: n.Enrolment, Version: n.Version, Running: n.Running, Turned: n.Turned, Phase: view.Phase(n.Phase)}
+	return view.Record{Node: n.ID, Class: n.Class, Enrolment: n.Enrolment, Version: n.Version, Running: n.Running, Turned: n.Turned, Final: n.Final, Phase: view.Phase(n.Phase)}
 }
 
 // Begun returns m, or where the operator has signed none yet, one that enrols all nodes of

@@ -248,7 +248,7 @@ func mayTurn(order *schedule.Order, status control.Status, r Reversal) error {
 // finalAlone names a node that has finalized the release by its own word; "" for none.
 func finalAlone(order *schedule.Order, status control.Status) string {
 	for _, s := range status.Nodes {
-		if counts(s) && s.Final >= order.Release && order.Attempts(s.Class, s.ID) > 0 {
+		if counts(s) && order.FinalBy(RecordOf(s)) && order.Attempts(s.Class, s.ID) > 0 {
 			return cmp.Or(s.Name, s.ID.Short())
 		}
 	}

@@ -60,6 +60,19 @@ func TestFinalizeAfterTheQuestion(t *testing.T) {
 	}
 }
 
+// A node that says that it has finalized a release keeps it from being taken back only where the
+// release asks for that.
+func TestFinalAlone(t *testing.T) {
+	o, s := &schedule.Order{Release: 2, Classes: map[bundle.Class]schedule.ClassOrder{"kv": {Roster: []bundle.NodeID{{1}}}}}, settledAt(2)
+	s.Nodes[0].Final = 2
+	if name := finalAlone(o, *s); name != "" {
+		t.Errorf("without finalize_after %s has finalized it", name)
+	}
+	if o.FinalizeAfter = 1; finalAlone(o, *s) != "n1" {
+		t.Error("n1 has finalized it")
+	}
+}
+
 // What cannot be finalized is refused before anybody is asked, and as a refusal.
 func TestFinalizeRefusedBeforeTheQuestion(t *testing.T) {
 	_, p, _ := ordered(t, filepath.Join(kit.MemDir(t), "trust"), 2)

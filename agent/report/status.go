@@ -239,7 +239,7 @@ func (p Peer) releaseStatus(s *control.Status) {
 // finalAlone reports whether any node is known to have finalized a release by its own word.
 func (p Peer) finalAlone(o *schedule.Order) bool {
 	return slices.ContainsFunc(p.Node.Known(), func(r view.Record) bool {
-		return o.FinalizeAfter != 0 && r.Final >= o.Release && o.Attempts(r.Class, r.Node) > 0
+		return o.FinalBy(r) && o.Attempts(r.Class, r.Node) > 0
 	})
 }
 

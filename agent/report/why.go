@@ -77,7 +77,7 @@ func (p Peer) Why(node string) (control.Why, error) {
 		w.Code, w.Command, w.Reason = d.Code, d.Command, p.waitsFor(r)
 		if d.Code == schedule.CodePromise && r.Phase == upgrade.Current && cannotTurn(r.Reason) {
 			w.Reason, w.Command = r.Reason, "moult inject BUNDLE" // it cannot go where the order leads
-			if r.Final >= o.Release {
+			if o.FinalBy(r) {
 				w.Command = fmt.Sprintf("moult revert --undo %d", o.Release)
 			}
 		}
@@ -115,7 +115,7 @@ func (p Peer) whenFinal(o *schedule.Order) string {
 	case !f.At.IsZero():
 		return fmt.Sprintf("; it is finalized on %s, if all stay well, and is not taken back any more then (`moult revert %d` before does)", f.At.Format(time.RFC3339), o.Release)
 	case f.Reason != "":
-		return fmt.Sprintf("; it is finalized %s after all have settled and are well; that time does not run, since %s", o.FinalizeAfter, f.Reason)
+		return fmt.Sprintf("; it is finalized %s after all have settled and are well; that does not go on, since %s", o.FinalizeAfter, f.Reason)
 	}
 	return ""
 }

@@ -174,9 +174,10 @@
 //
 // So a node goes back only with software that was never told that its release is final. An
 // order that pauses, aborts or turns the rollout, and is known, stops the time, which begins
-// anew when all is as it was. One that is signed and not here yet, metadata that have expired,
-// and an agent that has not heard from a peer since it started, do not stop it, but nobody
-// finalizes meanwhile.
+// anew when all is as it was. Somebody who cannot be reached, an agent that has not heard from a
+// peer since it started, and one that does not run have it stand still, and after finalizeLapse
+// begin anew. One that is signed and not here yet, and metadata that have expired, do not stop
+// it, but nobody finalizes meanwhile.
 //
 // Canaries, soaks, windows, classes that settle first and unwell nodes hold back no order
 // that takes its release back, nor do metadata that have expired: they would keep nodes at

@@ -114,28 +114,50 @@ func TestMayFinalize(t *testing.T) {
 	all := func() map[bundle.NodeID]view.Record {
 		return map[bundle.NodeID]view.Record{roster[0]: at, roster[1]: at, roster[2]: at}
 	}
+	now := start.Add(time.Hour)
+	hour := Observed{Release: 2, For: bundle.Duration(time.Hour), Seen: now}
 	ask := func(o *Order, said map[bundle.NodeID]view.Record, change func(*FinalizeInput)) Finalizing {
-		in := FinalizeInput{Order: o, Since: start, Now: start.Add(time.Hour), Synced: true}
+		in := FinalizeInput{Order: o, Observed: hour, Last: now, Now: now, Synced: true}
 		in.Tally = NewTally(o, func(id bundle.NodeID) (view.Record, bool) { r, ok := said[id]; return r, ok })
 		if change != nil {
 			change(&in)
 		}
 		return MayFinalize(in)
 	}
-	if f := ask(o, all(), nil); !f.Now || !f.Since.Equal(start) || !f.At.Equal(start.Add(time.Hour)) {
+	if f := ask(o, all(), nil); !f.Now || !f.Counts || !f.At.Equal(now) || f.Observed != hour {
 		t.Errorf("all is as it must be: %+v", f)
 	}
-	for name, change := range map[string]func(*FinalizeInput){
-		"a second early":          func(in *FinalizeInput) { in.Now = in.Now.Add(-time.Second) },
-		"no exchange with a peer": func(in *FinalizeInput) { in.Synced = false },
-		"expired":                 func(in *FinalizeInput) { in.Expired = true },
-		"in conflict":             func(in *FinalizeInput) { in.Conflict = true },
-		"a newer order is signed": func(in *FinalizeInput) { in.Pending = true },
-		"seen just now":           func(in *FinalizeInput) { in.Since = time.Time{} },
-		"the clock was set back":  func(in *FinalizeInput) { in.Now = start.Add(-time.Hour) },
+	later := func(d time.Duration) func(*FinalizeInput) { return func(in *FinalizeInput) { in.Now = now.Add(d) } }
+	restarted := func(d time.Duration) func(*FinalizeInput) {
+		return func(in *FinalizeInput) { in.Now, in.Last = now.Add(d), time.Time{} }
+	}
+	for name, c := range map[string]struct {
+		change func(*FinalizeInput)
+		counts bool
+		has    time.Duration
+		reason string
+	}{
+		"a second later":           {later(time.Second), true, time.Hour + time.Second, ""},
+		"it did not look for long": {later(finalizeLapse), true, time.Hour + finalizeStep, ""},
+		"it slept":                 {later(finalizeLapse + 1), true, finalizeStep, ""},
+		"it has just started":      {restarted(finalizeLapse), true, time.Hour, ""},
+		"it did not run for long":  {restarted(finalizeLapse + 1), true, 0, ""},
+		"its clock was set back":   {restarted(-2 * finalizeLapse), true, 0, ""},
+		"of another turn":          {func(in *FinalizeInput) { in.Observed.Turn = 2 }, true, 0, ""},
+		"no exchange with a peer":  {func(in *FinalizeInput) { in.Synced = false }, false, time.Hour, "peer"},
+		"one cannot be reached":    {func(in *FinalizeInput) { in.Unreachable = 1 }, false, time.Hour, "reached"},
+		"nor for long":             {func(in *FinalizeInput) { in.Unreachable, in.Now = 1, now.Add(finalizeLapse+1) }, false, 0, "reached"},
+		"no exchange for long":     {func(in *FinalizeInput) { in.Synced, in.Now = false, now.Add(finalizeLapse+1) }, false, 0, "peer"},
+		"expired":                  {func(in *FinalizeInput) { in.Expired = true }, true, time.Hour, "expired"},
+		"in conflict":              {func(in *FinalizeInput) { in.Conflict = true }, true, time.Hour, "contradicts"},
+		"a newer order is signed":  {func(in *FinalizeInput) { in.Pending = true }, true, time.Hour, "newer order"},
 	} {
-		if f := ask(o, all(), change); f.Now || f.At.IsZero() {
+		f := ask(o, all(), c.change)
+		if f.Counts != c.counts || f.Observed.For != bundle.Duration(c.has) || (c.reason == "") != (f.Reason == "") || !strings.Contains(f.Reason, c.reason) {
 			t.Errorf("%s: %+v", name, f)
+		}
+		if f.Now != (c.reason == "" && c.has >= time.Hour) || f.At.IsZero() != (c.reason != "") {
+			t.Errorf("%s: now %v, on %s", name, f.Now, f.At)
 		}
 	}
 	for name, rec := range map[string]*view.Record{
@@ -149,7 +171,7 @@ func TestMayFinalize(t *testing.T) {
 		if delete(said, roster[1]); rec != nil {
 			said[roster[1]] = *rec
 		}
-		if f := ask(o, said, nil); f.Now || !f.Since.IsZero() || f.Reason == "" {
+		if f := ask(o, said, nil); f.Now || f.Counts || f.Observed != (Observed{}) || f.Reason == "" {
 			t.Errorf("of one %s: %+v", name, f)
 		}
 	}
@@ -161,7 +183,7 @@ func TestMayFinalize(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if f := ask(next, all(), nil); f.Now || !f.Since.IsZero() || f.Reason == "" {
+		if f := ask(next, all(), nil); f.Now || f.Counts || f.Observed != (Observed{}) || f.Reason == "" {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}
@@ -172,6 +194,9 @@ func TestMayFinalize(t *testing.T) {
 	said := all()
 	if delete(said, roster[1]); !ask(skipped, said, nil).Now {
 		t.Error("a node that is skipped is waited for")
+	}
+	if n := NewTally(skipped, func(bundle.NodeID) (view.Record, bool) { return at, true }).Unreachable(func(id bundle.NodeID) bool { return id == roster[0] }); n != 1 {
+		t.Errorf("%d cannot be reached; one can, and one is skipped", n)
 	}
 	longer := *o
 	longer.Serial, longer.FinalizeAfter = o.Serial+1, 2*o.FinalizeAfter
@@ -204,6 +229,15 @@ func TestFinalGoesNotBack(t *testing.T) {
 	if d := Decide(in); d.Go || d.Reason.Code != CodeFinal || d.Reason.Command != "moult revert --undo 2" {
 		t.Errorf("%+v", d)
 	}
+	without := *back
+	without.FinalizeAfter, in.Order = 0, &without
+	if d := Decide(in); !d.Go {
+		t.Errorf("one says so of a release that does not ask for it: %+v", d)
+	}
+	if s := Summary(&without, in.Lookup); s.State == RolloutHeld {
+		t.Errorf("one says so of a release that does not ask for it: %+v", s)
+	}
+	in.Order = back
 	if skipped, err := back.Skip("kv", roster[2]); err != nil {
 		t.Fatal(err)
 	} else if in.Order = skipped; !Decide(in).Go {

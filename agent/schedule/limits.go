@@ -1,5 +1,7 @@
 package schedule
 
+import "time"
+
 const (
 	// MaxOrderBytes bounds the JSON of an order. A place in a roster takes 67
 	// bytes of it.
@@ -25,6 +27,13 @@ const (
 
 	// maxAsked bounds of how many nodes Idles asks what keeps them.
 	maxAsked = 16
+
+	// finalizeStep is the most that counts at once of the time until a release is finalized by its
+	// own word, and finalizeLapse how long it may stand still, while this agent does not run or
+	// somebody cannot be reached, before it begins anew.
+	finalizeStep  = 10 * time.Second
+	finalizeLapse = 5 * time.Minute
+
 	// maxProblems bounds how many problems one error reports.
 	maxProblems = 8
 	// maxNamed bounds how many nodes a reason names in its text; Reason.Nodes

@@ -116,7 +116,7 @@ func (n *counts) note(t *Tally, m int, rec view.Record, known bool) {
 	n.failed.put(m, failed)
 	n.unwell.put(m, there && !rec.Left && rec.Health.Unwell())
 	n.elsewhere.put(m, !there)
-	n.final.put(m, known && rec.Final >= release)
+	n.final.put(m, known && t.order.FinalBy(rec))
 	n.earlier.put(m, !t.rule.beyond(t.order, rec, known))
 	n.unsettled.put(m, !rec.Left && !(there && !rec.Health.Unwell()))
 	n.unrehearsed.put(m, !(known && saysNoMore(rec, t.order, attempts)))

@@ -35,6 +35,8 @@ type truth struct {
 	admitted bundle.Version
 	// reached is when the host was first where a turn of a release leads.
 	reached map[reached]time.Duration
+	// calm is for how long all has been so that the host might finalize a release by its own word.
+	calm calm
 	// finalized is the newest release of which the software was told that it is final.
 	finalized bundle.Version
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"moult/agent/node"
+	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -34,6 +35,7 @@ type disk struct {
 	set, evidence *set
 	bound, frozen [maxRelease + 1]bundle.Digest
 	answering     node.Answering
+	observed      schedule.Observed
 	// written are the states saved last, oldest first, each with its floor. Without
 	// the floor file the newest may be lost, and nobody can tell: doubt.
 	written []saved
@@ -83,7 +85,7 @@ func (d *disk) loseTail(s *simulation, name bool) {
 // software from before moult, its state becomes a slot.
 func (h *host) memory() node.Memory {
 	d := &h.disk
-	m := node.Memory{Floor: d.floor, Records: d.records, Bound: byRelease(d.bound), Frozen: byRelease(d.frozen), Answering: d.answering}
+	m := node.Memory{Floor: d.floor, Records: d.records, Bound: byRelease(d.bound), Frozen: byRelease(d.frozen), Answering: d.answering, Observed: d.observed}
 	switch {
 	case d.journal != nil:
 		s := must(upgrade.ParseState(d.journal))
@@ -154,6 +156,6 @@ func (d *disk) powerLoss(s *simulation) {
 func (d *disk) loseDatabase() {
 	d.journal = nil
 	d.docs, d.records, d.set, d.evidence = nil, nil, nil, nil
-	d.answering, d.written, d.doubt = node.Answering{}, nil, false
+	d.answering, d.observed, d.written, d.doubt = node.Answering{}, schedule.Observed{}, nil, false
 	d.bound, d.frozen = [maxRelease + 1]bundle.Digest{}, [maxRelease + 1]bundle.Digest{}
 }

@@ -175,6 +175,10 @@ func (a *agent) begin() {
 		a.tell(node.Tick{})
 		a.tell(a.called())
 		a.sample()
+		if a.s.reverting.own != nil {
+			a.tell(node.Members{Alive: a.s.net.answer(a.s, a.h)})
+			a.look()
+		}
 	})
 	if a.s.rehearsing { // who has rehearsed waits for those who are there
 		a.every(tickInterval, func() { a.tell(node.Members{Alive: a.s.net.answer(a.s, a.h)}) })
@@ -312,6 +316,9 @@ func (a *agent) save(x node.Save) {
 	if x.Answering != nil {
 		d.answering = *x.Answering
 		a.checkRetired(x.Answering.Oldest)
+	}
+	if x.Observed != nil {
+		d.observed = *x.Observed
 	}
 	if x.State == nil {
 		return

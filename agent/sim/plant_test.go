@@ -3,8 +3,8 @@ package sim
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
-	"time"
 
 	"moult/agent/membership"
 	"moult/agent/node"
@@ -78,8 +78,11 @@ var plants = []struct {
 	{"what the old form cannot hold is not kept", "P14", Plant{Leaves: true}},
 	{"a crash forgets how far a turn is", "P7", Plant{Memory: forgetTurn}},
 	{"a release is taken back that is finalized", "P14", Plant{TurnsFinal: true, Rules: node.Rules{Successor: func(_, _ *schedule.Order) error { return nil }}}},
-	{"a release is finalized by its own word before all have said that they are at it", "P14", Plant{Rules: node.Rules{MayFinalize: finalWithoutAll}}},
+	{"a release is finalized by its own word before all have said that they are at it", "P14", Plant{Rules: node.Rules{MayFinalize: finalWithout("not said that they are at it")}}},
 	{"a release is finalized by its own word before its time", "P14", Plant{Rules: node.Rules{MayFinalize: finalAtOnce}}},
+	{"a release is finalized by its own word though nodes are not well", "P14", Plant{Rules: node.Rules{MayFinalize: finalWithout("not well")}}},
+	{"a release is finalized by its own word though nodes cannot be reached", "P14", Plant{Rules: node.Rules{MayFinalize: finalUnreached}}},
+	{"a release is finalized by its own word, and time counts in which no agent ran", "P14", Plant{Rules: node.Rules{MayFinalize: finalAsleep}}},
 	{"a crash forgets that a release is final", "P7", Plant{Memory: forgetFinal}},
 	{"newer metadata are never taken", CheckLiveness, Plant{Event: neverNewer}},
 }
@@ -127,6 +130,9 @@ var foundBy = map[string]uint64{
 	"nobody settles first":                                                            5,
 	"a release is finalized by its own word before all have said that they are at it": 14,
 	"a release is finalized by its own word before its time":                          14,
+	"a release is finalized by its own word though nodes are not well":                50,
+	"a release is finalized by its own word though nodes cannot be reached":           154,
+	"a release is finalized by its own word, and time counts in which no agent ran":   106,
 	"a crash forgets that a release is final":                                         14,
 	"conditions count for nothing":                                                    3,
 	"nodes are held by nothing":                                                       3,
@@ -493,22 +499,44 @@ func forgetObeys(m node.Memory) node.Memory {
 	return m
 }
 
-// finalWithoutAll looks at nobody.
-func finalWithoutAll(in schedule.FinalizeInput) schedule.Finalizing {
-	f := schedule.MayFinalize(in)
-	if o := in.Order; f.Since.IsZero() && o.FinalizeAfter != 0 && !o.Finalized && !o.Back() && o.State == schedule.StateRunning {
-		f = schedule.Finalizing{Since: in.Since, Now: in.Synced && !in.Since.IsZero() && in.Now.Sub(in.Since) >= time.Duration(o.FinalizeAfter)}
-		if in.Since.IsZero() {
-			f.Since = in.Now
+// finalWithout gives it up to look at something: the time counts whatever the rule says of it.
+func finalWithout(something string) func(schedule.FinalizeInput) schedule.Finalizing {
+	return func(in schedule.FinalizeInput) schedule.Finalizing {
+		f := schedule.MayFinalize(in)
+		if !strings.Contains(f.Reason, something) {
+			return f
 		}
+		o := in.Order
+		f = schedule.Finalizing{Observed: schedule.Observed{Release: o.Release, Turn: o.Turn, Seen: in.Now}, Counts: true}
+		if before := in.Observed; before.Release == o.Release && before.Turn == o.Turn {
+			f.Observed.For = before.For
+		}
+		if !in.Last.IsZero() {
+			f.Observed.For += bundle.Duration(in.Now.Sub(in.Last))
+		}
+		f.Now = f.Observed.For >= o.FinalizeAfter
+		return f
 	}
-	return f
+}
+
+// finalUnreached believes what was said last by whoever cannot be reached.
+func finalUnreached(in schedule.FinalizeInput) schedule.Finalizing {
+	in.Unreachable = 0
+	return schedule.MayFinalize(in)
+}
+
+// finalAsleep counts the time in which no agent ran.
+func finalAsleep(in schedule.FinalizeInput) schedule.Finalizing {
+	if in.Last.IsZero() {
+		in.Last = in.Observed.Seen
+	}
+	return schedule.MayFinalize(in)
 }
 
 // finalAtOnce does not wait.
 func finalAtOnce(in schedule.FinalizeInput) schedule.Finalizing {
 	f := schedule.MayFinalize(in)
-	f.Now = f.Now || !f.Since.IsZero() && in.Synced
+	f.Now = f.Counts
 	return f
 }
 

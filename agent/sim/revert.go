@@ -134,7 +134,7 @@ func (s *simulation) attendTurns(p *host, order *schedule.Order) bool {
 		return false
 	}
 	if s.final(p, order) || order.FinalizeAfter != 0 && s.reverting.whole == 2 && !order.Back() {
-		return p.agent.node.Finalizing().Reason != "" && s.finalize(p, order)
+		return p.agent.node.Finalizing().Reason != "" && p.agent.node.Finalizing().Observed.For == 0 && s.finalize(p, order)
 	}
 	if s.reverting.whole < 2 && s.turn(p, order) {
 		s.reverting.whole++
@@ -212,8 +212,54 @@ func (s *simulation) final(p *host, order *schedule.Order) bool {
 	return false
 }
 
+// calm is for how long, at most, an agent has run since it was last told that a node of an order is
+// not at the release, or not well, with all nodes in reach.
+type calm struct {
+	of      reached
+	boot    int
+	at, sum time.Duration
+	near    bool
+}
+
+// look notes what an agent sees, as the world knows it: it goes by nothing that the node remembers.
+func (a *agent) look() {
+	c, s := &a.h.truth.calm, a.s
+	var o *schedule.Order
+	for _, other := range a.node.Orders() {
+		if o == nil || other.Release > o.Release {
+			o = other
+		}
+	}
+	if o == nil || !a.exchanged {
+		return // it knows only what was before it started
+	}
+	if of := (reached{o.Release, o.Turn}); c.of != of {
+		*c = calm{of: of}
+	}
+	well, near := o.State == schedule.StateRunning, true
+	for class := range o.Classes {
+		for _, id := range o.Classes[class].Roster {
+			if o.Attempts(class, id) == 0 {
+				continue
+			}
+			h := s.hosts[s.index(id)]
+			r, known := a.node.View().Get(id)
+			well = well && known && o.Arrived(r) && !r.Health.Unwell()
+			near = near && (h == a.h || h.agent != nil && s.net.connected(a.h, h) && s.net.connected(h, a.h))
+		}
+	}
+	switch {
+	case !well:
+		c.sum = 0
+	case c.boot == a.h.boot && (near || c.near):
+		c.sum += s.now - c.at
+	}
+	c.boot, c.at, c.near = a.h.boot, s.now, near
+}
+
 // checkFinal is promise P14 where a host begins to finalize a release by the release's own word:
-// all that its order has a place for have been at it for so long.
+// all that its order has a place for have been at it for so long, and it has seen so, and them well,
+// for as long in all since it was otherwise.
 func (a *agent) checkFinal(v bundle.Version) {
 	o := a.node.Orders()[v]
 	if o == nil || o.FinalizeAfter == 0 || o.Back() {
@@ -221,6 +267,10 @@ func (a *agent) checkFinal(v bundle.Version) {
 		return
 	}
 	a.s.stats.FinalAlone++
+	a.look()
+	if c := a.h.truth.calm; c.of != (reached{v, o.Turn}) || c.sum < time.Duration(o.FinalizeAfter) {
+		a.s.fail("P14", "%s takes release %d for final by its own word, and has seen all well and in reach for %s, not for %s", a.h.name, v, c.sum, o.FinalizeAfter)
+	}
 	a.race(o)
 	for class := range o.Classes {
 		for _, id := range o.Classes[class].Roster {

@@ -54,8 +54,6 @@ type (
 		Release bundle.Version
 		Alone   bool
 	}
-	// Rests says since when all nodes have been at a release and well; zero: they are not.
-	Rests struct{ Rest }
 	// Go says that the schedule lets the node go down for Goal.
 	Go struct{ Goal bundle.Version }
 	// MayRehearse says that the schedule lets the node rehearse for Goal, Interrupt that it
@@ -117,7 +115,6 @@ func (Soaked) event()      {}
 func (SoakFailed) event()  {}
 func (Finalize) event()    {}
 func (Finalized) event()   {}
-func (Rests) event()       {}
 func (Go) event()          {}
 func (MayRehearse) event() {}
 func (Interrupt) event()   {}

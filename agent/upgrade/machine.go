@@ -136,8 +136,6 @@ func (m *Machine) Step(e Event) {
 		m.soakFailed(e)
 	case Finalize:
 		m.finalize(e)
-	case Rests:
-		m.rests(e)
 	case Go:
 		m.mayGo(e)
 	case MayRehearse:

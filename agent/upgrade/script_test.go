@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/datadriven"
 
@@ -129,10 +128,6 @@ func (s *script) event(t *testing.T, d *datadriven.TestData) Event {
 	case "finalize":
 		release, _ := versionArg(t, d, "release")
 		return Finalize{Release: release, Alone: d.HasArg("alone")}
-	case "rests":
-		release, _ := versionArg(t, d, "release")
-		since, _ := versionArg(t, d, "since")
-		return Rests{Rest{Release: release, Since: time.Unix(int64(since), 0)}}
 	case "finalized":
 		return Finalized{step}
 	case "go":
@@ -210,9 +205,6 @@ func describe(todo Todo) string {
 		}
 		if s.Final != 0 {
 			fmt.Fprintf(&b, " final=%d", s.Final)
-		}
-		if s.Rest.Release != 0 {
-			fmt.Fprintf(&b, " rests=%d since=%d", s.Rest.Release, s.Rest.Since.Unix())
 		}
 		if s.Reverts != 0 {
 			fmt.Fprintf(&b, " reverts=%d", s.Reverts)

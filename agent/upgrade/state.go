@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -88,9 +87,6 @@ type State struct {
 	Said bundle.Version `json:"said,omitempty"`
 	// Finalized is the newest release whose finalization has been carried out here.
 	Finalized bundle.Version `json:"finalized,omitempty"`
-	// Rest is since when this node has known all nodes of an order at its release, and well; zero
-	// where they are not. See schedule.MayFinalize.
-	Rest Rest `json:"rest,omitzero"`
 	// Final is the newest release whose finalization began here by the release's own word: it is
 	// not taken back any more.
 	Final bundle.Version `json:"final,omitempty"`
@@ -102,14 +98,6 @@ type State struct {
 	FailedCount   int            `json:"failed_count,omitempty"`
 	// Reason says why the node is held, rolled back or retrying, for people.
 	Reason string `json:"reason,omitempty"`
-}
-
-// Rest says that all has been as it must be since then, by this node's clock, in a turn of a
-// release's order.
-type Rest struct {
-	Release bundle.Version `json:"release"`
-	Turn    int            `json:"turn,omitempty"`
-	Since   time.Time      `json:"since"`
 }
 
 // Claims returns the version that the node tells others: it never goes down,

@@ -75,11 +75,3 @@ func (m *Machine) finalize(e Finalize) {
 	}
 	m.do(Finish{s.Step, e.Release})
 }
-
-// rests notes since when all nodes have been at a release and well. It disturbs nothing.
-func (m *Machine) rests(e Rests) {
-	if s := &m.state; s.Rest.Release != e.Release || s.Rest.Turn != e.Turn || !s.Rest.Since.Equal(e.Since) {
-		s.Rest, m.save = e.Rest, true
-		s.Rest.Since = e.Since.Round(0).UTC() // as it is read again
-	}
-}

@@ -269,7 +269,7 @@ func (r Record) Validate() error {
 	c.version("target", r.Target)
 	c.version("running", r.Running)
 	c.version("obeys", r.Obeys)
-	c.version("final", r.Final)
+	c.fail(r.Final > r.Version, "final", "%d, want at most the version, %d", r.Final, r.Version)
 	c.ended("ended", r.Ended)
 	c.version("at", r.At)
 	c.version("turned.release", r.Turned.Release)

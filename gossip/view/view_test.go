@@ -34,6 +34,19 @@ func sign(t testing.TB, name string, seq uint64, reason string) Signed {
 	return s
 }
 
+// TestFinalIsReached: nobody can have finalized a release that it has not reached.
+func TestFinalIsReached(t *testing.T) {
+	r := Record{Name: "a", Class: "kv", Seq: 1, Phase: "current", Version: 2, Final: 2}
+	if _, err := Sign(keyOf("a"), r); err != nil {
+		t.Error(err)
+	}
+	if r.Final = 3; true {
+		if _, err := Sign(keyOf("a"), r); !errors.Is(err, ErrInvalid) {
+			t.Errorf("of a release that comes after its version: %v", err)
+		}
+	}
+}
+
 // merger is a view as the laws see it: what merges, and what it comes to.
 type merger interface {
 	merge(...Signed)
