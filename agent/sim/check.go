@@ -33,8 +33,6 @@ type truth struct {
 	details [maxRelease + 1]int
 	// admitted is the newest release whose software was ever open to callers.
 	admitted bundle.Version
-	// reached is when the host was first where a turn of a release leads.
-	reached map[reached]time.Duration
 	// calm is for how long all has been so that the host might finalize a release by its own word.
 	calm calm
 	// finalized is the newest release of which the software was told that it is final.

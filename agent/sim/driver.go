@@ -337,7 +337,6 @@ func (a *agent) save(x node.Save) {
 	d.keep()
 	a.checkDecided(before, s)
 	a.noteSaved(s)
-	a.h.noteReached(s)
 	if s.Final > before.Final {
 		a.checkFinal(s.Final)
 	}

@@ -166,24 +166,6 @@ type reached struct {
 	turn    int
 }
 
-// noteReached notes when the host is first where turns lead.
-func (h *host) noteReached(s upgrade.State) {
-	note := func(r reached) {
-		if h.truth.reached == nil {
-			h.truth.reached = map[reached]time.Duration{}
-		}
-		if _, before := h.truth.reached[r]; !before {
-			h.truth.reached[r] = h.s.now
-		}
-	}
-	for v := bundle.Version(1); v <= min(s.Claims(), maxRelease); v++ {
-		note(reached{v, 0})
-	}
-	if t := s.Turned; t.Done {
-		note(reached{t.Release, t.Turn})
-	}
-}
-
 // race has an operator take a release back who has looked just before its first node began to
 // finalize it; and that node may die at that moment.
 func (a *agent) race(o *schedule.Order) {
@@ -244,7 +226,9 @@ func (a *agent) look() {
 			}
 			h := s.hosts[s.index(id)]
 			r, known := a.node.View().Get(id)
-			well = well && known && o.Arrived(r) && !r.Health.Unwell()
+			st := h.truth.state
+			there := st.Claims() > o.Release || st.Claims() == o.Release && (o.Turn == 0 || !st.Turned.Before(o.Release, o.Turn))
+			well = well && known && o.Arrived(r) && !r.Health.Unwell() && (there || h.forgot)
 			near = near && (h == a.h || h.agent != nil && s.net.connected(a.h, h) && s.net.connected(h, a.h))
 		}
 	}
@@ -258,8 +242,8 @@ func (a *agent) look() {
 }
 
 // checkFinal is promise P14 where a host begins to finalize a release by the release's own word:
-// all that its order has a place for have been at it for so long, and it has seen so, and them well,
-// for as long in all since it was otherwise.
+// all that its order has a place for are at it, and it has seen so, and them well, for so long since
+// that was otherwise.
 func (a *agent) checkFinal(v bundle.Version) {
 	o := a.node.Orders()[v]
 	if o == nil || o.FinalizeAfter == 0 || o.Back() {
@@ -272,21 +256,6 @@ func (a *agent) checkFinal(v bundle.Version) {
 		a.s.fail("P14", "%s takes release %d for final by its own word, and has seen all well and in reach for %s, not for %s", a.h.name, v, c.sum, o.FinalizeAfter)
 	}
 	a.race(o)
-	for class := range o.Classes {
-		for _, id := range o.Classes[class].Roster {
-			h := a.s.hosts[a.s.index(id)]
-			if o.Attempts(class, id) == 0 || h.forgot {
-				continue
-			}
-			at, there := h.truth.reached[reached{v, o.Turn}]
-			if !there && h.truth.state.Claims() > v {
-				continue
-			}
-			if !there || a.s.now-at < time.Duration(o.FinalizeAfter) {
-				a.s.fail("P14", "%s takes release %d for final by its own word, and %s is not at it, or not for %s", a.h.name, v, h.name, o.FinalizeAfter)
-			}
-		}
-	}
 }
 
 // there reports whether a host is where the newest order leads.
