@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os/signal"
 	"syscall"
 	"time"
@@ -53,8 +52,7 @@ func showDemo(c *cli.Context) error {
 	if c.Bool("bad") && c.Bool("revert") {
 		return misusef("", "--bad and --revert are two stories: ask for one")
 	}
-	ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
-	defer cancel()
+	ctx := c.Context
 	if !signal.Ignored(syscall.SIGHUP) { // as it is under nohup
 		var stop context.CancelFunc
 		ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP) // the terminal is closed: nothing is left running
@@ -63,7 +61,13 @@ func showDemo(c *cli.Context) error {
 	signal.Ignore(syscall.SIGPIPE) // nobody reads any more: that, too, must not end the demo before its processes
 	cfg := demo.Config{
 		Nodes: n, Rate: c.Float64("rate"), Keep: c.Bool("keep"), Bad: c.Bool("bad"), Revert: c.Bool("revert"), Build: buildOptions(),
-		Talk: screen.Wrapping(c.App.ErrWriter),
+		Talk: screen.Wrapping(c.App.ErrWriter), Timeout: c.Duration("timeout"),
+		Told: func(r *demo.Report) error {
+			if asJSON {
+				return writeJSON(c.App.Writer, r)
+			}
+			return r.Print(screen.Wrapping(c.App.Writer))
+		},
 	}
 	if !asJSON {
 		cfg.Screen = screen.TerminalOf(c.App.ErrWriter, c.Bool("no-color"))
@@ -72,16 +76,11 @@ func showDemo(c *cli.Context) error {
 		cfg.Page = func(api *control.Client) (*web.Server, error) { return servePage("127.0.0.1:0", api, nil) }
 	}
 	report, err := demo.Run(ctx, cfg)
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return &exitError{code: exitTimedOut, err: fmt.Errorf("the demo did not end within %v: %w", c.Duration("timeout"), err), hint: "--timeout gives it longer; --keep keeps the logs"}
+	if errors.Is(err, demo.ErrTimeout) {
+		return &exitError{code: exitTimedOut, err: err, hint: "--timeout gives it longer; --keep keeps the logs"}
 	}
 	if err != nil {
 		return err
 	}
-	if asJSON {
-		err = writeJSON(c.App.Writer, report)
-	} else {
-		err = report.Print(screen.Wrapping(c.App.Writer))
-	}
-	return errors.Join(err, report.Verdict())
+	return report.Verdict()
 }

@@ -2,11 +2,16 @@ package main
 
 import (
 	"bufio"
+	"context"
+	"encoding/json"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,6 +39,45 @@ func TestDemoBad(t *testing.T) {
 	var out, talk strings.Builder
 	if code := run(t.Context(), []string{"moult", "demo", "--bad", "--nodes", "3"}, &out, &talk); code != exitDone || !strings.Contains(out.String(), "nodes that went down    0\n") {
 		t.Fatalf("exit code %d\n%s\n%s", code, talk.String(), out.String())
+	}
+}
+
+// TestDemoUI: the story begins when the page is opened, its figures are told when it is over,
+// and the cluster stays until it is interrupted.
+func TestDemoUI(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts many processes; run without -short")
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	in, talk := io.Pipe()
+	out := &strings.Builder{}
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{"moult", "demo", "--ui", "--nodes", "2", "-o", "json"}, out, talk)
+		talk.Close()
+	}()
+	address := regexp.MustCompile(`http://\S+`)
+	var told []string
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		told = append(told, lines.Text())
+		if a := address.FindString(lines.Text()); a != "" {
+			resp, err := http.Get(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+		}
+		if strings.Contains(lines.Text(), "the cluster and its page stay") {
+			if !json.Valid([]byte(out.String())) {
+				t.Errorf("the figures so far: %q", out)
+			}
+			interrupt()
+		}
+	}
+	if code := <-ended; code != exitDone || ctx.Err() == nil {
+		t.Errorf("exit code %d\n%s\n%s", code, strings.Join(told, "\n"), out)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -55,8 +56,11 @@ func showUI(c *cli.Context) error {
 	}
 	fmt.Fprintln(c.App.Writer, page.Address())
 	fmt.Fprintln(c.App.ErrWriter, "moult: open this address in a browser on this machine; it is good once. Interrupt the command to end it")
-	<-c.Context.Done()
-	return page.Close()
+	select {
+	case <-c.Context.Done():
+	case err = <-page.Ended():
+	}
+	return errors.Join(err, page.Close())
 }
 
 // answers tells why an agent does not.

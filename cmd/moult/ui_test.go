@@ -52,7 +52,11 @@ func (p *uiPage) order(selector string) (what string) {
 	p.until("what it would do", `document.getElementById('confirm').open`)
 	what = eval[string](p.browser, `document.getElementById('confirm-what').textContent`)
 	p.click("#confirm-yes")
-	p.until("the order to be given", `!document.getElementById('confirm').open && document.getElementById('told').textContent !== ''`)
+	action, _, _ := strings.Cut(what, " ")
+	p.until("the order to be given", fmt.Sprintf(`!document.getElementById('confirm').open && (document.querySelector('dialog[open] .told') ?? document.getElementById('told')).textContent.startsWith(%q)`, action+": "))
+	if told := eval[string](p.browser, `document.getElementById('told').textContent`); !strings.Contains(told, "handed over") {
+		p.t.Errorf("%s has come to %q", what, told)
+	}
 	return what
 }
 
@@ -266,8 +270,23 @@ func (p *uiPage) holds(a *cluster.Agent) {
 	if what := p.order("#detail [data-order=skip]"); !strings.Contains(what, "skip "+name+": you give your word that it is gone") || !strings.Contains(what, "it is there, and stays") {
 		p.t.Errorf("it would %q", what)
 	}
-	p.until("the node to be skipped", `document.getElementById('detail').textContent.includes('skipped')`)
+	p.until("the node to be skipped", `document.querySelector('#detail [data-row=standing]').textContent === 'skipped'`)
+	p.once()
 	p.do(chromedp.KeyEvent("\x1b"))
+}
+
+// once confirms a retry twice: the second one is asked for anew.
+func (p *uiPage) once() {
+	p.t.Helper()
+	got := eval[[]string](p.browser, `(async () => {
+		const post = (confirmed) => fetch('/api/order', { method: 'POST', headers: { 'Content-Type': 'application/json' },
+			body: JSON.stringify({ action: 'retry', node: document.querySelector('#detail [data-row=ID]').textContent, confirmed }) }).then(r => r.json());
+		const { identity } = await post('');
+		return [await post(identity), await post(identity)].map(a => Object.keys(a).join());
+	})()`)
+	if !slices.Equal(got, []string{"done", "confirm,identity"}) {
+		p.t.Errorf("confirmed twice: %q", got)
+	}
 }
 
 // readOnly: without --allow-orders there are no buttons, and the server refuses.

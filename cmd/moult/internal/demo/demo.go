@@ -43,9 +43,17 @@ type Config struct {
 	// Page, if not nil, serves a page of the cluster: the upgrade begins when it is opened, and
 	// at the end the cluster stays until Run's context ends.
 	Page func(api *control.Client) (*web.Server, error)
+	// Timeout is how long the story may take. What waits for somebody does not count: that the
+	// page is opened, and that the demo is interrupted at the end.
+	Timeout time.Duration
+	// Told is given the figures as soon as there are any.
+	Told func(*Report) error
 	// Build checks the rules files of the releases.
 	Build build.Options
 }
+
+// ErrTimeout is a story that was not over in time.
+var ErrTimeout = errors.New("the demo did not end")
 
 // Run plays the story and returns its figures. Whatever happens, ctx's end
 // included, its processes have ended when it returns.
@@ -54,12 +62,18 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the demo's folder: %w", err)
 	}
-	d := &demo{Config: cfg, dir: dir}
+	d := &demo{Config: cfg, dir: dir, left: cfg.Timeout}
 	report, err := d.run(ctx)
+	if err == nil {
+		err = cfg.Told(report)
+	}
 	if d.page != nil {
 		if err == nil {
 			d.say("the cluster and its page stay until you interrupt the demo")
-			<-ctx.Done()
+			select {
+			case <-ctx.Done():
+			case err = <-d.page.Ended():
+			}
 		}
 		err = errors.Join(err, d.page.Close())
 	}
@@ -86,6 +100,20 @@ type demo struct {
 	cluster cluster.Cluster
 	loads   []*kvload.Load
 	page    *web.Server
+	left    time.Duration // of Timeout
+}
+
+// timed plays a part of the story within what is left of its time.
+func (d *demo) timed(ctx context.Context, part func(context.Context) error) error {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, d.left)
+	defer cancel()
+	err := part(ctx)
+	d.left -= time.Since(began)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("%w within %v: %w", ErrTimeout, d.Timeout, err)
+	}
+	return err
 }
 
 // injector is the peer at which releases are injected: not the first, to show
@@ -95,36 +123,46 @@ func (d *demo) injector() *cluster.Agent { return d.cluster.Agents[len(d.cluster
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.Talk, format+"\n", args...) }
 
 // run plays the story and returns its figures.
-func (d *demo) run(ctx context.Context) (*Report, error) {
+func (d *demo) run(ctx context.Context) (report *Report, err error) {
 	n := d.Nodes
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program's file: %w", err)
 	}
-	d.say("making keys and starting %d agents", n)
-	if err := trust.Init(cluster.Trust(d.dir), trust.InitOptions{Now: time.Now()}); err != nil {
-		return nil, err
-	}
-	if err := d.cluster.Start(d.dir, exe, n); err != nil {
-		return nil, err
-	}
-	if err := d.cluster.Await(ctx, "all agents to find each other", func(s control.Status) bool { return len(s.Nodes) == n && cluster.Reachable(s) == n }); err != nil {
-		return nil, err
-	}
-	d.say("release 1, the first: injected at %s, it installs itself everywhere", d.injector().Name)
-	if err := d.release(ctx, exe, 1); err != nil {
-		return nil, err
-	}
-	if err := d.cluster.Await(ctx, "release 1 on every node", func(s control.Status) bool { return cluster.Settled(s, 1) == n }); err != nil {
+	if err := d.timed(ctx, func(ctx context.Context) error { return d.start(ctx, exe, n) }); err != nil {
 		return nil, err
 	}
 	if err := d.show(ctx); err != nil {
 		return nil, err
 	}
-	if d.Bad {
-		return d.bad(ctx, exe, n)
+	err = d.timed(ctx, func(ctx context.Context) (err error) {
+		if d.Bad {
+			report, err = d.bad(ctx, exe, n)
+		} else {
+			report, err = d.upgrade(ctx, exe, n)
+		}
+		return err
+	})
+	return report, err
+}
+
+// start starts the cluster, with version 1 on every node.
+func (d *demo) start(ctx context.Context, exe string, n int) error {
+	d.say("making keys and starting %d agents", n)
+	if err := trust.Init(cluster.Trust(d.dir), trust.InitOptions{Now: time.Now()}); err != nil {
+		return err
 	}
-	return d.upgrade(ctx, exe, n)
+	if err := d.cluster.Start(d.dir, exe, n); err != nil {
+		return err
+	}
+	if err := d.cluster.Await(ctx, "all agents to find each other", func(s control.Status) bool { return len(s.Nodes) == n && cluster.Reachable(s) == n }); err != nil {
+		return err
+	}
+	d.say("release 1, the first: injected at %s, it installs itself everywhere", d.injector().Name)
+	if err := d.release(ctx, exe, 1); err != nil {
+		return err
+	}
+	return d.cluster.Await(ctx, "release 1 on every node", func(s control.Status) bool { return cluster.Settled(s, 1) == n })
 }
 
 // show serves the page, if there is to be one, and waits until it is opened.
@@ -139,6 +177,8 @@ func (d *demo) show(ctx context.Context) (err error) {
 	select {
 	case <-d.page.Opened():
 		return nil
+	case err := <-d.page.Ended():
+		return err
 	case <-ctx.Done():
 		return fmt.Errorf("wait for somebody to open the page: %w", ctx.Err())
 	}

@@ -77,7 +77,8 @@ type head struct {
 	Lasts   time.Time                            `json:"lasts,omitzero"`
 }
 
-// contact tells whether the agent answers.
+// contact tells whether the agent answers. One that does and has an Error has not answered
+// everything.
 type contact struct {
 	Answers bool   `json:"answers"`
 	Error   string `json:"error,omitempty"`
@@ -144,42 +145,59 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// look asks once.
+// look asks once. What the agent says of the cluster is told first, whatever becomes of the
+// other questions.
 func (f *feed) look(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	status, err := f.agent.Status(ctx, false)
-	var info control.Info
-	if err == nil {
-		info, err = f.agent.Info(ctx)
-	}
-	if err == nil {
-		err = f.askHistory(ctx, info.ID, status)
-	}
+	status, err := f.status(ctx)
 	if err != nil {
 		f.lost(err)
 		return
 	}
-	f.contact = contact{Answers: true, Node: info.ID, Name: info.Name, Orders: f.orders}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	back := !f.contact.Answers
+	if back {
+		f.contact.Answers, f.contact.Since, f.contact.Error, f.contact.Hint = true, time.Time{}, "", ""
+	}
 	f.take(status, map[string]any{
 		partAgent: f.contact,
 		partHead: head{Cluster: status.Cluster, Head: status.Head, Release: status.Release, Back: status.Release.Back(),
 			Classes: status.Classes, Alarms: status.Alarms, Lasts: status.Lasts},
-		partOwn: status.Local, partTraffic: info.Traffic, partHistory: f.history,
+		partOwn: status.Local,
 	})
+	beside := map[string]any{}
+	info, infoErr := f.agent.Info(ctx)
+	if infoErr == nil {
+		f.contact.Node, f.contact.Name = info.ID, info.Name
+		beside[partTraffic] = info.Traffic
+	}
+	err = errors.Join(infoErr, f.askHistory(ctx, status, back))
+	f.contact.Error = ""
+	if err != nil {
+		f.contact.Error = err.Error()
+	}
+	beside[partAgent], beside[partHistory] = f.contact, f.history
+	f.tell(beside)
+}
+
+func (f *feed) status(ctx context.Context) (control.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return f.agent.Status(ctx, false)
 }
 
 // askHistory asks for the own node's journal where its phase has changed since, or the agent
 // was away.
-func (f *feed) askHistory(ctx context.Context, own bundle.NodeID, s control.Status) error {
-	i := slices.IndexFunc(s.Nodes, func(n control.NodeStatus) bool { return n.ID == own })
+func (f *feed) askHistory(ctx context.Context, s control.Status, back bool) error {
+	i := slices.IndexFunc(s.Nodes, func(n control.NodeStatus) bool { return n.ID == f.contact.Node })
 	if i < 0 {
 		return nil
 	}
 	now := s.Nodes[i].Phase + s.Nodes[i].Since.String()
-	if f.history != nil && f.contact.Answers && f.known == now {
+	if f.history != nil && !back && f.known == now {
 		return nil
 	}
+	f.known = "" // it is asked for again until it is told
 	h, err := f.agent.History(ctx)
 	if err != nil {
 		return err
@@ -197,34 +215,36 @@ func (f *feed) lost(err error) {
 	if e, ok := errors.AsType[*control.Error](err); ok {
 		f.contact.Hint = e.Hint
 	}
-	data, err := json.Marshal(f.contact)
-	if err != nil {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.publish(f.putPart(partAgent, data, f.rev+1), false)
+	f.tell(map[string]any{partAgent: f.contact})
 }
 
-// take is what an agent that answers says.
-func (f *feed) take(s control.Status, parts map[string]any) {
+// tell is what there is to say beside the nodes.
+func (f *feed) tell(parts map[string]any) {
+	encoded := encode(parts)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.past = f.history
+	f.publish(f.putParts(encoded), false)
+}
+
+func encode(parts map[string]any) map[string][]byte {
 	encoded := map[string][]byte{}
 	for name, v := range parts {
-		data, err := json.Marshal(v)
-		if err != nil {
-			f.lost(err)
-			return
+		if data, err := json.Marshal(v); err == nil { // they came as JSON: none can fail
+			encoded[name] = data
 		}
-		encoded[name] = data
 	}
+	return encoded
+}
+
+// take is what an agent says of the cluster, with its nodes.
+func (f *feed) take(s control.Status, parts map[string]any) {
+	encoded := encode(parts)
 	now := time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	next, news := f.rev+1, false
-	for name, data := range encoded {
-		news = f.putPart(name, data, next) || news
-	}
-	f.past, f.cluster = f.history, s.Cluster
+	next, news := f.rev+1, f.putParts(encoded)
+	f.cluster = s.Cluster
 	there := map[bundle.NodeID]bool{}
 	for _, n := range s.Nodes {
 		there[n.ID] = true
@@ -245,12 +265,14 @@ func (f *feed) take(s control.Status, parts map[string]any) {
 	f.publish(news, gone)
 }
 
-func (f *feed) putPart(name string, data []byte, rev uint64) (news bool) {
-	if bytes.Equal(f.parts[name].json, data) {
-		return false
+// putParts keeps parts for the next revision.
+func (f *feed) putParts(parts map[string][]byte) (news bool) {
+	for name, data := range parts {
+		if !bytes.Equal(f.parts[name].json, data) {
+			f.parts[name], news = revised{data, f.rev + 1}, true
+		}
 	}
-	f.parts[name] = revised{data, rev}
-	return true
+	return news
 }
 
 // publish wakes the readers if there is something new. gone tells that nodes are not there

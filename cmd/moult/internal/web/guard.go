@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 )
 
@@ -16,7 +17,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 
 // guard lets in who has the cookie, at the address that was given, from the page itself.
 type guard struct {
-	host   string // with the port, as it was given
+	host   string // with the port, as it was given, but for port 80, which browsers leave out
 	cookie string // its name, which has the port: browsers keep cookies by host alone
 	secret string
 	next   http.Handler
@@ -31,7 +32,7 @@ func newGuard(addr net.Addr, next http.Handler) *guard {
 	if err != nil {
 		port = "0"
 	}
-	return &guard{host: addr.String(), cookie: "moult_ui_" + port, secret: random(), token: random(), used: make(chan struct{}), next: next}
+	return &guard{host: strings.TrimSuffix(addr.String(), ":80"), cookie: "moult_ui_" + port, secret: random(), token: random(), used: make(chan struct{}), next: next}
 }
 
 // random is 192 bits that nobody can guess. crypto/rand ends the program where it has none.

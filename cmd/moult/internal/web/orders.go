@@ -1,7 +1,6 @@
 package web
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +21,7 @@ type Order struct {
 	// are about.
 	Action string        `json:"action"`
 	Node   bundle.NodeID `json:"node,omitzero"`
-	// Confirmed is what the page has shown, to the letter, and somebody has confirmed.
+	// Confirmed is the [Unconfirmed.Identity] that somebody has confirmed, "" for none yet.
 	Confirmed string `json:"confirmed"`
 }
 
@@ -31,8 +30,10 @@ type Orders interface {
 	Give(ctx context.Context, o Order) (done string, err error)
 }
 
-// Unconfirmed is what somebody has to confirm.
-type Unconfirmed struct{ What string }
+// Unconfirmed is what somebody has to confirm. What says it in a sentence, which may have
+// counts that change all the time; Identity stays the same as long as it is the same change
+// of the same rollout order.
+type Unconfirmed struct{ What, Identity string }
 
 func (u *Unconfirmed) Error() string { return u.What + ": not confirmed, so nothing was done" }
 
@@ -56,8 +57,8 @@ func (p Operator) Give(ctx context.Context, o Order) (done string, err error) {
 	}
 	change.Confirm = func(before *schedule.Order, s control.Status) error {
 		what, err := meaning(o, before, s)
-		if err == nil && what != o.Confirmed {
-			err = &Unconfirmed{what}
+		if id := identity(o, before, s); err == nil && id != o.Confirmed {
+			err = &Unconfirmed{what, id}
 		}
 		return err
 	}
@@ -88,7 +89,7 @@ func changeFor(o Order, s control.Status) (operator.Change, error) {
 		if o.Action == "retry" {
 			f = (*schedule.Order).Retry
 			if n.Standing == string(schedule.StandingStranger) {
-				return operator.Change{}, control.Refused(fmt.Errorf("retry %s: it is not enrolled, so it has no place in a rollout", n.Name), "enrol it with `moult member add "+n.Name+"`, if it is yours")
+				return operator.Change{}, control.Refused(fmt.Errorf("retry %s: it is not enrolled, so it has no place in a rollout", called(n, s)), "enrol it with `moult member add "+n.ID.Short()+"`, if it is yours")
 			}
 		}
 		return operator.Change{Name: o.Action, Newest: o.Action == "retry", Apply: func(order *schedule.Order) (*schedule.Order, error) {
@@ -104,6 +105,26 @@ func find(id bundle.NodeID, s control.Status) (control.NodeStatus, error) {
 		return control.NodeStatus{}, control.Misuse(fmt.Errorf("the agent knows no node %s", id.Short()), "")
 	}
 	return s.Nodes[i], nil
+}
+
+// identity names a change of an order. What was signed has another serial, so nobody signs
+// the same change twice by confirming it twice.
+func identity(o Order, before *schedule.Order, s control.Status) string {
+	n, err := find(o.Node, s)
+	there := err == nil && n.Reachable // somebody gives their word that it is gone
+	return fmt.Sprintf("%s %s release %d serial %d turn %d joins %t there %t", o.Action, o.Node, before.Release, before.Serial, before.Turn,
+		operator.JoinWords(before, s) != "", there)
+}
+
+// called is a node's name, with its ID where others are called the same.
+func called(n control.NodeStatus, s control.Status) string {
+	if n.Name == "" {
+		return n.ID.Short()
+	}
+	if slices.ContainsFunc(s.Nodes, func(m control.NodeStatus) bool { return m.ID != n.ID && m.Name == n.Name }) {
+		return fmt.Sprintf("%s (%s)", n.Name, n.ID.Short())
+	}
+	return n.Name
 }
 
 // meaning says in one sentence what an order would do to what is in force.
@@ -129,13 +150,17 @@ func meaning(o Order, before *schedule.Order, s control.Status) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	name := cmp.Or(n.Name, n.ID.Short())
+	name := called(n, s)
 	if o.Action == "retry" {
 		return fmt.Sprintf("retry %s: it gets another place in %s, and goes down for it when its turn comes", name, way), nil
 	}
-	what := fmt.Sprintf("skip %s: you give your word that it is gone, and %s goes on without it", name, way)
+	on, next := way+" goes on without it", "; a retry gives it a place again"
+	if before.State == schedule.StateAborted {
+		on, next = "the rollouts of later releases go on without it", " until a newer release"
+	}
+	what := fmt.Sprintf("skip %s: you give your word that it is gone, and %s", name, on)
 	if n.Reachable {
-		what += "; it is there, and stays at the version that it has"
+		what += "; it is there, and stays at the version that it has" + next
 	}
 	return what, nil
 }

@@ -46,8 +46,9 @@ type Server struct {
 	// places are those for streams, and turns the one for an order.
 	places, turns chan struct{}
 
-	stop context.CancelFunc
-	done sync.WaitGroup
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+	ended chan error
 }
 
 // CheckAddress refuses an address that others than this machine can reach.
@@ -68,6 +69,7 @@ func Serve(l net.Listener, cfg Config, log *slog.Logger) *Server {
 	s := &Server{
 		cfg: cfg, stop: stop, feed: newFeed(cfg.Agent, cmp.Or(cfg.Every, defaultEvery), cfg.Orders != nil),
 		places: make(chan struct{}, maxStreams), turns: make(chan struct{}, 1),
+		ended: make(chan error, 1),
 	}
 	s.guard = newGuard(l.Addr(), s.routes())
 	s.token = s.guard.token
@@ -79,7 +81,7 @@ func Serve(l net.Listener, cfg Config, log *slog.Logger) *Server {
 	s.done.Go(func() { s.feed.run(ctx) })
 	s.done.Go(func() {
 		if err := s.http.Serve(netutil.LimitListener(l, maxConns)); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("the page's server ended", "err", err)
+			s.ended <- fmt.Errorf("serve the page: %w", err)
 		}
 	})
 	return s
@@ -92,6 +94,9 @@ func (s *Server) Address() string {
 
 // Opened is closed when somebody has come by that address.
 func (s *Server) Opened() <-chan struct{} { return s.guard.used }
+
+// Ended says why the page is served no more, where nobody has closed it.
+func (s *Server) Ended() <-chan error { return s.ended }
 
 // Close ends all streams. It may be called more than once.
 func (s *Server) Close() error {
@@ -176,7 +181,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	case s.places <- struct{}{}:
 		defer func() { <-s.places }()
 	default:
-		http.Error(w, fmt.Sprintf("moult: %d pages are open already: close one", maxStreams), http.StatusServiceUnavailable)
+		http.Error(w, fmt.Sprintf("moult: %d pages are open already: close one, and load this one again", maxStreams), http.StatusServiceUnavailable)
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -240,7 +245,7 @@ func (s *Server) order(w http.ResponseWriter, r *http.Request) {
 	}
 	done, err := s.cfg.Orders.Give(ctx, o)
 	if asks, ok := errors.AsType[*Unconfirmed](err); ok {
-		answer(w, map[string]string{"confirm": asks.What}, nil)
+		answer(w, map[string]string{"confirm": asks.What, "identity": asks.Identity}, nil)
 		return
 	}
 	answer(w, map[string]string{"done": done}, err)

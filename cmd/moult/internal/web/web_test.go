@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/netip"
 	"regexp"
 	"strings"
 	"sync"
@@ -32,6 +34,7 @@ type fakeAgent struct {
 	status  control.Status
 	history control.History
 	down    error
+	partly  error // of what is asked beside the status
 }
 
 func (a *fakeAgent) change(f func(a *fakeAgent)) {
@@ -49,7 +52,9 @@ func (a *fakeAgent) Status(context.Context, bool) (control.Status, error) {
 }
 
 func (a *fakeAgent) Info(context.Context) (control.Info, error) {
-	return control.Info{Name: "n1", ID: bundle.NodeID{1}}, nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return control.Info{Name: "n1", ID: bundle.NodeID{1}}, a.partly
 }
 
 func (a *fakeAgent) Why(_ context.Context, node string) (control.Why, error) {
@@ -62,18 +67,22 @@ func (a *fakeAgent) Why(_ context.Context, node string) (control.Why, error) {
 func (a *fakeAgent) History(context.Context) (control.History, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.history, nil
+	return a.history, a.partly
 }
 
-// fakeOrders asks to confirm everything, and keeps what was.
-type fakeOrders struct{ given []string }
+// fakeOrders asks to confirm everything, in other words each time, and keeps what was.
+type fakeOrders struct {
+	given []string
+	asked int
+}
 
 func (o *fakeOrders) Give(_ context.Context, order Order) (string, error) {
-	what := order.Action + " it"
-	if order.Confirmed != what {
-		return "", &Unconfirmed{what}
+	id := fmt.Sprint(order.Action, " ", len(o.given))
+	if order.Confirmed != id {
+		o.asked++
+		return "", &Unconfirmed{fmt.Sprintf("%s it, asked %d", order.Action, o.asked), id}
 	}
-	o.given = append(o.given, what)
+	o.given = append(o.given, order.Action)
 	return "done", nil
 }
 
@@ -210,7 +219,7 @@ func TestOtherSites(t *testing.T) {
 		return m
 	}
 	host := strings.TrimPrefix(s.base, "http://")
-	const order = `{"action": "pause", "confirmed": "pause it"}`
+	const order = `{"action": "pause", "confirmed": "pause 0"}`
 	for _, c := range []struct {
 		method, path string
 		header       map[string]string
@@ -370,8 +379,11 @@ func TestEvents(t *testing.T) {
 	for len(first.Nodes) == 0 {
 		first = st.next()
 	}
-	if !first.Whole || len(first.Nodes) != 2 || !contactOf(t, first).Answers || first.Parts[partHead] == nil || first.Parts[partHistory] == nil {
+	if !first.Whole || len(first.Nodes) != 2 || !contactOf(t, first).Answers || first.Parts[partHead] == nil {
 		t.Fatalf("at first: %+v", first)
+	}
+	if first.Parts[partHistory] == nil {
+		st.until(func(n told) bool { return n.Parts[partHistory] != nil })
 	}
 	a.change(func(a *fakeAgent) {
 		a.status.Nodes[1].Phase, a.status.Nodes[1].Since = "draining", began.Add(time.Second)
@@ -421,6 +433,27 @@ func TestAgentGoneAndBack(t *testing.T) {
 	st.until(func(n told) bool {
 		back = back || contactOf(t, n).Answers
 		return back && strings.Contains(string(n.Parts[partHistory]), "settled")
+	})
+}
+
+// TestAgentAnswersPartly: what the agent does not tell beside its status takes nothing away from
+// that, and is asked for again.
+func TestAgentAnswersPartly(t *testing.T) {
+	a := twoNodes()
+	a.partly = errors.New("no journal")
+	st := serve(t, Config{Agent: a}).open().stream()
+	nodes := st.until(func(n told) bool { c := contactOf(t, n); return c.Answers && strings.Contains(c.Error, "no journal") })
+	if len(nodes) != 2 {
+		t.Errorf("nodes: %+v", nodes)
+	}
+	a.change(func(a *fakeAgent) { a.status.Alarms = []string{"look"} })
+	st.until(func(n told) bool { return strings.Contains(string(n.Parts[partHead]), "look") })
+	a.change(func(a *fakeAgent) { a.partly = nil })
+	var history bool
+	st.until(func(n told) bool {
+		history = history || strings.Contains(string(n.Parts[partHistory]), "waiting")
+		c := contactOf(t, n)
+		return history && c.Answers && c.Error == "" && c.Name == "n1"
 	})
 }
 
@@ -488,7 +521,7 @@ func TestSeen(t *testing.T) {
 // TestTimeline: the own node is by its journal, the others as they were seen.
 func TestTimeline(t *testing.T) {
 	s := serve(t, Config{Agent: twoNodes()}).open()
-	s.stream().until(func(n told) bool { return len(n.Nodes) == 2 })
+	s.stream().until(func(n told) bool { return len(n.Parts[partHistory]) > len("null") })
 	status, body := s.ask(http.MethodGet, s.base+"/api/timeline", "", nil)
 	var got Timeline
 	if err := json.Unmarshal([]byte(body), &got); status != http.StatusOK || err != nil || len(got.Nodes) != 2 {
@@ -503,7 +536,7 @@ func TestTimeline(t *testing.T) {
 	}
 }
 
-// TestOrders: an order is given when what it means was confirmed, to the letter.
+// TestOrders: an order is given when what it means was confirmed, in whatever words, and once.
 func TestOrders(t *testing.T) {
 	orders := &fakeOrders{}
 	s := serve(t, Config{Agent: twoNodes(), Orders: orders}).open()
@@ -513,8 +546,8 @@ func TestOrders(t *testing.T) {
 		status int
 		says   string
 	}{
-		{`{"action": "pause"}`, http.StatusOK, `{"confirm":"pause it"}`},
-		{`{"action": "pause", "confirmed": "resume it"}`, http.StatusOK, `{"confirm":"pause it"}`},
+		{`{"action": "pause"}`, http.StatusOK, `{"confirm":"pause it, asked 1","identity":"pause 0"}`},
+		{`{"action": "pause", "confirmed": "resume 0"}`, http.StatusOK, `{"confirm":"pause it, asked 2","identity":"pause 0"}`},
 		{`{`, http.StatusBadRequest, "read the order"},
 		{`{"action": "` + strings.Repeat("x", maxRequest) + `"}`, http.StatusBadRequest, "too large"},
 		{`{"action": "pause", "node": "n1"}`, http.StatusBadRequest, "read the order"},
@@ -523,8 +556,10 @@ func TestOrders(t *testing.T) {
 			t.Errorf("%.60s: %d %s", c.body, status, body)
 		}
 	}
-	if status, body := s.ask(http.MethodPost, s.base+"/api/order", `{"action": "pause", "confirmed": "pause it"}`, own); status != http.StatusOK || !strings.Contains(body, `"done":"done"`) || len(orders.given) != 1 {
-		t.Errorf("%d %s", status, body)
+	for _, says := range []string{`"done":"done"`, `"identity":"pause 1"`} {
+		if status, body := s.ask(http.MethodPost, s.base+"/api/order", `{"action": "pause", "confirmed": "pause 0"}`, own); status != http.StatusOK || !strings.Contains(body, says) || len(orders.given) != 1 {
+			t.Errorf("want %s: %d %s", says, status, body)
+		}
 	}
 	s = serve(t, Config{Agent: twoNodes()}).open()
 	own["Origin"] = s.base
@@ -540,8 +575,10 @@ func TestMeaning(t *testing.T) {
 		"kv": {Strategy: bundle.StrategyRolling, MaxUnavailable: 1, Roster: []bundle.NodeID{{1}, {2}}},
 		"lb": {Strategy: bundle.StrategyAtOnce},
 	}}
-	back := *running
+	back, aborted := *running, *running
 	back.Turn = 1
+	aborted.State = schedule.StateAborted
+	s.Nodes = append(s.Nodes, control.NodeStatus{Name: "n3", ID: bundle.NodeID{3}, Class: "lb"}, control.NodeStatus{Name: "n3", ID: bundle.NodeID{4}, Class: "lb"})
 	for _, c := range []struct {
 		order  Order
 		before *schedule.Order
@@ -550,7 +587,9 @@ func TestMeaning(t *testing.T) {
 		{Order{Action: "pause"}, running, "pause the rollout of release 2: no further node goes down, and those that are down go on to the end; 0 of 2 nodes are through"},
 		{Order{Action: "resume"}, &back, "resume the way back from release 2: nodes go down again, at most 1 of class kv at once, any number of class lb at once; "},
 		{Order{Action: "abort"}, running, "abort the rollout of release 2 for good: 0 of 2 nodes have it and keep it, and no other gets it"},
-		{Order{Action: "skip", Node: bundle.NodeID{2}}, running, "skip n2: you give your word that it is gone, and the rollout of release 2 goes on without it; it is there, and stays"},
+		{Order{Action: "skip", Node: bundle.NodeID{2}}, running, "skip n2: you give your word that it is gone, and the rollout of release 2 goes on without it; it is there, and stays at the version that it has; a retry gives it a place again"},
+		{Order{Action: "skip", Node: bundle.NodeID{2}}, &aborted, "skip n2: you give your word that it is gone, and the rollouts of later releases go on without it; it is there, and stays at the version that it has until a newer release"},
+		{Order{Action: "skip", Node: bundle.NodeID{3}}, running, "skip n3 (" + bundle.NodeID{3}.Short() + "): you give your word"},
 		{Order{Action: "retry", Node: bundle.NodeID{2}}, running, "retry n2: it gets another place in the rollout of release 2"},
 	} {
 		if got, err := meaning(c.order, c.before, s); err != nil || !strings.HasPrefix(got, c.want) {
@@ -564,6 +603,33 @@ func TestMeaning(t *testing.T) {
 	for _, o := range []Order{{Action: "finalize"}, {Action: "skip", Node: bundle.NodeID{9}}, {Action: "retry"}, {Action: "retry", Node: bundle.NodeID{2}}} {
 		if _, err := changeFor(o, s); err == nil {
 			t.Errorf("%+v is let through", o)
+		}
+	}
+}
+
+// TestIdentity: what was confirmed is still that while nodes go on, and no other order, nor the
+// same one again.
+func TestIdentity(t *testing.T) {
+	s := twoNodes().status
+	o, order := Order{Action: "skip", Node: bundle.NodeID{2}}, schedule.Order{Release: 2, Serial: 5, State: schedule.StateAborted}
+	first := identity(o, &order, s)
+	s.Nodes[0].Phase, s.Nodes[0].Version = "settled", 2
+	if again := identity(o, &order, s); again != first {
+		t.Errorf("%q, then %q", first, again)
+	}
+	for what, change := range map[string]func(o *Order, order *schedule.Order, s *control.Status){
+		"another action":   func(o *Order, _ *schedule.Order, _ *control.Status) { o.Action = "retry" },
+		"another node":     func(o *Order, _ *schedule.Order, _ *control.Status) { o.Node = bundle.NodeID{1} },
+		"another release":  func(_ *Order, order *schedule.Order, _ *control.Status) { order.Release = 3 },
+		"the next order":   func(_ *Order, order *schedule.Order, _ *control.Status) { order.Serial++ },
+		"the other way":    func(_ *Order, order *schedule.Order, _ *control.Status) { order.Turn++ },
+		"a joined order":   func(_ *Order, order *schedule.Order, _ *control.Status) { order.Joined = &schedule.Joined{Open: true} },
+		"a node that left": func(_ *Order, _ *schedule.Order, s *control.Status) { s.Nodes[1].Reachable = false },
+	} {
+		o, order, s := o, order, twoNodes().status
+		change(&o, &order, &s)
+		if other := identity(o, &order, s); other == first {
+			t.Errorf("%s is %q, too", what, other)
 		}
 	}
 }
@@ -587,6 +653,43 @@ func TestAnswers(t *testing.T) {
 	check("/api/release", http.StatusOK, `"version":2`)
 	broken = true
 	check("/api/release", http.StatusBadGateway, "no disk")
+}
+
+// TestPort80: browsers do not name it.
+func TestPort80(t *testing.T) {
+	for address, host := range map[string]string{"127.0.0.1:80": "127.0.0.1", "[::1]:80": "[::1]", "127.0.0.1:8080": "127.0.0.1:8080"} {
+		g := newGuard(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(address)), nil)
+		r := httptest.NewRequest(http.MethodGet, "http://"+host+"/", nil)
+		r.Header.Set("Origin", "http://"+host)
+		if status, why := g.refuses(r); why != "" {
+			t.Errorf("%s by %s: %d %s", address, host, status, why)
+		}
+	}
+}
+
+// TestEnded: a page that is served no more says why, and one that was closed does not.
+func TestEnded(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Serve(l, Config{Agent: twoNodes()}, slog.New(slog.DiscardHandler))
+	l.Close()
+	if err := <-s.Ended(); !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	closed := serve(t, Config{Agent: twoNodes()})
+	if err := closed.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-closed.Ended():
+		t.Error(err)
+	default:
+	}
 }
 
 func TestCheckAddress(t *testing.T) {

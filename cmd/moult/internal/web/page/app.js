@@ -1,9 +1,9 @@
 // The page: what the server tells by its stream, and which view shows it.
 
-import { $, el, set, fill, version, took, when, ask, mark, short } from './dom.js';
+import { $, el, set, fill, version, took, when, ask, oneByOne, marks, letter, short } from './dom.js';
 import * as now from './now.js';
 import * as time from './time.js';
-import * as rest from './rest.js';
+import { versions, spread, release } from './release.js';
 
 const state = { nodes: new Map(), parts: {} };
 
@@ -36,11 +36,14 @@ function draw() {
   head();
   now.update(state, changed, all);
   if (current !== 'time' || all) show();
-  if (opened && changed.some((n) => n.id === opened)) detail(opened);
+  if (opened && all && !state.nodes.has(opened)) {
+    tell(`${$('detail-name').textContent} is not there any more`);
+    $('detail').close();
+  } else if (changed.some((n) => n.id === opened)) detail();
 }
 
 const views = {
-  now: () => {}, versions: () => rest.versions(state), spread: () => rest.spread(state), time: () => time.draw(), release: () => rest.release(state, false),
+  now: () => {}, versions: () => versions(state), spread: () => spread(state), time: () => time.draw(), release: () => release(state),
 };
 let current = 'now';
 
@@ -73,12 +76,13 @@ function head() {
     set($('headline'), r.state === 'none' ? 'no release yet' : `${words}: ${r.state}${r.reason ? `: ${r.reason}` : ''}`);
     document.title = r.state === 'none' ? 'moult' : `${r.state} · moult`;
     fill($('alarms'), h.alarms, () => (h.alarms ?? []).map((a) => el('p', { class: 'alarm' }, a)));
-    const on = { pause: r.state === 'rolling' || r.state === 'held' || r.state === 'spreading', resume: r.state === 'paused', abort: !['none', 'aborted', 'complete'].includes(r.state) };
-    for (const b of document.querySelectorAll('#orders [data-order]')) b.disabled = !on[b.dataset.order];
+    // What else makes no sense the server refuses, and says why.
+    for (const b of document.querySelectorAll('#orders [data-order]')) b.disabled = r.state === 'none';
   }
   if (agent) {
     $('orders').hidden = !agent.orders;
-    set($('contact'), agent.answers ? '' : `The agent does not answer${agent.since ? ` since ${when(agent.since)}` : ''}: ${agent.error}. What is below is what it said last; the page goes on when it is back.`);
+    if (agent.answers) set($('contact'), agent.error ? `The agent answers, but not everything: ${agent.error}` : '');
+    else set($('contact'), `The agent does not answer${agent.since ? ` since ${when(agent.since)}` : ''}: ${agent.error}. What is below is what it said last; the page goes on when it is back.`);
   }
 }
 
@@ -87,68 +91,113 @@ function listen() {
   const stream = new EventSource('/api/events');
   stream.onmessage = (e) => take(JSON.parse(e.data));
   stream.onerror = () => {
-    const gone = stream.readyState === EventSource.CLOSED;
-    set($('contact'), gone ? '`moult ui` has ended, or does not know this browser any more: start it again, and open the address that it prints.'
-      : 'The stream from `moult ui` has broken off; trying again.');
-    if (gone) stream.close();
+    if (stream.readyState === EventSource.CLOSED) refused();
+    else set($('contact'), 'The stream from `moult ui` has broken off; trying again.');
   };
   stream.onopen = () => set($('contact'), '');
+}
+
+// refused asks once why there is no stream, which an EventSource does not tell.
+async function refused() {
+  const stop = new AbortController();
+  try {
+    const r = await fetch('/api/events', { signal: stop.signal });
+    if (r.ok) {
+      stop.abort(); // it is there again
+      listen();
+    } else set($('contact'), (await r.text()).trim());
+  } catch {
+    set($('contact'), '`moult ui` has ended: start it again, and open the address that it prints.');
+  }
 }
 
 // The node that is looked at.
 let opened = '';
 
-async function detail(id) {
-  const n = state.nodes.get(id);
-  const d = $('detail');
-  if (!n) {
-    d.close();
-    return;
-  }
-  const focused = d.contains(document.activeElement) ? [...d.querySelectorAll('button')].indexOf(document.activeElement) : -1;
+function open(id) {
   opened = id;
-  const why = el('p', { id: 'detail-why' }, n.reason || '…');
-  const rows = [['class', n.class], ['version', version(n)], ['phase', `${n.phase}${n.since ? ` since ${when(n.since)}` : ''}`], ['health', n.health || 'not known'],
-    ['reached', n.reachable ? 'yes' : n.away ? `no, for ${took(Date.now() - new Date(n.away))}` : 'no'], n.standing && ['standing', n.standing],
-    ['labels', Object.entries(n.labels ?? {}).map(([k, v]) => `${k}=${v}`).join(', ') || 'none'], ['address', n.address], ['platform', `${n.platform?.os}/${n.platform?.arch}`],
-    n.rehearsed && ['rehearsal', `of release ${n.rehearsed.release}: ${n.rehearsed.outcome}${n.rehearsed.reason ? `: ${n.rehearsed.reason}` : ''}`], ['ID', n.id]].filter(Boolean);
-  d.replaceChildren(el('h2', { id: 'detail-name' }, mark(n.phase), ` ${n.name}`), why, el('dl', {}, ...rows.flatMap(([k, v]) => [el('dt', {}, k), el('dd', {}, v)])),
-    el('div', { class: 'row' }, ...(state.parts.agent?.orders ? ['skip', 'retry'].map((a) => el('button', { type: 'button', 'data-order': a, onclick: () => order(a, id) }, a === 'skip' ? 'Skip' : 'Retry')) : []),
-      el('button', { type: 'button', onclick: () => d.close() }, 'Close')));
-  if (!d.open) d.showModal();
-  (d.querySelectorAll('button')[focused] ?? d.querySelector('.row button:last-child')).focus();
-  try {
-    const w = await ask(`/api/why?node=${encodeURIComponent(id)}`);
-    why.replaceChildren(w.reason || 'nothing', ...(w.command ? [' — to change it: ', el('code', {}, w.command)] : []));
-  } catch (e) {
-    set(why, e.message);
+  tell('');
+  const reason = state.nodes.get(id)?.reason ?? '';
+  fill($('detail-why'), [id, reason], () => [reason]);
+  detail();
+  if (!$('detail').open) $('detail').showModal();
+  $('detail-close').focus();
+}
+
+// detail changes texts in place: what has the focus keeps it.
+function detail() {
+  const n = state.nodes.get(opened);
+  if (!n) return;
+  $('detail-mark').className = `mark ${marks(n.phase)}`;
+  set($('detail-mark'), letter(n.phase));
+  set($('detail-name'), n.name);
+  const rows = { class: n.class, version: version(n), phase: `${n.phase}${n.since ? ` since ${when(n.since)}` : ''}`, health: n.health || 'not known',
+    reached: n.reachable ? 'yes' : n.away ? `no, for ${took(Date.now() - new Date(n.away))}` : 'no', standing: n.standing,
+    labels: Object.entries(n.labels ?? {}).map(([k, v]) => `${k}=${v}`).join(', ') || 'none', address: n.address, platform: `${n.platform?.os}/${n.platform?.arch}`,
+    rehearsal: n.rehearsed && `of release ${n.rehearsed.release}: ${n.rehearsed.outcome}${n.rehearsed.reason ? `: ${n.rehearsed.reason}` : ''}`, ID: n.id };
+  fill($('detail-rows'), Object.keys(rows), () => Object.keys(rows).flatMap((k) => [el('dt', {}, k), el('dd', { 'data-row': k })]));
+  for (const dd of $('detail-rows').querySelectorAll('dd')) {
+    const text = rows[dd.dataset.row];
+    set(dd, text ?? '');
+    dd.hidden = dd.previousSibling.hidden = !text;
   }
+  for (const b of document.querySelectorAll('#detail [data-order]')) b.hidden = !state.parts.agent?.orders;
+  askWhy();
+}
+
+const askWhy = oneByOne(async () => {
+  const id = opened;
+  if (!id) return;
+  let w;
+  try {
+    w = await ask(`/api/why?node=${encodeURIComponent(id)}`);
+  } catch (e) {
+    w = { reason: e.message };
+  }
+  if (id === opened) fill($('detail-why'), [id, w], () => [w.reason || 'nothing', ...(w.command ? [' — to change it: ', el('code', {}, w.command)] : [])]);
+});
+
+// tell says what has become of an order, on the page and in the dialog that is before it.
+function tell(text) {
+  for (const e of document.querySelectorAll('.told')) set(e, text);
 }
 
 // An order is asked for twice: the first answer says what it would do, and the second has to
-// say that back.
+// name what was said.
 let confirming = null;
+let asking = false;
+let hand = 0;
 
-async function order(action, node) {
+async function order(action, node, confirmed = '') {
+  if (asking) return;
+  asking = true;
+  tell('');
+  $('confirm-yes').disabled = true;
   try {
-    const body = node ? { action, node } : { action };
-    const a = await ask('/api/order', { ...body, ...(confirming?.action === action && confirming.node === node ? { confirmed: confirming.what } : {}) });
+    const a = await ask('/api/order', { action, confirmed, ...(node && { node }) });
     if (a.confirm) {
-      confirming = { action, node, what: a.confirm };
+      if (confirming) tell('The rollout has changed meanwhile: read again what it would do.');
+      confirming = { action, node, identity: a.identity };
       set($('confirm-what'), a.confirm);
       if (!$('confirm').open) $('confirm').showModal();
       $('confirm-no').focus();
+      // A click that was meant for what was here before gives no order.
+      clearTimeout(hand);
+      hand = setTimeout(() => { $('confirm-yes').disabled = asking; }, 500);
       return;
     }
-    set($('told'), `${action}: ${a.done}`);
+    tell(`${action}: ${a.done}`);
   } catch (e) {
-    set($('told'), `${action}: ${e.message}`);
+    tell(`${action}: ${e.message}`);
+  } finally {
+    asking = false;
   }
-  confirming = null;
   $('confirm').close();
 }
 
-$('confirm-yes').onclick = () => confirming && order(confirming.action, confirming.node);
+$('confirm-yes').onclick = () => confirming && order(confirming.action, confirming.node, confirming.identity);
+for (const b of document.querySelectorAll('#detail [data-order]')) b.onclick = () => order(b.dataset.order, opened);
+$('detail-close').onclick = () => $('detail').close();
 $('confirm-no').onclick = () => $('confirm').close();
 $('confirm').addEventListener('close', () => { confirming = null; });
 $('detail').addEventListener('close', () => { opened = ''; });
@@ -172,7 +221,7 @@ document.addEventListener('visibilitychange', show);
 setInterval(() => current === 'time' && show(), 1000);
 addEventListener('resize', () => current === 'time' && show());
 
-now.setup(detail);
+now.setup(open);
 time.setup(state);
 choose(location.hash.slice(1));
 listen();

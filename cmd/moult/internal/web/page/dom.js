@@ -107,3 +107,21 @@ export async function ask(path, body) {
   if (!r.ok) throw new Error(v.error + (v.hint ? ` (${v.hint})` : ''));
   return v;
 }
+
+// oneByOne has a question asked once at a time, at most once a second, and once more where it
+// was called meanwhile.
+export function oneByOne(question) {
+  let due = false, busy = false;
+  return async () => {
+    due = true;
+    if (busy) return;
+    busy = true;
+    while (due) {
+      due = false;
+      const second = new Promise((done) => setTimeout(done, 1000));
+      await question();
+      await second;
+    }
+    busy = false;
+  };
+}

@@ -1,6 +1,6 @@
-// Versions, spread and release.
+// What the release is, how far it has spread, and which version runs where.
 
-import { $, el, fill, table, bar, byName, bytes, took, when, goDuration, plural, ask, mark, short } from './dom.js';
+import { $, el, fill, table, bar, byName, bytes, took, when, goDuration, plural, ask, oneByOne, mark, short } from './dom.js';
 
 // rates are calls a second, from two counts that came one after the other.
 const last = new Map();
@@ -73,11 +73,7 @@ export function spread(state) {
 }
 
 let asked = '';
-export async function release(state, anew) {
-  const r = state.parts.head?.release;
-  const key = JSON.stringify([r, [...state.nodes.values()].map((n) => n.version)]);
-  if (!anew && key === asked) return;
-  asked = key;
+const askRelease = oneByOne(async () => {
   try {
     const plan = await ask('/api/release');
     fill($('release'), plan, () => planned(plan));
@@ -85,6 +81,13 @@ export async function release(state, anew) {
     asked = '';
     fill($('release'), e.message, () => [el('p', {}, e.message)]);
   }
+});
+
+export function release(state) {
+  const key = JSON.stringify([state.parts.head?.release, [...state.nodes.values()].map((n) => [n.id, n.version, n.phase, n.reachable, n.rehearsed])]);
+  if (key === asked) return;
+  asked = key;
+  askRelease();
 }
 
 function planned(p) {
