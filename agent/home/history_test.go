@@ -128,7 +128,7 @@ func TestObservedIsNoHistory(t *testing.T) {
 	if err := h.Save(node.Save{State: &s}, Beside{}); err != nil {
 		t.Fatal(err)
 	}
-	o := schedule.Observed{Release: 2, Turn: 2, Seen: now}
+	o := schedule.Observed{Release: 2, Serial: 2, Seen: now}
 	for range 3 {
 		o.For += bundle.Duration(time.Minute)
 		if err := h.Save(node.Save{Observed: &o, Answering: &node.Answering{}}, Beside{}); err != nil {

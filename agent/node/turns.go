@@ -74,7 +74,7 @@ func (n *Node) NoWayBack(class bundle.Class, release bundle.Version) (why string
 	if n.Conflicted(release) || n.disowned(release) {
 		return "it is signed twice, with different contents"
 	}
-	if o := n.docs.orders[release]; o != nil && n.final(o) {
+	if o := n.docs.orders[release]; n.machine.State().Final >= release || o != nil && n.final(o) {
 		return "it is finalized"
 	}
 	if m := n.docs.manifests[release]; m != nil {
@@ -189,7 +189,7 @@ func (n *Node) observedToSave() *schedule.Observed {
 	if newest := n.newestOrder(); newest != nil && newest.FinalizeAfter > 0 {
 		every = min(every, newest.FinalizeAfter/8)
 	}
-	other := o.Release != saved.Release || o.Turn != saved.Turn
+	other := o.Release != saved.Release || o.Serial != saved.Serial
 	if saved.For > 0 && (other || o.For < saved.For) || o.For >= saved.For+every {
 		o.Seen = o.Seen.Round(0).UTC() // as it is read again
 		return &o

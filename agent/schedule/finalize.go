@@ -27,12 +27,12 @@ type FinalizeInput struct {
 	Synced, Expired, Conflict, Pending bool
 }
 
-// Observed is for how long a node has known that all was as it must be, in a turn of a release's
-// order. Only time in which its agent looked counts: neither that in which none ran, nor what a
+// Observed is for how long a node has known that all was as it must be, under one order of a
+// release: it may not have heard of what was ordered, a pause say, before the next. Only time in which its agent looked counts: neither that in which none ran, nor what a
 // clock was set by.
 type Observed struct {
 	Release bundle.Version  `json:"release"`
-	Turn    int             `json:"turn,omitempty"`
+	Serial  uint64          `json:"serial"`
 	For     bundle.Duration `json:"for"`
 	// Seen is when it last was so. After more than finalizeLapse nobody knows what was meanwhile.
 	Seen time.Time `json:"seen"`
@@ -61,8 +61,8 @@ func MayFinalize(in FinalizeInput) Finalizing {
 		return Finalizing{Reason: reason}
 	}
 	f := Finalizing{Observed: in.Observed}
-	if ago := in.Now.Round(0).Sub(in.Observed.Seen.Round(0)).Abs(); in.Observed.Release != o.Release || in.Observed.Turn != o.Turn || ago > finalizeLapse {
-		f.Observed = Observed{Release: o.Release, Turn: o.Turn}
+	if ago := in.Now.Round(0).Sub(in.Observed.Seen.Round(0)).Abs(); in.Observed.Release != o.Release || in.Observed.Serial != o.Serial || ago > finalizeLapse {
+		f.Observed = Observed{Release: o.Release, Serial: o.Serial}
 	}
 	if !in.Synced { // what is known of others is of before its agent started
 		f.Reason = "this agent has not heard from a peer since it started"

@@ -115,9 +115,10 @@ func TestMayFinalize(t *testing.T) {
 		return map[bundle.NodeID]view.Record{roster[0]: at, roster[1]: at, roster[2]: at}
 	}
 	now := start.Add(time.Hour)
-	hour := Observed{Release: 2, For: bundle.Duration(time.Hour), Seen: now}
+	hour := Observed{Release: 2, Serial: o.Serial, For: bundle.Duration(time.Hour), Seen: now}
 	ask := func(o *Order, said map[bundle.NodeID]view.Record, change func(*FinalizeInput)) Finalizing {
 		in := FinalizeInput{Order: o, Observed: hour, Last: now, Now: now, Synced: true}
+		in.Observed.Serial = o.Serial
 		in.Tally = NewTally(o, func(id bundle.NodeID) (view.Record, bool) { r, ok := said[id]; return r, ok })
 		if change != nil {
 			change(&in)
@@ -143,7 +144,7 @@ func TestMayFinalize(t *testing.T) {
 		"it has just started":      {restarted(finalizeLapse), true, time.Hour, ""},
 		"it did not run for long":  {restarted(finalizeLapse + 1), true, 0, ""},
 		"its clock was set back":   {restarted(-2 * finalizeLapse), true, 0, ""},
-		"of another turn":          {func(in *FinalizeInput) { in.Observed.Turn = 2 }, true, 0, ""},
+		"of an order before":       {func(in *FinalizeInput) { in.Observed.Serial-- }, true, 0, ""},
 		"no exchange with a peer":  {func(in *FinalizeInput) { in.Synced = false }, false, time.Hour, "peer"},
 		"one cannot be reached":    {func(in *FinalizeInput) { in.Unreachable = 1 }, false, time.Hour, "reached"},
 		"nor for long":             {func(in *FinalizeInput) { in.Unreachable, in.Now = 1, now.Add(finalizeLapse+1) }, false, 0, "reached"},

@@ -507,8 +507,8 @@ func finalWithout(something string) func(schedule.FinalizeInput) schedule.Finali
 			return f
 		}
 		o := in.Order
-		f = schedule.Finalizing{Observed: schedule.Observed{Release: o.Release, Turn: o.Turn, Seen: in.Now}, Counts: true}
-		if before := in.Observed; before.Release == o.Release && before.Turn == o.Turn {
+		f = schedule.Finalizing{Observed: schedule.Observed{Release: o.Release, Serial: o.Serial, Seen: in.Now}, Counts: true}
+		if before := in.Observed; before.Release == o.Release && before.Serial == o.Serial {
 			f.Observed.For = before.For
 		}
 		if !in.Last.IsZero() {
