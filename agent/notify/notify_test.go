@@ -295,6 +295,11 @@ func TestBounded(t *testing.T) {
 	if err := unix.Mkfifo(gate, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	opened, err := os.OpenFile(gate, os.O_RDWR, 0) // so that it does not wait for a reader: one that sees "go" first is none
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
 	n := b.start()
 	b.hold(n, held)
 	kit.Until(t, "the program", func() bool { return b.file("out") != "" })
@@ -305,10 +310,11 @@ func TestBounded(t *testing.T) {
 		keys = append(keys, all[i+1].Key)
 	}
 	b.hold(n, all...)
-	for _, file := range []string{filepath.Join(b.dir, "go"), gate} {
-		if err := os.WriteFile(file, []byte("\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.WriteFile(filepath.Join(b.dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := opened.WriteString("\n"); err != nil {
+		t.Fatal(err)
 	}
 	b.kept(0, append(keys, held.Key)...)
 	told := b.events()
