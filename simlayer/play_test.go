@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -182,6 +183,11 @@ type caller struct {
 
 func callAt(t testing.TB, addr string, d net.Dialer) *caller {
 	t.Helper()
+	// Not the layer's address: a connection of the layer's to another port may have the same
+	// port of its own, and would be taken for this one.
+	if at := netip.MustParseAddrPort(addr).Addr(); runtime.GOOS == "linux" && at.Is4() && d.ControlContext == nil {
+		d.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}
+	}
 	c, err := d.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
