@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"unicode"
 
 	"golang.org/x/net/http2"
 )
@@ -26,6 +27,7 @@ var requests = []string{
 	"GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: w\r\n\r\n",
 	"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\n",
 	"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+	"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3;x\x1by\r\nabc\r\n0\r\n\r\n",
 }
 
 // FuzzRequest: where a request counts as usual, net/http finds the same length of
@@ -45,6 +47,10 @@ func FuzzRequest(f *testing.F) {
 		}
 		body := NewBody(r.Body, r.Length)
 		n, ok := body.Feed(in[end:])
+		control := func(r rune) bool { return unicode.IsControl(r) && !strings.ContainsRune("\r\n\t", r) }
+		if !ok && bytes.ContainsFunc(in[end:], control) {
+			return // refused here, as RFC 9112 has it of extensions of chunks; net/http passes over them
+		}
 		whole := ok && body.Done()
 		agree(t, in, end+n, whole, func(br *bufio.Reader) error {
 			req, err := http.ReadRequest(br)
