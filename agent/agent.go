@@ -284,7 +284,9 @@ func (l *loop) run(ctx context.Context) error {
 	l.measureCopy(l.saved)
 	l.proceed()
 	for l.broken == nil {
-		manager.alive(time.Now(), l.line())
+		if manager != nil {
+			manager.alive(time.Now(), l.line())
+		}
 		select {
 		case <-ctx.Done():
 			return nil

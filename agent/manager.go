@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 	"unicode"
@@ -14,7 +15,7 @@ import (
 
 // manager is the service manager that has started this agent, as systemd does: it is told
 // when the agent is up, how its node is, and that the loop still turns (sd_notify(3)). The
-// loop does not wait for it. Where there is none all of it does nothing.
+// loop does not wait for it. Where there is none it is nil, and nothing is done for it.
 type manager struct {
 	messages chan string
 	every    time.Duration // it wants a sign of life so often; 0: never
@@ -22,8 +23,11 @@ type manager struct {
 	said     string        // of the node
 }
 
-// newManager returns the manager, and tells it what it is told beside the loop.
+// newManager returns the manager, which is told beside the loop.
 func newManager(log *slog.Logger) *manager {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return nil
+	}
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		log.Warn("the service manager's watchdog gets no sign of life", "err", err)
@@ -39,7 +43,11 @@ func newManager(log *slog.Logger) *manager {
 	return m
 }
 
-func (m *manager) close() { close(m.messages) }
+func (m *manager) close() {
+	if m != nil {
+		close(m.messages)
+	}
+}
 
 // tell reports whether a message is on its way: none is while one is.
 func (m *manager) tell(text string) bool {

@@ -27,9 +27,11 @@ type conditions struct {
 	counted map[bundle.NodeID]addition
 	changed map[bundle.NodeID]bool
 	counts  map[string]expr.Count // of each class; nil: to be counted
-	// stale: releases have come or gone, and with them the names of facts.
-	stale bool
 }
+
+// maxConditions bounds the orders whose conditions are remembered: that by which this node goes,
+// and the newest.
+const maxConditions = 2
 
 // conditionOf is a condition of a class, asked of a node; of none, for what all share.
 type conditionOf struct {
@@ -49,9 +51,9 @@ type addition struct {
 	numbers map[string]float64 // by variable
 }
 
-// note says that a node has said something else. What is not asked for costs nothing.
-func (c *conditions) note(id bundle.NodeID) {
-	if c.order != nil {
+// noteSaid notes that a node has said something else. What is not asked for costs nothing.
+func (n *Node) noteSaid(id bundle.NodeID) {
+	for _, c := range n.conditions {
 		c.changed[id] = true
 	}
 }
@@ -60,28 +62,37 @@ func (c *conditions) note(id bundle.NodeID) {
 // [schedule.Input.Ask].
 func (n *Node) ask(o *schedule.Order) func(bundle.Class, bundle.NodeID, string) schedule.Said {
 	return func(class bundle.Class, self bundle.NodeID, text string) schedule.Said {
-		n.conditions.refresh(n, o)
+		c := n.conditionsOf(o)
 		of := conditionOf{class, self, text}
-		said, known := n.conditions.said[of]
+		said, known := c.said[of]
 		if !known {
-			said = n.evaluate(of)
-			n.conditions.said[of] = said
+			said = c.evaluate(n, of)
+			c.said[of] = said
 		}
 		return said
 	}
 }
 
-// refresh brings up to date what conditions go by.
-func (c *conditions) refresh(n *Node, o *schedule.Order) {
-	if c.order != o || c.stale {
-		*c = conditions{
+// conditionsOf are those of an order, brought up to date.
+func (n *Node) conditionsOf(o *schedule.Order) *conditions {
+	i := slices.IndexFunc(n.conditions, func(c *conditions) bool { return c.order == o })
+	if i < 0 {
+		c := &conditions{
 			order: o, places: o.Places(), said: map[conditionOf]schedule.Said{}, parsed: map[conditionOf]parsed{},
 			sums: map[bundle.Class]map[string]*expr.Group{}, counted: map[bundle.NodeID]addition{}, changed: map[bundle.NodeID]bool{},
 		}
 		for r := range n.view.All() {
 			c.changed[r.Node] = true
 		}
+		n.conditions = append(n.conditions[max(0, len(n.conditions)-maxConditions+1):], c)
+		i = len(n.conditions) - 1
 	}
+	n.conditions[i].refresh(n)
+	return n.conditions[i]
+}
+
+// refresh takes in what has been said since.
+func (c *conditions) refresh(n *Node) {
 	if len(c.changed) == 0 {
 		return
 	}
@@ -132,8 +143,8 @@ func (c *conditions) recount(n *Node, id bundle.NodeID) {
 }
 
 // evaluate asks a condition itself.
-func (n *Node) evaluate(of conditionOf) schedule.Said {
-	c, shared := &n.conditions, conditionOf{class: of.class, text: of.text}
+func (c *conditions) evaluate(n *Node, of conditionOf) schedule.Said {
+	shared := conditionOf{class: of.class, text: of.text}
 	p, done := c.parsed[shared]
 	if !done {
 		p.Expr, p.problem = expr.Compile(of.text, sorted(n.factsOf(of.class, c.order.Release)))

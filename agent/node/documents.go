@@ -86,7 +86,7 @@ func (n *Node) look() {
 		if !known {
 			delete(d.signed, v)
 			delete(d.manifests, v)
-			n.conditions.stale = true
+			n.conditions = nil // with a release go the names of facts
 			delete(d.known, v)
 		}
 		d.read = append(d.read, Document{KindManifest, v, means, known})

@@ -81,7 +81,7 @@ func (n *Node) noteFacts() {
 		return
 	}
 	f.said, f.saidOf, f.at = f.sampled, f.version, n.now
-	n.conditions.note(n.cfg.Self)
+	n.noteSaid(n.cfg.Self)
 }
 
 func (n *Node) factsDiffer() bool {

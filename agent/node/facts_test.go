@@ -187,7 +187,7 @@ func TestCanaryByFacts(t *testing.T) {
 	n.record(keys[0], func(r *view.Record) {
 		r.Name, r.Seq, r.Version, r.Facts = "n2", 5, 2, map[string]view.Fact{"errors": {State: view.FactNoAnswer}}
 	})
-	n.conditions = conditions{} // as by another order
+	n.conditions = nil // as by another order
 	if d := n.decides(); d.Go || d.Reason.Text != want {
 		t.Errorf("it answers no more: %+v", d)
 	}
@@ -219,10 +219,31 @@ func TestConditionsFollow(t *testing.T) {
 			r.Left = rnd.IntN(10) == 0
 		})
 		got := n.decides()
-		n.conditions = conditions{}
+		n.conditions = nil
 		if want := n.decides(); got.Go != want.Go || got.Reason.Text+got.Reason.Note != want.Reason.Text+want.Reason.Note {
 			t.Fatalf("record %d: %+v, looked at anew %+v", seq, got, want)
 		}
+	}
+}
+
+// TestConditionsOfTwoOrders: the conditions of the order that a node goes by, and of the newest, are
+// kept beside each other, and no more.
+func TestConditionsOfTwoOrders(t *testing.T) {
+	n, keys := conditionally(t, 2, "class.settled > 3", "")
+	by := n.docs.orders[2]
+	newest, other := *by, *by
+	kept := n.conditionsOf(by)
+	n.conditionsOf(&newest)
+	n.record(keys[0], func(r *view.Record) { r.Name, r.Seq, r.Version = "n2", 9, 2 })
+	if c := n.conditionsOf(by); c != kept || len(c.changed) != 0 || len(n.conditions) != 2 {
+		t.Errorf("counted anew: %v, of %d orders; %d changes waited for", c != kept, len(n.conditions), len(c.changed))
+	}
+	if c := n.conditionsOf(&newest); len(c.changed) != 0 {
+		t.Error("what is said is not taken in by both")
+	}
+	n.conditionsOf(&other)
+	if len(n.conditions) != maxConditions || n.conditionsOf(&newest) != n.conditions[0] {
+		t.Errorf("of %d orders", len(n.conditions))
 	}
 }
 

@@ -88,11 +88,11 @@ func (s names) note(id bundle.NodeID, name string) {
 
 // newestOrder is the order in force of the newest release that has one; nil for none.
 func (n *Node) newestOrder() *schedule.Order {
-	vs := sorted(n.docs.orders)
-	if len(vs) == 0 {
-		return nil
+	var newest bundle.Version
+	for v := range n.docs.orders {
+		newest = max(newest, v)
 	}
-	return n.docs.orders[vs[len(vs)-1]]
+	return n.docs.orders[newest]
 }
 
 // progressed is when the rollout of a class under the newest order got on last, as far as this
@@ -124,6 +124,8 @@ func (n *Node) noteProgress() {
 		switch {
 		case !known || behind < p.behind:
 			p.at = n.now
+		case behind == p.behind && n.now.Sub(p.looked).Abs() < progressPause:
+			continue
 		case !n.newest.Idles(in):
 			p.at = p.at.Add(n.now.Sub(p.looked))
 		}

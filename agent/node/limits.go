@@ -26,6 +26,10 @@ const (
 	// that said: a node at rest says nothing else for months, whatever is set meanwhile.
 	clockShown = 10 * time.Minute
 
+	// progressPause is between two looks whether a rollout that does not get on could: they ask
+	// for conditions.
+	progressPause = time.Second
+
 	// observedEvery is between two writes of how long the time has run until a release is
 	// finalized by its own word: so much of it a crash may cost.
 	observedEvery = bundle.Duration(time.Minute)

@@ -101,7 +101,7 @@ type Node struct {
 	numbers  map[bundle.NodeID]numbers // of those that have said any
 	gate     Gate                      // as last put in force
 
-	conditions conditions
+	conditions []*conditions   // of the orders that were asked last; none: releases have come or gone
 	tally      *schedule.Tally // see tallyOf; nil: the node asks no schedule
 	finalizing schedule.Finalizing
 	// observed and observedSaved are how long the time has run until the newest release is

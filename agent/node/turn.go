@@ -148,7 +148,7 @@ func (n *Node) tallyOf(o *schedule.Order) *schedule.Tally {
 
 // heard has all that is counted by records take in what is known of a node now.
 func (n *Node) heard(id bundle.NodeID) {
-	n.conditions.note(id)
+	n.noteSaid(id)
 	r, known := n.view.Get(id)
 	n.names.note(id, r.Name)
 	if n.tally != nil && id != n.cfg.Self {

@@ -185,16 +185,20 @@ func (n *Node) unreachable() int {
 // not: when it begins anew, and now and then.
 func (n *Node) observedToSave() *schedule.Observed {
 	o, saved := n.observed, n.observedSaved
-	every := observedEvery
-	if newest := n.newestOrder(); newest != nil && newest.FinalizeAfter > 0 {
-		every = min(every, newest.FinalizeAfter/8)
+	anew := saved.For > 0 && (o.Release != saved.Release || o.Serial != saved.Serial || o.For < saved.For)
+	if !anew && (o.For <= saved.For || o.For < saved.For+n.observedEvery()) {
+		return nil
 	}
-	other := o.Release != saved.Release || o.Serial != saved.Serial
-	if saved.For > 0 && (other || o.For < saved.For) || o.For >= saved.For+every {
-		o.Seen = o.Seen.Round(0).UTC() // as it is read again
-		return &o
+	o.Seen = o.Seen.Round(0).UTC() // as it is read again
+	return &o
+}
+
+// observedEvery is between two writes of it.
+func (n *Node) observedEvery() bundle.Duration {
+	if o := n.newestOrder(); o != nil && o.FinalizeAfter > 0 {
+		return min(observedEvery, o.FinalizeAfter/8)
 	}
-	return nil
+	return observedEvery
 }
 
 // Finalizing is when the newest release is finalized here by its own word, as last looked for.

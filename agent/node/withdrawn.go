@@ -46,7 +46,7 @@ func (n *Node) strike() {
 		}
 		d.manifests[v] = m
 	}
-	n.routing.stale, n.conditions.stale = true, true
+	n.routing.stale, n.conditions = true, nil
 }
 
 // From returns the version from which a release must take a class, and whether releases
