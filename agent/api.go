@@ -140,26 +140,18 @@ func (l *loop) documents() (t control.Trust, err error) {
 func (b api) History(context.Context) (control.History, error) { return b.a.History() }
 
 func (b api) HistoryOf(ctx context.Context, node string) (control.History, error) {
-	s, err := b.Status(ctx, false)
+	r, err := ask(b.a, &recordWanted{node: node})
 	if err != nil {
 		return control.History{}, err
 	}
-	n, err := control.Find(s.Nodes, node, func(n control.NodeStatus) (string, bundle.NodeID) { return n.Name, n.ID })
-	if err != nil {
-		return control.History{}, err
-	}
-	if n.ID == b.a.ID {
+	if r.Node == b.a.ID {
 		return b.History(ctx)
 	}
-	past, err := b.a.Seen(n.ID)
+	past, err := b.a.Seen(r.Node)
 	if err != nil {
 		return control.History{}, err
 	}
-	now := home.Sighting{Number: n.Number, Name: n.Name, Class: n.Class, Phase: control.HistoryPhase{At: n.Since, Phase: n.Phase, Version: n.Version, Running: n.Running, Reason: n.Reason}}
-	if n.Target != n.Version {
-		now.Phase.Release = n.Target
-	}
-	past.See(now) // it may not be written yet
+	past.See(home.SightingOf(r)) // it may not be written yet
 	return past.History, nil
 }
 

@@ -9,6 +9,8 @@ import (
 const (
 	// maxBundle bounds an injected bundle, in bytes.
 	maxBundle = 16 << 30
+	// maxLine bounds the line that a service manager gets of the node, in bytes.
+	maxLine = 1 << 10
 	// inboxSize bounds the messages that wait for the loop; senders wait.
 	inboxSize = 256
 

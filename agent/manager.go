@@ -4,13 +4,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"moult/agent/upgrade"
+	"moult/gossip/view"
 )
 
 // manager is the service manager that has started this agent, as systemd does: it is told
@@ -73,17 +72,7 @@ func (m *manager) alive(now time.Time, line string) {
 	}
 }
 
-// oneLine keeps what others wrote from telling the manager more than that.
-func oneLine(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, text)
-}
-
-// line is the node in one line.
+// line is the node in one line: what others wrote cannot tell the manager more than that.
 func (l *loop) line() string {
 	s := l.saved
 	text := "nothing is installed"
@@ -106,5 +95,5 @@ func (l *loop) line() string {
 	if n := len(l.node.Alarms()); n != 0 {
 		text += fmt.Sprintf("; alarms: %d, see moult status", n)
 	}
-	return oneLine(text)
+	return view.OneLine(text, maxLine)
 }

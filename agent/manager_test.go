@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"moult/gossip/view"
 )
 
 // The service manager is told that the agent is up and how its node is, when that changes,
@@ -36,7 +38,7 @@ func TestManager(t *testing.T) {
 		{0, "version 1", "READY=1\nSTATUS=version 1\nWATCHDOG=1"},
 		{9 * time.Second, "version 1", ""},
 		{time.Second, "version 1", "\nWATCHDOG=1"},
-		{time.Second, oneLine("held:\nMAINPID=1"), "READY=1\nSTATUS=held: MAINPID=1"},
+		{time.Second, view.OneLine("held:\nMAINPID=1", maxLine), "READY=1\nSTATUS=held: MAINPID=1"},
 		{10 * time.Second, "held: MAINPID=1", "\nWATCHDOG=1"},
 		{20 * time.Second, "version 2", "READY=1\nSTATUS=version 2\nWATCHDOG=1"},
 	} {

@@ -103,6 +103,10 @@ type (
 		asked[control.Why]
 		node string
 	}
+	recordWanted struct {
+		asked[view.Record]
+		node string
+	}
 	trustWanted struct{ asked[control.Trust] }
 	// callingWanted asks as which version the software calls its peers.
 	callingWanted   struct{ asked[bundle.Version] }
@@ -213,6 +217,8 @@ func (l *loop) handle(m message) {
 		m.answer(l.members(), nil)
 	case *whyWanted:
 		m.answer(l.report().Why(m.node))
+	case *recordWanted:
+		m.answer(l.report().Find(m.node))
 	case *trustWanted:
 		m.answer(l.documents())
 	case *callingWanted:

@@ -19,7 +19,7 @@ import (
 // Why answers for any node: what it says of itself, and for a waiting one what the schedule
 // says of it here.
 func (p Peer) Why(node string) (control.Why, error) {
-	r, err := p.find(node)
+	r, err := p.Find(node)
 	if err != nil {
 		return control.Why{}, err
 	}
@@ -239,8 +239,8 @@ func (p Peer) inWords(r view.Record, d schedule.Reason) string {
 	return r.Reason
 }
 
-// find returns the record of a node by its name or a unique prefix of its ID.
-func (p Peer) find(node string) (view.Record, error) {
+// Find returns the record of a node by its name or a unique prefix of its ID.
+func (p Peer) Find(node string) (view.Record, error) {
 	return control.Find(p.Node.Known(), node, func(r view.Record) (string, bundle.NodeID) { return r.Name, r.Node })
 }
 

@@ -28,8 +28,9 @@ func pauseCommand() *cli.Command {
 			if err := noArgs(c); err != nil {
 				return err
 			}
-			release, err := signOrder(c, operator.Change{Name: "pause", Apply: (*schedule.Order).Pause, Joins: true,
-				Confirm: func(o *schedule.Order, s control.Status) error { return confirmJoin(c, o, s) }})
+			change := operator.Pause()
+			change.Confirm = func(o *schedule.Order, s control.Status) error { return confirmJoin(c, o, s) }
+			release, err := signOrder(c, change)
 			if err == nil {
 				noteComplete(c, release)
 			}
@@ -55,7 +56,7 @@ func resumeCommand() *cli.Command {
 			if err := noArgs(c); err != nil {
 				return err
 			}
-			_, err := signOrder(c, operator.Change{Name: "resume", Apply: (*schedule.Order).Resume})
+			_, err := signOrder(c, operator.Resume())
 			return err
 		},
 	}
@@ -69,8 +70,9 @@ func abortCommand() *cli.Command {
 			if err := noArgs(c); err != nil {
 				return err
 			}
-			_, err := signOrder(c, operator.Change{Name: "abort", Apply: (*schedule.Order).Abort,
-				Confirm: func(o *schedule.Order, s control.Status) error { return confirmAbort(c, o, s) }})
+			change := operator.Abort()
+			change.Confirm = func(o *schedule.Order, s control.Status) error { return confirmAbort(c, o, s) }
+			_, err := signOrder(c, change)
 			return err
 		},
 	}
@@ -88,19 +90,19 @@ func confirmAbort(c *cli.Context, o *schedule.Order, s control.Status) error {
 }
 
 func skipCommand() *cli.Command {
-	return nodeOrderCommand("skip", "give your word that a node is gone, so that the rollout goes on without it", (*schedule.Order).Skip)
+	return nodeOrderCommand("skip", "give your word that a node is gone, so that the rollout goes on without it")
 }
 
 func retryCommand() *cli.Command {
-	return nodeOrderCommand("retry", "give a held, skipped or new node another place in the rollout, or another soak", (*schedule.Order).Retry)
+	return nodeOrderCommand("retry", "give a held, skipped or new node another place in the rollout, or another soak")
 }
 
 func startCommand() *cli.Command {
-	return nodeOrderCommand("start", "let a node go down under a schedule with the manual strategy", (*schedule.Order).Start)
+	return nodeOrderCommand("start", "let a node go down under a schedule with the manual strategy")
 }
 
 func nowCommand() *cli.Command {
-	return nodeOrderCommand("now", "let a node, and those whose turn comes before it, go down outside their windows and before the classes that settle first", (*schedule.Order).Now)
+	return nodeOrderCommand("now", "let a node, and those whose turn comes before it, go down outside their windows and before the classes that settle first")
 }
 
 func forgetCommand() *cli.Command {
@@ -134,7 +136,7 @@ func forgetCommand() *cli.Command {
 	}
 }
 
-func nodeOrderCommand(name, usage string, f func(*schedule.Order, bundle.Class, bundle.NodeID) (*schedule.Order, error)) *cli.Command {
+func nodeOrderCommand(name, usage string) *cli.Command {
 	return &cli.Command{Name: name, Usage: usage, ArgsUsage: "NODE", Flags: orderFlags(),
 		Action: func(c *cli.Context) error {
 			node, err := oneArg(c, "the name of a node or the beginning of its ID")
@@ -145,19 +147,19 @@ func nodeOrderCommand(name, usage string, f func(*schedule.Order, bundle.Class, 
 			if err != nil {
 				return err
 			}
-			if (name == "retry" || name == "start") && n.Standing == string(schedule.StandingStranger) {
-				return control.Refused(fmt.Errorf("%s %s: it is not enrolled, so it has no place in a rollout", name, node), "enrol it with `moult member add "+node+"`, if it is yours")
+			change, err := operator.ForNode(name, n, node)
+			if err != nil {
+				return err
 			}
 			next := "; `moult retry " + node + "` gives it a place again"
-			_, err = signOrder(c, operator.Change{
-				Name: name, Newest: name == "retry" || name == "start" || name == "now",
-				Apply: func(o *schedule.Order) (*schedule.Order, error) {
-					if o.State == schedule.StateAborted {
-						next = " until a newer release"
-					}
-					return f(o, n.Class, n.ID)
-				},
-			})
+			apply := change.Apply
+			change.Apply = func(o *schedule.Order) (*schedule.Order, error) {
+				if o.State == schedule.StateAborted {
+					next = " until a newer release"
+				}
+				return apply(o)
+			}
+			_, err = signOrder(c, change)
 			if err == nil && name == "skip" && n.Reachable {
 				printNotes(c, []string{n.Name + " is there: it stays at the version that it has" + next})
 			}

@@ -402,13 +402,13 @@ func (c *checker) facts(facts map[string]Fact) {
 
 // Tidy returns the fact as Sign takes it, with its reason on one line.
 func (f Fact) Tidy() Fact {
-	f.Reason = tidy(f.Reason, MaxFactBytes)
+	f.Reason = OneLine(f.Reason, MaxFactBytes)
 	return f
 }
 
-// tidy returns text for people as one line of at most most bytes. A node must
+// OneLine returns text for people as one line of at most most bytes. A node must
 // be able to publish its record whatever its software printed last.
-func tidy(s string, most int) string {
+func OneLine(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '

@@ -61,11 +61,11 @@ func Sign(key ed25519.PrivateKey, r Record) (Signed, error) {
 	r.Key = key.Public().(ed25519.PublicKey)
 	r.Node = bundle.NodeIDOf(r.Key)
 	r.Since = r.Since.UTC().Round(0)
-	r.Reason, r.Health.Reason = tidy(r.Reason, MaxReasonBytes), tidy(r.Health.Reason, MaxReasonBytes)
-	r.Rehearsed.Reason = tidy(r.Rehearsed.Reason, MaxReasonBytes)
+	r.Reason, r.Health.Reason = OneLine(r.Reason, MaxReasonBytes), OneLine(r.Health.Reason, MaxReasonBytes)
+	r.Rehearsed.Reason = OneLine(r.Rehearsed.Reason, MaxReasonBytes)
 	alarms := make([]string, 0, len(r.Alarms))
 	for _, a := range r.Alarms[:min(len(r.Alarms), MaxAlarms)] {
-		alarms = append(alarms, tidy(a, MaxAlarmBytes))
+		alarms = append(alarms, OneLine(a, MaxAlarmBytes))
 	}
 	r.Alarms = alarms
 	if err := r.Validate(); err != nil {
@@ -95,16 +95,16 @@ func encode(r Record) ([]byte, error) {
 // shortened is the record with few words for people, where all of them together would be too
 // long: what others decide by is to be published all the same.
 func (r Record) shortened() Record {
-	r.Reason, r.Health.Reason = tidy(r.Reason, MaxReasonBytes/shorter), tidy(r.Health.Reason, MaxReasonBytes/shorter)
-	r.Rehearsed.Reason = tidy(r.Rehearsed.Reason, MaxReasonBytes/shorter)
+	r.Reason, r.Health.Reason = OneLine(r.Reason, MaxReasonBytes/shorter), OneLine(r.Health.Reason, MaxReasonBytes/shorter)
+	r.Rehearsed.Reason = OneLine(r.Rehearsed.Reason, MaxReasonBytes/shorter)
 	r.Alarms = slices.Clone(r.Alarms)
 	for i, a := range r.Alarms {
-		r.Alarms[i] = tidy(a, MaxAlarmBytes/shorter)
+		r.Alarms[i] = OneLine(a, MaxAlarmBytes/shorter)
 	}
 	r.Facts = maps.Clone(r.Facts)
 	for _, name := range slices.Sorted(maps.Keys(r.Facts)) {
 		f := r.Facts[name]
-		f.Reason = tidy(f.Reason, MaxFactBytes/shorter)
+		f.Reason = OneLine(f.Reason, MaxFactBytes/shorter)
 		r.Facts[name] = f
 	}
 	return r

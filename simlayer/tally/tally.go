@@ -219,23 +219,19 @@ func (t *ByVersion) Of(v bundle.Version) *Counter {
 }
 
 // Snapshot returns what was counted so far.
-func (t *ByVersion) Snapshot() map[bundle.Version]Calls {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	out := make(map[bundle.Version]Calls, len(t.by))
-	for v, c := range t.by {
-		out[v] = c.Load()
-	}
-	return out
-}
+func (t *ByVersion) Snapshot() map[bundle.Version]Calls { return each(t, (*Counter).Load) }
 
 // Histograms are those of each version and Outcome.
 func (t *ByVersion) Histograms() map[bundle.Version]Histograms {
+	return each(t, (*Counter).Histograms)
+}
+
+func each[T any](t *ByVersion, of func(*Counter) T) map[bundle.Version]T {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	out := make(map[bundle.Version]Histograms, len(t.by))
+	out := make(map[bundle.Version]T, len(t.by))
 	for v, c := range t.by {
-		out[v] = c.Histograms()
+		out[v] = of(c)
 	}
 	return out
 }

@@ -75,26 +75,17 @@ func (p Operator) Give(ctx context.Context, o Order) (done string, err error) {
 func changeFor(o Order, s control.Status) (operator.Change, error) {
 	switch o.Action {
 	case "pause":
-		return operator.Change{Name: o.Action, Apply: (*schedule.Order).Pause, Joins: true}, nil
+		return operator.Pause(), nil
 	case "resume":
-		return operator.Change{Name: o.Action, Apply: (*schedule.Order).Resume}, nil
+		return operator.Resume(), nil
 	case "abort":
-		return operator.Change{Name: o.Action, Apply: (*schedule.Order).Abort}, nil
+		return operator.Abort(), nil
 	case "skip", "retry":
 		n, err := find(o.Node, s)
 		if err != nil {
 			return operator.Change{}, err
 		}
-		f := (*schedule.Order).Skip
-		if o.Action == "retry" {
-			f = (*schedule.Order).Retry
-			if n.Standing == string(schedule.StandingStranger) {
-				return operator.Change{}, control.Refused(fmt.Errorf("retry %s: it is not enrolled, so it has no place in a rollout", called(n, s)), "enrol it with `moult member add "+n.ID.Short()+"`, if it is yours")
-			}
-		}
-		return operator.Change{Name: o.Action, Newest: o.Action == "retry", Apply: func(order *schedule.Order) (*schedule.Order, error) {
-			return f(order, n.Class, n.ID)
-		}}, nil
+		return operator.ForNode(o.Action, n, n.ID.Short())
 	}
 	return operator.Change{}, control.Misuse(fmt.Errorf("the page knows no order %q", o.Action), "")
 }
