@@ -28,8 +28,8 @@ type FinalizeInput struct {
 }
 
 // Observed is for how long a node has known that all was as it must be, under one order of a
-// release: it may not have heard of what was ordered, a pause say, before the next. Only time in which its agent looked counts: neither that in which none ran, nor what a
-// clock was set by.
+// release: it may not have heard of what was ordered, a pause say, before the next. Only time in
+// which its agent looked counts: neither that in which none ran, nor what a clock was set by.
 type Observed struct {
 	Release bundle.Version  `json:"release"`
 	Serial  uint64          `json:"serial"`
