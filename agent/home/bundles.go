@@ -54,14 +54,14 @@ func (h *Home) Keep(ctx context.Context, opened *archive.Bundle) error {
 				return err
 			}
 		}
-		for _, art := range cu.Artifacts {
-			had := h.Depot.Has(art.Digest)
-			if err := h.Depot.TakeArtifact(ctx, opened, art); err != nil {
-				return fmt.Errorf("artifact %s: %w", art.Digest.Short(), err)
-			}
-			if !had {
-				h.taken.Add(art.Length)
-			}
+	}
+	for _, art := range opened.Head().Software() {
+		had := h.Depot.Has(art.Digest)
+		if err := h.Depot.TakeArtifact(ctx, opened, art); err != nil {
+			return fmt.Errorf("artifact %s: %w", art.Digest.Short(), err)
+		}
+		if !had {
+			h.taken.Add(art.Length)
 		}
 	}
 	return nil
@@ -69,12 +69,12 @@ func (h *Home) Keep(ctx context.Context, opened *archive.Bundle) error {
 
 // Has reports that all that a bundle of this manifest brings is here.
 func (h *Home) Has(m *bundle.Manifest, digest bundle.Digest) bool {
-	for _, cu := range m.Classes {
-		for _, art := range cu.Artifacts {
-			if !h.Depot.Has(art.Digest) {
-				return false
-			}
+	for _, art := range m.Software() {
+		if !h.Depot.Has(art.Digest) {
+			return false
 		}
+	}
+	for _, cu := range m.Classes {
 		for _, blob := range cu.ObjectFiles() {
 			if !h.Depot.HasBlob(blob.Digest) {
 				return false

@@ -27,6 +27,13 @@ func (n *Node) KeptFiles(s upgrade.State, used map[bundle.Digest]bool) (keep []b
 				}
 			}
 		}
+		if agent := n.docs.manifests[v].Agent; agent != nil {
+			for _, art := range agent.Artifacts {
+				if v+keptReleases > s.Version || used[art.Digest] {
+					keep = append(keep, art.Digest)
+				}
+			}
+		}
 	}
 	return keep
 }

@@ -293,6 +293,12 @@ func (in inspection) print(out io.Writer) error {
 		}
 		plan.PrintFacts(w, cu.Facts)
 	}
+	if a := m.Agent; a != nil {
+		fmt.Fprintf(w, "agent\tat most %s replaced at once\n", a.MaxUnavailable)
+		for _, art := range a.Artifacts {
+			fmt.Fprintf(w, "  artifact\t%s, %d bytes in %d chunks, program %s\n", art.Platform, art.Length, len(art.Chunks), art.Program.Short())
+		}
+	}
 	return w.Flush()
 }
 

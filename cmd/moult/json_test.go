@@ -66,6 +66,7 @@ var jsonTitles = map[reflect.Type]string{
 	reflect.TypeFor[rulesReport](): "rules test", reflect.TypeFor[rulesFile](): "rules file", reflect.TypeFor[so.Result](): "example",
 	reflect.TypeFor[so.Difference](): "difference", reflect.TypeFor[so.CallPlace](): "call of a rules file",
 	reflect.TypeFor[inspection](): "bundle inspect", reflect.TypeFor[bundle.Manifest](): "manifest", reflect.TypeFor[bundle.ClassUpgrade](): "class upgrade",
+	reflect.TypeFor[bundle.AgentUpgrade](): "agent upgrade", reflect.TypeFor[bundle.AgentArtifact](): "agent artifact", reflect.TypeFor[plan.Agent](): "planned agent",
 	reflect.TypeFor[bundle.Artifact](): "artifact", reflect.TypeFor[bundle.Chunk](): "chunk", reflect.TypeFor[bundle.Service](): "service of a release",
 	reflect.TypeFor[bundle.Health](): "health", reflect.TypeFor[bundle.Transform](): "transform", reflect.TypeFor[bundle.Reverse](): "reverse", reflect.TypeFor[bundle.Hooks](): "hooks", reflect.TypeFor[bundle.Rehearse](): "rehearse of a release", reflect.TypeFor[view.Rehearsal](): "rehearsal", reflect.TypeFor[view.Turned](): "turned", reflect.TypeFor[bundle.Fact](): "fact of a release", reflect.TypeFor[view.Fact](): "fact", reflect.TypeFor[bundle.Simulation](): "simulation object of a release",
 	reflect.TypeFor[bundle.ScheduleSpec](): "schedule", reflect.TypeFor[bundle.Window](): "window", reflect.TypeFor[bundle.Wave](): "wave", reflect.TypeFor[bundle.Spread](): "spread", reflect.TypeFor[demo.Report](): "demo", reflect.TypeFor[demo.Calls](): "calls of the demo",

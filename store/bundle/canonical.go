@@ -98,6 +98,9 @@ func (f Form[T]) Parse(data []byte) (*T, error) {
 func encodeManifest(m *Manifest) ([]byte, error) {
 	norm := *m
 	norm.Classes = maps.Clone(m.Classes)
+	if norm.Classes == nil {
+		norm.Classes = map[Class]ClassUpgrade{}
+	}
 	for name, c := range norm.Classes {
 		if c.Services == nil {
 			c.Services = map[string]Service{}

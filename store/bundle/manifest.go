@@ -44,7 +44,10 @@ const (
 	// a time in which a rollout must get on.
 	FormatFinalizeAfter = 9
 
-	newestFormat = FormatFinalizeAfter
+	// FormatAgent added releases that replace the agents, and may change no class.
+	FormatAgent = 10
+
+	newestFormat = FormatAgent
 )
 
 // Manifest describes one release. Its canonical JSON (MarshalManifest) is what
@@ -64,6 +67,8 @@ type Manifest struct {
 	// Classes holds one class upgrade per class that changes. A class that is
 	// absent keeps its software and becomes Version as it is.
 	Classes map[Class]ClassUpgrade `json:"classes"`
+	// Agent replaces the agents; nil: they stay. Since FormatAgent.
+	Agent *AgentUpgrade `json:"agent,omitempty"`
 }
 
 // ClassUpgrade takes the nodes of one class from version From to the
@@ -359,6 +364,9 @@ func (m *Manifest) LowestFormat() int {
 	format := FormatVersion
 	if m.FinalizeAfter != 0 {
 		format = FormatFinalizeAfter
+	}
+	if m.Agent != nil {
+		format = FormatAgent
 	}
 	for _, c := range m.Classes {
 		format = max(format, c.Past.format(), c.Future.format())

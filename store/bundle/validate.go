@@ -60,7 +60,7 @@ func (v *validator) manifest(m *Manifest) {
 	if m.FinalizeAfter != 0 {
 		v.duration("finalize_after", m.FinalizeAfter, MinFinalizeAfter, MaxFinalizeAfter)
 	}
-	v.fail(len(m.Classes) == 0, "classes", "none: a release changes at least one class")
+	v.fail(len(m.Classes) == 0 && m.Agent == nil, "classes", "none: a release changes at least one class, or the agents")
 	v.fail(len(m.Classes) > MaxClasses, "classes", "%d of them, the most is %d", len(m.Classes), MaxClasses)
 	for _, name := range slices.Sorted(maps.Keys(m.Classes)) {
 		path := fmt.Sprintf("classes.%.40s", name)
@@ -69,6 +69,7 @@ func (v *validator) manifest(m *Manifest) {
 		v.class(path, m.Version, &c)
 	}
 	v.after(m.Classes)
+	v.agent("agent", m.Agent)
 }
 
 func (v *validator) class(path string, version Version, c *ClassUpgrade) {

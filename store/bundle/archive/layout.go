@@ -44,10 +44,10 @@ func blobName(d bundle.Digest) string { return blobPrefix + d.Hex() }
 // requiredBlobs returns every blob that a manifest names, by rising digest.
 func requiredBlobs(m *bundle.Manifest) []bundle.Chunk {
 	var all []bundle.Chunk
+	for _, a := range m.Software() {
+		all = append(all, a.Chunks...)
+	}
 	for _, c := range m.Classes {
-		for _, a := range c.Artifacts {
-			all = append(all, a.Chunks...)
-		}
 		all = append(all, c.ObjectFiles()...)
 	}
 	slices.SortFunc(all, compareChunks)

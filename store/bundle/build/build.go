@@ -49,7 +49,7 @@ type Result struct {
 
 // ArtifactResult says what became of one artifact.
 type ArtifactResult struct {
-	Class bundle.Class
+	Class bundle.Class // empty: the agent's
 	bundle.Platform
 	Digest  bundle.Digest
 	Bytes   int64 // of its tar
@@ -137,7 +137,7 @@ type builder struct {
 	result   Result
 }
 
-func (b *builder) build(ctx context.Context) (*Result, error) {
+func (b *builder) build(ctx context.Context) (_ *Result, err error) {
 	m := &bundle.Manifest{
 		Version:       b.spec.Version,
 		Previous:      b.previous(),
@@ -155,6 +155,9 @@ func (b *builder) build(ctx context.Context) (*Result, error) {
 			return nil, err
 		}
 		m.Classes[c.Name] = u
+	}
+	if m.Agent, err = b.agent(ctx); err != nil {
+		return nil, err
 	}
 	if b.problems.HasErrors() {
 		return nil, specError(b.problems, b.spec.files)
@@ -232,6 +235,7 @@ func (b *builder) checkSources() {
 			}
 		}
 	}
+	b.checkAgent()
 }
 
 // checkFrom looks whether a node can be at the version that a class is taken from: there
@@ -259,15 +263,24 @@ func (b *builder) checkFrom(c *ClassSpec) {
 	}
 }
 
-func (b *builder) checkArtifact(c *ClassSpec, a ArtifactSpec) {
-	path := b.path(a.Path)
+// source looks at what an artifact is made of; nil where there is nothing to look at.
+func (b *builder) source(a ArtifactSpec) (path string, info fs.FileInfo) {
+	path = b.path(a.Path)
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		b.fail(a.at, "Missing artifact", "There is nothing at %s: build the software for %s first.", path, a.Platform)
-		return
+		return path, nil
 	case err != nil:
 		b.fail(a.at, "Unreadable artifact", "%s.", err)
+		return path, nil
+	}
+	return path, info
+}
+
+func (b *builder) checkArtifact(c *ClassSpec, a ArtifactSpec) {
+	path, info := b.source(a)
+	if info == nil {
 		return
 	}
 	for _, p := range c.programs {
@@ -316,23 +329,13 @@ func (b *builder) path(p string) string {
 func (b *builder) class(ctx context.Context, c *ClassSpec) (bundle.ClassUpgrade, error) {
 	u := c.Upgrade
 	for _, a := range c.Artifacts {
-		path := b.path(a.Path)
-		p, err := pack(ctx, b.dir, path, a, b.Options)
-		if errors.Is(err, archive.ErrUnfit) {
-			b.fail(a.at, "Unfit artifact", "%s.", err)
-			continue
-		}
+		p, err := b.pack(ctx, c.Name, a)
 		if err != nil {
 			return u, err
 		}
-		b.Log.Info("artifact packed", "class", c.Name, "platform", a.Platform.String(), "bytes", p.Length, "files", p.Files, "chunks", len(p.Chunks))
-		b.packed = append(b.packed, p)
-		b.blobs = append(b.blobs, p.blobs()...)
-		u.Artifacts = append(u.Artifacts, p.Artifact)
-		b.result.Artifacts = append(b.result.Artifacts, ArtifactResult{
-			Class: c.Name, Platform: a.Platform, Digest: p.Digest,
-			Bytes: p.Length, Chunks: len(p.Chunks), Files: p.Files, Folders: p.Folders,
-		})
+		if p != nil {
+			u.Artifacts = append(u.Artifacts, p.Artifact)
+		}
 	}
 	for _, o := range c.objects(&u) {
 		data, err := b.object(o)
@@ -348,6 +351,27 @@ func (b *builder) class(ctx context.Context, c *ClassSpec) (bundle.ClassUpgrade,
 		b.blobs = append(b.blobs, archive.Blob{Chunk: blob, Content: bytes.NewReader(data)})
 	}
 	return u, nil
+}
+
+// pack packs an artifact of a class, or of the agent where class is empty; nil where it is
+// unfit, which it notes.
+func (b *builder) pack(ctx context.Context, class bundle.Class, a ArtifactSpec) (*packed, error) {
+	p, err := pack(ctx, b.dir, b.path(a.Path), a, b.Options)
+	if errors.Is(err, archive.ErrUnfit) {
+		b.fail(a.at, "Unfit artifact", "%s.", err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	b.Log.Info("artifact packed", "class", class, "platform", a.Platform.String(), "bytes", p.Length, "files", p.Files, "chunks", len(p.Chunks))
+	b.packed = append(b.packed, p)
+	b.blobs = append(b.blobs, p.blobs()...)
+	b.result.Artifacts = append(b.result.Artifacts, ArtifactResult{
+		Class: class, Platform: a.Platform, Digest: p.Digest,
+		Bytes: p.Length, Chunks: len(p.Chunks), Files: p.Files, Folders: p.Folders,
+	})
+	return p, nil
 }
 
 // write writes the bundle beside its place, opens it as a peer would, and

@@ -25,9 +25,12 @@ func (d *decoder) release(r *releaseSchema, spec *Spec) {
 		spec.Version = bundle.Version(d.number(r.Version, 1, int64(bundle.MaxVersion)))
 	}
 	spec.FinalizeAfter = d.duration(r.FinalizeAfter, 0, bundle.MinFinalizeAfter, bundle.MaxFinalizeAfter)
-	if len(r.Classes) == 0 || len(r.Classes) > bundle.MaxClasses {
-		d.fail(r.At, "Missing class block", "A release changes 1 to %d classes: class \"kv\" { … }, one block for each.", bundle.MaxClasses)
+	if n := len(r.Classes); n == 0 && r.Agent == nil || n > bundle.MaxClasses {
+		d.fail(r.At, "Missing class block", "A release changes 1 to %d classes: class \"kv\" { … }, one block for each. One with agent { … } may change none.", bundle.MaxClasses)
 		return
+	}
+	if r.Agent != nil {
+		spec.Agent = d.agent(r.Agent)
 	}
 	seen := map[string]hcl.Range{}
 	for i := range r.Classes {
@@ -61,7 +64,7 @@ func (d *decoder) class(s *classSchema, version bundle.Version) ClassSpec {
 		}
 	}
 	upgrade := s.From != nil
-	c.Artifacts = d.artifacts(s)
+	c.Artifacts = d.artifacts(s.Artifacts, s.At, "A class")
 	u.Services = d.services(s)
 	r := hclguard.References{State: true, Vars: true, Args: true, Services: slices.Collect(maps.Keys(u.Services)), Of: "The class"}
 	if d.required(s.Command, s.At, "command", `command = ["./kv", "--state", "${state}"]`) {
@@ -82,11 +85,11 @@ func (d *decoder) class(s *classSchema, version bundle.Version) ClassSpec {
 	return c
 }
 
-func (d *decoder) artifacts(s *classSchema) []ArtifactSpec {
+func (d *decoder) artifacts(blocks []artifactSchema, at hcl.Range, whose string) []ArtifactSpec {
 	var all []ArtifactSpec
 	seen := map[bundle.Platform]hcl.Range{}
-	for i := range s.Artifacts {
-		b := &s.Artifacts[i]
+	for i := range blocks {
+		b := &blocks[i]
 		a := ArtifactSpec{at: b.At}
 		if d.required(b.OS, b.At, "os", `os = "linux"`) {
 			a.OS = d.platform(b.OS)
@@ -105,7 +108,7 @@ func (d *decoder) artifacts(s *classSchema) []ArtifactSpec {
 		all = append(all, a)
 	}
 	if len(all) == 0 || len(all) > bundle.MaxArtifacts {
-		d.fail(s.At, "Missing artifact block", "A class has 1 to %d artifacts, one for each platform: artifact { … } with os, arch and path.", bundle.MaxArtifacts)
+		d.fail(at, "Missing artifact block", "%s has 1 to %d artifacts, one for each platform: artifact { … } with os, arch and path.", whose, bundle.MaxArtifacts)
 	}
 	slices.SortFunc(all, func(a, b ArtifactSpec) int {
 		return cmp.Or(cmp.Compare(a.OS, b.OS), cmp.Compare(a.Arch, b.Arch))

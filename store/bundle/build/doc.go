@@ -108,7 +108,19 @@
 //	      hold_timeout = "30s"         # default: how long a call may wait for its node
 //	    }
 //	  }
+//	  agent {                          # default: none; brings a new program for the agents themselves
+//	    artifact {                     # one block for each platform; where there is none the agent stays
+//	      os   = "linux"
+//	      arch = "amd64"
+//	      path = "build/moult"         # the program, one file; it is called moult on the nodes
+//	    }
+//	    max_unavailable = 1            # default: on so many nodes at once, of all classes; or a share, "10%"
+//	  }
 //	}
+//
+// A release with an agent block may have no class block; it has manifest format 10, which
+// older agents refuse by that number. The program's header must be that of an executable for
+// the platform; it is not run.
 //
 // past and future are required where from is there, and refused where it is
 // not: somebody has to decide how the callers of a neighbouring version are

@@ -15,6 +15,13 @@ type releaseSchema struct {
 	Version       *hcl.Attribute `hcl:"version"`
 	FinalizeAfter *hcl.Attribute `hcl:"finalize_after"`
 	Classes       []classSchema  `hcl:"class,block"`
+	Agent         *agentSchema   `hcl:"agent,block"`
+}
+
+type agentSchema struct {
+	At             hcl.Range        `hcl:",def_range"`
+	Artifacts      []artifactSchema `hcl:"artifact,block"`
+	MaxUnavailable *hcl.Attribute   `hcl:"max_unavailable"`
 }
 
 type classSchema struct {

@@ -22,6 +22,7 @@ type Spec struct {
 	Version       bundle.Version
 	FinalizeAfter bundle.Duration // 0: the operator finalizes it
 	Classes       []ClassSpec     // sorted by name
+	Agent         *AgentSpec      `json:",omitempty"` // nil: the agents stay
 
 	dir   string // paths are relative to it
 	files map[string]*hcl.File

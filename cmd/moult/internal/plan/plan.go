@@ -25,7 +25,16 @@ type Report struct {
 	// FinalizeAfter is how long after all have settled, and are well, it finalizes itself; 0: never.
 	FinalizeAfter bundle.Duration `json:"finalize_after,omitempty"`
 	Classes       []Class         `json:"classes"`
-	Ring          *Ring           `json:"ring,omitempty"`
+	// Agent is the agent that the release brings; nil: none.
+	Agent *Agent `json:"agent,omitempty"`
+	Ring  *Ring  `json:"ring,omitempty"`
+}
+
+// Agent is the program that takes the place of the agents.
+type Agent struct {
+	Artifacts []Artifact `json:"artifacts"`
+	// MaxUnavailable is how many are replaced at once, as the release says.
+	MaxUnavailable string `json:"max_unavailable"`
 }
 
 // Class is what the release does to one class.
@@ -111,6 +120,12 @@ func report(b *archive.Bundle, m *bundle.Manifest, head Report) (*Report, error)
 			p.Calls = append(p.Calls, past, future)
 		}
 		r.Classes = append(r.Classes, p)
+	}
+	if a := m.Agent; a != nil {
+		r.Agent = &Agent{MaxUnavailable: a.MaxUnavailable}
+		for _, art := range a.Artifacts {
+			r.Agent.Artifacts = append(r.Agent.Artifacts, Artifact{Platform: art.Platform, Bytes: art.Length, Chunks: len(art.Chunks)})
+		}
 	}
 	onlyForward := slices.DeleteFunc(slices.Sorted(maps.Keys(m.Classes)), func(c bundle.Class) bool { return m.Classes[c].Transform.Reverse != nil })
 	for i := range r.Classes {

@@ -36,10 +36,24 @@ func (r *Report) Print(out io.Writer) error {
 			return err
 		}
 	}
+	if r.Agent != nil {
+		if err := r.Agent.print(out, r.Version); err != nil {
+			return err
+		}
+	}
 	if r.Ring == nil {
 		return nil
 	}
 	return r.Ring.print(out, r.Version)
+}
+
+func (a *Agent) print(out io.Writer, release bundle.Version) error {
+	fmt.Fprintf(out, "\nagents: that of release %d, at most %s replaced at once\n", release, a.MaxUnavailable)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, art := range a.Artifacts {
+		fmt.Fprintf(w, "  program\t%s, %s\n", art.Platform, screen.Bytes(art.Bytes))
+	}
+	return w.Flush()
 }
 
 func (c Class) print(out io.Writer) error {
