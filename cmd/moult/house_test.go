@@ -89,6 +89,7 @@ var floors = map[string]int{
 	"agent/report":             4,
 	"agent/home":               4,
 	"agent/notify":             5,
+	"agent/selfupdate":         5,
 	"simlayer/speed":           7,
 
 	"simlayer/packets/packetstest": 2,
