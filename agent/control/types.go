@@ -157,6 +157,22 @@ type ReleaseStatus struct {
 	Finalized     bool            `json:"finalized,omitempty"`
 	FinalizeAfter bundle.Duration `json:"finalize_after,omitempty"`
 	FinalizeAt    time.Time       `json:"finalize_at,omitzero"`
+	// Agents is how far the agents are; nil where its order replaces none.
+	Agents *AgentsStatus `json:"agents,omitempty"`
+}
+
+// AgentsStatus counts the nodes whose agents are replaced by that of a release.
+type AgentsStatus struct {
+	Release bundle.Version `json:"release"`
+	Total   int            `json:"total"`
+	// Done need it no more: they run it, or have run it, or there is none for their platform.
+	Done   int `json:"done"`
+	Budget int `json:"budget"`
+	// Trying and Failed are names of nodes.
+	Trying []string `json:"trying"`
+	Failed []string `json:"failed"`
+	// Words say it in a line, with the way out where some have failed.
+	Words string `json:"words"`
 }
 
 // Back reports whether the release is being taken back, or was.
@@ -219,6 +235,8 @@ type NodeStatus struct {
 	Claims bundle.Version `json:"claims,omitempty"`
 	// Rehearsed is what came of its last rehearsal; zero for none.
 	Rehearsed view.Rehearsal `json:"rehearsed,omitzero"`
+	// Agent is which program its agent is, as in view.Record.
+	Agent view.AgentBuild `json:"agent,omitzero"`
 	// Facts are as in view.Record.
 	Facts map[string]view.Fact `json:"facts,omitempty"`
 	// Enrolment shows that a join token has enrolled the node.
@@ -280,6 +298,8 @@ type Why struct {
 	Reason  string         `json:"reason"`
 	// Command is what an operator can run to change it; empty where nothing would.
 	Command string `json:"command,omitempty"`
+	// Agent is what the node's agent waits for, where it is to be replaced.
+	Agent string `json:"agent,omitempty"`
 }
 
 // Trust is what an operator's tools need to sign the next document: the TUF

@@ -25,7 +25,7 @@ type Memory struct {
 // moult, its state becomes a slot.
 func (h *Home) Recall(ran bundle.Version) (Memory, error) {
 	m := Memory{Memory: node.Memory{Floor: h.Floor(), Ran: ran}}
-	return m, errors.Join(h.recallView(&m), recallMachine(h, keyAnswering, &m.Answering), recallMachine(h, keyFinalizing, &m.Observed), h.recallState(&m), h.recallTrust(&m))
+	return m, errors.Join(h.recallView(&m), recallMachine(h, keyAnswering, &m.Answering), recallMachine(h, keyFinalizing, &m.Observed), recallMachine(h, keyAgents, &m.Agents), h.recallState(&m), h.recallTrust(&m))
 }
 
 // Floor is what survives even the loss of the database.

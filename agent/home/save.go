@@ -27,6 +27,7 @@ const (
 	keyAnswering   = "answering"
 	keyObserved    = "observed"
 	keyFinalizing  = "finalizing" // for how long a release has been as it must be to be finalized
+	keyAgents      = "agents"     // that the node was to have
 	bucketView     = "view"
 	bucketSeen     = "seen" // node -> what was seen of its past
 	bucketPeers    = "peers"
@@ -70,7 +71,7 @@ func (h *Home) Save(s node.Save, b Beside) error {
 			trusted[key] = blob
 		}
 	}
-	if s.State == nil && s.Answering == nil && s.Observed == nil && len(trusted)+len(s.Frozen)+len(s.Bound) == 0 {
+	if s.State == nil && s.Answering == nil && s.Observed == nil && s.Agents == nil && len(trusted)+len(s.Frozen)+len(s.Bound) == 0 {
 		return h.Store.Raise(func(f *store.Floor) { raise(f, s.Floor) })
 	}
 	frozen, bound := byKey(s.Frozen), byKey(s.Bound)
@@ -82,6 +83,7 @@ func (h *Home) Save(s node.Save, b Beside) error {
 			h.putState(tx, s.State, b.Log),
 			putMachine(tx, keyAnswering, s.Answering),
 			putMachine(tx, keyFinalizing, s.Observed),
+			putMachine(tx, keyAgents, s.Agents),
 			putDigests(tx, bucketTrust, trusted),
 			putDigests(tx, bucketFrozen, frozen),
 			putDigests(tx, bucketOrders, bound),

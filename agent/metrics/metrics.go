@@ -73,6 +73,7 @@ var (
 	releaseVersion = metric{"moult_release_version", "The newest release that rolls or has rolled; 0 for none.", gauge, nil}
 	releaseState   = metric{"moult_release_state", "1 for the state of that release as this agent sees it, 0 for all others.", gauge, []string{"state"}}
 	releaseSettled = metric{"moult_release_settled", "Nodes that are at that release, well or not, as this agent sees them.", gauge, nil}
+	releaseAgents  = metric{"moult_release_agents", "Nodes whose agents that release's rollout order replaces, by how far they are, as this agent sees them: done, trying, failed or waiting.", gauge, []string{"state"}}
 	classNodes     = metric{"moult_class_nodes", "Nodes of a class by how far they are with that release, as this agent sees them.", gauge, []string{"class", "state"}}
 	classBudget    = metric{"moult_class_budget", "Nodes of a class that may be down at once; 0 without a rollout order.", gauge, []string{"class"}}
 	nodesAt        = metric{"moult_nodes", "Nodes that this agent knows, by class and version.", gauge, []string{"class", "version"}}
@@ -101,7 +102,7 @@ var (
 // all lists them.
 var all = []metric{
 	agentInfo, alarms, nodePhase, nodeHealth, nodeVersion, nodeRunning, nodeTarget, nodeProgress,
-	releaseVersion, releaseState, releaseSettled, classNodes, classBudget, nodesAt, unreachable,
+	releaseVersion, releaseState, releaseSettled, releaseAgents, classNodes, classBudget, nodesAt, unreachable,
 	calls, callDuration, callsOpen, callsHeld, callsInFlight, holds, holdSeconds, longestHold, objectCalls, objectState, objectRestarts,
 	fetched, served, gossipBytes, viewRecords, stored, free, expires, lasts,
 }
@@ -234,6 +235,14 @@ func (s sink) classes(st control.Status) {
 		s.put(unreachable, float64(away[class]), class)
 	}
 	s.put(releaseSettled, float64(settled))
+	var a control.AgentsStatus
+	if st.Release.Agents != nil {
+		a = *st.Release.Agents
+	}
+	trying, failed := len(a.Trying), len(a.Failed)
+	for state, n := range map[string]int{"done": a.Done, "trying": trying, "failed": failed, "waiting": a.Total - a.Done - trying - failed} {
+		s.put(releaseAgents, float64(n), state)
+	}
 }
 
 // service sends the calls of a service.

@@ -26,6 +26,7 @@ const (
 	causeFolder    = "folder"    // the data folder is older than what the node has said
 	causeMembers   = "members"   // who belongs to the cluster is not understood
 	causeFinalized = "finalized" // the command of a release that is finalized fails
+	causeAgent     = "agent"     // a build of it was put back, or cannot be put in place
 	causeStranger  = "stranger"  // this node does not belong to it
 )
 

@@ -118,6 +118,13 @@ type (
 	// comes now and then.
 	Called struct{ By map[bundle.Version]Calls }
 
+	// AgentKnown says which program this agent is. It answers Ready.Agent, too; a Problem says
+	// what was in the way, if anything was: it is tried again in a while.
+	AgentKnown struct {
+		schedule.AgentKnown
+		Problem string
+	}
+
 	// Leave is the operator's word: the agent leaves the ring.
 	Leave struct{}
 	// Alarm raises an alarm of the driver's, by its cause; without Text the cause
@@ -158,5 +165,6 @@ func (FactsSampled) event()       {}
 func (LetIn) event()              {}
 func (SoftwareStarts) event()     {}
 func (Called) event()             {}
+func (AgentKnown) event()         {}
 func (Leave) event()              {}
 func (Alarm) event()              {}

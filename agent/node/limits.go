@@ -52,6 +52,7 @@ const (
 	holdTimeout  = 30 * time.Second // where no release says otherwise
 	minPause     = time.Second      // between two rounds of fetching documents
 	maxPause     = 30 * time.Second
+	agentDigits  = 12               // of the digest of an agent, in its record
 	retryLater   = 15 * time.Second // after a transform's "try later" or a full disk
 	retryInstall = 30 * time.Second // after an installation that failed
 )

@@ -37,6 +37,7 @@ type Memory struct {
 
 	Answering Answering
 	Observed  schedule.Observed // until a release is finalized by its own word
+	Agents    schedule.AgentMemory
 }
 
 // Seek finds out which slot is live where nothing names one. Software writes only to the

@@ -126,6 +126,8 @@ type Node struct {
 	sources   map[bundle.NodeID]source
 	listed    bool // nothing that it comes from has changed since
 
+	agents agents // what becomes of this agent
+
 	addr     string // where the agent gossips
 	services map[string]view.ServiceAddr
 	own      view.Record // as last told
@@ -202,6 +204,7 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 	if n.observedSaved = m.Observed; !n.doubtful {
 		n.observed = m.Observed
 	}
+	n.agents.memory, n.agents.saved = m.Agents, m.Agents
 	n.contents = n.machine.State().Bound()
 	n.sources = map[bundle.NodeID]source{}
 	for r := range n.view.All() {
@@ -224,6 +227,7 @@ func (n *Node) Step(now time.Time, e Event) {
 	switch e := e.(type) {
 	case Tick:
 		n.offerAgain()
+		n.agents.due = true
 	case ActionEnded:
 		n.actionEnded(e.Answer)
 	case Trouble:
@@ -303,6 +307,8 @@ func (n *Node) Step(now time.Time, e Event) {
 		n.factsSampled(e)
 	case LetIn:
 		n.software.admitted = true
+	case AgentKnown:
+		n.agentKnown(e)
 	case Leave:
 		n.left = true
 	case Alarm:
@@ -347,7 +353,7 @@ func (n *Node) decide() {
 	n.noteFacts()
 	n.noteProgress()
 	n.observe()
-	for _, f := range []func(){n.aim, n.retry, n.begin, n.goOn, n.soak, n.schedule, n.finalize} {
+	for _, f := range []func(){n.aim, n.retry, n.begin, n.goOn, n.soak, n.schedule, n.finalize, n.replaceAgent} {
 		if n.waits() {
 			return
 		}

@@ -34,6 +34,9 @@ type Ready struct {
 	// Fetch lists documents to ask peers for: each that comes is told by
 	// DocumentFetched, and the end of all by FetchEnded.
 	Fetch []Document
+	// Agent is what is to be done about this agent itself; nil: nothing new. AgentKnown answers
+	// it, if the agent has not been replaced by then.
+	Agent *schedule.AgentStep
 	// Raised are alarms that are new.
 	Raised []string
 	// Dropped are nodes of which the view has nothing any more.
@@ -42,7 +45,7 @@ type Ready struct {
 
 // Empty reports whether there is nothing to do.
 func (r Ready) Empty() bool {
-	return r.Save == nil && r.Gate == nil && r.Route == nil && r.Directory == nil && len(r.Actions) == 0 && r.Tell == nil && r.Check == nil &&
+	return r.Save == nil && r.Gate == nil && r.Route == nil && r.Directory == nil && len(r.Actions) == 0 && r.Tell == nil && r.Check == nil && r.Agent == nil &&
 		len(r.Read) == 0 && len(r.Fetch) == 0 && len(r.Raised) == 0 && len(r.Dropped) == 0
 }
 
@@ -64,6 +67,8 @@ type Save struct {
 	// Observed is how long the time has run until a release is finalized by its own word; nil: as
 	// before.
 	Observed *schedule.Observed
+	// Agents is what is kept of the agents that the node was to have; nil: as before.
+	Agents *schedule.AgentMemory
 }
 
 // Gate says which software callers reach.
@@ -99,6 +104,7 @@ func (n *Node) Ready() Ready {
 			s := n.machine.State()
 			r.Check = &Check{Step: s.Step, Running: s.Running, Path: s.Path}
 		}
+		r.Agent = n.agents.wish
 	}
 	// What was decided is done, whatever else waits to be written down: an agent that starts
 	// on a full disk looks after its node.
@@ -151,6 +157,9 @@ func (n *Node) Advance(r Ready) {
 	}
 	if r.Check != nil {
 		n.check.state = checkRuns
+	}
+	if r.Agent != nil {
+		n.agents.wish, n.agents.told = nil, true
 	}
 	if len(r.Fetch) > 0 {
 		n.docs.rounds.begin()

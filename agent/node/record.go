@@ -47,6 +47,7 @@ func (n *Node) record() view.Record {
 		Trust:  view.Heads{Root: n.meta.Root, Timestamp: n.meta.Timestamp, Head: n.meta.Head()},
 		Alarms: n.Alarms(), Left: n.left, Enrolment: n.cfg.Enrolment, Joined: n.docs.joined, Reads: view.ReadsTurns, Turned: s.Turned, Final: s.Final,
 	}
+	r.Agent = n.agentSaid()
 	if s.Version < r.Version && s.Turned.Release > s.Version {
 		r.At = s.Version
 	}

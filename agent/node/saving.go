@@ -38,7 +38,11 @@ func (n *Node) toSave() *Save {
 		s.Answering = &a
 	}
 	s.Observed = n.observedToSave()
-	if s.State == nil && s.Answering == nil && s.Observed == nil && s.Metadata.IsZero() && s.Evidence.IsZero() && len(s.Frozen) == 0 && len(s.Bound) == 0 && s.Floor == nil {
+	if n.agents.memory != n.agents.saved {
+		m := n.agents.memory
+		s.Agents = &m
+	}
+	if s.State == nil && s.Answering == nil && s.Observed == nil && s.Agents == nil && s.Metadata.IsZero() && s.Evidence.IsZero() && len(s.Frozen) == 0 && len(s.Bound) == 0 && s.Floor == nil {
 		return nil
 	}
 	s.Frozen, s.Bound = maps.Clone(s.Frozen), maps.Clone(s.Bound)
@@ -64,6 +68,9 @@ func (n *Node) durable(s Save) {
 	}
 	if s.Observed != nil {
 		n.observedSaved = *s.Observed
+	}
+	if s.Agents != nil {
+		n.agents.saved = *s.Agents
 	}
 	if s.State != nil {
 		n.reached(*s.State)
@@ -92,6 +99,8 @@ func (n *Node) offerAgain() {
 func (n *Node) Refused(why string) {
 	n.saving, n.full = refused, why
 	n.check.refused()
+	n.agents.memory = n.agents.saved
+	n.agents.anew()
 	n.observed.For = min(n.observed.For, n.observedSaved.For) // it is not worth an alarm
 	n.routing.answering.Oldest = n.routing.saved.Oldest       // somebody who needs more may come
 	if n.saved.Phase == upgrade.Waiting && n.machine.State().Phase == upgrade.Draining {

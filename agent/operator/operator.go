@@ -29,8 +29,12 @@ func New(folder *trust.Folder) Operator { return Operator{folder} }
 // handing the bundle and the order over is the caller's. Where the release, or a newer
 // one, has an order already, there is nothing to sign and the result is nil: the bundle
 // alone may still bring what the agent lacks of it. notes are what the operator should
-// know: the release's Doubts, Besides, and who is enrolled with it or is not.
-func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bundle) (signed *control.Signed, notes []string, err error) {
+// know: the release's Doubts, Besides, and who is enrolled with it or is not. With agents, the
+// order also has agents replaced by the one that the release brings.
+func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bundle, agents bool) (signed *control.Signed, notes []string, err error) {
+	if err := checkAgents(b.Head(), agents); err != nil {
+		return nil, nil, err
+	}
 	peer, err := api.Trust(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -65,10 +69,22 @@ func (o Operator) Begin(ctx context.Context, api *control.Client, b *archive.Bun
 	if err != nil {
 		return nil, nil, err
 	}
+	if agents && (order.Agents == nil || order.Agents.Release != order.Release) {
+		with := order.WithAgents
+		if o.signed(order) {
+			with = order.AllowAgents
+		}
+		if order, err = with(b.Head()); err != nil {
+			return nil, nil, control.Refused(err, "")
+		}
+	}
 	if signed, err = o.Sign(order); err != nil {
 		return nil, nil, err
 	}
 	besides, err := o.Besides(peer.Set, order.Release)
+	if b.Head().Agent != nil && !agents {
+		notes = append(notes, fmt.Sprintf("release %d brings an agent, and none is replaced by it before `moult inject --agents BUNDLE` says so", order.Release))
+	}
 	if len(notes) > 0 { // which say who is enrolled with it
 		besides = signedNow(besides)
 	}

@@ -217,7 +217,7 @@ func TestWithdrawHandedIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err = New(f).Begin(t.Context(), api, b); err == nil || !strings.Contains(hint(err), "`moult withdraw --class kv 3`") {
+	if _, _, err = New(f).Begin(t.Context(), api, b, false); err == nil || !strings.Contains(hint(err), "`moult withdraw --class kv 3`") {
 		t.Fatalf("inject it: %v, %q", err, hint(err))
 	}
 	if from, _, err := New(f).Withdraw(t.Context(), api, Withdrawal{Class: "kv", Release: 3}); err != nil || from != 1 {

@@ -34,7 +34,7 @@ func (p Peer) Status(heard map[bundle.NodeID]bool) control.Status {
 	for _, r := range p.Node.Known() {
 		n := control.NodeStatus{
 			Name: cmp.Or(r.Name, r.Node.Short()), Standing: string(p.Node.Standing(r)), ID: r.Node, Class: r.Class, Version: r.Stands(), Runs: p.runs(r), Phase: string(r.Phase), Health: string(r.Health.State), Target: r.Target,
-			Progress: r.Progress, Reachable: alive(r.Node), Away: p.Node.Away(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Running: r.Running, Metadata: r.Trust.Timestamp, Address: r.Addr, Platform: r.Platform, Labels: r.Labels, Enrolment: r.Enrolment, Joined: r.Joined, Reads: r.Reads, Turned: r.Turned, Final: r.Final, Rehearsed: r.Rehearsed, Facts: r.Facts,
+			Progress: r.Progress, Reachable: alive(r.Node), Away: p.Node.Away(r.Node), Reason: r.Reason, Since: r.Since, Number: r.Seq, Running: r.Running, Metadata: r.Trust.Timestamp, Address: r.Addr, Platform: r.Platform, Labels: r.Labels, Enrolment: r.Enrolment, Joined: r.Joined, Reads: r.Reads, Turned: r.Turned, Final: r.Final, Rehearsed: r.Rehearsed, Agent: r.Agent, Facts: r.Facts,
 			Services: map[string]control.ServiceStatus{},
 		}
 		for name, sv := range r.Services {
@@ -175,6 +175,7 @@ func (p Peer) releaseStatus(s *control.Status) {
 	if o != nil {
 		s.Release.Turn, s.Release.Finalized = o.Turn, o.Finalized || p.finalAlone(o)
 		s.Release.FinalizeAfter, s.Release.FinalizeAt = o.FinalizeAfter, p.Node.Finalizing().At
+		s.Release.Agents = p.agents(o)
 	}
 	p.waysBack(s)
 	if p.Node.Conflicted(head) {

@@ -27,7 +27,7 @@ func (p Peer) Why(node string) (control.Why, error) {
 	name, head, at := p.Node.NameOf(r.Node), p.Node.Head(), r.Stands()
 	o := p.Node.Orders()[p.Node.Rolling()]
 	back := o != nil && o.Back()
-	w.Node = cmp.Or(r.Name, name)
+	w.Node, w.Agent = cmp.Or(r.Name, name), p.whyAgent(r, o)
 	switch {
 	case r.Phase == "":
 		w.Code, w.Command = "unknown", "moult forget "+name

@@ -41,7 +41,7 @@ func (o *Order) Skip(class bundle.Class, id bundle.NodeID) (*Order, error) {
 			return fmt.Errorf("node %s has no place in the rollout that could be skipped", id.Short())
 		}
 		return nil
-	}))
+	}, func(next *Order) { next.Agents.skip(id) }))
 }
 
 // Forget returns the successor in which a node is skipped wherever it has a place, and
@@ -56,6 +56,7 @@ func (o *Order) Forget(id bundle.NodeID, number uint64) (*Order, error) {
 				next.Classes[class] = c
 			}
 		}
+		next.Agents.skip(id)
 		f := Forgotten{Node: id, UpTo: min(number, MaxNumber-forgetAhead) + forgetAhead}
 		at := slices.IndexFunc(next.Forgotten, func(g Forgotten) bool { return g.Node == id })
 		if at >= 0 {
@@ -90,24 +91,29 @@ func (c *ClassOrder) skip(id bundle.NodeID) (found bool) {
 // the order was first signed gets the most careful schedule.
 func (o *Order) Retry(class bundle.Class, id bundle.NodeID) (*Order, error) {
 	return o.change(func(next *Order) error {
-		c, ok := next.Classes[class]
-		if !ok {
-			c = defaultClassOrder
-		}
-		// Attempts that ended at places skipped since count: one more than these is
-		// another attempt for certain.
-		more := 1
-		if c.attempts(id) == 0 {
-			more += c.places(id)
-		}
-		c.Roster = append(c.Roster, slices.Repeat([]bundle.NodeID{id}, more)...)
-		c.Spread = c.Spread.with(c.Roster)
-		if c.Strategy == bundle.StrategyManual {
-			c.Started = append(c.Started, c.notStarted(id)...)
-		}
-		next.Classes[class] = c
+		next.retry(class, id)
+		next.Agents.takeIn(id)
 		return nil
 	})
+}
+
+func (o *Order) retry(class bundle.Class, id bundle.NodeID) {
+	c, ok := o.Classes[class]
+	if !ok {
+		c = defaultClassOrder
+	}
+	// Attempts that ended at places skipped since count: one more than these is
+	// another attempt for certain.
+	more := 1
+	if c.attempts(id) == 0 {
+		more += c.places(id)
+	}
+	c.Roster = append(c.Roster, slices.Repeat([]bundle.NodeID{id}, more)...)
+	c.Spread = c.Spread.with(c.Roster)
+	if c.Strategy == bundle.StrategyManual {
+		c.Started = append(c.Started, c.notStarted(id)...)
+	}
+	o.Classes[class] = c
 }
 
 // Start returns the successor in which a node may go down under
@@ -185,7 +191,7 @@ func (o *Order) changeClass(class bundle.Class, f func(*ClassOrder) error) (*Ord
 	return o.change(inClass(class, f))
 }
 
-func inClass(class bundle.Class, f func(*ClassOrder) error) func(*Order) error {
+func inClass(class bundle.Class, f func(*ClassOrder) error, besides ...func(*Order)) func(*Order) error {
 	return func(next *Order) error {
 		c, ok := next.Classes[class]
 		if !ok {
@@ -195,6 +201,9 @@ func inClass(class bundle.Class, f func(*ClassOrder) error) func(*Order) error {
 			return err
 		}
 		next.Classes[class] = c
+		for _, f := range besides {
+			f(next)
+		}
 		return nil
 	}
 }
@@ -212,7 +221,7 @@ func (o *Order) change(f func(*Order) error) (*Order, error) {
 func (o *Order) amend(f func(*Order) error) (*Order, error) {
 	next := *o
 	next.Serial++
-	next.Forgotten, next.Withdrawn = slices.Clone(o.Forgotten), slices.Clone(o.Withdrawn)
+	next.Forgotten, next.Withdrawn, next.Agents = slices.Clone(o.Forgotten), slices.Clone(o.Withdrawn), o.Agents.clone()
 	if o.Joined != nil {
 		next.Joined = &Joined{Orders: slices.Clone(o.Joined.Orders), Open: o.Joined.Open}
 	}

@@ -94,6 +94,7 @@ func Instantiate(m *bundle.Manifest, digest bundle.Digest, previous *Order, node
 		}
 		o.Classes[class] = c
 	}
+	o.keepAgents(m, previous)
 	o.Format = o.lowestFormat()
 	if err := o.Validate(); err != nil {
 		return nil, err

@@ -76,6 +76,10 @@ func Join(a, b *Order, digests ...bundle.Digest) (*Order, error) {
 		}
 		next.Classes[name] = c
 	}
+	var err error
+	if next.Agents, err = joinAgents(a.Agents, b.Agents); err != nil {
+		return nil, refuse("%v", err)
+	}
 	next.Forgotten, next.Withdrawn = slices.Clone(a.Forgotten), slices.Clone(a.Withdrawn)
 	for _, f := range b.Forgotten {
 		if i := slices.IndexFunc(next.Forgotten, func(g Forgotten) bool { return g.Node == f.Node }); i >= 0 {
@@ -244,6 +248,9 @@ func JoinSuccessor(old, next *Order) error {
 	bad := notSuccessor(old, next)
 	if err := succeeds(old, next); err != nil {
 		return err
+	}
+	if text := agentsSuccessor(old.Agents, next.Agents, true); text != "" {
+		return bad("%s", text)
 	}
 	if next.Turn > old.Turn {
 		return turnSuccessor(old, next)

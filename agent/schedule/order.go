@@ -48,8 +48,10 @@ const (
 	// FormatFinalizeAfter added releases that are finalized by their own word, and classes whose
 	// rollout must get on.
 	FormatFinalizeAfter = 6
+	// FormatAgents added orders that replace agents.
+	FormatAgents = 7
 
-	newestFormat = FormatFinalizeAfter
+	newestFormat = FormatAgents
 )
 
 // States of an order.
@@ -93,12 +95,17 @@ type Order struct {
 	// Withdrawn is what the operator has withdrawn, for good: each order has what the one
 	// before had. The order of a release that is withdrawn is aborted.
 	Withdrawn bundle.Withdrawn `json:"withdrawn,omitempty"`
+	// Agents is the operator's word that agents may be replaced; nil: they stay.
+	Agents *AgentsOrder `json:"agents,omitempty"`
 	// Joined names orders that contradict each other, and whose place it takes.
 	Joined *Joined `json:"joined,omitempty"`
 }
 
 // lowestFormat returns the lowest format that can say what o says.
 func (o *Order) lowestFormat() int {
+	if o.Agents != nil {
+		return FormatAgents
+	}
 	if o.FinalizeAfter != 0 {
 		return FormatFinalizeAfter
 	}
@@ -256,6 +263,7 @@ func (o *Order) Validate() error {
 		fail(o.State != StateAborted && w.First <= o.Release && o.Release <= w.Last, "withdrawn", "release %d itself, for class %s, while its rollout is %s", o.Release, w.Class, o.State)
 	}
 	o.Joined.validate(o.State, fail)
+	o.Agents.validate(o, fail)
 	fail(len(o.Classes) > MaxClasses, "classes", "%d of them, the most is %d", len(o.Classes), MaxClasses)
 	for _, name := range slices.Sorted(maps.Keys(o.Classes)) {
 		field := fmt.Sprintf("classes.%.40s", name)
@@ -365,6 +373,9 @@ func Successor(old, next *Order) error {
 	bad := notSuccessor(old, next)
 	if err := succeeds(old, next); err != nil {
 		return err
+	}
+	if text := agentsSuccessor(old.Agents, next.Agents, next.Joined != nil); text != "" {
+		return bad("%s", text)
 	}
 	if next.Turn > old.Turn {
 		if old.Finalized && next.Joined == nil { // else it was not, in one of the halves

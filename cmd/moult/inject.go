@@ -13,6 +13,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/operator"
 	"moult/cmd/moult/internal/screen"
+	"moult/store/bundle"
 )
 
 func injectCommand() *cli.Command {
@@ -25,6 +26,7 @@ func injectCommand() *cli.Command {
 			"with --no-order the release spreads, and nothing goes down until an order follows.",
 		Flags: []cli.Flag{agentFlag(), trustFlag(), timeoutFlag(time.Hour),
 			&cli.BoolFlag{Name: "no-order", Usage: "hand over the bundle alone"},
+			&cli.BoolFlag{Name: "agents", Usage: "have the agents replaced, too, by the one that the release brings"},
 			&cli.BoolFlag{Name: "wait", Usage: "follow the rollout to its end, as `moult status --wait` does"},
 		},
 		Action: inject,
@@ -45,10 +47,14 @@ func inject(c *cli.Context) error {
 		return failedf("name the file that `moult bundle build` wrote", "inject: %w", err)
 	}
 	defer f.Close()
+	if c.Bool("agents") && c.Bool("no-order") {
+		return misusef("leave one of them out", "that agents are replaced is part of the rollout order: --agents and --no-order exclude each other")
+	}
 	api := client(c)
 	var signed *control.Signed
+	var release *bundle.Manifest
 	if !c.Bool("no-order") {
-		if signed, err = prepareInjection(c, api, f); err != nil {
+		if signed, release, err = prepareInjection(c, api, f); err != nil {
 			return fmt.Errorf("inject: %w", err)
 		}
 	}
@@ -67,6 +73,11 @@ func inject(c *cli.Context) error {
 	}
 	say(c, "%s", accepted.Message)
 	made(c, accepted.Version, accepted.Digest)
+	if c.Bool("agents") && signed == nil { // its rollout had begun
+		if _, err := signOrder(c, operator.Agents(release)); err != nil {
+			return err
+		}
+	}
 	if !c.Bool("wait") {
 		return nil
 	}
@@ -87,20 +98,20 @@ func waitAndShow(c *cli.Context, api *control.Client, goal operator.Goal, timeou
 }
 
 // prepareInjection checks the bundle and makes what the operator must sign for it.
-func prepareInjection(c *cli.Context, api *control.Client, f *os.File) (*control.Signed, error) {
+func prepareInjection(c *cli.Context, api *control.Client, f *os.File) (*control.Signed, *bundle.Manifest, error) {
 	folder, err := openTrust(c)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, failedf("name the trust folder with --trust, or leave the order to the operator with --no-order", "%w", err)
+		return nil, nil, failedf("name the trust folder with --trust, or leave the order to the operator with --no-order", "%w", err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer folder.Close()
 	b, err := checkBundle(f, folder.FirstRoot(), c.App.ErrWriter)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	signed, notes, err := operator.New(folder).Begin(c.Context, api, b)
+	signed, notes, err := operator.New(folder).Begin(c.Context, api, b, c.Bool("agents"))
 	printNotes(c, notes)
-	return signed, err
+	return signed, b.Head(), err
 }

@@ -61,7 +61,7 @@ func showPlan(c *cli.Context) error {
 	defer api.Close()
 	switch ring, err := plan.Ask(ctx, api, b, root); {
 	case err == nil:
-		report.Ring = ring
+		report.Take(ring)
 	case c.IsSet("agent"):
 		return fmt.Errorf("plan: %w", err)
 	default:

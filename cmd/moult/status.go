@@ -256,6 +256,9 @@ func whyCommand() *cli.Command {
 			if why.Command != "" {
 				fmt.Fprintf(c.App.Writer, "to change it: %s\n", why.Command)
 			}
+			if why.Agent != "" {
+				fmt.Fprintf(c.App.Writer, "its agent: %s\n", screen.Line(why.Agent))
+			}
 			return nil
 		},
 	}

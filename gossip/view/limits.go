@@ -32,6 +32,8 @@ const (
 	// MaxLabels bounds the labels of a node, MaxLabelBytes a key or a value.
 	MaxLabels     = 64
 	MaxLabelBytes = 128
+	// MaxProgramBytes bounds the beginning of the digest of an agent's program.
+	MaxProgramBytes = 16
 	// MaxTurns bounds how often a release is taken back and forward again.
 	MaxTurns = 1_000
 	// MaxAttempts bounds the attempts at one release that a node counts.

@@ -20,7 +20,7 @@ import (
 // Record is what one node says of itself. Its maps and slices may be shared
 // with a View: do not change them.
 //
-// What others decide by (Version, Obeys, Ended, Turned, Final) a node makes durable before it
+// What others decide by (Version, Obeys, Ended, Turned, Final, Agent.Done) a node makes durable before it
 // signs it, and never takes back: none of them ever goes down.
 type Record struct {
 	// Node is the digest of Key.
@@ -68,6 +68,8 @@ type Record struct {
 	Health Health `json:"health,omitzero"`
 	// Rehearsed is what came of the last rehearsal; zero for none.
 	Rehearsed Rehearsal `json:"rehearsed,omitzero"`
+	// Agent is which program the node's agent is; zero where an older moult does not say.
+	Agent AgentBuild `json:"agent,omitzero"`
 	// Facts are numbers that the node's software has told of itself, by name.
 	Facts map[string]Fact `json:"facts,omitempty"`
 
@@ -165,6 +167,19 @@ const (
 	ReadsRehearsals = 3 // releases that are rehearsed: it says what came of it, in Rehearsed
 	ReadsTurns      = 4 // orders that take a release back: it says how far it is, in Turned
 )
+
+// AgentBuild says which program an agent is, and how far it is with the one of a release.
+type AgentBuild struct {
+	// Program is the beginning of the digest of the program that runs, in hex, for people.
+	Program string `json:"program,omitempty"`
+	// Done is the newest release whose agent the node needs no more: it has run it well, or
+	// the release has none for its platform. It never goes down.
+	Done bundle.Version `json:"done,omitempty"`
+	// Trying is the release whose agent is being put in place, or on trial; Failed the one
+	// whose agent was put back, until it is tried again. 0 for none.
+	Trying bundle.Version `json:"trying,omitempty"`
+	Failed bundle.Version `json:"failed,omitempty"`
+}
 
 // Rehearsal is what came of running a release on a copy of the node's own state.
 type Rehearsal struct {
@@ -283,6 +298,10 @@ func (r Record) Validate() error {
 	c.version("health.soaked", r.Health.Soaked)
 	c.ended("health.failed", r.Health.Failed)
 	c.rehearsal(r.Rehearsed)
+	c.fail(len(r.Agent.Program) > MaxProgramBytes || strings.ContainsFunc(r.Agent.Program, func(r rune) bool { return !strings.ContainsRune("0123456789abcdef", r) }), "agent.program", "%.40q, want at most %d hexadecimal digits", r.Agent.Program, MaxProgramBytes)
+	c.version("agent.done", r.Agent.Done)
+	c.version("agent.trying", r.Agent.Trying)
+	c.version("agent.failed", r.Agent.Failed)
 	c.fail(!(r.Progress >= 0 && r.Progress <= 1), "progress", "%v, want 0 to 1", r.Progress)
 	c.text("reason", r.Reason, MaxReasonBytes)
 	c.fail(r.Since.Location() != time.UTC || r.Since.Year() > 9999, "since", "%v, want a time in UTC before the year 10000", r.Since)

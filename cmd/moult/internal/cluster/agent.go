@@ -132,7 +132,7 @@ func (a *Agent) Inject(ctx context.Context, trustDir, path string) error {
 	if err != nil {
 		return err
 	}
-	signed, _, err := operator.New(folder).Begin(ctx, a.API, b)
+	signed, _, err := operator.New(folder).Begin(ctx, a.API, b, b.Head().Agent != nil)
 	if err != nil {
 		return err
 	}

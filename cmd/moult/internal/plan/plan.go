@@ -35,6 +35,16 @@ type Agent struct {
 	Artifacts []Artifact `json:"artifacts"`
 	// MaxUnavailable is how many are replaced at once, as the release says.
 	MaxUnavailable string `json:"max_unavailable"`
+	// Ordered is whether a signed order has agents replaced by it.
+	Ordered bool `json:"ordered"`
+}
+
+// Take takes in what an agent knows.
+func (r *Report) Take(ring *Ring) {
+	r.Ring = ring
+	if r.Agent != nil {
+		r.Agent.Ordered = ring.agents == r.Version
+	}
 }
 
 // Class is what the release does to one class.

@@ -53,6 +53,9 @@ func (a *Agent) print(out io.Writer, release bundle.Version) error {
 	for _, art := range a.Artifacts {
 		fmt.Fprintf(w, "  program\t%s, %s\n", art.Platform, screen.Bytes(art.Bytes))
 	}
+	if !a.Ordered {
+		fmt.Fprintf(w, "  order\tnone: no agent is replaced unless the operator says so, by `moult inject --agents BUNDLE`\n")
+	}
 	return w.Flush()
 }
 

@@ -28,6 +28,8 @@ type Ring struct {
 	// that `moult inject` would make now.
 	Signed  bool        `json:"signed"`
 	Classes []RingClass `json:"classes"`
+
+	agents bundle.Version // whose agent the order has agents replaced by; 0: none
 }
 
 // RingClass is what would happen to the nodes of one class.
@@ -105,6 +107,9 @@ func (r *Ring) rank(m *bundle.Manifest, order *schedule.Order, s control.Status)
 	for _, n := range s.Nodes {
 		nodes[n.ID] = n
 	}
+	if order.Agents != nil {
+		r.agents = order.Agents.Release
+	}
 	for _, class := range slices.Sorted(maps.Keys(order.Classes)) {
 		cu, changed := m.Classes[class]
 		c := ringClass(class, m.Version, order.Classes[class], nodes)
@@ -144,8 +149,9 @@ func InForce(ctx context.Context, api *control.Client) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Ring = &Ring{Signed: true, Classes: []RingClass{}}
-	r.Ring.rank(m, order, status)
+	ring := &Ring{Signed: true, Classes: []RingClass{}}
+	ring.rank(m, order, status)
+	r.Take(ring)
 	return r, nil
 }
 

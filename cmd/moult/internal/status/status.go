@@ -57,6 +57,9 @@ func (o Options) head(s control.Status) (lines []string) {
 		say(fmt.Sprintf("class %s  %d of %d settled, %d not well, %d down (budget %d), %d waiting, %d held",
 			class, c.Settled, c.Total, c.Unwell, c.Down, c.Budget, c.Waiting, c.Held))
 	}
+	if a := s.Release.Agents; a != nil {
+		say(screen.Line(a.Words))
+	}
 	for _, a := range s.Alarms {
 		say(o.paint(alarm, alarm) + " " + screen.Line(a))
 	}
