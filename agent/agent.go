@@ -15,6 +15,7 @@ import (
 
 	"moult/agent/config"
 	"moult/agent/control"
+	"moult/agent/fdstore"
 	"moult/agent/home"
 	"moult/agent/membership"
 	"moult/agent/metrics"
@@ -42,6 +43,8 @@ type Agent struct {
 	log      *slog.Logger
 	platform bundle.Platform
 	fail     failpoints
+
+	sockets *fdstore.Store // of the layer
 
 	layer *simlayer.Layer
 	ring  *gossip.Gossip
@@ -105,8 +108,10 @@ type liveSoftware struct {
 }
 
 // Run looks after the node until ctx ends or the agent is told to leave. The
-// node's software goes on when Run has returned.
-func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+// node's software goes on when Run has returned. The sockets at which callers are relayed
+// are those that the agent before has left, as far as there are any; where somebody keeps
+// them for the next one, the calls that are on are carried out first.
+func Run(ctx context.Context, cfg config.Config, sockets *fdstore.Store, log *slog.Logger) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -118,9 +123,10 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	}
 	closers := &closers{}
 	closers.add(h.Close)
-	l := newLoop(h, cfg, log, quit)
+	l := newLoop(h, cfg, sockets, log, quit)
 	if err = l.open(closers); err == nil {
 		err = l.run(ctx)
+		l.leaveCallers()
 	} else {
 		close(l.stopped)
 	}
@@ -129,10 +135,10 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	return errors.Join(err, closers.close())
 }
 
-func newLoop(h *home.Home, cfg config.Config, log *slog.Logger, quit func()) *loop {
+func newLoop(h *home.Home, cfg config.Config, sockets *fdstore.Store, log *slog.Logger, quit func()) *loop {
 	l := &loop{
 		Agent: &Agent{
-			Home: h, cfg: cfg, log: log, quit: quit,
+			Home: h, cfg: cfg, sockets: sockets, log: log, quit: quit,
 			platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH},
 			fail:     failpoints(os.Getenv(failpointVar)),
 			inbox:    make(chan message, inboxSize),
@@ -144,6 +150,16 @@ func newLoop(h *home.Home, cfg config.Config, log *slog.Logger, quit func()) *lo
 	l.noRecords.Every, l.noSets.Every, l.noSave.Every = floodInterval, floodInterval, floodInterval
 	l.objects = objects.New(l.objectsConfig())
 	return l
+}
+
+// leaveCallers has those who call through the agent wait for the next one, if one follows.
+func (a *Agent) leaveCallers() {
+	if !a.sockets.Managed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	a.layer.Leave(ctx)
 }
 
 // closers ends what was opened, the last first.
@@ -205,7 +221,7 @@ func (l *loop) openLayer(c *closers) error {
 	}
 	l.takeDirectory(l.node.Directory()) // before the first call can leave
 	var err error
-	l.layer, err = l.startLayer(simlayer.Config{Services: services, Resolve: l.resolve, Log: l.log}, left)
+	l.layer, err = l.startLayer(simlayer.Config{Services: services, Resolve: l.resolve, Sockets: l.sockets, Log: l.log}, left)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ const (
 	maxKept    = 5 * home.RecordsPerBatch
 
 	documentTimeout = 5 * time.Second  // to fetch one document, before others are tried
+	leaveTimeout    = 10 * time.Second // for the calls that are on when the agent ends and another follows
 	objectsTimeout  = 30 * time.Second // for simulation objects to follow, before it is said
 	tickInterval    = 500 * time.Millisecond
 	stalledTicks    = 10 // so many of them without a byte, and the node says what it lacks

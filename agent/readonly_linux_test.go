@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"moult/agent/control"
+	"moult/agent/fdstore"
 	"moult/agent/membership"
 	"moult/store/bundle"
 	"moult/testdata/kit"
@@ -33,12 +34,13 @@ func TestReadOnlyDisk(t *testing.T) {
 	endSoftware(t, cfg.Data)
 	api := control.NewClient(cfg.Data)
 	defer api.Close()
+	log := slog.New(slog.DiscardHandler)
 	run := func() (end func()) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			if err := Run(ctx, cfg, slog.New(slog.DiscardHandler)); err != nil {
+			if err := Run(ctx, cfg, fdstore.Open(log), log); err != nil {
 				t.Error(err)
 			}
 		}()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"moult/agent/config"
+	"moult/agent/fdstore"
 	"moult/agent/home"
 	"moult/agent/node"
 	"moult/agent/upgrade"
@@ -103,7 +104,7 @@ func openBench(t *testing.T, cfg config.Config) *bench {
 		t.Fatal(err)
 	}
 	c.add(h.Close)
-	b := &bench{loop: newLoop(h, cfg, log, func() {}), t: t, tests: make(chan func()), ended: make(chan struct{}), frozen: map[bundle.Version]bundle.Digest{}}
+	b := &bench{loop: newLoop(h, cfg, fdstore.Open(log), log, func() {}), t: t, tests: make(chan func()), ended: make(chan struct{}), frozen: map[bundle.Version]bundle.Digest{}}
 	b.close = sync.OnceFunc(func() {
 		close(b.stopped)
 		b.work.Wait()

@@ -17,9 +17,10 @@ func (l *Layer) bindSocket(s *service, label bundle.Version, addr string) (net.L
 	pair, err := l.adoptPair(s, label, addr)
 	if err == nil && pair == nil {
 		if s.Attach != AttachInherit || label == 0 {
-			ln, err := stream.Listen(l.ctx, addr)
+			ln, err := l.listenStream(keptName(s, label), addr)
 			return ln, nil, err
 		}
+		l.forgo(keptName(s, label))
 		pair, err = attach.ListenPair(l.ctx, "tcp", addr)
 	}
 	if err != nil {

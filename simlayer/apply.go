@@ -29,6 +29,9 @@ func (l *Layer) Apply(r Routing) error {
 		return fmt.Errorf("routing for version %d: %w", r.Native, err)
 	}
 	fresh, err := l.bind(next.Versions())
+	if l.cfg.Sockets != nil {
+		l.cfg.Sockets.Done() // what of the layer before is wanted is taken by now
+	}
 	if err != nil {
 		return fmt.Errorf("routing for version %d: %w", r.Native, err)
 	}

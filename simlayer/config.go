@@ -34,8 +34,11 @@ type Config struct {
 	// Sockets that it was given.
 	Processes []int
 	Inherited []Inherited
-	Log       *slog.Logger
-	Limits    Limits // zero: DefaultLimits
+	// Sockets has the listening sockets of the layer before, and keeps those of this one for
+	// the next (Layer.Leave); nil: nobody does.
+	Sockets Keeper
+	Log     *slog.Logger
+	Limits  Limits // zero: DefaultLimits
 
 	byProxy bool // net/http answers all that is simulated, for tests
 }

@@ -36,8 +36,10 @@ type Layer struct {
 	ctx    context.Context
 	stop   context.CancelFunc
 	closer sync.Once
-	tasks  stream.Tasks
-	conns  *stream.Quota // that are open
+	// leaving: the next layer takes the listening sockets over.
+	leaving atomic.Bool
+	tasks   stream.Tasks
+	conns   *stream.Quota // that are open
 
 	services map[string]*service // fixed
 

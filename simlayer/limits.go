@@ -50,6 +50,12 @@ const (
 	// answerTime is how long a node that goes down has to answer a datagram. There
 	// is no telling whether it would.
 	answerTime = 100 * time.Millisecond
+	// weanTime is how long callers have to make a call by whose answer they are told to
+	// connect anew, and freshTime how long who has just connected may take to call. lastTime
+	// is what the last answers have to be written, after the node has given them.
+	weanTime  = 2 * time.Second
+	freshTime = 500 * time.Millisecond
+	lastTime  = 2 * time.Second
 	// Between two looks whether there are still calls that are not seen it is at least the
 	// first and at most the second.
 	lookPause    = 20 * time.Millisecond

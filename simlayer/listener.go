@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 
 	"moult/simlayer/attach"
 	"moult/simlayer/calls"
@@ -23,7 +24,8 @@ type listener struct {
 	// packets is what relays UDP; nil for the others.
 	packets *packets.Relay
 
-	pair *attach.Pair // whose other socket the software has; or nil
+	pair    *attach.Pair   // whose other socket the software has; or nil
+	accepts sync.WaitGroup // loops that accept its callers
 	// single is why there is no pair although there should be; it does not change.
 	single error
 }
@@ -49,27 +51,32 @@ func (f *listener) serve() {
 
 // serveFrom accepts callers from a socket until that is closed.
 func (f *listener) serveFrom(ln net.Listener) {
-	f.task(func() error { return f.accept(ln) })
+	f.accepts.Add(1)
+	begun := f.task(func() error {
+		defer f.accepts.Done()
+		return f.accept(ln)
+	})
+	if !begun {
+		f.accepts.Done()
+	}
 }
 
-// task runs what serves the listener.
-func (f *listener) task(run func() error) {
-	if !f.layer.tasks.Begin() {
-		return
-	}
-	go func() {
-		defer f.layer.tasks.End()
+// task runs what serves the listener; false: it must not.
+func (f *listener) task(run func() error) bool {
+	return f.layer.tasks.Go(func() {
 		if err := run(); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			f.layer.log.Error("listener failed", "service", f.service.name, "version", f.Label, "address", f.Addr().String(), "err", err)
 		}
-	}()
+	})
 }
 
 // accept gives each caller to the port, in a goroutine of its own, if there is room.
 func (f *listener) accept(ln net.Listener) error {
 	l := f.layer
 	return stream.Accept(l.ctx, ln, l.log.With("service", f.service.name), func(c net.Conn) {
+		f.Coming()
 		if !l.conns.Enter() || !l.tasks.Go(func() { f.Take(c) }) {
+			f.Refused()
 			l.conns.Leave()
 			stream.Reset(c)
 		}
@@ -94,6 +101,9 @@ func (f *listener) close() {
 func (f *listener) closeSocket() {
 	if f.pair == nil || f.packets != nil {
 		f.Listener.Close()
+	}
+	if f.pair == nil {
+		f.layer.drop(keptName(f.service, f.Label))
 	}
 	_ = f.closePair() // as far as it is not closed yet
 }

@@ -42,6 +42,7 @@ func (l *Layer) bindPacketSocket(f *listener, addr string) (*net.UDPConn, error)
 		if f.service.Attach == AttachSteer {
 			listen = attach.ListenOpen
 		}
+		l.forgo(keptName(f.service, f.Label))
 		pair, err = listen(l.ctx, "udp", addr)
 		if errors.Is(err, attach.ErrSocket) {
 			f.single, pair, err = err, nil, nil // it is relayed
@@ -51,7 +52,7 @@ func (l *Layer) bindPacketSocket(f *listener, addr string) (*net.UDPConn, error)
 		return nil, err
 	}
 	if pair == nil {
-		return packets.Listen(l.ctx, addr)
+		return l.listenPackets(keptName(f.service, f.Label), addr)
 	}
 	conn := pair.Packets()
 	if conn == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 
 	"moult/simlayer/calls"
@@ -50,7 +51,7 @@ func Start(cfg Config) (*Layer, error) {
 	l.rejoin()
 	if cfg.Egress != "" {
 		out, err := egress.Start(egress.Config{
-			Addr: cfg.Egress, Secret: cfg.EgressSecret, Resolve: cfg.Resolve, Label: l.label, Quota: l.conns, Held: cfg.Limits.Held, Log: cfg.Log,
+			Addr: cfg.Egress, Listen: func(addr string) (*net.TCPListener, error) { return l.listenStream(egressName, addr) }, Secret: cfg.EgressSecret, Resolve: cfg.Resolve, Label: l.label, Quota: l.conns, Held: cfg.Limits.Held, Log: cfg.Log,
 		})
 		if err != nil {
 			l.Close()
@@ -91,6 +92,7 @@ func (l *Layer) Close() error {
 		l.closeAsides()
 		if l.out != nil {
 			l.out.Close()
+			l.drop(egressName)
 		}
 	})
 	<-l.tasks.Close()

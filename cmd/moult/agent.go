@@ -10,6 +10,7 @@ import (
 
 	"moult/agent"
 	"moult/agent/config"
+	"moult/agent/fdstore"
 )
 
 func agentCommand() *cli.Command {
@@ -47,7 +48,9 @@ func agentCommand() *cli.Command {
 			if c.Bool("forget") {
 				return agent.Forget(cfg, log)
 			}
-			return agent.Run(c.Context, cfg, log)
+			sockets := fdstore.Open(log)
+			defer sockets.Close()
+			return agent.Run(c.Context, cfg, sockets, log)
 		},
 	}
 }

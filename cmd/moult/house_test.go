@@ -82,6 +82,7 @@ var floors = map[string]int{
 	"agent/ways":               7,
 	"agent/rehearse":           5,
 	"agent/facts":              5,
+	"agent/fdstore":            0,
 	"agent":                    8,
 	"agent/sim":                4,
 	"agent/sim/agenda":         0,

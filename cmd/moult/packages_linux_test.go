@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -314,21 +313,16 @@ func (d debian) replaceAgent(user int, deb string) {
 	if err := os.WriteFile(filepath.Join(d.root, "etc/moult/agent.hcl"), []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	socket := filepath.Join(d.root, "srv/notify")
-	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
-	if err != nil {
+	m := newManager(t, filepath.Join(d.root, "srv/notify"))
+	if err := os.Chmod(m.socket, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	defer os.Remove(socket)
-	defer manager.Close()
-	if err := os.Chmod(socket, 0o777); err != nil {
-		t.Fatal(err)
-	}
+	m.socket = "/srv/notify" // in there
 	start := func() *exec.Cmd {
-		agent := d.as(user, d.command("NOTIFY_SOCKET=/srv/notify", "moult", "agent", "--config", "/etc/moult/agent.hcl"))
+		agent := d.as(user, d.command("moult", "agent", "--config", "/etc/moult/agent.hcl"))
 		var log bytes.Buffer
 		agent.Stderr = &log
-		if err := agent.Start(); err != nil {
+		if err := errors.Join(m.prepare(agent), agent.Start()); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
@@ -336,17 +330,13 @@ func (d debian) replaceAgent(user int, deb string) {
 				t.Logf("agent:\n%s", log.String())
 			}
 		})
-		buf := make([]byte, 1<<12)
-		for {
-			n, err := manager.Read(buf)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if said := string(buf[:n]); strings.HasPrefix(said, "READY=1\nSTATUS=version 1") {
+		for said := range m.said {
+			if strings.HasPrefix(said, "READY=1\nSTATUS=version 1") {
 				t.Logf("told: %q", said)
-				return agent
+				break
 			}
 		}
+		return agent
 	}
 	end := func(agent *exec.Cmd) {
 		if err := errors.Join(agent.Process.Signal(syscall.SIGTERM), agent.Wait()); err != nil {
@@ -357,33 +347,35 @@ func (d debian) replaceAgent(user int, deb string) {
 	agent := start()
 	ctx, cancel := context.WithCancel(t.Context())
 	called := make(chan error)
-	var calls atomic.Int64
-	go func() {
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-		for ctx.Err() == nil {
-			r, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", ports+2))
-			if err != nil {
-				called <- err
-				return
+	var calls [2]atomic.Int64
+	for i, port := range []int{ports + 2, ports + 1} { // to the software itself, and by relay
+		go func() {
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			for ctx.Err() == nil {
+				r, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", port))
+				if err != nil {
+					called <- fmt.Errorf("after %d calls: %w", calls[i].Load(), err)
+					return
+				}
+				r.Body.Close()
+				calls[i].Add(1)
 			}
-			r.Body.Close()
-			calls.Add(1)
-		}
-		called <- nil
-	}()
-	kit.Until(t, "the node is called", func() bool { return calls.Load() > 0 })
+			called <- nil
+		}()
+	}
+	kit.Until(t, "the node is called", func() bool { return calls[0].Load() > 0 && calls[1].Load() > 0 })
 	software := d.processes("sample-node")
 	d.install(deb)
 	d.systemctl("daemon-reload", "daemon-reload", "try-restart moult.service") // the last does what follows
 	end(agent)
 	agent = start()
 	cancel()
-	if err := <-called; err != nil {
-		t.Errorf("after %d calls: %v", calls.Load(), err)
+	if err := errors.Join(<-called, <-called); err != nil {
+		t.Error(err)
 	}
 	if now := d.processes("sample-node"); len(now) != 1 || !slices.Equal(now, software) {
 		t.Errorf("the software was process %v and is %v", software, now)
 	}
-	t.Logf("%d calls while the package was upgraded", calls.Load())
+	t.Logf("%d calls past the agent and %d through it while the package was upgraded", calls[0].Load(), calls[1].Load())
 	end(agent)
 }

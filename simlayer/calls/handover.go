@@ -43,12 +43,14 @@ func (h *handover) Close() error {
 // Addr implements net.Listener.
 func (h *handover) Addr() net.Addr { return h.addr }
 
-// give hands over a connection. It is closed where nobody takes it any more.
-func (h *handover) give(c net.Conn) {
+// give hands over a connection. It is closed where nobody takes it any more: false.
+func (h *handover) give(c net.Conn) bool {
 	select {
 	case h.conns <- c:
+		return true
 	case <-h.closed:
 		c.Close()
+		return false
 	}
 }
 

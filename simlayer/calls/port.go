@@ -40,9 +40,12 @@ type Port struct {
 	direct  atomic.Bool
 	retired atomic.Bool
 
-	mu   sync.Mutex
-	here map[connection]bool // mu; nil once closed
-	gone chan struct{}       // mu; if not nil: closed once there are none
+	mu     sync.Mutex
+	coming int                 // mu; connections that Take will have
+	here   map[connection]bool // mu; nil once closed
+	handed int                 // mu; connections that the server has
+	last   chan struct{}       // mu; if not nil: closed once none is coming or here
+	gone   chan struct{}       // mu; if not nil: closed once none is handed over either
 }
 
 // Lead says whether new connections to the address go past the layer.
@@ -62,38 +65,72 @@ type connection interface {
 	close()
 }
 
-// add reports false where the port is closed.
+// Coming announces a connection that Take is given next, or Refused.
+func (f *Port) Coming() { f.count(&f.coming, 1) }
+
+// Refused says that a connection does not come that was announced.
+func (f *Port) Refused() { f.count(&f.coming, -1) }
+
+func (f *Port) count(what *int, by int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	*what += by
+	f.look()
+}
+
+// add has a connection that was coming; false where the port is closed.
 func (f *Port) add(c connection) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.here == nil {
-		return false
+	f.coming--
+	if f.here != nil {
+		f.here[c] = true
 	}
-	f.here[c] = true
-	return true
+	f.look()
+	return f.here != nil
 }
 
 func (f *Port) remove(c connection) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.here, c)
-	if f.gone != nil && len(f.here) == 0 {
+	f.look()
+}
+
+// look tells who waits for the last connection; mu is locked.
+func (f *Port) look() {
+	if f.last != nil && f.coming+len(f.here) == 0 {
+		close(f.last)
+		f.last = nil
+	}
+	if f.gone != nil && f.coming+len(f.here)+f.handed == 0 {
 		close(f.gone)
 		f.gone = nil
 	}
 }
 
-// none returns a channel that is closed once there are no connections.
-func (f *Port) none() <-chan struct{} {
+// None returns a channel that is closed once there are no connections of HTTP.
+func (f *Port) None() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	gone := make(chan struct{})
-	if len(f.here) == 0 {
-		close(gone)
-	} else {
-		f.gone = gone
+	if f.gone == nil {
+		f.gone = make(chan struct{})
 	}
+	gone := f.gone
+	f.look()
 	return gone
+}
+
+// noneComes returns a channel that is closed once none is handed over any more.
+func (f *Port) noneComes() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.last == nil {
+		f.last = make(chan struct{})
+	}
+	last := f.last
+	f.look()
+	return last
 }
 
 // all lists the connections; the last time where closed is set.

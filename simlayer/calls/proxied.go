@@ -39,11 +39,12 @@ func newCallProxy(c *Calls) *callProxy {
 // theNode is what requests are addressed to that go to a backend.
 const theNode = "node"
 
-// modify tells a caller that needs no simulation any more: its next connection is
-// relayed.
+// modify tells a caller that needs no simulation any more, or whose address is given up: its
+// next connection is relayed, or is another's.
 func (p *callProxy) modify(resp *http.Response) error {
 	c := proxy.Of[*call](resp.Request.Context())
-	if c.plain && !c.stay && p.calls.Gate.IsOpen() && resp.StatusCode != http.StatusSwitchingProtocols {
+	anew := c.plain && !c.stay && p.calls.Gate.IsOpen() || c.port.retired.Load()
+	if anew && resp.StatusCode != http.StatusSwitchingProtocols {
 		resp.Header.Set("Connection", "close")
 	}
 	return nil

@@ -16,15 +16,16 @@ func (c *Calls) OpenPort(addr net.Addr, cfg PortConfig) *Port {
 	if cfg.Protocol == bundle.ProtocolHTTP {
 		p := newCallProxy(c)
 		f.hand = newHandover(addr)
-		f.server = takesHanded(c.newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.server = takesHanded(f.newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			p.serve(w, r, f)
 		})))
 	}
 	return f
 }
 
-// newServer returns a server of HTTP whose connections count.
-func (c *Calls) newServer(h http.Handler) *http.Server {
+// newServer returns a server of HTTP whose connections, which were handed over, count.
+func (f *Port) newServer(h http.Handler) *http.Server {
+	c := f.calls
 	s := proxy.NewServer(h, c.Log)
 	s.ConnState = func(conn net.Conn, state http.ConnState) {
 		switch state {
@@ -34,6 +35,7 @@ func (c *Calls) newServer(h http.Handler) *http.Server {
 			}
 		case http.StateClosed, http.StateHijacked:
 			c.Conns.Leave()
+			f.count(&f.handed, -1)
 		}
 	}
 	return s
@@ -45,6 +47,7 @@ func (f *Port) Take(conn net.Conn) {
 		f.front(conn)
 		return
 	}
+	f.Refused() // connections of raw protocols are not counted here
 	f.relay(conn)
 }
 
@@ -63,27 +66,42 @@ func sourceOf(conn net.Conn) netip.Prefix {
 	return stream.Source(at)
 }
 
-// Retire has connections of HTTP end after the call that they are in. No new ones may
-// be given to it.
-func (f *Port) Retire() {
+// Wean has callers of HTTP make new connections: each is told so by the answer to its call,
+// and may call until then.
+func (f *Port) Wean() { f.retired.Store(true) }
+
+// Weaned reports whether Wean, or Retire, has been called.
+func (f *Port) Weaned() bool { return f.retired.Load() }
+
+// Retire has connections of HTTP end after the call that they are in; the channel is closed
+// once all have. No new ones may be given to it.
+func (f *Port) Retire() (ended <-chan struct{}) {
+	none := make(chan struct{})
 	if f.server == nil || !f.calls.Tasks.Begin() {
-		return
+		close(none)
+		return none
 	}
-	f.retired.Store(true)
+	f.Wean()
 	for _, c := range f.all(false) {
 		c.closeIdle()
 	}
 	ctx := f.calls.Ctx
 	go func() {
+		defer close(none)
 		defer f.calls.Tasks.End()
 		select {
-		case <-f.none(): // none is handed over any more
+		case <-f.noneComes(): // none is handed over any more
 		case <-ctx.Done():
 		}
 		if err := f.server.Shutdown(ctx); err != nil {
 			f.server.Close()
 		}
+		select {
+		case <-f.None():
+		case <-ctx.Done():
+		}
 	}()
+	return none
 }
 
 // Close closes the connections of HTTP; those of raw protocols are the gate's to cut.

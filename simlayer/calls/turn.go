@@ -286,6 +286,9 @@ func (f *front) handOver() {
 		waited := f.call.patience
 		c.waited.Store(&waited)
 	}
-	f.port.hand.give(c)
+	f.port.count(&f.port.handed, 1)
+	if !f.port.hand.give(c) {
+		f.port.count(&f.port.handed, -1)
+	}
 	f.port.remove(f)
 }

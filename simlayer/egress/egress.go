@@ -23,6 +23,8 @@ import (
 type Config struct {
 	// Addr is the host:port to listen on. Port 0 is any free port.
 	Addr string
+	// Listen makes its listener; nil: by package stream.
+	Listen func(addr string) (*net.TCPListener, error)
 	// Secret is what callers must show, as the password of User; "" lets all call.
 	Secret string
 	// Resolve finds a peer's service: dest is the host:port that the node calls. If
@@ -64,8 +66,12 @@ type Proxy struct {
 func Start(cfg Config) (*Proxy, error) {
 	p := &Proxy{cfg: cfg}
 	p.ctx, p.stop = context.WithCancel(context.Background())
+	listen := cfg.Listen
+	if listen == nil {
+		listen = func(addr string) (*net.TCPListener, error) { return stream.Listen(p.ctx, addr) }
+	}
 	var err error
-	if p.listener, err = stream.Listen(p.ctx, cfg.Addr); err != nil {
+	if p.listener, err = listen(cfg.Addr); err != nil {
 		p.stop()
 		return nil, err
 	}
@@ -101,6 +107,13 @@ func (p *Proxy) Close() {
 	p.transport.CloseIdleConnections()
 	<-none
 }
+
+// Stop accepts no more connections, and Finish waits for the calls that are on, or until
+// ctx ends; not for tunnels. Both are for before Close.
+func (p *Proxy) Stop() { p.listener.Close() }
+
+// Finish is told of at Stop.
+func (p *Proxy) Finish(ctx context.Context) { _ = p.server.Shutdown(ctx) }
 
 // Addr returns where the proxy listens.
 func (p *Proxy) Addr() net.Addr { return p.listener.Addr() }

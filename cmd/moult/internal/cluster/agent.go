@@ -32,6 +32,8 @@ type Agent struct {
 	API *control.Client
 	// Ended is closed when the process has ended; each start has its own.
 	Ended chan struct{}
+	// Prepare, if there is one, changes each start.
+	Prepare func(*exec.Cmd) error
 
 	port int // the first of portsEach
 	cmd  *exec.Cmd
@@ -84,7 +86,13 @@ func (a *Agent) Start(exe string, env ...string) (err error) {
 	a.cmd.Env = append(os.Environ(), env...)
 	a.cmd.Stderr = a.log
 	a.cmd.SysProcAttr = ownGroup()
-	if err := a.cmd.Start(); err != nil {
+	if a.Prepare != nil {
+		err = a.Prepare(a.cmd)
+	}
+	if err == nil {
+		err = a.cmd.Start()
+	}
+	if err != nil {
 		return fmt.Errorf("start agent %s: %w", a.Name, err)
 	}
 	a.Ended = make(chan struct{})
@@ -152,6 +160,15 @@ func (a *Agent) Turn(ctx context.Context, trustDir string, undo bool) error {
 	defer folder.Close()
 	_, _, err = operator.New(folder).Revert(ctx, a.API, operator.Reversal{Undo: undo})
 	return err
+}
+
+// End tells the agent to end, and returns when it has. Its node goes on.
+func (a *Agent) End() error {
+	if err := a.signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	<-a.Ended
+	return nil
 }
 
 // Kill ends the agent as a crash would, and returns when it has ended. Its node

@@ -1,0 +1,157 @@
+package simlayer
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"moult/simlayer/packets"
+	"moult/simlayer/stream"
+	"moult/store/bundle"
+)
+
+// Keeper keeps listening sockets open from one layer to the next, so that callers who come
+// meanwhile wait. Names are of letters, digits, '.', '-' and '_'. It is called concurrently.
+type Keeper interface {
+	// Take returns the socket that a layer before has left by this name, the caller's from
+	// now on; nil for none.
+	Take(name string) *os.File
+	// Keep keeps a copy of a socket, the Keeper's from now on; Drop closes it.
+	Keep(name string, copied *os.File)
+	Drop(name string)
+	// Done closes what was left and nobody has taken.
+	Done()
+}
+
+var errKept = errors.New("a socket of another kind")
+
+// egressName is that of the egress proxy's socket: services have a version behind a dot.
+const egressName = "egress"
+
+// keptName is that of the socket for callers of a version of a service.
+func keptName(s *service, label bundle.Version) string {
+	return fmt.Sprintf("%s.%s.%d", s.network(), s.name, label)
+}
+
+// filer is a socket of package net.
+type filer interface{ File() (*os.File, error) }
+
+// keep has a socket go over to the next layer.
+func (l *Layer) keep(name string, s filer) {
+	if l.cfg.Sockets == nil {
+		return
+	}
+	copied, err := s.File()
+	if err != nil {
+		l.log.Warn("a listening socket cannot be kept for the next agent", "name", name, "err", err)
+		return
+	}
+	l.cfg.Sockets.Keep(name, copied)
+}
+
+// drop ends what keep has begun; where the layer leaves, the next one takes it over.
+func (l *Layer) drop(name string) {
+	if l.cfg.Sockets != nil && !l.leaving.Load() {
+		l.cfg.Sockets.Drop(name)
+	}
+}
+
+// forgo closes the socket that a layer before has left by a name: its address is bound anew.
+func (l *Layer) forgo(name string) {
+	if l.cfg.Sockets == nil {
+		return
+	}
+	if f := l.cfg.Sockets.Take(name); f != nil {
+		f.Close()
+	}
+}
+
+// take returns the socket of an address that a layer before has left, if it is there.
+// One of another address is closed: that one may be somebody else's now.
+func take[S interface {
+	filer
+	Close() error
+}](l *Layer, name, addr string, open func(*os.File) (S, net.Addr, error)) (s S, ok bool) {
+	if l.cfg.Sockets == nil {
+		return s, false
+	}
+	f := l.cfg.Sockets.Take(name)
+	if f == nil {
+		return s, false
+	}
+	defer f.Close() // s has its own
+	s, at, err := open(f)
+	switch {
+	case err != nil:
+		l.log.Warn("the socket of the agent before is of no use", "name", name, "err", err)
+	case !listensAt(at, addr):
+		l.log.Info("the socket of the agent before is not wanted any more", "name", name, "at", at.String(), "wanted", addr)
+		s.Close()
+	default:
+		return s, true
+	}
+	return s, false
+}
+
+// listensAt reports whether a socket is what listening at a host:port would give, with
+// port 0 at any port.
+func listensAt(at net.Addr, addr string) bool {
+	own, ok := stream.AddrPort(at)
+	host, port, err := stream.SplitAddr(addr)
+	if !ok || err != nil || port != 0 && int(own.Port()) != port {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return host == "" && own.Addr().IsUnspecified() || host == "localhost" && own.Addr().IsLoopback()
+	}
+	return ip.Unmap() == own.Addr().Unmap()
+}
+
+// listenStream listens at an address of TCP, by the socket that is there already if one is.
+func (l *Layer) listenStream(name, addr string) (*net.TCPListener, error) {
+	ln, ok := take(l, name, addr, func(f *os.File) (*net.TCPListener, net.Addr, error) {
+		ln, err := net.FileListener(f)
+		if err != nil {
+			return nil, nil, err
+		}
+		tcp, ok := ln.(*net.TCPListener)
+		if !ok {
+			return nil, nil, fmt.Errorf("%w: %s, want tcp", errKept, ln.Addr().Network())
+		}
+		return tcp, ln.Addr(), nil
+	})
+	if !ok {
+		var err error
+		if ln, err = stream.Listen(l.ctx, addr); err != nil {
+			return nil, err
+		}
+	}
+	l.keep(name, ln)
+	return ln, nil
+}
+
+// listenPackets is listenStream for UDP.
+func (l *Layer) listenPackets(name, addr string) (*net.UDPConn, error) {
+	conn, ok := take(l, name, addr, func(f *os.File) (*net.UDPConn, net.Addr, error) {
+		c, err := net.FilePacketConn(f)
+		if err != nil {
+			return nil, nil, err
+		}
+		udp, ok := c.(*net.UDPConn)
+		if !ok {
+			return nil, nil, fmt.Errorf("%w: %s, want udp", errKept, c.LocalAddr().Network())
+		}
+		return udp, c.LocalAddr(), nil
+	})
+	if !ok {
+		var err error
+		if conn, err = packets.Listen(l.ctx, addr); err != nil {
+			return nil, err
+		}
+	}
+	l.keep(name, conn)
+	return conn, nil
+}

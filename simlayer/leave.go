@@ -1,0 +1,72 @@
+package simlayer
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Leave is for before a Close after which another layer takes the listening sockets over
+// (Config.Sockets): no call is to fail meanwhile, and those that come wait for that layer.
+//
+// First callers of HTTP are told, by the answers to their calls, to connect anew. Then no
+// connection is accepted any more; who comes waits in the kernel. The calls that are at the
+// node have until ctx ends; those that are not meant to end are not waited for. Callers who
+// have not called for weanTime lose their connection between two calls, as they do by any
+// server that is stopped. What is held since the node is down is not waited for either: Close
+// refuses it. Nor are connections of raw protocols, which Close ends, and answers by UDP.
+func (l *Layer) Leave(ctx context.Context) {
+	l.leaving.Store(true)
+	l.apply.Lock()
+	all := l.listeners()
+	l.apply.Unlock()
+	for _, f := range all {
+		f.Wean()
+	}
+	l.quiet(ctx, all, weanTime)
+	for _, f := range all {
+		if f.packets == nil {
+			f.closeSocket()
+			f.accepts.Wait()
+		}
+	}
+	if l.out != nil {
+		l.out.Stop()
+	}
+	l.quiet(ctx, all, freshTime) // who was accepted last calls now
+	var ended []<-chan struct{}
+	for _, f := range all {
+		ended = append(ended, f.Retire())
+	}
+	var own sync.WaitGroup
+	if l.out != nil {
+		own.Go(func() { l.out.Finish(ctx) })
+	}
+	l.gate.Finish(ctx, l.calls.LastingAfter, func() {})
+	own.Wait()
+	within(ctx, ended, lastTime) // until the last answers are written; some never are
+}
+
+// quiet returns when no connection is relayed, or after a while.
+func (l *Layer) quiet(ctx context.Context, all []*listener, while time.Duration) {
+	var none []<-chan struct{}
+	for _, f := range all {
+		none = append(none, f.None())
+	}
+	within(ctx, none, while)
+}
+
+// within waits until all of these are closed, for a while at most.
+func within(ctx context.Context, all []<-chan struct{}, while time.Duration) {
+	timer := time.NewTimer(while)
+	defer timer.Stop()
+	for _, one := range all {
+		select {
+		case <-one:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
