@@ -56,6 +56,16 @@ func (d *Depot) Blob(digest bundle.Digest) (data []byte, ok bool, err error) {
 	return nil, false, errors.Join(err, d.removeBlob(digest))
 }
 
+// ReadBlob reads a blob of the depot in dir, which another process may have open, and changes
+// nothing there. One that is damaged counts as one that is not there.
+func ReadBlob(dir string, digest bundle.Digest) (data []byte, ok bool, err error) {
+	data, err = durable.ReadFile((&Depot{dir: dir}).blobPath(digest), MaxBlob)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	return data, err == nil && bundle.Sum(data) == digest, err
+}
+
 // HasBlob reports whether a blob is here, without looking inside.
 func (d *Depot) HasBlob(digest bundle.Digest) bool {
 	fi, err := os.Stat(d.blobPath(digest))
