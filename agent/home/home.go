@@ -35,9 +35,10 @@ type Home struct {
 	Former    []int            // users whose state there is: the programs may have been theirs
 	Slots     *transforms.Slots
 
-	cfg config.Config
-	log *slog.Logger
-	now func() time.Time
+	cfg  config.Config
+	log  *slog.Logger
+	now  func() time.Time
+	blob func(bundle.Digest) ([]byte, bool, error) // nil: the Depot's
 
 	audit sync.Mutex   // of the audit's files
 	taken atomic.Int64 // bytes that bundles have brought

@@ -168,7 +168,11 @@ func (h *Home) stored(key string) ([]byte, bool, error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("restore trust metadata: %w", err)
 	}
-	raw, ok, err := h.Depot.Blob(digest)
+	blob := h.blob
+	if blob == nil {
+		blob = h.Depot.Blob
+	}
+	raw, ok, err := blob(digest)
 	if err != nil {
 		h.log.Warn("stored metadata unreadable, peers will bring them", "digest", digest.Short(), "err", err)
 		return nil, false, nil
