@@ -23,6 +23,7 @@ import (
 	"moult/agent/notify"
 	"moult/agent/objects"
 	"moult/agent/rehearse"
+	"moult/agent/selfupdate"
 	"moult/agent/software"
 	"moult/agent/upgrade"
 	"moult/agent/ways"
@@ -43,6 +44,7 @@ type Agent struct {
 	log      *slog.Logger
 	platform bundle.Platform
 	fail     failpoints
+	builds   *selfupdate.Folder // of the agent itself
 
 	sockets *fdstore.Store // of the layer
 
@@ -94,6 +96,8 @@ type loop struct {
 	cancel    context.CancelFunc // ends the action under way
 	running   <-chan struct{}    // closed when that action has returned
 	demanded  demand             // the rehearsal of a bundle that somebody asked for last
+	upSince   time.Time          // when the loop began to turn
+	switching *selfupdate.Switch // to another build of the agent; nil: it goes on
 
 	copyMeasured <-chan struct{} // closed when it has been; nil: no copy is ahead
 
@@ -111,7 +115,9 @@ type liveSoftware struct {
 // node's software goes on when Run has returned. The sockets at which callers are relayed
 // are those that the agent before has left, as far as there are any; where somebody keeps
 // them for the next one, the calls that are on are carried out first.
-func Run(ctx context.Context, cfg config.Config, sockets *fdstore.Store, log *slog.Logger) error {
+// Where it returns a *[selfupdate.Switch], all is closed but those sockets, and another build is
+// to be tried in its place. builds is the folder of those.
+func Run(ctx context.Context, cfg config.Config, builds *selfupdate.Folder, sockets *fdstore.Store, log *slog.Logger) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -123,7 +129,7 @@ func Run(ctx context.Context, cfg config.Config, sockets *fdstore.Store, log *sl
 	}
 	closers := &closers{}
 	closers.add(h.Close)
-	l := newLoop(h, cfg, sockets, log, quit)
+	l := newLoop(h, cfg, builds, sockets, log, quit)
 	if err = l.open(closers); err == nil {
 		err = l.run(ctx)
 		l.leaveCallers()
@@ -132,13 +138,20 @@ func Run(ctx context.Context, cfg config.Config, sockets *fdstore.Store, log *sl
 	}
 	quit()
 	l.work.Wait() // before the data folder is let go
-	return errors.Join(err, closers.close())
+	err = errors.Join(err, closers.close())
+	if l.switching == nil {
+		return err
+	}
+	if err != nil {
+		return errors.Join(err, builds.Withdraw())
+	}
+	return l.switching
 }
 
-func newLoop(h *home.Home, cfg config.Config, sockets *fdstore.Store, log *slog.Logger, quit func()) *loop {
+func newLoop(h *home.Home, cfg config.Config, builds *selfupdate.Folder, sockets *fdstore.Store, log *slog.Logger, quit func()) *loop {
 	l := &loop{
 		Agent: &Agent{
-			Home: h, cfg: cfg, sockets: sockets, log: log, quit: quit,
+			Home: h, cfg: cfg, sockets: sockets, log: log, quit: quit, builds: builds,
 			platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH},
 			fail:     failpoints(os.Getenv(failpointVar)),
 			inbox:    make(chan message, inboxSize),
@@ -153,8 +166,9 @@ func newLoop(h *home.Home, cfg config.Config, sockets *fdstore.Store, log *slog.
 }
 
 // leaveCallers has those who call through the agent wait for the next one, if one follows.
-func (a *Agent) leaveCallers() {
-	if !a.sockets.Managed() {
+func (l *loop) leaveCallers() {
+	a := l.Agent
+	if !a.sockets.Managed() && l.switching == nil && !a.builds.State().OnTrial {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
@@ -295,6 +309,11 @@ func (l *loop) run(ctx context.Context) error {
 	}
 	l.watchDisk()
 	l.watchSecrets()
+	l.upSince = time.Now()
+	if l.builds.State().OnTrial {
+		l.step(node.AgentTrial{})
+	}
+	l.watchBuilds()
 	l.route()
 	l.noteAddresses() // before the first record
 	l.measureCopy(l.saved)
@@ -320,6 +339,7 @@ func (l *loop) run(ctx context.Context) error {
 		case <-persist.C:
 			l.watchDisk()
 			l.watchSecrets()
+			l.watchBuilds()
 			l.keepEvidence()
 			l.persistView()
 			l.lookAgain(time.Now())

@@ -159,7 +159,7 @@ func (b api) Info(context.Context) (control.Info, error) {
 	return control.Info{
 		Name: b.a.cfg.Name, ID: b.a.ID, Cluster: b.a.Cluster.Short(), Class: b.a.cfg.Class, PID: os.Getpid(), Bind: b.a.ring.Addr(),
 		NodePID: b.a.soft.PID(), Objects: int(b.a.changed.Load()), LongestHold: bundle.Duration(b.a.layer.Stats().LongestHold),
-		Traffic: control.Traffic{Fetched: b.a.fetch.Stats()},
+		Traffic: control.Traffic{Fetched: b.a.fetch.Stats()}, Agent: b.a.build(),
 	}, nil
 }
 
@@ -219,6 +219,9 @@ func (b api) Join(ctx context.Context, addrs []string) (int, error) {
 
 // Leave tells the ring, and ends the agent. The node's software goes on.
 func (b api) Leave(ctx context.Context) error {
+	if b.a.builds.State().OnTrial {
+		return control.Refused(errors.New("leave: this agent is on trial, and the one of before would come back"), "wait until that is over: see `moult status`")
+	}
 	phase, err := ask(b.a, &leaveWanted{})
 	if err != nil {
 		return err

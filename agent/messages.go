@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"moult/agent/control"
 	"moult/agent/node"
 	"moult/agent/objects"
+	"moult/agent/selfupdate"
 	"moult/agent/software"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
@@ -115,6 +117,12 @@ type (
 		signed control.Signed
 	}
 	leaveWanted struct{ asked[upgrade.Phase] }
+	// switchWanted has this agent give way to another build, which was checked.
+	switchWanted struct {
+		asked[done]
+		build    selfupdate.Build
+		deadline time.Duration
+	}
 
 	// rehearsalDemanded asks whether a rehearsal may begin; who gets the demand ends it.
 	rehearsalDemanded struct{ asked[demand] }
@@ -225,6 +233,8 @@ func (l *loop) handle(m message) {
 		m.answer(l.calling(), nil)
 	case *documentsHanded:
 		m.answer(l.takeDocuments(m.signed))
+	case *switchWanted:
+		m.answer(done{}, l.giveWay(m.build, m.deadline))
 	case *leaveWanted:
 		m.answer(l.leave(), nil)
 	case *rehearsalDemanded:

@@ -15,6 +15,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/fdstore"
 	"moult/agent/membership"
+	"moult/agent/selfupdate"
 	"moult/store/bundle"
 	"moult/testdata/kit"
 )
@@ -40,7 +41,7 @@ func TestReadOnlyDisk(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			if err := Run(ctx, cfg, fdstore.Open(log), log); err != nil {
+			if err := Run(ctx, cfg, selfupdate.Open(cfg.Data, log), fdstore.Open(log), log); err != nil {
 				t.Error(err)
 			}
 		}()

@@ -18,6 +18,7 @@ import (
 	"moult/agent/fdstore"
 	"moult/agent/home"
 	"moult/agent/node"
+	"moult/agent/selfupdate"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -104,7 +105,7 @@ func openBench(t *testing.T, cfg config.Config) *bench {
 		t.Fatal(err)
 	}
 	c.add(h.Close)
-	b := &bench{loop: newLoop(h, cfg, fdstore.Open(log), log, func() {}), t: t, tests: make(chan func()), ended: make(chan struct{}), frozen: map[bundle.Version]bundle.Digest{}}
+	b := &bench{loop: newLoop(h, cfg, selfupdate.Open(cfg.Data, log), fdstore.Open(log), log, func() {}), t: t, tests: make(chan func()), ended: make(chan struct{}), frozen: map[bundle.Version]bundle.Digest{}}
 	b.close = sync.OnceFunc(func() {
 		close(b.stopped)
 		b.work.Wait()

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Client calls an agent. It is safe for concurrent use.
@@ -129,6 +130,16 @@ func (c *Client) Rehearse(ctx context.Context, bundle io.Reader, told func(Rehea
 			told(n)
 		}
 	}
+}
+
+// Replace hands over a program that is to be the agent from now on, if it shows itself well
+// within a deadline; 0 is the usual one. By then the agent that was asked has ended.
+func (c *Client) Replace(ctx context.Context, program io.Reader, deadline time.Duration) (r Replacing, err error) {
+	path := replacePath
+	if deadline != 0 {
+		path += "?deadline=" + url.QueryEscape(deadline.String())
+	}
+	return r, c.call(ctx, http.MethodPost, path, bundleType, program, &r)
 }
 
 // Accept hands over what an operator signed.

@@ -80,6 +80,10 @@ func (s *scripted) Join(_ context.Context, addrs []string) (int, error) {
 	return len(addrs), s.err
 }
 func (s *scripted) Leave(context.Context) error { return s.err }
+func (s *scripted) Replace(_ context.Context, r io.Reader, deadline time.Duration) (Replacing, error) {
+	data, err := io.ReadAll(r)
+	return Replacing{Digest: bundle.Sum(data), Deadline: bundle.Duration(deadline)}, errors.Join(err, s.err)
+}
 func (s *scripted) Resolve(_ context.Context, address string) (Resolved, error) {
 	s.got = address
 	return Resolved{Address: "127.0.0.1:7002", Peer: true, Version: 2}, s.err

@@ -57,7 +57,7 @@ func (g guard) check(r *http.Request) (status int, e *Error) {
 	switch r.URL.Path {
 	case injectPath:
 		want = "multipart/form-data"
-	case rehearsePath:
+	case rehearsePath, replacePath:
 		want = bundleType
 	}
 	given := r.Header.Get("Content-Type")

@@ -47,6 +47,7 @@ func TestOtherSitesAreRefused(t *testing.T) {
 		"a form":                  {"POST", "http://127.0.0.1:7947/v1/leave", form, [2]string{}, 415},
 		"plain text":              {"POST", "http://127.0.0.1:7947/v1/leave", "text/plain", [2]string{}, 415},
 		"no type":                 {"POST", "http://127.0.0.1:7947/v1/leave", "", [2]string{}, 415},
+		"a program, by TCP":       {"POST", "http://127.0.0.1:7947/v1/replace", bundleType, [2]string{}, 409},
 		"an injection that is no": {"POST", "http://127.0.0.1:7947/v1/inject", json, [2]string{}, 415},
 	} {
 		t.Run(name, func(t *testing.T) {

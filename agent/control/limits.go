@@ -3,6 +3,8 @@ package control
 import "time"
 
 const (
+	// maxTrial bounds the time that a build of the agent can be given to be well.
+	maxTrial = time.Hour
 	// maxDocument bounds every JSON body in either direction, in bytes: a
 	// status of 20,000 nodes is below it.
 	maxDocument = 64 << 20

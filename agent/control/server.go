@@ -22,6 +22,7 @@ const SocketName = "moult.sock"
 const (
 	injectPath   = "/v1/inject"
 	rehearsePath = "/v1/rehearse"
+	replacePath  = "/v1/replace"
 )
 
 // Names of the parts of an injection, in this order.
@@ -139,6 +140,9 @@ func routes(b Backend, note func(Deed)) http.Handler {
 	mux.HandleFunc("POST "+injectPath, reply(noting(note, "inject", func(r *http.Request, d *Deed) (any, error) {
 		return inject(b, r, d)
 	})))
+	mux.HandleFunc("POST "+replacePath, reply(noting(note, "replace", func(r *http.Request, d *Deed) (any, error) {
+		return replace(b, r, d)
+	})))
 	mux.HandleFunc("POST "+rehearsePath, func(w http.ResponseWriter, r *http.Request) { rehearse(b, w, r) })
 	mux.HandleFunc("POST /v1/trust", reply(noting(note, "trust", func(r *http.Request, d *Deed) (any, error) {
 		var s Signed
@@ -162,6 +166,26 @@ func routes(b Backend, note func(Deed)) http.Handler {
 		return struct{}{}, b.Leave(r.Context())
 	})))
 	return mux
+}
+
+// replace hands on a program. Whoever may use the socket may start what he likes as the agent's user anyway;
+// whoever reaches a TCP address may not.
+func replace(b Backend, r *http.Request, d *Deed) (any, error) {
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); !ok || local.Network() != "unix" {
+		return nil, Refused(errors.New("replace the agent: that is done on its own machine, by its socket"), "call it there, with --agent and its data folder")
+	}
+	var deadline time.Duration
+	if text := r.URL.Query().Get("deadline"); text != "" {
+		var err error
+		if deadline, err = time.ParseDuration(text); err != nil || deadline <= 0 || deadline > maxTrial {
+			return nil, Misuse(fmt.Errorf("replace the agent: a deadline of %.40q", text), fmt.Sprintf("give a time of at most %v, such as 2m", maxTrial))
+		}
+	}
+	a, err := b.Replace(r.Context(), r.Body, deadline)
+	if !a.Digest.IsZero() {
+		d.say(a.Digest.String())
+	}
+	return a, err
 }
 
 // inject reads the two parts of an injection and hands them on.

@@ -476,6 +476,42 @@ type Info struct {
 	Objects     int             `json:"objects"`
 	LongestHold bundle.Duration `json:"longest_hold"`
 	Traffic     Traffic         `json:"traffic"`
+	// Agent is which build of the agent this is.
+	Agent AgentBuild `json:"agent"`
+}
+
+// AgentBuild tells which program an agent is, and which were put back.
+type AgentBuild struct {
+	Digest bundle.Digest `json:"digest"`
+	// Release is the release that has brought it; 0: none has. Packaged tells that it is the one that the
+	// service manager starts.
+	Release  bundle.Version `json:"release,omitempty"`
+	Packaged bool           `json:"packaged"`
+	// OnTrial: it has taken over for the time of a trial.
+	OnTrial bool          `json:"on_trial,omitempty"`
+	Failed  []FailedBuild `json:"failed,omitempty"`
+}
+
+// FailedBuild is a build of the agent that was put back.
+type FailedBuild struct {
+	Digest  bundle.Digest  `json:"digest"`
+	Release bundle.Version `json:"release,omitempty"`
+	Reason  string         `json:"reason"`
+	At      time.Time      `json:"at"`
+	// Interrupted: nothing was found wrong with it, the trial was interrupted. Times is how often it has
+	// failed.
+	Interrupted bool `json:"interrupted,omitempty"`
+	Times       int  `json:"times"`
+}
+
+// Replacing answers who wants an agent replaced.
+type Replacing struct {
+	// Digest is that of the build; Runs tells that it is what runs already. If not, it is on trial
+	// since Begun, for at most Deadline.
+	Digest   bundle.Digest   `json:"digest"`
+	Runs     bool            `json:"runs"`
+	Begun    time.Time       `json:"begun,omitzero"`
+	Deadline bundle.Duration `json:"deadline"`
 }
 
 // Resolved says where the node's software calls to reach an address.
@@ -505,6 +541,9 @@ type Backend interface {
 	// Inject reads a whole bundle; signed may be nil.
 	Inject(ctx context.Context, bundle io.Reader, signed *Signed) (Accepted, error)
 	Accept(ctx context.Context, signed Signed) (Accepted, error)
+	// Replace reads a whole program, which is to be the agent, checks it, and begins its trial,
+	// by which this agent ends; deadline is how long it has to be well, 0 for the usual time.
+	Replace(ctx context.Context, program io.Reader, deadline time.Duration) (Replacing, error)
 	// Rehearse reads a whole bundle and runs its release on a copy of the node's state,
 	// until ctx ends; told hears what goes on, and is not called after it has returned.
 	Rehearse(ctx context.Context, bundle io.Reader, told func(RehearsalNews)) (Rehearsal, error)

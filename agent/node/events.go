@@ -127,6 +127,10 @@ type (
 
 	// Leave is the operator's word: the agent leaves the ring.
 	Leave struct{}
+	// AgentTrial says that the agent is being replaced by another build of it, or is itself on
+	// trial; Over, that this is so no more. Meanwhile the node begins nothing that could not be
+	// taken back: the other build may be no good.
+	AgentTrial struct{ Over bool }
 	// Alarm raises an alarm of the driver's, by its cause; without Text the cause
 	// has gone.
 	Alarm struct{ Cause, Text string }
@@ -167,4 +171,5 @@ func (SoftwareStarts) event()     {}
 func (Called) event()             {}
 func (AgentKnown) event()         {}
 func (Leave) event()              {}
+func (AgentTrial) event()         {}
 func (Alarm) event()              {}

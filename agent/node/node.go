@@ -133,6 +133,7 @@ type Node struct {
 	own      view.Record // as last told
 	number   uint64      // of that record
 	left     bool        // the agent leaves the ring
+	trial    bool        // a build of the agent is on trial
 	progress float64
 	trouble  string // why the action under way does not get on
 	noWay    string // why there is no way to the newest release
@@ -311,6 +312,8 @@ func (n *Node) Step(now time.Time, e Event) {
 		n.agentKnown(e)
 	case Leave:
 		n.left = true
+	case AgentTrial:
+		n.trial = !e.Over
 	case Alarm:
 		n.alarm(e.Cause, e.Text)
 	}

@@ -258,6 +258,8 @@ func (s *script) event(d *datadriven.TestData) Event {
 		return Tick{}
 	case "leave":
 		return Leave{}
+	case "agent-trial":
+		return AgentTrial{Over: d.HasArg("over")}
 	case "checked":
 		e := CheckEnded{Step: s.step}
 		d.MaybeScanArgs(s.t, "problem", &e.Problem)

@@ -17,6 +17,7 @@ const (
 	CodeOrderPending = "order-pending"
 	CodeFork         = "fork"
 	CodeLeaves       = "leaves"
+	CodeAgentTrial   = "agent-trial"
 	CodeContent      = "content"
 	CodeNotReady     = "not-ready"
 	CodeAgent        = "agent"
@@ -124,6 +125,8 @@ func (n *Node) may(s upgrade.State, rule func(schedule.Input) schedule.Decision)
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeAgent, Text: "its agent is being replaced"}}
 	case n.left:
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeLeaves, Text: "its agent leaves the ring"}}
+	case n.trial:
+		return schedule.Decision{Reason: schedule.Reason{Code: CodeAgentTrial, Text: "another build of its agent is on trial, and nothing begins until it is known whether that is well"}}
 	case n.forked:
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeFork, Text: fmt.Sprintf("two sets of metadata with number %d are signed, perhaps with two rollout orders; it waits for the next one (`moult trust refresh` signs one)", n.meta.Timestamp)}}
 	case n.OrderPending(s.Order()):

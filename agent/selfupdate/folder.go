@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"moult/store/bundle"
 	"moult/store/durable"
 )
@@ -35,6 +37,8 @@ type Folder struct {
 	log  *slog.Logger
 	role role
 	now  func() time.Time
+	own  func() (bundle.Digest, error)
+	lock *flock.Flock // of the process that started all; nil: nobody has it yet
 
 	mu      sync.Mutex
 	doc     document
@@ -44,6 +48,7 @@ type Folder struct {
 // Open reads the folder of a data folder, which need not be there.
 func Open(data string, log *slog.Logger) *Folder {
 	f := &Folder{dir: filepath.Join(data, FolderName), log: log, role: roleOf(os.Getenv(variable)), now: time.Now}
+	f.own = sync.OnceValues(func() (bundle.Digest, error) { return digestOf(thisProgram()) })
 	f.read()
 	return f
 }
@@ -90,7 +95,7 @@ func (f *Folder) change(fn func(*document)) error {
 func (f *Folder) State() State {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := State{Packaged: f.role.kind == "", OnTrial: f.role.kind == onTrial, Failed: slices.Clone(f.doc.Failed)}
+	s := State{Packaged: f.role.kind == "", OnTrial: f.role.kind == onTrial, Failed: slices.Clone(f.doc.Failed), Since: f.doc.Since}
 	if !s.Packaged {
 		s.Running = Build{Digest: f.role.digest, Path: f.path(f.role.digest)}
 		for _, b := range []*Build{f.doc.Confirmed, f.doc.onTrial()} {
@@ -142,12 +147,54 @@ func (f *Folder) make() error {
 	if f.problem != nil {
 		return f.problem
 	}
-	if err := os.Mkdir(f.dir, 0o700); err == nil {
-		return durable.SyncDir(filepath.Dir(f.dir))
-	} else if !errors.Is(err, fs.ErrExist) {
+	err := os.Mkdir(f.dir, 0o700)
+	if err == nil {
+		err = durable.SyncDir(filepath.Dir(f.dir))
+	} else if errors.Is(err, fs.ErrExist) {
+		err = nil
+	}
+	if err == nil {
+		err = f.take()
+	}
+	if err != nil {
 		return fmt.Errorf("folder for builds of the agent: %w", err)
 	}
 	return nil
+}
+
+// take has this process alone decide which build runs. One on trial has it by its parent.
+func (f *Folder) take() error {
+	if f.lock != nil || f.role.kind == onTrial {
+		return nil
+	}
+	l := flock.New(filepath.Join(f.dir, "lock"), flock.SetPermissions(0o600))
+	ctx, cancel := context.WithTimeout(context.Background(), lockWait)
+	defer cancel()
+	ok, err := l.TryLockContext(ctx, lockPause)
+	if errors.Is(err, context.DeadlineExceeded) || err == nil && !ok {
+		err = errors.New("another agent has it")
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", l.Path(), err)
+	}
+	f.lock = l
+	return nil
+}
+
+// Own is the digest of this program. It is found out once, which takes the reading of it.
+func (f *Folder) Own() (bundle.Digest, error) { return f.own() }
+
+// Runs reports whether a build is what runs now. Where it is, what was noted of builds that were
+// handed in here is forgotten: the operator has looked.
+func (f *Folder) Runs(b Build) (bool, error) {
+	own, err := f.Own()
+	if err != nil || own != b.Digest || f.role.kind == onTrial {
+		return false, err
+	}
+	if len(f.State().Failed) == 0 {
+		return true, nil
+	}
+	return true, f.change(func(d *document) { d.forgive(func(g Failure) bool { return g.Release == 0 }) })
 }
 
 // keep copies what in has to where its digest says.
@@ -278,19 +325,44 @@ func (f *Folder) Begin(b Build, deadline time.Duration) (*Switch, error) {
 	if deadline <= 0 {
 		deadline = DefaultDeadline
 	}
+	var another *trial
 	err := f.change(func(d *document) {
+		if another = d.Trial; another != nil {
+			return
+		}
 		d.Trial = &trial{Build: b, Deadline: bundle.Duration(deadline), Begun: f.now().UTC().Truncate(time.Millisecond)}
 	})
+	if err == nil && another != nil {
+		err = fmt.Errorf("%v is on trial", another.Build)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &Switch{Build: b, Deadline: deadline}, nil
 }
 
+// Withdraw takes back what Begin has written down, where no trial comes of it.
+func (f *Folder) Withdraw() error {
+	return f.change(func(d *document) { d.Trial = nil })
+}
+
 // Switch is why an agent has ended: another build is on trial in its place.
 type Switch struct {
 	Build
 	Deadline time.Duration
+	Before   Before
+}
+
+// Before is what an agent knew when it gave way: the build on trial must not know less.
+type Before struct {
+	Node    bundle.NodeID
+	Name    string
+	Class   bundle.Class
+	Cluster bundle.Digest
+	Head    bundle.Version // of the releases
+	Running bundle.Version
+	Number  uint64 // of the node's own record
+	Peers   bool   // others were there
 }
 
 func (s *Switch) Error() string { return "the agent gives way to " + s.Build.String() }

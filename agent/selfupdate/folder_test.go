@@ -68,7 +68,7 @@ func TestAdd(t *testing.T) {
 		t.Errorf("got %+v", again)
 	}
 	entries, err := os.ReadDir(f.dir)
-	if must(t, err); len(entries) != 1 {
+	if must(t, err); len(entries) != 2 { // with the lock
 		t.Errorf("left over: %v", entries)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -34,6 +34,8 @@ type Failure struct {
 	// Again tells that it may be the machine's doing, and nothing was found wrong with the
 	// build: the trial was interrupted.
 	Again bool `json:"again,omitempty"`
+	// Times counts how often the build has failed.
+	Times int `json:"times"`
 }
 
 // State is what is known of this agent's builds.
@@ -44,8 +46,10 @@ type State struct {
 	Packaged bool
 	// OnTrial: this process is on trial, and begins nothing that cannot be taken back.
 	OnTrial bool
-	// Failed are those that were put back, the oldest first; of one build the last time.
+	// Failed are those that were put back, the oldest first; of one build the last time. Since
+	// is when a build was confirmed last.
 	Failed []Failure
+	Since  time.Time
 	// Problem says why state.json is not gone by; "" where it is.
 	Problem string
 }
@@ -65,6 +69,7 @@ type document struct {
 	// Packaged is the program that Confirmed has superseded.
 	Packaged  bundle.Digest `json:"packaged,omitzero"`
 	Confirmed *Build        `json:"confirmed,omitempty"`
+	Since     time.Time     `json:"since,omitzero"` // when the last trial went well
 	// Starts counts how often in a row the confirmed build was started and not yet up.
 	Starts int       `json:"starts,omitempty"`
 	Trial  *trial    `json:"trial,omitempty"`
@@ -133,12 +138,26 @@ func strictJSON(b []byte, v any) error {
 func (d *document) fail(f Failure) {
 	kept := d.Failed[:0:0]
 	for _, g := range d.Failed {
-		if g.Digest != f.Digest {
+		if g.Digest == f.Digest {
+			f.Times = g.Times
+		} else {
 			kept = append(kept, g)
 		}
 	}
+	f.Times++
 	f.Reason = bound(f.Reason)
 	f.At = f.At.UTC().Truncate(time.Millisecond)
 	kept = append(kept, f)
 	d.Failed = kept[max(len(kept)-maxFailed, 0):]
+}
+
+// forgive forgets what was noted of builds.
+func (d *document) forgive(which func(Failure) bool) {
+	kept := d.Failed[:0:0]
+	for _, g := range d.Failed {
+		if !which(g) {
+			kept = append(kept, g)
+		}
+	}
+	d.Failed = kept
 }

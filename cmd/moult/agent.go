@@ -1,16 +1,23 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"moult/agent"
 	"moult/agent/config"
+	"moult/agent/control"
 	"moult/agent/fdstore"
+	"moult/agent/selfupdate"
+	"moult/store/bundle"
 )
 
 func agentCommand() *cli.Command {
@@ -20,12 +27,14 @@ func agentCommand() *cli.Command {
 		Description: "The configuration file is described in docs/operations.md. Flags go over what it says.\n" +
 			"The agent ends at SIGTERM or SIGINT; the node that it looks after goes on, and the next\n" +
 			"agent with the same data folder takes it over.",
+		Subcommands: []*cli.Command{replaceCommand()},
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Value: "agent.hcl", Usage: "the configuration `FILE`"},
 			&cli.StringFlag{Name: "name", Usage: "the node's `NAME`"},
 			&cli.StringFlag{Name: "data", Usage: "the data `FOLDER`"},
 			&cli.StringFlag{Name: "bind", Usage: "`HOST:PORT` for the ring, UDP and TCP"},
 			&cli.StringSliceFlag{Name: "join", Usage: "`HOST:PORT` of a peer; may be given several times"},
+			&cli.StringFlag{Name: selfupdate.CheckFlag, Hidden: true, Usage: "read this configuration and the copy of a store in `FOLDER`, say what was read, and end"},
 			&cli.BoolFlag{Name: "forget", Usage: "take out of the kernel what an agent with this configuration left for its node, and end"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"},
 			&cli.BoolFlag{Name: "log-json", Usage: "log as JSON"},
@@ -48,10 +57,121 @@ func agentCommand() *cli.Command {
 			if c.Bool("forget") {
 				return agent.Forget(cfg, log)
 			}
-			sockets := fdstore.Open(log)
-			defer sockets.Close()
-			return agent.Run(c.Context, cfg, sockets, log)
+			if copied := c.String(selfupdate.CheckFlag); copied != "" {
+				return selfupdate.WriteReport(cfg, copied, c.App.Writer, log)
+			}
+			return runAgent(c.Context, cfg, log)
 		},
+	}
+}
+
+// runAgent runs the agent by the build that is to be it: this process becomes another build
+// where that is so, and its parent while one is on trial.
+func runAgent(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	builds := selfupdate.Start(cfg, log) // before the sockets are taken out of the environment
+	sockets := fdstore.Open(log)
+	defer sockets.Close()
+	err := agent.Run(ctx, cfg, builds, sockets, log)
+	if sw, ok := errors.AsType[*selfupdate.Switch](err); ok {
+		return builds.Run(ctx, sw, cfg, sockets, os.Args[1:])
+	}
+	if err == nil {
+		builds.Up() // it was told to end
+	}
+	return err
+}
+
+func replaceCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "replace",
+		Usage:     "replace the agent of this machine by another build of moult, if that is well",
+		ArgsUsage: "FILE",
+		Description: "The running agent copies the file, has it read a copy of what the agent goes on from, and\n" +
+			"then tries it in its own place. It is well when it answers as the node that it was, with the\n" +
+			"peers that were there, and leaves the journal whole. If not, the agent of before goes on. The\n" +
+			"node's software serves all the while.",
+		Flags: []cli.Flag{agentFlag(), outputFlag(),
+			&cli.DurationFlag{Name: "deadline", Value: selfupdate.DefaultDeadline, Usage: "put it back if it is not well within this `TIME`"}},
+		Action: func(c *cli.Context) error {
+			file, err := oneArg(c, "FILE")
+			if err != nil {
+				return err
+			}
+			return replaceAgent(c, file)
+		},
+	}
+}
+
+// replaced is `moult agent replace -o json`.
+type replaced struct {
+	Digest bundle.Digest `json:"digest"`
+	// Outcome is "replaced", "runs already" or "put back"; Reason says why it was put back.
+	Outcome string `json:"outcome"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+const outcomePutBack = "put back"
+
+func replaceAgent(c *cli.Context, file string) error {
+	asJSON, err := wantsJSON(c)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return failedf("name the program", "replace the agent: %w", err)
+	}
+	defer f.Close()
+	api := client(c)
+	defer api.Close()
+	r, err := api.Replace(c.Context, f, c.Duration("deadline"))
+	if err != nil {
+		return err
+	}
+	out := replaced{Digest: r.Digest, Outcome: "runs already"}
+	if !r.Runs {
+		if out, err = followReplacing(c.Context, api, r); err != nil {
+			return err
+		}
+	}
+	if out.Outcome == outcomePutBack {
+		err = &exitError{code: exitRefused, err: fmt.Errorf("build %s was put back, and the agent of before goes on: %s", r.Digest.Short(), out.Reason)}
+	}
+	if asJSON {
+		return errors.Join(writeJSON(c.App.Writer, out), err)
+	}
+	if err == nil {
+		fmt.Fprintf(c.App.Writer, "build %s: %s\n", r.Digest.Short(), out.Outcome)
+	}
+	return err
+}
+
+// followReplacing waits until it is known what becomes of a build. Between the agents nobody
+// answers.
+func followReplacing(ctx context.Context, api *control.Client, r control.Replacing) (out replaced, err error) {
+	const between = time.Minute // for agents to end, and to begin
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(r.Deadline)+3*between)
+	defer cancel()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	out.Digest = r.Digest
+	for {
+		info, err := api.Info(ctx)
+		if err == nil && !info.Agent.OnTrial && info.Agent.Digest == r.Digest {
+			out.Outcome = "replaced"
+			return out, nil
+		}
+		for _, failed := range info.Agent.Failed {
+			if err == nil && failed.Digest == r.Digest && !info.Agent.OnTrial && failed.At.After(r.Begun) {
+				out.Outcome, out.Reason = outcomePutBack, failed.Reason
+				return out, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return out, fmt.Errorf("wait for the trial of build %s: %w; `moult status` shows what became of it", r.Digest.Short(), ctx.Err())
+		case <-tick.C:
+		}
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 // TestMain lets the test binary be what the demo, the tests and agents start: an
 // agent, a node of the sample system, the object host, or an object that does wrong.
 func TestMain(m *testing.M) {
+	badBuild()
 	if len(os.Args) > 2 && os.Args[1] == badObjectCommand {
 		os.Exit(badObject(os.Args[2]))
 	}

@@ -181,6 +181,14 @@ func (a *Agent) Kill() error {
 	return nil
 }
 
+// PID is the process ID of the agent as it was started; 0 before that.
+func (a *Agent) PID() int {
+	if a.cmd == nil {
+		return 0
+	}
+	return a.cmd.Process.Pid
+}
+
 func (a *Agent) started() bool { return a.Ended != nil }
 
 // signal tells the process; one that has ended already is as it should be.
