@@ -292,7 +292,10 @@ func (f *Folder) sweep() {
 		_, err := bundle.ParseDigest("sha256:" + e.Name())
 		switch {
 		case strings.HasPrefix(e.Name(), ".new-"):
-			f.remove(e.Name())
+			// One that is being made now is younger.
+			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > leftOver {
+				f.remove(e.Name())
+			}
 		case err == nil && !used[e.Name()]:
 			if info, err := e.Info(); err == nil {
 				spare = append(spare, old{e.Name(), info.ModTime()})

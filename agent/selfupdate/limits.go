@@ -10,10 +10,11 @@ const (
 	// MaxBuild bounds a build's file, in bytes.
 	MaxBuild = 512 << 20
 
-	maxState  = 64 << 10 // bytes of state.json
-	maxFailed = 8        // failures that are kept
-	maxReason = 600      // bytes of a failure's reason
-	keptTries = 2        // builds that are kept beside the one that is confirmed
+	maxState  = 64 << 10  // bytes of state.json
+	maxFailed = 8         // failures that are kept
+	maxReason = 600       // bytes of a failure's reason
+	leftOver  = time.Hour // after which a folder that was being made is a dead agent's
+	keptTries = 2         // builds that are kept beside the one that is confirmed
 
 	// A check of a build that does not run yet.
 	checkTime   = time.Minute

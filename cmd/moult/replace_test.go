@@ -394,11 +394,11 @@ func (c *testCluster) childOf(parent int) int {
 	return 0
 }
 
-// TestReplaceAgentUnderLoad replaces an agent while clients call its node, by ways that do not
-// lead through the agent: no call fails.
+// TestReplaceAgentUnderLoad replaces an agent while clients call its node, past the agent and
+// through it: no call fails.
 func TestReplaceAgentUnderLoad(t *testing.T) {
 	inMixed(t)
-	eachDirect(t, []kind{{"inherit", "connect"}, {"steer", "connect"}}, func(t *testing.T, k kind) {
+	eachDirect(t, []kind{{"inherit", "connect"}, {"steer", "connect"}, {"relay", "proxy"}}, func(t *testing.T, k kind) {
 		c := newCluster(t, 2)
 		c.use(k, "")
 		c.up(c.Agents)
