@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"moult/agent/account/sandbox"
 	"moult/agent/config"
 	"moult/agent/control"
 	"moult/agent/fdstore"
@@ -309,6 +310,7 @@ func (l *loop) run(ctx context.Context) error {
 	}
 	l.watchDisk()
 	l.watchSecrets()
+	l.watchSandbox()
 	l.upSince = time.Now()
 	if l.builds.State().OnTrial {
 		l.step(node.AgentTrial{})
@@ -377,8 +379,16 @@ func (l *loop) watchSecrets() {
 	}
 }
 
+// watchSandbox says what holds the node's programs less than it should here, where there is
+// no other user to hold them.
+func (l *loop) watchSandbox() {
+	if !l.Account.Others() {
+		l.alarmOf(causeSandbox, sandbox.Lacks())
+	}
+}
+
 // Causes of alarms.
-const causeDisk, causeState, causeSecret = "disk", "state", "secret "
+const causeDisk, causeState, causeSecret, causeSandbox = "disk", "state", "secret ", "sandbox"
 
 // emptyInbox handles what waits, so that one decision serves for all of it.
 func (l *loop) emptyInbox() {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/account/bounds"
 	"moult/agent/rehearse"
 	"moult/simlayer/host"
 )
@@ -24,6 +25,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case host.CommandName:
 			os.Exit(host.Main(os.Args[2:], os.Stderr))
+		case bounds.CommandName:
+			os.Exit(bounds.Main(os.Args[2:], os.Stderr))
 		case rehearse.CommandName:
 			os.Exit(rehearse.Main(os.Args[2:], os.Stdout, os.Stderr))
 		case objectCommand:

@@ -6,13 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"moult/agent/account"
+	"moult/agent/account/bounds"
+	"moult/agent/account/sandbox"
 	"moult/store/bundle"
 )
 
@@ -27,6 +28,8 @@ type confinement struct {
 	memoryMax int64 // bytes of RLIMIT_DATA; 0: no limit
 	newSlot   string
 	account   *account.Account
+	sandbox   *sandbox.Sandbox
+	bounds    *bounds.Bounds
 }
 
 // mayMount guesses whether the old slot can be mounted read-only.
@@ -50,21 +53,7 @@ func capable(capability int) bool {
 // the signal that ends the child with its parent (Pdeathsig) is sent when the
 // *thread* that started the child ends.
 func runConfined(cmd *exec.Cmd, c confinement) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() != unix.Getpid() {
-			// Never unlocked: the thread ends with this goroutine.
-			done <- confined(cmd, c)
-			return
-		}
-		// This is the main thread, which stands for the whole process in
-		// /proc. It stays as it is; while it is occupied here, another thread
-		// is found.
-		defer runtime.UnlockOSThread()
-		done <- runConfined(cmd, c)
-	}()
-	return <-done
+	return account.Aside(func() error { return confined(cmd, c) })
 }
 
 func confined(cmd *exec.Cmd, c confinement) error {
@@ -75,33 +64,40 @@ func confined(cmd *exec.Cmd, c confinement) error {
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	c.account.Dress(cmd)
-	if err := c.account.Drop(); err != nil { // of this thread, which is thrown away
+	if err := errors.Join(c.sandbox.Enter(), c.account.Drop()); err != nil { // of this thread, which is thrown away
 		return err
 	}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	if c.bounds != nil && c.memoryMax > 0 {
+		c.bounds, c.memoryMax = c.bounds.And("data", uint64(c.memoryMax)), 0
+	}
 	byShell := limitsByShell(c.account)
 	if byShell {
 		if err := limitByShell(cmd, c.memoryMax); err != nil {
 			return err
 		}
 	}
+	if err := c.bounds.Wrap(cmd); err != nil {
+		return err
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	pid := cmd.Process.Pid
-	var limitErr error
-	if !byShell {
+	limitErr := sandbox.Outside(func() error { return c.bounds.Score(pid) })
+	if !byShell && limitErr == nil {
 		// Go has no way to set the limit between fork and exec; the program
 		// runs without it for some microseconds.
-		if limitErr = limit(pid, c.memoryMax); limitErr != nil {
-			unix.Kill(-pid, unix.SIGKILL)
-		}
+		limitErr = limit(pid, c.memoryMax)
+	}
+	if limitErr != nil {
+		unix.Kill(-pid, unix.SIGKILL)
 	}
 	// As long as the leader is a zombie, its number cannot have become another
 	// group's: the group is killed before the leader is reaped.
 	awaitZombie(pid)
 	unix.Kill(-pid, unix.SIGKILL)
-	strayErr := stopStrays(c.newSlot, c.account)
+	strayErr := sandbox.Outside(func() error { return stopStrays(c.newSlot, c.account) })
 	return errors.Join(limitErr, cmd.Wait(), strayErr)
 }
 

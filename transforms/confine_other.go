@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"moult/agent/account"
+	"moult/agent/account/bounds"
+	"moult/agent/account/sandbox"
 	"moult/store/bundle"
 )
 
@@ -23,6 +25,8 @@ type confinement struct {
 	memoryMax int64
 	newSlot   string
 	account   *account.Account
+	sandbox   *sandbox.Sandbox
+	bounds    *bounds.Bounds
 }
 
 func mayMount() bool { return false }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/account/bounds"
 	"moult/store/bundle"
 	"moult/testdata/kit"
 )
@@ -23,6 +24,9 @@ const quickExit = "GORACE=atexit_sleep_ms=0"
 // The test binary is also the program that the tests run: TEST_PROGRAM says
 // which part it plays.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == bounds.CommandName {
+		os.Exit(bounds.Main(os.Args[2:], os.Stderr))
+	}
 	if part := os.Getenv("TEST_PROGRAM"); part != "" {
 		os.Exit(playPart(part))
 	}

@@ -13,9 +13,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"moult/agent/account"
+	"moult/agent/account/bounds"
+	"moult/agent/account/sandbox"
 	"moult/store/bundle"
 	"moult/store/durable"
 	"moult/transforms/stray"
@@ -75,6 +78,11 @@ type Job struct {
 	// Account is whose the program is; nil: the agent's. Old and Future must be its,
 	// as New and Past are.
 	Account *account.Account
+	// Bounds are what the program is held to; nil: nothing.
+	Bounds *bounds.Bounds
+	// Sandbox, with the job's folders, is what the program is held to; nil: none. In one
+	// TMPDIR is a folder of its own, which is removed after it.
+	Sandbox *sandbox.Sandbox
 }
 
 // Result is what the new slot holds.
@@ -434,12 +442,24 @@ func (r Runner) program(ctx context.Context, j Job, s shown, mount bool) error {
 	cmd.Stderr = cmd.Stdout
 	cmd.WaitDelay = pipeGrace
 
+	box, scratch, err := j.sandbox(s, mount)
+	if err != nil {
+		return j.failed("make its folder for temporary files: "+err.Error(), err)
+	}
+	if scratch != "" {
+		cmd.Env = append(cmd.Env, "TMPDIR="+scratch)
+		defer func() {
+			if err := removeTree(scratch); err != nil { // the next OpenSlots does it
+				r.logger().Warn("temporary files of a transform left behind", "folder", scratch, "err", err)
+			}
+		}()
+	}
 	watched := j.watchDisk(ctx, cancel)
-	c := confinement{memoryMax: j.Spec.MemoryMax, newSlot: j.New, account: j.Account}
+	c := confinement{memoryMax: j.Spec.MemoryMax, newSlot: j.New, account: j.Account, sandbox: box, bounds: j.Bounds}
 	if mount {
 		c.readOnly = j.given()
 	}
-	err := runConfined(cmd, c)
+	err = runConfined(cmd, c)
 	killed := context.Cause(ctx)
 	cancel(nil)
 	<-watched
@@ -448,6 +468,37 @@ func (r Runner) program(ctx context.Context, j Job, s shown, mount bool) error {
 		return err
 	}
 	return j.outcome(cmd, err, killed, last.String())
+}
+
+// sandbox is what the program is held to, with its folder for temporary files, which it
+// makes; both nothing where it is held to none. s and mount are as for program.
+func (j Job) sandbox(s shown, mount bool) (box *sandbox.Sandbox, scratch string, err error) {
+	if j.Sandbox == nil {
+		return nil, "", nil
+	}
+	scratch = filepath.Join(filepath.Dir(j.New), oldPrefix+"tmp-"+slotName(j.To))
+	if err := removeTree(scratch); err != nil {
+		return nil, "", err
+	}
+	if err := os.Mkdir(scratch, 0o700); err != nil {
+		return nil, "", err
+	}
+	if err := j.Account.Give(scratch); err != nil {
+		return nil, "", errors.Join(err, os.Remove(scratch))
+	}
+	read, write := []string{j.Dir, j.Bounds.Program()}, append(j.made(), scratch)
+	for _, dir := range j.given() {
+		if mount || s[dir] == "" && !j.Live {
+			read = append(read, dir)
+		} else {
+			write = append(write, s.of(dir)) // a copy; or the state itself, which who copies it may have to lock
+		}
+	}
+	box = j.Sandbox.Of(read, write)
+	if j.Live { // who copies it may have to tell the software that runs
+		box = box.Signalling()
+	}
+	return box, scratch, nil
 }
 
 // outcome turns the end of a program into an error or nil.
@@ -471,6 +522,9 @@ func (j Job) outcome(cmd *exec.Cmd, err, killed error, output string) error {
 		f.Reason, f.Err, f.Own = exit.Error(), err, true
 		if j.Spec.MemoryMax > 0 {
 			f.Reason += fmt.Sprintf(" (it was limited to %s of memory by transform.memory_max)", size(j.Spec.MemoryMax))
+		}
+		if j.Sandbox != nil && strings.Contains(strings.ToLower(output), "permission denied") {
+			f.Reason += " (it was held to its folders and the system's: readable and writable in agent.hcl give it others)"
 		}
 	case cmd.Process == nil:
 		f.Reason, f.Err = fmt.Sprintf("cannot start %q in %s: %v; check transform.exec of the release", j.argv()[0], j.Dir, err), err

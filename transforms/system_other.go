@@ -8,6 +8,8 @@ import (
 	"os/exec"
 
 	"moult/agent/account"
+	"moult/agent/account/bounds"
+	"moult/agent/account/sandbox"
 	"moult/store/bundle"
 )
 
@@ -22,6 +24,8 @@ type confinement struct {
 	memoryMax int64
 	newSlot   string
 	account   *account.Account
+	sandbox   *sandbox.Sandbox
+	bounds    *bounds.Bounds
 }
 
 func runConfined(*exec.Cmd, confinement) error { return errSystem }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"moult/agent/account"
+	"moult/agent/account/sandbox"
 	"moult/store/bundle"
 	"moult/testdata/kit"
 )
@@ -104,6 +105,47 @@ func TestMemoryLimitOfUser(t *testing.T) {
 		}()
 		if got := <-out; !strings.HasPrefix(got, c.wants) {
 			t.Errorf("%q: the transform says %q, want %q", c.env, got, c.wants)
+		}
+	}
+}
+
+// In a sandbox a transform has its folders, a folder for temporary files that is gone
+// afterwards, and what the operator gives; and who runs into the wall is told what it is.
+func TestSandboxed(t *testing.T) {
+	if lacks := sandbox.Lacks(); lacks != "" {
+		t.Skip("skipped: ", lacks)
+	}
+	beside := t.TempDir()
+	writeTree(t, beside, map[string]string{"given": "g"})
+	for name, way := range ways(t) {
+		for _, c := range []struct{ script, want string }{
+			{`cp "$MOULT_OLD"/* "$MOULT_NEW"/ && echo x > "$TMPDIR/x" && mv "$TMPDIR/x" "$MOULT_NEW/c"`, ""},
+			{`cat "$BESIDE/given" > "$MOULT_NEW/c"`, "(it was held to its folders and the system's: readable and writable in agent.hcl give it others)"},
+			{`echo x > "$BESIDE/new"`, "readable and writable in agent.hcl"},
+			{`echo x > /tmp/moult-sandboxed`, "readable and writable in agent.hcl"},
+			{`given; cat "$BESIDE/given" > "$MOULT_NEW/c"`, ""},
+			{`given; echo x > "$BESIDE/new"`, "readable and writable in agent.hcl"},
+			{`none; echo x > "$BESIDE/new"`, ""},
+		} {
+			j := newJob(t, "")
+			box := &sandbox.Sandbox{}
+			script := c.script
+			if rest, ok := strings.CutPrefix(script, "given; "); ok {
+				script, box.Given = rest, []string{beside}
+			}
+			if rest, ok := strings.CutPrefix(script, "none; "); ok {
+				script, box = rest, nil
+			}
+			j.Spec.Exec, j.Sandbox = []string{"/bin/sh", "-c", script}, box
+			j.Env = []string{"PATH=" + os.Getenv("PATH"), "BESIDE=" + beside}
+			_, err := Runner{Protect: way}.Run(context.Background(), j)
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: %s: %v, want %q", name, c.script, err, c.want)
+			}
+			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(j.New), ".old-*")); len(left) > 0 {
+				t.Errorf("%s: %s: left: %q", name, c.script, left)
+			}
+			_ = os.Remove(filepath.Join(beside, "new"))
 		}
 	}
 }

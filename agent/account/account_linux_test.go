@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"moult/agent/account/sandbox"
 )
 
 // TestMain lets the test binary be the program that is run as another user: it prints
@@ -323,5 +325,29 @@ func TestOpenTo(t *testing.T) {
 	}
 	if text := nobody(t).OpenTo(path); !strings.Contains(text, "`chmod 600 "+path+"`") {
 		t.Errorf("root's, of a group of the account: %q", text)
+	}
+}
+
+// Without an account, what works beside the software can gain no rights, and of root's has
+// those for files and processes only; what is started as the software is has all of them.
+func TestWorkersHaveFewRights(t *testing.T) {
+	needRoot(t)
+	start := func(box *sandbox.Sandbox) string {
+		cmd := program("status")
+		var out strings.Builder
+		cmd.Stdout = &out
+		if err := (*Account)(nil).RunIn(box, cmd.Run); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	const few = "00000000000004fb" // CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, FSETID 4, KILL 5, SETGID 6, SETUID 7, NET_BIND_SERVICE 10
+	got := start((&sandbox.Sandbox{}).Of([]string{"/proc/self/exe"}, nil))
+	want := "CapInh 0\nCapPrm " + few + "\nCapEff " + few + "\nCapBnd " + few + "\nCapAmb 0\nNoNewPrivs 1\n"
+	if !strings.Contains(strings.ReplaceAll(got, "0000000000000000", "0"), want) {
+		t.Errorf("in a sandbox it has\n%swant\n%s", got, want)
+	}
+	if got := start(nil); !strings.Contains(got, "NoNewPrivs 0") || strings.Contains(got, "CapEff "+few) {
+		t.Errorf("in none it has\n%s", got)
 	}
 }

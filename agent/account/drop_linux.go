@@ -42,15 +42,23 @@ func lacks() error {
 // noFixup is SECBIT_NO_SETUID_FIXUP: with it, who becomes another user keeps capabilities.
 const noFixup = 1 << 2
 
+// worked are the capabilities that programs of root's keep which work for the node beside
+// its software, where no user is named: what it takes to handle the files and processes of
+// other users, whose the state may be since the software becomes them by itself.
+var worked = []int{
+	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
+	unix.CAP_NET_BIND_SERVICE, unix.CAP_SETGID, unix.CAP_SETUID,
+}
+
 // Drop takes from the calling thread, and so from what it starts, all ways to rights
 // that a user does not have. The caller must be locked to the thread, which must not be
 // the main one, and let it end. [Account.Run] does so.
+//
+// A nil account's programs stay who the agent is. They can gain no rights either; root's
+// keep the few capabilities that are good for files and processes, and those of others none.
 func (a *Account) Drop() error {
-	if a == nil {
-		return nil
-	}
 	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
-	if err == nil && bits&noFixup != 0 {
+	if a != nil && err == nil && bits&noFixup != 0 {
 		return errors.New("the agent was started so that its programs keep capabilities (no-setuid-fixup of securebits): start it without")
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -60,9 +68,18 @@ func (a *Account) Drop() error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
 		return os.NewSyscallError("prctl PR_CAP_AMBIENT_CLEAR_ALL", err)
 	}
+	var keeps uint64
+	if a == nil {
+		for _, c := range worked {
+			keeps |= 1 << c
+		}
+	}
 	// The bounding set only matters to who can gain rights, which nobody can any more;
 	// without CAP_SETPCAP it stays.
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		if keeps&(1<<c) != 0 {
+			continue
+		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
 			break
 		}
@@ -72,6 +89,13 @@ func (a *Account) Drop() error {
 	if err := unix.Capget(&hdr, &data[0]); err != nil {
 		return os.NewSyscallError("capget", err)
 	}
-	data[0].Inheritable, data[1].Inheritable = 0, 0
+	for i := range data {
+		data[i].Inheritable = 0
+		if a == nil { // an account's go with the change of users, which takes some of them
+			half := uint32(keeps >> (32 * i))
+			data[i].Permitted &= half
+			data[i].Effective &= half
+		}
+	}
 	return os.NewSyscallError("capset", unix.Capset(&hdr, &data[0]))
 }

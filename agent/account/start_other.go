@@ -2,12 +2,19 @@
 
 package account
 
-import "os/exec"
+import (
+	"os/exec"
+
+	"moult/agent/account/sandbox"
+)
 
 func lacks() error { return nil }
 
 // Run calls f: agents do not run on this system.
 func (a *Account) Run(f func() error) error { return f() }
+
+// RunIn calls f.
+func (a *Account) RunIn(_ *sandbox.Sandbox, f func() error) error { return f() }
 
 // Dress does nothing here.
 func (a *Account) Dress(*exec.Cmd) {}

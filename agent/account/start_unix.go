@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
+
+	"moult/agent/account/sandbox"
 )
 
 // Run calls f where what it starts begins without rights that the account must not
@@ -19,22 +21,43 @@ func (a *Account) Run(f func() error) error {
 	if a == nil {
 		return f()
 	}
+	return Aside(func() error {
+		if err := a.Drop(); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// RunIn is Run for what works in a sandbox. Also where there is no account, what f starts
+// begins without what it has no use for: see [Account.Drop].
+func (a *Account) RunIn(s *sandbox.Sandbox, f func() error) error {
+	if s == nil {
+		return a.Run(f)
+	}
+	return Aside(func() error {
+		if err := errors.Join(s.Enter(), a.Drop()); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// Aside calls f on a thread of the operating system of its own, which is thrown away with
+// what f has made of it.
+func Aside(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if !isMainThread() {
 			// Never unlocked: the thread ends with this goroutine.
-			err := a.Drop()
-			if err == nil {
-				err = f()
-			}
-			done <- err
+			done <- f()
 			return
 		}
 		// The main thread stands for the whole process. While it is occupied here,
 		// another is found.
 		defer runtime.UnlockOSThread()
-		done <- a.Run(f)
+		done <- Aside(f)
 	}()
 	return <-done
 }

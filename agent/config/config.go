@@ -4,6 +4,7 @@ import (
 	"os"
 	"time"
 
+	"moult/agent/account/bounds"
 	"moult/store/bundle"
 )
 
@@ -43,6 +44,12 @@ type Config struct {
 	// is the agent's own user.
 	User, Group string
 	Groups      []string
+	// Bounds are what the node's programs are held to; nil: nothing.
+	Bounds *bounds.Bounds
+	// Readable and Writable are absolute paths that transforms, checks of rehearsals and
+	// programs of simulation objects may read, or write to as well, beside their own
+	// folders and the system's.
+	Readable, Writable []string
 	// Egress is how the node's calls find a peer's address for its version; one
 	// of the Egress words.
 	Egress string

@@ -45,12 +45,20 @@ type (
 		User         *string           `hcl:"user"`
 		Group        *string           `hcl:"group"`
 		Groups       []string          `hcl:"supplementary_groups,optional"`
+		Readable     []string          `hcl:"readable,optional"`
+		Umask        *string           `hcl:"umask"`
+		OOMScore     *int              `hcl:"oom_score"`
+		Rlimits      *rlimitsHCL       `hcl:"rlimits,block"`
+		Writable     []string          `hcl:"writable,optional"`
 		Egress       *string           `hcl:"egress"`
 		EgressOpen   *bool             `hcl:"egress_open"`
 		SyncInterval *string           `hcl:"sync_interval"`
 		FirstSync    *string           `hcl:"first_sync"`
 		Services     []serviceHCL      `hcl:"service,block"`
 		Adopt        *adoptHCL         `hcl:"adopt,block"`
+	}
+	rlimitsHCL struct {
+		All hcl.Attributes `hcl:",remain"`
 	}
 	serviceHCL struct {
 		Name     string  `hcl:"name,label"`
@@ -140,6 +148,12 @@ func (h agentHCL) config(dir string) (Config, error) {
 	set(&c.User, h.User)
 	set(&c.Group, h.Group)
 	c.Groups = h.Groups
+	for _, path := range h.Readable {
+		c.Readable = append(c.Readable, from(dir, path))
+	}
+	for _, path := range h.Writable {
+		c.Writable = append(c.Writable, from(dir, path))
+	}
 	c.Class, c.Root = bundle.Class(h.Class), h.Root
 	c.Join, c.Labels = h.Join, h.Labels
 	for _, p := range []*string{&c.Data, &c.Root, &c.GossipKey, &c.JoinToken, &c.APIToken} {
@@ -152,7 +166,8 @@ func (h agentHCL) config(dir string) (Config, error) {
 	err = errors.Join(err,
 		h.setEgress(&c.Egress),
 		setDuration(&c.SyncInterval, h.SyncInterval, "sync_interval"),
-		setDuration(&c.FirstSync, h.FirstSync, "first_sync"))
+		setDuration(&c.FirstSync, h.FirstSync, "first_sync"),
+		h.setBounds(&c))
 	c.Services = map[string]Service{}
 	protocols := map[string]bundle.Service{}
 	for _, s := range h.Services {

@@ -7,6 +7,8 @@ const (
 	maxVars = 64
 	// maxGroups bounds the supplementary groups; Linux takes 65,536.
 	maxGroups = 64
+	// maxPaths bounds the paths that programs are let to.
+	maxPaths = 64
 	// maxFilledArg and maxFilled bound, in bytes, an argument and a whole command line as
 	// they are filled in; systems start no program with much more.
 	maxFilledArg = 64 << 10

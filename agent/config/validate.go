@@ -6,9 +6,11 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"moult/agent/control"
@@ -90,7 +92,26 @@ func (c Config) Validate() error {
 			bad("adopt: health: service = %q: %w", a.Health.Service, err)
 		}
 	}
-	return errors.Join(append(errs, c.checkTexts(), c.checkUser(), c.checkPorts())...)
+	return errors.Join(append(errs, c.checkTexts(), c.checkUser(), c.checkPaths(), c.Bounds.Check(), c.checkPorts())...)
+}
+
+// checkPaths checks what programs are let to. A folder above the data folder is no mistake:
+// what is the agent's stays out of reach.
+func (c Config) checkPaths() error {
+	for field, paths := range map[string][]string{"readable": c.Readable, "writable": c.Writable} {
+		if len(paths) > maxPaths {
+			return fmt.Errorf("%s: %d paths, the most is %d", field, len(paths), maxPaths)
+		}
+		for _, path := range paths {
+			if strings.ContainsRune(path, 0) || path == "" {
+				return fmt.Errorf("%s: %q is no path", field, path)
+			}
+			if rel, err := filepath.Rel(c.Data, path); err == nil && filepath.IsLocal(rel) {
+				return fmt.Errorf("%s: %s is in the data folder, which is the agent's own: leave it out", field, path)
+			}
+		}
+	}
+	return nil
 }
 
 // checkUser checks what keeps the node's programs from the agent. Whether this machine

@@ -39,9 +39,15 @@ type Deed struct {
 
 type uidKey struct{}
 
+// sandboxKey is that of true where the caller is in a sandbox.
+type sandboxKey struct{}
+
 // withUID notes whose process is at the other end of a connection.
 func withUID(ctx context.Context, c net.Conn) context.Context {
 	if u, ok := c.(*net.UnixConn); ok {
+		if sandboxed(u) {
+			ctx = context.WithValue(ctx, sandboxKey{}, true)
+		}
 		if uid, ok := peerUID(u); ok {
 			return context.WithValue(ctx, uidKey{}, uid)
 		}

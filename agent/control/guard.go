@@ -20,7 +20,8 @@ const TokenVariable = "MOULT_API_TOKEN"
 
 // guard keeps out callers that the unix socket's permissions would have kept out:
 // pages of other sites in a browser of this machine, and, by the token, whoever can
-// reach the address. Calls by the unix socket pass.
+// reach the address. Calls by the unix socket pass, but for those of the node's own programs
+// that work in a sandbox: their user may be the agent's.
 type guard struct {
 	token string // "": only this machine may call
 	next  http.Handler
@@ -28,16 +29,27 @@ type guard struct {
 
 func (g guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
+		if inside, _ := r.Context().Value(sandboxKey{}).(bool); inside {
+			answerError(w, http.StatusForbidden, &Error{
+				Kind: KindRefused, Message: "the control API is not for transforms and programs of simulation objects, in whose sandbox this caller is",
+				Hint: "call it from outside; where a container only looks like one (no_new_privs, and a filter of system calls), by api and api_token",
+			})
+			return
+		}
 		g.next.ServeHTTP(w, r)
 		return
 	}
 	if status, e := g.check(r); e != nil {
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(e) // the caller may have gone
+		answerError(w, status, e)
 		return
 	}
 	g.next.ServeHTTP(w, r)
+}
+
+func answerError(w http.ResponseWriter, status int, e *Error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(e) // the caller may have gone
 }
 
 func (g guard) check(r *http.Request) (status int, e *Error) {

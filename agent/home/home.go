@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"moult/agent/account"
+	"moult/agent/account/sandbox"
 	"moult/agent/config"
 	"moult/store"
 	"moult/store/artifact"
@@ -32,6 +33,7 @@ type Home struct {
 	Store     *store.Store
 	Depot     *artifact.Depot
 	Account   *account.Account // of the node's programs; nil: this process's user
+	Sandbox   *sandbox.Sandbox // of those that work beside the software
 	Former    []int            // users whose state there is: the programs may have been theirs
 	Slots     *transforms.Slots
 
@@ -67,6 +69,7 @@ func (h *Home) open() error {
 	if err := h.resolveAccount(); err != nil {
 		return err
 	}
+	h.Sandbox = sandboxOf(cfg)
 	var err error
 	if h.FirstRoot, err = durable.ReadFile(cfg.Root, maxRootFile); err != nil {
 		return fmt.Errorf("read the cluster's first root: %w; `moult trust init` makes it", err)
@@ -92,6 +95,18 @@ func (h *Home) open() error {
 	}
 	h.ID = bundle.NodeIDOf(h.Key.Public().(ed25519.PublicKey))
 	return h.openFiles()
+}
+
+// sandboxOf is that of the node's programs beside its software: without what is the agent's
+// own. What is below the data folder and theirs is added for each.
+func sandboxOf(cfg config.Config) *sandbox.Sandbox {
+	s := &sandbox.Sandbox{Given: cfg.Readable, GivenToWrite: cfg.Writable}
+	for _, path := range append([]string{cfg.Data, cfg.File, cfg.APIToken}, Secrets(cfg)...) {
+		if abs, err := filepath.Abs(path); err == nil && path != "" {
+			s.Kept = append(s.Kept, abs)
+		}
+	}
+	return s
 }
 
 // resolveAccount finds under whom the node's programs run, and looks whether that user is

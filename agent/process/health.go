@@ -355,6 +355,9 @@ func run(ctx context.Context, spec Spec, argv []string, in io.Reader, out, words
 	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
 	cmd.WaitDelay = minCheck
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, words
+	if err := spec.Bounds.Wrap(cmd); err != nil {
+		return err
+	}
 	// The signal that ends the check with the agent is tied to the thread that
 	// starts it.
 	runtime.LockOSThread()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"moult/agent/account"
+	"moult/agent/account/bounds"
 	"moult/store/bundle"
 )
 
@@ -37,6 +38,8 @@ type Spec struct {
 	// users whose it may have been before.
 	Account *account.Account
 	Former  []int
+	// Bounds are what the software and its checks are held to; nil: nothing.
+	Bounds *bounds.Bounds
 	// Marker identifies the node among all those of the machine; see FindOrphans.
 	Marker string
 
@@ -233,6 +236,9 @@ func (p *Process) start() error {
 		if err := beginIn(cmd.SysProcAttr, p.spec.Cgroup); err != nil {
 			return err
 		}
+	}
+	if err := p.spec.Bounds.Wrap(cmd); err != nil {
+		return err
 	}
 	if err := p.spec.Account.Start(cmd); err != nil {
 		return err

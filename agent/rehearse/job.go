@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"moult/agent/account"
+	"moult/agent/account/bounds"
+	"moult/agent/account/sandbox"
 	"moult/agent/control"
 	"moult/gossip/view"
 	"moult/store/artifact"
@@ -42,7 +44,12 @@ type Job struct {
 	Env     []string
 	Account *account.Account `json:"-"`
 	As      []string         // the Account, by numbers, for processes of the rehearsal
-	Former  []int            // users whose an earlier rehearsal may have been
+	// Bounds are what all programs of the rehearsal are held to; nil: nothing.
+	Bounds *bounds.Bounds
+	// Sandbox is what transforms, the snapshot, the check and the programs of objects are
+	// held to, with their folders of the rehearsal; nil: none.
+	Sandbox *sandbox.Sandbox
+	Former  []int // users whose an earlier rehearsal may have been
 	// ReserveMemory is how many bytes of the machine's memory must stay free; at least some do in any case.
 	ReserveMemory int64
 	// Watch is told what goes on, by one goroutine at a time, which it must not keep waiting; nil: nobody is.

@@ -118,7 +118,7 @@ func (s *stage) copyAll(ctx context.Context) error {
 		}
 		j := transforms.Job{
 			Spec: bundle.Transform{Exec: s.Snapshot}, Dir: s.SnapshotDir, Old: s.State, New: s.Slot(s.From), From: s.From, To: s.From,
-			Env: s.environment(env...), Account: s.Account, Live: true, Reserve: Reserve,
+			Env: s.environment(env...), Account: s.Account, Bounds: s.Bounds, Sandbox: s.Sandbox, Live: true, Reserve: Reserve,
 		}
 		r, err := s.made(ctx, j)
 		if u, ok := errors.AsType[*transforms.Uncopyable](err); ok {
@@ -178,7 +178,7 @@ func (s *stage) transformAll(ctx context.Context) error {
 		err := s.notes.during(what, Stage{Name: StageTransform, Version: step.To}, func(st *Stage) error {
 			j := transforms.Job{
 				Spec: step.Transform, Dir: step.Dir, Old: s.Slot(from), New: s.Slot(step.To), From: from, To: step.To,
-				Env: s.environment(), Account: s.Account, Reserve: Reserve,
+				Env: s.environment(), Account: s.Account, Bounds: s.Bounds, Sandbox: s.Sandbox, Reserve: Reserve,
 			}
 			if step.Future != "" {
 				j.Future = s.object(step.To, "future")
@@ -268,7 +268,7 @@ func (s *stage) start() (*process.Process, error) {
 		return nil, err
 	}
 	p, err := process.Start(process.Spec{
-		Dir: soft.Dir, Argv: soft.Argv, Env: append(slices.Clone(soft.Env), mark(s.Folder)), Account: s.Account, Marker: s.Node.String() + "-rehearsal",
+		Dir: soft.Dir, Argv: soft.Argv, Env: append(slices.Clone(soft.Env), mark(s.Folder)), Account: s.Account, Bounds: s.Bounds, Marker: s.Node.String() + "-rehearsal",
 		LogPath: filepath.Join(s.Folder, "software.log"), Health: soft.Health, HealthAddr: soft.HealthAddr, Sockets: sockets,
 		// As long as its path in the data folder, which may be as long as one can be.
 		NotifySocket: filepath.Join(s.Folder, "n"), Log: s.log,
@@ -327,7 +327,8 @@ func (s *stage) check(ctx context.Context) error {
 	}
 	scratch := filepath.Join(s.Folder, "state", "check")
 	_, err = s.made(ctx, transforms.Job{
-		Spec: bundle.Transform{Exec: s.Check}, Dir: s.Software.Dir, New: scratch, From: s.From, To: s.last().To, Env: s.environment(env...), Account: s.Account, Reserve: Reserve,
+		Spec: bundle.Transform{Exec: s.Check}, Dir: s.Software.Dir, New: scratch, From: s.From, To: s.last().To, Env: s.environment(env...), Account: s.Account, Bounds: s.Bounds, Reserve: Reserve,
+		Sandbox: s.Sandbox.Of(nil, []string{s.Slot(s.last().To)}),
 	})
 	if f, ok := errors.AsType[*transforms.Failed](err); ok && f.Own {
 		return unfit("its check failed: %s", said(f))

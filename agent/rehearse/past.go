@@ -19,7 +19,7 @@ import (
 func (s *stage) past(ctx context.Context) (at map[string]string, end func(), err error) {
 	step := s.last()
 	native := map[string]string{}
-	cfg := host.Config{Dir: objects(s.Folder), Account: s.Account, Env: []string{mark(s.Folder)}, Log: s.log}
+	cfg := host.Config{Dir: objects(s.Folder), Account: s.Account, Bounds: s.Bounds, Sandbox: s.Sandbox, Env: []string{mark(s.Folder)}, Log: s.log}
 	for _, service := range s.Software.Services {
 		native[service.Name] = service.Addr
 		cfg.Services = append(cfg.Services, host.Service{Name: service.Name, Protocol: service.Protocol})

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"moult/agent/account/bounds"
+	"moult/agent/account/sandbox"
 	"moult/agent/control"
 	"moult/simlayer/host"
 	"moult/store/bundle"
@@ -31,6 +33,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case CommandName:
 			os.Exit(Main(os.Args[2:], os.Stdout, os.Stderr))
+		case bounds.CommandName:
+			os.Exit(bounds.Main(os.Args[2:], os.Stderr))
 		case host.CommandName:
 			os.Exit(host.Main(os.Args[2:], os.Stderr))
 		case "test-migrate", "test-soft", "test-check", "test-snapshot", "test-agent", "test-given", "test-bad":
@@ -239,6 +243,30 @@ func TestFit(t *testing.T) {
 		if _, err := rehearse(t, j); !isUnfit(err, "its check failed", "want \"another\"") {
 			t.Errorf("a check that fails: %v", err)
 		}
+	}
+}
+
+// In a sandbox a check has the state of the software that it checks, and nothing else.
+func TestCheckInSandbox(t *testing.T) {
+	if lacks := sandbox.Lacks(); lacks != "" {
+		t.Skip("skipped: ", lacks)
+	}
+	dir := t.TempDir()
+	j := job(dir, "fine")
+	j.Sandbox = &sandbox.Sandbox{Given: []string{filepath.Dir(j.Software.Argv[0])}}
+	outside := filepath.Join(dir, "outside")
+	for _, c := range []struct{ script, want string }{
+		{`: < "$MOULT_STATE/data" && echo x > "$MOULT_STATE/lock" && echo x > "$TMPDIR/x"`, ""},
+		{`echo x > "` + outside + `"`, "its check failed"},
+	} {
+		j.Check = []string{"/bin/sh", "-c", c.script}
+		if _, err := rehearse(t, j); (c.want == "") != (err == nil) || err != nil && !isUnfit(err, c.want, "readable and writable in agent.hcl") {
+			t.Errorf("%s: %v", c.script, err)
+		}
+	}
+	j.Sandbox = nil
+	if _, err := rehearse(t, j); err != nil {
+		t.Errorf("without the sandbox: %v", err)
 	}
 }
 

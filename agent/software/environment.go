@@ -31,7 +31,7 @@ func (s *Software) Environment() []string { return s.environment(nil, s.cfg.Acco
 // environment is the software's: that, and what the operator set, filled in.
 func (s *Software) environment(at func(name string) (string, error), who *account.Account) []string {
 	env := inherited(os.Environ())
-	if who == nil { // another user may not use it
+	if who == nil && at != nil { // another user may not use it, nor what works in a sandbox
 		env["MOULT_SOCKET"] = filepath.Join(s.cfg.Data, control.SocketName) // for simlayer/dial
 	}
 	who.Environment(env)

@@ -4,10 +4,13 @@ package software
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"moult/agent/control"
 )
 
 // What only the agent should know does not reach what it runs; what every program needs
@@ -36,6 +39,11 @@ func TestEnvironmentIsListed(t *testing.T) {
 	}
 	n := newNode(t, sleeper)
 	soft := New(n.cfg, Left{})
+	at := func(string) (string, error) { return "", nil }
+	socket := "MOULT_SOCKET=" + filepath.Join(n.cfg.Data, control.SocketName)
+	if own := soft.environment(at, nil); !slices.Contains(own, socket) || slices.Contains(soft.Environment(), socket) {
+		t.Errorf("the software alone is to be told of the agent's socket: %q", own)
+	}
 	for _, kv := range soft.Environment() {
 		if slices.Contains(secret, kv) {
 			t.Errorf("the software gets %s", kv)

@@ -93,7 +93,7 @@ func (s *Software) fillIn(p Plan, slot string, backends, checked map[string]stri
 		return process.Spec{}, fmt.Errorf("the command of version %d: %w", p.Version, err)
 	}
 	return process.Spec{
-		Dir: p.Dir, Argv: argv, Env: s.environment(at, who), Account: who, Former: s.cfg.Former, Marker: s.cfg.Node.String(),
+		Dir: p.Dir, Argv: argv, Env: s.environment(at, who), Account: who, Former: s.cfg.Former, Bounds: s.cfg.Bounds, Marker: s.cfg.Node.String(),
 		LogPath: filepath.Join(s.cfg.Data, "log", "node.log"), Health: health, HealthAddr: backends[health.Service],
 		NotifySocket: filepath.Join(s.cfg.Data, "notify.sock"), DialControl: attach.DialControl, Log: s.cfg.Log,
 	}, nil

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"moult/agent/account"
+	"moult/agent/account/bounds"
 	"moult/agent/process"
 	"moult/simlayer"
 	"moult/simlayer/connect"
@@ -36,6 +37,7 @@ type Config struct {
 	// the state of a version. Former are users whose it may have been before.
 	Account *account.Account
 	Former  []int
+	Bounds  *bounds.Bounds // what they are held to; nil: nothing
 	Own     func(bundle.Version) error
 	// Plan says how a version is started.
 	Plan func(bundle.Version) (Plan, error)

@@ -211,6 +211,12 @@ func TestBadReleases(t *testing.T) {
 	}
 	c := newCluster(t, 7)
 	p := &planting{testCluster: c, first: c.Agents[0], gate: newGate(c)}
+	if err := os.Mkdir(p.children(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c.edit(func(_ *cluster.Agent, config string) string {
+		return strings.Replace(config, "  class =", fmt.Sprintf("  writable = [%q]\n  class =", p.children()), 1)
+	})
 	c.up(c.Agents)
 	c.formed(7)
 	c.releaseAt(p.first, 1, spec{})
@@ -234,6 +240,9 @@ func TestBadReleases(t *testing.T) {
 	}
 	t.Logf("what became of six bad releases on 7 nodes:\n%s", strings.Join(p.lines, "\n"))
 }
+
+// children is where a transform writes which processes it has begun.
+func (p *planting) children() string { return filepath.Join(p.dir, "children") }
 
 // begin starts the clients: those of version 1, and those that speak the words of version 2 at
 // the address of whichever release the gate is open for.
@@ -333,7 +342,7 @@ func (p *planting) withoutWay() (poisoned *cluster.Agent) {
 		p.withdraws(3, p.why(p.first, heldNode(s)).Reason)
 	})
 	p.plant("its transform hangs", expected{went: 1}, func() {
-		child := filepath.Join(p.dir, "child")
+		child := filepath.Join(p.children(), "child")
 		hangs := fmt.Sprintf("sleep 1000 & echo $! > %s; wait", child)
 		p.hands(4, 4, p.varied(p.first, 4, 2, migrate, fmt.Sprintf("exec    = [\"/bin/sh\", \"-c\", %q]\n      timeout = \"2s\"", hangs)))
 		n := heldNode(p.held(4))

@@ -36,6 +36,8 @@ var floors = map[string]int{
 	"gossip/view":              1,
 	"transforms/stray":         0,
 	"agent/account":            0,
+	"agent/account/sandbox":    -1,
+	"agent/account/bounds":     -1,
 	"transforms":               1,
 	"simlayer/so/cputime":      -1,
 	"simlayer/so/jq":           0,

@@ -18,6 +18,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"moult/agent/account/bounds"
 	"moult/agent/rehearse"
 	"moult/cmd/moult/internal/demo"
 	"moult/simlayer/host"
@@ -33,6 +34,9 @@ func main() {
 // run is main without the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if code, ok := demo.SampleNode(args); ok {
+		return code
+	}
+	if code, ok := bounded(args); ok {
 		return code
 	}
 	if code, ok := objectHost(args); ok {
@@ -128,6 +132,14 @@ func objectHost(args []string) (code int, ok bool) {
 		return exitMisuse, true
 	}
 	return host.Main(args[2:], os.Stderr), true
+}
+
+// bounded makes this binary become a program of a node, within what the operator has said.
+func bounded(args []string) (code int, ok bool) {
+	if len(args) < 2 || args[1] != bounds.CommandName {
+		return 0, false
+	}
+	return bounds.Main(args[2:], os.Stderr), true
 }
 
 // rehearsal makes this binary be a process of a rehearsal, likewise.

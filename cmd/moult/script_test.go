@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"moult/agent/account/bounds"
 	"moult/agent/rehearse"
 	"moult/cmd/moult/internal/cluster"
 	"moult/cmd/moult/internal/demo"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == badObjectCommand {
 		os.Exit(badObject(os.Args[2]))
 	}
-	if len(os.Args) > 1 && slices.Contains([]string{"agent", "demo", demo.SampleCommand, host.CommandName, rehearse.CommandName}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{"agent", "demo", demo.SampleCommand, host.CommandName, rehearse.CommandName, bounds.CommandName}, os.Args[1]) {
 		main()
 	}
 	// Tests of clusters wait for processes much more than they compute.

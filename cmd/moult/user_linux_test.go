@@ -1,17 +1,22 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"moult/agent/account/sandbox"
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
 	"moult/store/bundle"
@@ -43,8 +48,9 @@ const wallSpec = `release {
 }
 `
 
-// wallCluster is one node whose programs run as user, "" being the agent's own.
-func wallCluster(t *testing.T, k kind, user string) *testCluster {
+// wallCluster is one node whose programs run as user, "" being the agent's own; the agent
+// begins as setpriv(1) is told, or else as this test.
+func wallCluster(t *testing.T, k kind, user string, setpriv ...string) *testCluster {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("only root can start programs as another user")
@@ -62,15 +68,54 @@ func wallCluster(t *testing.T, k kind, user string) *testCluster {
 	pid := c.agentFile()
 	c.use(k, "")
 	c.edit(func(_ *cluster.Agent, config string) string {
+		config = strings.Replace(config, "  class =", fmt.Sprintf("  readable = [%q, %q]\n  umask = \"027\"\n  oom_score = 321\n  rlimits {\n    nofile = 4321\n  }\n  class =", pid, gain), 1)
 		if user != "" {
 			config = strings.Replace(config, "  class =", fmt.Sprintf("  user  = %q\n  class =", user), 1)
 		}
 		return strings.Replace(config, "env = {", fmt.Sprintf("env = { WALL_GAIN = %q, WALL_AGENT = %q, ", gain, pid), 1)
 	})
+	if len(setpriv) > 0 {
+		c.as(setpriv)
+	}
+	if slices.Contains(setpriv, "--reuid=65534") {
+		c.give(65534)
+	}
 	c.up(c.Agents)
 	c.until(c.Agents[0], "the agent to be up", func(s control.Status) bool { return len(s.Nodes) == 1 })
 	c.name(c.agentPID())
 	return c
+}
+
+// as has the agents begin by way of setpriv. The test's own program lies where others cannot get.
+func (c *testCluster) as(setpriv []string) {
+	c.t.Helper()
+	tool, err := exec.LookPath("setpriv")
+	if err != nil {
+		c.t.Skip("skipped: there is no setpriv (util-linux) here")
+	}
+	moult, err := os.ReadFile(c.exe)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\nexec %s %s %s \"$@\"\n", tool, strings.Join(setpriv, " "), filepath.Join(c.dir, "moult"))
+	c.exe = filepath.Join(c.dir, "as")
+	if err := errors.Join(os.WriteFile(filepath.Join(c.dir, "moult"), moult, 0o755), os.WriteFile(c.exe, []byte(script), 0o755)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// give makes the agents' files those of a user without rights, but for the operator's keys.
+func (c *testCluster) give(uid int) {
+	c.t.Helper()
+	for _, top := range []string{filepath.Join(c.dir, "trust", "gossip.key"), filepath.Join(c.dir, "trust", "root.json"), filepath.Dir(c.Agents[0].ConfigPath())} {
+		err := filepath.WalkDir(top, func(path string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Lchown(path, uid, uid)) })
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Lchown(c.dir, uid, uid), os.Chmod(filepath.Join(c.dir, "trust"), 0o711)); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // agentFile names the agent to what tries to get at it.
@@ -212,6 +257,16 @@ func (c *testCluster) throughWall(k kind) {
 	}
 }
 
+// bounded checks that every part was held to what agent.hcl says.
+func (c *testCluster) bounded() {
+	c.t.Helper()
+	for name, text := range c.reports() {
+		if !strings.Contains(text, "\nnofile 4321 umask 027 oom_score 321 <nil>\n") {
+			c.t.Errorf("%s: the bounds are others:\n%s", name, text)
+		}
+	}
+}
+
 // TestUser takes a node whose programs run as another user over an upgrade. Its software,
 // its check, its transform and its objects can do nothing outside their folders, read no
 // key, command no agent and gain no rights.
@@ -227,6 +282,7 @@ func TestUser(t *testing.T) {
 			c := wallCluster(t, k, "nobody")
 			c.throughWall(k)
 			c.closed()
+			c.bounded()
 			c.held()
 		})
 	}
@@ -330,18 +386,88 @@ func (c *testCluster) closed() {
 	}
 }
 
-// TestUserCatches: without a user all of it can be done, so what TestUser finds refused
-// is refused by the wall.
-func TestUserCatches(t *testing.T) {
+// TestUserSandbox: without a user its transform and its objects can do as little, though they
+// are root; and the software and its check, which nothing holds, can do all of it, so what is
+// found refused is refused by the wall.
+func TestUserSandbox(t *testing.T) {
 	inMixed(t)
 	t.Parallel()
+	if lacks := sandbox.Lacks(); lacks != "" {
+		t.Skip("skipped: ", lacks)
+	}
 	c := wallCluster(t, portable, "")
 	c.throughWall(portable)
-	for name, text := range c.reports() {
+	// Root already, with a few capabilities for files.
+	c.sandboxed(nil, "become root by a set-user-ID program", "become root", "have capabilities")
+}
+
+// sandboxed checks that what works in a sandbox can do nothing but what it is already, and
+// that the software and its check can do all of it but what is beyond them.
+func (c *testCluster) sandboxed(beyond []string, already ...string) {
+	c.t.Helper()
+	c.bounded()
+	reports := c.reports()
+	if len(reports) < 5 {
+		c.t.Fatalf("reports: %q", reports)
+	}
+	for name, text := range reports {
+		part := strings.TrimPrefix(filepath.Base(name), "report-")
+		held := part != "software" && part != "check"
 		for line := range strings.Lines(text) {
-			if strings.Contains(line, ": refused") {
-				t.Errorf("%s: %s", name, line)
+			what, outcome, tried := strings.Cut(strings.TrimSpace(line), ": ")
+			refused := strings.Contains(outcome, "permission denied") || strings.Contains(outcome, "operation not permitted") || strings.Contains(outcome, "it runs as")
+			if strings.Contains(what, "the agent") && !held && len(beyond) > 0 {
+				continue // once it has been killed, its number names a process of root's
+			}
+			want := held && !slices.Contains(already, what) || !held && slices.Contains(beyond, what)
+			if tried && (want && !refused || !want && outcome != "done") {
+				c.t.Errorf("%s: %s", name, line)
 			}
 		}
 	}
+}
+
+// TestUserWithoutRights: an agent that is not root and has no capability takes its node over
+// an upgrade by relay and proxy, with a sandbox all the same.
+func TestUserWithoutRights(t *testing.T) {
+	inMixed(t)
+	t.Parallel()
+	if lacks := sandbox.Lacks(); lacks != "" {
+		t.Skip("skipped: ", lacks)
+	}
+	c := wallCluster(t, portable, "", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")
+	c.throughWall(portable)
+	// The software has the agent's rights, which are few.
+	c.sandboxed([]string{"read ../trust/keys/operator.pem", "mount", "become root"})
+}
+
+// TestUserWithRightsOfUnit: the capabilities that the unit's drop-in names are enough for steer,
+// connect and a user of the node's programs.
+func TestUserWithRightsOfUnit(t *testing.T) {
+	inMixed(t)
+	t.Parallel()
+	k := kind{"steer", "connect"}
+	if err := k.possible(); err != nil {
+		t.Skipf("skipped: not possible here: %v", err)
+	}
+	conf, err := os.ReadFile(filepath.Join("packaging", "kernel.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(conf), "\nCapabilityBoundingSet=")
+	line, _, _ := strings.Cut(rest, "\n")
+	set := "-all"
+	for _, name := range strings.Fields(line) {
+		set += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
+	}
+	if !found || strings.Count(set, "+") < 10 {
+		t.Fatalf("the drop-in names the capabilities %q", line)
+	}
+	c := wallCluster(t, k, "nobody", "--bounding-set="+set)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.agentPID()))
+	if err != nil || strings.Contains(string(status), "CapBnd:\t000001ffffffffff") {
+		t.Fatalf("the agent has all capabilities: %v", err)
+	}
+	c.throughWall(k)
+	c.held()
 }

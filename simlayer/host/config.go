@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"moult/agent/account"
+	"moult/agent/account/bounds"
+	"moult/agent/account/sandbox"
 	"moult/simlayer/host/child"
 	"moult/simlayer/host/control"
 	"moult/store/bundle"
@@ -36,6 +38,11 @@ type Config struct {
 	Env     []string
 	// Account is whose the programs of KindExec are; nil: the agent's.
 	Account *account.Account
+	// Bounds are what they are held to; nil: nothing.
+	Bounds *bounds.Bounds
+	// Sandbox, with the folders of the object, is what they are held to; nil: none. In one
+	// TMPDIR is the folder of the object's state.
+	Sandbox *sandbox.Sandbox
 	// Services are those of the node.
 	Services []Service
 	// Memory bounds the object host, in bytes that it may write; 0 is half of the

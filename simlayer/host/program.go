@@ -159,9 +159,19 @@ func (p *program) launch(<-chan struct{}) (*child.Child, error) {
 		// It becomes blocking by being passed, as programs expect it.
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
-	c, err := child.StartAs(p.cfg.Account, cmd, p.mark, p.cfg.Log)
+	box := p.cfg.Sandbox.Of([]string{p.object.Dir, cmd.Path, p.cfg.Bounds.Program()}, []string{p.object.State})
+	if box != nil {
+		cmd.Env = append(cmd.Env, "TMPDIR="+p.object.State)
+	}
+	if err := p.cfg.Bounds.Wrap(cmd); err != nil {
+		return nil, err
+	}
+	c, err := child.StartAs(p.cfg.Account, box, cmd, p.mark, p.cfg.Log)
 	if err != nil {
 		return nil, fmt.Errorf("start %q in %s: %w", p.object.Argv[0], p.object.Dir, err)
+	}
+	if err := p.cfg.Bounds.Score(c.PID()); err != nil {
+		p.cfg.Log.Warn("a simulation object is not ended first where memory runs out, as it should", "err", err)
 	}
 	go p.watch(c, own)
 	return c, nil

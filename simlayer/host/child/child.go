@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"moult/agent/account"
+	"moult/agent/account/sandbox"
 	"moult/transforms/stray"
 )
 
@@ -32,13 +33,13 @@ type Child struct {
 
 // Start is StartAs of this process's own user.
 func Start(cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
-	return StartAs(nil, cmd, mark, log)
+	return StartAs(nil, nil, cmd, mark, log)
 }
 
-// StartAs starts cmd as an account's, whose processes all inherit mark; output gets
+// StartAs starts cmd as an account's, in a sandbox or, by nil, in none, whose processes all inherit mark; output gets
 // what it writes. What still runs with the same mark, of an agent that was killed, is
 // ended first: two must not share a folder.
-func StartAs(who *account.Account, cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
+func StartAs(who *account.Account, box *sandbox.Sandbox, cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
 	if err := stray.End(mark, who.Users()...); err != nil {
 		return nil, fmt.Errorf("end what an earlier agent left running: %w", err)
 	}
@@ -54,7 +55,7 @@ func StartAs(who *account.Account, cmd *exec.Cmd, mark string, log *slog.Logger)
 	c := &Child{cmd: cmd, who: who, mark: mark, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		if err := who.Run(func() error {
+		if err := who.RunIn(box, func() error {
 			c.run(started, out, log)
 			return nil
 		}); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"moult/agent/account/sandbox"
 	"moult/transforms/stray"
 )
 
@@ -57,7 +58,7 @@ func (c *Child) run(started chan<- error, out *os.File, log *slog.Logger) {
 	c.reaped = true
 	c.mu.Unlock()
 	err := c.cmd.Wait()
-	strayErr := stray.End(c.mark, c.who.Users()...)
+	strayErr := sandbox.Outside(func() error { return stray.End(c.mark, c.who.Users()...) })
 	// Nobody is left who could write, or else it is not waited for.
 	_ = out.SetReadDeadline(time.Now().Add(strayWait))
 	lines.Wait()

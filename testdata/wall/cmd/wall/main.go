@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 )
@@ -30,15 +33,18 @@ func run(part string, args []string) error {
 		fmt.Print(os.Geteuid())
 		return nil
 	case "serve": // the state, the address, what it answers
-		if err := report(args[0], "software"); err != nil {
+		return serve(args[1], args[2], args[0], "software")
+	case "check": // the software, which listens before it reports
+		if _, err := os.Stat(filepath.Join(args[0], "report-software")); err != nil {
 			return err
 		}
-		return serve(args[1], args[2])
-	case "check":
 		return report(args[0], "check")
 	case "migrate":
 		if err := os.CopyFS(os.Getenv("MOULT_NEW"), os.DirFS(os.Getenv("MOULT_OLD"))); err != nil {
 			return err
+		}
+		if err := os.RemoveAll(filepath.Join(os.Getenv("MOULT_NEW"), "report-software")); err != nil {
+			return err // it is of the version before
 		}
 		found, err := os.ReadFile(filepath.Join(os.Getenv("MOULT_FUTURE_STATE"), "report-object"))
 		if err != nil {
@@ -49,22 +55,23 @@ func run(part string, args []string) error {
 		}
 		return report(os.Getenv("MOULT_NEW"), "transform")
 	case "object":
-		if err := report(os.Getenv("MOULT_STATE"), "object"); err != nil {
-			return err
-		}
-		return serve("", "object")
+		return serve("", "object", os.Getenv("MOULT_STATE"), "object")
 	}
 	return fmt.Errorf("no part %q", part)
 }
 
-// serve answers on the socket that it was given, or at addr.
-func serve(addr, answer string) error {
+// serve answers on the socket that it was given, or at addr, once it has reported to dir: it
+// listens before that, since the agent may look for that when the first check has passed.
+func serve(addr, answer, dir, part string) error {
 	var l net.Listener
 	var err error
 	if os.Getenv("LISTEN_FDS") != "" {
 		l, err = net.FileListener(os.NewFile(3, "socket"))
 	} else {
 		l, err = net.Listen("tcp", addr)
+	}
+	if err == nil {
+		err = report(dir, part)
 	}
 	if err != nil {
 		return err
@@ -89,11 +96,22 @@ func report(dir, part string) error {
 	for _, name := range []string{"HOME", "USER", "LOGNAME", "MOULT_SOCKET"} {
 		lines = append(lines, name+"="+os.Getenv(name))
 	}
+	lines = append(lines, within())
 	tmp := filepath.Join(dir, fmt.Sprintf(".%s-%d", part, os.Getpid()))
 	if err := os.WriteFile(tmp, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 		return err
 	}
 	return os.Rename(tmp, filepath.Join(dir, "report-"+part))
+}
+
+// within says what this process is held to.
+func within() string {
+	var files syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files)
+	umask := syscall.Umask(0)
+	syscall.Umask(umask)
+	score, _ := os.ReadFile("/proc/self/oom_score_adj")
+	return fmt.Sprintf("nofile %d umask %03o oom_score %s %v", files.Max, umask, strings.TrimSpace(string(score)), err)
 }
 
 // dataFolder is the agent's, above the folder that a program may write to.
@@ -136,17 +154,28 @@ func attempts(data string) (all []attempt) {
 		}
 		return touch(filepath.Join(filepath.Dir(own), "x"))
 	})
-	add("call the control socket", func() error {
-		c, err := net.Dial("unix", filepath.Join(data, "moult.sock"))
-		if err == nil {
-			_ = c.Close()
-		}
-		return err
-	})
+	add("call the control socket", func() error { return command(filepath.Join(data, "moult.sock")) })
 	add("signal the agent", func() error { return syscall.Kill(agent(), 0) })
 	add("read the agent's environment", func() error {
 		_, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", agent()))
 		return err
+	})
+	add("open the agent's memory", func() error {
+		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", agent()), os.O_RDWR, 0)
+		if err == nil {
+			err = f.Close()
+		}
+		return err
+	})
+	add("mount", func() error {
+		runtime.LockOSThread() // never unlocked: it ends with its mounts
+		if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
+			return err
+		}
+		if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		return syscall.Mount("tmpfs", "/mnt", "tmpfs", 0, "")
 	})
 	add("become root by a set-user-ID program", func() error {
 		out, err := exec.Command(os.Getenv("WALL_GAIN"), "whoami").Output()
@@ -158,6 +187,28 @@ func attempts(data string) (all []attempt) {
 	add("become root", func() error { return syscall.Setuid(0) })
 	add("have capabilities", capabilities)
 	return all
+}
+
+// command asks the agent for its status, which takes no more than any command.
+func command(socket string) error {
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
+	resp, err := c.Get("http://moult/v1/status")
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op != "dial" || errors.Is(err, io.EOF) {
+		return nil // it was let in, and the agent has just been killed
+	}
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return nil
+	case http.StatusForbidden:
+		return fmt.Errorf("permission denied by the agent: %s", resp.Status)
+	}
+	return fmt.Errorf("the agent answers %s", resp.Status)
 }
 
 // agent is the process that began this one's, as the test says.

@@ -1,0 +1,123 @@
+// Package bounds is what an operator holds a node's programs to: limits of resources, the
+// mask of the modes of new files, and how soon the kernel ends them where memory runs out.
+//
+// A program that has bounds is begun by way of this binary ([Bounds.Wrap], [Main]), which
+// takes them upon itself, and then becomes the program: there is no moment in which it runs
+// without them, and its process is the same one. What it starts inherits them.
+package bounds
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// CommandName is the hidden command of moult that becomes a program within bounds.
+const CommandName = "within-bounds"
+
+// Unlimited is no limit.
+const Unlimited = ^uint64(0)
+
+// Bounds are what programs are held to. A nil *Bounds is nothing.
+type Bounds struct {
+	// Limits are hard and soft limits by the name of setrlimit(2) in small letters,
+	// without RLIMIT_.
+	Limits map[string]uint64 `json:"limits,omitempty"`
+	// Umask are the permissions that new files do not get; nil: the agent's own.
+	Umask *uint32 `json:"umask,omitempty"`
+	// OOMScore is oom_score_adj, -1000 to 1000; nil: the agent's own.
+	OOMScore *int `json:"oom_score,omitempty"`
+}
+
+// Wrap has cmd, whose program, arguments and environment are set, begin within the bounds. What cmd.Err is,
+// Start still says.
+func (b *Bounds) Wrap(cmd *exec.Cmd) error {
+	if b == nil || cmd.Err != nil {
+		return nil
+	}
+	text, err := json.Marshal(b)
+	if err != nil {
+		return fmt.Errorf("begin %s within bounds: %w", cmd.Path, err)
+	}
+	cmd.Args = append([]string{"moult", CommandName, string(text), cmd.Path}, cmd.Args...)
+	cmd.Path = thisProgram()
+	return nil
+}
+
+// And are the bounds with one limit that is no higher than n.
+func (b *Bounds) And(limit string, n uint64) *Bounds {
+	more := *b
+	more.Limits = maps.Clone(b.Limits)
+	if more.Limits == nil {
+		more.Limits = map[string]uint64{}
+	}
+	if was, ok := more.Limits[limit]; !ok || was > n {
+		more.Limits[limit] = n
+	}
+	return &more
+}
+
+// Program is the file by way of which programs begin; "" for none.
+func (b *Bounds) Program() string {
+	if b == nil {
+		return ""
+	}
+	return thisProgram()
+}
+
+// Main is the hidden command: args are those after CommandName. It only returns where the
+// program cannot begin; what it returns is what shells do then.
+func Main(args []string, stderr io.Writer) int {
+	const cannot = 127
+	err := errors.New("agents start this command, to begin a node's programs; it is of no use by itself")
+	if len(args) >= 3 {
+		err = become(args[0], args[1], args[2:])
+	}
+	fmt.Fprintf(stderr, "moult: %s: %v\n", CommandName, err)
+	return cannot
+}
+
+// Check reports what cannot be obeyed here: a limit that there is not, or that is above what
+// the agent itself is held to.
+func (b *Bounds) Check() error {
+	if b == nil {
+		return nil
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(b.Limits)) {
+		id, ok := limits[name]
+		if !ok {
+			errs = append(errs, fmt.Errorf("rlimits: this system has no %q; it has %s", name, strings.Join(slices.Sorted(maps.Keys(limits)), ", ")))
+			continue
+		}
+		if most, err := hard(id); err != nil {
+			errs = append(errs, fmt.Errorf("rlimits: %s: %w", name, err))
+		} else if b.Limits[name] > most {
+			errs = append(errs, fmt.Errorf("rlimits: %s = %s: the agent itself may have no more than %s: raise that (in its unit Limit%s=%s), or say less", name, text(b.Limits[name]), text(most), strings.ToUpper(name), strings.Replace(text(b.Limits[name]), "unlimited", "infinity", 1)))
+		}
+	}
+	if b.Umask != nil && *b.Umask > 0o777 {
+		errs = append(errs, fmt.Errorf("umask = %#o: want at most 0777", *b.Umask))
+	}
+	if s := b.OOMScore; s != nil {
+		if *s < -1000 || *s > 1000 {
+			errs = append(errs, fmt.Errorf("oom_score = %d: want -1000 to 1000", *s))
+		} else {
+			errs = append(errs, checkScore(*s))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func text(n uint64) string {
+	if n == Unlimited {
+		return "unlimited"
+	}
+	return strconv.FormatUint(n, 10)
+}
