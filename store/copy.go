@@ -199,6 +199,9 @@ func (s *Store) rejoin(made, why string) (next mark, err error) {
 	next = f.DBMark
 	end := anchor{next.Floor.JournalSeq, next.Floor.JournalHash}
 	for _, m := range s.readable() {
+		if s.out.forgetFloor {
+			continue
+		}
 		next.Floor = next.Floor.join(m.Floor)
 		next.Commits = max(next.Commits, m.Commits)
 	}

@@ -200,3 +200,25 @@ func TestOpenCopyRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestPutBackPlanted: what lets TestPutBack pass is that the floor of what is replaced counts.
+func TestPutBackPlanted(t *testing.T) {
+	for _, planted := range []bool{false, true} {
+		dir := kit.MemDir(t)
+		data, from := filepath.Join(dir, "data"), filepath.Join(dir, "before")
+		s := mustOpen(t, data, Options{})
+		fill(t, s, 5)
+		mustClose(t, s)
+		must(t, Copy(data, from))
+		s = mustOpen(t, data, Options{})
+		must(t, s.Raise(func(f *Floor) { f.Obeys = 7 }))
+		said := s.Floor()
+		mustClose(t, s)
+		must(t, PutBack(data, from, "a bad build", Options{outside: outside{forgetFloor: planted}}))
+		s = mustOpen(t, data, Options{})
+		if err := said.lowered(s.Floor()); (err != nil) != planted {
+			t.Errorf("planted %v: %v", planted, err)
+		}
+		mustClose(t, s)
+	}
+}

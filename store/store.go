@@ -49,6 +49,8 @@ type outside struct {
 	// trustDatabase plants a bug: the database is believed, whatever the
 	// floor file says.
 	trustDatabase bool
+	// forgetFloor plants a bug: what is put back is all that counts.
+	forgetFloor bool
 }
 
 // Store is an open data folder. Its methods may be called concurrently;

@@ -92,27 +92,28 @@ func (f *Folder) report(ctx context.Context, b Build, copied string, args []stri
 	case out.over:
 		return r, fmt.Errorf("checked, it wrote more than %d bytes", checkOutput)
 	}
-	if err := json.Unmarshal(out.Bytes(), &r); err != nil || r.Format == 0 {
-		return r, fmt.Errorf("checked, it does not say what it reads, but %q", bound(out.String()))
+	if err := json.Unmarshal(out.kept.Bytes(), &r); err != nil || r.Format == 0 {
+		return r, fmt.Errorf("checked, it does not say what it reads, but %q", bound(out.kept.String()))
 	}
 	return r, nil
 }
 
-// bounded keeps the beginning of what is written to it.
+// bounded keeps the beginning of what is written to it. The buffer is not embedded: it would
+// read to the end by itself.
 type bounded struct {
-	bytes.Buffer
+	kept bytes.Buffer
 	over bool
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	n := min(len(p), max(checkOutput-b.Len(), 0))
+	n := min(len(p), max(checkOutput-b.kept.Len(), 0))
 	b.over = b.over || n < len(p)
-	b.Buffer.Write(p[:n])
+	b.kept.Write(p[:n])
 	return len(p), nil
 }
 
 func (b *bounded) tail() string {
-	text := strings.TrimSpace(b.String())
+	text := strings.TrimSpace(b.kept.String())
 	return strings.ToValidUTF8(text[max(len(text)-maxReason/2, 0):], "")
 }
 
