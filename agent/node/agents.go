@@ -69,7 +69,9 @@ func (n *Node) replaceAgent() {
 	if a.step.Failed != 0 {
 		text = fmt.Sprintf("%s; `%s` tries it again, and a release with another agent takes its place", a.step.Reason.Text, a.step.Reason.Command)
 	}
-	n.alarm(causeAgent, text)
+	if text != "" || a.wish == nil { // else what was in the way is until that is known
+		n.alarm(causeAgent, text)
+	}
 }
 
 // agentSaid is what the record says of it: what is durable, and what follows from that.

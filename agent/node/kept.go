@@ -10,7 +10,10 @@ import (
 // their platforms, since peers that were away take each on the way; and of what nodes run,
 // however old it is: a class may not have changed for long.
 func (n *Node) KeptFiles(s upgrade.State, used map[bundle.Digest]bool) (keep []bundle.Digest) {
-	runs := n.runs(s)
+	runs, agents := n.runs(s), bundle.Version(0)
+	if o := n.newestOrder(); o != nil && o.Agents != nil {
+		agents = o.Agents.Release // of which some may not be replaced yet
+	}
 	for _, v := range sorted(n.docs.manifests) {
 		classes := n.docs.manifests[v].Classes
 		for _, class := range sorted(classes) {
@@ -29,7 +32,7 @@ func (n *Node) KeptFiles(s upgrade.State, used map[bundle.Digest]bool) (keep []b
 		}
 		if agent := n.docs.manifests[v].Agent; agent != nil {
 			for _, art := range agent.Artifacts {
-				if v+keptReleases > s.Version || used[art.Digest] {
+				if v == agents || v+keptReleases > s.Version || used[art.Digest] {
 					keep = append(keep, art.Digest)
 				}
 			}

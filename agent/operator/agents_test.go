@@ -62,3 +62,19 @@ func TestRetryAgent(t *testing.T) {
 		}
 	}
 }
+
+// Nodes whose platform has no agent are named beforehand.
+func TestWithoutAgent(t *testing.T) {
+	m := &bundle.Manifest{Version: 2, Agent: &bundle.AgentUpgrade{Artifacts: []bundle.AgentArtifact{{Artifact: bundle.Artifact{Platform: bundle.Platform{OS: "linux", Arch: "amd64"}}}}}}
+	status := control.Status{Nodes: []control.NodeStatus{
+		{Name: "n1", Platform: bundle.Platform{OS: "linux", Arch: "amd64"}}, {Name: "n2", Platform: bundle.Platform{OS: "linux", Arch: "arm64"}},
+		{Name: "n3", Platform: bundle.Platform{OS: "linux", Arch: "arm64"}, Standing: "left"}, {Name: "n4"},
+	}}
+	if texts := Doubts(m, status); len(texts) != 1 || !strings.Contains(texts[0], "not for the platforms of n2 (linux/arm64), which keep theirs") {
+		t.Errorf("%q", texts)
+	}
+	m.Agent = nil
+	if texts := Doubts(m, status); len(texts) != 0 {
+		t.Errorf("%q", texts)
+	}
+}

@@ -210,6 +210,9 @@ func Doubts(m *bundle.Manifest, status control.Status) (texts []string) {
 			}
 		}
 	}
+	if text := withoutAgent(m, status); text != "" {
+		texts = append(texts, text)
+	}
 	for _, class := range slices.Sorted(maps.Keys(m.Classes)) {
 		switch from := m.Classes[class].From; {
 		case len(at[class]) == 0:
@@ -223,6 +226,21 @@ func Doubts(m *bundle.Manifest, status control.Status) (texts []string) {
 		}
 	}
 	return texts
+}
+
+// withoutAgent names the nodes that keep their agents, since the one that a release brings is not
+// there for their platforms; "" for none.
+func withoutAgent(m *bundle.Manifest, status control.Status) string {
+	var names []string
+	for _, n := range status.Nodes {
+		if _, ok := m.Agent.Artifact(n.Platform); m.Agent != nil && !ok && n.Standing == "" && n.Platform != (bundle.Platform{}) {
+			names = append(names, fmt.Sprintf("%s (%s)", n.Name, n.Platform))
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("the agent of release %d is not for the platforms of %s, which keep theirs", m.Version, named(names))
 }
 
 // withMembers tells that who belongs to the cluster changes with what is handed over.

@@ -28,7 +28,9 @@ import (
 // only grow at the end, so when x began it ranked the k others before it. None of them had
 // said Done, for that is durable before it is signed, and never taken back: so x counted
 // them, and waited. Views may be as old as they like: who knows less waits longer, and a part
-// of a ring that is cut off goes on only as far as it has the others' word.
+// of a ring that is cut off goes on only as far as it has the others' word. An order that joins
+// two halves may rank anew, so it adds at most those who began by the half that it does not
+// rank by.
 //
 // A node that fails goes on as it was, and the rollout of the nodes themselves does not wait
 // for it. It tries again when the operator gives it another place, under its old rank: it

@@ -58,6 +58,12 @@ func inject(c *cli.Context) error {
 			return fmt.Errorf("inject: %w", err)
 		}
 	}
+	if c.Bool("agents") && signed == nil { // its rollout has begun, so it is here
+		if _, err := signOrder(c, operator.Agents(release)); err != nil || !c.Bool("wait") {
+			return err
+		}
+		return waitAndShow(c, api, operator.Goal{Release: release.Version}, timeout)
+	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("inject: %w", err)
 	}
@@ -73,11 +79,6 @@ func inject(c *cli.Context) error {
 	}
 	say(c, "%s", accepted.Message)
 	made(c, accepted.Version, accepted.Digest)
-	if c.Bool("agents") && signed == nil { // its rollout had begun
-		if _, err := signOrder(c, operator.Agents(release)); err != nil {
-			return err
-		}
-	}
 	if !c.Bool("wait") {
 		return nil
 	}
