@@ -316,6 +316,7 @@ func (l *loop) run(ctx context.Context) error {
 		l.step(node.AgentTrial{})
 	}
 	l.watchBuilds()
+	l.step(l.knownAgent(bundle.Digest{}, nil)) // before the first record
 	l.route()
 	l.noteAddresses() // before the first record
 	l.measureCopy(l.saved)

@@ -116,6 +116,9 @@ func (l *loop) carryOut(r node.Ready) {
 	if r.Check != nil {
 		l.check(*r.Check)
 	}
+	if r.Agent != nil {
+		l.followAgent(*r.Agent)
+	}
 	l.node.Advance(r)
 	for _, e := range answers {
 		l.step(e)

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"moult/agent/control"
 	"moult/agent/node"
+	"moult/agent/schedule"
 	"moult/agent/selfupdate"
 	"moult/store/bundle"
 )
@@ -136,4 +138,74 @@ func (a *Agent) build() control.AgentBuild {
 		b.Failed = append(b.Failed, control.FailedBuild{Digest: f.Digest, Release: f.Release, Reason: f.Reason, At: f.At, Interrupted: f.Again, Times: f.Times})
 	}
 	return b
+}
+
+// noteAgent tells the node, from beside the loop, which program this agent is.
+func (a *Agent) noteAgent(fetched bundle.Digest, problem error) {
+	a.tell(a.knownAgent(fetched, problem))
+}
+
+func (a *Agent) knownAgent(fetched bundle.Digest, problem error) node.AgentKnown {
+	known := node.AgentKnown{AgentKnown: schedule.AgentKnown{Fetched: fetched, Failed: map[bundle.Digest]string{}}}
+	s := a.builds.State()
+	known.OnTrial = s.OnTrial
+	for _, f := range s.Failed {
+		if !f.Again {
+			known.Failed[f.Digest] = f.Reason
+		}
+	}
+	var err error
+	if known.Runs, err = a.builds.Own(); err != nil {
+		problem = errors.Join(problem, err)
+	}
+	if problem != nil {
+		known.Problem = fmt.Sprintf("the agent of a release cannot be put in place here, and it is tried again: %v", problem)
+	}
+	return known
+}
+
+// followAgent fetches, beside the loop, the agent of a release, and replaces this one by it where
+// it is to be: the loop ends then, so that nobody waits for the answer.
+func (l *loop) followAgent(step schedule.AgentStep) {
+	a := l.Agent
+	a.spawn(func() {
+		ctx, cancel := a.untilStopped()
+		defer cancel()
+		art := step.Artifact
+		dir, err := a.fetchArtifact(ctx, art.Artifact, nil)
+		if err == nil && step.Replace {
+			err = a.replaceBy(ctx, filepath.Join(dir, bundle.AgentProgram), step)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			a.log.Warn("the agent of a release is not in place", "release", step.Release, "program", art.Program.Short(), "err", err)
+			a.noteAgent(bundle.Digest{}, fmt.Errorf("release %d: %w", step.Release, err))
+			return
+		}
+		a.noteAgent(art.Digest, nil)
+	})
+}
+
+// replaceBy tries the program of a release. What is found wrong with it is written down, and is
+// no error: it is not tried again by itself.
+func (a *Agent) replaceBy(ctx context.Context, program string, step schedule.AgentStep) error {
+	b, err := a.builds.Add(ctx, program, step.Release)
+	if err == nil && b.Digest != step.Artifact.Program {
+		err = fmt.Errorf("its program is %s, and the release names %s: %w", b.Digest.Short(), step.Artifact.Program.Short(), selfupdate.ErrUnusable)
+	}
+	if err == nil {
+		err = a.checkBuild(ctx, b)
+	}
+	if errors.Is(err, selfupdate.ErrUnusable) || errors.Is(err, selfupdate.ErrUnfit) {
+		return a.builds.Reject(selfupdate.Build{Release: step.Release, Digest: step.Artifact.Program}, err.Error())
+	}
+	if err == nil {
+		_, err = ask(a, &switchWanted{build: b})
+	}
+	if e, ok := errors.AsType[*control.Error](err); ok && e.Kind == control.KindRefused {
+		return nil // the node goes down, or is: it asks again when it is up
+	}
+	return err
 }

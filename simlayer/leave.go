@@ -24,6 +24,9 @@ func (l *Layer) Leave(ctx context.Context) {
 		f.Wean()
 	}
 	l.quiet(ctx, all, weanTime)
+	l.apply.Lock()
+	l.endStrays(func(stray) bool { return true })
+	l.apply.Unlock()
 	for _, f := range all {
 		if f.packets == nil {
 			f.closeSocket()

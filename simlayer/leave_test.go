@@ -360,3 +360,22 @@ func TestLeavePackets(t *testing.T) {
 		t.Errorf("answered %q, %v", buf[:n], err)
 	}
 }
+
+// Sockets that software has left behind are given up with the layer's own.
+func TestLeaveStrays(t *testing.T) {
+	t.Parallel()
+	h := newHeir(t)
+	l := startLayer(t, bundle.ProtocolHTTP, func(c *Config) { c.Sockets = h })
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.apply.Lock()
+	l.takeStrays(l.listeners()[0], ln, true)
+	l.apply.Unlock()
+	l.Leave(t.Context())
+	if conn, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+		conn.Close()
+		t.Error("the socket is still there")
+	}
+}

@@ -20,9 +20,6 @@ type agents struct {
 	due           bool                // it is looked at now and then: nobody waits for it
 }
 
-// replaced reports that the agent is being replaced, or is on trial: nothing goes down then.
-func (a *agents) replaced() bool { return a.known.OnTrial || a.step.Replace }
-
 // anew has it decided again.
 func (a *agents) anew() { a.step, a.wish, a.told, a.due = schedule.AgentStep{}, nil, false, true }
 

@@ -149,7 +149,7 @@ func (n *Node) retriesAlone(s upgrade.State) bool {
 func (n *Node) goOn() {
 	s := n.machine.State()
 	standing := n.standing(s.Goal)
-	if n.staged == nil || n.agents.replaced() || n.trial || n.staged.Step == s.Step && (n.forked || standing == upgrade.Unread || standing == upgrade.Aborted || standing == upgrade.TakenBack) {
+	if n.staged == nil || n.trial || n.staged.Step == s.Step && (n.forked || standing == upgrade.Unread || standing == upgrade.Aborted || standing == upgrade.TakenBack) {
 		return
 	}
 	e := *n.staged

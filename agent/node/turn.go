@@ -20,7 +20,6 @@ const (
 	CodeAgentTrial   = "agent-trial"
 	CodeContent      = "content"
 	CodeNotReady     = "not-ready"
-	CodeAgent        = "agent"
 )
 
 // check is where the node stands with looking, before it goes down, whether it
@@ -121,8 +120,6 @@ func (n *Node) may(s upgrade.State, rule func(schedule.Input) schedule.Decision)
 	switch {
 	case n.BelowFloor():
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeBelowFloor, Text: "this peer has lost metadata that it had accepted, and waits for peers to bring them back"}}
-	case n.agents.replaced():
-		return schedule.Decision{Reason: schedule.Reason{Code: CodeAgent, Text: "its agent is being replaced"}}
 	case n.left:
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeLeaves, Text: "its agent leaves the ring"}}
 	case n.trial:

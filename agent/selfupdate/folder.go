@@ -314,6 +314,11 @@ func (f *Folder) remove(name string) {
 	}
 }
 
+// Reject writes down that a build was found to be no good before it was tried.
+func (f *Folder) Reject(b Build, reason string) error {
+	return f.change(func(d *document) { d.fail(Failure{Build: b, Reason: reason, At: f.now()}) })
+}
+
 // Begin writes down that a build, which Add has returned, is on trial from the end of this
 // agent on, and has deadline to be well. The caller ends its loop, and returns the Switch from
 // [moult/agent.Run]. A build that this is already, and one while another is on trial, are
