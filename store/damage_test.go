@@ -284,7 +284,7 @@ func TestNewerFormatIsRefusedNotDamaged(t *testing.T) {
 	old, err := os.ReadFile(path)
 	must(t, err)
 	body := []byte(`{"commits":1,"later":true}`)
-	text := fmt.Sprintf(`{"format":%d,"mark":%s,"sum":%q}`, markFormat+1, body, markSum(markFormat+1, body))
+	text := fmt.Sprintf(`{"format":%d,"mark":%s,"sum":%q}`, FloorFormat+1, body, markSum(FloorFormat+1, body))
 	must(t, os.WriteFile(path, []byte(text), 0o600))
 	_, err = Open(dir, Options{})
 	wantErr(t, err, "written by a newer moult")
@@ -430,7 +430,7 @@ func FuzzDecodeMark(f *testing.F) {
 }
 
 // floorFormats has the form that each field of the floor came with. A field that is not here
-// is one that agents in use do not know: it takes a new form (see markFormat).
+// is one that agents in use do not know: it takes a new form (see FloorFormat).
 var floorFormats = map[string]int{
 	"Release": 1, "Root": 1, "Timestamp": 1, "Snapshot": 1, "Targets": 1, "Operator": 1,
 	"JournalSeq": 1, "JournalHash": 1, "RecordSeq": 1, "EndedRelease": 1, "EndedCount": 1,

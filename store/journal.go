@@ -48,13 +48,15 @@ func follow(prev anchor, kind string, data []byte) Entry {
 // The value of an entry in the database: a format byte, Prev, Hash, the length
 // of Kind in two bytes, Kind, Data. Seq is the key.
 const (
-	entryFormat = 1
+	// JournalFormat is the format that this code writes and the newest it reads.
+	JournalFormat = 1
+
 	entryHeader = 1 + 2*len(bundle.Digest{}) + 2
 )
 
 func encodeEntry(e Entry) []byte {
 	b := make([]byte, 0, entryHeader+len(e.Kind)+len(e.Data))
-	b = append(b, entryFormat)
+	b = append(b, JournalFormat)
 	b = append(b, e.Prev[:]...)
 	b = append(b, e.Hash[:]...)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(e.Kind)))
@@ -67,7 +69,7 @@ func decodeEntry(seq uint64, b []byte) (Entry, error) {
 	if len(b) < entryHeader {
 		return Entry{}, fmt.Errorf("journal entry %d: %d bytes are too few: %w", seq, len(b), ErrDamaged)
 	}
-	if b[0] != entryFormat {
+	if b[0] != JournalFormat {
 		return Entry{}, fmt.Errorf("journal entry %d: unknown format %d: %w", seq, b[0], ErrDamaged)
 	}
 	e := Entry{Seq: seq}

@@ -41,10 +41,10 @@ func joinMarks(a, b mark) mark {
 	return a
 }
 
-// markFormat is the newest form. Marks are read strictly, so a new field of Floor takes a new
+// FloorFormat is the newest form. Marks are read strictly, so a new field of Floor takes a new
 // form, which is written only where the field is set: older programs then refuse it by the
 // number, and not as damage.
-const markFormat = 3
+const FloorFormat = 3
 
 func (m mark) format() int {
 	switch f := m.Floor; {
@@ -92,8 +92,8 @@ func decodeMark(b []byte) (mark, error) {
 	if f.Sum != markSum(f.Format, f.Mark) {
 		return mark{}, errors.New("its checksum does not match its content")
 	}
-	if f.Format > markFormat {
-		return mark{}, fmt.Errorf("format %d, this moult reads up to %d: %w", f.Format, markFormat, errNewerFormat)
+	if f.Format > FloorFormat {
+		return mark{}, fmt.Errorf("format %d, this moult reads up to %d: %w", f.Format, FloorFormat, errNewerFormat)
 	}
 	var m mark
 	if err := strictJSON(f.Mark, &m); err != nil {

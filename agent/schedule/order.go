@@ -51,7 +51,8 @@ const (
 	// FormatAgents added orders that replace agents.
 	FormatAgents = 7
 
-	newestFormat = FormatAgents
+	// NewestFormat is the newest that this code reads.
+	NewestFormat = FormatAgents
 )
 
 // States of an order.
@@ -212,7 +213,7 @@ func MarshalOrder(o *Order) ([]byte, error) {
 // ErrTooNew, ErrMalformed or ErrInvalid.
 func ParseOrder(data []byte) (*Order, error) {
 	return bundle.Form[Order]{
-		MaxBytes: MaxOrderBytes, Newest: newestFormat, Marshal: MarshalOrder,
+		MaxBytes: MaxOrderBytes, Newest: NewestFormat, Marshal: MarshalOrder,
 		TooNew: ErrTooNew, Malformed: ErrMalformed, NotCanonical: ErrMalformed,
 	}.Parse(data)
 }

@@ -209,7 +209,12 @@ func (f *Folder) keep(ctx context.Context, in io.ReadSeeker, release bundle.Vers
 		return b, fmt.Errorf("copy the build: %w", err)
 	}
 	h := sha256.New()
-	_, err = in.Seek(0, io.SeekStart)
+	// Programs of the node begin by way of the agent's (package bounds), also those of another
+	// user, who reaches this file in no other way.
+	err = out.Chmod(0o755)
+	if err == nil {
+		_, err = in.Seek(0, io.SeekStart)
+	}
 	if err == nil {
 		_, err = io.Copy(io.MultiWriter(out, h), io.LimitReader(readerOf(ctx, in), MaxBuild))
 	}

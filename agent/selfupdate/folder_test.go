@@ -58,6 +58,9 @@ func TestAdd(t *testing.T) {
 	if got, err := os.ReadFile(b.Path); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("the copy differs: %v", err)
 	}
+	if fi, err := os.Stat(b.Path); err != nil || fi.Mode() != 0o755 {
+		t.Errorf("another user cannot begin programs by it: %v, %v", fi, err)
+	}
 	// What the disk has changed is copied again.
 	must(t, os.WriteFile(b.Path, []byte("x"), 0o755))
 	if _, err := f.Begin(b, 0); err == nil {

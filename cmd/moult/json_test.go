@@ -70,7 +70,7 @@ var jsonTitles = map[reflect.Type]string{
 	reflect.TypeFor[bundle.Artifact](): "artifact", reflect.TypeFor[bundle.Chunk](): "chunk", reflect.TypeFor[bundle.Service](): "service of a release",
 	reflect.TypeFor[bundle.Health](): "health", reflect.TypeFor[bundle.Transform](): "transform", reflect.TypeFor[bundle.Reverse](): "reverse", reflect.TypeFor[bundle.Hooks](): "hooks", reflect.TypeFor[bundle.Rehearse](): "rehearse of a release", reflect.TypeFor[view.Rehearsal](): "rehearsal", reflect.TypeFor[view.Turned](): "turned", reflect.TypeFor[bundle.Fact](): "fact of a release", reflect.TypeFor[view.Fact](): "fact", reflect.TypeFor[bundle.Simulation](): "simulation object of a release",
 	reflect.TypeFor[bundle.ScheduleSpec](): "schedule", reflect.TypeFor[bundle.Window](): "window", reflect.TypeFor[bundle.Wave](): "wave", reflect.TypeFor[bundle.Spread](): "spread", reflect.TypeFor[demo.Report](): "demo", reflect.TypeFor[demo.Calls](): "calls of the demo",
-	reflect.TypeFor[buildReport](): "version", reflect.TypeFor[outcome](): "outcome", reflect.TypeFor[failure](): "error",
+	reflect.TypeFor[buildReport](): "version", reflect.TypeFor[formats](): "formats", reflect.TypeFor[outcome](): "outcome", reflect.TypeFor[failure](): "error",
 }
 
 // jsonField is a field as docs/json.md has it.

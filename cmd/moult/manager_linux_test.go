@@ -145,6 +145,7 @@ func TestAgentRestarts(t *testing.T) {
 		a.Prepare = managers[a].prepare
 	}
 	c.up(c.Agents)
+	c.formed(2)
 	c.releaseAt(c.Agents[0], 1, spec{})
 	for _, a := range c.Agents {
 		c.settledAt(a, 1, 2)

@@ -58,6 +58,7 @@ func TestOldAgents(t *testing.T) {
 		}
 	}
 	now, old := c.Agents[0], c.Agents[1]
+	c.formed(4)
 
 	c.releaseAt(now, 1, spec{})
 	for _, a := range c.Agents {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"moult/agent/account/sandbox"
 	"moult/agent/control"
@@ -309,6 +310,23 @@ func (c *testCluster) held() {
 			c.t.Errorf("%s: the environment names another user:\n%s", name, text)
 		}
 	}
+}
+
+// TestUserReplaced replaces the agent of a node whose programs run as another user: they begin
+// by way of the agent's program, which lies in the data folder from then on.
+func TestUserReplaced(t *testing.T) {
+	inMixed(t)
+	t.Parallel()
+	c := wallCluster(t, portable, "nobody")
+	a := c.Agents[0]
+	c.wallRelease(1)
+	c.settledAt(a, 1, 1)
+	if code, got, errs := c.replace(a, c.buildOf(goodBuild), time.Minute); code != exitDone {
+		t.Fatalf("%+v\n%s", got, errs)
+	}
+	c.wallRelease(2)
+	c.upgrade(a, 2)
+	c.held()
 }
 
 // TestUserLater gives a node a user whose software has run as root, with state that only

@@ -9,6 +9,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"moult/agent/schedule"
+	"moult/gossip/view"
+	"moult/store"
 	"moult/store/bundle"
 )
 
@@ -45,6 +48,21 @@ type buildReport struct {
 	Modified *bool           `json:"modified"`
 	Go       string          `json:"go"`
 	Platform bundle.Platform `json:"platform"`
+	Formats  formats         `json:"formats"`
+}
+
+// formats are the newest of each that the program reads. It reads all before them, too, and
+// writes the oldest that will do.
+type formats struct {
+	Release int `json:"release"` // its manifest
+	Order   int `json:"order"`
+	Record  int `json:"record"` // of a node
+	Journal int `json:"journal"`
+	Floor   int `json:"floor"`
+}
+
+var ownFormats = formats{
+	Release: bundle.NewestFormat, Order: schedule.NewestFormat, Record: view.RecordFormat, Journal: store.JournalFormat, Floor: store.FloorFormat,
 }
 
 func thisBuild() buildReport {
@@ -55,7 +73,7 @@ func thisBuild() buildReport {
 // buildOf reads what the go command has put into a program; nil where it is
 // not there.
 func buildOf(info *debug.BuildInfo) buildReport {
-	r := buildReport{Go: runtime.Version(), Platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH}}
+	r := buildReport{Formats: ownFormats, Go: runtime.Version(), Platform: bundle.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH}}
 	if info == nil {
 		return r
 	}
@@ -90,6 +108,8 @@ func (r buildReport) print(out io.Writer) error {
 	}
 	fmt.Fprintf(w, "tree\t%s\n", tree)
 	fmt.Fprintf(w, "built by\t%s for %s\n", r.Go, r.Platform)
+	f := r.Formats
+	fmt.Fprintf(w, "formats\trelease %d, order %d, record %d, journal %d, floor %d, and those before\n", f.Release, f.Order, f.Record, f.Journal, f.Floor)
 	if r.Commit == nil {
 		fmt.Fprintf(w, "`go build` in a git clone records these; `go run`, `go test` and -buildvcs=false do not\n")
 	}

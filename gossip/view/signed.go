@@ -29,8 +29,8 @@ var (
 	ErrInvalid = errors.New("invalid status record")
 )
 
-// recordFormat is the format that this code writes and the newest it reads.
-const recordFormat = 1
+// RecordFormat is the format that this code writes and the newest it reads.
+const RecordFormat = 1
 
 // signedPrefix keeps a signature over a record from being one over anything
 // else that a node's key signs (its TLS certificate, for one).
@@ -85,7 +85,7 @@ func Sign(key ed25519.PrivateKey, r Record) (Signed, error) {
 }
 
 func encode(r Record) ([]byte, error) {
-	data, err := json.Marshal(wire{recordFormat, r})
+	data, err := json.Marshal(wire{RecordFormat, r})
 	if err != nil {
 		return nil, err
 	}
@@ -162,11 +162,11 @@ func (s Signed) read() (Record, error) {
 	if err := json.Unmarshal(data, &head); err != nil {
 		return Record{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if head.Format > recordFormat {
-		return Record{}, fmt.Errorf("%w: it is of format %d and this one reads format %d: upgrade moult on this node", ErrTooNew, head.Format, recordFormat)
+	if head.Format > RecordFormat {
+		return Record{}, fmt.Errorf("%w: it is of format %d and this one reads format %d: upgrade moult on this node", ErrTooNew, head.Format, RecordFormat)
 	}
-	if head.Format != recordFormat {
-		return Record{}, fmt.Errorf("%w: format %d, want %d", ErrMalformed, head.Format, recordFormat)
+	if head.Format != RecordFormat {
+		return Record{}, fmt.Errorf("%w: format %d, want %d", ErrMalformed, head.Format, RecordFormat)
 	}
 	var w wire
 	if err := json.Unmarshal(data, &w); err != nil {

@@ -44,7 +44,7 @@ func MarshalManifest(m *Manifest) ([]byte, error) {
 // It keeps no reference to data.
 func ParseManifest(data []byte) (*Manifest, error) {
 	return Form[Manifest]{
-		MaxBytes: MaxManifestBytes, Newest: newestFormat, Marshal: MarshalManifest,
+		MaxBytes: MaxManifestBytes, Newest: NewestFormat, Marshal: MarshalManifest,
 		TooNew: ErrTooNew, Malformed: ErrMalformed, NotCanonical: ErrNotCanonical,
 	}.Parse(data)
 }

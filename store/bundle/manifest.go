@@ -47,7 +47,8 @@ const (
 	// FormatAgent added releases that replace the agents, and may change no class.
 	FormatAgent = 10
 
-	newestFormat = FormatAgent
+	// NewestFormat is the newest that this code reads.
+	NewestFormat = FormatAgent
 )
 
 // Manifest describes one release. Its canonical JSON (MarshalManifest) is what
