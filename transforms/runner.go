@@ -524,7 +524,7 @@ func (j Job) outcome(cmd *exec.Cmd, err, killed error, output string) error {
 			f.Reason += fmt.Sprintf(" (it was limited to %s of memory by transform.memory_max)", size(j.Spec.MemoryMax))
 		}
 		if j.Sandbox != nil && strings.Contains(strings.ToLower(output), "permission denied") {
-			f.Reason += " (it was held to its folders and the system's: readable and writable in agent.hcl give it others)"
+			f.Reason += " (it may be that it is held to its folders and the system's: readable and writable in agent.hcl give it others)"
 		}
 	case cmd.Process == nil:
 		f.Reason, f.Err = fmt.Sprintf("cannot start %q in %s: %v; check transform.exec of the release", j.argv()[0], j.Dir, err), err

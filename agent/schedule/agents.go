@@ -173,8 +173,18 @@ func (a *AgentsOrder) takeIn(id bundle.NodeID) {
 		return
 	}
 	if c := a.class(); c.attempts(id) == 0 {
-		a.Roster = append(a.Roster, id)
+		a.append(id)
 	}
+}
+
+// append gives a node another attempt for certain: after a skip one more than the attempts
+// that ended at places skipped since, which count no more.
+func (a *AgentsOrder) append(id bundle.NodeID) {
+	more := 1
+	if c := a.class(); c.attempts(id) == 0 {
+		more += c.places(id)
+	}
+	a.Roster = append(a.Roster, slices.Repeat([]bundle.NodeID{id}, more)...)
 }
 
 func (a *AgentsOrder) skip(id bundle.NodeID) {
@@ -204,7 +214,7 @@ func (a *AgentsOrder) again(id bundle.NodeID) error {
 	if a == nil {
 		return errors.New("the rollout replaces no agents")
 	}
-	a.Roster = append(a.Roster, id)
+	a.append(id)
 	return nil
 }
 

@@ -317,6 +317,7 @@ func (d debian) replaceAgent(user int, deb string) {
 	if err := os.Chmod(m.socket, 0o777); err != nil {
 		t.Fatal(err)
 	}
+	defer os.Remove(m.socket)
 	m.socket = "/srv/notify" // in there
 	start := func() *exec.Cmd {
 		agent := d.as(user, d.command("moult", "agent", "--config", "/etc/moult/agent.hcl"))

@@ -28,13 +28,15 @@ func mark() error {
 // process's: it can gain no rights, and has a filter of system calls more than this one. One
 // of which that cannot be told, such as one that has ended, is.
 func Inside(pid int) bool {
-	own, _, err := standing(os.Getpid())
-	if err != nil {
+	if errOwn != nil {
 		return false // not told of anybody, which Lacks says
 	}
 	n, closed, err := standing(pid)
-	return err != nil || closed && n > own
+	return err != nil || closed && n > ownFilters
 }
+
+// Those of this process, asked when it begins: later there may be no descriptor left to ask by.
+var ownFilters, _, errOwn = standing(os.Getpid())
 
 // standing is how many filters of system calls a process has, and whether it can gain no
 // rights.

@@ -14,7 +14,8 @@ import (
 // system are the folders and files of the system that programs need to run at all.
 var system = []string{
 	"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/opt", "/nix", "/gnu", "/etc", "/proc", "/sys",
-	"/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/run/nscd", "/var/lib/ca-certificates",
+	"/run/systemd/resolve", "/run/systemd/userdb", "/run/resolvconf", "/run/NetworkManager", "/run/connman", "/run/netconfig", "/run/nscd",
+	"/snap", "/var/lib/ca-certificates", "/var/lib/sss",
 	"/dev/zero", "/dev/random", "/dev/urandom",
 }
 
