@@ -62,9 +62,6 @@ func (l *loop) watchBuilds() {
 		l.builds.Up()
 	}
 	s := l.builds.State()
-	if s.Problem != "" {
-		s.Problem += ": the program that was started runs; remove that file to have it begin anew"
-	}
 	l.alarmOf(causeBuilds, s.Problem)
 	text := ""
 	if n := len(s.Failed); n > 0 && s.Failed[n-1].At.After(s.Since) {
@@ -107,6 +104,9 @@ func (b api) replace(ctx context.Context, file string, deadline time.Duration) (
 		return r, fmt.Errorf("replace the agent: %w", err)
 	}
 	r = control.Replacing{Digest: build.Digest, Deadline: bundle.Duration(deadline)}
+	if deadline < 0 || deadline > selfupdate.MaxDeadline {
+		return r, control.Misuse(fmt.Errorf("replace the agent: a deadline of %v", deadline), fmt.Sprintf("give 0 to %v", selfupdate.MaxDeadline))
+	}
 	if deadline == 0 {
 		r.Deadline = bundle.Duration(selfupdate.DefaultDeadline)
 	}
@@ -197,6 +197,9 @@ func (a *Agent) replaceBy(ctx context.Context, program string, step schedule.Age
 	}
 	if err == nil {
 		err = a.checkBuild(ctx, b)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	if errors.Is(err, selfupdate.ErrUnusable) || errors.Is(err, selfupdate.ErrUnfit) {
 		return a.builds.Reject(selfupdate.Build{Release: step.Release, Digest: step.Artifact.Program}, err.Error())

@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
 	"moult/agent/config"
 	"moult/agent/home"
@@ -60,7 +62,7 @@ func (f *Folder) Check(ctx context.Context, b Build, cfg config.Config, s *store
 	}
 	r, err := f.report(ctx, b, copied, args)
 	if err != nil {
-		return fmt.Errorf("%v: %w: %w", b, err, ErrUnfit)
+		return unfit(ctx, b, err)
 	}
 	own.Standing, r.Reads.Standing = store.Standing{}, store.Standing{}
 	mine, err1 := json.Marshal(own)
@@ -72,6 +74,24 @@ func (f *Folder) Check(ctx context.Context, b Build, cfg config.Config, s *store
 		return fmt.Errorf("%v reads %s, and this build reads %s: %w", b, bound(string(other)), bound(string(mine)), ErrUnfit)
 	}
 	return nil
+}
+
+// unfit is what a check has found that failed: ErrUnfit where that speaks against the build, and
+// not where the agent ends, or the machine had no room to begin a process.
+func unfit(ctx context.Context, b Build, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("check %v: %w", b, ctx.Err())
+	case passing(err):
+		return fmt.Errorf("check %v: %w", b, err)
+	}
+	return fmt.Errorf("%v: %w: %w", b, err, ErrUnfit)
+}
+
+// passing reports whether it is the machine that had no room to begin a process.
+func passing(err error) bool {
+	return slices.ContainsFunc([]error{syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.ETXTBSY, syscall.EINTR},
+		func(one error) bool { return errors.Is(err, one) })
 }
 
 // report runs a build to check it.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -67,6 +68,27 @@ func TestReportIsBounded(t *testing.T) {
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), want) || errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
+// TestUnfit: a build is condemned for what it does, not for what the machine or the agent does.
+func TestUnfit(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, c := range []struct {
+		ctx  context.Context
+		err  error
+		want bool
+	}{
+		{t.Context(), errors.New("checked, it ended with exit status 1"), true},
+		{t.Context(), &os.PathError{Op: "fork/exec", Err: syscall.ENOEXEC}, true},
+		{t.Context(), &os.PathError{Op: "fork/exec", Err: syscall.EAGAIN}, false},
+		{t.Context(), fmt.Errorf("checked, it ended with %w", &os.PathError{Op: "fork/exec", Err: syscall.ETXTBSY}), false},
+		{ended, errors.New("checked, it did not end within 1m0s"), false},
+	} {
+		if err := unfit(c.ctx, Build{}, c.err); errors.Is(err, ErrUnfit) != c.want {
+			t.Errorf("%v: %v", c.err, err)
 		}
 	}
 }

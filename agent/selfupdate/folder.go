@@ -38,7 +38,11 @@ type Folder struct {
 	role role
 	now  func() time.Time
 	own  func() (bundle.Digest, error)
-	lock *flock.Flock // of the process that started all; nil: nobody has it yet
+
+	beginning sync.Mutex // a trial
+
+	taking sync.Mutex
+	lock   *flock.Flock // taking; of the process that started all; nil: nobody has it yet
 
 	mu      sync.Mutex
 	doc     document
@@ -66,7 +70,7 @@ func (f *Folder) read() {
 		f.doc, err = decode(data)
 	}
 	if err != nil {
-		f.problem = fmt.Errorf("read which builds of the agent are good, %s: %w", f.statePath(), err)
+		f.problem = fmt.Errorf("read which builds of the agent are good, %s: %w: the program that was started runs; remove that file to have it begin anew", f.statePath(), err)
 	}
 }
 
@@ -164,6 +168,8 @@ func (f *Folder) make() error {
 
 // take has this process alone decide which build runs. One on trial has it by its parent.
 func (f *Folder) take() error {
+	f.taking.Lock()
+	defer f.taking.Unlock()
 	if f.lock != nil || f.role.kind == onTrial {
 		return nil
 	}
@@ -338,20 +344,31 @@ func (f *Folder) Begin(b Build, deadline time.Duration) (*Switch, error) {
 	if deadline <= 0 {
 		deadline = DefaultDeadline
 	}
-	var another *trial
-	err := f.change(func(d *document) {
-		if another = d.Trial; another != nil {
-			return
-		}
-		d.Trial = &trial{Build: b, Deadline: bundle.Duration(deadline), Begun: f.now().UTC().Truncate(time.Millisecond)}
-	})
+	f.beginning.Lock()
+	defer f.beginning.Unlock()
+	f.mu.Lock()
+	another, err := f.doc.onTrial(), f.problem
+	f.mu.Unlock()
 	if err == nil && another != nil {
-		err = fmt.Errorf("%v is on trial", another.Build)
+		err = fmt.Errorf("%v is on trial", *another)
+	}
+	if err == nil { // what is there of a trial before must not be taken for this one's
+		err = f.clear()
+	}
+	if err == nil {
+		err = f.change(func(d *document) {
+			d.Trial = &trial{Build: b, Deadline: bundle.Duration(deadline), Begun: f.now().UTC().Truncate(time.Millisecond)}
+		})
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &Switch{Build: b, Deadline: deadline}, nil
+}
+
+// clear removes, for good, what a trial goes by.
+func (f *Folder) clear() error {
+	return errors.Join(os.RemoveAll(f.before()), os.RemoveAll(f.before()+".new"), os.RemoveAll(f.after()), durable.SyncDir(f.dir))
 }
 
 // Withdraw takes back what Begin has written down, where no trial comes of it.

@@ -17,30 +17,31 @@ import (
 // Start decides which build is the agent, before anything else of the agent begins: this
 // process becomes that build, or goes on with the folder. A trial that was interrupted ends
 // here. Where something is wrong with the builds, this program runs, and State and the log say
-// so: a node has its agent in any case.
-func Start(cfg config.Config, log *slog.Logger) *Folder {
+// so: a node has its agent. The error is that of a store which a build on trial has damaged, and
+// which cannot be put back.
+func Start(cfg config.Config, log *slog.Logger) (*Folder, error) {
 	f := Open(cfg.Data, log)
 	if f.role.kind == onTrial {
-		return f
+		return f, nil
 	}
 	if _, err := os.Stat(f.dir); errors.Is(err, fs.ErrNotExist) {
 		f.role = role{} // no folder, no builds
-		return f
+		return f, nil
 	}
 	if err := f.take(); err != nil {
 		f.problem = errors.Join(f.problem, err)
 	}
 	if f.problem != nil {
 		log.Error("which build of the agent is good is not known, so the one that was started runs", "err", f.problem)
-		return f
+		return f, nil
 	}
 	if f.role.kind == "" {
 		f.choose()
 	}
 	if f.doc.Trial != nil {
-		f.interrupted(cfg)
+		return f, f.interrupted(cfg)
 	}
-	return f
+	return f, nil
 }
 
 // choose becomes the confirmed build, if that is to run. It returns where this program is.
@@ -90,13 +91,14 @@ func (f *Folder) choose() {
 
 // interrupted ends a trial in which this agent's process has ended, with the machine or by
 // itself. The build is not confirmed, and nothing speaks against it but that.
-func (f *Folder) interrupted(cfg config.Config) {
+func (f *Folder) interrupted(cfg config.Config) error {
 	b := f.doc.Trial.Build
 	v := verdict{again: true, reason: "the trial was interrupted: the agent's process ended in it"}
 	if err := endOrphan(cfg.Data, f.path(b.Digest)); err != nil {
 		f.log.Error("a build on trial may still run", "err", err)
 	}
-	f.settle(cfg, b, v)
+	_, err := f.settle(cfg, b, v)
+	return err
 }
 
 // verdict is what came of a trial.
@@ -107,35 +109,36 @@ type verdict struct {
 }
 
 // settle ends a trial: what it has left is verified, and put back where it must be, and the
-// verdict written down. It returns the verdict that stands.
-func (f *Folder) settle(cfg config.Config, b Build, v verdict) verdict {
+// verdict written down. It returns the verdict that stands. An error means that the store is
+// damaged and cannot be put back: no agent may go on from it, and the next start tries again.
+func (f *Folder) settle(cfg config.Config, b Build, v verdict) (verdict, error) {
 	damaged, err := f.examine(cfg)
 	if err != nil {
-		v = verdict{reason: joined(v.reason, "what it has left behind is not good: "+err.Error())}
+		// Where nothing can be said, as on a full disk, nothing is said against the build.
+		v = verdict{again: v.again || !damaged, reason: joined(v.reason, "what it has left behind is not good: "+err.Error())}
 	}
 	if damaged {
 		why := fmt.Sprintf("%v of the agent was on trial, and left the store damaged; what was there before is put back", b)
 		if err := store.PutBack(cfg.Data, f.before(), why, store.Options{Log: f.log}); err != nil {
-			f.log.Error("the store cannot be put back as it was", "err", err)
-			v.reason = joined(v.reason, err.Error())
+			return v, fmt.Errorf("%v of the agent was on trial, and has left the store damaged; what was there before is in %s, and cannot be put back: %w: see to that, and start the agent again", b, f.before(), err)
 		}
+	}
+	// Before it is written down: a copy that is there at the next start is compared with what
+	// the store is by then.
+	if err := f.clear(); err != nil {
+		f.log.Error("the copy of the store stays that was made before the trial", "err", err)
 	}
 	if err := f.note(b, v); err != nil {
 		f.log.Error("what came of the trial is not written down", "err", err)
 		if v.well {
-			return verdict{reason: err.Error(), again: true}
+			return verdict{reason: err.Error(), again: true}, nil
 		}
-		return v
-	}
-	for _, dir := range []string{f.before(), f.after()} {
-		if err := os.RemoveAll(dir); err != nil {
-			f.log.Warn("a copy of the store stays", "dir", dir, "err", err)
-		}
+		return v, nil
 	}
 	if !v.well {
 		f.log.Error("a build of the agent was put back", "build", b.Digest.Short(), "reason", v.reason)
 	}
-	return v
+	return v, nil
 }
 
 func joined(a, b string) string {

@@ -20,7 +20,9 @@ func start(t *testing.T, change func(*document, Build)) (*Folder, Build) {
 	b := add(t, f, "confirmed")
 	must(t, f.change(func(d *document) { change(d, b) }))
 	must(t, f.lock.Unlock())
-	return Start(config.Config{Data: data}, slog.New(slog.DiscardHandler)), b
+	f, err := Start(config.Config{Data: data}, slog.New(slog.DiscardHandler))
+	must(t, err)
+	return f, b
 }
 
 // TestStartAsItself: this process would be another program if it became the confirmed build.
@@ -49,6 +51,10 @@ func TestStartAsItself(t *testing.T) {
 			confirm(d, b)
 			must(t, os.Remove(b.Path))
 		}, "no such file"},
+		"a trial was interrupted, and its copy is of no use": {func(d *document, b Build) {
+			must(t, os.Mkdir(filepath.Join(filepath.Dir(filepath.Dir(b.Path)), "before"), 0o700))
+			d.Trial = &trial{Build: b}
+		}, "interrupted"},
 		"a trial was interrupted before it began": {func(d *document, b Build) {
 			d.Trial = &trial{Build: b}
 		}, "interrupted"},
@@ -78,7 +84,8 @@ func TestStartDamaged(t *testing.T) {
 	f, _ := start(t, func(*document, Build) {})
 	must(t, f.lock.Unlock())
 	must(t, os.WriteFile(f.statePath(), []byte("garbage"), 0o600))
-	g := Start(config.Config{Data: filepath.Dir(f.dir)}, slog.New(slog.DiscardHandler))
+	g, err := Start(config.Config{Data: filepath.Dir(f.dir)}, slog.New(slog.DiscardHandler))
+	must(t, err)
 	if s := g.State(); s.Problem == "" || !s.Packaged {
 		t.Errorf("got %+v", s)
 	}
@@ -89,12 +96,28 @@ func TestStartDamaged(t *testing.T) {
 func TestStartBeside(t *testing.T) {
 	f, b := start(t, func(*document, Build) {})
 	must(t, f.change(func(d *document) { d.Trial = &trial{Build: b} }))
-	g := Start(config.Config{Data: filepath.Dir(f.dir)}, slog.New(slog.DiscardHandler))
+	g, err := Start(config.Config{Data: filepath.Dir(f.dir)}, slog.New(slog.DiscardHandler))
+	must(t, err)
 	if s := g.State(); !strings.Contains(s.Problem, "another agent") || openFolder(filepath.Dir(f.dir)).doc.Trial == nil {
 		t.Errorf("got %+v", s)
 	}
+	must(t, os.Mkdir(f.before(), 0o700))
 	if _, err := g.Begin(b, time.Second); err == nil {
 		t.Error("the second one began a trial")
+	}
+	if _, err := f.Begin(b, time.Second); err == nil {
+		t.Error("a trial began within another")
+	}
+	if _, err := os.Stat(f.before()); err != nil {
+		t.Errorf("the copy of the trial under way: %v", err)
+	}
+	// What is left of a trial that is over is no copy of the next one's.
+	must(t, f.Withdraw())
+	if _, err := f.Begin(b, time.Second); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(f.before()); err == nil {
+		t.Error("the copy of the trial before is there")
 	}
 }
 

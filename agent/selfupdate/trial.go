@@ -16,6 +16,7 @@ import (
 	"moult/agent/config"
 	"moult/agent/control"
 	"moult/store"
+	"moult/store/durable"
 )
 
 // Sockets are those at which callers wait while no agent is there. The build on trial has copies of
@@ -33,7 +34,10 @@ type Sockets interface {
 func (f *Folder) Run(ctx context.Context, sw *Switch, cfg config.Config, sockets Sockets, args []string) error {
 	f.log.Info("another build of the agent is on trial", "build", sw.Digest.Short(), "release", sw.Release, "deadline", sw.Deadline)
 	v := f.hold(ctx, sw, cfg, sockets, args)
-	v = f.settle(cfg, sw.Build, v)
+	v, err := f.settle(cfg, sw.Build, v)
+	if err != nil {
+		return err
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -79,16 +83,13 @@ func (f *Folder) resume(passed string) error {
 
 // hold runs the candidate until it is known what it is.
 func (f *Folder) hold(ctx context.Context, sw *Switch, cfg config.Config, sockets Sockets, args []string) verdict {
-	if err := errors.Join(os.RemoveAll(f.before()), os.RemoveAll(f.after())); err != nil {
-		return verdict{again: true, reason: err.Error()}
-	}
 	made := f.before() + ".new"
-	err := os.RemoveAll(made)
+	err := f.clear()
 	if err == nil {
 		err = store.Copy(cfg.Data, made)
 	}
 	if err == nil {
-		err = os.Rename(made, f.before())
+		err = durable.Rename(made, f.before())
 	}
 	if err != nil {
 		return verdict{again: true, reason: fmt.Sprintf("the store was not copied beforehand: %v", err)}
@@ -104,7 +105,7 @@ func (f *Folder) hold(ctx context.Context, sw *Switch, cfg config.Config, socket
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	tie(cmd)
 	if err := cmd.Start(); err != nil {
-		return verdict{reason: fmt.Sprintf("it cannot be started: %v", err)}
+		return verdict{again: passing(err), reason: fmt.Sprintf("it cannot be started: %v", err)}
 	}
 	c := &candidate{Switch: sw, cmd: cmd, ended: make(chan error, 1)}
 	go func() { c.ended <- cmd.Wait() }()

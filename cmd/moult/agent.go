@@ -68,10 +68,13 @@ func agentCommand() *cli.Command {
 // runAgent runs the agent by the build that is to be it: this process becomes another build
 // where that is so, and its parent while one is on trial.
 func runAgent(ctx context.Context, cfg config.Config, log *slog.Logger) error {
-	builds := selfupdate.Start(cfg, log) // before the sockets are taken out of the environment
+	builds, err := selfupdate.Start(cfg, log) // before the sockets are taken out of the environment
+	if err != nil {
+		return err
+	}
 	sockets := fdstore.Open(log)
 	defer sockets.Close()
-	err := agent.Run(ctx, cfg, builds, sockets, log)
+	err = agent.Run(ctx, cfg, builds, sockets, log)
 	if sw, ok := errors.AsType[*selfupdate.Switch](err); ok {
 		return builds.Run(ctx, sw, cfg, sockets, os.Args[1:])
 	}
