@@ -325,6 +325,7 @@ func TestUserReplaced(t *testing.T) {
 		t.Fatalf("%+v\n%s", got, errs)
 	}
 	c.wallRelease(2)
+	c.futureRan(2)
 	c.upgrade(a, 2)
 	c.held()
 }
