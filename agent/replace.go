@@ -104,9 +104,6 @@ func (b api) replace(ctx context.Context, file string, deadline time.Duration) (
 		return r, fmt.Errorf("replace the agent: %w", err)
 	}
 	r = control.Replacing{Digest: build.Digest, Deadline: bundle.Duration(deadline)}
-	if deadline < 0 || deadline > selfupdate.MaxDeadline {
-		return r, control.Misuse(fmt.Errorf("replace the agent: a deadline of %v", deadline), fmt.Sprintf("give 0 to %v", selfupdate.MaxDeadline))
-	}
 	if deadline == 0 {
 		r.Deadline = bundle.Duration(selfupdate.DefaultDeadline)
 	}
@@ -150,7 +147,7 @@ func (a *Agent) knownAgent(fetched bundle.Digest, problem error) node.AgentKnown
 	s := a.builds.State()
 	known.OnTrial = s.OnTrial
 	for _, f := range s.Failed {
-		if !f.Again {
+		if f.Final() {
 			known.Failed[f.Digest] = f.Reason
 		}
 	}

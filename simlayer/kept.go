@@ -1,6 +1,7 @@
 package simlayer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -68,31 +69,41 @@ func (l *Layer) forgo(name string) {
 	}
 }
 
-// take returns the socket of an address that a layer before has left, if it is there.
-// One of another address is closed: that one may be somebody else's now.
-func take[S interface {
+// socket is a listening one of TCP, or one of UDP.
+type socket interface {
 	filer
 	Close() error
-}](l *Layer, name, addr string, open func(*os.File) (S, net.Addr, error)) (s S, ok bool) {
-	if l.cfg.Sockets == nil {
-		return s, false
+}
+
+// listenKept listens at an address, by the socket that a layer before has left if that is there,
+// and keeps it for the next. A socket of another address is closed: that one may be somebody
+// else's now.
+func listenKept[S socket](l *Layer, name, addr string, open func(*os.File) (S, net.Addr, error), listen func(context.Context, string) (S, error)) (s S, err error) {
+	var left *os.File
+	if l.cfg.Sockets != nil {
+		left = l.cfg.Sockets.Take(name)
 	}
-	f := l.cfg.Sockets.Take(name)
-	if f == nil {
-		return s, false
+	if left != nil {
+		var at net.Addr
+		s, at, err = open(left)
+		left.Close() // s has its own
+		switch {
+		case err != nil:
+			l.log.Warn("the socket of the agent before is of no use", "name", name, "err", err)
+			left = nil
+		case !listensAt(at, addr):
+			l.log.Info("the socket of the agent before is not wanted any more", "name", name, "at", at.String(), "wanted", addr)
+			s.Close()
+			left = nil
+		}
 	}
-	defer f.Close() // s has its own
-	s, at, err := open(f)
-	switch {
-	case err != nil:
-		l.log.Warn("the socket of the agent before is of no use", "name", name, "err", err)
-	case !listensAt(at, addr):
-		l.log.Info("the socket of the agent before is not wanted any more", "name", name, "at", at.String(), "wanted", addr)
-		s.Close()
-	default:
-		return s, true
+	if left == nil {
+		if s, err = listen(l.ctx, addr); err != nil {
+			return s, err
+		}
 	}
-	return s, false
+	l.keep(name, s)
+	return s, nil
 }
 
 // listensAt reports whether a socket is what listening at a host:port would give, with
@@ -110,48 +121,32 @@ func listensAt(at net.Addr, addr string) bool {
 	return ip.Unmap() == own.Addr().Unmap()
 }
 
-// listenStream listens at an address of TCP, by the socket that is there already if one is.
+// listenStream listens at an address of TCP, as listenKept has it.
 func (l *Layer) listenStream(name, addr string) (*net.TCPListener, error) {
-	ln, ok := take(l, name, addr, func(f *os.File) (*net.TCPListener, net.Addr, error) {
+	return listenKept(l, name, addr, func(f *os.File) (*net.TCPListener, net.Addr, error) {
 		ln, err := net.FileListener(f)
 		if err != nil {
 			return nil, nil, err
 		}
 		tcp, ok := ln.(*net.TCPListener)
 		if !ok {
-			return nil, nil, fmt.Errorf("%w: %s, want tcp", errKept, ln.Addr().Network())
+			return nil, nil, errors.Join(fmt.Errorf("%w: %s, want tcp", errKept, ln.Addr().Network()), ln.Close())
 		}
 		return tcp, ln.Addr(), nil
-	})
-	if !ok {
-		var err error
-		if ln, err = stream.Listen(l.ctx, addr); err != nil {
-			return nil, err
-		}
-	}
-	l.keep(name, ln)
-	return ln, nil
+	}, stream.Listen)
 }
 
 // listenPackets is listenStream for UDP.
 func (l *Layer) listenPackets(name, addr string) (*net.UDPConn, error) {
-	conn, ok := take(l, name, addr, func(f *os.File) (*net.UDPConn, net.Addr, error) {
+	return listenKept(l, name, addr, func(f *os.File) (*net.UDPConn, net.Addr, error) {
 		c, err := net.FilePacketConn(f)
 		if err != nil {
 			return nil, nil, err
 		}
 		udp, ok := c.(*net.UDPConn)
 		if !ok {
-			return nil, nil, fmt.Errorf("%w: %s, want udp", errKept, c.LocalAddr().Network())
+			return nil, nil, errors.Join(fmt.Errorf("%w: %s, want udp", errKept, c.LocalAddr().Network()), c.Close())
 		}
 		return udp, c.LocalAddr(), nil
-	})
-	if !ok {
-		var err error
-		if conn, err = packets.Listen(l.ctx, addr); err != nil {
-			return nil, err
-		}
-	}
-	l.keep(name, conn)
-	return conn, nil
+	}, packets.Listen)
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"moult/simlayer/gate"
+	"moult/simlayer/routes"
 )
 
 // Leave is for before a Close after which another layer takes the listening sockets over
@@ -47,7 +50,13 @@ func (l *Layer) Leave(ctx context.Context) {
 	}
 	l.gate.Finish(ctx, l.calls.LastingAfter, func() {})
 	own.Wait()
-	within(ctx, ended, lastTime) // until the last answers are written; some never are
+	// Until the last answers are written. Calls that never end are not waited for, and no event
+	// tells their connections from the others: where there are any, it is for a while.
+	while := lastTime
+	if none := l.gate.Every(func(*routes.Route, gate.Call) bool { return false }); none {
+		while = 0
+	}
+	within(ctx, ended, while)
 }
 
 // quiet returns when no connection is relayed, or after a while.
@@ -59,14 +68,19 @@ func (l *Layer) quiet(ctx context.Context, all []*listener, while time.Duration)
 	within(ctx, none, while)
 }
 
-// within waits until all of these are closed, for a while at most.
+// within waits until all of these are closed, until ctx ends, and for a while at most if that
+// is not 0.
 func within(ctx context.Context, all []<-chan struct{}, while time.Duration) {
-	timer := time.NewTimer(while)
-	defer timer.Stop()
+	var late <-chan time.Time
+	if while != 0 {
+		timer := time.NewTimer(while)
+		defer timer.Stop()
+		late = timer.C
+	}
 	for _, one := range all {
 		select {
 		case <-one:
-		case <-timer.C:
+		case <-late:
 			return
 		case <-ctx.Done():
 			return

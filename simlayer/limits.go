@@ -52,7 +52,8 @@ const (
 	answerTime = 100 * time.Millisecond
 	// weanTime is how long callers have to make a call by whose answer they are told to
 	// connect anew, and freshTime how long who has just connected may take to call. lastTime
-	// is what the last answers have to be written, after the node has given them.
+	// is what the last answers have to be written, after the node has given them, where there
+	// are calls beside them that never end.
 	weanTime  = 2 * time.Second
 	freshTime = 500 * time.Millisecond
 	lastTime  = 2 * time.Second

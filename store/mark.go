@@ -1,11 +1,9 @@
 package store
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 
 	"moult/gossip/view"
@@ -86,7 +84,7 @@ var errNewerFormat = errors.New("written by a newer moult")
 
 func decodeMark(b []byte) (mark, error) {
 	var f markFile
-	if err := strictJSON(b, &f); err != nil {
+	if err := durable.StrictJSON(b, &f); err != nil {
 		return mark{}, fmt.Errorf("not a floor: %w", err)
 	}
 	if f.Sum != markSum(f.Format, f.Mark) {
@@ -96,22 +94,10 @@ func decodeMark(b []byte) (mark, error) {
 		return mark{}, fmt.Errorf("format %d, this moult reads up to %d: %w", f.Format, FloorFormat, errNewerFormat)
 	}
 	var m mark
-	if err := strictJSON(f.Mark, &m); err != nil {
+	if err := durable.StrictJSON(f.Mark, &m); err != nil {
 		return mark{}, fmt.Errorf("not a floor: %w", err)
 	}
 	return m, nil
-}
-
-func strictJSON(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return errors.New("something follows the value")
-	}
-	return nil
 }
 
 func writeMark(path string, m mark) error {

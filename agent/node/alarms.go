@@ -3,8 +3,10 @@ package node
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
 )
@@ -103,4 +105,56 @@ func (n *Node) ClockAhead(id bundle.NodeID) time.Duration {
 
 func olderFolder(said, running bundle.Version) string {
 	return fmt.Sprintf("this data folder is older than what the node has said: it had settled at version %d; its state is that of version %d", said, running)
+}
+
+// Copies says how long it is likely to take to copy the state of Version, by a measured
+// sample.
+type Copies struct {
+	Version bundle.Version
+	Files   int
+	Bytes   int64
+	Takes   time.Duration
+}
+
+// copyWords begin a warning.
+const copyWords = "while the node is down it copies its state"
+
+// IsCopyWarning tells that a record's alarm is one.
+func IsCopyWarning(alarm string) bool { return strings.HasPrefix(alarm, copyWords) }
+
+// Warning says that callers are likely to be refused while a release copies the state, so
+// many times, since they are held for less; "" where they are not.
+func (c Copies) Warning(times int, hold time.Duration) string {
+	total := time.Duration(times) * c.Takes
+	if times == 0 || total <= hold {
+		return ""
+	}
+	what := copyWords
+	if times > 1 {
+		what += fmt.Sprintf(" %d times", times)
+	}
+	return fmt.Sprintf("%s, about %d files and %d MiB: going by a measured sample, that takes about %v, and callers are held for at most %v, so some are refused; a longer hold_timeout in the release's schedule lets them wait",
+		what, c.Files, c.Bytes>>20, total.Round(time.Second), hold)
+}
+
+// copied counts the transforms of a path that are copies.
+func (n *Node) copied(path []bundle.Version) (times int) {
+	for _, v := range path {
+		if m := n.docs.manifests[v]; m != nil {
+			if cu, changes := m.Classes[n.cfg.Class]; changes && cu.Copies() {
+				times++
+			}
+		}
+	}
+	return times
+}
+
+// warnOfCopy raises an alarm as long as the node is on its way to a release whose copies of
+// the state take longer than callers are held.
+func (n *Node) warnOfCopy() {
+	s, text := n.saved, ""
+	if s.Goal != 0 && s.Served && s.Running == n.copies.Version && (s.Phase == upgrade.Waiting || s.Phase.Down()) {
+		text = n.copies.Warning(n.copied(s.Path), n.hold(s))
+	}
+	n.alarm(causeCopy, text)
 }

@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"moult/agent/schedule"
@@ -201,55 +200,3 @@ func (n *Node) lookup(id bundle.NodeID) (view.Record, bool) {
 
 // Waits is why the node waits, as last decided; the zero Reason where it does not.
 func (n *Node) Waits() schedule.Reason { return n.wait }
-
-// Copies says how long it is likely to take to copy the state of Version, by a measured
-// sample.
-type Copies struct {
-	Version bundle.Version
-	Files   int
-	Bytes   int64
-	Takes   time.Duration
-}
-
-// copyWords begin a warning.
-const copyWords = "while the node is down it copies its state"
-
-// IsCopyWarning tells that a record's alarm is one.
-func IsCopyWarning(alarm string) bool { return strings.HasPrefix(alarm, copyWords) }
-
-// Warning says that callers are likely to be refused while a release copies the state, so
-// many times, since they are held for less; "" where they are not.
-func (c Copies) Warning(times int, hold time.Duration) string {
-	total := time.Duration(times) * c.Takes
-	if times == 0 || total <= hold {
-		return ""
-	}
-	what := copyWords
-	if times > 1 {
-		what += fmt.Sprintf(" %d times", times)
-	}
-	return fmt.Sprintf("%s, about %d files and %d MiB: going by a measured sample, that takes about %v, and callers are held for at most %v, so some are refused; a longer hold_timeout in the release's schedule lets them wait",
-		what, c.Files, c.Bytes>>20, total.Round(time.Second), hold)
-}
-
-// copied counts the transforms of a path that are copies.
-func (n *Node) copied(path []bundle.Version) (times int) {
-	for _, v := range path {
-		if m := n.docs.manifests[v]; m != nil {
-			if cu, changes := m.Classes[n.cfg.Class]; changes && cu.Copies() {
-				times++
-			}
-		}
-	}
-	return times
-}
-
-// warnOfCopy raises an alarm as long as the node is on its way to a release whose copies of
-// the state take longer than callers are held.
-func (n *Node) warnOfCopy() {
-	s, text := n.saved, ""
-	if s.Goal != 0 && s.Served && s.Running == n.copies.Version && (s.Phase == upgrade.Waiting || s.Phase.Down()) {
-		text = n.copies.Warning(n.copied(s.Path), n.hold(s))
-	}
-	n.alarm(causeCopy, text)
-}

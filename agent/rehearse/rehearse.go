@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"moult/simlayer/host"
+	"moult/simlayer/host/child"
 	"moult/transforms"
 	"moult/transforms/stray"
 )
@@ -134,7 +135,7 @@ func (j Job) part(ctx context.Context, part string) (stages []Stage, torn bool, 
 	defer cancel(nil)
 	watched := j.watchRoom(ctx, cancel)
 	h, out := &heard{watch: j.Watch}, &tail{}
-	cmd := exec.CommandContext(ctx, thisProgram(), CommandName, part, j.Folder)
+	cmd := exec.CommandContext(ctx, child.ThisProgram(), CommandName, part, j.Folder)
 	cmd.Dir = j.Folder
 	cmd.Env = append(os.Environ(), mark(j.Folder))
 	cmd.Stdout, cmd.Stderr = h, out

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"moult/simlayer/host/child"
 	"net"
 	"os"
 	"os/exec"
@@ -14,9 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// thisProgram is this binary, also where its file has been replaced.
-func thisProgram() string { return "/proc/self/exe" }
 
 // supported says why nothing can be rehearsed here.
 func supported() error { return nil }
@@ -82,7 +80,7 @@ func without(more ...string) error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_CAP_AMBIENT", err)
 	}
-	return os.NewSyscallError("execve", unix.Exec(thisProgram(), append(slices.Clone(os.Args), more...), os.Environ()))
+	return os.NewSyscallError("execve", unix.Exec(child.ThisProgram(), append(slices.Clone(os.Args), more...), os.Environ()))
 }
 
 // ownProcesses has /proc show the processes that this one can see: what looks for processes by

@@ -4,17 +4,8 @@ package rehearse
 
 import (
 	"errors"
-	"os"
 	"os/exec"
 )
-
-func thisProgram() string {
-	path, err := os.Executable()
-	if err != nil {
-		return os.Args[0]
-	}
-	return path
-}
 
 func supported() error {
 	return errors.New("only Linux gives a process a network of its own, and finds what it has begun")

@@ -173,18 +173,8 @@ func (a *AgentsOrder) takeIn(id bundle.NodeID) {
 		return
 	}
 	if c := a.class(); c.attempts(id) == 0 {
-		a.append(id)
+		a.Roster = c.withAnother(id)
 	}
-}
-
-// append gives a node another attempt for certain: after a skip one more than the attempts
-// that ended at places skipped since, which count no more.
-func (a *AgentsOrder) append(id bundle.NodeID) {
-	more := 1
-	if c := a.class(); c.attempts(id) == 0 {
-		more += c.places(id)
-	}
-	a.Roster = append(a.Roster, slices.Repeat([]bundle.NodeID{id}, more)...)
 }
 
 func (a *AgentsOrder) skip(id bundle.NodeID) {
@@ -214,7 +204,8 @@ func (a *AgentsOrder) again(id bundle.NodeID) error {
 	if a == nil {
 		return errors.New("the rollout replaces no agents")
 	}
-	a.append(id)
+	c := a.class()
+	a.Roster = c.withAnother(id)
 	return nil
 }
 

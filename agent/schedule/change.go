@@ -97,18 +97,22 @@ func (o *Order) Retry(class bundle.Class, id bundle.NodeID) (*Order, error) {
 	})
 }
 
+// withAnother is the roster with another attempt of a node. Attempts that ended at places
+// skipped since count: one more than these is another for certain.
+func (c ClassOrder) withAnother(id bundle.NodeID) []bundle.NodeID {
+	more := 1
+	if c.attempts(id) == 0 {
+		more += c.places(id)
+	}
+	return append(c.Roster, slices.Repeat([]bundle.NodeID{id}, more)...)
+}
+
 func (o *Order) retry(class bundle.Class, id bundle.NodeID) {
 	c, ok := o.Classes[class]
 	if !ok {
 		c = defaultClassOrder
 	}
-	// Attempts that ended at places skipped since count: one more than these is
-	// another attempt for certain.
-	more := 1
-	if c.attempts(id) == 0 {
-		more += c.places(id)
-	}
-	c.Roster = append(c.Roster, slices.Repeat([]bundle.NodeID{id}, more)...)
+	c.Roster = c.withAnother(id)
 	c.Spread = c.Spread.with(c.Roster)
 	if c.Strategy == bundle.StrategyManual {
 		c.Started = append(c.Started, c.notStarted(id)...)

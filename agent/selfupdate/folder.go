@@ -17,6 +17,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"moult/simlayer/host/child"
 	"moult/store/bundle"
 	"moult/store/durable"
 )
@@ -52,7 +53,7 @@ type Folder struct {
 // Open reads the folder of a data folder, which need not be there.
 func Open(data string, log *slog.Logger) *Folder {
 	f := &Folder{dir: filepath.Join(data, FolderName), log: log, role: roleOf(os.Getenv(variable)), now: time.Now}
-	f.own = sync.OnceValues(func() (bundle.Digest, error) { return digestOf(thisProgram()) })
+	f.own = sync.OnceValues(func() (bundle.Digest, error) { return digestOf(child.ThisProgram()) })
 	f.read()
 	return f
 }

@@ -154,6 +154,27 @@ func TestState(t *testing.T) {
 	}
 }
 
+// TestFinal: a build whose trials are interrupted is tried again, and not for ever: it may be
+// what interrupts them.
+func TestFinal(t *testing.T) {
+	f := openFolder(t.TempDir())
+	b := add(t, f, "a")
+	for i := range maxInterrupted {
+		if failed, ok := f.State().Find(b.Digest); ok != (i > 0) || ok && failed.Final() {
+			t.Errorf("after %d interrupted trials: %+v", i, failed)
+		}
+		must(t, f.change(func(d *document) { d.fail(Failure{Build: b, Reason: "interrupted", Again: true, At: time.Now()}) }))
+	}
+	if failed, _ := f.State().Find(b.Digest); !failed.Final() {
+		t.Errorf("it is tried for ever: %+v", failed)
+	}
+	other := add(t, f, "b")
+	must(t, f.Reject(other, "it crashed"))
+	if failed, _ := f.State().Find(other.Digest); !failed.Final() {
+		t.Errorf("what was found wrong is tried again: %+v", failed)
+	}
+}
+
 func TestSweep(t *testing.T) {
 	data := t.TempDir()
 	f := openFolder(data)

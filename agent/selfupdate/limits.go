@@ -7,8 +7,8 @@ const (
 	MaxStarts = 3
 	// DefaultDeadline is how long a build on trial has until it is well.
 	DefaultDeadline = 2 * time.Minute
-	// MaxDeadline bounds that: in a trial an agent begins nothing.
-	MaxDeadline = time.Hour
+	// maxInterrupted is how often a build is tried again whose trial was interrupted.
+	maxInterrupted = 3
 	// MaxBuild bounds a build's file, in bytes.
 	MaxBuild = 512 << 20
 

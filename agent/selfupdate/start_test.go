@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"moult/agent/config"
+	"moult/simlayer/host/child"
 	"moult/store/bundle"
 )
 
@@ -27,7 +28,7 @@ func start(t *testing.T, change func(*document, Build)) (*Folder, Build) {
 
 // TestStartAsItself: this process would be another program if it became the confirmed build.
 func TestStartAsItself(t *testing.T) {
-	own, err := digestOf(thisProgram())
+	own, err := digestOf(child.ThisProgram())
 	must(t, err)
 	confirm := func(d *document, b Build) { d.Confirmed, d.Packaged = &b, own }
 	for what, c := range map[string]struct {

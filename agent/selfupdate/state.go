@@ -1,14 +1,13 @@
 package selfupdate
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"moult/store/bundle"
+	"moult/store/durable"
 )
 
 // Build is one program that can be the agent.
@@ -37,6 +36,10 @@ type Failure struct {
 	// Times counts how often the build has failed.
 	Times int `json:"times"`
 }
+
+// Final reports that a build is not to be tried again by itself: something was found wrong
+// with it, or so many of its trials were interrupted that it may be what interrupts them.
+func (f Failure) Final() bool { return !f.Again || f.Times >= maxInterrupted }
 
 // State is what is known of this agent's builds.
 type State struct {
@@ -107,7 +110,7 @@ func (d document) encode() ([]byte, error) {
 
 func decode(b []byte) (d document, err error) {
 	var f stateFile
-	if err := strictJSON(b, &f); err != nil {
+	if err := durable.StrictJSON(b, &f); err != nil {
 		return d, err
 	}
 	if f.Sum != stateSum(f.Format, f.State) {
@@ -116,22 +119,10 @@ func decode(b []byte) (d document, err error) {
 	if f.Format > stateFormat {
 		return d, fmt.Errorf("it has format %d, and this moult reads up to %d", f.Format, stateFormat)
 	}
-	if err := strictJSON(f.State, &d); err != nil {
+	if err := durable.StrictJSON(f.State, &d); err != nil {
 		return document{}, err
 	}
 	return d, nil
-}
-
-func strictJSON(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return errors.New("something follows the value")
-	}
-	return nil
 }
 
 // fail notes that a build was put back.

@@ -17,9 +17,6 @@ import (
 	"moult/store/durable"
 )
 
-// thisProgram is this binary, also where its file has been replaced.
-func thisProgram() string { return "/proc/self/exe" }
-
 // tie has a process end with this one. The caller keeps the thread that starts it: the signal
 // comes when that ends.
 func tie(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

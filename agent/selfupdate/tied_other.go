@@ -8,14 +8,6 @@ import (
 	"syscall"
 )
 
-func thisProgram() string {
-	path, err := os.Executable()
-	if err != nil {
-		return os.Args[0]
-	}
-	return path
-}
-
 func tie(*exec.Cmd) {}
 
 func runTied(cmd *exec.Cmd, _ uint64) error { return cmd.Run() }

@@ -15,6 +15,7 @@ import (
 
 	"moult/agent/config"
 	"moult/agent/control"
+	"moult/simlayer/host/child"
 	"moult/store"
 	"moult/store/durable"
 )
@@ -71,14 +72,14 @@ func (f *Folder) packaged() string {
 	}
 	path, err := os.Executable()
 	if err != nil {
-		return thisProgram()
+		return child.ThisProgram()
 	}
 	return path
 }
 
 // resume begins this same program anew.
 func (f *Folder) resume(passed string) error {
-	return become(thisProgram(), append(environment(f.role), passed))
+	return become(child.ThisProgram(), append(environment(f.role), passed))
 }
 
 // hold runs the candidate until it is known what it is.

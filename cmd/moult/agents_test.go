@@ -3,7 +3,6 @@
 package main
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"os"
 	"regexp"
@@ -40,7 +39,7 @@ func (c *testCluster) programOf(path string) bundle.Digest {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return sha256.Sum256(data)
+	return bundle.Sum(data)
 }
 
 // agentsCluster is nodes at version 1 that callers reach past their agents.
