@@ -1,9 +1,9 @@
 package store
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,8 +17,8 @@ import (
 // A copy of a store is its floor file and its database, in a folder of its own. It is what
 // another build of the agent is tried on, and what is put back after one that was no good.
 
-// CopyTo copies the open store to the folder to, which is made. Writes wait meanwhile;
-// Badger's own tidying may come between, and then the copy is made again.
+// CopyTo copies the open store to the folder to, which is made. Writes wait meanwhile. It
+// reads through Badger, whose own tidying may change and remove files at any time.
 func (s *Store) CopyTo(to string) error {
 	done, err := s.enter()
 	if err != nil {
@@ -27,34 +27,30 @@ func (s *Store) CopyTo(to string) error {
 	defer done()
 	s.write.Lock()
 	defer s.write.Unlock()
-	for range copyTries {
-		before, err := s.layout()
-		if err != nil {
-			return err
-		}
-		err = copyFiles(s.floorPath(), s.dbPath(), to)
-		after, lerr := s.layout()
-		if err == nil && lerr == nil && bytes.Equal(before, after) {
-			return nil
-		}
-		if rerr := os.RemoveAll(to); rerr != nil || err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return errors.Join(err, rerr)
-		}
+	err = makeCopy(s.floorPath(), s.dbPath(), to)
+	if err == nil {
+		err = s.loadInto(filepath.Join(to, "db"))
 	}
-	return fmt.Errorf("copy the store in %s: its database was tidied each time: try again", s.dir)
+	if err != nil {
+		return fmt.Errorf("copy the store in %s: %w", s.dir, err)
+	}
+	return nil
 }
 
-// layout is by what files the database is made up, and how.
-func (s *Store) layout() ([]byte, error) {
-	manifest, err := os.ReadFile(filepath.Join(s.dbPath(), badger.ManifestFilename))
+// loadInto makes a database of what the open one holds.
+func (s *Store) loadInto(dir string) error {
+	db, err := openBadger(dir, s.log)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	entries, err := os.ReadDir(s.dbPath())
-	for _, e := range entries {
-		manifest = fmt.Append(manifest, "\n", e.Name())
-	}
-	return manifest, err
+	r, w := io.Pipe()
+	read := make(chan error, 1)
+	go func() {
+		_, err := s.db.Backup(w, 0)
+		read <- errors.Join(err, w.CloseWithError(err))
+	}()
+	err = db.Load(r, 1)
+	return errors.Join(err, r.Close(), <-read, db.Close())
 }
 
 // Copy copies the store of a data folder that nobody has open to the folder to. The copy is
@@ -76,6 +72,17 @@ func Copy(dir, to string) error {
 
 // copyFiles copies what there is: a file that is missing is so in the copy.
 func copyFiles(floor, db, to string) error {
+	if err := makeCopy(floor, db, to); err != nil {
+		return err
+	}
+	if err := os.CopyFS(filepath.Join(to, "db"), os.DirFS(db)); err != nil && (!errors.Is(err, fs.ErrNotExist) || exists(db)) {
+		return err
+	}
+	return nil
+}
+
+// makeCopy makes the folder of a copy where there is room for it, with the floor, if there is one.
+func makeCopy(floor, db, to string) error {
 	size, err := sizeOf(db)
 	if err == nil {
 		err = checkSpace(durable.FreeSpace, filepath.Dir(to), size, Reserve)
@@ -84,9 +91,6 @@ func copyFiles(floor, db, to string) error {
 		err = os.Mkdir(to, 0o700)
 	}
 	if err != nil {
-		return err
-	}
-	if err := os.CopyFS(filepath.Join(to, "db"), os.DirFS(db)); err != nil && (!errors.Is(err, fs.ErrNotExist) || exists(db)) {
 		return err
 	}
 	data, err := os.ReadFile(floor)

@@ -55,6 +55,9 @@ func TestCopyTo(t *testing.T) {
 	if err := s.CopyTo(filepath.Join(dir, "copy0")); !errors.Is(err, os.ErrExist) {
 		t.Errorf("over another one: %v", err)
 	}
+	if _, err := standingOf(t, filepath.Join(dir, "copy0")); err != nil {
+		t.Errorf("the other one after that: %v", err)
+	}
 }
 
 func TestGoesOnFrom(t *testing.T) {

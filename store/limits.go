@@ -36,8 +36,6 @@ const (
 	// time between two tries.
 	lockWait  = 10 * time.Second
 	lockPause = 20 * time.Millisecond
-	// copyTries is how often an open store is copied until nothing has come between.
-	copyTries = 5
 
 	// Badger's sizes. The write-ahead log, the table in memory and so the
 	// largest transaction follow from memTableSize: Badger allows a

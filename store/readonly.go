@@ -98,6 +98,9 @@ func sizeOf(dir string) (size int64, err error) {
 	}
 	for _, entry := range entries {
 		info, ierr := entry.Info()
+		if errors.Is(ierr, fs.ErrNotExist) {
+			continue // Badger has it open, and has tidied it away
+		}
 		if ierr != nil {
 			return 0, ierr
 		}
