@@ -147,7 +147,7 @@ func (c *conditions) evaluate(n *Node, of conditionOf) schedule.Said {
 	shared := conditionOf{class: of.class, text: of.text}
 	p, done := c.parsed[shared]
 	if !done {
-		p.Expr, p.problem = expr.Compile(of.text, sorted(n.factsOf(of.class, c.order.Release)))
+		p.Expr, p.problem = n.cfg.Conditions.Compile(of.text, sorted(n.factsOf(of.class, c.order.Release)))
 		c.parsed[shared] = p
 	}
 	if p.problem != nil {

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 
@@ -34,12 +35,11 @@ type source struct {
 	services   map[string]view.ServiceAddr
 }
 
-func sourceOf(r view.Record) source { return source{r.Left, r.Name, r.Addr, r.Services} }
-
 // noteSource has the directory made anew where a record says something else of it.
 func (n *Node) noteSource(r view.Record) {
-	if s := sourceOf(r); !reflect.DeepEqual(s, n.sources[r.Node]) {
-		n.sources[r.Node], n.listed = s, false
+	s := n.sources[r.Node]
+	if r.Left != s.left || r.Name != s.name || r.Addr != s.addr || !maps.EqualFunc(r.Services, s.services, view.ServiceAddr.Equal) {
+		n.sources[r.Node], n.listed = source{r.Left, r.Name, r.Addr, r.Services}, false
 	}
 }
 

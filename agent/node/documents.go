@@ -61,9 +61,7 @@ func newDocuments(bound map[bundle.Version]bundle.Digest) documents {
 		orders: map[bundle.Version]*schedule.Order{}, bound: map[bundle.Version]bundle.Digest{},
 		arrived: map[bundle.Digest]*schedule.Order{},
 	}
-	for v, digest := range bound {
-		d.bound[v] = digest
-	}
+	maps.Copy(d.bound, bound)
 	return d
 }
 

@@ -115,8 +115,7 @@ func (n *Node) noteProgress() {
 	if !n.newest.Of(o) {
 		n.newest, n.progressed = schedule.NewTally(o, n.lookup), map[bundle.Class]progressed{}
 	}
-	own, known := n.lookup(n.cfg.Self)
-	n.newest.Note(n.cfg.Self, own, known)
+	n.newest.NoteAll([]bundle.NodeID{n.cfg.Self}, n.lookup)
 	in := schedule.Input{Ask: n.ask(o), Now: n.now, Zone: n.cfg.Zone}
 	for _, in.Class = range sorted(o.Classes) {
 		p, known := n.progressed[in.Class]

@@ -8,6 +8,7 @@ import (
 
 	"moult/agent/membership"
 	"moult/agent/schedule"
+	"moult/agent/schedule/expr"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -31,8 +32,9 @@ type Config struct {
 	Enrolment view.Enrolment
 	Rules     Rules
 	// Zone finds a time zone by its name, quickly.
-	Zone func(name string) (*time.Location, error)
-	Memo *view.Memo // see [view.New]
+	Zone       func(name string) (*time.Location, error)
+	Memo       *view.Memo // see [view.New]
+	Conditions *expr.Memo // may be nil
 }
 
 // Rules are the rules of packages schedule and membership. A test may break one to see that it
@@ -56,6 +58,7 @@ type Node struct {
 	cfg     Config
 	now     time.Time // of the last event
 	started time.Time
+	rests   bool // nothing has happened since there was nothing to do
 
 	machine *upgrade.Machine
 	saved   upgrade.State   // what is durable: all that others are told
@@ -219,7 +222,7 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 
 // Step tells the node what happened, and when.
 func (n *Node) Step(now time.Time, e Event) {
-	n.now = now
+	n.now, n.rests = now, false
 	defer n.noteExpiry()
 	switch e.(type) {
 	case MetadataSeen, MetadataVerified, LookAgain, ManifestRead, OrderRead, MembersRead, DocumentMissing, SoftwareStarts:
@@ -337,15 +340,12 @@ func (n *Node) members(alive map[bundle.NodeID]bool) {
 	if maps.Equal(alive, n.alive) {
 		return
 	}
-	for id := range alive {
-		delete(n.away, id)
-	}
 	for id := range n.alive {
 		if !alive[id] {
 			n.away[id] = n.now
 		}
 	}
-	maps.DeleteFunc(n.away, func(id bundle.NodeID, _ time.Time) bool { _, ok := n.view.Get(id); return !ok })
+	maps.DeleteFunc(n.away, func(id bundle.NodeID, _ time.Time) bool { _, ok := n.view.Get(id); return !ok || alive[id] })
 	n.alive, n.listed, n.routing.stale, n.unreached.of = alive, false, true, nil
 }
 

@@ -1,8 +1,6 @@
 package node
 
 import (
-	"reflect"
-
 	"moult/agent/schedule"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
@@ -87,6 +85,15 @@ type Check struct {
 // Ready returns what is to be done. It takes the decisions that are due; without a
 // Step between, it returns the same again until Advance or Refused is called.
 func (n *Node) Ready() Ready {
+	if n.rests {
+		return Ready{}
+	}
+	r := n.ready()
+	n.rests = r.Empty()
+	return r
+}
+
+func (n *Node) ready() Ready {
 	n.decide()
 	n.refreshView()
 	r := Ready{Directory: n.currentDirectory()}
@@ -125,7 +132,7 @@ func (n *Node) Ready() Ready {
 		route := n.routeFor(durable, answering)
 		// What is only being read anew is not given up meanwhile.
 		wait := route.Native == n.routing.told.Native && n.docs.reading()
-		if !wait && !reflect.DeepEqual(route, n.routing.told) {
+		if !wait && !route.equal(n.routing.told) {
 			r.Route = &route
 		}
 		n.routing.fresh = r.Route == nil && r.Save == nil && !wait
@@ -138,6 +145,7 @@ func (n *Node) Ready() Ready {
 
 // Advance says that all of r has been done or begun, and its Save is durable.
 func (n *Node) Advance(r Ready) {
+	n.rests = false
 	n.docs.read = n.docs.read[len(r.Read):]
 	n.docs.asked += len(r.Read)
 	n.raised = n.raised[len(r.Raised):]

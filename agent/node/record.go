@@ -2,7 +2,6 @@ package node
 
 import (
 	"math"
-	"reflect"
 	"strings"
 	"time"
 
@@ -17,7 +16,7 @@ import (
 // when the database is lost.
 func (n *Node) tell() *view.Record {
 	r := n.record()
-	if n.doubtful || same(r, n.own) {
+	if n.doubtful || r.SaysAs(&n.own) {
 		return nil
 	}
 	if n.number+1 > n.floorSaved.Numbers {
@@ -89,13 +88,6 @@ const waitWords = "waits: "
 // IsWait tells that a record's reason is the code of a wait.
 func IsWait(reason string) bool { return strings.HasPrefix(reason, waitWords) }
 
-// same reports whether two records say the same, but for number and time.
-func same(a, b view.Record) bool {
-	a.Seq, b.Seq = 0, 0
-	a.Since, b.Since = time.Time{}, time.Time{}
-	return reflect.DeepEqual(a, b)
-}
-
 // told puts the node's own record, as it was signed, into the view.
 func (n *Node) told(s view.Signed) {
 	_, _ = n.view.Merge(s) // it was signed just now
@@ -112,7 +104,7 @@ func (n *Node) told(s view.Signed) {
 // Merge takes over the records that are news, and returns whose. The error says what
 // was wrong with others. It is an event like those of Step.
 func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.NodeID, err error) {
-	n.now = now
+	n.now, n.rests = now, false
 	changed, err = n.view.Merge(n.makeRoom(records)...)
 	for _, id := range changed {
 		n.routing.stale = true

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -36,6 +37,11 @@ type Route struct {
 	Watched   []bundle.Version
 	Protocols map[string]string // of each service
 	Hold      time.Duration     // how long a call may wait for the node
+}
+
+func (r Route) equal(o Route) bool {
+	return r.Native == o.Native && r.Speaks == o.Speaks && r.Oldest == o.Oldest && r.Newest == o.Newest && maps.Equal(r.Releases, o.Releases) &&
+		r.External == o.External && slices.Equal(r.Watched, o.Watched) && maps.Equal(r.Protocols, o.Protocols) && r.Hold == o.Hold
 }
 
 // routing is what the node knows of its callers.

@@ -3,6 +3,7 @@ package node
 import (
 	"crypto/ed25519"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -89,6 +90,7 @@ func (r *bench) record(key ed25519.PrivateKey, change func(*view.Record)) bundle
 // ready does what is to be done until that is nothing, on a disk with room.
 func (r *bench) ready() Route {
 	r.t.Helper()
+	r.rests = false // a test may have changed what it knows
 	for range 100 {
 		todo := r.Ready()
 		if todo.Empty() {
@@ -530,8 +532,29 @@ func TestRouteWaitsForReading(t *testing.T) {
 	if r := n.Ready(); r.Route != nil {
 		t.Errorf("while release 2 is being read it answers %d to %d", r.Route.Oldest, r.Route.Newest)
 	}
-	n.docs.read = nil
+	n.docs.read, n.rests = nil, false
 	if r := n.Ready(); r.Route == nil || r.Route.Newest != 1 {
 		t.Errorf("release 2 is not here: %+v", r.Route)
+	}
+}
+
+// TestRouteEqual: each field counts, also one that is new.
+func TestRouteEqual(t *testing.T) {
+	for i := range reflect.TypeFor[Route]().NumField() {
+		var r Route
+		switch f := reflect.ValueOf(&r).Elem().Field(i); f.Kind() {
+		case reflect.Uint64:
+			f.SetUint(1)
+		case reflect.Int64:
+			f.SetInt(1)
+		case reflect.Map:
+			f.Set(reflect.MakeMap(f.Type()))
+			f.SetMapIndex(reflect.Zero(f.Type().Key()), reflect.Zero(f.Type().Elem()))
+		case reflect.Slice:
+			f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+		}
+		if r.equal(Route{}) || !r.equal(r) {
+			t.Errorf("%s makes no difference", reflect.TypeFor[Route]().Field(i).Name)
+		}
 	}
 }

@@ -22,30 +22,29 @@ const (
 // waits reports that something waits to be saved, so that nothing is decided.
 func (n *Node) waits() bool { return n.saving != idle || n.toSave() != nil }
 
-// toSave returns what is not durable yet; nil for nothing.
+// toSave returns what is not durable yet; nil for nothing, which is what it mostly is.
 func (n *Node) toSave() *Save {
-	s := n.unsaved
-	s.State = n.machine.Todo().Save
-	f := n.floor
-	if s.State != nil {
-		f.Promises = f.Promises.Raised(*s.State)
+	u, floor := &n.unsaved, n.floor
+	state, observed := n.machine.Todo().Save, n.observedToSave()
+	if state != nil {
+		floor.Promises = floor.Promises.Raised(*state)
 	}
-	if f != n.floorSaved {
-		s.Floor = &f
-	}
-	if n.routing.answering != n.routing.saved {
-		a := n.routing.answering
-		s.Answering = &a
-	}
-	s.Observed = n.observedToSave()
-	if n.agents.memory != n.agents.saved {
-		m := n.agents.memory
-		s.Agents = &m
-	}
-	if s.State == nil && s.Answering == nil && s.Observed == nil && s.Agents == nil && s.Metadata.IsZero() && s.Evidence.IsZero() && len(s.Frozen) == 0 && len(s.Bound) == 0 && s.Floor == nil {
+	if state == nil && observed == nil && floor == n.floorSaved && n.routing.answering == n.routing.saved && n.agents.memory == n.agents.saved &&
+		u.Metadata.IsZero() && u.Evidence.IsZero() && len(u.Frozen) == 0 && len(u.Bound) == 0 {
 		return nil
 	}
+	s := *u
+	s.State, s.Observed = state, observed
 	s.Frozen, s.Bound = maps.Clone(s.Frozen), maps.Clone(s.Bound)
+	if floor != n.floorSaved {
+		s.Floor = new(floor)
+	}
+	if n.routing.answering != n.routing.saved {
+		s.Answering = new(n.routing.answering)
+	}
+	if n.agents.memory != n.agents.saved {
+		s.Agents = new(n.agents.memory)
+	}
 	return &s
 }
 
@@ -97,7 +96,7 @@ func (n *Node) offerAgain() {
 // of space, and that nothing else of that Ready was done. It is offered again after
 // the next Tick.
 func (n *Node) Refused(why string) {
-	n.saving, n.full = refused, why
+	n.saving, n.full, n.rests = refused, why, false
 	n.check.refused()
 	n.agents.memory = n.agents.saved
 	n.agents.anew()

@@ -127,6 +127,9 @@ func (s *script) flush() string {
 	for {
 		r := s.node.Ready()
 		if r.Empty() {
+			if r = s.node.ready(); !r.Empty() {
+				s.t.Errorf("while it rests there would be to do: %+v", r)
+			}
 			return b.String()
 		}
 		if r.Save != nil && s.full {

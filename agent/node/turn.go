@@ -77,7 +77,7 @@ func (n *Node) schedule() {
 		n.wait, n.tally = schedule.Reason{}, nil
 		return
 	}
-	d := n.mayGo(s)
+	d := n.may(s, n.cfg.Rules.Decide)
 	if !d.Go {
 		n.wait = d.Reason
 		return
@@ -112,8 +112,6 @@ func (n *Node) rehearse(s upgrade.State) {
 	}
 }
 
-func (n *Node) mayGo(s upgrade.State) schedule.Decision { return n.may(s, n.cfg.Rules.Decide) }
-
 // may asks a rule of the schedule, where this node knows what is in force.
 func (n *Node) may(s upgrade.State, rule func(schedule.Input) schedule.Decision) schedule.Decision {
 	switch {
@@ -130,9 +128,15 @@ func (n *Node) may(s upgrade.State, rule func(schedule.Input) schedule.Decision)
 	case !n.arrived(s):
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeContent, Text: "a release on its path has been signed again, and the new content has not arrived here yet"}}
 	}
-	in := n.Input(s.Order())
+	return rule(n.Asks())
+}
+
+// Asks is what the node asks the schedule by, of the order by which it goes now, with the tally
+// that it keeps of that.
+func (n *Node) Asks() schedule.Input {
+	in := n.Input(n.machine.State().Order())
 	in.Tally = n.tallyOf(in.Order)
-	return rule(in)
+	return in
 }
 
 // tallyOf is what the view comes to under an order. It is kept for as long as the node asks by
@@ -144,8 +148,7 @@ func (n *Node) tallyOf(o *schedule.Order) *schedule.Tally {
 	if !n.tally.Of(o) {
 		n.tally = schedule.NewTally(o, n.lookup)
 	}
-	own, known := n.lookup(n.cfg.Self)
-	n.tally.Note(n.cfg.Self, own, known)
+	n.tally.NoteAll([]bundle.NodeID{n.cfg.Self}, n.lookup)
 	return n.tally
 }
 

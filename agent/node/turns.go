@@ -190,7 +190,7 @@ func (n *Node) observedToSave() *schedule.Observed {
 		return nil
 	}
 	o.Seen = o.Seen.Round(0).UTC() // as it is read again
-	return &o
+	return new(o)
 }
 
 // observedEvery is between two writes of it.

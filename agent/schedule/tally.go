@@ -40,6 +40,14 @@ func (t *Tally) Note(id bundle.NodeID, rec view.Record, known bool) {
 	}
 }
 
+// NoteAll takes over what lookup says of some nodes.
+func (t *Tally) NoteAll(nodes []bundle.NodeID, lookup func(bundle.NodeID) (view.Record, bool)) {
+	for _, id := range nodes {
+		rec, known := lookup(id)
+		t.Note(id, rec, known)
+	}
+}
+
 // of returns what a class comes to.
 func (t *Tally) of(class bundle.Class) *counts {
 	n := t.classes[class]

@@ -254,17 +254,21 @@ func (a *agent) checkRehearsing() {
 	if !a.s.rehearsing || s.Phase != upgrade.Waiting {
 		return
 	}
-	in := a.node.Input(s.Order())
-	in.Reachable = nil // who waits for what others find says so, and means that only
-	as, lookup := a.decide(in), in.Lookup
-	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
-		r, ok := lookup(id)
-		if r.Phase == upgrade.Rehearsing {
-			r.Phase = upgrade.Waiting
-		}
-		return r, ok
+	in := a.node.Asks()
+	if in.Order == nil {
+		return
 	}
-	if would := a.decide(in); would.Go != as.Go || would.Reason.Code != as.Reason.Code {
+	rehearse := slices.DeleteFunc(slices.Clone(in.Order.Classes[in.Class].Roster), func(id bundle.NodeID) bool {
+		r, _ := in.Lookup(id)
+		return r.Phase != upgrade.Rehearsing
+	})
+	if len(rehearse) == 0 {
+		return
+	}
+	in.Reachable = nil // who waits for what others find says so, and means that only
+	as := a.decide(in)
+	would := a.decideIf(in, func(r *view.Record) bool { r.Phase = upgrade.Waiting; return true }, rehearse...)
+	if would.Go != as.Go || would.Reason.Code != as.Reason.Code {
 		a.s.fail(CheckRehearsing, "%s is told %q, and if those that rehearse only waited %q", a.h.name, as.Reason.Text, would.Reason.Text)
 	}
 }
@@ -334,6 +338,22 @@ func (a *agent) decide(in schedule.Input) schedule.Decision {
 	return schedule.Decide(in)
 }
 
+// decideIf asks the schedule what it would decide if some nodes had said something else, or nothing
+// (false), by the tally that the node keeps: TestTallyIsKept shows that it is as if counted anew.
+func (a *agent) decideIf(in schedule.Input, say func(*view.Record) bool, nodes ...bundle.NodeID) schedule.Decision {
+	lookup := in.Lookup
+	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
+		r, known := lookup(id)
+		if slices.Contains(nodes, id) {
+			known = say(&r)
+		}
+		return r, known
+	}
+	in.Tally.NoteAll(nodes, in.Lookup)
+	defer in.Tally.NoteAll(nodes, lookup)
+	return a.decide(in)
+}
+
 // checkWaiting is promise P9: where the answer is to wait, it is also to wait
 // for an agent that does not have one of the records. That enough nodes have
 // failed, that one is not well, is final, or has yet to rehearse, is news that may be missing: it only ever adds a
@@ -343,7 +363,7 @@ func (a *agent) checkWaiting() {
 	if s.Phase != upgrade.Waiting {
 		return
 	}
-	in := a.node.Input(s.Order())
+	in := a.node.Asks()
 	d := a.decide(in)
 	switch d.Reason.Code {
 	case schedule.CodeWhen:
@@ -362,14 +382,7 @@ func (a *agent) checkWaiting() {
 	if missing == in.Self {
 		return
 	}
-	lookup := in.Lookup
-	in.Lookup = func(id bundle.NodeID) (view.Record, bool) {
-		if id == missing {
-			return view.Record{}, false
-		}
-		return lookup(id)
-	}
-	if a.decide(in).Go {
+	if a.decideIf(in, func(r *view.Record) bool { *r = view.Record{}; return false }, missing).Go {
 		a.s.fail("P9", "%s waits (%s), and would go if it knew nothing of %s", a.h.name, d.Reason.Text, a.s.hosts[a.s.index(missing)].name)
 	}
 }

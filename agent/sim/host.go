@@ -72,12 +72,7 @@ func (h *host) strikes(kind string, v bundle.Version) bool {
 }
 
 func (h *host) chronic() bool {
-	for _, ill := range h.ill {
-		if ill.chronic {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(h.ill[:], func(ill illness) bool { return ill.chronic })
 }
 
 // trace adds a line about the host.

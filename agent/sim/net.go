@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"moult/agent/node"
@@ -30,12 +31,7 @@ func (n *network) open(s *simulation, from, to *host) bool {
 }
 
 func (n *network) connected(from, to *host) bool {
-	for _, c := range n.cuts {
-		if c.side[from.i] != c.side[to.i] && (c.side[from.i] || !c.oneWay) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(n.cuts, func(c *cut) bool { return c.side[from.i] != c.side[to.i] && (c.side[from.i] || !c.oneWay) })
 }
 
 // answer returns who answers a host now, as a ring's failure detector sees it.

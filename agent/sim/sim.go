@@ -12,6 +12,7 @@ import (
 
 	"moult/agent/membership"
 	"moult/agent/schedule"
+	"moult/agent/schedule/expr"
 	"moult/agent/sim/agenda"
 	"moult/gossip/view"
 	"moult/store/bundle"
@@ -178,6 +179,7 @@ type simulation struct {
 	only      string
 	violation *Violation
 	memo      view.Memo
+	compiled  expr.Memo
 	views     map[uint64]uint64    // what a view was given, and what came of it
 	written   map[view.Signed]word // every record that was ever signed
 	stats     Stats

@@ -59,8 +59,7 @@ func (m *Machine) State() State {
 func (m *Machine) Todo() Todo {
 	t := Todo{Actions: m.actions}
 	if m.save {
-		s := m.State()
-		t.Save = &s
+		t.Save = new(m.State())
 	}
 	return t
 }

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/ed25519"
 	"errors"
@@ -135,6 +136,22 @@ func (t Turned) Max(u Turned) Turned {
 		t.Done, t.Ended = t.Done || u.Done, max(t.Ended, u.Ended)
 	}
 	return t
+}
+
+// SaysAs reports whether two records say the same, but for number and time.
+func (r *Record) SaysAs(o *Record) bool {
+	return r.Node == o.Node && bytes.Equal(r.Key, o.Key) && r.Name == o.Name && r.Class == o.Class && r.Addr == o.Addr &&
+		r.Version == o.Version && r.Target == o.Target && r.Running == o.Running && r.Phase == o.Phase && r.Progress == o.Progress && r.Reason == o.Reason &&
+		r.Obeys == o.Obeys && r.Ended == o.Ended && r.Turned == o.Turned && r.At == o.At && r.Final == o.Final && r.Held == o.Held &&
+		r.Health == o.Health && r.Rehearsed == o.Rehearsed && r.Agent == o.Agent && maps.Equal(r.Facts, o.Facts) &&
+		maps.EqualFunc(r.Services, o.Services, ServiceAddr.Equal) && maps.Equal(r.Labels, o.Labels) && r.Platform == o.Platform && r.Trust == o.Trust &&
+		slices.Equal(r.Alarms, o.Alarms) && r.Left == o.Left && r.Joined == o.Joined && r.Reads == o.Reads &&
+		bytes.Equal(r.Enrolment.Token, o.Enrolment.Token) && bytes.Equal(r.Enrolment.Signature, o.Enrolment.Signature)
+}
+
+// Equal reports whether both say the same.
+func (s ServiceAddr) Equal(o ServiceAddr) bool {
+	return s.Public == o.Public && maps.Equal(s.Versions, o.Versions) && s.Native == o.Native && s.Attach == o.Attach && s.Egress == o.Egress && s.Protocol == o.Protocol
 }
 
 // Stands is the version that the node is at, or the one before, where it lets callers in to

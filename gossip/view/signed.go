@@ -55,8 +55,14 @@ type wire struct {
 // all is too long together; anything
 // else that is out of bounds is an error.
 func Sign(key ed25519.PrivateKey, r Record) (Signed, error) {
+	s, _, err := signRecord(key, r)
+	return s, err
+}
+
+// signRecord returns the record, too, as it was signed.
+func signRecord(key ed25519.PrivateKey, r Record) (Signed, Record, error) {
 	if len(key) != ed25519.PrivateKeySize {
-		return Signed{}, fmt.Errorf("sign a status record: the key has %d bytes, want %d", len(key), ed25519.PrivateKeySize)
+		return Signed{}, Record{}, fmt.Errorf("sign a status record: the key has %d bytes, want %d", len(key), ed25519.PrivateKeySize)
 	}
 	r.Key = key.Public().(ed25519.PublicKey)
 	r.Node = bundle.NodeIDOf(r.Key)
@@ -69,19 +75,20 @@ func Sign(key ed25519.PrivateKey, r Record) (Signed, error) {
 	}
 	r.Alarms = alarms
 	if err := r.Validate(); err != nil {
-		return Signed{}, fmt.Errorf("sign the status record of %s: %w", r.Node.Short(), err)
+		return Signed{}, Record{}, fmt.Errorf("sign the status record of %s: %w", r.Node.Short(), err)
 	}
 	data, err := encode(r)
 	if err == nil && len(data) > MaxRecordBytes {
-		data, err = encode(r.shortened())
+		r = r.shortened()
+		data, err = encode(r)
 	}
 	if err != nil {
-		return Signed{}, fmt.Errorf("sign the status record of %s: %w", r.Node.Short(), err)
+		return Signed{}, Record{}, fmt.Errorf("sign the status record of %s: %w", r.Node.Short(), err)
 	}
 	if len(data) > MaxRecordBytes {
-		return Signed{}, fmt.Errorf("sign the status record of %s: %w: %d bytes, the most is %d: use fewer labels or services", r.Node.Short(), ErrTooLong, len(data), MaxRecordBytes)
+		return Signed{}, Record{}, fmt.Errorf("sign the status record of %s: %w: %d bytes, the most is %d: use fewer labels or services", r.Node.Short(), ErrTooLong, len(data), MaxRecordBytes)
 	}
-	return seal(key, data), nil
+	return seal(key, data), r, nil
 }
 
 func encode(r Record) ([]byte, error) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -391,6 +392,82 @@ func normal(r Record) Record {
 		panic(err)
 	}
 	return n
+}
+
+// TestMemoSigns: what a memo remembers of a record that was signed is what others read.
+func TestMemoSigns(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := fullRecord() // to be cut, and shortened
+	long.Reason = strings.Repeat("\u2028", MaxReasonBytes)
+	long.Alarms = slices.Repeat([]string{strings.Repeat("\u2028", MaxAlarmBytes)}, MaxAlarms)
+	for _, r := range []Record{fullRecord(), {Name: "n1", Class: "kv", Seq: 1, Phase: Current, Services: map[string]ServiceAddr{}}, long} {
+		var m Memo
+		s, err := m.Sign(key, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, err := Open(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, ok := m.find(s); !ok || !reflect.DeepEqual(normal(e.record), normal(read)) || e.stamp != (Stamp{read.Node, read.Seq, s.Sum()}) {
+			t.Errorf("the memo has %+v, and others read %+v", e, read)
+		}
+	}
+}
+
+// TestSaysAs: each field counts but the number and the time, also one that is new, and those of
+// fields.
+func TestSaysAs(t *testing.T) {
+	counts := func(says func() bool, fields reflect.Value, but ...string) {
+		for f, v := range fields.Fields() {
+			before := reflect.New(v.Type()).Elem()
+			before.Set(v)
+			other := v
+			for other.Kind() == reflect.Struct && other.Type() != reflect.TypeFor[time.Time]() {
+				other = other.Field(other.NumField() - 1) // the last of what is compared whole
+			}
+			switch other.Kind() {
+			case reflect.String:
+				other.SetString(other.String() + "x")
+			case reflect.Bool:
+				other.SetBool(!other.Bool())
+			case reflect.Int, reflect.Int64:
+				other.SetInt(other.Int() + 1)
+			case reflect.Uint64:
+				other.SetUint(other.Uint() + 1)
+			case reflect.Float64:
+				other.SetFloat(other.Float() + 0.5)
+			case reflect.Slice:
+				other.Set(reflect.Append(reflect.AppendSlice(reflect.Zero(other.Type()), other), reflect.Zero(other.Type().Elem())))
+			case reflect.Map:
+				more := reflect.MakeMap(other.Type())
+				more.SetMapIndex(reflect.Zero(other.Type().Key()), reflect.Zero(other.Type().Elem()))
+				other.Set(more)
+			case reflect.Array:
+				other.Index(0).SetUint(other.Index(0).Uint() + 1)
+			default:
+				other.Set(reflect.ValueOf(time.Unix(1, 0)))
+			}
+			if says() != slices.Contains(but, f.Name) {
+				t.Errorf("%s: two records that differ in it say the same: %v", f.Name, says())
+			}
+			v.Set(before)
+		}
+	}
+	one, other := fullRecord(), fullRecord()
+	one.Facts, other.Facts = map[string]Fact{"a": {}}, map[string]Fact{"a": {}}
+	says := func() bool { return one.SaysAs(&other) }
+	if !says() {
+		t.Fatal("a record does not say what it says")
+	}
+	counts(says, reflect.ValueOf(&other).Elem(), "Seq", "Since")
+	counts(says, reflect.ValueOf(&other.Enrolment).Elem())
+	api, same := one.Services["api"], one.Services["api"]
+	counts(func() bool { return same.Equal(api) }, reflect.ValueOf(&same).Elem())
 }
 
 // TestWordsGiveWay: words for people, whatever they are, keep no record from being published.

@@ -126,15 +126,17 @@ func (s *Snapshot) Len() int { return s.n }
 
 // All yields every record, sorted by node.
 func (s *Snapshot) All() iter.Seq[Record] {
-	return func(yield func(Record) bool) {
-		for _, b := range s.buckets {
-			if b == nil {
-				continue
-			}
-			for _, e := range b.entries {
-				if !yield(e.record) {
-					return
-				}
+	return func(yield func(Record) bool) { s.entries(func(e *entry) bool { return yield(e.record) }) }
+}
+
+func (s *Snapshot) entries(yield func(*entry) bool) {
+	for _, b := range s.buckets {
+		if b == nil {
+			continue
+		}
+		for _, e := range b.entries {
+			if !yield(e) {
+				return
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package view
 import (
 	"bytes"
 	"cmp"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"iter"
@@ -37,7 +38,7 @@ type View struct {
 	forgotten     map[bundle.NodeID]uint64
 }
 
-// Memo remembers what was verified, for views of one process that are given the
+// Memo remembers what was signed or verified, for views of one process that are given the
 // same records: the simulator's. Its zero value is empty; it grows without bound,
 // and is not safe for concurrent use.
 type Memo struct{ entries map[Signed]*entry }
@@ -178,6 +179,15 @@ func (m *Memo) find(s Signed) (*entry, bool) {
 	return e, ok
 }
 
+// Sign is as [Sign], and remembers the record as it was signed: views neither read nor verify it.
+func (m *Memo) Sign(key ed25519.PrivateKey, r Record) (Signed, error) {
+	s, r, err := signRecord(key, r)
+	if err == nil {
+		m.add(&entry{stamp: Stamp{Node: r.Node, Seq: r.Seq, Sum: s.Sum()}, signed: s, record: r})
+	}
+	return s, err
+}
+
 func (m *Memo) add(e *entry) {
 	if m == nil {
 		return
@@ -223,6 +233,12 @@ func (v *View) Len() int { return v.now.Len() }
 // All yields every record, sorted by node. The view may be changed meanwhile:
 // what is yielded is the view as it was when All was called.
 func (v *View) All() iter.Seq[Record] { return v.Snapshot().All() }
+
+// AllSigned yields every record as it was signed, likewise.
+func (v *View) AllSigned() iter.Seq[Signed] {
+	now := v.Snapshot()
+	return func(yield func(Signed) bool) { now.entries(func(e *entry) bool { return yield(e.signed) }) }
+}
 
 // Buckets returns the hashes of the view's buckets (see Snapshot.Buckets).
 func (v *View) Buckets() []uint64 { return v.now.Buckets() }

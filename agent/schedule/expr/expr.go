@@ -129,6 +129,32 @@ func Compile(source string, facts []string) (*Expr, error) {
 	return e, nil
 }
 
+// Memo remembers what was compiled, for nodes of one process whose orders have the same
+// conditions: the simulator's. Its zero value is empty; a nil one remembers nothing. It grows without
+// bound, and is not safe for concurrent use.
+type Memo struct{ compiled map[string]compiled }
+
+type compiled struct {
+	expr *Expr
+	err  error
+}
+
+// Compile is Compile, of what is not remembered.
+func (m *Memo) Compile(source string, facts []string) (*Expr, error) {
+	if m == nil {
+		return Compile(source, facts)
+	}
+	key := fmt.Sprintf("%q %q", source, facts)
+	c, known := m.compiled[key]
+	if !known {
+		if c.expr, c.err = Compile(source, facts); m.compiled == nil {
+			m.compiled = map[string]compiled{}
+		}
+		m.compiled[key] = c
+	}
+	return c.expr, c.err
+}
+
 func environment(vars map[string]*cel.Type) (*cel.Env, error) {
 	options := []cel.EnvOption{
 		ext.NativeTypes(reflect.TypeFor[Count](), ext.ParseStructTags(true)),
