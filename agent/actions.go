@@ -218,7 +218,7 @@ func (a *Agent) publish(x upgrade.Transform) error {
 func (a *Agent) transformJob(ctx context.Context, x upgrade.Transform) (job transforms.Job, err error) {
 	states := a.Slots.Objects()
 	job = transforms.Job{
-		Old: a.Slots.Path(x.From), From: x.From, To: x.To, Reverse: x.Reverse(), Env: a.soft.Environment(), Account: a.Account, Bounds: a.cfg.Bounds, Sandbox: a.Sandbox,
+		Old: a.Slots.Path(x.From), From: x.From, To: x.To, Reverse: x.Reverse(), Env: a.soft.Environment(), Account: a.Account, Bounds: a.bounds.Transforms, Sandbox: a.Sandbox,
 	}
 	var cu bundle.ClassUpgrade
 	if job.Reverse {

@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"moult/agent/account/bounds"
 	"moult/agent/account/sandbox"
 	"moult/agent/config"
 	"moult/agent/control"
@@ -55,6 +57,9 @@ type Agent struct {
 	serve *swarm.Server
 	soft  *software.Software
 	ways  *ways.Ways
+
+	bounds bounds.Kinds // what the node's programs are held to
+	unheld error        // and cannot be, here
 
 	directory atomic.Pointer[node.Directory] // who answers where, for the egress proxy
 	changed   atomic.Int64                   // objects of the last transform
@@ -162,6 +167,7 @@ func newLoop(h *home.Home, cfg config.Config, builds *selfupdate.Folder, sockets
 		known: map[string]bool{},
 	}
 	l.noRecords.Every, l.noSets.Every, l.noSave.Every = floodInterval, floodInterval, floodInterval
+	l.bounds, l.unheld = cfg.Bounds.Kinds(ways.KernelName(h.ID))
 	l.objects = objects.New(l.objectsConfig())
 	return l
 }
@@ -211,6 +217,7 @@ func (l *loop) open(c *closers) error {
 
 // openLayer binds the node's public addresses.
 func (l *loop) openLayer(c *closers) error {
+	c.add(l.bounds.Remove) // those in which nothing runs when all else has ended
 	if err := l.chooseWays(c); err != nil {
 		return err
 	}
@@ -386,10 +393,13 @@ func (l *loop) watchSandbox() {
 	if !l.Account.Others() {
 		l.alarmOf(causeSandbox, sandbox.Lacks())
 	}
+	if l.unheld != nil {
+		l.alarmOf(causeBounds, strings.ReplaceAll(l.unheld.Error(), "\n", "; "))
+	}
 }
 
 // Causes of alarms.
-const causeDisk, causeState, causeSecret, causeSandbox = "disk", "state", "secret ", "sandbox"
+const causeDisk, causeState, causeSecret, causeSandbox, causeBounds = "disk", "state", "secret ", "sandbox", "bounds"
 
 // emptyInbox handles what waits, so that one decision serves for all of it.
 func (l *loop) emptyInbox() {

@@ -57,7 +57,7 @@ func (a *Agent) objectsDir() string { return filepath.Join(a.cfg.Data, "run") }
 
 // hostConfig is how objects are run, but for the services.
 func (a *Agent) hostConfig() host.Config {
-	return host.Config{Dir: a.objectsDir(), Account: a.Account, Bounds: a.cfg.Bounds, Sandbox: a.Sandbox, Env: software.PlainEnvironment(nil, nil), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log}
+	return host.Config{Dir: a.objectsDir(), Account: a.Account, Bounds: a.bounds.Objects, Sandbox: a.Sandbox, Env: software.PlainEnvironment(nil, nil), Cache: filepath.Join(a.cfg.Data, "cache"), Log: a.log}
 }
 
 func (l *loop) startHost() (objects.Host, error) {

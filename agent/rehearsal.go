@@ -77,7 +77,7 @@ func (a *Agent) rehearse(ctx context.Context, x upgrade.Rehearse) (r rehearse.Re
 
 // rehearsePath runs releases on a copy of the state of from, and starts the last as plan says.
 func (a *Agent) rehearsePath(ctx context.Context, from bundle.Version, path []rehearse.Passed, plan software.Plan, watch func(control.RehearsalNews)) (r rehearse.Report, err error) {
-	j := rehearse.Job{Folder: a.Rehearsals(), Node: a.ID, From: from, State: a.Slots.Path(from), Account: a.Account, Bounds: a.cfg.Bounds, Sandbox: a.Sandbox, Former: a.Former, Watch: watch}
+	j := rehearse.Job{Folder: a.Rehearsals(), Node: a.ID, From: from, State: a.Slots.Path(from), Account: a.Account, Bounds: a.bounds.Rehearsals, Sandbox: a.Sandbox, Former: a.Former, Watch: watch}
 	for _, p := range path {
 		j.Add(p, a.Slots.Objects(), software.PlainEnvironment(a.Account, a.cfg.Env))
 	}

@@ -57,7 +57,7 @@ func (a *Agent) lookAfter(left software.Left) *software.Software {
 	cfg := software.Config{
 		Data: a.cfg.Data, Node: a.ID, KernelName: ways.KernelName(a.ID), Services: map[string]string{}, Env: a.cfg.Env,
 		Proxied: a.ways.Egress.Kind == config.EgressProxy, Layer: a.layer, State: a.Slots.Path, Unpacked: a.unpacked,
-		Plan: a.plan, Account: a.Account, Bounds: a.cfg.Bounds, Former: a.Former, Own: a.Slots.Own, Log: a.log,
+		Plan: a.plan, Account: a.Account, Bounds: a.bounds.Software, Former: a.Former, Own: a.Slots.Own, Log: a.log,
 	}
 	cfg.Tell = func(e software.Event) error {
 		_, err := ask(a, &softwareSaid{event: e})

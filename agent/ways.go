@@ -9,6 +9,9 @@ import (
 // chooseWays finds how callers reach the node, and how its calls find their way.
 func (a *Agent) chooseWays(c *closers) error {
 	cfg := ways.Config{Node: a.ID, Attach: map[string]string{}, Egress: a.cfg.Egress, Log: a.log}
+	if g := a.bounds.Software.InGroup(); g != nil {
+		cfg.Cgroup = g.Unified
+	}
 	for name, s := range a.cfg.Services {
 		cfg.Attach[name] = s.Attach
 	}

@@ -64,7 +64,13 @@ func confined(cmd *exec.Cmd, c confinement) error {
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	c.account.Dress(cmd)
-	if err := errors.Join(c.sandbox.Enter(), c.account.Drop()); err != nil { // of this thread, which is thrown away
+	group := c.bounds.InGroup()
+	begun, err := group.Begin(cmd.SysProcAttr)
+	if err != nil {
+		return err
+	}
+	defer begun()
+	if err := errors.Join(group.Enter(), c.sandbox.Enter(), c.account.Drop()); err != nil { // of this thread, which is thrown away
 		return err
 	}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
@@ -159,7 +165,7 @@ func limitByShell(cmd *exec.Cmd, bytes int64) error {
 	if err != nil {
 		return err
 	}
-	cmd.Args = append([]string{shell, "-c", `ulimit -d "$0" && exec "$@"`, strconv.FormatUint(most/1024, 10), cmd.Path}, cmd.Args[1:]...)
+	cmd.Args = append([]string{shell, "-c", `ulimit -d "$0" && exec "$@"`, strconv.FormatUint(most/1024, 10), path}, cmd.Args[1:]...)
 	cmd.Path = shell
 	return nil
 }

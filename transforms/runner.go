@@ -429,8 +429,9 @@ func (r Runner) program(ctx context.Context, j Job, s shown, mount bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	cmd := exec.CommandContext(ctx, j.argv()[0], j.argv()[1:]...)
-	cmd.Dir = j.Dir
+	dir, argv := j.Bounds.Begin(j.Dir, j.argv())
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = dir
 	cmd.Env = j.environment(s)
 	var last tail
 	lines := &lineLogger{log: r.logger().With("from", j.From, "to", j.To)}
@@ -459,6 +460,7 @@ func (r Runner) program(ctx context.Context, j Job, s shown, mount bool) error {
 	if mount {
 		c.readOnly = j.given()
 	}
+	kills := j.Bounds.InGroup().Kills()
 	err = runConfined(cmd, c)
 	killed := context.Cause(ctx)
 	cancel(nil)
@@ -467,7 +469,13 @@ func (r Runner) program(ctx context.Context, j Job, s shown, mount bool) error {
 	if errors.Is(err, errNoMount) {
 		return err
 	}
-	return j.outcome(cmd, err, killed, last.String())
+	err = j.outcome(cmd, err, killed, last.String())
+	if f, failed := errors.AsType[*Failed](err); failed && killed == nil {
+		if why := j.Bounds.InGroup().Killed(kills, f.Exit < 0); why != "" {
+			f.Reason += " (" + why + ")"
+		}
+	}
+	return err
 }
 
 // outcome turns the end of a program into an error or nil.

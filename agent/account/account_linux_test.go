@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 		a, _ := Resolve("nobody", "", nil)
 		cmd := program("status")
 		cmd.Stdout = os.Stdout
-		if err := a.Start(cmd); err != nil {
+		if err := a.Start(nil, nil, cmd); err != nil {
 			fmt.Println(err)
 		}
 		_ = cmd.Wait()
@@ -81,7 +81,7 @@ func TestProgramHasNoRights(t *testing.T) {
 	cmd := program("status")
 	var out strings.Builder
 	cmd.Stdout = &out
-	if err := nobody(t).Start(cmd); err != nil {
+	if err := nobody(t).Start(nil, nil, cmd); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
@@ -261,7 +261,7 @@ func TestHiddenFrom(t *testing.T) {
 		// The kernel's word: the user's own program.
 		cat := exec.Command("/bin/cat", path)
 		cat.Dir, cat.SysProcAttr = "/", &syscall.SysProcAttr{}
-		if err := who.Start(cat); err != nil {
+		if err := who.Start(nil, nil, cat); err != nil {
 			t.Fatal(err)
 		}
 		if read := cat.Wait() == nil; read == c.hidden {
@@ -305,7 +305,7 @@ func TestOpenTo(t *testing.T) {
 		cmd.Env = append(cmd.Env, "TEST_PATH="+path)
 		var out strings.Builder
 		cmd.Stdout = &out
-		if err := nobody(t).Start(cmd); err != nil {
+		if err := nobody(t).Start(nil, nil, cmd); err != nil {
 			t.Fatal(err)
 		}
 		if err := cmd.Wait(); err != nil {
@@ -336,7 +336,7 @@ func TestWorkersHaveFewRights(t *testing.T) {
 		cmd := program("status")
 		var out strings.Builder
 		cmd.Stdout = &out
-		if err := (*Account)(nil).RunIn(box, cmd.Run); err != nil {
+		if err := (*Account)(nil).RunIn(nil, box, cmd.Run); err != nil {
 			t.Fatal(err)
 		}
 		return out.String()

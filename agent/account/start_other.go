@@ -5,6 +5,7 @@ package account
 import (
 	"os/exec"
 
+	"moult/agent/account/cgroup"
 	"moult/agent/account/sandbox"
 )
 
@@ -14,13 +15,13 @@ func lacks() error { return nil }
 func (a *Account) Run(f func() error) error { return f() }
 
 // RunIn calls f.
-func (a *Account) RunIn(_ *sandbox.Sandbox, f func() error) error { return f() }
+func (a *Account) RunIn(_ *cgroup.Group, _ *sandbox.Sandbox, f func() error) error { return f() }
 
 // Dress does nothing here.
 func (a *Account) Dress(*exec.Cmd) {}
 
 // Start starts cmd.
-func (a *Account) Start(cmd *exec.Cmd) error { return cmd.Start() }
+func (a *Account) Start(_ *cgroup.Group, _ *sandbox.Sandbox, cmd *exec.Cmd) error { return cmd.Start() }
 
 // KeptFrom reports nothing here.
 func (a *Account) KeptFrom(string, ...string) error { return nil }

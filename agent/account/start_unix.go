@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"syscall"
 
+	"moult/agent/account/cgroup"
 	"moult/agent/account/sandbox"
 )
 
@@ -29,14 +30,18 @@ func (a *Account) Run(f func() error) error {
 	})
 }
 
-// RunIn is Run for what works in a sandbox. Also where there is no account, what f starts
-// begins without what it has no use for: see [Account.Drop].
-func (a *Account) RunIn(s *sandbox.Sandbox, f func() error) error {
-	if s == nil {
+// RunIn is Run for what works in a group and a sandbox, or by nil in none. In a sandbox, also where
+// there is no account, what f starts begins without what it has no use for: see [Account.Drop].
+func (a *Account) RunIn(g *cgroup.Group, s *sandbox.Sandbox, f func() error) error {
+	if g == nil && s == nil {
 		return a.Run(f)
 	}
 	return Aside(func() error {
-		if err := errors.Join(s.Enter(), a.Drop()); err != nil {
+		err := errors.Join(g.Enter(), s.Enter())
+		if a != nil || s != nil {
+			err = errors.Join(err, a.Drop())
+		}
+		if err != nil {
 			return err
 		}
 		return f()
@@ -74,12 +79,16 @@ func (a *Account) Dress(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Credential = c
 }
 
-// Start starts cmd as the account, for one that outlives the thread that starts it.
-func (a *Account) Start(cmd *exec.Cmd) error {
-	return a.Run(func() error {
-		a.Dress(cmd)
-		return cmd.Start()
-	})
+// Start starts cmd as the account, in a group and a sandbox as for RunIn, for one that outlives
+// the thread that starts it.
+func (a *Account) Start(g *cgroup.Group, s *sandbox.Sandbox, cmd *exec.Cmd) error {
+	a.Dress(cmd)
+	done, err := g.Begin(cmd.SysProcAttr)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return a.RunIn(g, s, cmd.Start)
 }
 
 // Reaches reports whether the account's programs can begin in a folder: whether it can
@@ -91,7 +100,7 @@ func (a *Account) Reaches(dir string) error {
 	// What is to be run is not there, so nothing is: the folder is entered before that
 	// is found out.
 	cmd := &exec.Cmd{Path: "/nonexistent/moult", Args: []string{"moult"}, Dir: dir, SysProcAttr: &syscall.SysProcAttr{}, Env: []string{}}
-	err := a.Start(cmd)
+	err := a.Start(nil, nil, cmd)
 	switch {
 	case err == nil:
 		return errors.Join(errors.New("a program that is not there was started"), cmd.Wait())

@@ -4,16 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2/gohcl"
 
 	"moult/agent/account/bounds"
+	"moult/agent/account/cgroup"
 )
 
 // setBounds takes what the node's programs are held to.
-func (h agentHCL) setBounds(c *Config) error {
+func (h agentHCL) setBounds(c *Config, dir string) error {
 	var b bounds.Bounds
 	var errs []error
 	if h.Rlimits != nil {
@@ -43,8 +46,36 @@ func (h agentHCL) setBounds(c *Config) error {
 		b.Umask = &mask
 	}
 	b.OOMScore = h.OOMScore
-	if len(b.Limits) > 0 || b.Umask != nil || b.OOMScore != nil {
+	if h.CPUWeight != nil {
+		if b.Together.CPUWeight = *h.CPUWeight; b.Together.CPUWeight == 0 {
+			errs = append(errs, errors.New("cpu_weight = 0: want 1 to 10000; 100 is what others have"))
+		}
+	}
+	if h.MemoryMax != nil {
+		n, err := bytes(*h.MemoryMax)
+		errs = append(errs, err)
+		b.Together.MemoryMax = n
+	}
+	if set(&b.WorkingDir, h.WorkingDir); h.WorkingDir != nil {
+		b.WorkingDir = from(dir, b.WorkingDir)
+	}
+	if len(b.Limits) > 0 || b.Umask != nil || b.OOMScore != nil || b.WorkingDir != "" || b.Together != (cgroup.Limits{}) {
 		c.Bounds = &b
 	}
 	return errors.Join(errs...)
+}
+
+// bytes reads an amount of memory.
+func bytes(text string) (uint64, error) {
+	digits, unit := text, uint64(1)
+	for i, name := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if s, ok := strings.CutSuffix(text, name); ok {
+			digits, unit = strings.TrimRight(s, " "), 1<<(10*(i+1))
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || n == 0 || n > math.MaxInt64/unit {
+		return 0, fmt.Errorf("memory_max = %q: want a number of bytes, such as 1073741824, \"512MiB\" or \"10GiB\"", text)
+	}
+	return n * unit, nil
 }

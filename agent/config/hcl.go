@@ -49,6 +49,9 @@ type (
 		Umask        *string           `hcl:"umask"`
 		OOMScore     *int              `hcl:"oom_score"`
 		Rlimits      *rlimitsHCL       `hcl:"rlimits,block"`
+		MemoryMax    *string           `hcl:"memory_max"`
+		CPUWeight    *uint64           `hcl:"cpu_weight"`
+		WorkingDir   *string           `hcl:"working_dir"`
 		Writable     []string          `hcl:"writable,optional"`
 		Egress       *string           `hcl:"egress"`
 		EgressOpen   *bool             `hcl:"egress_open"`
@@ -167,7 +170,7 @@ func (h agentHCL) config(dir string) (Config, error) {
 		h.setEgress(&c.Egress),
 		setDuration(&c.SyncInterval, h.SyncInterval, "sync_interval"),
 		setDuration(&c.FirstSync, h.FirstSync, "first_sync"),
-		h.setBounds(&c))
+		h.setBounds(&c, dir))
 	c.Services = map[string]Service{}
 	protocols := map[string]bundle.Service{}
 	for _, s := range h.Services {

@@ -158,6 +158,14 @@ func (h *Home) openFiles() (err error) {
 	if h.Former, err = h.Slots.Owners(); err != nil {
 		return err
 	}
+	if b := h.cfg.Bounds; b != nil && b.WorkingDir != "" {
+		if info, err := os.Stat(b.WorkingDir); err != nil || !info.IsDir() {
+			return fmt.Errorf("working_dir = %q: there is no such folder: make it, or name another", b.WorkingDir)
+		}
+		if err := h.Account.Reaches(b.WorkingDir); err != nil {
+			return fmt.Errorf("working_dir: %w", err)
+		}
+	}
 	return errors.Join(h.Account.Reaches(state), h.Account.Reaches(artifacts))
 }
 

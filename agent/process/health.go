@@ -348,8 +348,9 @@ func run(ctx context.Context, spec Spec, argv []string, in io.Reader, out, words
 	if err := CheckProgram(spec.Dir, argv[0]); err != nil {
 		return err
 	}
+	dir, argv := spec.Bounds.Begin(spec.Dir, argv)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Dir, cmd.Env = spec.Dir, spec.Env
+	cmd.Dir, cmd.Env = dir, spec.Env
 	cmd.SysProcAttr = newGroup()
 	endWithParent(cmd.SysProcAttr)
 	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
@@ -358,14 +359,18 @@ func run(ctx context.Context, spec Spec, argv []string, in io.Reader, out, words
 	if err := spec.Bounds.Wrap(cmd); err != nil {
 		return err
 	}
+	spec.Account.Dress(cmd)
+	group := spec.Bounds.InGroup()
+	done, err := group.Begin(cmd.SysProcAttr)
+	if err != nil {
+		return err
+	}
+	defer done()
 	// The signal that ends the check with the agent is tied to the thread that
 	// starts it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	err := spec.Account.Run(func() error {
-		spec.Account.Dress(cmd)
-		return cmd.Run()
-	})
+	err = spec.Account.RunIn(group, spec.Sandbox, cmd.Run)
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, oneLine(words.b))
 	}

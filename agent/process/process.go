@@ -16,6 +16,7 @@ import (
 
 	"moult/agent/account"
 	"moult/agent/account/bounds"
+	"moult/agent/account/sandbox"
 	"moult/store/bundle"
 )
 
@@ -40,6 +41,8 @@ type Spec struct {
 	Former  []int
 	// Bounds are what the software and its checks are held to; nil: nothing.
 	Bounds *bounds.Bounds
+	// Sandbox is what they work in; nil: nothing.
+	Sandbox *sandbox.Sandbox
 	// Marker identifies the node among all those of the machine; see FindOrphans.
 	Marker string
 
@@ -85,6 +88,7 @@ type Process struct {
 	check  func(context.Context) error
 	notify *notifier // nil where it does not use sd_notify
 	logs   *logFile  // nil where there is none
+	kills  uint64    // of the kernel, in its group, before it ran
 
 	term   sync.Once
 	close  sync.Once
@@ -161,7 +165,7 @@ func newProcess(spec Spec) (*Process, error) {
 	if spec.Log == nil {
 		spec.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Process{spec: spec, done: make(chan struct{}), closed: make(chan struct{})}
+	p := &Process{spec: spec, kills: spec.Bounds.InGroup().Kills(), done: make(chan struct{}), closed: make(chan struct{})}
 	if spec.LogPath != "" {
 		p.logs = newLogFile(spec.LogPath, spec.LogMax, spec.LogKeep)
 	}
@@ -224,12 +228,13 @@ func (p *Process) start() error {
 		return err
 	}
 	defer out.Close()
-	cmd := exec.Command(p.spec.Argv[0], p.spec.Argv[1:]...)
+	dir, argv := p.spec.Bounds.Begin(p.spec.Dir, p.spec.Argv)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = p.environment()
 	if err := pass(cmd, p.spec.Sockets, p.spec.Held); err != nil {
 		return err
 	}
-	cmd.Dir = p.spec.Dir
+	cmd.Dir = dir
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = newSession()
 	if p.spec.Cgroup != nil {
@@ -240,7 +245,7 @@ func (p *Process) start() error {
 	if err := p.spec.Bounds.Wrap(cmd); err != nil {
 		return err
 	}
-	if err := p.spec.Account.Start(cmd); err != nil {
+	if err := p.spec.Account.Start(p.spec.Bounds.InGroup(), p.spec.Sandbox, cmd); err != nil {
 		return err
 	}
 	p.child = cmd.Process
@@ -283,6 +288,12 @@ func (p *Process) awaitEnd() {
 		return
 	}
 	p.exit = describe(state)
+	if why := p.spec.Bounds.InGroup().Killed(p.kills, p.exit.Signal == "SIGKILL" || !p.exit.Known); why != "" {
+		if p.exit.Code >= 0 {
+			why = p.exit.Text + "; " + why
+		}
+		p.exit.Text = why
+	}
 	close(p.done)
 }
 

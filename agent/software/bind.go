@@ -46,7 +46,11 @@ func (s *Software) bind(r record) *os.File {
 
 func (s *Software) openBinder() (err error) {
 	if s.binder == nil {
-		s.binder, err = connect.OpenBinder(connect.Options{Name: s.cfg.KernelName})
+		o := connect.Options{Name: s.cfg.KernelName}
+		if g := s.cfg.Bounds.InGroup(); g != nil {
+			o.Cgroup = g.Unified
+		}
+		s.binder, err = connect.OpenBinder(o)
 	}
 	return err
 }

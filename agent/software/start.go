@@ -68,6 +68,9 @@ func (s *Software) take(v bundle.Version) (*process.Process, error) {
 		return nil, fmt.Errorf("take over the running software of version %d; it goes on, unwatched, until that succeeds: %w", v, err)
 	}
 	s.cfg.Log.Info("took over the running software", "pid", s.record.Handle.PID, "version", v)
+	if err := s.cfg.Bounds.InGroup().Add(family(s.record.Handle.PID)...); err != nil {
+		s.cfg.Log.Error("the running software is not held to memory_max and cpu_weight until it is started anew", "err", err)
+	}
 	s.bind(s.record) // it may do so again
 	if c := s.cfg.Connect; c != nil {
 		if err := c.Add(s.record.Handle.PID); err != nil {

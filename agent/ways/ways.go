@@ -21,6 +21,7 @@ type Config struct {
 	Node   bundle.NodeID
 	Attach map[string]string // by service, one of the Attach words
 	Egress string            // one of the Egress words
+	Cgroup string            // below which the node's is made; "" for where all are
 	Log    *slog.Logger
 }
 
@@ -56,7 +57,7 @@ func Choose(cfg Config) (*Ways, error) {
 	if w.Egress.Kind == config.EgressConnect {
 		dir, err := makePins(cfg.Node)
 		if err == nil {
-			w.connect, err = connect.Open(connect.Options{Dir: dir, Name: KernelName(cfg.Node)})
+			w.connect, err = connect.Open(connect.Options{Dir: dir, Name: KernelName(cfg.Node), Cgroup: cfg.Cgroup})
 		}
 		if err != nil {
 			return nil, fmt.Errorf("egress by connect: %w", err)

@@ -3,13 +3,17 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 
+	"moult/agent/account/cgroup"
 	"moult/agent/control"
+	"moult/cmd/moult/internal/cluster"
 )
 
 // TestAdopted has software that ran before moult start under it, on its state,
@@ -26,6 +30,10 @@ func TestAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.adopt(a, old)
+	most := memoryBound(t, "512MiB")
+	c.edit(func(_ *cluster.Agent, config string) string {
+		return strings.Replace(config, "  class =", fmt.Sprintf("  %s\n  working_dir = %q\n  class =", most, c.dir), 1)
+	})
 	c.up(c.Agents)
 	serves := func(s control.Status) bool { return len(s.Nodes) == 1 && s.Nodes[0].Version == 1 }
 	c.until(a, "the adopted node", serves)
@@ -33,6 +41,13 @@ func TestAdopted(t *testing.T) {
 	before, err := a.API.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if dir, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", before.NodePID)); runtime.GOOS == "linux" && dir != c.dir {
+		t.Errorf("the software runs in %s, %v", dir, err)
+	}
+	group := groupOf(before.NodePID)
+	if most != "" && !strings.Contains(group, "-software\n") {
+		t.Errorf("the software is in no group: %s", group)
 	}
 	c.kill(a)
 	c.up(c.Agents)
@@ -45,11 +60,34 @@ func TestAdopted(t *testing.T) {
 	if before.NodePID == 0 || after.NodePID != before.NodePID {
 		t.Errorf("the node is process %d after the restart of its agent, was %d", after.NodePID, before.NodePID)
 	}
+	if most != "" && groupOf(after.NodePID) != group {
+		t.Errorf("its group was %s, is %s", group, groupOf(after.NodePID))
+	}
 	c.releaseAt(a, 1, spec{})
 	c.releaseAt(a, 2, spec{})
 	c.settledAt(a, 2, 1)
 	c.check(a, 1)
 	c.check(a, 2)
+}
+
+// groupOf is what the kernel tells of the control groups of a process.
+func groupOf(pid int) string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	return string(text)
+}
+
+// memoryBound is the line that bounds programs' memory; "" where no group can hold it.
+func memoryBound(t *testing.T, most string) string {
+	t.Helper()
+	g, err := cgroup.Open(fmt.Sprintf("moult-test-m%d", os.Getpid()), cgroup.Limits{MemoryMax: 1 << 30})
+	if err != nil {
+		t.Logf("skipped: bounds of memory: %v", err)
+		return ""
+	}
+	if err := g.Remove(); err != nil {
+		t.Error(err)
+	}
+	return fmt.Sprintf("memory_max = %q", most)
 }
 
 // TestAdoptedDies adopts software that cannot run: it is not taken for settled.
@@ -58,12 +96,18 @@ func TestAdoptedDies(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts many processes; run without -short")
 	}
-	for name, one := range map[string]struct{ command, health, reason string }{
+	type death struct{ command, health, reason string }
+	cases := map[string]death{
 		"ends at once":       {`"/bin/sh", "-c", "exit 4",`, "restarting", "exit status 4"},
 		"ends well":          {`"/bin/true",`, "restarting", "exit status 0"},
 		"no such program":    {`"/no/such/program",`, "not ready", "/no/such/program does not exist"},
 		"goes to background": {`"/bin/sh", "-c", "sleep 1000 & exit 0",`, "restarting", "exit status 0"},
-	} {
+	}
+	most := memoryBound(t, "64MiB")
+	if most != "" {
+		cases["takes too much"] = death{`"/bin/sh", "-c", "exec dd if=/dev/zero of=/dev/null bs=256M count=1",`, "restarting", "ended by the kernel: it took more than memory_max 64 MiB"}
+	}
+	for name, one := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t, 1)
@@ -78,6 +122,7 @@ func TestAdoptedDies(t *testing.T) {
 				t.Fatal(err)
 			}
 			text := strings.Replace(string(config), strconv.Quote(c.software())+",", one.command, 1)
+			text = strings.Replace(text, "  class =", "  "+most+"\n  class =", 1)
 			if err := os.WriteFile(a.ConfigPath(), []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}

@@ -37,6 +37,7 @@ var floors = map[string]int{
 	"transforms/stray":         0,
 	"agent/account":            0,
 	"agent/account/sandbox":    -1,
+	"agent/account/cgroup":     -2,
 	"agent/account/bounds":     -1,
 	"transforms":               1,
 	"simlayer/so/cputime":      -1,

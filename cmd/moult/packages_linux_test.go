@@ -145,7 +145,14 @@ func (d debian) verifyUnit() {
 	verify := func() {
 		d.t.Helper()
 		cmd := exec.Command("systemd-analyze", "--root="+d.root, "--man=no", "--recursive-errors=no", "verify", unit)
-		if out := runCommand(d.t, cmd); strings.Contains(out, "moult") {
+		out := runCommand(d.t, cmd)
+		var said []string
+		for line := range strings.Lines(out) {
+			if strings.Contains(line, "moult") && !strings.Contains(line, "Unknown key 'DelegateSubgroup'") { // before systemd 254
+				said = append(said, line)
+			}
+		}
+		if len(said) > 0 {
 			d.t.Errorf("systemd says of the unit: %s", out)
 		}
 	}

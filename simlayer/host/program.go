@@ -146,9 +146,10 @@ func (p *program) launch(<-chan struct{}) (*child.Child, error) {
 	if err != nil {
 		return nil, err
 	}
-	argv := slices.Concat(p.cfg.Program, []string{becomeName, strconv.FormatInt(p.object.Memory, 10)}, p.object.Argv)
+	dir, words := p.cfg.Bounds.Begin(p.object.Dir, p.object.Argv)
+	argv := slices.Concat(p.cfg.Program, []string{becomeName, strconv.FormatInt(p.object.Memory, 10)}, words)
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Dir = p.object.Dir
+	cmd.Dir = dir
 	cmd.Env = p.environment(own)
 	for _, s := range p.sockets {
 		f, err := s.file()
@@ -166,7 +167,7 @@ func (p *program) launch(<-chan struct{}) (*child.Child, error) {
 	if err := p.cfg.Bounds.Wrap(cmd); err != nil {
 		return nil, err
 	}
-	c, err := child.StartAs(p.cfg.Account, box, cmd, p.mark, p.cfg.Log)
+	c, err := child.StartAs(p.cfg.Account, p.cfg.Bounds.InGroup(), box, cmd, p.mark, p.cfg.Log)
 	if err != nil {
 		return nil, fmt.Errorf("start %q in %s: %w", p.object.Argv[0], p.object.Dir, err)
 	}

@@ -1,5 +1,6 @@
 // Package bounds is what an operator holds a node's programs to: limits of resources, the
-// mask of the modes of new files, and how soon the kernel ends them where memory runs out.
+// mask of the modes of new files, how soon the kernel ends them where memory runs out, where
+// they begin, and the groups (package cgroup) that hold them together.
 //
 // A program that has bounds is begun by way of this binary ([Bounds.Wrap], [Main]), which
 // takes them upon itself, and then becomes the program: there is no moment in which it runs
@@ -13,9 +14,12 @@ import (
 	"io"
 	"maps"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"moult/agent/account/cgroup"
 )
 
 // CommandName is the hidden command of moult that becomes a program within bounds.
@@ -33,15 +37,78 @@ type Bounds struct {
 	Umask *uint32 `json:"umask,omitempty"`
 	// OOMScore is oom_score_adj, -1000 to 1000; nil: the agent's own.
 	OOMScore *int `json:"oom_score,omitempty"`
+	// WorkingDir is where they begin; "": in the folder of their release.
+	WorkingDir string `json:"working_dir,omitempty"`
+	// Together are the limits of all processes of one of the Kinds.
+	Together cgroup.Limits `json:"together,omitzero"`
+	// Group is what holds them to these; nil: nothing.
+	Group *cgroup.Group `json:"group,omitempty"`
+}
+
+// Kinds are the bounds of the programs of a node: of its software with its checks and hooks,
+// of transforms, of rehearsals, and of simulation objects. Each kind has a group of its own.
+type Kinds struct{ Software, Transforms, Rehearsals, Objects *Bounds }
+
+// Kinds makes the groups, by names that begin with the node's. The error says what of them
+// cannot be had here; memory then is a limit of each process, as far as that goes.
+func (b *Bounds) Kinds(node string) (k Kinds, lacks error) {
+	for kind, to := range map[string]**Bounds{"software": &k.Software, "transforms": &k.Transforms, "rehearsals": &k.Rehearsals, "objects": &k.Objects} {
+		if *to = b; b == nil {
+			continue
+		}
+		own := *b
+		var err error
+		if own.Group, err = cgroup.Open(node+"-"+kind, b.Together); err != nil {
+			lacks = err // each kind lacks the same, but for what its processes have taken already
+		}
+		if own.Together.MemoryMax > 0 && (own.Group == nil || own.Group.Memory == "" && own.Group.Unified == "") {
+			own = *own.And("data", own.Together.MemoryMax)
+		}
+		*to = &own
+	}
+	return k, lacks
+}
+
+// Remove removes the groups in which nothing runs.
+func (k Kinds) Remove() error {
+	var errs []error
+	for _, b := range []*Bounds{k.Software, k.Transforms, k.Rehearsals, k.Objects} {
+		errs = append(errs, b.InGroup().Remove())
+	}
+	return errors.Join(errs...)
+}
+
+// InGroup is the group of those that have the bounds; nil for none.
+func (b *Bounds) InGroup() *cgroup.Group {
+	if b == nil {
+		return nil
+	}
+	return b.Group
+}
+
+// Begin says where a program of a folder begins, and by what words it is called there.
+func (b *Bounds) Begin(dir string, argv []string) (string, []string) {
+	if b == nil || b.WorkingDir == "" {
+		return dir, argv
+	}
+	if argv[0] != "" && strings.Contains(argv[0], "/") && !filepath.IsAbs(argv[0]) {
+		argv = append([]string{filepath.Join(dir, argv[0])}, argv[1:]...)
+	}
+	return b.WorkingDir, argv
+}
+
+// wraps reports whether there is anything that a process takes upon itself.
+func (b *Bounds) wraps() bool {
+	return b != nil && (len(b.Limits) > 0 || b.Umask != nil || b.OOMScore != nil)
 }
 
 // Wrap has cmd, whose program, arguments and environment are set, begin within the bounds. What cmd.Err is,
 // Start still says.
 func (b *Bounds) Wrap(cmd *exec.Cmd) error {
-	if b == nil || cmd.Err != nil {
+	if !b.wraps() || cmd.Err != nil {
 		return nil
 	}
-	text, err := json.Marshal(b)
+	text, err := json.Marshal(Bounds{Limits: b.Limits, Umask: b.Umask, OOMScore: b.OOMScore})
 	if err != nil {
 		return fmt.Errorf("begin %s within bounds: %w", cmd.Path, err)
 	}
@@ -65,7 +132,7 @@ func (b *Bounds) And(limit string, n uint64) *Bounds {
 
 // Program is the file by way of which programs begin; "" for none.
 func (b *Bounds) Program() string {
-	if b == nil {
+	if !b.wraps() {
 		return ""
 	}
 	return thisProgram()
@@ -112,7 +179,10 @@ func (b *Bounds) Check() error {
 			errs = append(errs, checkScore(*s))
 		}
 	}
-	return errors.Join(errs...)
+	if b.WorkingDir != "" && !filepath.IsAbs(b.WorkingDir) || strings.ContainsRune(b.WorkingDir, 0) {
+		errs = append(errs, fmt.Errorf("working_dir = %q: want an absolute path", b.WorkingDir))
+	}
+	return errors.Join(append(errs, b.Together.Check())...)
 }
 
 func text(n uint64) string {

@@ -1,10 +1,13 @@
 package bounds
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"moult/agent/account/cgroup"
 )
 
 // TestMain lets the test binary be what begins a program.
@@ -60,6 +63,39 @@ func TestWrap(t *testing.T) {
 	}
 	if got, err := run(t, b, "no-such-program"); got != "" || err == nil || !strings.Contains(err.Error(), "not found in $PATH") {
 		t.Errorf("a program that is nowhere: %q, %v", got, err)
+	}
+}
+
+// A program of a folder is found where another one is to be its own.
+func TestBegin(t *testing.T) {
+	for _, c := range []struct{ program, want string }{{"./kv", "/rel/kv"}, {"bin/kv", "/rel/bin/kv"}, {"/bin/kv", "/bin/kv"}, {"kv", "kv"}} {
+		argv := []string{c.program, "-x"}
+		dir, got := (&Bounds{WorkingDir: "/srv"}).Begin("/rel", argv)
+		if dir != "/srv" || got[0] != c.want || got[1] != "-x" || argv[0] != c.program {
+			t.Errorf("%s: %s %q, want %s", c.program, dir, got, c.want)
+		}
+		for _, b := range []*Bounds{nil, {}} {
+			if dir, got := b.Begin("/rel", argv); dir != "/rel" || got[0] != c.program {
+				t.Errorf("%s without a folder: %s %q", c.program, dir, got)
+			}
+		}
+	}
+}
+
+// Where no group can be had each process is held to the memory by itself, and each kind of
+// programs has a group of its own where it can.
+func TestKinds(t *testing.T) {
+	b := &Bounds{Together: cgroup.Limits{MemoryMax: 64 << 20}}
+	k, lacks := b.Kinds(fmt.Sprintf("moult-test-%d", os.Getpid()))
+	defer k.Remove()
+	if _, ok := k.Software.Limits["data"]; ok == (lacks == nil) || (k.Software.InGroup() == nil) == (lacks == nil) {
+		t.Errorf("%+v, %v", k.Software, lacks)
+	}
+	if lacks != nil {
+		t.Skipf("skipped: no group holds memory here: %v", lacks)
+	}
+	if *k.Software.Group == *k.Objects.Group || *k.Transforms.Group == *k.Rehearsals.Group {
+		t.Errorf("one group for several: %+v", k)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"moult/agent/account"
+	"moult/agent/account/cgroup"
 	"moult/agent/account/sandbox"
 	"moult/transforms/stray"
 )
@@ -21,6 +22,10 @@ type Child struct {
 	cmd  *exec.Cmd
 	who  *account.Account
 	mark string // NAME=value that all its processes have in their environment
+
+	group *cgroup.Group
+	kills uint64 // of the kernel, in the group, before it ran
+
 	last lastWords
 
 	mu     sync.Mutex
@@ -33,13 +38,13 @@ type Child struct {
 
 // Start is StartAs of this process's own user.
 func Start(cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
-	return StartAs(nil, nil, cmd, mark, log)
+	return StartAs(nil, nil, nil, cmd, mark, log)
 }
 
-// StartAs starts cmd as an account's, in a sandbox or, by nil, in none, whose processes all inherit mark; output gets
+// StartAs starts cmd as an account's, in a group and a sandbox or, by nil, in none, whose processes all inherit mark; output gets
 // what it writes. What still runs with the same mark, of an agent that was killed, is
 // ended first: two must not share a folder.
-func StartAs(who *account.Account, box *sandbox.Sandbox, cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
+func StartAs(who *account.Account, group *cgroup.Group, box *sandbox.Sandbox, cmd *exec.Cmd, mark string, log *slog.Logger) (*Child, error) {
 	if err := stray.End(mark, who.Users()...); err != nil {
 		return nil, fmt.Errorf("end what an earlier agent left running: %w", err)
 	}
@@ -52,10 +57,15 @@ func StartAs(who *account.Account, box *sandbox.Sandbox, cmd *exec.Cmd, mark str
 	cmd.SysProcAttr = newSession()
 	endWithParent(cmd.SysProcAttr)
 	who.Dress(cmd)
-	c := &Child{cmd: cmd, who: who, mark: mark, done: make(chan struct{})}
+	begun, err := group.Begin(cmd.SysProcAttr)
+	if err != nil {
+		return nil, errors.Join(err, out.Close(), in.Close())
+	}
+	defer begun()
+	c := &Child{cmd: cmd, who: who, group: group, kills: group.Kills(), mark: mark, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		if err := who.RunIn(box, func() error {
+		if err := who.RunIn(group, box, func() error {
 			c.run(started, out, log)
 			return nil
 		}); err != nil {
@@ -133,6 +143,9 @@ func (c *Child) finish(waitErr, strayErr error) {
 	case blame != nil:
 		c.err = blame
 	case waitErr != nil:
+		if why := c.group.Killed(c.kills, c.cmd.ProcessState.ExitCode() < 0); why != "" {
+			waitErr = errors.New(why)
+		}
 		c.err = fmt.Errorf("it ended: %w", waitErr)
 		if words := c.last.String(); words != "" {
 			c.err = fmt.Errorf("it ended: %w; it wrote: %s", waitErr, words)
