@@ -46,8 +46,8 @@ type Job struct {
 	As      []string         // the Account, by numbers, for processes of the rehearsal
 	// Bounds are what all programs of the rehearsal are held to; nil: nothing.
 	Bounds *bounds.Bounds
-	// Sandbox is what transforms, the snapshot, the check and the programs of objects are
-	// held to, with their folders of the rehearsal; nil: none.
+	// Sandbox is what transforms, the snapshot, the software, the check and the programs of objects
+	// are held to, with their folders of the rehearsal; nil: none.
 	Sandbox *sandbox.Sandbox
 	Former  []int // users whose an earlier rehearsal may have been
 	// ReserveMemory is how many bytes of the machine's memory must stay free; at least some do in any case.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"moult/agent/account"
+	"moult/agent/account/sandbox"
 	"moult/agent/process"
 	"moult/store/bundle"
 	"moult/transforms"
@@ -69,6 +70,7 @@ type stage struct {
 	Job
 	notes notebook
 	log   *slog.Logger
+	apart apartness
 }
 
 func (s *stage) play(ctx context.Context, part, folder string, ready bool) error {
@@ -89,6 +91,7 @@ func (s *stage) play(ctx context.Context, part, folder string, ready bool) error
 		return s.copyAll(ctx)
 	}
 	apart := apartOf(part)
+	s.apart = apart
 	if apart > together && !ready {
 		err := alone(apart)
 		if err == nil {
@@ -218,7 +221,11 @@ func (s *stage) software(ctx context.Context) (err error) {
 	var p *process.Process
 	explain := func(err error) error {
 		if tail := strings.TrimSpace(p.LogTail(3)); tail != "" {
-			return unfit("version %d: %v; its last output: %s", v, err, tail)
+			hint := ""
+			if s.Sandbox != nil && strings.Contains(strings.ToLower(tail), "permission denied") {
+				hint = " (it may be that in a rehearsal it is held to its folders and the system's: readable and writable in agent.hcl give it others)"
+			}
+			return unfit("version %d: %v%s; its last output: %s", v, err, hint, tail)
 		}
 		return unfit("version %d: %v", v, err)
 	}
@@ -267,8 +274,12 @@ func (s *stage) start() (*process.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	box, env, err := s.box()
+	if err != nil {
+		return nil, err
+	}
 	p, err := process.Start(process.Spec{
-		Dir: soft.Dir, Argv: soft.Argv, Env: append(slices.Clone(soft.Env), mark(s.Folder)), Account: s.Account, Bounds: s.Bounds, Marker: s.Node.String() + "-rehearsal",
+		Dir: soft.Dir, Argv: soft.Argv, Env: append(env, mark(s.Folder)), Account: s.Account, Bounds: s.Bounds, Sandbox: box, Marker: s.Node.String() + "-rehearsal",
 		LogPath: filepath.Join(s.Folder, "software.log"), Health: soft.Health, HealthAddr: soft.HealthAddr, Sockets: sockets,
 		// As long as its path in the data folder, which may be as long as one can be.
 		NotifySocket: filepath.Join(s.Folder, "n"), Log: s.log,
@@ -277,6 +288,28 @@ func (s *stage) start() (*process.Process, error) {
 		return nil, unfit("version %d: %v", v, err)
 	}
 	return p, err
+}
+
+// box is what the software and its checks of health work in, with the environment that it
+// gets: it has its release's folder, the copy of the state, and a folder for temporary files.
+// Among processes of their own they may signal each other; else nobody that they did not begin.
+func (s *stage) box() (*sandbox.Sandbox, []string, error) {
+	env := slices.Clone(s.Software.Env)
+	if s.Sandbox == nil {
+		return nil, env, nil
+	}
+	scratch := filepath.Join(s.Folder, "tmp")
+	if err := os.Mkdir(scratch, 0o700); err != nil {
+		return nil, nil, err
+	}
+	if err := s.Account.Give(scratch); err != nil {
+		return nil, nil, err
+	}
+	box := s.Sandbox.Of([]string{s.last().Dir, s.Software.Dir, s.Bounds.Program()}, []string{s.Slot(s.last().To), scratch})
+	if s.apart == apartAll {
+		box = box.Signalling()
+	}
+	return box, append(env, "TMPDIR="+scratch), nil
 }
 
 // sockets are those that the software is given; the caller's to close, also on error.

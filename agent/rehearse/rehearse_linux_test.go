@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 			os.Exit(bounds.Main(os.Args[2:], os.Stderr))
 		case host.CommandName:
 			os.Exit(host.Main(os.Args[2:], os.Stderr))
-		case "test-migrate", "test-soft", "test-check", "test-snapshot", "test-agent", "test-given", "test-bad":
+		case "test-migrate", "test-soft", "test-check", "test-snapshot", "test-agent", "test-given", "test-bad", "test-out":
 			if err := be(os.Args[1], os.Args[2:]); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
@@ -82,6 +82,13 @@ func be(what string, args []string) error {
 			return badTransform(args[0])
 		}
 		return badSoftware(args[0], args[1], args[2])
+	case "test-out":
+		fmt.Println("writing outside:", os.WriteFile(args[2], nil, 0o600))
+		own := filepath.Join(os.Getenv("TMPDIR"), "own")
+		if err := errors.Join(os.WriteFile(filepath.Join(args[0], "lock"), nil, 0o600), os.WriteFile(own, nil, 0o600)); err != nil {
+			return err
+		}
+		return serve(args[0], args[1], "")
 	case "test-given":
 		return serve(args[0], "given", args[2])
 	}
@@ -267,6 +274,45 @@ func TestCheckInSandbox(t *testing.T) {
 	j.Sandbox = nil
 	if _, err := rehearse(t, j); err != nil {
 		t.Errorf("without the sandbox: %v", err)
+	}
+}
+
+// In a sandbox the software has the copy of its state, a folder for temporary files, and what the
+// operator lets it reach.
+func TestSoftwareInSandbox(t *testing.T) {
+	if lacks := sandbox.Lacks(); lacks != "" {
+		t.Skip("skipped: ", lacks)
+	}
+	dir := t.TempDir()
+	writable := filepath.Join(dir, "writable")
+	if err := os.Mkdir(writable, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		file  string
+		boxed bool
+		wrote bool
+	}{"outside": {filepath.Join(dir, "outside"), true, false}, "the live state": {filepath.Join(dir, "state-1", "outside"), true, false},
+		"given": {filepath.Join(writable, "x"), true, true}, "no sandbox": {filepath.Join(dir, "unheld"), false, true}} {
+		j := job(dir, "fine")
+		j.Steps[1].Dir, j.Software.Dir = "/usr", "/usr"
+		j.Software.Argv[1], j.Software.Argv[4] = "test-out", c.file
+		j.Software.Env = []string{"TMPDIR=" + dir}
+		if c.boxed {
+			j.Sandbox = &sandbox.Sandbox{Given: []string{filepath.Dir(j.Software.Argv[0])}, GivenToWrite: []string{writable}}
+		}
+		if _, err := rehearse(t, j); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(c.file); (err == nil) != c.wrote {
+			t.Errorf("%s: %v; written: want %v", name, err, c.wrote)
+		}
+	}
+	j := job(dir, "fine")
+	j.Sandbox = &sandbox.Sandbox{Given: []string{filepath.Dir(j.Software.Argv[0])}}
+	j.Software.Argv = []string{"/bin/sh", "-c", "echo x >" + filepath.Join(dir, "outside")}
+	if _, err := rehearse(t, j); !isUnfit(err, "readable and writable in agent.hcl", "ermission denied") {
+		t.Errorf("software that gives up: %v", err)
 	}
 }
 

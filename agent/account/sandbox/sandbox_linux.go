@@ -55,7 +55,7 @@ var abi = func() int {
 
 // Lacks says what of a sandbox cannot be had here, and what would give it; "" for nothing.
 func Lacks() string {
-	const programs = "transforms and programs of simulation objects"
+	const programs = "transforms, rehearsals and programs of simulation objects"
 	switch v := abi(); {
 	case v < 1:
 		return "this kernel has no Landlock, so " + programs + " can read and write whatever their user can: boot one of 5.13 or later with landlock in its lsm= list, or set user in agent.hcl"
