@@ -103,6 +103,9 @@ type loop struct {
 	running   <-chan struct{}    // closed when that action has returned
 	demanded  demand             // the rehearsal of a bundle that somebody asked for last
 	upSince   time.Time          // when the loop began to turn
+	regaining *regaining         // what the node has signed; nil: it is known
+	regained  bool               // it is, and that is not durable yet
+	parted    bool               // it is durable that the node is apart from another of its key
 	switching *selfupdate.Switch // to another build of the agent; nil: it goes on
 
 	copyMeasured <-chan struct{} // closed when it has been; nil: no copy is ahead
@@ -313,7 +316,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer manager.close()
 	synced := l.ring.Synced()
 	if peers, err := l.Peers(); err == nil && len(peers)+len(l.cfg.Join) == 0 {
-		l.step(node.Synced{}) // there is nobody to ask
+		l.synced() // there is nobody to ask
 	}
 	l.watchDisk()
 	l.watchSecrets()
@@ -340,9 +343,10 @@ func (l *loop) run(ctx context.Context) error {
 			l.emptyInbox()
 		case <-synced:
 			synced = nil
-			l.step(node.Synced{})
+			l.synced()
 		case <-tick.C:
 			l.step(node.Tick{})
+			l.regain()
 			l.noteMembers()
 			l.countCallers(time.Now())
 			l.observe(time.Now())
@@ -350,6 +354,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.watchDisk()
 			l.watchSecrets()
 			l.watchBuilds()
+			l.alarmOf(causeRefused, l.ring.Report().Refused)
 			l.keepEvidence()
 			l.persistView()
 			l.lookAgain(time.Now())
@@ -399,7 +404,7 @@ func (l *loop) watchSandbox() {
 }
 
 // Causes of alarms.
-const causeDisk, causeState, causeSecret, causeSandbox, causeBounds = "disk", "state", "secret ", "sandbox", "bounds"
+const causeDisk, causeState, causeSecret, causeSandbox, causeBounds, causeRefused = "disk", "state", "secret ", "sandbox", "bounds", "refused"
 
 // emptyInbox handles what waits, so that one decision serves for all of it.
 func (l *loop) emptyInbox() {

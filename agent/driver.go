@@ -198,6 +198,7 @@ func (l *loop) noteSaved(s upgrade.State) {
 
 // publish signs this node's record and passes it on.
 func (l *loop) publish(r view.Record) []node.Event {
+	l.keepMarks()
 	signed, err := view.Sign(l.Key, r)
 	if err != nil {
 		l.log.Error("status not published", "err", err)
@@ -312,7 +313,7 @@ func (l *loop) measureCopy(s upgrade.State) {
 			a.log.Info("not known how long the copy of the state will take", "err", err)
 			return
 		}
-		a.tell(node.CopyMeasured{Copies: node.Copies{Version: s.Running, Files: e.Files, Bytes: e.Bytes, Takes: e.Takes}})
+		a.tell(node.CopyMeasured{Copies: upgrade.Copies{Version: s.Running, Files: e.Files, Bytes: e.Bytes, Takes: e.Takes}})
 	})
 }
 

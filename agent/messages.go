@@ -66,7 +66,12 @@ type (
 		told
 		event objects.Event
 	}
-	ringChanged    struct{ told }
+	ringChanged struct{ told }
+	// exchanged: all that a peer knew is known.
+	exchanged struct {
+		told
+		with bundle.NodeID
+	}
 	pastStatesKept struct{ told }
 )
 
@@ -198,6 +203,8 @@ func (l *loop) handle(m message) {
 		l.noteObjects(m.event)
 	case ringChanged:
 		l.noteMembers()
+	case exchanged:
+		l.exchanged(m.with)
 	case pastStatesKept:
 		l.sweepPastLater()
 

@@ -293,7 +293,16 @@ func (l *loop) openRing(c *closers) error {
 		return err
 	}
 	cfg.MembersChanged = func() { a.send(ringChanged{}) }
-	cfg.Conflict = func(c gossip.Conflict) { a.tell(alarm("%v", c)) }
+	cfg.Conflict = func(c gossip.Conflict) {
+		if c.Holder == a.ID && c.Claimant == a.ID {
+			a.tell(node.Twin{Addr: c.ClaimantAddr})
+			return
+		}
+		a.tell(alarm("%v", c))
+	}
+	if l.regaining != nil {
+		cfg.Exchanged = func(with bundle.NodeID) { a.send(exchanged{with: with}) }
+	}
 	l.fetch = swarm.NewFetcher(ringPeers{a}, swarm.FetcherOptions{Log: l.log})
 	if l.ring, err = gossip.Start(cfg); err != nil {
 		return err

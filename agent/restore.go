@@ -4,10 +4,12 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"moult/agent/home"
 	"moult/agent/node"
+	"moult/agent/schedule"
 	"moult/agent/software"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
@@ -35,6 +37,12 @@ func (l *loop) restore() error {
 		return err
 	}
 	l.saved = l.node.Saved()
+	l.parted = m.Apart != ""
+	if why, err := l.Restored(); err != nil {
+		return err
+	} else if why != "" {
+		l.regaining = &regaining{heard: map[bundle.NodeID]bool{}}
+	}
 	l.readDocuments()
 	if d := l.Store.Damage(); d != nil {
 		l.alarmOf(causeStore, fmt.Sprintf("the store was damaged (%s); what peers know is fetched again", d.What))
@@ -50,8 +58,86 @@ func (l *loop) restore() error {
 	return nil
 }
 
-// causeStore is that of an alarm.
-const causeStore = "store"
+// causeStore and causeRestored are those of alarms.
+const causeStore, causeRestored = "store", "restored"
+
+// regaining is what a folder waits for that was restored, or that somebody has said is the node's
+// though its peers know more. Whoever went down by the word of this node, and went by what it
+// had signed since, must be heard before it begins anything: those of its class that count.
+type regaining struct {
+	heard  map[bundle.NodeID]bool
+	synced bool // somebody was heard, or there is nobody
+}
+
+// synced says that an exchange has ended since the start, or that there is nobody to ask.
+func (l *loop) synced() {
+	if l.regaining == nil {
+		l.step(node.Synced{})
+		return
+	}
+	l.regaining.synced = true
+	l.regain()
+}
+
+// few are some of the names, and how many there are beside them.
+func few(names []string) string {
+	const most = 8
+	if len(names) > most {
+		names = append(names[:most:most], fmt.Sprintf("%d more", len(names)-most))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (l *loop) exchanged(with bundle.NodeID) {
+	if l.regaining != nil {
+		l.regaining.heard[with] = true
+		l.regain()
+	}
+}
+
+// regain looks whom the node has not heard yet, asks them, and says so. When it has heard all, it
+// goes on.
+func (l *loop) regain() {
+	if l.regaining == nil || !l.regaining.synced {
+		return
+	}
+	var missing []string
+	gone := ""
+	for _, r := range l.node.Known() {
+		if r.Class != l.cfg.Class || r.Node == l.ID || l.regaining.heard[r.Node] || l.node.Standing(r) != schedule.StandingIn {
+			continue
+		}
+		missing = append(missing, l.node.NameOf(r.Node))
+		if l.node.Alive(r.Node) {
+			l.ring.SyncSoon(r.Node)
+		} else if gone == "" {
+			gone = fmt.Sprintf("; `moult skip %s` goes on without one that is gone", l.node.NameOf(r.Node))
+		}
+	}
+	if len(missing) > 0 {
+		l.alarmOf(causeRestored, fmt.Sprintf("this node was restored, and waits to hear from %s what it has signed since%s", few(missing), gone))
+		return
+	}
+	l.regaining, l.regained = nil, true
+	l.alarmOf(causeRestored, "")
+	l.step(node.Synced{})
+}
+
+// keepMarks has the next start know how this one stands, before the node's next word.
+func (l *loop) keepMarks() {
+	if why := l.node.Apart(); why != "" && !l.parted {
+		l.parted = true
+		if err := l.Part(why); err != nil {
+			l.log.Error("the next start does not know that this node's key is used elsewhere", "err", err)
+		}
+	}
+	if l.regained {
+		l.regained = false
+		if err := l.Regained(); err != nil {
+			l.log.Error("the next start regains once more what the node has signed", "err", err)
+		}
+	}
+}
 
 // readDocuments reads what is on the disk before anything is opened: what the services
 // speak stands in the releases.

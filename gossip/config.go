@@ -77,6 +77,9 @@ type Config struct {
 	// Gossip's own; they should return soon. Both may be nil.
 	MembersChanged func()
 	Conflict       func(Conflict)
+	// Exchanged is told with which node an exchange that this agent began has been completed:
+	// what that node knew then is known here. It may be nil.
+	Exchanged func(bundle.NodeID)
 
 	SyncInterval   time.Duration // anti-entropy with a random live member; 0 turns it off (Join and announcements still exchange)
 	RumourInterval time.Duration // a round of rumours; 0 turns rumours off

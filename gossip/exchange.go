@@ -22,6 +22,8 @@ const (
 type helloRequest struct {
 	Name string `json:"name"`
 	Addr string `json:"addr"`
+	// Also is where somebody else has proven the callee's own key.
+	Also string `json:"also,omitempty"`
 }
 
 type helloReply struct {

@@ -72,6 +72,8 @@ type Report struct {
 	LastTime  time.Time     // of the last completed one
 	LastError string        // of the last failed one; empty when a later one was completed
 	JoinError string        // of the last attempt by itself to join Config.Peers; empty after success
+	// Refused is why peers do not let this agent in; "" where they do.
+	Refused string
 }
 
 // Start opens the port and begins to gossip, alone until it has joined.
@@ -345,6 +347,10 @@ func (g *Gossip) watch() {
 // judge reports a conflict, unless the holder's own address proves that it is
 // the claimant's now: then the name goes over.
 func (g *Gossip) judge(c Conflict) {
+	if c.Hearsay {
+		_, _ = g.hello(g.ctx, Peer{Addr: c.ClaimantAddr}) // which tells, if it is so
+		return
+	}
 	if c.HolderAddr == c.ClaimantAddr && c.Holder != g.self {
 		_, err := g.hello(g.ctx, Peer{ID: c.Holder, Addr: c.HolderAddr})
 		var other *IdentityError

@@ -297,6 +297,49 @@ func TestCopiedIdentityIsReported(t *testing.T) {
 	}
 }
 
+// TestTwin: of two agents with one key and one name, at two addresses, the second is not let in while
+// the first is there, and both know of each other; one that has moved is let in. What a peer says
+// of somebody who has this key is looked into before it is believed.
+func TestTwin(t *testing.T) {
+	agents := startRingOf(t, 3, nil)
+	cfg := testConfig(t, "n2")
+	cfg.Key = agents[1].key
+	twin := startAgent(t, cfg)
+	_, err := twin.Join(t.Context(), []string{agents[0].Addr()})
+	if err == nil || !strings.Contains(err.Error(), "a copied data folder?") || len(twin.live()) > 0 {
+		t.Fatalf("a twin: %v, and it has joined: %v", err, twin.live())
+	}
+	proven := func(a *testAgent, at string) {
+		t.Helper()
+		c := <-a.conflicts
+		if c.Holder != a.Self() || c.Claimant != a.Self() || c.ClaimantAddr != at || c.Hearsay {
+			t.Errorf("%s reports %+v", a.Addr(), c)
+		}
+	}
+	proven(agents[1], twin.Addr())
+	proven(twin, agents[1].Addr())
+	if c := <-agents[0].conflicts; c.Holder != twin.Self() || c.Claimant != twin.Self() {
+		t.Errorf("the peer that was asked reports %+v", c)
+	}
+	// Hearsay: nobody has that key there.
+	if _, err := agents[0].helloAlso(t.Context(), Peer{Addr: agents[2].Addr()}, agents[0].Addr()); err != nil {
+		t.Fatal(err)
+	}
+	agents[2].judge(Conflict{Holder: agents[2].Self(), Claimant: agents[2].Self(), ClaimantAddr: agents[1].Addr(), Hearsay: true})
+	select {
+	case c := <-agents[2].conflicts:
+		t.Errorf("hearsay is believed: %+v", c)
+	default:
+	}
+	// It moves: it ends where it was.
+	if err := agents[1].Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := twin.Join(t.Context(), []string{agents[0].Addr()}); err != nil {
+		t.Errorf("a node that has moved is not let in: %v", err)
+	}
+}
+
 // An agent that comes back with a new identity at its old address takes its
 // name over: the address proves it.
 func TestReplacedIdentity(t *testing.T) {

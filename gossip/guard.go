@@ -19,6 +19,8 @@ type Conflict struct {
 	Claimant     bundle.NodeID // who else claims it
 	ClaimantAddr string
 	Away         bool // the holder is not there now
+	// Hearsay: a peer says so, and it is yet to be seen.
+	Hearsay bool
 }
 
 func (c Conflict) Error() string {
@@ -138,6 +140,19 @@ func (g *guard) checkIdentity(name string, id bundle.NodeID, addr string) *Confl
 		}
 	}
 	return nil
+}
+
+// elsewhere returns the name and another address at which an identity lives, as far as the ring
+// knows.
+func (g *guard) elsewhere(id bundle.NodeID, addr string) (name, other string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for n, h := range g.holders {
+		if h.live && h.id == id && h.addr != addr {
+			return n, h.addr
+		}
+	}
+	return "", ""
 }
 
 // holds tells the guard of a member's state, as Serf reports it.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -93,7 +94,14 @@ func (g *Gossip) askOne(ctx context.Context, addr string) (Peer, error) {
 	if err != nil {
 		return Peer{}, fmt.Errorf("peer at %s: %w", addr, err)
 	}
-	return g.hello(ctx, Peer{Addr: resolved.String()})
+	p, err := g.hello(ctx, Peer{Addr: resolved.String()})
+	if err == nil && p.ID != g.self {
+		if c := g.twin(ctx, p.ID, p.Addr); c != nil {
+			g.mail.conflict(*c)
+			return p, c
+		}
+	}
+	return p, err
 }
 
 func (g *Gossip) joinPeer(p Peer, first bool) error {
@@ -177,7 +185,10 @@ func (g *Gossip) tryPeers(alone bool) {
 	_, err := g.Join(g.ctx, addrs)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.report.JoinError = ""
+	g.report.JoinError, g.report.Refused = "", ""
+	if r, ok := errors.AsType[*refusal](err); ok && alone && r.status == http.StatusConflict {
+		g.report.Refused = r.text
+	}
 	if err != nil && alone {
 		g.report.JoinError = err.Error()
 		g.cfg.Log.Info("not joined yet", "err", err)

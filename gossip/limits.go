@@ -14,8 +14,9 @@ const (
 	streamsPerSource    = 256             // of them, those from one address
 	maxStreamsPerPeer   = 32              // inbound streams of one identity; further ones are closed
 	dialTimeout         = 5 * time.Second
-	maxWorkConnsPerPeer = 8 // outbound, for Do
-	maxSyncConnsPerPeer = 2 // outbound, for anti-entropy, so that chunks never delay it
+	twinTimeout         = 5 * time.Second // to see whether a node is still where it was
+	maxWorkConnsPerPeer = 8               // outbound, for Do
+	maxSyncConnsPerPeer = 2               // outbound, for anti-entropy, so that chunks never delay it
 
 	// HTTP between peers.
 	readHeaderTimeout     = 5 * time.Second

@@ -170,7 +170,7 @@ func (g *Gossip) call(ctx context.Context, p Peer, method, path string, body []b
 		err = &refusal{resp.StatusCode, strings.TrimSpace(string(data[:min(len(data), 500)]))}
 	}
 	if err != nil {
-		return nil, bundle.NodeID{}, fmt.Errorf("%s: %s %s: %w", p, method, path, err)
+		return nil, answered, fmt.Errorf("%s: %s %s: %w", p, method, path, err)
 	}
 	return data, answered, nil
 }

@@ -12,10 +12,39 @@ import (
 
 // hello asks who answers at an address, and whether this agent's name is free
 // there. It returns the peer with its proven identity.
-func (g *Gossip) hello(ctx context.Context, p Peer) (Peer, error) {
-	body := mustJSON(helloRequest{Name: g.cfg.Name, Addr: g.Addr()})
+func (g *Gossip) hello(ctx context.Context, p Peer) (Peer, error) { return g.helloAlso(ctx, p, "") }
+
+func (g *Gossip) helloAlso(ctx context.Context, p Peer, also string) (Peer, error) {
+	body := mustJSON(helloRequest{Name: g.cfg.Name, Addr: g.Addr(), Also: also})
 	_, id, err := g.call(ctx, p, http.MethodPost, pathHello, body, maxHeaderBytes)
+	if r, ok := errors.AsType[*refusal](err); ok && id == g.self && r.status == http.StatusConflict {
+		g.mail.conflict(Conflict{Name: g.cfg.Name, Holder: g.self, HolderAddr: g.Addr(), Claimant: g.self, ClaimantAddr: p.Addr})
+	}
 	return Peer{ID: id, Addr: p.Addr}, err
+}
+
+// twin returns the conflict of one identity living at two addresses, or nil. A node whose
+// address has changed is no twin: nobody proves its key at the old one.
+func (g *Gossip) twin(ctx context.Context, id bundle.NodeID, addr string) *Conflict {
+	name, other := g.guard.elsewhere(id, addr)
+	switch {
+	case other == "":
+		return nil
+	case id == g.self: // which is here
+	default:
+		ctx, cancel := context.WithTimeout(ctx, twinTimeout)
+		defer cancel()
+		if _, err := g.helloAlso(ctx, Peer{ID: id, Addr: other}, addr); err != nil && !refused(err) {
+			return nil
+		}
+	}
+	return &Conflict{Name: name, Holder: id, HolderAddr: other, Claimant: id, ClaimantAddr: addr}
+}
+
+// refused reports that a peer has answered, and does not want to.
+func refused(err error) bool {
+	_, ok := errors.AsType[*refusal](err)
+	return ok
 }
 
 func (g *Gossip) serveHello(w http.ResponseWriter, r *http.Request) {
@@ -31,6 +60,12 @@ func (g *Gossip) serveHello(w http.ResponseWriter, r *http.Request) {
 	c := g.guard.check(req.Name, id, req.Addr)
 	if c == nil {
 		c = g.guard.checkIdentity(req.Name, id, req.Addr)
+	}
+	if c == nil {
+		c = g.twin(r.Context(), id, req.Addr)
+	}
+	if req.Also != "" && id != g.self {
+		g.mail.conflict(Conflict{Name: g.cfg.Name, Holder: g.self, HolderAddr: g.Addr(), Claimant: g.self, ClaimantAddr: req.Also, Hearsay: true})
 	}
 	// A holder at the very address of the claimant is looked into by judge:
 	// it may be an earlier identity of the same agent.

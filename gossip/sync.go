@@ -32,6 +32,9 @@ func (g *Gossip) SyncNow(ctx context.Context, p Peer) error {
 	if err != nil {
 		return fmt.Errorf("anti-entropy: %w", err)
 	}
+	if g.cfg.Exchanged != nil {
+		g.cfg.Exchanged(answered)
+	}
 	g.syncedOnce.Do(func() { close(g.synced) })
 	return nil
 }
@@ -204,6 +207,9 @@ func (g *Gossip) syncRegularly() {
 		}
 	}
 }
+
+// SyncSoon asks for an exchange with a node of the ring, without waiting for it.
+func (g *Gossip) SyncSoon(id bundle.NodeID) { g.syncSoon(Peer{ID: id}) }
 
 // syncSoon asks for an exchange with a peer, without waiting for it.
 func (g *Gossip) syncSoon(p Peer) {

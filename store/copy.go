@@ -103,6 +103,15 @@ func makeCopy(floor, db, to string) error {
 	return os.WriteFile(filepath.Join(to, "floor.json"), data, 0o600)
 }
 
+// WhileClosed runs f while nobody has the store of a data folder open.
+func WhileClosed(dir string, f func() error) error {
+	l, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(), l.Unlock())
+}
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil

@@ -3,6 +3,8 @@ package home
 const (
 	// maxKeyFile bounds identity and secret files, in bytes.
 	maxKeyFile = 16 << 10
+	// maxMarkFile bounds what a start must know of the folder, in bytes.
+	maxMarkFile = 64 << 10
 	// maxRootFile bounds the first root, in bytes.
 	maxRootFile = 1 << 20
 	// RecordsPerBatch bounds the records or peers that one transaction writes: at most

@@ -25,7 +25,22 @@ type Memory struct {
 // moult, its state becomes a slot.
 func (h *Home) Recall(ran bundle.Version) (Memory, error) {
 	m := Memory{Memory: node.Memory{Floor: h.Floor(), Ran: ran}}
-	return m, errors.Join(h.recallView(&m), recallMachine(h, keyAnswering, &m.Answering), recallMachine(h, keyFinalizing, &m.Observed), recallMachine(h, keyAgents, &m.Agents), h.recallState(&m), h.recallTrust(&m))
+	return m, errors.Join(h.recallMarks(&m), h.recallView(&m), recallMachine(h, keyAnswering, &m.Answering), recallMachine(h, keyFinalizing, &m.Observed), recallMachine(h, keyAgents, &m.Agents), h.recallState(&m), h.recallTrust(&m), h.doubtRestored(&m))
+}
+
+func (h *Home) recallMarks(m *Memory) (err error) {
+	m.Apart, err = readMark(h.cfg.Data, apartFile)
+	return err
+}
+
+// doubtRestored has a folder that was restored be doubted as one whose last writes are lost. It
+// names the live slot all the same.
+func (h *Home) doubtRestored(m *Memory) error {
+	why, err := h.Restored()
+	if why != "" {
+		m.Doubt = why
+	}
+	return err
 }
 
 // Floor is what survives even the loss of the database.

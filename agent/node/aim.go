@@ -53,7 +53,7 @@ func Bring(v bundle.Version) string {
 // never served waits until it has heard the ring, or has waited for it long enough.
 func (n *Node) mayAim(s upgrade.State) bool {
 	heard := n.synced && !n.docs.underWay(n.now) || n.now.Sub(n.started) > n.cfg.FirstSync
-	return (s.Served || heard) && !n.doubtful && !n.trial && !n.BelowFloor()
+	return (s.Served || heard) && !n.doubtful && !n.abstains() && !n.BelowFloor()
 }
 
 // offers lists what is known of every release whose manifest is here.
@@ -149,7 +149,7 @@ func (n *Node) retriesAlone(s upgrade.State) bool {
 func (n *Node) goOn() {
 	s := n.machine.State()
 	standing := n.standing(s.Goal)
-	if n.staged == nil || n.trial || n.staged.Step == s.Step && (n.forked || standing == upgrade.Unread || standing == upgrade.Aborted || standing == upgrade.TakenBack) {
+	if n.staged == nil || n.abstains() || n.staged.Step == s.Step && (n.forked || standing == upgrade.Unread || standing == upgrade.Aborted || standing == upgrade.TakenBack) {
 		return
 	}
 	e := *n.staged

@@ -3,7 +3,6 @@ package node
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"moult/agent/upgrade"
@@ -30,6 +29,7 @@ const (
 	causeFinalized = "finalized" // the command of a release that is finalized fails
 	causeAgent     = "agent"     // a build of it was put back, or cannot be put in place
 	causeStranger  = "stranger"  // this node does not belong to it
+	causeApart     = "apart"     // its key is used elsewhere, or its folder is of another time
 )
 
 func causeRelease(v bundle.Version) string  { return fmt.Sprint("release ", v) }
@@ -73,6 +73,29 @@ func (n *Node) Alarms() (texts []string) {
 	return texts
 }
 
+// apart is what a node knows of others that sign by its key: [Node.Apart]; mute once a record says so,
+// lest two outbid each other for ever; spoke: this run has told one; aware until then, or not, that
+// the folder has lost some: its first is ahead of those.
+type apart struct {
+	text               string
+	mute, spoke, aware bool
+	ahead              uint64
+}
+
+// Apart says that this node's key has signed what its folder does not know of: another machine has
+// the key, or the folder is older. Nothing begins before somebody has said which is the node.
+func (n *Node) Apart() string { return n.apart.text }
+
+func (n *Node) part(what string) {
+	if n.Apart() == "" {
+		n.apart.text = what + ": a copied data folder, or an older one of this node? Nothing begins here until you say which is the node: there, end the agent and type `moult restore --here`; every other needs a key of its own"
+		n.alarm(causeApart, n.Apart())
+	}
+}
+
+// abstains reports that nothing may begin here, whatever the ring says.
+func (n *Node) abstains() bool { return n.trial || n.Apart() != "" }
+
 // clock is by how much a node's clock is ahead of this one's, at least, as of the phase that it
 // said it began.
 type clock struct {
@@ -105,36 +128,6 @@ func (n *Node) ClockAhead(id bundle.NodeID) time.Duration {
 
 func olderFolder(said, running bundle.Version) string {
 	return fmt.Sprintf("this data folder is older than what the node has said: it had settled at version %d; its state is that of version %d", said, running)
-}
-
-// Copies says how long it is likely to take to copy the state of Version, by a measured
-// sample.
-type Copies struct {
-	Version bundle.Version
-	Files   int
-	Bytes   int64
-	Takes   time.Duration
-}
-
-// copyWords begin a warning.
-const copyWords = "while the node is down it copies its state"
-
-// IsCopyWarning tells that a record's alarm is one.
-func IsCopyWarning(alarm string) bool { return strings.HasPrefix(alarm, copyWords) }
-
-// Warning says that callers are likely to be refused while a release copies the state, so
-// many times, since they are held for less; "" where they are not.
-func (c Copies) Warning(times int, hold time.Duration) string {
-	total := time.Duration(times) * c.Takes
-	if times == 0 || total <= hold {
-		return ""
-	}
-	what := copyWords
-	if times > 1 {
-		what += fmt.Sprintf(" %d times", times)
-	}
-	return fmt.Sprintf("%s, about %d files and %d MiB: going by a measured sample, that takes about %v, and callers are held for at most %v, so some are refused; a longer hold_timeout in the release's schedule lets them wait",
-		what, c.Files, c.Bytes>>20, total.Round(time.Second), hold)
 }
 
 // copied counts the transforms of a path that are copies.

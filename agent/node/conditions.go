@@ -115,7 +115,7 @@ func (c *conditions) recount(n *Node, id bundle.NodeID) {
 	if !known || r.Left || c.places[r.Class][id] == 0 {
 		return
 	}
-	part, said := expr.Others, numbersOf(r)
+	part, said := expr.Others, r.Numbers()
 	switch {
 	case r.Version >= c.order.Release:
 		part, said = expr.Settled, n.lastNumbers(r)

@@ -28,7 +28,7 @@ type (
 
 	// CopyMeasured says how long a copy of the state is likely to take. It comes when the
 	// node begins to wait for its turn.
-	CopyMeasured struct{ Copies }
+	CopyMeasured struct{ upgrade.Copies }
 
 	// MetadataSeen says that a set exists that keys in force have signed, whether or
 	// not it may come into force. What it proves counts in any case.
@@ -131,6 +131,8 @@ type (
 	// trial; Over, that this is so no more. Meanwhile the node begins nothing that could not be
 	// taken back: the other build may be no good.
 	AgentTrial struct{ Over bool }
+	// Twin says that somebody has proven this node's key at another address.
+	Twin struct{ Addr string }
 	// Alarm raises an alarm of the driver's, by its cause; without Text the cause
 	// has gone.
 	Alarm struct{ Cause, Text string }
@@ -172,4 +174,5 @@ func (Called) event()             {}
 func (AgentKnown) event()         {}
 func (Leave) event()              {}
 func (AgentTrial) event()         {}
+func (Twin) event()               {}
 func (Alarm) event()              {}

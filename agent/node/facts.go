@@ -116,23 +116,9 @@ type numbers struct {
 	last    map[string]float64
 }
 
-// numbersOf are the facts of a record that are known.
-func numbersOf(r view.Record) map[string]float64 {
-	var all map[string]float64
-	for _, name := range sorted(r.Facts) {
-		if x, ok := r.Facts[name].Known(); ok {
-			if all == nil {
-				all = map[string]float64{}
-			}
-			all[name] = x
-		}
-	}
-	return all
-}
-
 // noteNumbers remembers the numbers of a record for [Node.lastNumbers].
 func (n *Node) noteNumbers(r view.Record) {
-	now := numbersOf(r)
+	now := r.Numbers()
 	if len(now) == 0 {
 		return
 	}

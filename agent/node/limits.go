@@ -14,6 +14,8 @@ const (
 	documentsAtOnce = 8
 	// numbersAtOnce is how many record numbers are reserved by one durable write.
 	numbersAtOnce = 1024
+	// regained is by how much a record's number rises where the folder has lost what was signed last.
+	regained = 1 << 20
 
 	// steadyAfter is how long software must be up, and pass, after something was wrong
 	// with it, to count as well again. Software that ends again and again has pauses

@@ -88,6 +88,7 @@ func TestStrangersDecideNothing(t *testing.T) {
 // that a token has enrolled, dead or alive.
 func TestEnrolledHosts(t *testing.T) {
 	n := newBench(t, at(1))
+	n.apart.aware = true // that it was lost
 	by, err := membership.NewSecret()
 	if err != nil {
 		t.Fatal(err)
@@ -117,6 +118,7 @@ func TestEnrolledHosts(t *testing.T) {
 // asks for nobody's word.
 func TestWhyNotCounted(t *testing.T) {
 	n := newBench(t, at(1))
+	n.apart.aware = true
 	n.record(n.key, func(r *view.Record) {
 		r.Seq, r.Services = n.Number()+5, map[string]view.ServiceAddr{"api": {Public: public}}
 	})
@@ -278,6 +280,7 @@ func TestMembersOverRestart(t *testing.T) {
 // A node whose database and join token are lost says again what its peers know of it.
 func TestEnrolmentComesBack(t *testing.T) {
 	n := newBench(t, at(1))
+	n.apart.aware = true // that it was lost
 	by, err := membership.NewSecret()
 	if err != nil {
 		t.Fatal(err)

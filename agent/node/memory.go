@@ -27,6 +27,8 @@ type Memory struct {
 	Floor Floor
 	// Doubt says that the disk may have lost what was written last; "" if not.
 	Doubt string
+	// Apart is what [Node.Apart] has said in an earlier run, and nobody has answered; "" for nothing.
+	Apart string
 	// Metadata were in force; where they are lost, those of the first root.
 	Metadata Metadata
 	// Evidence is the set that contradicts others; zero for none.

@@ -91,7 +91,7 @@ type Node struct {
 	// chosen, before a peer has told what this node has said.
 	doubtful bool
 
-	copies    Copies          // as measured last
+	copies    upgrade.Copies  // as measured last
 	wait      schedule.Reason // why the node is waiting, as last decided
 	notBefore time.Time       // no node goes down, or is retried, before this
 	check     check
@@ -137,6 +137,7 @@ type Node struct {
 	number   uint64      // of that record
 	left     bool        // the agent leaves the ring
 	trial    bool        // a build of the agent is on trial
+	apart    apart
 	progress float64
 	trouble  string // why the action under way does not get on
 	noWay    string // why there is no way to the newest release
@@ -187,9 +188,11 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 		n.freezeOne(v, m.Frozen[v])
 	}
 	if doubt := m.doubt(); doubt != "" {
-		n.doubtful = true
+		n.doubtful, n.apart.aware = true, true
 		n.alarm(causeDoubt, doubt+": the newest writes of this data folder are lost, or may be; the node keeps serving, but says and starts nothing until it has heard from a peer")
 	}
+	n.apart = apart{text: m.Apart, mute: m.Apart != "", aware: n.apart.aware || m.State == nil}
+	n.alarm(causeApart, m.Apart)
 	n.evidence = m.Evidence // also while the set that it contradicts is not in force again
 	if _, err := n.view.Merge(m.Records...); err != nil {
 		n.alarm(causeRecords, fmt.Sprintf("some stored records of nodes cannot be taken, and peers will bring them again: %v", err))
@@ -274,11 +277,8 @@ func (n *Node) Step(now time.Time, e Event) {
 		n.docs.rounds.end(now, e.Got)
 		n.membersMissed()
 	case Synced:
-		n.synced = true
-		if n.doubtful {
-			n.doubtful = false
-			n.alarm(causeDoubt, "")
-		}
+		n.synced, n.doubtful = true, false
+		n.alarm(causeDoubt, "")
 	case Members:
 		n.members(e.Alive)
 	case Told:
@@ -317,6 +317,8 @@ func (n *Node) Step(now time.Time, e Event) {
 		n.left = true
 	case AgentTrial:
 		n.trial = !e.Over
+	case Twin:
+		n.part(fmt.Sprintf("at %s an agent has this node's key, too", e.Addr))
 	case Alarm:
 		n.alarm(e.Cause, e.Text)
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"time"
@@ -16,18 +17,19 @@ import (
 // when the database is lost.
 func (n *Node) tell() *view.Record {
 	r := n.record()
-	if n.doubtful || r.SaysAs(&n.own) {
+	if n.doubtful || n.apart.mute || r.SaysAs(&n.own) {
 		return nil
 	}
-	if n.number+1 > n.floorSaved.Numbers {
-		n.floor.Numbers = max(n.floor.Numbers, n.number+1+numbersAtOnce)
+	next := n.number + n.apart.ahead + 1
+	if next > n.floorSaved.Numbers {
+		n.floor.Numbers = max(n.floor.Numbers, next+numbersAtOnce)
 		return nil // it is told once they are reserved
 	}
 	r.Since = n.own.Since
 	if r.Phase != n.own.Phase || r.Since.IsZero() {
 		r.Since = n.now.UTC().Truncate(time.Millisecond)
 	}
-	r.Seq = n.number + 1
+	r.Seq = next
 	return &r
 }
 
@@ -91,6 +93,7 @@ func IsWait(reason string) bool { return strings.HasPrefix(reason, waitWords) }
 // told puts the node's own record, as it was signed, into the view.
 func (n *Node) told(s view.Signed) {
 	_, _ = n.view.Merge(s) // it was signed just now
+	n.apart = apart{text: n.Apart(), spoke: true, mute: n.Apart() != ""}
 	n.routing.stale = true
 	n.heard(n.cfg.Self)
 	if r, ok := n.view.Get(n.cfg.Self); ok {
@@ -132,11 +135,18 @@ func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.No
 // the node. What it said then it goes on saying.
 func (n *Node) surpassPublished() {
 	r, ok := n.view.Get(n.cfg.Self)
-	if !ok || r.Seq < n.number {
+	if !ok || r.Seq < n.number || n.Apart() != "" {
 		return
 	}
+	foreign := r.Seq > n.number || n.apart.spoke // this folder has signed no such record
 	n.number = r.Seq
 	n.own = view.Record{} // told again, above it
+	if foreign && !n.apart.aware {
+		n.part(fmt.Sprintf("record %d is by this node's key, says that it is at %s, and is not of this folder", r.Seq, r.Addr))
+		return
+	} else if foreign {
+		n.apart.ahead = regained
+	}
 	if n.cfg.Enrolment.IsZero() {
 		n.cfg.Enrolment = r.Enrolment // the database was lost, and the token is not here
 	}

@@ -270,7 +270,7 @@ func (s *script) event(d *datadriven.TestData) Event {
 	case "measured": // a copy of the state of version 1
 		var takes string
 		d.ScanArgs(s.t, "takes", &takes)
-		e := CopyMeasured{Copies{Version: 1, Files: 300_000, Bytes: 1 << 30}}
+		e := CopyMeasured{upgrade.Copies{Version: 1, Files: 300_000, Bytes: 1 << 30}}
 		var err error
 		if e.Takes, err = time.ParseDuration(takes); err != nil {
 			s.t.Fatal(err)

@@ -17,6 +17,7 @@ const (
 	CodeFork         = "fork"
 	CodeLeaves       = "leaves"
 	CodeAgentTrial   = "agent-trial"
+	CodeApart        = "apart"
 	CodeContent      = "content"
 	CodeNotReady     = "not-ready"
 )
@@ -119,6 +120,8 @@ func (n *Node) may(s upgrade.State, rule func(schedule.Input) schedule.Decision)
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeBelowFloor, Text: "this peer has lost metadata that it had accepted, and waits for peers to bring them back"}}
 	case n.left:
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeLeaves, Text: "its agent leaves the ring"}}
+	case n.Apart() != "":
+		return schedule.Decision{Reason: schedule.Reason{Code: CodeApart, Text: n.Apart()}}
 	case n.trial:
 		return schedule.Decision{Reason: schedule.Reason{Code: CodeAgentTrial, Text: "another build of its agent is on trial, and nothing begins until it is known whether that is well"}}
 	case n.forked:

@@ -141,7 +141,7 @@ func (n *Node) finalize() {
 	}
 	s = n.machine.State()
 	final := o != nil && (o.Finalized || s.Final >= o.Release || n.finalizing.Now)
-	if !final || n.trial || n.forked || n.OrderPending(o.Release) || n.Conflicted(o.Release) || n.disowned(o.Release) || n.docs.manifests[o.Release] == nil {
+	if !final || n.abstains() || n.forked || n.OrderPending(o.Release) || n.Conflicted(o.Release) || n.disowned(o.Release) || n.docs.manifests[o.Release] == nil {
 		return
 	}
 	if _, changes := n.docs.manifests[o.Release].Classes[n.cfg.Class]; !changes {

@@ -246,7 +246,7 @@ func (p Peer) Find(node string) (view.Record, error) {
 
 // copyWarning is what a node warns of that will copy its state.
 func copyWarning(r view.Record) string {
-	if i := slices.IndexFunc(r.Alarms, node.IsCopyWarning); i >= 0 {
+	if i := slices.IndexFunc(r.Alarms, upgrade.IsCopyWarning); i >= 0 {
 		return "; " + r.Alarms[i]
 	}
 	return ""

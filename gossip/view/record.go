@@ -154,6 +154,20 @@ func (s ServiceAddr) Equal(o ServiceAddr) bool {
 	return s.Public == o.Public && maps.Equal(s.Versions, o.Versions) && s.Native == o.Native && s.Attach == o.Attach && s.Egress == o.Egress && s.Protocol == o.Protocol
 }
 
+// Numbers are the facts of a record that are known; nil for none.
+func (r Record) Numbers() map[string]float64 {
+	var all map[string]float64
+	for _, name := range slices.Sorted(maps.Keys(r.Facts)) {
+		if x, ok := r.Facts[name].Known(); ok {
+			if all == nil {
+				all = map[string]float64{}
+			}
+			all[name] = x
+		}
+	}
+	return all
+}
+
 // Stands is the version that the node is at, or the one before, where it lets callers in to
 // that, and has not settled there.
 func (r Record) Stands() bundle.Version {

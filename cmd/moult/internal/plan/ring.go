@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"moult/agent/control"
-	decisions "moult/agent/node"
 	"moult/agent/operator"
 	"moult/agent/schedule"
+	"moult/agent/upgrade"
 	"moult/gossip/view"
 	"moult/store/bundle"
 	"moult/store/bundle/archive"
@@ -170,7 +170,7 @@ func longCopy(ctx context.Context, api *control.Client, b *archive.Bundle) strin
 	if err != nil {
 		return fmt.Sprintf("how long a copy of the state of %s takes could not be measured: %v", info.Name, err)
 	}
-	text := decisions.Copies{Version: s.Version, Files: s.Files, Bytes: s.Bytes, Takes: time.Duration(s.Takes)}.Warning(1, time.Duration(cu.Schedule.HoldTimeout))
+	text := upgrade.Copies{Version: s.Version, Files: s.Files, Bytes: s.Bytes, Takes: time.Duration(s.Takes)}.Warning(1, time.Duration(cu.Schedule.HoldTimeout))
 	if text == "" {
 		return ""
 	}
