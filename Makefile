@@ -27,14 +27,9 @@ test:
 race:
 	$(GO) test -race -short ./... $(SAMPLES)
 
-# Every fuzz target, one after the other, for FUZZTIME each.
+# Every fuzz target for FUZZTIME, with one worker, those of two packages beside each other.
 fuzz:
-	@set -e; for pkg in $$($(GO) list ./...); do \
-	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "fuzz $$pkg $$f"; run="$(GO) test -run ^$$ -fuzz ^$$f$$ -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg"; \
-	    $$run || { echo "once more: go test may end a good run with context deadline exceeded; what failed is kept and fails again"; $$run; }; \
-	  done; \
-	done
+	.ci/fuzz $(FUZZTIME)
 
 # The deterministic simulator, over SEEDS seeds.
 sim:
