@@ -17,6 +17,7 @@ var whole = flag.Bool("whole", false, "TestEvery visits every state of the great
 // TestEvery visits every state of small worlds: no promise is broken in any, and from each a
 // way leads to where all have settled.
 func TestEvery(t *testing.T) {
+	inFull(t)
 	for name, w := range map[string]struct {
 		Small
 		great bool
@@ -65,6 +66,7 @@ func TestEvery(t *testing.T) {
 // TestEveryPlanted shows that a fault in the rule, or in what a node remembers, is found,
 // and by which way.
 func TestEveryPlanted(t *testing.T) {
+	inFull(t)
 	two := Small{Nodes: 2, Releases: 1, Budget: 1}
 	again := Small{Nodes: 2, Releases: 1, Budget: 1, Fails: 1, Retries: 1}
 	zone := Small{Nodes: 2, Releases: 1, Budget: 2, Zones: [3]int{1, 1}}
@@ -97,6 +99,7 @@ func TestEveryPlanted(t *testing.T) {
 // TestEverySaysMore shows that what others decide by only rises in what a node says, unless
 // it forgets: late is what it said before.
 func TestEverySaysMore(t *testing.T) {
+	inFull(t)
 	for name, plant := range map[string]Plant{"": {}, "a crash forgets the ended attempts": {Memory: forgetEnded}, "a crash forgets the promise to obey only later orders": {Memory: forgetObeys}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -122,6 +125,7 @@ func TestEverySaysMore(t *testing.T) {
 // TestEveryIsLive shows that it loses nothing to make nodes anew for each step: nodes that
 // go on all the time decide the same.
 func TestEveryIsLive(t *testing.T) {
+	inFull(t)
 	for seed := range uint64(60) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		s := newStates(Small{Nodes: 3, Releases: 2, Budget: 1, Fails: 2, Skips: 1, Retries: 1, Pauses: 1})
@@ -237,4 +241,13 @@ func neverNewer(_ *node.Node, e node.Event) node.Event {
 		return nil
 	}
 	return e
+}
+
+// inFull leaves a long test out of `go test -short`, and so of make race: it has one goroutine, so a
+// race detector has nothing to see.
+func inFull(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("long, and of one goroutine")
+	}
 }

@@ -62,6 +62,7 @@ func compare(t *testing.T, path, got string) {
 }
 
 func TestLoadBounds(t *testing.T) {
+	inFull(t)
 	dir := t.TempDir()
 	if _, err := Load(filepath.Join(dir, "none.hcl")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no file: %v", err)
@@ -129,4 +130,13 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("Load accepted what Validate refuses: %v", err)
 		}
 	})
+}
+
+// inFull leaves a long test out of `go test -short`, and so of make race: it has one goroutine, so a
+// race detector has nothing to see.
+func inFull(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("long, and of one goroutine")
+	}
 }

@@ -468,6 +468,7 @@ func timestampFirst(d disk) disk {
 // must open again with the old metadata or the new, and the operation must
 // succeed when it is done again.
 func TestCrash(t *testing.T) {
+	inFull(t)
 	t.Parallel()
 	if found := crashes(t, func(d disk) disk { return d }); len(found) > 0 {
 		t.Error(strings.Join(found, "\n"))

@@ -416,6 +416,7 @@ func TestRevokedOperator(t *testing.T) {
 // whatever honest people sign (each release from one publisher), an operator who
 // absorbs what all peers have makes one set that all peers take.
 func TestAbsorbAlways(t *testing.T) {
+	inFull(t)
 	t.Parallel()
 	dir := initFolder(t)
 	for seed := range uint64(25) {
