@@ -27,7 +27,7 @@ func (k kind) String() string { return k.attach + "+" + k.egress }
 // portable is the kind that works everywhere.
 var portable = kind{"relay", "proxy"}
 
-// eachKind runs f as a subtest for every kind. What this moult's agent.hcl does not take
+// eachKind runs f as a subtest for every kind, some beside each other. What this moult's agent.hcl does not take
 // is skipped with the reason that it gives.
 func eachKind(t *testing.T, f func(t *testing.T, k kind)) {
 	var kinds []kind
@@ -38,6 +38,7 @@ func eachKind(t *testing.T, f func(t *testing.T, k kind)) {
 	}
 	for _, k := range append(kinds, kind{"auto", "auto"}) {
 		t.Run(k.String(), func(t *testing.T) {
+			t.Parallel()
 			if err := k.possible(); err != nil {
 				t.Skipf("not possible here: %v", err)
 			}
