@@ -14,6 +14,7 @@ import (
 	"moult/agent/account/cgroup"
 	"moult/agent/control"
 	"moult/cmd/moult/internal/cluster"
+	"moult/cmd/moult/internal/demo"
 )
 
 // TestAdopted has software that ran before moult start under it, on its state,
@@ -29,7 +30,7 @@ func TestAdopted(t *testing.T) {
 	if err := os.Mkdir(old, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	c.adopt(a, old)
+	c.adoptUnit(a, old)
 	most := memoryBound(t, "512MiB")
 	c.edit(func(_ *cluster.Agent, config string) string {
 		return strings.Replace(config, "  class =", fmt.Sprintf("  %s\n  working_dir = %q\n  class =", most, c.dir), 1)
@@ -68,6 +69,36 @@ func TestAdopted(t *testing.T) {
 	c.settledAt(a, 2, 1)
 	c.check(a, 1)
 	c.check(a, 2)
+}
+
+// adoptUnit is adopt, by what the command makes of a unit of systemd.
+func (c *testCluster) adoptUnit(a *cluster.Agent, state string) {
+	c.t.Helper()
+	file, out := filepath.Join(c.dir, "kv.service"), filepath.Join(c.dir, "unit.hcl")
+	text := fmt.Sprintf("[Unit]\nAfter=network.target\n[Service]\nEnvironment=WHERE=%s\nExecStart=%s %s 1 --state ${WHERE} --listen %s\n", state, c.software(), demo.SampleCommand, a.Public())
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	var said strings.Builder
+	code := run(c.t.Context(), []string{"moult", "adopt", "--unit-file", file, "--service", "api=" + a.Public(), "--state", state, "-o", out}, &said, &said)
+	if code != exitDone || !strings.Contains(said.String(), "kv.service:2: After=network.target: say it in the agent's unit") {
+		c.t.Fatalf("exit code %d: %s", code, said.String())
+	}
+	made, err := os.ReadFile(out)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	_, block, ok := strings.Cut(string(made), "\n  adopt {")
+	if !ok {
+		c.t.Fatalf("it adopts nothing: %s", made)
+	}
+	config, err := os.ReadFile(a.ConfigPath())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.WriteFile(a.ConfigPath(), []byte(strings.TrimSuffix(strings.TrimSpace(string(config)), "}")+"\n  adopt {"+block), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // groupOf is what the kernel tells of the control groups of a process.

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -17,7 +20,9 @@ import (
 	"moult/agent/control"
 	"moult/agent/fdstore"
 	"moult/agent/selfupdate"
+	"moult/cmd/moult/internal/unit"
 	"moult/store/bundle"
+	"moult/store/durable"
 )
 
 func agentCommand() *cli.Command {
@@ -217,4 +222,74 @@ func logger(c *cli.Context) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(c.App.ErrWriter, o)), nil
 	}
 	return slog.New(slog.NewTextHandler(c.App.ErrWriter, o)), nil
+}
+
+func adoptCommand() *cli.Command {
+	return &cli.Command{
+		Name: "adopt", Usage: "write an agent.hcl from the systemd unit of software that runs today",
+		Description: "The unit is read with its drop-ins: command, user, environment, limits, state and times go\n" +
+			"into the file. What agent.hcl has nothing like is told, line by line, and stands at the head\n" +
+			"of the file, which is to be read before an agent is started with it. Nothing is started or stopped.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "unit", Usage: "the `NAME` of the unit, such as nginx.service; with --unit-file, what the file is one of (NAME@INSTANCE.service)"},
+			&cli.StringFlag{Name: "unit-file", Usage: "the unit's `FILE`, where systemd does not run; drop-ins are found beside it"},
+			&cli.StringSliceFlag{Name: "service", Usage: "where callers reach the software, as `NAME=HOST:PORT`; may be given several times"},
+			&cli.StringFlag{Name: "state", Usage: "the `FOLDER` of its state; default: the unit's first StateDirectory="},
+			&cli.StringFlag{Name: "class", Usage: "the `CLASS` of the software; default: the unit's name"},
+			&cli.Uint64Flag{Name: "number", Value: 1, Usage: "the `VERSION` that runs"},
+			&cli.StringFlag{Name: "root", Value: "root.json", Usage: "the `FILE` of the cluster's first root, from the folder of --out"},
+			&cli.StringFlag{Name: "gossip-key", Value: "gossip.key", Usage: "the `FILE` of the ring's secret, likewise"},
+			&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Value: "agent.hcl", Usage: "the `FILE` to write; one that is there stays as it is"},
+		},
+		Action: adopt,
+	}
+}
+
+func adopt(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	o := unit.Options{Class: c.String("class"), Root: c.String("root"), Key: c.String("gossip-key"), State: c.String("state"), Version: c.Uint64("number"), Services: map[string]string{}}
+	for _, one := range c.StringSlice("service") {
+		name, addr, ok := strings.Cut(one, "=")
+		if _, _, err := net.SplitHostPort(addr); !ok || err != nil {
+			return misusef("", "--service %s: want NAME=HOST:PORT, such as api=10.0.0.5:7000", one)
+		}
+		o.Services[name] = addr
+	}
+	var source unit.Source
+	var err error
+	switch file, name := c.String("unit-file"), c.String("unit"); {
+	case file != "":
+		source, err = unit.FromFile(file, name)
+	case name != "":
+		source, err = unit.Find(c.Context, name)
+	default:
+		return misusef("such as `moult adopt --unit nginx.service --service web=10.0.0.5:80`", "adopt takes a unit: --unit NAME, or --unit-file FILE")
+	}
+	if err != nil {
+		return err
+	}
+	made, err := unit.Convert(source, o)
+	if err != nil {
+		return err
+	}
+	out := c.String("out")
+	if _, err := os.Lstat(out); !errors.Is(err, fs.ErrNotExist) {
+		return failedf("name another by --out, or move it away", "%s is there already (or cannot be looked at), and is left as it is", out)
+	}
+	if err := durable.WriteFile(out, []byte(made.Text), 0o600); err != nil { // an environment may have secrets
+		return err
+	}
+	printNotes(c, made.Notes)
+	cfg, err := config.Load(out)
+	if err == nil {
+		err = cfg.Validate()
+	}
+	if err != nil {
+		return failedf("mend "+out+" by hand, or say more by flags", "%s is written, and an agent cannot work with it yet: %v", out, err)
+	}
+	say(c, "wrote %s from %s; not carried over: %d", out, strings.Join(source.Files, ", "), len(made.Notes))
+	say(c, "read it, then: `systemctl disable --now %s`, and start the agent with it, which copies the state and starts the software", source.Name)
+	return nil
 }

@@ -100,6 +100,7 @@ var floors = map[string]int{
 
 	"cmd/moult/internal/cluster": 9,
 	"cmd/moult/internal/screen":  8,
+	"cmd/moult/internal/unit":    8,
 	"cmd/moult/internal/chart":   8,
 	"cmd/moult/internal/status":  9,
 	"cmd/moult/internal/plan":    10,
