@@ -41,6 +41,9 @@ func compared(seeds uint64, tallyFor func(schedule.Input) *schedule.Tally) (kept
 // TestTallyIsKept: whatever nodes hear, in whatever sequence, and by whatever orders, a node
 // decides by what it has counted as it would if it counted anew.
 func TestTallyIsKept(t *testing.T) {
+	if testing.Short() {
+		t.Skip("each simulation has one goroutine, so a race detector has nothing to see")
+	}
 	seeds := uint64(max(6, *seeds/40)) // make sim has more
 	kept, differ, example := compared(seeds, func(in schedule.Input) *schedule.Tally { return in.Tally })
 	if kept < 1000 || differ > 0 {
