@@ -49,7 +49,7 @@ crash:
 # What needs clusters of its own for long: ways out of troubles, membership, lost and damaged
 # files, bad releases, rehearsals, conditions, terminals, Prometheus (where it is installed).
 cluster:
-	$(GO) test ./cmd/moult -count=1 -timeout 30m -run '^Test(AgentRestarts|AgentsByRelease|AwayForTwoReleases|BadAgentByRelease|BadObjectProcesses|DataFolder|DemoBad|DemoHangsUp|Facts|FinalizeAfter|FullOutage|Held|HeldAdmitted|InjectAtTwoPeers|JournalAudit|LateJoiner|LongCopy|MembersLost|Membership|OldAgents|OpenRing|Orders|Prometheus|RehearsalIsGivenUp|Rehearse|ReplaceAgentBad|ReplaceAgentKilled|Retire|Soak|StatusOfWhatRolls|Terminal|Twins|TwoHalves|WaysOut|Withdraw)$$' -cluster -v
+	$(GO) test ./cmd/moult -count=1 -timeout 30m -run '^Test(AgentRestarts|AgentsByRelease|AwayForTwoReleases|Backup|BadAgentByRelease|BadObjectProcesses|DataFolder|DemoBad|DemoHangsUp|Facts|FinalizeAfter|FullOutage|Held|HeldAdmitted|InjectAtTwoPeers|JournalAudit|LateJoiner|LongCopy|MembersLost|Membership|OldAgents|OpenRing|Orders|Prometheus|RehearsalIsGivenUp|Rehearse|ReplaceAgentBad|ReplaceAgentKilled|Retire|Soak|StatusOfWhatRolls|Terminal|Twins|TwoHalves|WaysOut|Withdraw)$$' -cluster -v
 
 # Versions mixed, under load, for every kind of attach and egress that works here; and a
 # release that is taken back.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"moult/agent/backup"
 	"moult/agent/control"
 	"moult/agent/node"
 	"moult/agent/objects"
@@ -122,6 +123,8 @@ type (
 		signed control.Signed
 	}
 	leaveWanted struct{ asked[upgrade.Phase] }
+	// backupWanted asks what a backup is of, now.
+	backupWanted struct{ asked[backup.About] }
 	// switchWanted has this agent give way to another build, which was checked.
 	switchWanted struct {
 		asked[done]
@@ -242,6 +245,8 @@ func (l *loop) handle(m message) {
 		m.answer(l.takeDocuments(m.signed))
 	case *switchWanted:
 		m.answer(done{}, l.giveWay(m.build, m.deadline))
+	case *backupWanted:
+		m.answer(l.backUp())
 	case *leaveWanted:
 		m.answer(l.leave(), nil)
 	case *rehearsalDemanded:

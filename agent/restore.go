@@ -1,18 +1,24 @@
 package agent
 
 import (
+	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
+	"moult/agent/backup"
+	"moult/agent/control"
 	"moult/agent/home"
 	"moult/agent/node"
-	"moult/agent/schedule"
+	"moult/agent/rehearse"
+	"moult/agent/report"
 	"moult/agent/software"
+	"moult/agent/upgrade"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
+	"moult/transforms"
 )
 
 // restore makes the node of what the disk says of earlier runs.
@@ -79,15 +85,6 @@ func (l *loop) synced() {
 	l.regain()
 }
 
-// few are some of the names, and how many there are beside them.
-func few(names []string) string {
-	const most = 8
-	if len(names) > most {
-		names = append(names[:most:most], fmt.Sprintf("%d more", len(names)-most))
-	}
-	return strings.Join(names, ", ")
-}
-
 func (l *loop) exchanged(with bundle.NodeID) {
 	if l.regaining != nil {
 		l.regaining.heard[with] = true
@@ -101,25 +98,17 @@ func (l *loop) regain() {
 	if l.regaining == nil || !l.regaining.synced {
 		return
 	}
-	var missing []string
-	gone := ""
-	for _, r := range l.node.Known() {
-		if r.Class != l.cfg.Class || r.Node == l.ID || l.regaining.heard[r.Node] || l.node.Standing(r) != schedule.StandingIn {
-			continue
-		}
-		missing = append(missing, l.node.NameOf(r.Node))
+	missing, text := report.Unheard(l.node, l.cfg.Class, l.regaining.heard)
+	for _, r := range missing {
 		if l.node.Alive(r.Node) {
 			l.ring.SyncSoon(r.Node)
-		} else if gone == "" {
-			gone = fmt.Sprintf("; `moult skip %s` goes on without one that is gone", l.node.NameOf(r.Node))
 		}
 	}
-	if len(missing) > 0 {
-		l.alarmOf(causeRestored, fmt.Sprintf("this node was restored, and waits to hear from %s what it has signed since%s", few(missing), gone))
+	l.alarmOf(causeRestored, text)
+	if text != "" {
 		return
 	}
 	l.regaining, l.regained = nil, true
-	l.alarmOf(causeRestored, "")
 	l.step(node.Synced{})
 }
 
@@ -193,4 +182,52 @@ func (a *Agent) services() map[string]node.Service {
 		all[name] = one
 	}
 	return all
+}
+
+// backUp says what a backup is of: nobody can go on from half of an upgrade.
+func (l *loop) backUp() (b backup.About, err error) {
+	s := l.node.State()
+	if s.Phase.Down() || s.Phase == upgrade.Probing || l.regaining != nil {
+		return b, control.Refused(fmt.Errorf("back up: this node is %s", s.Phase), afterRollout)
+	}
+	return backup.About{Node: l.ID, Cluster: l.Cluster, Name: l.cfg.Name, Class: l.cfg.Class, Version: s.Running}, nil
+}
+
+// Backup saves the node while it runs. Its state is copied by its release's own snapshot program:
+// files that are written to meanwhile are of no one moment.
+func (b api) Backup(ctx context.Context, q control.BackupRequest) error {
+	about, err := ask(b.a, &backupWanted{})
+	if err != nil {
+		return err
+	}
+	src := backup.Source{About: about, Data: b.a.cfg.Data, Store: b.a.Store.CopyTo}
+	if !q.Stateless && about.Version != 0 {
+		if src.State, err = b.a.snapshotOf(ctx, about.Version); err != nil {
+			return err
+		}
+	}
+	src.Still = func() error { // nothing may have begun meanwhile
+		now, err := ask(b.a, &backupWanted{})
+		if err == nil && now != about {
+			err = control.Refused(errors.New("the node was upgraded meanwhile"), "try again")
+		}
+		return err
+	}
+	return backup.Make(ctx, src, q.To)
+}
+
+// snapshotOf returns what fills a folder with the state of the software that runs.
+func (a *Agent) snapshotOf(ctx context.Context, v bundle.Version) (func(context.Context, string) error, error) {
+	cu, dir, err := a.programOf(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	if cu.Rehearse == nil || len(cu.Rehearse.Snapshot) == 0 {
+		return nil, control.Refused(fmt.Errorf("back up: release %d has no snapshot program (rehearse.snapshot), so nobody can copy the state while its software writes to it", v),
+			"`moult backup --stateless FOLDER` leaves the state out, for which the software may have a tool of its own; or end the agent and the software, and type it then")
+	}
+	return backup.Snapshot(transforms.Job{
+		Spec: bundle.Transform{Exec: cu.Rehearse.Snapshot}, Dir: dir, Old: a.Slots.Path(v), New: a.Rehearsals() + "-backup", From: v, To: v,
+		Env: a.soft.SnapshotEnvironment(), Account: a.Account, Bounds: a.bounds.Rehearsals, Sandbox: a.Sandbox, Live: true, Reserve: rehearse.Reserve,
+	}, a.log), nil
 }

@@ -56,15 +56,16 @@ func (s *Store) loadInto(dir string) error {
 // Copy copies the store of a data folder that nobody has open to the folder to. The copy is
 // durable when it returns nil.
 func Copy(dir, to string) error {
-	l, err := lockDir(dir)
-	if err != nil {
-		return err
-	}
-	err = copyFiles(filepath.Join(dir, "floor.json"), filepath.Join(dir, "db"), to)
+	return WhileClosed(dir, func() error { return CopyClosed(dir, to) })
+}
+
+// CopyClosed is Copy for who is within WhileClosed.
+func CopyClosed(dir, to string) error {
+	err := copyFiles(filepath.Join(dir, "floor.json"), filepath.Join(dir, "db"), to)
 	if err == nil {
 		err = errors.Join(durable.SyncTree(to), durable.SyncDir(filepath.Dir(to)))
 	}
-	if err = errors.Join(err, l.Unlock()); err != nil {
+	if err != nil {
 		return fmt.Errorf("copy the store in %s: %w", dir, err)
 	}
 	return nil

@@ -40,6 +40,9 @@ func prepareDir(dir string) error {
 	return nil
 }
 
+// ErrInUse means that somebody else has a data folder.
+var ErrInUse = errors.New("in use by another moult agent")
+
 // lockDir takes the data folder for this process. A process that an agent was just starting
 // when it was killed holds its lock too, until it is what it was to become: that is waited for.
 func lockDir(dir string) (*flock.Flock, error) {
@@ -62,7 +65,7 @@ func lockDir(dir string) (*flock.Flock, error) {
 		return nil, fmt.Errorf("data folder %s: lock it: %w", dir, err)
 	}
 	if !ok {
-		return nil, fmt.Errorf("data folder %s is in use by another moult agent%s; stop that agent or name another folder", dir, named(by))
+		return nil, fmt.Errorf("data folder %s is %w%s; stop that agent or name another folder", dir, ErrInUse, named(by))
 	}
 	// The same file again: a lock belongs to the file, not to its content.
 	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil && !isReadOnly(err) {

@@ -147,6 +147,11 @@ func (c *Client) Accept(ctx context.Context, signed Signed) (a Accepted, err err
 	return a, c.post(ctx, "/v1/trust", signed, &a)
 }
 
+// Backup has the agent save its node.
+func (c *Client) Backup(ctx context.Context, b BackupRequest) error {
+	return c.post(ctx, "/v1/backup", b, &struct{}{})
+}
+
 // Join asks the agent to join peers; it returns how many it reached.
 func (c *Client) Join(ctx context.Context, addrs []string) (n int, err error) {
 	return n, c.post(ctx, "/v1/join", addrs, &n)

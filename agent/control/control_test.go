@@ -79,6 +79,10 @@ func (s *scripted) Join(_ context.Context, addrs []string) (int, error) {
 	s.got = strings.Join(addrs, ",")
 	return len(addrs), s.err
 }
+func (s *scripted) Backup(_ context.Context, b BackupRequest) error {
+	s.got = b.To
+	return s.err
+}
 func (s *scripted) Leave(context.Context) error { return s.err }
 func (s *scripted) Replace(_ context.Context, r io.Reader, deadline time.Duration) (Replacing, error) {
 	data, err := io.ReadAll(r)

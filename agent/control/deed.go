@@ -18,7 +18,7 @@ import (
 type Deed struct {
 	Time time.Time `json:"time"`
 	// Call is the last part of its path: "inject", "trust" (an order, or other signed
-	// metadata), "join", "replace" (of the agent by another build) or "leave".
+	// metadata), "backup", "join", "replace" (of the agent by another build) or "leave".
 	Call string `json:"call"`
 	// By is "socket" or the address that a call by TCP came from, and UID whose the process
 	// was that called by the socket, where the kernel tells.

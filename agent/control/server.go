@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -151,6 +152,17 @@ func routes(b Backend, note func(Deed)) http.Handler {
 		}
 		d.signed(s)
 		return b.Accept(r.Context(), s)
+	})))
+	mux.HandleFunc("POST /v1/backup", reply(noting(note, "backup", func(r *http.Request, d *Deed) (any, error) {
+		var q BackupRequest
+		if err := readJSON(r.Body, maxDocument, &q); err != nil {
+			return nil, err
+		}
+		d.What = []string{q.To}
+		if d.By != "socket" || !filepath.IsAbs(q.To) {
+			return nil, Misuse(errors.New("back up: a backup is made by the socket of the data folder, in a folder of the agent's machine that is named by its whole path"), "")
+		}
+		return struct{}{}, b.Backup(r.Context(), q)
 	})))
 	mux.HandleFunc("POST /v1/join", reply(noting(note, "join", func(r *http.Request, d *Deed) (any, error) {
 		var addrs []string

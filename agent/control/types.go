@@ -477,6 +477,12 @@ type Resolved struct {
 	Version bundle.Version `json:"version"`
 }
 
+// BackupRequest asks for a backup in the folder To, a whole path.
+type BackupRequest struct {
+	To        string `json:"to"`
+	Stateless bool   `json:"stateless"` // without the state of the software
+}
+
 // Backend is the agent, as the handler needs it. Every method may be called
 // from several goroutines at once.
 type Backend interface {
@@ -499,6 +505,8 @@ type Backend interface {
 	// Rehearse reads a whole bundle and runs its release on a copy of the node's state,
 	// until ctx ends; told hears what goes on, and is not called after it has returned.
 	Rehearse(ctx context.Context, bundle io.Reader, told func(RehearsalNews)) (Rehearsal, error)
+	// Backup saves the node in a new folder of the agent's machine.
+	Backup(ctx context.Context, b BackupRequest) error
 	Join(ctx context.Context, addrs []string) (int, error)
 	Leave(ctx context.Context) error
 	// Resolve finds where the node's software is to call, so that a peer takes

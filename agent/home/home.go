@@ -66,7 +66,7 @@ func (h *Home) Close() error {
 
 func (h *Home) open() error {
 	cfg := h.cfg
-	if err := h.resolveAccount(); err != nil {
+	if err := errors.Join(Restoring(cfg.Data), h.resolveAccount()); err != nil {
 		return err
 	}
 	h.Sandbox = sandboxOf(cfg)

@@ -55,6 +55,11 @@ func ReadIdentity(dir string) (ed25519.PrivateKey, error) {
 // bit is one as well, of another node. Files of older agents have none.
 const nodeHeader = "Node"
 
+// NodeOf is the node whose key it is.
+func NodeOf(key ed25519.PrivateKey) bundle.NodeID {
+	return bundle.NodeIDOf(key.Public().(ed25519.PublicKey))
+}
+
 func parseIdentity(data []byte) (ed25519.PrivateKey, error) {
 	block, _ := pem.Decode(data)
 	if block == nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"moult/store"
+	"moult/store/bundle"
 	"moult/store/durable"
 )
 
@@ -17,7 +18,42 @@ import (
 const (
 	restoredFile = "restored.json" // it lacks what the node has signed since, or may
 	apartFile    = "apart.json"    // what [node.Node.Apart] says
+	// restoringFile: a backup is being put there, and half of it is no node.
+	restoringFile = "restoring.json"
 )
+
+// Restoring is why no agent may start in a data folder; nil where it may.
+func Restoring(dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, restoringFile)); err == nil {
+		return fmt.Errorf("data folder %s: a backup was put there, and not all of it: type the `moult restore` again that was interrupted", dir)
+	}
+	return nil
+}
+
+// BeginRestore says that a backup is put into a data folder that has no node, or half of that
+// backup, which what tells from others.
+func BeginRestore(dir string, what bundle.Digest) error {
+	return store.WhileClosed(dir, func() error {
+		path := filepath.Join(dir, restoringFile)
+		if begun, err := durable.ReadFile(path, maxMarkFile); err == nil {
+			if string(begun) != what.String() {
+				return errors.New("half of another backup is there: move that folder away")
+			}
+			return nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, part := range []string{IdentityFile, "floor.json", "db", "state"} {
+			if _, err := os.Lstat(filepath.Join(dir, part)); !errors.Is(err, fs.ErrNotExist) {
+				return errors.Join(err, fmt.Errorf("there is a node, or some of one (%s): move that folder away; what it has promised since, and its peers do not know, would be lost", part))
+			}
+		}
+		return durable.WriteFile(path, []byte(what.String()), 0o600)
+	})
+}
+
+// EndRestore says that all of it is there.
+func EndRestore(dir string) error { return removeMark(dir, restoringFile) }
 
 // mark is what is in them.
 type mark struct {

@@ -135,11 +135,11 @@ func (n *Node) Merge(now time.Time, records ...view.Signed) (changed []bundle.No
 // the node. What it said then it goes on saying.
 func (n *Node) surpassPublished() {
 	r, ok := n.view.Get(n.cfg.Self)
-	if !ok || r.Seq < n.number || n.Apart() != "" {
+	if !ok || n.Apart() != "" {
 		return
 	}
-	foreign := r.Seq > n.number || n.apart.spoke // this folder has signed no such record
-	n.number = r.Seq
+	foreign := r.Seq > n.number || r.Seq == n.number && n.apart.spoke // below, an older folder may have signed it
+	n.number = max(n.number, r.Seq)
 	n.own = view.Record{} // told again, above it
 	if foreign && !n.apart.aware {
 		n.part(fmt.Sprintf("record %d is by this node's key, says that it is at %s, and is not of this folder", r.Seq, r.Addr))

@@ -158,6 +158,10 @@ func identity(a *account.Account) []string {
 func (j *Job) last() Step { return j.Steps[len(j.Steps)-1] }
 
 // variable is what the address of a service is called in an environment.
+// ServiceVariable is the name of the variable that tells a program of a release where a service of
+// the software that runs is.
+func ServiceVariable(service string) string { return variable("MOULT_SERVICE_", service) }
+
 func variable(prefix, service string) string {
 	return prefix + strings.ToUpper(strings.ReplaceAll(service, "-", "_"))
 }

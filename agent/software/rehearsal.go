@@ -40,6 +40,17 @@ func (s *Software) Rehearse(p Plan, j *rehearse.Job) error {
 	return nil
 }
 
+// SnapshotEnvironment is that of a program that copies the state while the software runs.
+func (s *Software) SnapshotEnvironment() []string {
+	env := s.alone(s.Environment())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, addr := range s.record.Backends {
+		env = append(env, rehearse.ServiceVariable(name)+"="+addr)
+	}
+	return env
+}
+
 // alone has an environment name no agent, and proxies that nobody answers at.
 func (s *Software) alone(env []string) (out []string) {
 	proxies := s.cfg.Layer.EgressEnvironment()

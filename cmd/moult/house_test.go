@@ -84,6 +84,7 @@ var floors = map[string]int{
 	"agent/software":           7,
 	"agent/ways":               7,
 	"agent/rehearse":           5,
+	"agent/backup":             5,
 	"agent/facts":              5,
 	"agent/fdstore":            0,
 	"agent":                    8,

@@ -83,7 +83,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			statusCommand(), whyCommand(), historyCommand(), uiCommand(),
 			rulesCommand(),
 			pauseCommand(), resumeCommand(), abortCommand(), skipCommand(), forgetCommand(), retryCommand(), startCommand(), nowCommand(), revertCommand(), finalizeCommand(), withdrawCommand(),
-			restoreCommand(), adoptCommand(), memberCommand(), membersCommand(), joinCommand(), leaveCommand(), versionCommand(), helpCommand(), manCommand(), completionCommand(),
+			backupCommand(), restoreCommand(), adoptCommand(), memberCommand(), membersCommand(), joinCommand(), leaveCommand(), versionCommand(), helpCommand(), manCommand(), completionCommand(),
 		},
 	}
 	setDefaults(app.Commands)
