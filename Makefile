@@ -95,7 +95,8 @@ microbench:
 demo:
 	$(GO) run ./cmd/moult demo
 
-# The README's tour, and the walks out of troubles, to the letter.
+# The README's tour, the walks out of troubles, and the installation on ten machines, to the letter.
 tour:
 	.ci/tour
 	.ci/tour docs/ways-out.md
+	.ci/tour docs/install.md

@@ -202,7 +202,7 @@ func (a *Agent) replaceBy(ctx context.Context, program string, step schedule.Age
 		return a.builds.Reject(selfupdate.Build{Release: step.Release, Digest: step.Artifact.Program}, err.Error())
 	}
 	if err == nil {
-		_, err = ask(a, &switchWanted{build: b})
+		_, err = ask(a, &switchWanted{build: b, deadline: time.Duration(step.Deadline)})
 	}
 	if e, ok := errors.AsType[*control.Error](err); ok && e.Kind == control.KindRefused {
 		return nil // the node goes down, or is: it asks again when it is up

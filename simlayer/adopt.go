@@ -20,12 +20,12 @@ func (l *Layer) bindSocket(s *service, label bundle.Version, addr string) (net.L
 			ln, err := l.listenStream(keptName(s, label), addr)
 			return ln, nil, err
 		}
-		l.forgo(keptName(s, label))
-		pair, err = attach.ListenPair(l.ctx, "tcp", addr)
+		pair, err = l.listenPair(s, label, addr)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
+	l.keep(keptName(s, label), pair.Hold)
 	ln := pair.Agent()
 	if ln == nil {
 		return nil, nil, errors.Join(fmt.Errorf("%s: the running software has a socket of UDP there: stop it first", addr), pair.Close())

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 
+	"moult/simlayer/attach"
 	"moult/simlayer/packets"
 	"moult/simlayer/stream"
 	"moult/store/bundle"
@@ -36,15 +37,12 @@ func keptName(s *service, label bundle.Version) string {
 	return fmt.Sprintf("%s.%s.%d", s.network(), s.name, label)
 }
 
-// filer is a socket of package net.
-type filer interface{ File() (*os.File, error) }
-
 // keep has a socket go over to the next layer.
-func (l *Layer) keep(name string, s filer) {
+func (l *Layer) keep(name string, copying func() (*os.File, error)) {
 	if l.cfg.Sockets == nil {
 		return
 	}
-	copied, err := s.File()
+	copied, err := copying()
 	if err != nil {
 		l.log.Warn("a listening socket cannot be kept for the next agent", "name", name, "err", err)
 		return
@@ -59,19 +57,39 @@ func (l *Layer) drop(name string) {
 	}
 }
 
+// take returns the socket that a layer before has left by a name; nil for none.
+func (l *Layer) take(name string) *os.File {
+	if l.cfg.Sockets == nil {
+		return nil
+	}
+	return l.cfg.Sockets.Take(name)
+}
+
 // forgo closes the socket that a layer before has left by a name: its address is bound anew.
 func (l *Layer) forgo(name string) {
-	if l.cfg.Sockets == nil {
-		return
-	}
-	if f := l.cfg.Sockets.Take(name); f != nil {
+	if f := l.take(name); f != nil {
 		f.Close()
 	}
 }
 
+// listenPair opens a pair for callers of a version that the running software has no socket
+// of. The layer's is the one that a layer before has left, if that is there.
+func (l *Layer) listenPair(s *service, label bundle.Version, addr string) (*attach.Pair, error) {
+	name := keptName(s, label)
+	if left := l.take(name); left != nil {
+		pair, err := attach.AdoptPair(l.ctx, addr, attach.Members{}, nil, left)
+		left.Close() // the pair has its own
+		if err == nil {
+			return pair, nil
+		}
+		l.log.Warn("the socket of the agent before is of no use", "name", name, "err", err)
+	}
+	return attach.ListenPair(l.ctx, s.network(), addr)
+}
+
 // socket is a listening one of TCP, or one of UDP.
 type socket interface {
-	filer
+	File() (*os.File, error)
 	Close() error
 }
 
@@ -79,10 +97,7 @@ type socket interface {
 // and keeps it for the next. A socket of another address is closed: that one may be somebody
 // else's now.
 func listenKept[S socket](l *Layer, name, addr string, open func(*os.File) (S, net.Addr, error), listen func(context.Context, string) (S, error)) (s S, err error) {
-	var left *os.File
-	if l.cfg.Sockets != nil {
-		left = l.cfg.Sockets.Take(name)
-	}
+	left := l.take(name)
 	if left != nil {
 		var at net.Addr
 		s, at, err = open(left)
@@ -102,7 +117,7 @@ func listenKept[S socket](l *Layer, name, addr string, open func(*os.File) (S, n
 			return s, err
 		}
 	}
-	l.keep(name, s)
+	l.keep(name, s.File)
 	return s, nil
 }
 

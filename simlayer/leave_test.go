@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"moult/simlayer/attach"
 	"moult/simlayer/so"
 	"moult/store/bundle"
 )
@@ -112,12 +113,26 @@ func (l *leaving) replace(h *heir, between func()) {
 // but the layer tries again: net/http does not where a body cannot be had anew.
 func TestLeave(t *testing.T) {
 	t.Parallel()
+	for name, way := range map[string]Attach{"relay": AttachRelay, "inherit": AttachInherit} {
+		t.Run(name, func(t *testing.T) { testLeave(t, way) })
+	}
+}
+
+func testLeave(t *testing.T, way Attach) {
+	if way == AttachInherit {
+		if err := attach.Probe(attach.KindInherit); err != nil {
+			t.Skip("sockets cannot be inherited here: ", err)
+		}
+	}
 	s := &state{values: map[string]string{}}
 	node := software(t, 2, s)
 	h := newHeir(t)
 	l := &leaving{t: t,
 		routing: Routing{Native: 2, Backends: backends(addrOf(node)), Objects: InProcess(map[bundle.Version]so.Object{1: rename(t, 1, 2)})},
-		cfg:     func(c *Config) { c.Sockets = h },
+		cfg: func(c *Config) {
+			c.Services = map[string]Service{"api": {Public: "127.0.0.1:0", Protocol: bundle.ProtocolHTTP, Attach: way}}
+			c.Sockets = h
+		},
 	}
 	l.start()
 	public := publicURL(l.now) // the next layers have it, since they have the socket

@@ -102,9 +102,7 @@ func (f *listener) closeSocket() {
 	if f.pair == nil || f.packets != nil {
 		f.Listener.Close()
 	}
-	if f.pair == nil {
-		f.layer.drop(keptName(f.service, f.Label))
-	}
+	f.layer.drop(keptName(f.service, f.Label))
 	_ = f.closePair() // as far as it is not closed yet
 }
 

@@ -38,12 +38,12 @@ func (l *Layer) bindPackets(s *service, label bundle.Version, addr string) (*lis
 func (l *Layer) bindPacketSocket(f *listener, addr string) (*net.UDPConn, error) {
 	pair, err := l.adoptPair(f.service, f.Label, addr)
 	if err == nil && pair == nil && f.service.Attach != AttachRelay && f.Label != 0 {
-		listen := attach.ListenPair
 		if f.service.Attach == AttachSteer {
-			listen = attach.ListenOpen
+			l.forgo(keptName(f.service, f.Label))
+			pair, err = attach.ListenOpen(l.ctx, "udp", addr)
+		} else {
+			pair, err = l.listenPair(f.service, f.Label, addr)
 		}
-		l.forgo(keptName(f.service, f.Label))
-		pair, err = listen(l.ctx, "udp", addr)
 		if errors.Is(err, attach.ErrSocket) {
 			f.single, pair, err = err, nil, nil // it is relayed
 		}
@@ -57,6 +57,9 @@ func (l *Layer) bindPacketSocket(f *listener, addr string) (*net.UDPConn, error)
 	conn := pair.Packets()
 	if conn == nil {
 		return nil, errors.Join(fmt.Errorf("%s: the running software has a socket of TCP there: stop it first", addr), pair.Close())
+	}
+	if !pair.Open() {
+		l.keep(keptName(f.service, f.Label), pair.Hold)
 	}
 	f.pair = pair
 	return conn, nil

@@ -26,7 +26,7 @@ func agentBench(t *testing.T, s upgrade.State) (b *bench, done func()) {
 	b.cfg.Platform = linux
 	b.releases(1, 2)
 	b.order(2)
-	b.docs.manifests[2].Agent = &bundle.AgentUpgrade{MaxUnavailable: "1", Artifacts: []bundle.AgentArtifact{{
+	b.docs.manifests[2].Agent = &bundle.AgentUpgrade{MaxUnavailable: "1", HealthyDeadline: bundle.MinAgentDeadline, Artifacts: []bundle.AgentArtifact{{
 		Artifact: bundle.Artifact{Platform: linux, Digest: bundle.Sum([]byte("its tar"))}, Program: newAgent,
 	}}}
 	_, key, err := ed25519.GenerateKey(nil)

@@ -33,7 +33,7 @@ func TestCheckAgents(t *testing.T) {
 // A node whose agent was put back tries that again, and goes down again only where it is held.
 func TestRetryAgent(t *testing.T) {
 	id := bundle.NodeID(bundle.Sum([]byte("n1")))
-	m := &bundle.Manifest{Version: 2, Classes: map[bundle.Class]bundle.ClassUpgrade{}, Agent: &bundle.AgentUpgrade{MaxUnavailable: "1"}}
+	m := &bundle.Manifest{Version: 2, Classes: map[bundle.Class]bundle.ClassUpgrade{}, Agent: &bundle.AgentUpgrade{MaxUnavailable: "1", HealthyDeadline: bundle.MinAgentDeadline}}
 	o, err := schedule.Instantiate(m, bundle.Sum([]byte("2")), nil, []schedule.Candidate{{ID: id, Class: "kv", Version: 1, Reachable: true}})
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,10 @@ import (
 // PollInterval is the time between two looks at a status that is followed.
 const PollInterval = 300 * time.Millisecond
 
+// agentAway bounds how many looks in a row the agent that is asked may not answer, since it is
+// being replaced.
+const agentAway = int(5 * time.Minute / PollInterval)
+
 // Goal is what a rollout is followed to: that of Release (0: whatever is rolling), or where
 // Back is set, that it is taken back.
 type Goal struct {
@@ -21,20 +25,24 @@ type Goal struct {
 }
 
 // Follow asks the agent until the rollout is complete, held or aborted, or leads to the
-// goal no more, and shows each status to each, which may be nil.
+// goal no more, and shows each status to each, which may be nil. While agents are replaced the
+// one that is asked may be away for as long as a trial lasts.
 // The last status seen is returned in any case, nil where none was. When ctx
 // ends first, the error is its.
 func Follow(ctx context.Context, api *control.Client, goal Goal, each func(control.Status)) (*control.Status, error) {
 	tick := time.NewTicker(PollInterval)
 	defer tick.Stop()
 	var last *control.Status
+	away := 0
 	for {
 		s, err := api.Status(ctx, false)
 		if err != nil && ctx.Err() == nil {
-			return last, err
+			if away++; away > agentAway || last == nil || last.Release.Agents == nil || last.Release.Agents.Done == last.Release.Agents.Total {
+				return last, err
+			}
 		}
 		if err == nil {
-			last = &s
+			last, away = &s, 0
 			if each != nil {
 				each(s)
 			}
@@ -69,7 +77,7 @@ func finished(s control.Status, goal Goal) (bool, error) {
 	}
 	switch r.State {
 	case control.StateComplete:
-		return true, nil
+		return agentsFinished(r)
 	case control.StateNone:
 		return true, &control.Error{Kind: control.KindFailed, Message: "wait for the rollout: no release has been handed in", Hint: "`moult inject --wait BUNDLE`"}
 	case control.StateHeld:
@@ -79,6 +87,18 @@ func finished(s control.Status, goal Goal) (bool, error) {
 			return true, control.Refused(fmt.Errorf("the way back from release %d was aborted", r.Version), fmt.Sprintf("`moult revert --undo %d` goes forward again; or inject a newer release", r.Version))
 		}
 		return true, control.Refused(fmt.Errorf("release %d was aborted", r.Version), "inject a newer release")
+	}
+	return false, nil
+}
+
+// agentsFinished is what the wait for a release that is complete has still to wait for.
+func agentsFinished(r control.ReleaseStatus) (bool, error) {
+	a := r.Agents
+	switch {
+	case a == nil || r.Back() || a.Done == a.Total:
+		return true, nil
+	case len(a.Failed) >= a.Budget || a.Done+len(a.Failed) == a.Total:
+		return true, control.Refused(fmt.Errorf("release %d is complete, but not at the agents: %s", r.Version, a.Words), "`moult status` of a node that put it back has an alarm that says why")
 	}
 	return false, nil
 }

@@ -17,6 +17,10 @@ func TestFinished(t *testing.T) {
 		}
 		return s
 	}
+	agents := func(done, failed int, s control.Status) control.Status {
+		s.Release.Agents = &control.AgentsStatus{Total: 5, Done: done, Budget: 2, Failed: make([]string, failed)}
+		return s
+	}
 	turned := func(turn int, s control.Status) control.Status { s.Release.Turn = turn; return s }
 	for _, c := range []struct {
 		name    string
@@ -44,6 +48,12 @@ func TestFinished(t *testing.T) {
 		{"the way back is aborted", turned(1, status(2, control.StateAborted, 2, 1)), 2, true, true, true},
 		{"a newer one takes the place of what is taken back", turned(0, status(3, control.StateComplete, 3, 3)), 2, true, true, true},
 		{"a newer one takes its place, and begins", status(3, control.StateRolling, 1, 1), 2, true, true, true},
+		{"agents are being replaced", agents(4, 0, status(2, control.StateComplete, 2, 2)), 2, false, false, false},
+		{"agents are replaced, the nodes not yet", agents(5, 0, status(2, control.StateRolling, 2, 1)), 2, false, false, false},
+		{"agents are replaced", agents(5, 0, status(2, control.StateComplete, 2, 2)), 2, true, false, false},
+		{"an agent was put back, and others go on", agents(3, 1, status(2, control.StateComplete, 2, 2)), 2, false, false, false},
+		{"the last agent was put back", agents(4, 1, status(2, control.StateComplete, 2, 2)), 2, true, true, false},
+		{"so many agents were put back that no other is tried", agents(0, 2, status(2, control.StateComplete, 2, 2)), 2, true, true, false},
 		{"whatever there is", status(2, control.StateSpreading, 1, 1), 0, false, false, false},
 		{"a newer one, and no node seen", status(2, control.StateSpreading), 1, false, false, false},
 	} {

@@ -55,7 +55,7 @@ func (p Peer) Status(heard map[bundle.NodeID]bool) control.Status {
 		s.Nodes = append(s.Nodes, n)
 	}
 	slices.SortFunc(s.Nodes, func(x, y control.NodeStatus) int {
-		return strings.Compare(x.Name+x.ID.String(), y.Name+y.ID.String())
+		return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.ID.String(), y.ID.String()))
 	})
 	p.releaseStatus(&s)
 	for _, a := range p.alarms(&s) {

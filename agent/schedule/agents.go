@@ -396,6 +396,7 @@ type AgentStep struct {
 	Fetch, Replace bool
 	Release        bundle.Version
 	Artifact       bundle.AgentArtifact
+	Deadline       bundle.Duration
 	Reason         Reason // why nothing is, for people; the zero value where nothing needs it
 }
 
@@ -409,6 +410,9 @@ func StepAgent(in AgentInput) AgentStep {
 	out.Release = a.Release
 	art, ok := in.Agent.Artifact(in.Platform)
 	out.Artifact = art
+	if ok {
+		out.Deadline = in.Agent.HealthyDeadline
+	}
 	if in.Known.OnTrial {
 		out.Trying = a.Release
 		return out

@@ -119,7 +119,7 @@ func (w *agentsWorld) mayGo(self int, states []int) bool {
 
 func agentsOrder(t testing.TB, nodes int, k string) (*Order, []bundle.NodeID) {
 	t.Helper()
-	m := &bundle.Manifest{Version: 2, Classes: map[bundle.Class]bundle.ClassUpgrade{}, Agent: &bundle.AgentUpgrade{MaxUnavailable: k}}
+	m := &bundle.Manifest{Version: 2, Classes: map[bundle.Class]bundle.ClassUpgrade{}, Agent: &bundle.AgentUpgrade{MaxUnavailable: k, HealthyDeadline: bundle.MinAgentDeadline}}
 	var all []Candidate
 	for i := range nodes {
 		class := bundle.Class("kv")
@@ -300,7 +300,7 @@ func TestAgentsOfNextRelease(t *testing.T) {
 	if kept.Agents == nil || kept.Agents.Release != 2 || kept.Agents.Manifest != o.Manifest || len(kept.Agents.Roster) != 4 || !slices.Equal(kept.Agents.Roster[:3], ids) {
 		t.Errorf("%+v", kept.Agents)
 	}
-	if o := next(o, &bundle.AgentUpgrade{MaxUnavailable: "1"}); o.Agents != nil {
+	if o := next(o, &bundle.AgentUpgrade{MaxUnavailable: "1", HealthyDeadline: bundle.MinAgentDeadline}); o.Agents != nil {
 		t.Error("they are replaced without the operator's word")
 	}
 	aborted, err := o.Abort()

@@ -14,6 +14,8 @@ type AgentUpgrade struct {
 	// MaxUnavailable is at how many nodes at once an agent may be replaced, of all classes
 	// together: "3", or "10%" (of the nodes, rounded down, at least 1).
 	MaxUnavailable string `json:"max_unavailable"`
+	// HealthyDeadline is how long an agent on trial has until it is well; else it is put back.
+	HealthyDeadline Duration `json:"healthy_deadline"`
 }
 
 // AgentArtifact is an artifact of one file, AgentProgram.
@@ -65,4 +67,5 @@ func (v *validator) agent(path string, a *AgentUpgrade) {
 		v.fail(art.Program.IsZero(), fmt.Sprintf("%s.artifacts[%d].program", path, i), "empty")
 	}
 	v.fail(!ValidUnavailable(a.MaxUnavailable), path+".max_unavailable", `%.40q, want a count such as "2" or a share such as "10%%"`, a.MaxUnavailable)
+	v.duration(path+".healthy_deadline", a.HealthyDeadline, MinAgentDeadline, MaxAgentDeadline)
 }

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 )
 
 // agentOf returns an agent block for some platforms.
 func agentOf(platforms ...Platform) *AgentUpgrade {
-	a := &AgentUpgrade{MaxUnavailable: "1"}
+	a := &AgentUpgrade{MaxUnavailable: "1", HealthyDeadline: Duration(time.Minute)}
 	for _, p := range platforms {
 		c := Chunk{Digest: Sum([]byte(p.String())), Length: 10}
 		a.Artifacts = append(a.Artifacts, AgentArtifact{Artifact: Artifact{Platform: p, Digest: c.Digest, Length: 10, Chunks: []Chunk{c}}, Program: Sum([]byte("program"))})
@@ -25,6 +26,7 @@ func TestAgentUpgrade(t *testing.T) {
 		"agent.artifacts: none":     func(m *Manifest) { m.Agent.Artifacts = nil },
 		"artifacts[1].program":      func(m *Manifest) { m.Agent.Artifacts[1].Program = Digest{} },
 		"agent.max_unavailable":     func(m *Manifest) { m.Agent.MaxUnavailable = "0" },
+		"agent.healthy_deadline":    func(m *Manifest) { m.Agent.HealthyDeadline = Duration(time.Second) },
 		"a second artifact":         func(m *Manifest) { m.Agent.Artifacts[1].Platform = amd },
 		"agent.artifacts[0].chunks": func(m *Manifest) { m.Agent.Artifacts[0].Chunks = nil },
 		"format: 9, want 10":        func(m *Manifest) { m.Format = FormatFinalizeAfter },

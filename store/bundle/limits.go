@@ -68,6 +68,8 @@ const (
 	MinHealthInterval = Duration(10 * time.Millisecond)
 	MaxHealthInterval = Duration(time.Hour)
 	MaxHealthTime     = Duration(24 * time.Hour)
+	MinAgentDeadline  = Duration(5 * time.Second)
+	MaxAgentDeadline  = Duration(time.Hour)
 	MaxDrainTimeout   = Duration(24 * time.Hour)
 	MaxTransformTime  = Duration(7 * 24 * time.Hour)
 	MinRehearsalTime  = Duration(time.Second)

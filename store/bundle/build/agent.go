@@ -17,8 +17,9 @@ import (
 
 // AgentSpec is the agent block.
 type AgentSpec struct {
-	Artifacts      []ArtifactSpec // sorted by platform
-	MaxUnavailable string
+	Artifacts       []ArtifactSpec // sorted by platform
+	MaxUnavailable  string
+	HealthyDeadline bundle.Duration
 }
 
 func (d *decoder) agent(s *agentSchema) *AgentSpec {
@@ -34,6 +35,7 @@ func (d *decoder) agent(s *agentSchema) *AgentSpec {
 	if s.MaxUnavailable != nil {
 		out.MaxUnavailable = d.maxUnavailable(s.MaxUnavailable)
 	}
+	out.HealthyDeadline = d.duration(s.HealthyDeadline, defaultAgentDeadline, bundle.MinAgentDeadline, bundle.MaxAgentDeadline)
 	return out
 }
 
@@ -68,7 +70,7 @@ func (b *builder) agent(ctx context.Context) (*bundle.AgentUpgrade, error) {
 	if b.spec.Agent == nil {
 		return nil, nil
 	}
-	u := &bundle.AgentUpgrade{MaxUnavailable: b.spec.Agent.MaxUnavailable}
+	u := &bundle.AgentUpgrade{MaxUnavailable: b.spec.Agent.MaxUnavailable, HealthyDeadline: b.spec.Agent.HealthyDeadline}
 	for _, a := range b.spec.Agent.Artifacts {
 		p, err := b.pack(ctx, "", a)
 		if err != nil {

@@ -565,7 +565,7 @@ func filled(spec *Spec) *bundle.Manifest {
 		m.Classes[s.Name] = u
 	}
 	if a := spec.Agent; a != nil {
-		m.Agent = &bundle.AgentUpgrade{MaxUnavailable: a.MaxUnavailable}
+		m.Agent = &bundle.AgentUpgrade{MaxUnavailable: a.MaxUnavailable, HealthyDeadline: a.HealthyDeadline}
 		for _, art := range a.Artifacts {
 			m.Agent.Artifacts = append(m.Agent.Artifacts, bundle.AgentArtifact{Artifact: bundle.Artifact{Platform: art.Platform, Digest: c.Digest, Length: 1, Chunks: []bundle.Chunk{c}}, Program: c.Digest})
 		}

@@ -115,6 +115,7 @@
 //	      path = "build/moult"         # the program, one file; it is called moult on the nodes
 //	    }
 //	    max_unavailable = 1            # default: on so many nodes at once, of all classes; or a share, "10%"
+//	    healthy_deadline = "2m"        # default: the agent of before goes on where the new one is not well by then
 //	  }
 //	}
 //

@@ -36,6 +36,7 @@ const (
 	defaultInterval         = bundle.Duration(time.Second)
 	defaultMinHealthyTime   = bundle.Duration(10 * time.Second)
 	defaultHealthyDeadline  = bundle.Duration(5 * time.Minute)
+	defaultAgentDeadline    = bundle.Duration(2 * time.Minute)
 	defaultDrainTimeout     = bundle.Duration(15 * time.Second)
 	defaultTransformTimeout = bundle.Duration(time.Hour)
 	defaultRehearsalTime    = bundle.Duration(time.Hour)

@@ -19,9 +19,10 @@ type releaseSchema struct {
 }
 
 type agentSchema struct {
-	At             hcl.Range        `hcl:",def_range"`
-	Artifacts      []artifactSchema `hcl:"artifact,block"`
-	MaxUnavailable *hcl.Attribute   `hcl:"max_unavailable"`
+	At              hcl.Range        `hcl:",def_range"`
+	Artifacts       []artifactSchema `hcl:"artifact,block"`
+	MaxUnavailable  *hcl.Attribute   `hcl:"max_unavailable"`
+	HealthyDeadline *hcl.Attribute   `hcl:"healthy_deadline"`
 }
 
 type classSchema struct {

@@ -11,6 +11,7 @@ release {
       arch = "amd64"
       path = "build/moult-amd64"
     }
-    max_unavailable = "10%"
+    max_unavailable  = "10%"
+    healthy_deadline = "30s"
   }
 }

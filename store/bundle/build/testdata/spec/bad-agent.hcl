@@ -12,5 +12,6 @@ release {
       arch = "amd64"
     }
     max_unavailable = 0
+    healthy_deadline = "2s"
   }
 }
