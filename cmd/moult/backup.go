@@ -39,7 +39,11 @@ func backupCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if err := backUp(c.Context, c.String("data"), to, c.Bool("stateless")); err != nil {
+			data, err := dataFolder(c)
+			if err != nil {
+				return err
+			}
+			if err := backUp(c.Context, data, to, c.Bool("stateless")); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.App.Writer, "%s\n", to)
@@ -47,6 +51,9 @@ func backupCommand() *cli.Command {
 		},
 	}
 }
+
+// dataFolder is that of dataFlag: its software is known by the whole path.
+func dataFolder(c *cli.Context) (string, error) { return filepath.Abs(c.String("data")) }
 
 func backUp(ctx context.Context, data, to string, stateless bool) error {
 	err := store.WhileClosed(data, func() error {
@@ -103,7 +110,10 @@ func restoreCommand() *cli.Command {
 			"the node has signed since, before it begins anything.",
 		Flags: []cli.Flag{dataFlag(), &cli.BoolFlag{Name: "here", Usage: "the data folder as it is; no other that has its key is the node"}},
 		Action: func(c *cli.Context) error {
-			data := c.String("data")
+			data, err := dataFolder(c)
+			if err != nil {
+				return err
+			}
 			if c.Bool("here") {
 				if err := noArgs(c); err != nil {
 					return err
@@ -118,6 +128,9 @@ func restoreCommand() *cli.Command {
 				return nil
 			}
 			from, err := oneArg(c, "BACKUP")
+			if err == nil {
+				from, err = filepath.Abs(from)
+			}
 			if err != nil {
 				return err
 			}

@@ -23,6 +23,19 @@ func (c *testCluster) runs(args ...string) (code int, errs string) {
 	return code, talk.String()
 }
 
+// relative is a path as somebody types it who stands elsewhere.
+func relative(t *testing.T, path string) string {
+	t.Helper()
+	here, err := os.Getwd()
+	if err == nil {
+		path, err = filepath.Rel(here, path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // TestBackup: a node is saved while it runs, goes on to the next release, is lost, and restored: it
 // takes back what it has said since from every node that may have gone by it, before it begins
 // anything, and goes on.
@@ -66,7 +79,7 @@ func TestBackup(t *testing.T) {
 	if code, errs := c.runs("restore", "--data", third.Data, saved); code != exitFailed || !strings.Contains(errs, "there is a node") {
 		t.Errorf("restore over a node: exit code %d, %s", code, errs)
 	}
-	c.must("backup", "--data", third.Data, saved+"3") // of one that has ended
+	c.must("backup", "--data", relative(t, third.Data), relative(t, saved)+"3") // of one that has ended
 	if err := os.RemoveAll(third.Data); err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +93,7 @@ func TestBackup(t *testing.T) {
 	if code, errs := c.runs("restore", "--data", third.Data, saved+"2"); code != exitFailed || !strings.Contains(errs, "store is not as it was saved") {
 		t.Errorf("restore what is damaged: exit code %d, %s", code, errs)
 	}
-	c.must("restore", "--data", third.Data, saved)
+	c.must("restore", "--data", relative(t, third.Data), relative(t, saved))
 
 	// One of those that may have gone by its word is not there: it waits, whatever others say.
 	c.kill(first)
