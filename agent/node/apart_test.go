@@ -159,3 +159,25 @@ func TestRestoredRegains(t *testing.T) {
 		t.Errorf("it goes by %q: %+v", got, b.saved)
 	}
 }
+
+// TestOlderFolderObeys: what the node has promised since binds an older folder also where its number
+// is below those that the folder has reserved, so that nobody can tell who has signed it.
+func TestOlderFolderObeys(t *testing.T) {
+	b := newBench(t, at(1))
+	old := Memory{State: new(at(1))}
+	old.Floor.Numbers = 1024
+	older, err := New(b.cfg, old, b.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Node = older
+	b.record(b.key, func(r *view.Record) { r.Seq, r.Version, r.Obeys = 5, 2, 3 })
+	b.Step(b.now, Synced{})
+	b.ready()
+	if s := b.Saved(); s.Claims() != 2 || s.Obeys != 3 {
+		t.Errorf("it claims %d and obeys %d, and has promised 2 and 3", s.Claims(), s.Obeys)
+	}
+	if !b.alarmed("older than what the node has said") {
+		t.Errorf("it does not say so: %q", b.Alarms())
+	}
+}
