@@ -95,10 +95,10 @@ func (l *loop) exchanged(with bundle.NodeID) {
 // regain looks whom the node has not heard yet, asks them, and says so. When it has heard all, it
 // goes on.
 func (l *loop) regain() {
-	if l.regaining == nil || !l.regaining.synced {
+	if l.regaining == nil {
 		return
 	}
-	missing, text := report.Unheard(l.node, l.cfg.Class, l.regaining.heard)
+	missing, text := report.Unheard(l.node, l.cfg.Class, l.regaining.heard, l.regaining.synced)
 	for _, r := range missing {
 		if l.node.Alive(r.Node) {
 			l.ring.SyncSoon(r.Node)

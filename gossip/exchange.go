@@ -28,6 +28,7 @@ type helloRequest struct {
 
 type helloReply struct {
 	Name string `json:"name"`
+	Addr string `json:"addr,omitempty"` // what it says of itself; older agents do not
 }
 
 // heads says which trust metadata a peer holds.

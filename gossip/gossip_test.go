@@ -322,7 +322,7 @@ func TestTwin(t *testing.T) {
 		t.Errorf("the peer that was asked reports %+v", c)
 	}
 	// Hearsay: nobody has that key there.
-	if _, err := agents[0].helloAlso(t.Context(), Peer{Addr: agents[2].Addr()}, agents[0].Addr()); err != nil {
+	if _, _, err := agents[0].helloAlso(t.Context(), Peer{Addr: agents[2].Addr()}, agents[0].Addr()); err != nil {
 		t.Fatal(err)
 	}
 	agents[2].judge(Conflict{Holder: agents[2].Self(), Claimant: agents[2].Self(), ClaimantAddr: agents[1].Addr(), Hearsay: true})
@@ -337,6 +337,31 @@ func TestTwin(t *testing.T) {
 	}
 	if _, err := twin.Join(t.Context(), []string{agents[0].Addr()}); err != nil {
 		t.Errorf("a node that has moved is not let in: %v", err)
+	}
+}
+
+// An agent that comes back under another address of the same machine is no twin of itself,
+// though the old one is answered, too.
+func TestAdvertisedAnew(t *testing.T) {
+	agents := startRingOf(t, 1, nil)
+	cfg := testConfig(t, "n2")
+	cfg.Bind, cfg.Advertise = "0.0.0.0:0", "127.0.0.1:0"
+	before := startAgent(t, cfg)
+	if _, err := before.Join(t.Context(), []string{agents[0].Addr()}); err != nil {
+		t.Fatal(err)
+	}
+	agents[0].until(t, "the agent", func() bool { return len(agents[0].live()) == 1 })
+	_, port, err := net.SplitHostPort(before.Addr())
+	if err == nil {
+		err = before.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Bind, cfg.Advertise = net.JoinHostPort("0.0.0.0", port), net.JoinHostPort("127.0.0.2", port)
+	again := startAgent(t, cfg)
+	if _, err := again.Join(t.Context(), []string{agents[0].Addr()}); err != nil {
+		t.Errorf("it is not let in: %v", err)
 	}
 }
 

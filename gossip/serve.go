@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -12,15 +13,21 @@ import (
 
 // hello asks who answers at an address, and whether this agent's name is free
 // there. It returns the peer with its proven identity.
-func (g *Gossip) hello(ctx context.Context, p Peer) (Peer, error) { return g.helloAlso(ctx, p, "") }
+func (g *Gossip) hello(ctx context.Context, p Peer) (Peer, error) {
+	_, id, err := g.helloAlso(ctx, p, "")
+	return Peer{ID: id, Addr: p.Addr}, err
+}
 
-func (g *Gossip) helloAlso(ctx context.Context, p Peer, also string) (Peer, error) {
+func (g *Gossip) helloAlso(ctx context.Context, p Peer, also string) (reply helloReply, id bundle.NodeID, err error) {
 	body := mustJSON(helloRequest{Name: g.cfg.Name, Addr: g.Addr(), Also: also})
-	_, id, err := g.call(ctx, p, http.MethodPost, pathHello, body, maxHeaderBytes)
+	data, id, err := g.call(ctx, p, http.MethodPost, pathHello, body, maxHeaderBytes)
 	if r, ok := errors.AsType[*refusal](err); ok && id == g.self && r.status == http.StatusConflict {
 		g.mail.conflict(Conflict{Name: g.cfg.Name, Holder: g.self, HolderAddr: g.Addr(), Claimant: g.self, ClaimantAddr: p.Addr})
 	}
-	return Peer{ID: id, Addr: p.Addr}, err
+	if err == nil {
+		err = json.Unmarshal(data, &reply)
+	}
+	return reply, id, err
 }
 
 // twin returns the conflict of one identity living at two addresses, or nil. A node whose
@@ -34,7 +41,8 @@ func (g *Gossip) twin(ctx context.Context, id bundle.NodeID, addr string) *Confl
 	default:
 		ctx, cancel := context.WithTimeout(ctx, twinTimeout)
 		defer cancel()
-		if _, err := g.helloAlso(ctx, Peer{ID: id, Addr: other}, addr); err != nil && !refused(err) {
+		reply, _, err := g.helloAlso(ctx, Peer{ID: id, Addr: other}, addr)
+		if err != nil && !refused(err) || reply.Addr == addr { // both addresses are of one agent
 			return nil
 		}
 	}
@@ -74,7 +82,7 @@ func (g *Gossip) serveHello(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, c.Error(), http.StatusConflict)
 		return
 	}
-	writeJSON(w, helloReply{Name: g.cfg.Name})
+	writeJSON(w, helloReply{Name: g.cfg.Name, Addr: g.Addr()})
 }
 
 func (g *Gossip) serveDigest(w http.ResponseWriter, r *http.Request) {

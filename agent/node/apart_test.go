@@ -181,3 +181,44 @@ func TestOlderFolderObeys(t *testing.T) {
 		t.Errorf("it does not say so: %q", b.Alarms())
 	}
 }
+
+// TestKeyAlone: of a folder of which the key alone is left, what it has signed before is its own,
+// also where it has said something before it heard anybody.
+func TestKeyAlone(t *testing.T) {
+	b := newBench(t, at(1))
+	alone, err := New(b.cfg, Memory{}, b.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Node = alone
+	tell := func() uint64 {
+		t.Helper()
+		for range 10 {
+			r := b.Ready()
+			if r.Tell == nil {
+				b.Advance(r)
+				continue
+			}
+			s, err := view.Sign(b.key, *r.Tell)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.Advance(r)
+			b.Step(b.now, Told{Record: s})
+			return r.Tell.Seq
+		}
+		t.Fatal("it says nothing")
+		return 0
+	}
+	tell()
+	b.record(b.key, func(r *view.Record) { r.Seq, r.Obeys = 5000, 3 })
+	if b.abstains() {
+		t.Fatalf("it takes its own word for another's: %q", b.Apart())
+	}
+	b.Step(b.now, Synced{})
+	last := tell()
+	b.record(b.key, func(r *view.Record) { r.Seq = last + 1 })
+	if !b.abstains() {
+		t.Error("it does not notice another agent")
+	}
+}

@@ -93,7 +93,7 @@ func IsWait(reason string) bool { return strings.HasPrefix(reason, waitWords) }
 // told puts the node's own record, as it was signed, into the view.
 func (n *Node) told(s view.Signed) {
 	_, _ = n.view.Merge(s) // it was signed just now
-	n.apart = apart{text: n.Apart(), spoke: true, mute: n.Apart() != ""}
+	n.apart = apart{text: n.Apart(), spoke: true, mute: n.Apart() != "", aware: n.apart.aware && !n.synced}
 	n.routing.stale = true
 	n.heard(n.cfg.Self)
 	if r, ok := n.view.Get(n.cfg.Self); ok {

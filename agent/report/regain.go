@@ -10,12 +10,18 @@ import (
 )
 
 // Unheard are the nodes that count, of the class of a node that was restored, which it has not
-// heard since; and what is said of that, "" where there are none.
-func Unheard(n *node.Node, class bundle.Class, heard map[bundle.NodeID]bool) (missing []view.Record, text string) {
+// heard since; and what is said of that, "" where the node may go on. synced tells that it has heard
+// anybody at all, which it must, unless the operator has taken all others out.
+func Unheard(n *node.Node, class bundle.Class, heard map[bundle.NodeID]bool, synced bool) (missing []view.Record, text string) {
 	var names []string
-	gone := ""
+	gone, others, counting := "", false, false
 	for _, r := range n.Known() {
-		if r.Class != class || r.Node == n.Self() || heard[r.Node] || n.Standing(r) != schedule.StandingIn {
+		if r.Node == n.Self() {
+			continue
+		}
+		counts := n.Standing(r) == schedule.StandingIn
+		others, counting = true, counting || counts
+		if r.Class != class || heard[r.Node] || !counts {
 			continue
 		}
 		missing, names = append(missing, r), append(names, n.NameOf(r.Node))
@@ -23,8 +29,11 @@ func Unheard(n *node.Node, class bundle.Class, heard map[bundle.NodeID]bool) (mi
 			gone = fmt.Sprintf("; `moult skip %s` goes on without one that is gone", n.NameOf(r.Node))
 		}
 	}
-	if len(missing) > 0 {
+	switch {
+	case len(missing) > 0:
 		text = fmt.Sprintf("this node was restored, and waits to hear from %s what it has signed since%s", few(names), gone)
+	case !synced && (counting || !others):
+		text = "this node was restored, and waits to hear from any peer what it has signed since"
 	}
 	return missing, text
 }
