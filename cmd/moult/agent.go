@@ -290,6 +290,7 @@ func adopt(c *cli.Context) error {
 		return failedf("mend "+out+" by hand, or say more by flags", "%s is written, and an agent cannot work with it yet: %v", out, err)
 	}
 	say(c, "wrote %s from %s; not carried over: %d", out, strings.Join(source.Files, ", "), len(made.Notes))
+	say(c, "only you can read it: `chown moult %s` for the packages' agent, which is user moult", out)
 	say(c, "read it, then: `systemctl disable --now %s`, and start the agent with it, which copies the state and starts the software", source.Name)
 	return nil
 }

@@ -50,23 +50,34 @@ type Bounds struct {
 type Kinds struct{ Software, Transforms, Rehearsals, Objects *Bounds }
 
 // Kinds makes the groups, by names that begin with the node's. The error says what of them
-// cannot be had here; memory then is a limit of each process, as far as that goes.
+// cannot be had here; memory then is a limit of each process, as far as that goes. Without
+// bounds there are none, and groups of before hold nothing any more.
 func (b *Bounds) Kinds(node string) (k Kinds, lacks error) {
 	for kind, to := range map[string]**Bounds{"software": &k.Software, "transforms": &k.Transforms, "rehearsals": &k.Rehearsals, "objects": &k.Objects} {
-		if *to = b; b == nil {
-			continue
+		var together cgroup.Limits
+		if b != nil {
+			together = b.Together
 		}
-		own := *b
-		var err error
-		if own.Group, err = cgroup.Open(node+"-"+kind, b.Together); err != nil {
+		group, err := cgroup.Open(node+"-"+kind, together)
+		if err != nil {
 			lacks = err // each kind lacks the same, but for what its processes have taken already
 		}
-		if own.Together.MemoryMax > 0 && (own.Group == nil || own.Group.Memory == "" && own.Group.Unified == "") {
-			own = *own.And("data", own.Together.MemoryMax)
-		}
-		*to = &own
+		*to = b.in(group)
 	}
 	return k, lacks
+}
+
+// in is the bounds in a group; what that does not hold of memory is a limit of each process.
+func (b *Bounds) in(g *cgroup.Group) *Bounds {
+	if b == nil {
+		return nil
+	}
+	own := *b
+	own.Group = g
+	if own.Together.MemoryMax > 0 && (g == nil || !g.HoldsMemory) {
+		return own.And("data", own.Together.MemoryMax)
+	}
+	return &own
 }
 
 // Remove removes the groups in which nothing runs.

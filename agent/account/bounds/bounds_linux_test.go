@@ -99,6 +99,19 @@ func TestKinds(t *testing.T) {
 	}
 }
 
+// Memory is a limit of each process where the group does not hold it, and only there.
+func TestInGroup(t *testing.T) {
+	b := &Bounds{Together: cgroup.Limits{MemoryMax: 64 << 20, CPUWeight: 50}}
+	for _, c := range []struct {
+		g    *cgroup.Group
+		want uint64
+	}{{nil, 64 << 20}, {&cgroup.Group{Unified: "/g"}, 64 << 20}, {&cgroup.Group{CPU: "/g"}, 64 << 20}, {&cgroup.Group{Unified: "/g", HoldsMemory: true}, 0}} {
+		if got := b.in(c.g); got.Limits["data"] != c.want || got.Group != c.g {
+			t.Errorf("%+v: %+v", c.g, got)
+		}
+	}
+}
+
 // What cannot be obeyed is refused when the agent starts.
 func TestCheck(t *testing.T) {
 	most, err := hard(limits["nofile"])

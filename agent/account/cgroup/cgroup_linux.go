@@ -38,18 +38,18 @@ func look() (system, error) {
 	return system{string(own), mounts, noManager == nil}, err
 }
 
-// Open makes the group of a name, or finds it, and holds it to limits. Without limits there
-// is none. The error says what of them cannot be had here, and what would give it; with a
+// Open makes the group of a name, or finds it, and holds it to limits; those that it had before
+// and has no more end. Without limits there is none. The error says what of them cannot be had here, and what would give it; with a
 // group that has the rest, or nil where there is nothing.
 //
 // In version 2 the group lies beside the agent's own, as programs can only be in groups that
 // have none below them; in version 1 it lies in the agent's own. Under systemd that must have
 // been delegated (Delegate=, and for version 2 DelegateSubgroup=).
 func Open(name string, l Limits) (*Group, error) {
-	if l == (Limits{}) {
+	s, err := look()
+	if err != nil && l == (Limits{}) {
 		return nil, nil
 	}
-	s, err := look()
 	if err != nil {
 		return nil, fmt.Errorf("memory_max, cpu_weight: find this process's cgroups: %w", err)
 	}
@@ -59,7 +59,7 @@ func Open(name string, l Limits) (*Group, error) {
 func (s system) open(name string, l Limits) (*Group, error) {
 	g := &Group{Limits: l}
 	var errs []error
-	for _, one := range []struct {
+	all := []struct {
 		controller string
 		wanted     bool
 		set        func() error
@@ -67,7 +67,13 @@ func (s system) open(name string, l Limits) (*Group, error) {
 	}{
 		{memory, l.MemoryMax > 0, g.setMemory, &g.Memory},
 		{cpu, l.CPUWeight > 0, g.setCPU, &g.CPU},
-	} {
+	}
+	for _, one := range all { // before the others, which may be of the same folder
+		if !one.wanted {
+			errs = append(errs, s.free(name, one.controller))
+		}
+	}
+	for _, one := range all {
 		if !one.wanted {
 			continue
 		}
@@ -85,6 +91,35 @@ func (s system) open(name string, l Limits) (*Group, error) {
 		g = nil
 	}
 	return g, errors.Join(errs...)
+}
+
+// unbound are the files of a controller, of either version, with what is no limit.
+var unbound = map[string]map[string]string{
+	memory: {"memory.max": "max", "memory.limit_in_bytes": "-1"},
+	cpu:    {"cpu.weight": strconv.Itoa(DefaultWeight), "cpu.shares": strconv.Itoa(usualShares)},
+}
+
+// free ends what a controller holds a group of before to, and the group where it is empty.
+func (s system) free(name, controller string) error {
+	of, dir, err := s.find(controller)
+	if err != nil {
+		return nil // nor can one of before have it
+	}
+	if of == 2 {
+		dir = above(dir)
+	}
+	var errs []error
+	for file, none := range unbound[controller] {
+		path := filepath.Join(dir, name, file)
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(none), 0); err != nil {
+			errs = append(errs, fmt.Errorf("%s is not said any more, and holds what began under it until that ends: %w", words[controller], err))
+		}
+	}
+	_ = unix.Rmdir(filepath.Join(dir, name)) // it is not there, or in use
+	return errors.Join(errs...)
 }
 
 // make makes the folder by which a controller is told.
@@ -140,13 +175,18 @@ func (s system) find(controller string) (version int, dir string, err error) {
 	return 0, "", fmt.Errorf("no mounted cgroup of this machine has the controller %q: boot with it (cgroup_enable=%s), or mount cgroup v2 at /sys/fs/cgroup", controller, controller)
 }
 
+// above is the folder of version 2 in which groups lie beside one.
+func above(own string) string {
+	if _, err := os.Stat(filepath.Join(own, "cgroup.type")); err != nil {
+		return own // the tree's root has none, and may have processes beside groups
+	}
+	return filepath.Dir(own)
+}
+
 // beside returns the folder of version 2 in which the agent's groups with a controller lie.
 func (s system) beside(own, controller string) (string, error) {
 	const unit = "say Delegate=yes and DelegateSubgroup=agent in the agent's unit (systemd 254)"
-	parent := own
-	if _, err := os.Stat(filepath.Join(own, "cgroup.type")); err == nil { // the tree's root has none, and may have processes beside groups
-		parent = filepath.Dir(own)
-	}
+	parent := above(own)
 	if s.managed && !delegated(parent) {
 		return "", errors.New("systemd has not delegated the agent's cgroups to it: " + unit)
 	}
@@ -202,7 +242,7 @@ func (g *Group) setMemory() error {
 			return err
 		}
 	}
-	return fmt.Errorf("what runs takes more than %s already: it is held to that from its next start on: %w", g.MemoryText(), err)
+	return fmt.Errorf("what runs takes more than %s already: it is held to that once an agent starts while it takes less: %w", g.MemoryText(), err)
 }
 
 func (g *Group) setCPU() error {

@@ -226,6 +226,50 @@ func TestWhere(t *testing.T) {
 	}
 }
 
+// A group that is found again is not held to what is not said any more, and to the rest as before.
+func TestFreed(t *testing.T) {
+	for name, c := range map[string]struct {
+		own, fs     string
+		memory, cpu [3]string // the file; what it has under a limit, and without
+	}{
+		"v2": {"0::/", "cgroup2", [3]string{"memory.max", "1073741824", "max"}, [3]string{"cpu.weight", "50", "100"}},
+		"v1": {"4:cpu,memory:/", "cgroup", [3]string{"memory.limit_in_bytes", "1073741824", "-1"}, [3]string{"cpu.shares", "512", "1024"}},
+	} {
+		top := t.TempDir()
+		for file, text := range map[string]string{"cgroup.controllers": "cpu memory", "cgroup.subtree_control": "cpu memory", "g/memory.current": "4096", "g/" + c.memory[0]: "", "g/" + c.cpu[0]: ""} {
+			path := filepath.Join(top, file)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := system{c.own, []*mountinfo.Info{{FSType: c.fs, VFSOptions: "rw,cpu,memory", Mountpoint: top, Root: "/"}}, false}
+		for _, l := range []Limits{{MemoryMax: 1 << 30, CPUWeight: 50}, {CPUWeight: 50}, {MemoryMax: 1 << 30}, {}} {
+			g, err := s.open("g", l)
+			if err != nil || (g == nil) != (l == Limits{}) {
+				t.Errorf("%s, %+v: %+v, %v", name, l, g, err)
+			}
+			for _, one := range []struct {
+				file [3]string
+				held bool
+			}{{c.memory, l.MemoryMax > 0}, {c.cpu, l.CPUWeight > 0}} {
+				want := one.file[2]
+				if one.held {
+					want = one.file[1]
+				}
+				if text, err := os.ReadFile(filepath.Join(top, "g", one.file[0])); err != nil || string(text) != want {
+					t.Errorf("%s, %+v: %s is %q, %v; want %s", name, l, one.file[0], text, err, want)
+				}
+			}
+		}
+		if g, err := s.open("none", Limits{}); g != nil || err != nil {
+			t.Errorf("%s: %+v, %v", name, g, err)
+		}
+		if _, err := os.Stat(filepath.Join(top, "none")); err == nil {
+			t.Errorf("%s: a group without limits was made", name)
+		}
+	}
+}
+
 // What takes more already is not ended, and said.
 func TestTooMuchAlready(t *testing.T) {
 	g := &Group{Limits: Limits{MemoryMax: 1 << 30}, Unified: t.TempDir()}

@@ -3,6 +3,7 @@ package unit
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"path/filepath"
@@ -146,7 +147,11 @@ func (j *job) environment() error {
 			continue
 		}
 		text, err := durable.ReadFile(path, maxFile)
+		if errors.Is(err, fs.ErrNotExist) && may {
+			continue
+		}
 		if err != nil && may {
+			j.note(l, "it cannot be read: %v: put what it says into env", err)
 			continue
 		}
 		if err != nil {
@@ -421,15 +426,35 @@ func (j *job) rest() error {
 	return nil
 }
 
+// swap puts a text in the place of an old one that is not a part of a longer name or number.
+func swap(word, old, with string) string {
+	part := func(text string, at int) bool {
+		return at >= 0 && at < len(text) && (text[at] >= 0x80 || text[at] == '-' || text[at] == '.' || text[at] >= '0' && text[at] <= '9' || isName(text[at:at+1]))
+	}
+	for at := 0; old != ""; {
+		next := strings.Index(word[at:], old)
+		if next < 0 {
+			break
+		}
+		if at += next; part(word, at-1) || part(word, at+len(old)) {
+			at++
+			continue
+		}
+		word = word[:at] + with + word[at+len(old):]
+		at += len(with)
+	}
+	return word
+}
+
 // place puts placeholders into the command for the state and the services, where it names them.
 func (j *job) place() {
 	for i, word := range j.argv {
 		word = quote(word)
-		word = strings.ReplaceAll(word, strings.Trim(quote(j.State), `"`), placeholder.Of(placeholder.State))
+		word = swap(word, strings.Trim(quote(j.State), `"`), placeholder.Of(placeholder.State))
 		for _, name := range j.names() {
-			word = strings.ReplaceAll(word, j.Services[name], placeholder.Of(placeholder.Service+name))
+			word = swap(word, j.Services[name], placeholder.Of(placeholder.Service+name))
 			if _, port, err := net.SplitHostPort(j.Services[name]); err == nil {
-				word = regexp.MustCompile(`\b`+port+`\b`).ReplaceAllString(word, strings.ReplaceAll(placeholder.Of(placeholder.Service+name+placeholder.Port), "$", "$$"))
+				word = swap(word, port, placeholder.Of(placeholder.Service+name+placeholder.Port))
 			}
 		}
 		j.argv[i] = word

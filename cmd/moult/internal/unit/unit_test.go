@@ -108,6 +108,33 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// What only begins or ends like the state, the address or the port is left as it is.
+func TestSwap(t *testing.T) {
+	j := &job{Options: Options{State: "/var/lib/kv", Services: map[string]string{"api": "10.0.0.5:7000"}}, argv: []string{
+		"/var/lib/kv", "--state=/var/lib/kv/db,/var/lib/kv", "--cache=/var/lib/kv-cache/x", "/srv/var/lib/kv", "/var/lib/kv.old", "/var/lib/kv_2",
+		"10.0.0.5:7000", "http://10.0.0.5:7000/x", "10.0.0.5:70001", "110.0.0.5:70001", "--admin=:7000", "kv-7000", "7000.sock",
+	}}
+	j.place()
+	want := []string{
+		`"${state}"`, `"--state=${state}/db,${state}"`, `"--cache=/var/lib/kv-cache/x"`, `"/srv/var/lib/kv"`, `"/var/lib/kv.old"`, `"/var/lib/kv_2"`,
+		`"${service.api}"`, `"http://${service.api}/x"`, `"10.0.0.5:70001"`, `"110.0.0.5:70001"`, `"--admin=:${service.api.port}"`, `"kv-7000"`, `"7000.sock"`,
+	}
+	if !slices.Equal(j.argv, want) {
+		t.Errorf("got  %q\nwant %q", j.argv, want)
+	}
+}
+
+// A file of an environment that may be missing is named where it is there and cannot be read.
+func TestUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	for path, want := range map[string]int{dir: 1, filepath.Join(dir, "none"): 0} {
+		j := &job{env: map[string]string{}, lines: []line{{section: "Service", key: "EnvironmentFile", value: "-" + path, place: "kv.service:3"}}}
+		if err := j.environment(); err != nil || len(j.notes) != want || want > 0 && !strings.HasPrefix(j.notes[0], "kv.service:3: EnvironmentFile=-"+path+": it cannot be read") {
+			t.Errorf("%s: %q, %v", path, j.notes, err)
+		}
+	}
+}
+
 func TestWords(t *testing.T) {
 	for text, want := range map[string][]string{
 		`a  b`: {"a", "b"}, `"a b" c`: {"a b", "c"}, `a"b c"d`: {"ab cd"}, `'a\'b'`: {"a'b"}, `\x41\101\u00e9\s`: {"AAé "}, `\q`: {`\q`}, `""`: {""}, ``: nil,
