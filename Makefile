@@ -28,7 +28,8 @@ test:
 PURE := gossip/view agent/schedule agent/upgrade agent/node agent/report
 
 race:
-	$(GO) test -race -short $$($(GO) list ./... $(SAMPLES) | grep -vxF "$$(printf 'moult/%s\n' $(PURE))")
+	set -e; all=$$($(GO) list ./... $(SAMPLES)); \
+	$(GO) test -race -short $$(echo "$$all" | grep -vxF "$$(printf 'moult/%s\n' $(PURE))")
 
 # Every fuzz target for FUZZTIME, with one worker, those of two packages beside each other.
 fuzz:

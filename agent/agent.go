@@ -229,7 +229,7 @@ func (l *loop) openLayer(c *closers) error {
 	if err := host.EndLeftovers(l.objectsDir(), l.Users()...); err != nil {
 		l.alarm("%v", err)
 	}
-	if err := errors.Join(rehearse.Sweep(l.Rehearsals(), l.Users()...), transforms.RemoveTree(l.DemandedFolder())); err != nil {
+	if err := errors.Join(rehearse.Sweep(l.Rehearsals(), l.Users()...), transforms.RemoveTree(l.DemandedFolder()), transforms.RemoveTree(l.BackupFolder())); err != nil {
 		l.alarm("%v", err)
 	}
 	left := software.Find(l.cfg.Data, l.log)

@@ -15,7 +15,6 @@ import (
 	"moult/agent/rehearse"
 	"moult/agent/report"
 	"moult/agent/software"
-	"moult/agent/upgrade"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 	"moult/transforms"
@@ -184,11 +183,11 @@ func (a *Agent) services() map[string]node.Service {
 	return all
 }
 
-// backUp says what a backup is of: nobody can go on from half of an upgrade.
+// backUp says what a backup is of.
 func (l *loop) backUp() (b backup.About, err error) {
 	s := l.node.State()
-	if s.Phase.Down() || s.Phase == upgrade.Probing || l.regaining != nil {
-		return b, control.Refused(fmt.Errorf("back up: this node is %s", s.Phase), afterRollout)
+	if err := backup.Whole(s.Phase, l.regaining != nil, afterRollout); err != nil {
+		return b, err
 	}
 	return backup.About{Node: l.ID, Cluster: l.Cluster, Name: l.cfg.Name, Class: l.cfg.Class, Version: s.Running}, nil
 }
@@ -200,7 +199,7 @@ func (b api) Backup(ctx context.Context, q control.BackupRequest) error {
 	if err != nil {
 		return err
 	}
-	src := backup.Source{About: about, Data: b.a.cfg.Data, Store: b.a.Store.CopyTo}
+	src := backup.Source{About: about, Data: b.a.cfg.Data, Store: b.a.Store.CopyTo, One: &b.a.Saving}
 	if !q.Stateless && about.Version != 0 {
 		if src.State, err = b.a.snapshotOf(ctx, about.Version); err != nil {
 			return err
@@ -227,7 +226,7 @@ func (a *Agent) snapshotOf(ctx context.Context, v bundle.Version) (func(context.
 			"`moult backup --stateless FOLDER` leaves the state out, for which the software may have a tool of its own; or end the agent and the software, and type it then")
 	}
 	return backup.Snapshot(transforms.Job{
-		Spec: bundle.Transform{Exec: cu.Rehearse.Snapshot}, Dir: dir, Old: a.Slots.Path(v), New: a.Rehearsals() + "-backup", From: v, To: v,
+		Spec: bundle.Transform{Exec: cu.Rehearse.Snapshot}, Dir: dir, Old: a.Slots.Path(v), New: a.BackupFolder(), From: v, To: v,
 		Env: a.soft.SnapshotEnvironment(), Account: a.Account, Bounds: a.bounds.Rehearsals, Sandbox: a.Sandbox, Live: true, Reserve: rehearse.Reserve,
 	}, a.log), nil
 }

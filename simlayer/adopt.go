@@ -25,11 +25,11 @@ func (l *Layer) bindSocket(s *service, label bundle.Version, addr string) (net.L
 	if err != nil {
 		return nil, nil, err
 	}
-	l.keep(keptName(s, label), pair.Hold)
 	ln := pair.Agent()
 	if ln == nil {
 		return nil, nil, errors.Join(fmt.Errorf("%s: the running software has a socket of UDP there: stop it first", addr), pair.Close())
 	}
+	l.keep(keptName(s, label), pair.Hold)
 	return ln, pair, nil
 }
 

@@ -11,9 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
+	"moult/agent/control"
 	"moult/agent/home"
+	"moult/agent/upgrade"
 	"moult/store/bundle"
 	"moult/store/durable"
 	"moult/transforms"
@@ -61,6 +64,21 @@ type Source struct {
 	State func(ctx context.Context, to string) error
 	// Still is why what was copied does not belong together; nil: it does.
 	Still func() error
+	// One is held meanwhile, by one backup at a time; nil: nothing else can make one.
+	One *sync.Mutex
+}
+
+// Whole is why a node is not saved; nil where it may be: nobody can go on from half of an upgrade,
+// nor from what a node says that waits to hear what it has signed. The hint is for who upgrades.
+func Whole(p upgrade.Phase, regaining bool, hint string) error {
+	switch {
+	case regaining:
+		return control.Refused(errors.New("back up: this node was restored, and waits to hear from its peers what it has signed since"),
+			"`moult status` says for whom it waits, and `moult skip` goes on without one")
+	case p.Down() || p == upgrade.Probing:
+		return control.Refused(fmt.Errorf("back up: this node is %s, in the midst of an upgrade", p), hint)
+	}
+	return nil
 }
 
 // Snapshot returns what fills a folder with the state of software that runs, by the job of a
@@ -86,6 +104,12 @@ func Make(ctx context.Context, s Source, to string) (err error) {
 			err = fmt.Errorf("back up to %s: %w", to, err)
 		}
 	}()
+	if s.One != nil {
+		if !s.One.TryLock() {
+			return control.Refused(errors.New("another backup of this node is being made"), "try again when that has ended")
+		}
+		defer s.One.Unlock()
+	}
 	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(err, errors.New("it is there already: name a new folder"))
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 
@@ -77,6 +78,20 @@ func Check(cfg config.Config, dir string, log *slog.Logger) (c Checked, err erro
 	return c, errors.Join(h.checkRecords(&c), h.checkMachine(&c), h.checkTrust(&c))
 }
 
+// PhaseOf is the phase that the node is in by the copy of its store in the folder dir; none where
+// it has no store yet.
+func PhaseOf(dir string) (upgrade.Phase, error) {
+	st, err := store.OpenCopy(dir, store.Options{Log: slog.New(slog.DiscardHandler)})
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	s, _, err := stateOf(st)
+	return s.Phase, errors.Join(err, st.Close())
+}
+
 func (h *Home) checkRecords(c *Checked) error {
 	return h.Store.Each(bucketView, func(key string, raw []byte) error {
 		s, err := view.ParseSigned(raw)
@@ -103,12 +118,8 @@ func (h *Home) checkMachine(c *Checked) error {
 	if err := errors.Join(recallMachine(h, keyAnswering, &m.Answering), recallMachine(h, keyFinalizing, &m.Observed)); err != nil {
 		return err
 	}
-	data, ok, err := h.Store.Get(bucketMachine, keyState)
+	s, ok, err := stateOf(h.Store)
 	if err != nil || !ok {
-		return err
-	}
-	s, err := upgrade.ParseState(data)
-	if err != nil {
 		return err
 	}
 	c.Version, c.Running, c.Phase, c.Served = s.Version, s.Running, s.Phase, s.Served

@@ -36,6 +36,7 @@ type Home struct {
 	Sandbox   *sandbox.Sandbox // of those that work beside the software
 	Former    []int            // users whose state there is: the programs may have been theirs
 	Slots     *transforms.Slots
+	Saving    sync.Mutex // held while a backup is made
 
 	cfg  config.Config
 	log  *slog.Logger
@@ -182,6 +183,9 @@ func (h *Home) Rehearsals() string { return filepath.Join(h.Slots.Path(0), "..",
 
 // DemandedFolder is where the bundle is kept that somebody wants rehearsed, and what is in it.
 func (h *Home) DemandedFolder() string { return h.Rehearsals() + "-bundle" }
+
+// BackupFolder is where the software's state is copied on its way to a backup.
+func (h *Home) BackupFolder() string { return h.Rehearsals() + "-backup" }
 
 // LacksState says that there is no slot of version v; "" where there is one.
 func (h *Home) LacksState(v bundle.Version) string {

@@ -9,6 +9,7 @@ import (
 	"moult/agent/node"
 	"moult/agent/upgrade"
 	"moult/gossip/view"
+	"moult/store"
 	"moult/store/bundle"
 	"moult/store/bundle/trust"
 )
@@ -78,16 +79,21 @@ func recallMachine[T any](h *Home, key string, v *T) error {
 	return nil
 }
 
+// stateOf is the machine's state as it was kept last, if it was.
+func stateOf(st *store.Store) (s upgrade.State, ok bool, err error) {
+	data, ok, err := st.Get(bucketMachine, keyState)
+	if err == nil && ok {
+		s, err = upgrade.ParseState(data)
+	}
+	return s, ok, err
+}
+
 func (h *Home) recallState(m *Memory) error {
-	data, ok, err := h.Store.Get(bucketMachine, keyState)
+	s, ok, err := stateOf(h.Store)
 	if err != nil {
 		return err
 	}
 	if ok {
-		s, err := upgrade.ParseState(data)
-		if err != nil {
-			return err
-		}
 		m.State = &s
 		if d := h.Store.Damage(); d != nil && d.Where == "" {
 			m.Doubt = d.What

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"moult/agent/control"
 	"moult/agent/home"
 	"moult/agent/software"
+	"moult/agent/upgrade"
 	"moult/store"
 	"moult/transforms"
 )
@@ -81,7 +83,7 @@ func ended(data string, stateless bool) (src backup.Source, err error) {
 		return src, err
 	}
 	src.Data, src.Node = data, home.NodeOf(key)
-	src.Store = func(to string) error { return store.CopyClosed(data, to) }
+	src.Store = func(to string) error { return copyWhole(data, to) }
 	slots := filepath.Join(data, "state")
 	opened, err := transforms.OpenSlots(slots)
 	if err != nil {
@@ -99,6 +101,23 @@ func ended(data string, stateless bool) (src backup.Source, err error) {
 		}
 	}
 	return src, nil
+}
+
+// copyWhole copies the store of a node whose agent has ended, unless that was amid an upgrade.
+// What is opened for that is a copy of its own: it is written to.
+func copyWhole(data, to string) error {
+	look := to + ".look"
+	err := store.CopyClosed(data, look)
+	if err == nil {
+		var phase upgrade.Phase
+		if phase, err = home.PhaseOf(look); err == nil {
+			err = backup.Whole(phase, false, "start its agent, and type it again when the rollout has ended: `moult status --wait`")
+		}
+	}
+	if err = errors.Join(err, os.RemoveAll(look)); err != nil {
+		return err
+	}
+	return store.CopyClosed(data, to)
 }
 
 func restoreCommand() *cli.Command {

@@ -4,15 +4,25 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
+	"moult/agent/config"
 	"moult/agent/control"
+	"moult/agent/home"
+	agentnode "moult/agent/node"
+	"moult/agent/upgrade"
 	"moult/cmd/moult/internal/cluster"
+	"moult/store/bundle"
+	"moult/store/bundle/trust"
 	"moult/testdata/kit"
 )
 
@@ -34,6 +44,52 @@ func relative(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// TestBackupHalf: a node whose agent has ended amid an upgrade is not saved.
+func TestBackupHalf(t *testing.T) {
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "trust")
+	if err := trust.Init(folder, trust.InitOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config.Default()
+	cfg.Name, cfg.Class, cfg.Data, cfg.Root = "n1", "kv", filepath.Join(dir, "data"), filepath.Join(folder, "root.json")
+	if err := os.Mkdir(cfg.Data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for i, phase := range []upgrade.Phase{upgrade.Transforming, upgrade.Probing, upgrade.Current} {
+		h, err := home.Open(cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := upgrade.State{Phase: phase, Version: 1, Running: 1}
+		if phase != upgrade.Current {
+			s.Step, s.Goal, s.Path = 4, 2, []bundle.Version{2}
+		}
+		if err := errors.Join(h.Save(agentnode.Save{State: &s}, home.Beside{}), h.Close()); err != nil {
+			t.Fatal(err)
+		}
+		to := filepath.Join(dir, fmt.Sprint("saved", i))
+		var talk bytes.Buffer
+		code := run(t.Context(), []string{"moult", "backup", "--data", cfg.Data, to}, io.Discard, &talk)
+		if phase == upgrade.Current {
+			if code != 0 {
+				t.Errorf("%s: exit code %d, %s", phase, code, &talk)
+			}
+			entries, err := os.ReadDir(to)
+			if err != nil || len(entries) < 3 {
+				t.Errorf("%s: %v, %v", phase, entries, err)
+			}
+			continue
+		}
+		if code != exitRefused || !strings.Contains(talk.String(), fmt.Sprintf("this node is %s", phase)) {
+			t.Errorf("%s: exit code %d, %s", phase, code, &talk)
+		}
+		if left, err := filepath.Glob(to + "*"); err != nil || len(left) != 0 {
+			t.Errorf("%s: it leaves %v, %v", phase, left, err)
+		}
+	}
 }
 
 // TestBackup: a node is saved while it runs, goes on to the next release, is lost, and restored: it
@@ -97,8 +153,18 @@ func TestBackup(t *testing.T) {
 
 	// One of those that may have gone by its word is not there: it waits, whatever others say.
 	c.kill(first)
+	half := filepath.Join(third.Data, "rehearsal-backup", "2") // of an agent that was killed amid a backup
+	if err := os.MkdirAll(half, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	c.up([]*cluster.Agent{third})
 	c.says(third, "waits to hear from n1 what it has signed since; `moult skip n1` goes on without")
+	if _, err := os.Stat(filepath.Dir(half)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half a copy of the state is left: %v", err)
+	}
+	if code, errs := c.runs("backup", "--data", third.Data, saved+"4"); code != exitRefused || !strings.Contains(errs, "waits to hear from its peers") {
+		t.Errorf("a backup of a node that waits for its peers: exit code %d, %s", code, errs)
+	}
 	if s := c.until(c.Agents[1], "n3 to be there", func(s control.Status) bool { return node(s, "n3").Reachable }); node(s, "n3").Version != 3 {
 		t.Errorf("it says that it is at version %d", node(s, "n3").Version)
 	}
