@@ -426,8 +426,9 @@ func (j *job) rest() error {
 	return nil
 }
 
-// swap puts a text in the place of an old one that is not a part of a longer name or number.
-func swap(word, old, with string) string {
+// swap puts a text in the place of an old one that is not a part of a longer name or number, nor
+// behind what not says.
+func swap(word, old, with string, not func(before string) bool) string {
 	part := func(text string, at int) bool {
 		return at >= 0 && at < len(text) && (text[at] >= 0x80 || text[at] == '-' || text[at] == '.' || text[at] >= '0' && text[at] <= '9' || isName(text[at:at+1]))
 	}
@@ -436,7 +437,7 @@ func swap(word, old, with string) string {
 		if next < 0 {
 			break
 		}
-		if at += next; part(word, at-1) || part(word, at+len(old)) {
+		if at += next; part(word, at-1) || part(word, at+len(old)) || not(word[:at]) {
 			at++
 			continue
 		}
@@ -446,15 +447,24 @@ func swap(word, old, with string) string {
 	return word
 }
 
+func anywhere(string) bool { return false }
+
+// elsewhere reports that what follows is the port of another host: none that means this machine.
+func elsewhere(before string) bool {
+	rest, ok := strings.CutSuffix(before, ":")
+	host := rest[strings.LastIndexAny(rest, `"'=/,;@ `)+1:]
+	return ok && host != "" && !slices.Contains([]string{"*", "localhost", "127.0.0.1", "0.0.0.0", "[::]", "[::1]"}, host)
+}
+
 // place puts placeholders into the command for the state and the services, where it names them.
 func (j *job) place() {
 	for i, word := range j.argv {
 		word = quote(word)
-		word = swap(word, strings.Trim(quote(j.State), `"`), placeholder.Of(placeholder.State))
+		word = swap(word, strings.Trim(quote(j.State), `"`), placeholder.Of(placeholder.State), anywhere)
 		for _, name := range j.names() {
-			word = swap(word, j.Services[name], placeholder.Of(placeholder.Service+name))
+			word = swap(word, j.Services[name], placeholder.Of(placeholder.Service+name), anywhere)
 			if _, port, err := net.SplitHostPort(j.Services[name]); err == nil {
-				word = swap(word, port, placeholder.Of(placeholder.Service+name+placeholder.Port))
+				word = swap(word, port, placeholder.Of(placeholder.Service+name+placeholder.Port), elsewhere)
 			}
 		}
 		j.argv[i] = word

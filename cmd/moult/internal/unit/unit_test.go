@@ -113,11 +113,13 @@ func TestSwap(t *testing.T) {
 	j := &job{Options: Options{State: "/var/lib/kv", Services: map[string]string{"api": "10.0.0.5:7000"}}, argv: []string{
 		"/var/lib/kv", "--state=/var/lib/kv/db,/var/lib/kv", "--cache=/var/lib/kv-cache/x", "/srv/var/lib/kv", "/var/lib/kv.old", "/var/lib/kv_2",
 		"10.0.0.5:7000", "http://10.0.0.5:7000/x", "10.0.0.5:70001", "110.0.0.5:70001", "--admin=:7000", "kv-7000", "7000.sock",
+		"--peer=10.0.0.6:7000", "http://db:7000/x", "[::]:7000", "localhost:7000",
 	}}
 	j.place()
 	want := []string{
 		`"${state}"`, `"--state=${state}/db,${state}"`, `"--cache=/var/lib/kv-cache/x"`, `"/srv/var/lib/kv"`, `"/var/lib/kv.old"`, `"/var/lib/kv_2"`,
 		`"${service.api}"`, `"http://${service.api}/x"`, `"10.0.0.5:70001"`, `"110.0.0.5:70001"`, `"--admin=:${service.api.port}"`, `"kv-7000"`, `"7000.sock"`,
+		`"--peer=10.0.0.6:7000"`, `"http://db:7000/x"`, `"[::]:${service.api.port}"`, `"localhost:${service.api.port}"`,
 	}
 	if !slices.Equal(j.argv, want) {
 		t.Errorf("got  %q\nwant %q", j.argv, want)
