@@ -188,10 +188,10 @@ func New(cfg Config, m Memory, now time.Time) (*Node, error) {
 		n.freezeOne(v, m.Frozen[v])
 	}
 	if doubt := m.doubt(); doubt != "" {
-		n.doubtful, n.apart.aware = true, true
+		n.doubtful, n.apart.ahead = true, regained // what it has signed, a peer that is heard first may not know
 		n.alarm(causeDoubt, doubt+": the newest writes of this data folder are lost, or may be; the node keeps serving, but says and starts nothing until it has heard from a peer")
 	}
-	n.apart = apart{text: m.Apart, mute: m.Apart != "", aware: n.apart.aware || m.State == nil}
+	n.apart = apart{text: m.Apart, mute: m.Apart != "", aware: n.doubtful || m.State == nil, ahead: n.apart.ahead}
 	n.alarm(causeApart, m.Apart)
 	n.evidence = m.Evidence // also while the set that it contradicts is not in force again
 	if _, err := n.view.Merge(m.Records...); err != nil {
