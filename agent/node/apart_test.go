@@ -222,3 +222,33 @@ func TestKeyAlone(t *testing.T) {
 		t.Error("it does not notice another agent")
 	}
 }
+
+// TestDoubtedGoesAbove: what a folder has signed that has lost its last writes comes from whoever
+// knows it, also when that is not the first who is heard.
+func TestDoubtedGoesAbove(t *testing.T) {
+	b := newBench(t, at(1))
+	doubted, err := New(b.cfg, Memory{State: new(at(1)), Doubt: "its last writes are lost"}, b.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Node = doubted
+	b.Step(b.now, Synced{}) // by one who knows nothing of it
+	for range 10 {
+		r := b.Ready()
+		if r.Tell == nil {
+			b.Advance(r)
+			continue
+		}
+		s, err := view.Sign(b.key, *r.Tell)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Advance(r)
+		b.Step(b.now, Told{Record: s})
+		break
+	}
+	b.record(b.key, func(r *view.Record) { r.Seq, r.Version = 10_252, 1 })
+	if b.abstains() {
+		t.Errorf("it takes its own word for another's: %q", b.Apart())
+	}
+}
