@@ -12,8 +12,8 @@ import (
 	"moult/store/bundle"
 )
 
-// TestUnheard: a restored node waits for those of its class, or for anybody, but not for whom the
-// operator has taken out.
+// TestUnheard: a restored node waits for those of its class, or for anybody, but not for who has
+// left.
 func TestUnheard(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	restored := func(skipped bool, classes ...string) *node.Node {
@@ -47,7 +47,8 @@ func TestUnheard(t *testing.T) {
 		{"of another class", restored(false, "db"), true, ""},
 		{"of another class, and nobody was heard", restored(false, "db"), false, "any peer"},
 		{"nobody is known, nor heard", restored(false), false, "any peer"},
-		{"who has left", restored(true, "kv"), false, ""},
+		{"who has left, and nobody was heard", restored(true, "kv"), false, "any peer"},
+		{"who has left", restored(true, "kv"), true, ""},
 	} {
 		if missing, text := Unheard(c.n, "kv", nil, c.synced); !strings.Contains(text, c.want) || (text == "") != (c.want == "") {
 			t.Errorf("%s: %d, %q", c.name, len(missing), text)
