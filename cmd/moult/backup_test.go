@@ -121,6 +121,7 @@ func TestBackup(t *testing.T) {
 
 	c.next(first, 3)
 	c.complete(first, 3, 3)
+	c.complete(c.Agents[1], 3, 3) // which is the one that still knows it when the others are gone
 	if code, errs := c.runs("backup", "--data", third.Data, saved+"2"); code != exitRefused || !strings.Contains(errs, "no snapshot program") {
 		t.Errorf("without a snapshot: exit code %d, %s", code, errs)
 	}
